@@ -1,0 +1,181 @@
+"""Every key of a configuration with the default of the STEDM paper (ECCV 2024); experiments change values only.
+
+A key that is not here is refused. Lengths are in pixels, resolutions in microns per pixel, times in steps.
+"""
+
+from ml_collections import ConfigDict
+
+
+def training(steps: int, batch: int, lr: float, **changes: object) -> ConfigDict:
+    """Settings of one training: what the loop, the optimiser and the EMA read."""
+    config = ConfigDict(
+        {
+            "steps": steps,
+            "batch": batch,  # global, over all devices and hosts
+            "log_every": 50,
+            "eval_every": 0,  # 0: at the end only
+            "checkpoint_every": 1000,
+            "visual_every": 0,  # 0: at the end only
+            "keep": 2,
+            "optimizer": {
+                "name": "adamw",
+                "lr": lr,
+                "weight_decay": 0.01,
+                "b1": 0.9,
+                "b2": 0.999,
+                "clip": 0.0,  # 0: off
+                "warmup": 0,
+                "schedule": "constant",
+            },
+            "ema": {"decay": 0.0},  # 0: off; warmed up as (1+n)/(10+n)
+        }
+    )
+    for key, value in changes.items():
+        config.update_from_flattened_dict({key.replace("__", "."): value})
+    return config
+
+
+def _autoencoder() -> ConfigDict:
+    return ConfigDict(
+        {
+            "init_from": "",  # an `autoencoder` folder of another run
+            "model": {
+                "kind": "vq",  # or kl
+                "channels": 128,
+                "multipliers": (1, 2, 4),
+                "res_blocks": 2,
+                "latent_channels": 3,
+                "codes": 8192,
+                "attention": True,  # in the middle block
+            },
+            "kl_weight": 1e-6,
+            "codebook_weight": 1.0,
+            "splits": {"train": 1.0},  # split -> share of the batch
+            "train": training(100_000, 64, 1e-4),
+        }
+    )
+
+
+def _diffusion() -> ConfigDict:
+    return ConfigDict(
+        {
+            "init_from": "",  # a `diffusion` folder of another run
+            "unet": {
+                "base": 128,
+                "multipliers": (1, 4, 8),
+                "res_blocks": 2,
+                "attention_at": (),  # downsampling factors; the middle block always attends
+                "heads": 8,
+                "style_path": "middle",  # or all, both
+                "dropout": 0.0,
+                "remat": False,
+            },
+            "style": {
+                "source": "multipatch",  # or nearby, augmented, none
+                "scope": "slide",  # multipatch draws from the same slide, or patient
+                "encoder": "swin_v2_t",  # or swin_v2, conv
+                "width": 96,
+                "aggregation": "mean",  # or max, linear, svit, attention, none
+                "dim": 512,
+                "tiles": 10,
+                "drop": 0.25,
+            },
+            "layout_channels": 3,
+            "schedule": {
+                "name": "ldm_linear",
+                "steps": 1000,
+                "beta_start": 0.0015,
+                "beta_end": 0.0205,
+                "zero_terminal_snr": False,
+            },
+            "prediction": "eps",  # or v, x0
+            "loss": "l1",  # or l2
+            "weighting": "uniform",  # or min_snr
+            "splits": {"train": 1.0},
+            "stain_jitter": 0.0,  # the same jitter on a tile and its style tiles
+            "train": training(3906, 64, 1.6e-6, ema__decay=0.9999),
+        }
+    )
+
+
+def _synthesis() -> ConfigDict:
+    return ConfigDict(
+        {
+            "count": 20_000,
+            "batch": 64,
+            "styles": "style",  # split whose patients lend their style
+            "layouts": "train",  # split whose masks are the layouts
+            "foreground_share": 0.5,  # of layouts with foreground; 0: as they come
+            "min_labelled": 0.99,  # least labelled share of a layout
+            "weights": "ema",  # or params
+            "sampler": "ddim",  # or dpmpp_2m
+            "steps": 128,
+            "spacing": "uniform_stride",  # or trailing, linspace
+            "eta": 0.0,
+            "guidance": {"scale": 1.5, "rescale": 0.7, "interval": (0.0, 1.0)},
+            "codec": "png",
+        }
+    )
+
+
+def _segmentation() -> ConfigDict:
+    return ConfigDict(
+        {
+            "model": {
+                "encoder": "mit",
+                "widths": (64, 128, 320, 512),
+                "depths": (3, 4, 6, 3),
+                "heads": (1, 2, 5, 8),
+                "reductions": (8, 4, 2, 1),
+                "decoder": (256, 128, 64, 32, 16),
+            },
+            # arm -> share of real tiles in a batch (the rest is synthetic), and the stain jitter of training
+            "arms": {
+                "labelled": {"real": 1.0, "stain_jitter": 0.0},
+                "labelled+synthetic": {"real": 0.2, "stain_jitter": 0.0},
+            },
+            # trained on real tiles only, judges whether synthetic images keep to their layouts
+            "judge": {"real": 1.0, "stain_jitter": 0.5},
+            "seeds": (0, 1, 2),
+            "ce_weight": 0.1,
+            "dice_weight": 0.9,
+            "border": 0,  # ignored pixels along the edges, in training and scoring
+            "checkpoint": "last",  # or best, by IoU of the validation patients
+            "train": training(11_718, 64, 8e-6),
+        }
+    )
+
+
+def get_base() -> ConfigDict:
+    """The complete configuration; experiments start from it."""
+    return ConfigDict(
+        {
+            "name": "base",
+            "title": "",
+            "seed": 0,
+            "dtype": "bfloat16",  # of the computation; parameters, norms and losses stay float32
+            "mesh": {"data": -1, "fsdp": 1},
+            "compile_cache": True,  # kept in the workdir
+            "stages": (
+                "data", "autoencoder", "latents", "diffusion", "synthesis", "segmentation", "report",
+            ),
+            "data": {
+                "tiles": "",  # a packed tile set; {workdir} stands for the workdir
+                "prepare": (),  # commands of data_prep that make it
+                "missing": "",  # where the data is to be had, and how it is prepared
+                "tile": 512,
+                "mpp": 0.0,  # 0: whatever the tile set says
+                "groups": (),  # (name, (classes...)) pairs; empty: the classes of the tile set
+                "foreground": (),  # classes (after grouping) that the scores are about
+                "foreground_share": 0.0,  # of training tiles that hold foreground; 0: as they come
+                "threads": 8,
+                "cache_mb": 2048,  # decoded tiles kept in memory
+            },
+            "autoencoder": _autoencoder(),
+            "latents": {"tiles": 1024},
+            "diffusion": _diffusion(),
+            "synthesis": _synthesis(),
+            "segmentation": _segmentation(),
+            "report": {"layouts": 6, "styles": 5, "intro": ""},
+        }
+    )  # fmt: skip

@@ -1,0 +1,126 @@
+"""Reading and checking a configuration before anything costs time."""
+
+import difflib
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from stedm_jax.errors import UserError
+from stedm_jax.workdir import STAGES, flatten
+
+_FREE = ("segmentation.arms", "segmentation.judge", "autoencoder.splits", "diffusion.splits")
+_ARM_KEYS = {"real", "stain_jitter"}
+
+
+def load_config(spec: str) -> tuple[ConfigDict, str, str]:
+    """Runs the config file that the user named.
+
+    Args:
+      spec: "path/to/file.py" or "path/to/file.py:arm".
+
+    Returns:
+      The configuration, the name of the file and the arm.
+
+    Raises:
+      UserError: there is no such file, it has no get_config, or it refuses the arm.
+    """
+    path, _, arm = spec.partition(":")
+    file = Path(path)
+    if not file.is_file():
+        known = sorted(str(each) for each in Path("configs").glob("*.py") if each.stem not in ("base", "__init__"))
+        near = f" There are {', '.join(known)}." if known else ""
+        raise UserError(f"There is no config file {path}.{near}")
+    root = str(file.resolve().parent.parent)
+    if root not in sys.path:
+        sys.path.insert(0, root)  # so that the file finds its base beside it, wherever the command is run
+    module_spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
+    if module_spec is None or module_spec.loader is None:
+        raise UserError(f"{path} is no Python file.")
+    module = importlib.util.module_from_spec(module_spec)
+    try:
+        module_spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise UserError(f"The config file {path} does not parse: line {error.lineno}: {error.msg}.") from error
+    if not hasattr(module, "get_config"):
+        raise UserError(f"The config file {path} has no get_config(arm).")
+    try:
+        return module.get_config(arm), file.stem, arm
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def override(config: ConfigDict, assignments: list[str]) -> None:
+    """Applies "--config.a.b=value" overrides in place; the value keeps the type of the default.
+
+    Raises:
+      UserError: an unknown key (with the nearest known one) or a value of another type.
+    """
+    flat = set(flatten(config))
+    for assignment in assignments:
+        key, given, text = assignment.partition("=")
+        if key not in flat:
+            raise UserError(f"The configuration has no key '{key}'.{_nearest(key, flat)}")
+        if not given:
+            raise UserError(f"'--config.{key}' needs a value: --config.{key}=VALUE.")
+        *parents, leaf = key.split(".")
+        node: Any = config
+        for parent in parents:
+            node = node[parent]
+        node[leaf] = _parse(key, text, node[leaf])
+
+
+def _parse(key: str, text: str, old: Any) -> Any:
+    kind = type(old)
+    try:
+        if kind is bool:
+            return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+        if kind in (tuple, list):
+            items = [item for item in text.strip("()[] ").split(",") if item.strip()]
+            element = type(old[0]) if old else str
+            if element in (tuple, list, dict):
+                raise UserError(f"config.{key} is nested; change it in the config file.")
+            return kind(element(item.strip()) for item in items)
+        return kind(text)
+    except (KeyError, ValueError) as error:
+        raise UserError(f"config.{key} is a {kind.__name__} ({old!r}); '{text}' is none.") from error
+
+
+def check_config(config: ConfigDict, base: ConfigDict) -> None:
+    """Refuses keys that the base configuration does not have, and values that cannot be.
+
+    Raises:
+      UserError: names the key, with the nearest known one.
+    """
+    known, given = flatten(base), flatten(config)
+    for key in given:
+        if key not in known and not key.startswith(_FREE):
+            raise UserError(f"The configuration has an unknown key '{key}'.{_nearest(key, set(known))}")
+    lost = [key for key in known if key not in given and not key.startswith(_FREE)]
+    if lost:
+        raise UserError(f"The configuration lacks the keys {', '.join(lost)}; start from configs.base.get_base().")
+    wrong = [stage for stage in config.stages if stage not in STAGES]
+    if wrong:
+        raise UserError(f"config.stages names {', '.join(wrong)}; valid are {', '.join(STAGES)}.")
+    for name, arm in [*config.segmentation.arms.items(), ("judge", config.segmentation.judge)]:
+        if set(arm.keys()) != _ARM_KEYS or not 0 <= arm.real <= 1:
+            raise UserError(
+                f"The arm '{name}' of config.segmentation needs exactly the keys {', '.join(sorted(_ARM_KEYS))}, "
+                "with real between 0 and 1."
+            )
+        if "/" in name or name == "":
+            raise UserError(f"'{name}' is no name for an arm.")
+    if config.segmentation.judge.real != 1:
+        raise UserError("config.segmentation.judge.real must be 1: the judge learns from real tiles only.")
+    if config.data.tile % 2 ** (len(config.autoencoder.model.multipliers) - 1):
+        raise UserError(
+            f"data.tile={config.data.tile} cannot be halved {len(config.autoencoder.model.multipliers) - 1} times, "
+            "as the autoencoder does; choose another tile size."
+        )
+
+
+def _nearest(key: str, known: set[str]) -> str:
+    near = difflib.get_close_matches(key, known, n=1)
+    return f" Did you mean '{near[0]}'?" if near else ""

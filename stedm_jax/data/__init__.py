@@ -1,0 +1,1 @@
+"""Tile records: schema, shards on disk, patient splits, style pools and the grain pipeline."""

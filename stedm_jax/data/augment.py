@@ -1,0 +1,69 @@
+"""Augmentation of tiles on the host: the eight symmetries of a square, stain jitter, affine copies as style."""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+Image = UInt8[np.ndarray, "h w 3"]
+
+# Ruifrok and Johnston (2001): optical density of haematoxylin, eosin and DAB, a row each.
+_HED = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]], np.float32)
+
+
+def dihedral(array: np.ndarray, element: int) -> np.ndarray:
+    """Applies one of the eight symmetries of the square to the first two axes.
+
+    Args:
+      array: (n, n, ...).
+      element: 0 to 7; element % 4 quarter turns, then a flip from 4 on. 0 changes nothing.
+    """
+    turned = np.rot90(array, element % 4, axes=(0, 1))
+    return np.ascontiguousarray(turned[:, ::-1] if element >= 4 else turned)
+
+
+def stain_jitter(images: Sequence[Image], strength: float, rng: np.random.Generator) -> list[Image]:
+    """Changes the stain of all given images in the same random way (after Tellez et al., 2018).
+
+    The amounts of haematoxylin, eosin and residual are scaled and shifted in optical density, and the stain
+    vectors themselves are turned a little, so that hue, contrast and brightness of the stain change together.
+
+    Args:
+      images: RGB uint8 images that belong together (a tile and its style tiles).
+      strength: 0 changes nothing; 0.2 is mild, 0.5 strong.
+      rng: source of the randomness.
+    """
+    if strength == 0.0:
+        return list(images)
+    scale = np.exp(rng.uniform(-strength, strength, 3)).astype(np.float32)
+    shift = rng.uniform(-strength, strength, 3).astype(np.float32) * 0.1
+    turned = _HED + rng.normal(0.0, 0.3 * strength, (3, 3)).astype(np.float32)
+    turned = np.maximum(turned, 0.01)
+    turned *= np.linalg.norm(_HED, axis=1, keepdims=True) / np.linalg.norm(turned, axis=1, keepdims=True)
+    matrix = np.linalg.inv(_HED) @ np.diag(scale) @ turned
+    offset = shift @ turned
+    table = -np.log10(np.maximum(np.arange(256, dtype=np.float32), 1.0) / 255.0)
+    return [
+        np.clip(255.0 * 10.0 ** -(table[image] @ matrix + offset), 0, 255).astype(np.uint8)
+        for image in images
+    ]
+
+
+def affine_copy(image: Image, rng: np.random.Generator) -> Image:
+    """A distorted copy of an image, the paper's "augmented" style.
+
+    Flips, scale 0.8 to 1.2, translation up to 10 %, any rotation, shear up to 20 degrees, reflected border
+    (STEDM, section on style sampling).
+    """
+    size = np.array(image.shape[1::-1], np.float64)
+    angle, shear = rng.uniform(0, 2 * np.pi), np.deg2rad(rng.uniform(-20, 20))
+    flip = rng.choice([-1.0, 1.0], 2)
+    rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    linear = rotation @ np.array([[1.0, np.tan(shear)], [0.0, 1.0]]) @ np.diag(flip) * rng.uniform(0.8, 1.2)
+    centre = (size - 1) / 2
+    shift = centre - linear @ centre + rng.uniform(-0.1, 0.1, 2) * size
+    matrix = np.column_stack([linear, shift])
+    return cv2.warpAffine(
+        image, matrix, tuple(int(n) for n in size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
+    )

@@ -1,0 +1,199 @@
+"""The one schema of a tile, real or synthetic, and its encoding as a tf.train.Example message.
+
+A record is an Example whose images are encoded bytes, so that the same shards open as a TensorFlow Datasets
+data set and through our own reader, which decodes only what it is asked for. No jax in here.
+"""
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+from tensorflow_datasets.proto import tf_example_generated_pb2 as example_pb2
+
+from stedm_jax.errors import UserError
+
+SCHEMA_VERSION = 1
+VOID = 255
+"""Mask value of a pixel without a label; it changes no loss and no score."""
+SPLITS = ("train", "val", "test", "style")
+"""train, val and test are annotated; style holds patients never annotated, a source of style only."""
+SYNTHETIC = "synthetic"
+"""The split of generated tiles."""
+
+
+@dataclass(frozen=True)
+class ClassSpec:
+    """A class of the masks; its id is its position in the list of classes."""
+
+    name: str
+    color: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One tile.
+
+    Attributes:
+      image: RGB, uint8 (h, w, 3).
+      mask: class ids, uint8 (h, w); VOID where nobody said what is there.
+      patient: the unit of splits and statistics. Of a synthetic tile, the patient whose layout it is.
+      slide, roi: where it was cut from.
+      split: one of SPLITS, or SYNTHETIC.
+      x, y: top-left corner in level-0 pixels of the slide.
+      level: pyramid level that was read.
+      mpp: microns per pixel of the tile.
+      tags: anything else that the cohort table says.
+      provenance: of a synthetic tile: layout, style tiles, checkpoint, sampler, scales, seed. Empty if real.
+    """
+
+    image: UInt8[np.ndarray, "h w 3"]
+    mask: UInt8[np.ndarray, "h w"]
+    patient: str
+    slide: str
+    split: str
+    x: int
+    y: int
+    level: int
+    mpp: float
+    roi: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+
+def check_tile(tile: Tile, classes: int) -> None:
+    """Refuses a tile that does not keep to the schema.
+
+    Args:
+      tile: the tile.
+      classes: number of classes; mask values must be below it, or VOID.
+
+    Raises:
+      UserError: names the slide, the position and what is wrong.
+    """
+    where = f"tile of slide '{tile.slide}' at ({tile.x}, {tile.y})"
+    image, mask = tile.image, tile.mask
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
+        raise UserError(f"The {where} is {image.dtype} {image.shape}; an RGB uint8 image is needed.")
+    if mask.dtype != np.uint8 or mask.shape != image.shape[:2]:
+        raise UserError(
+            f"The mask of the {where} is {mask.dtype} {mask.shape}, its image {image.shape[:2]}; "
+            "give a uint8 mask of the same height and width."
+        )
+    if tile.split not in (*SPLITS, SYNTHETIC):
+        raise UserError(f"The {where} has split '{tile.split}'; valid are {', '.join(SPLITS)}.")
+    if not tile.patient:
+        raise UserError(f"The {where} names no patient; splits are by patient, so fill the column in.")
+    if not 0.05 <= tile.mpp <= 100:
+        raise UserError(f"The {where} has {tile.mpp} um per pixel; that is no microscope's.")
+    present = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
+    wrong = [int(value) for value in present if value >= classes and value != VOID]
+    if wrong:
+        raise UserError(
+            f"The mask of the {where} holds class ids {wrong}; valid are 0 to {classes - 1}, and {VOID} "
+            "for unlabelled. Correct the mask or name more classes."
+        )
+    if tile.split == "style" and np.any(present != VOID):
+        raise UserError(f"The {where} is of split 'style', which is never annotated, but has labels.")
+
+
+def encode_image(image: UInt8[np.ndarray, "h w 3"], codec: str) -> bytes:
+    """Encodes an RGB image as "png" or "jpegQ" (Q the quality of 50 to 100, chroma not subsampled)."""
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    if codec == "png":
+        ok, data = cv2.imencode(".png", bgr, [cv2.IMWRITE_PNG_COMPRESSION, 3])
+    elif codec.startswith("jpeg") and codec[4:].isdigit() and 50 <= int(codec[4:]) <= 100:
+        options = [cv2.IMWRITE_JPEG_QUALITY, int(codec[4:])]
+        options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+        ok, data = cv2.imencode(".jpg", bgr, options)
+    else:
+        raise UserError(f"Unknown tile codec '{codec}'; use png, or jpeg50 to jpeg100.")
+    if not ok:
+        raise ValueError("the image could not be encoded")
+    return data.tobytes()
+
+
+def decode_image(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
+    """Decodes an encoded RGB image.
+
+    Raises:
+      UserError: the bytes are no image.
+    """
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    if image is None:
+        raise UserError("A record holds an image that cannot be decoded; pack the tiles again.")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def decode_mask(data: bytes) -> UInt8[np.ndarray, "h w"]:
+    """Decodes an encoded mask of class ids.
+
+    Raises:
+      UserError: the bytes are no image.
+    """
+    mask = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
+    if mask is None:
+        raise UserError("A record holds a mask that cannot be decoded; pack the tiles again.")
+    return mask
+
+
+def encode_tile(tile: Tile, codec: str = "png") -> bytes:
+    """Turns a tile into the bytes of one record; the mask is always lossless."""
+    mask = cv2.imencode(".png", tile.mask, [cv2.IMWRITE_PNG_COMPRESSION, 3])[1].tobytes()
+    texts = {
+        "patient": tile.patient,
+        "slide": tile.slide,
+        "roi": tile.roi,
+        "split": tile.split,
+        "tags": json.dumps(dict(tile.tags), sort_keys=True),
+        "provenance": json.dumps(dict(tile.provenance), sort_keys=True),
+    }
+    message = example_pb2.Example()
+    fields = message.features.feature
+    fields["image"].bytes_list.value.append(encode_image(tile.image, codec))
+    fields["mask"].bytes_list.value.append(mask)
+    for name, text in texts.items():
+        fields[name].bytes_list.value.append(text.encode())
+    for name, number in (("x", tile.x), ("y", tile.y), ("level", tile.level)):
+        fields[name].int64_list.value.append(int(number))
+    fields["mpp"].float_list.value.append(tile.mpp)
+    return message.SerializeToString(deterministic=True)
+
+
+def _field(fields: Any, name: str) -> bytes:
+    if name not in fields:
+        raise UserError(f"A record has no field '{name}'; it was not written by this package.")
+    return fields[name].bytes_list.value[0]
+
+
+def decode_arrays(data: bytes, names: Collection[str] = ("image", "mask")) -> dict[str, np.ndarray]:
+    """Decodes only the named arrays ("image", "mask") of a record: the training path."""
+    fields = example_pb2.Example.FromString(data).features.feature
+    decoders = {"image": decode_image, "mask": decode_mask}
+    return {name: decoders[name](_field(fields, name)) for name in names}
+
+
+def decode_tile(data: bytes) -> Tile:
+    """Decodes a whole record; the inverse of encode_tile for a lossless codec."""
+    fields = example_pb2.Example.FromString(data).features.feature
+
+    def text(name: str) -> str:
+        return _field(fields, name).decode()
+
+    return Tile(
+        image=decode_image(_field(fields, "image")),
+        mask=decode_mask(_field(fields, "mask")),
+        patient=text("patient"),
+        slide=text("slide"),
+        split=text("split"),
+        x=fields["x"].int64_list.value[0],
+        y=fields["y"].int64_list.value[0],
+        level=fields["level"].int64_list.value[0],
+        mpp=fields["mpp"].float_list.value[0],
+        roi=text("roi"),
+        tags=json.loads(text("tags")),
+        provenance=json.loads(text("provenance")),
+    )

@@ -1,0 +1,58 @@
+"""The two files that make a tile set a TensorFlow Datasets data set on disk; tensorflow is not needed."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from stedm_jax.data.schema import SCHEMA_VERSION
+
+
+def write_tfds_metadata(
+    folder: Path,
+    name: str,
+    tile: int,
+    codec: str,
+    shard_lengths: Mapping[str, Sequence[int]],
+    num_bytes: Mapping[str, int],
+) -> None:
+    """Writes features.json and dataset_info.json for the shards in a folder.
+
+    Args:
+      folder: where the shards lie under their final names.
+      name: name of the data set.
+      tile: side of the tiles in pixels.
+      codec: codec of the images, "png" or "jpegQ".
+      shard_lengths: split -> records of each shard.
+      num_bytes: split -> bytes of all its records.
+    """
+    encoding = "png" if codec == "png" else "jpeg"
+    text, number = tfds.features.Text(), np.int64
+    features = tfds.features.FeaturesDict(
+        {
+            "image": tfds.features.Image(shape=(tile, tile, 3), encoding_format=encoding),
+            "mask": tfds.features.Image(shape=(tile, tile, 1), encoding_format="png"),
+            "patient": text, "slide": text, "roi": text, "split": text, "tags": text, "provenance": text,
+            "x": number, "y": number, "level": number, "mpp": np.float32,
+        }
+    )  # fmt: skip
+    template = tfds.core.ShardedFileTemplate(
+        data_dir=folder, dataset_name=name, filetype_suffix="array_record"
+    )
+    infos = [
+        tfds.core.SplitInfo(
+            name=split,
+            shard_lengths=list(lengths),
+            num_bytes=num_bytes[split],
+            filename_template=template.replace(split=split),
+        )
+        for split, lengths in shard_lengths.items()
+    ]
+    tfds.folder_dataset.write_metadata(
+        data_dir=folder,
+        features=features,
+        split_infos=infos,
+        version=f"{SCHEMA_VERSION}.0.0",
+        check_data=False,
+    )

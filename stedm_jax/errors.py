@@ -1,0 +1,9 @@
+"""Errors that a user can cause and can mend."""
+
+
+class UserError(Exception):
+    """A mistake that the user can mend.
+
+    The message is one paragraph: what was found (key, value, file) and what to do next. Entry points
+    print it without a traceback and exit with status 2.
+    """

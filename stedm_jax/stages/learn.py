@@ -1,0 +1,89 @@
+"""What the learning stages share: starting the loop and reading back what it learnt."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from stedm_jax.errors import UserError
+from stedm_jax.stages.run import Run
+from stedm_jax.training.checkpoints import Checkpoints
+from stedm_jax.training.loop import TrainResult, train
+from stedm_jax.training.state import with_shardings
+from stedm_jax.training.task import Task
+
+Batches = Callable[[], Iterator[dict[str, np.ndarray]]]
+
+
+def learn(
+    run: Run,
+    task: Task,
+    config: ConfigDict,
+    folder: str,
+    *,
+    batches: Callable[[int], Iterator[dict[str, np.ndarray]]],
+    eval_batches: Batches | None = None,
+    frozen: Any = None,
+    seed: int | None = None,
+    best: tuple[str, str] | None = None,
+) -> TrainResult:
+    """Trains a task in a folder of the workdir; goes on where an earlier run stopped.
+
+    Args:
+      run: the run.
+      task: what is learnt.
+      config: section of the configuration that holds `train` and perhaps `init_from`.
+      folder: below the workdir.
+      batches, eval_batches, frozen, best: as the loop takes them.
+      seed: of initialisation and noise; the run's by default.
+    """
+    start = config.get("init_from", "")
+    return train(
+        task,
+        config.train,
+        mesh=run.mesh,
+        batches=batches,
+        workdir=run.workdir.stage(folder),
+        seed=run.config.seed if seed is None else seed,
+        frozen=frozen,
+        eval_batches=eval_batches,
+        visual_batch=next(batches(0)),
+        init_params=_from(run, task, Path(start)) if start else None,
+        best=best,
+        label=folder,
+    )
+
+
+def restore(run: Run, task: Task, folder: str, *, which: str = "ema", best: bool = False) -> Any:
+    """Parameters that a finished training left: the moving average if one was kept, unless told otherwise."""
+    return _read(run, task, run.workdir.path / folder, which, best)[0]
+
+
+def restore_with_provenance(
+    run: Run, task: Task, folder: str, *, which: str = "ema"
+) -> tuple[Any, dict[str, str]]:
+    """Parameters, and the step and checksum of the checkpoint they come from."""
+    params, step, fingerprint = _read(run, task, run.workdir.path / folder, which, False)
+    return params, {"checkpoint_step": str(step), "checkpoint_sha256": fingerprint, "weights": which}
+
+
+def _from(run: Run, task: Task, folder: Path) -> Any:
+    if not (folder / "checkpoints").is_dir():
+        raise UserError(f"init_from names {folder}, which holds no checkpoints; name a stage folder of a run.")
+    print(f"{task.name}: starts from {folder}", flush=True)
+    return _read(run, task, folder, "ema", False)[0]
+
+
+def _read(run: Run, task: Task, folder: Path, which: str, best: bool) -> tuple[Any, int, str]:
+    store = Checkpoints(folder / "checkpoints", keep=1)
+    try:
+        step = store.best_step() if best else store.latest()
+        if step is None:
+            raise UserError(f"{folder} holds no finished checkpoint; run its stage first.")
+        abstract = with_shardings(jax.eval_shape(task.init, jax.random.key(0)), run.mesh)
+        return store.restore_params(abstract, step, which=which), step, store.fingerprint(step)
+    finally:
+        store.close()

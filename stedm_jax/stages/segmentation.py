@@ -1,0 +1,118 @@
+"""Stage segmentation: the same segmenter, steps and augmentation in every arm, judged patient by patient.
+
+An arm says which share of each batch is real. Besides the arms there is the judge, trained on real tiles only and
+under strong stain jitter, which tells whether synthetic images keep to their layouts.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from stedm_jax.data.pipeline import Source, TileReader, tile_dataset
+from stedm_jax.data.records import IndexRow, TileSet
+from stedm_jax.data.schema import SYNTHETIC
+from stedm_jax.data.splits import check_disjoint
+from stedm_jax.errors import UserError
+from stedm_jax.stages.learn import learn, restore
+from stedm_jax.stages.run import Run
+from stedm_jax.tasks.segmentation import SegmentationTask
+from stedm_jax.training.evaluate import Evaluator
+from stedm_jax.workdir import write_text
+
+JUDGE = "judge"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows to be scored, with where to read them and the names of their patients."""
+
+    reader: TileReader
+    rows: list[IndexRow]
+
+    @property
+    def patients(self) -> list[str]:
+        """Names, in the order in which patients are numbered."""
+        return sorted({row.patient for row in self.rows})
+
+
+def synthetic(run: Run) -> Rows:
+    """The synthetic tiles of this run."""
+    tiles = TileSet.open(run.workdir.path / "synthesis" / "tiles")
+    reader = TileReader(tiles, np.arange(256, dtype=np.uint8), run.config.data.cache_mb)
+    return Rows(reader, tiles.index(SYNTHETIC))
+
+
+def run(run: Run) -> None:
+    """Trains every arm with every seed, and the judge once; stores a confusion matrix for each patient.
+
+    Raises:
+      UserError: a patient of the training tiles, or one who lent style, is scored.
+    """
+    config = run.config.segmentation
+    arms = {name: arm.real for name, arm in config.arms.items()}
+    if any(share < 1 for share in arms.values()):
+        run.need("synthesis")
+    real = {split: Rows(run.reader, run.rows(split)) for split in ("val", "test")}
+    made = synthetic(run) if run.workdir.result("synthesis") else None
+    _check_leaks(run, real, made)
+    most = max(len(rows.patients) for rows in (*real.values(), *([made] if made else [])))
+    task = SegmentationTask(config, run.classes.colors, run.classes.foreground, most, run.dtype)
+    evaluate = Evaluator(task, run.mesh, run.config.seed)
+    with run.workdir.timed("segmentation") as result:
+        for seed in config.seeds:
+            for name, arm in config.arms.items():
+                _learn_and_score(run, task, evaluate, name, arm, seed, made, real)
+        scored = real | ({SYNTHETIC: made} if made else {})
+        _learn_and_score(run, task, evaluate, JUDGE, config.judge, config.seeds[0], None, scored)
+        result["arms"], result["seeds"] = sorted(arms), list(config.seeds)
+
+
+def _check_leaks(run: Run, real: dict[str, Rows], made: Rows | None) -> None:
+    learnt = set(run.tiles.patients("train"))
+    for row in made.rows if made else []:
+        learnt |= {row.patient, row.style_patient}
+    check_disjoint(
+        {"training": learnt} | {split: rows.patients for split, rows in real.items()},
+        "the patients that segmenters learn from and are judged on",
+    )
+
+
+def _learn_and_score(
+    run: Run,
+    task: SegmentationTask,
+    evaluate: Evaluator,
+    name: str,
+    arm: ConfigDict,
+    seed: int,
+    made: Rows | None,
+    scored: dict[str, Rows],
+) -> None:
+    folder = f"segmentation/{name}-{seed}"
+    file = run.workdir.stage(folder) / "scores.json"
+    if file.exists():
+        return
+    config = run.config.segmentation
+    sources = run.sources({"train": arm.real} if arm.real else {})
+    if arm.real < 1:
+        if made is None:
+            raise UserError(f"The arm '{name}' needs synthetic tiles, and there are none; run the stage synthesis.")
+        sources.append(Source(made.reader, made.rows, 1.0 - arm.real))
+    # The seed changes the order of the tiles as well as the initialisation, in the same way in every arm.
+    dataset = tile_dataset(sources, seed=run.config.seed + 1000 * (seed + 1), jitter=arm.stain_jitter)
+    size = config.train.batch
+    learn(
+        run, task, config, folder, seed=run.config.seed + 1000 * (seed + 1),
+        batches=run.train_batches(dataset, size),
+        eval_batches=run.eval_batches(run.reader, scored["val"].rows, size),
+        best=("iou", "max"),
+    )  # fmt: skip
+    params = restore(run, task, folder, best=config.checkpoint == "best")
+    matrices: dict[str, Any] = {}
+    for split, rows in scored.items():
+        sums = evaluate.sums(params, None, run.eval_batches(rows.reader, rows.rows, size)())
+        counts = sums["confusion"].tolist()
+        matrices[split] = dict(zip(rows.patients, counts, strict=False))
+    write_text(file, json.dumps({"arm": name, "seed": seed, "confusion": matrices}))

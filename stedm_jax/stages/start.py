@@ -1,0 +1,53 @@
+"""Brings up devices and workdir, says what will happen, and runs the stages one after the other."""
+
+import importlib
+import time
+from collections.abc import Sequence
+
+import jax
+from ml_collections import ConfigDict
+
+from stedm_jax.stages.plan import print_plan
+from stedm_jax.stages.run import Run
+from stedm_jax.training import distributed
+from stedm_jax.training.cache import enable_compile_cache
+from stedm_jax.training.sharding import make_mesh
+from stedm_jax.workdir import STAGES, Workdir
+
+
+def plan(config: ConfigDict, workdir: Workdir) -> None:
+    """Prints what would be run, with parameter counts and cost; touches nothing."""
+    print_plan(config, workdir)
+
+
+def run_stages(config: ConfigDict, workdir: Workdir, wanted: Sequence[str], on_change: str) -> None:
+    """Runs the wanted stages in their order; finished ones are skipped.
+
+    Raises:
+      UserError: the configuration does not go with the workdir, or a stage meets something the user can mend.
+    """
+    begun = time.monotonic()
+    distributed.start()
+    for line in workdir.adopt(config, on_change):
+        print(f"changed  {line}", flush=True)
+    if config.compile_cache:
+        enable_compile_cache(workdir.path / ".compile_cache")
+    run = Run(config, workdir, make_mesh(config.mesh.data, config.mesh.fsdp))
+    devices = jax.devices()
+    print(
+        f"stedm_jax: {config.name} in {workdir.path} on {len(devices)} x {devices[0].device_kind} "
+        f"({devices[0].platform}), {jax.process_count()} process(es), mesh {dict(run.mesh.shape)}",
+        flush=True,
+    )
+    stages = [stage for stage in STAGES if stage in wanted]
+    done = {stage: workdir.result(stage) for stage in stages}
+    states = (f"{stage} (done)" if done[stage] else stage for stage in stages)
+    print(f"plan: {', '.join(states)}", flush=True)
+    for stage in stages:
+        if done[stage] is None:
+            importlib.import_module(f"stedm_jax.stages.{stage}").run(run)
+    if all(done.values()):
+        print(f"All is done in {workdir.path}.", flush=True)
+    if "report" in stages:
+        importlib.import_module("stedm_jax.stages.report").show(run)
+    print(f"{time.monotonic() - begun:.0f} s", flush=True)

@@ -1,0 +1,202 @@
+"""Stage synthesis: new annotated tiles, layouts of labelled patients in styles of patients never annotated.
+
+Image number n (layout, symmetry, style patient, style tiles, noise) is a pure function of (seed, n). Finished
+batches are kept as parts, so that an interrupted run goes on; in the end they become a tile set like any other.
+"""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+
+from stedm_jax.data.augment import dihedral
+from stedm_jax.data.pipeline import by_foreground
+from stedm_jax.data.records import IndexRow, TileWriter
+from stedm_jax.data.schema import SYNTHETIC, ClassSpec, Tile
+from stedm_jax.data.splits import check_disjoint
+from stedm_jax.data.styles import StylePool
+from stedm_jax.errors import UserError
+from stedm_jax.stages import diffusion
+from stedm_jax.stages.learn import restore_with_provenance
+from stedm_jax.stages.run import Run
+from stedm_jax.training.logging import Progress
+from stedm_jax.training.sharding import batch_sharding, check_batch, to_global
+
+
+@dataclass(frozen=True)
+class Order:
+    """What image number `index` is made from."""
+
+    index: int
+    layout: IndexRow
+    turn: int
+    style_patient: str
+    styles: tuple[IndexRow, ...]
+
+
+class Orders:
+    """The orders of a run, by number.
+
+    Args:
+      run: the run.
+
+    Raises:
+      UserError: no layout or style tile fits, or a patient of the validation or test split would be used.
+    """
+
+    def __init__(self, run: Run):
+        config, style = run.config.synthesis, run.config.diffusion.style
+        self.seed = run.config.seed
+        area = run.tiles.tile**2 * config.min_labelled
+        self.layouts = [row for row in run.rows(config.layouts) if row.labelled >= area]
+        if not self.layouts:
+            raise UserError(
+                f"No tile of the split '{config.layouts}' is labelled to at least "
+                f"{config.min_labelled:.0%}; lower synthesis.min_labelled."
+            )
+        self.styles = run.rows(config.styles)
+        scope = "multipatch" if style.source in ("nearby", "augmented") else style.source
+        self.pool = StylePool(self.styles, scope, style.scope, style.tiles)
+        self.parts = by_foreground(
+            self.layouts, run.classes.table, run.classes.foreground, config.foreground_share
+        )
+        used = {row.patient for row in (*self.layouts, *self.styles)}
+        held_out = {split: run.tiles.patients(split) for split in ("val", "test")}
+        check_disjoint({"synthesis": used, **held_out}, "the patients that synthesis would use")
+
+    def __getitem__(self, index: int) -> Order:
+        rng = np.random.default_rng((self.seed, index))
+        weights = np.array([weight for _, weight in self.parts])
+        positions = self.parts[rng.choice(len(self.parts), p=weights / weights.sum())][0]
+        layout = self.layouts[positions[int(rng.integers(len(positions)))]]
+        patients = self.pool.patients
+        patient = patients[index % len(patients)]
+        chosen = self.pool.choose_for_patient(patient, rng)
+        return Order(
+            index, layout, int(rng.integers(8)), patient, tuple(self.styles[i] for i in chosen)
+        )
+
+
+def load(run: Run, orders: Sequence[Order]) -> dict[str, np.ndarray]:
+    """Layouts, style tiles and numbers of a batch of orders, stacked."""
+    masks = [dihedral(run.reader.read(order.layout)[1], order.turn) for order in orders]
+    styles = [np.stack([run.reader.read(row)[0] for row in order.styles]) for order in orders]
+    numbers = np.array([order.index for order in orders], np.uint32)
+    return {"mask": np.stack(masks), "styles": np.stack(styles), "index": numbers}
+
+
+def run(run: Run) -> None:
+    """Makes synthesis.count tiles."""
+    run.need("diffusion")
+    config = run.config.synthesis
+    check_batch(config.batch, run.mesh)
+    orders = Orders(run)
+    parts = run.workdir.stage("synthesis") / "parts"
+    parts.mkdir(exist_ok=True)
+    with run.workdir.timed("synthesis") as result:
+        task, frozen = diffusion.build(run)
+        params, checkpoint = restore_with_provenance(run, task, "diffusion", which=config.weights)
+        sampler = _sampler(run, task)
+        progress = Progress("synthesis", config.count, unit="images")
+        for start in range(0, config.count, config.batch):
+            numbers = range(start, min(start + config.batch, config.count))
+            file = parts / f"{start:08d}.npy"
+            if not file.exists():
+                batch = load(run, [orders[n] for n in numbers] + [orders[start]] * (config.batch - len(numbers)))
+                images = sampler(params, frozen, to_global(_mine(batch), run.mesh))
+                _save(file, _whole(images)[: len(numbers)])
+            progress.update(numbers.stop)
+        progress.close()
+        if jax.process_index() == 0:
+            _pack(run, orders, parts, checkpoint)
+        result["tiles"] = config.count
+        result["style_patients"] = orders.pool.patients
+    shutil.rmtree(parts, ignore_errors=True)
+
+
+def _sampler(run: Run, task):
+    config, seed = run.config.synthesis, run.config.seed
+
+    def sample(params, frozen, batch):
+        key = jax.random.fold_in(jax.random.key(seed), 0x5A)
+        keys = jax.vmap(lambda n: jax.random.fold_in(key, n))(batch["index"])
+        side = batch["mask"].shape[1] // task.factor
+        shape = (side, side, task.channels)
+        noise = jax.vmap(lambda each: jax.random.normal(each, shape, jnp.float32))(keys)
+        fresh = jax.random.fold_in(key, batch["index"][0])
+        return task.sample(params, frozen, batch["mask"], batch["styles"], noise, config, fresh)
+
+    return jax.jit(sample, in_shardings=(None, None, batch_sharding(run.mesh)))
+
+
+def _mine(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    hosts, host = jax.process_count(), jax.process_index()
+    return {name: np.split(array, hosts)[host] for name, array in batch.items()}
+
+
+def _whole(images: jax.Array) -> np.ndarray:
+    if jax.process_count() > 1:
+        return np.asarray(multihost_utils.process_allgather(images, tiled=True))
+    return np.asarray(images)
+
+
+def _save(file: Path, images: np.ndarray) -> None:
+    partial = file.with_suffix(".partial")
+    with partial.open("wb") as handle:
+        np.save(handle, images)
+    partial.replace(file)
+
+
+def _pack(run: Run, orders: Orders, parts: Path, checkpoint: dict[str, str]) -> None:
+    config, classes = run.config.synthesis, run.classes
+    specs = [ClassSpec(name, color) for name, color in zip(classes.names, classes.colors, strict=True)]
+    settings = checkpoint | {
+        "sampler": config.sampler,
+        "steps": str(config.steps),
+        "spacing": config.spacing,
+        "eta": str(config.eta),
+        "guidance_scale": str(config.guidance.scale),
+        "guidance_rescale": str(config.guidance.rescale),
+        "guidance_interval": str(tuple(config.guidance.interval)),
+        "seed": str(run.config.seed),
+    }
+    writer = TileWriter(
+        run.workdir.path / "synthesis" / "tiles", name=f"{run.config.name}_synthetic", classes=specs,
+        mpp=run.tiles.mpp, tile=run.tiles.tile, codec=config.codec, overwrite=True,
+        source={"made_by": "stedm_jax synthesis", "from": str(run.tiles_path)} | settings,
+    )  # fmt: skip
+    with writer:
+        for file in sorted(parts.glob("*.npy")):
+            for offset, image in enumerate(np.load(file, allow_pickle=False)):
+                order = orders[int(file.stem) + offset]
+                writer.write(_tile(run, order, image, settings))
+
+
+def _tile(run: Run, order: Order, image: np.ndarray, settings: dict[str, str]) -> Tile:
+    layout = order.layout
+    return Tile(
+        image=image,
+        mask=dihedral(run.reader.read(layout)[1], order.turn),
+        patient=layout.patient,
+        slide=layout.slide,
+        split=SYNTHETIC,
+        x=layout.x,
+        y=layout.y,
+        level=layout.level,
+        mpp=run.tiles.mpp,
+        provenance=settings
+        | {
+            "index": str(order.index),
+            "layout_split": layout.split,
+            "layout_record": str(layout.record),
+            "layout_turn": str(order.turn),
+            "style_patient": order.style_patient,
+            "style_split": order.styles[0].split,
+            "style_records": " ".join(str(row.record) for row in order.styles),
+        },
+    )

@@ -1,0 +1,102 @@
+"""The first stage: an autoencoder between images and the latents that the diffusion works on.
+
+    loss = mean |x - D(z)| + kl_weight KL(q(z|x) || N(0, 1))          (kl; Rombach et al. 2022)
+    loss = mean |x - D(z_q)| + codebook_weight L_codebook             (vq)
+
+KL is summed over the latent of an image and divided by its number of pixels and channels.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from ml_collections import ConfigDict
+
+from stedm_jax.models.autoencoder import mode, sample
+from stedm_jax.models.build import build_autoencoder
+from stedm_jax.models.functional import Functional
+from stedm_jax.tasks.images import image_rows, to_bytes, to_network
+
+
+class AutoencoderTask:
+    """Task "autoencoder"; batches hold image, uint8 (b, h, w, 3).
+
+    Args:
+      config: config.autoencoder.
+      dtype: of the computation.
+    """
+
+    name = "autoencoder"
+
+    def __init__(self, config: ConfigDict, dtype: jnp.dtype):
+        self.config = config
+        self.network: Functional = build_autoencoder(config.model, dtype)
+
+    def init(self, key: PRNGKeyArray) -> PyTree:
+        """Fresh parameters."""
+        return self.network.init(key)
+
+    def encode(
+        self, params: PyTree, image: Float[Array, "b h w 3"], key: PRNGKeyArray | None = None
+    ) -> Float[Array, "b hs ws c"]:
+        """Latents of images in [-1, 1]: a sample where a key is given, else the mode; of vq before quantisation."""
+        moments = self.network.apply(params, image, method="encode")
+        if self.config.model.kind == "vq":
+            return moments
+        return mode(moments) if key is None else sample(moments, key)
+
+    def decode(self, params: PyTree, latents: Float[Array, "b hs ws c"]) -> Float[Array, "b h w 3"]:
+        """Images in about [-1, 1]; vq quantises first."""
+        return self.network.apply(params, latents, method="decode").astype(jnp.float32)
+
+    def loss(
+        self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray
+    ) -> tuple[Float[Array, ""], dict[str, Array]]:
+        """The loss of the module's docstring and its parts."""
+        image = to_network(batch["image"])
+        moments = self.network.apply(params, image, method="encode")
+        if self.config.model.kind == "vq":
+            quantised, extra, _ = self.network.apply(params, moments, method="quantise")
+            decoded = self.network.apply(params, quantised, method="decode_quantised")
+            weight, name = self.config.codebook_weight, "codebook"
+        else:
+            mean, log_variance = jnp.split(moments.astype(jnp.float32), 2, axis=-1)
+            divergence = jnp.square(mean) + jnp.exp(log_variance) - 1.0 - log_variance
+            extra = 0.5 * jnp.sum(divergence) / image.size
+            decoded = self.network.apply(params, sample(moments, key), method="decode")
+            weight, name = self.config.kl_weight, "kl"
+        error = jnp.mean(jnp.abs(decoded.astype(jnp.float32) - image))
+        return error + weight * extra, {"l1": error, name: extra}
+
+    def eval_step(
+        self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray
+    ) -> dict[str, Array]:
+        """Sums over images of l1 and PSNR (dB, peak 2)."""
+        image = to_network(batch["image"])
+        decoded = jnp.clip(self.decode(params, self.encode(params, image)), -1.0, 1.0)
+        error = jnp.mean(jnp.square(decoded - image), axis=(1, 2, 3))
+        psnr = 10.0 * jnp.log10(4.0 / jnp.maximum(error, 1e-10))
+        l1 = jnp.mean(jnp.abs(decoded - image), axis=(1, 2, 3))
+        weight = batch["weight"]
+        return {"psnr": jnp.sum(psnr * weight), "l1": jnp.sum(l1 * weight), "images": jnp.sum(weight)}
+
+    def summarise(self, sums: dict) -> dict[str, float]:
+        """Means over images."""
+        return {name: float(sums[name] / sums["images"]) for name in ("psnr", "l1")}
+
+    def visualise(
+        self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray
+    ) -> dict[str, Array]:
+        """Images above their reconstructions."""
+        image = batch["image"][:8]
+        decoded = to_bytes(self.decode(params, self.encode(params, to_network(image))))
+        return {"reconstruction": image_rows([image, decoded])}
+
+
+def latent_moments(
+    task: AutoencoderTask, params: PyTree, image: Float[Array, "b h w 3"]
+) -> tuple[Float[Array, " c"], Float[Array, " c"], Array]:
+    """Sum and sum of squares of the latents of each channel, and their count: what the latents' scale needs."""
+    latents = task.encode(params, image).astype(jnp.float32)
+    count = jnp.float32(latents.size // latents.shape[-1])
+    axes = (0, 1, 2)
+    return jax.lax.stop_gradient((latents.sum(axes), jnp.square(latents).sum(axes), count))

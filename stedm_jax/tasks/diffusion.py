@@ -1,0 +1,211 @@
+"""The denoiser, conditioned on a layout and on the style of other tiles (STEDM).
+
+    z_0 = (encode(x) - shift) / scale,   z_t = alpha_t z_0 + sigma_t eps
+    prediction = UNet([z_t, layout], t, style),  style = aggregate(encoder(tiles))
+
+The layout goes through a 1x1 convolution without bias and is stacked on the noisy latents; the style encoder is
+trained along. With probability `drop` the style tiles are replaced by images of the constant -2, which is also the
+unconditional branch of guidance.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree, UInt8
+from ml_collections import ConfigDict
+
+from stedm_jax.diffusion.losses import add_noise, distance, weight
+from stedm_jax.diffusion.parameterisation import check_kind, target
+from stedm_jax.diffusion.samplers import Sampler, sample, timesteps
+from stedm_jax.diffusion.guidance import Guidance
+from stedm_jax.diffusion.schedule import make_schedule
+from stedm_jax.models.build import build_style, build_unet
+from stedm_jax.tasks.autoencoder import AutoencoderTask
+from stedm_jax.tasks.images import colorize, image_rows, one_hot_layout, to_bytes, to_network
+
+DROPPED = -2.0
+"""Value of a style image that is not there (as published)."""
+
+
+@dataclass(frozen=True)
+class LatentScale:
+    """z = (latent - shift) / scale; measured once, so that z has mean 0 and variance 1."""
+
+    shift: tuple[float, ...]
+    scale: float
+
+
+class DiffusionTask:
+    """Task "diffusion"; batches hold image (b, h, w, 3), mask (b, h, w), styles (b, k, h, w, 3), all uint8.
+
+    Args:
+      config: config.diffusion.
+      autoencoder: the first stage; `frozen` holds its parameters.
+      latents: their scale.
+      colors: colour of each class.
+      dtype: of the computation.
+    """
+
+    name = "diffusion"
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        autoencoder: AutoencoderTask,
+        latents: LatentScale,
+        colors: Sequence[tuple[int, int, int]],
+        dtype: jnp.dtype,
+    ):
+        self.config, self.autoencoder, self.latents, self.colors = config, autoencoder, latents, tuple(colors)
+        check_kind(config.prediction)
+        self.schedule = make_schedule(**config.schedule)
+        self.channels = autoencoder.config.model.latent_channels
+        self.factor = 2 ** (len(autoencoder.config.model.multipliers) - 1)
+        self.styled = config.style.source != "none" and config.style.aggregation != "none"
+        self.unet = build_unet(
+            config.unet,
+            in_channels=self.channels + config.layout_channels,
+            out_channels=self.channels,
+            style_dim=config.style.dim if self.styled else 0,
+            dtype=dtype,
+        )
+        self.style = build_style(config.style, dtype)
+
+    def init(self, key: PRNGKeyArray) -> PyTree:
+        """Fresh parameters: unet, style and layout."""
+        keys = jax.random.split(key, 3)
+        shape = (len(self.colors), self.config.layout_channels)
+        params = {
+            "unet": self.unet.init(keys[0]),
+            "layout": {"kernel": jax.nn.initializers.lecun_normal()(keys[2], shape, jnp.float32)},
+        }
+        return params | ({"style": self.style.init(keys[1])} if self.styled else {})
+
+    def encode(
+        self, frozen: PyTree, image: UInt8[Array, "b h w 3"], key: PRNGKeyArray | None
+    ) -> Float[Array, "b hs ws c"]:
+        """Scaled latents of images."""
+        latents = self.autoencoder.encode(frozen, to_network(image), key).astype(jnp.float32)
+        shift = jnp.array(self.latents.shift, jnp.float32)
+        return (latents - shift[None, None, None, :]) / self.latents.scale
+
+    def decode(self, frozen: PyTree, z: Float[Array, "b hs ws c"]) -> UInt8[Array, "b h w 3"]:
+        """Images of scaled latents."""
+        shift = jnp.array(self.latents.shift, jnp.float32)
+        return to_bytes(self.autoencoder.decode(frozen, z * self.latents.scale + shift[None, None, None, :]))
+
+    def layout(self, params: PyTree, mask: UInt8[Array, "b h w"]) -> Float[Array, "b hs ws d"]:
+        """What the denoiser sees of a mask."""
+        size = (mask.shape[1] // self.factor, mask.shape[2] // self.factor)
+        return one_hot_layout(mask, len(self.colors), size) @ params["layout"]["kernel"]
+
+    def style_vector(
+        self, params: PyTree, styles: Float[Array, "b k h w 3"]
+    ) -> Float[Array, "b d"] | None:
+        """The style of each bag of tiles in [-1, 1]; None where the model has no style."""
+        if not self.styled:
+            return None
+        return self.style.apply(params["style"], styles, jnp.ones(styles.shape[:2], bool))
+
+    def loss(
+        self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray
+    ) -> tuple[Float[Array, ""], dict[str, Array]]:
+        """Weighted distance of prediction and target."""
+        keys = jax.random.split(key, 4)
+        z = jax.lax.stop_gradient(self.encode(frozen, batch["image"], keys[0]))
+        t = jax.random.randint(keys[1], (z.shape[0],), 0, self.schedule.steps)
+        eps = jax.random.normal(keys[2], z.shape, jnp.float32)
+        noisy = add_noise(self.schedule, z, eps, t)
+        style = None
+        if self.styled:
+            images = to_network(batch["styles"])
+            dropped = jax.random.bernoulli(keys[3], self.config.style.drop, (z.shape[0],))
+            images = jnp.where(dropped[:, None, None, None, None], DROPPED, images)
+            style = self.style_vector(params, images)
+        stacked = jnp.concatenate([noisy, self.layout(params, batch["mask"])], axis=-1)
+        predicted = self.unet.apply(params["unet"], stacked, t, style)
+        wanted = target(self.schedule, self.config.prediction, z, eps, t)
+        error = distance(self.config.loss, predicted, wanted)
+        weights = weight(self.config.weighting, self.schedule, self.config.prediction, t)
+        counted = batch.get("weight")
+        losses = error * weights
+        if counted is not None:
+            return jnp.sum(losses * counted) / jnp.maximum(counted.sum(), 1.0), {}
+        return jnp.mean(losses), {}
+
+    def sample(
+        self,
+        params: PyTree,
+        frozen: PyTree,
+        mask: UInt8[Array, "b h w"],
+        styles: UInt8[Array, "b k h w 3"],
+        noise: Float[Array, "b hs ws c"],
+        config: ConfigDict,
+        key: PRNGKeyArray,
+    ) -> UInt8[Array, "b h w 3"]:
+        """Images with the given layouts and styles.
+
+        Args:
+          params: of this task.
+          frozen: parameters of the autoencoder.
+          mask: layouts.
+          styles: style tiles of each image.
+          noise: standard normal.
+          config: config.synthesis.
+          key: for samplers that add noise.
+        """
+        layout = self.layout(params, mask)
+        images = to_network(styles)
+        cond = self.style_vector(params, images)
+        uncond = self.style_vector(params, jnp.full_like(images, DROPPED))
+
+        def denoise(x: Array, t: Array) -> Array:
+            return self.unet.apply(params["unet"], jnp.concatenate([x, layout], axis=-1), t, cond)
+
+        def denoise_both(x: Array, t: Array) -> tuple[Array, Array]:
+            stacked = jnp.concatenate([x, layout], axis=-1)
+            both = None if cond is None or uncond is None else jnp.concatenate([cond, uncond])
+            out = self.unet.apply(
+                params["unet"], jnp.concatenate([stacked, stacked]), jnp.concatenate([t, t]), both
+            )
+            first, second = jnp.split(out, 2)
+            return first, second
+
+        guidance = Guidance(**config.guidance) if self.styled else None
+        steps = timesteps(config.spacing, config.steps, self.schedule.steps)
+        z = sample(
+            denoise, self.schedule, noise, steps, Sampler(config.sampler, config.eta), self.config.prediction,
+            guidance=guidance, denoise_both=denoise_both, key=key,
+        )  # fmt: skip
+        return self.decode(frozen, z)
+
+    def eval_step(
+        self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray
+    ) -> dict[str, Array]:
+        """Sums of the loss over images."""
+        loss, _ = self.loss(params, frozen, batch, key)
+        images = batch["weight"].sum()
+        return {"loss": loss * images, "images": images}
+
+    def summarise(self, sums: dict) -> dict[str, float]:
+        """Mean loss."""
+        return {"loss": float(sums["loss"] / sums["images"])}
+
+    def visualise(
+        self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray
+    ) -> dict[str, Array]:
+        """Layouts, a style tile, samples at fixed noise, and the tiles that the layouts belong to."""
+        few = {name: array[:8] for name, array in batch.items()}
+        size = few["mask"].shape[1] // self.factor
+        noise = jax.random.normal(key, (few["mask"].shape[0], size, size, self.channels), jnp.float32)
+        config = ConfigDict(
+            {
+                "guidance": {"scale": 1.0, "rescale": 0.0, "interval": (0.0, 1.0)},
+                "spacing": "trailing", "steps": 15, "sampler": "dpmpp_2m", "eta": 0.0,
+            }
+        )  # fmt: skip
+        images = self.sample(params, frozen, few["mask"], few["styles"], noise, config, key)
+        rows = [colorize(few["mask"], self.colors), few["styles"][:, 0], images, few["image"]]
+        return {"samples": image_rows(rows)}

@@ -1,0 +1,158 @@
+"""The segmenter: 0.1 cross-entropy + 0.9 Dice over the foreground classes (STEDM), void pixels counting nothing."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int32, PRNGKeyArray, PyTree, UInt8
+from ml_collections import ConfigDict
+
+from stedm_jax.evaluation.confusion import scores
+from stedm_jax.models.build import build_segmenter
+from stedm_jax.tasks.images import colorize, image_rows, to_network
+
+VOID = 255
+DICE_EPSILON = 0.01
+
+
+def valid_pixels(mask: UInt8[Array, "b h w"], border: int) -> Bool[Array, "b h w"]:
+    """Pixels that count: labelled, and farther than `border` pixels from the edge."""
+    valid = mask != VOID
+    if border:
+        inside = jnp.zeros(mask.shape[1:], bool).at[border:-border, border:-border].set(True)
+        valid = valid & inside[None]
+    return valid
+
+
+def cross_entropy(
+    logits: Float[Array, "b h w k"], mask: UInt8[Array, "b h w"], valid: Bool[Array, "b h w"]
+) -> Float[Array, ""]:
+    """Mean cross-entropy over the pixels that count; 0 where there are none."""
+    logp = jax.nn.log_softmax(logits.astype(jnp.float32))
+    labels = jnp.where(valid, mask, 0).astype(jnp.int32)
+    picked = jnp.take_along_axis(logp, labels[..., None], axis=-1)[..., 0]
+    return -jnp.sum(jnp.where(valid, picked, 0.0)) / jnp.maximum(valid.sum().astype(jnp.float32), 1.0)
+
+
+def dice_loss(
+    logits: Float[Array, "b h w k"],
+    mask: UInt8[Array, "b h w"],
+    valid: Bool[Array, "b h w"],
+    foreground: Sequence[int],
+) -> Float[Array, ""]:
+    """1 - soft Dice over the whole batch, averaged over the foreground classes that are present in it.
+
+    A class of which the batch has no pixel takes part in cross-entropy only.
+    """
+    probability = jax.nn.softmax(logits.astype(jnp.float32))
+    losses, present = [], []
+    for number in foreground:
+        truth = ((mask == number) & valid).astype(jnp.float32)
+        guess = jnp.where(valid, probability[..., number], 0.0)
+        overlap, total = jnp.sum(truth * guess), truth.sum() + guess.sum()
+        losses.append(1.0 - (2.0 * overlap + DICE_EPSILON) / (total + DICE_EPSILON))
+        present.append((truth.sum() > 0).astype(jnp.float32))
+    weight = jnp.stack(present)
+    return jnp.sum(jnp.stack(losses) * weight) / jnp.maximum(weight.sum(), 1.0)
+
+
+def patient_confusion(
+    prediction: Int32[Array, "b h w"],
+    mask: UInt8[Array, "b h w"],
+    valid: Bool[Array, "b h w"],
+    patient: Int32[Array, " b"],
+    patients: int,
+    classes: int,
+) -> Int32[Array, "p k k"]:
+    """Counts of pixels by patient, true class and predicted class."""
+    cell = (patient[:, None, None] * classes + mask.astype(jnp.int32)) * classes + prediction
+    cells = patients * classes * classes
+    cell = jnp.where(valid, cell, cells)
+    return jnp.bincount(cell.ravel(), length=cells + 1)[:-1].reshape(patients, classes, classes)
+
+
+class SegmentationTask:
+    """Task "segmentation"; batches hold image (b, h, w, 3) and mask (b, h, w), uint8.
+
+    Args:
+      config: config.segmentation.
+      colors: colour of each class.
+      foreground: ids of the classes that Dice and the scores are about.
+      patients: number of patients of the data that is evaluated.
+      dtype: of the computation.
+    """
+
+    name = "segmentation"
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        colors: Sequence[tuple[int, int, int]],
+        foreground: Sequence[int],
+        patients: int,
+        dtype: jnp.dtype,
+    ):
+        self.config, self.colors, self.foreground = config, tuple(colors), tuple(foreground)
+        self.patients = patients
+        self.network = build_segmenter(config.model, len(self.colors), dtype)
+
+    def init(self, key: PRNGKeyArray) -> PyTree:
+        """Fresh parameters."""
+        return self.network.init(key)
+
+    def predict(self, params: PyTree, image: UInt8[Array, "b h w 3"]) -> Int32[Array, "b h w"]:
+        """Most probable class of each pixel."""
+        return jnp.argmax(self.network.apply(params, to_network(image)), axis=-1).astype(jnp.int32)
+
+    def loss(
+        self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray
+    ) -> tuple[Float[Array, ""], dict[str, Array]]:
+        """The weighted sum and its parts."""
+        logits = self.network.apply(params, to_network(batch["image"]))
+        valid = valid_pixels(batch["mask"], self.config.border)
+        ce = cross_entropy(logits, batch["mask"], valid)
+        dice = dice_loss(logits, batch["mask"], valid, self.foreground)
+        return self.config.ce_weight * ce + self.config.dice_weight * dice, {"ce": ce, "dice_loss": dice}
+
+    def eval_step(
+        self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray
+    ) -> dict[str, Array]:
+        """Confusion matrix of each patient, int32 (patients, classes, classes)."""
+        valid = valid_pixels(batch["mask"], self.config.border) & (batch["weight"] > 0)[:, None, None]
+        prediction = self.predict(params, batch["image"])
+        classes = len(self.colors)
+        return {
+            "confusion": patient_confusion(
+                prediction, batch["mask"], valid, batch["patient"], self.patients, classes
+            )
+        }
+
+    def summarise(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
+        """Mean over patients of the IoU of the foreground."""
+        ious = [foreground_score(matrix, self.foreground)["iou"] for matrix in sums["confusion"]]
+        defined = [iou for iou in ious if not np.isnan(iou)]
+        return {"iou": float(np.mean(defined)) if defined else float("nan")}
+
+    def visualise(
+        self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray
+    ) -> dict[str, Array]:
+        """Images, their masks and the predictions."""
+        image, mask = batch["image"][:8], batch["mask"][:8]
+        guess = self.predict(params, image).astype(jnp.uint8)
+        return {"masks": image_rows([image, colorize(mask, self.colors), colorize(guess, self.colors)])}
+
+
+def foreground_score(matrix: np.ndarray, foreground: Sequence[int]) -> dict[str, float]:
+    """IoU, Dice, recall and precision averaged over the foreground classes where they are defined.
+
+    Args:
+      matrix: int64 (classes, classes), true class by predicted class.
+      foreground: ids.
+    """
+    values = scores(matrix)
+    chosen = {name: np.asarray(values[name])[list(foreground)] for name in ("iou", "dice", "recall", "precision")}
+    return {
+        name: float(np.nanmean(each)) if not np.all(np.isnan(each)) else float("nan")
+        for name, each in chosen.items()
+    }

@@ -1,0 +1,177 @@
+"""The workdir is the run: its config, its versions, which stages are done, and who is using it.
+
+A key of the configuration belongs to the first stage that it changes. When a run goes on in a workdir whose
+configuration differed, stages that are made untrue by a changed key are never used silently.
+"""
+
+import fcntl
+import importlib.metadata
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from stedm_jax.errors import UserError
+
+STAGES = ("data", "autoencoder", "latents", "diffusion", "synthesis", "segmentation", "report")
+_FIRST_STAGE = {"seed": "autoencoder", "dtype": "autoencoder", "title": "report"}
+_HARMLESS = {
+    "mesh", "compile_cache", "stages", "name", "data.missing", "data.threads", "data.cache_mb",
+}  # fmt: skip
+_HARMLESS_LEAVES = {"log_every", "visual_every", "checkpoint_every", "keep"}
+_LATER_KEYS = {"data.groups", "data.foreground", "data.foreground_share", "data.tile", "data.mpp"}
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """A configuration as dotted key -> plain value; tuples become lists, as JSON has them."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, ConfigDict | dict):
+            flat |= flatten(value, f"{name}.")
+        else:
+            flat[name] = json.loads(json.dumps(value))
+    return flat
+
+
+def stage_of(key: str) -> str | None:
+    """The first stage that a dotted key changes; None if it changes no result."""
+    if key in _HARMLESS or key.split(".")[0] in _HARMLESS or key.split(".")[-1] in _HARMLESS_LEAVES:
+        return None
+    if key in _LATER_KEYS:
+        return "autoencoder"
+    top = key.split(".")[0]
+    return _FIRST_STAGE.get(top, top if top in STAGES else "data")
+
+
+def versions() -> dict[str, str]:
+    """Python, the packages that decide the numbers, and the git commit where there is one."""
+    names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+    found = {"python": sys.version.split()[0]}
+    found |= {name: importlib.metadata.version(name) for name in names}
+    git = subprocess.run(
+        ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return found | {"stedm_jax": importlib.metadata.version("stedm_jax"), "git": git.stdout.strip() or "none"}
+
+
+class Workdir:
+    """A run on disk.
+
+    Attributes:
+      path: the folder.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def stage(self, name: str) -> Path:
+        """Folder of a stage, made if need be."""
+        folder = self.path / name
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def result(self, name: str) -> dict[str, Any] | None:
+        """What a stage left when it finished; None if it has not."""
+        file = self.path / name / "done.json"
+        return json.loads(file.read_text()) if file.exists() else None
+
+    def started(self, name: str) -> bool:
+        """Whether a stage has left anything."""
+        folder = self.path / name
+        return folder.exists() and any(folder.iterdir())
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[dict[str, Any]]:
+        """Runs a stage: yields the dict of its results, then marks it done; its seconds add up over restarts."""
+        folder = self.stage(name)
+        clock = folder / "seconds.json"
+        before = json.loads(clock.read_text()) if clock.exists() else 0.0
+        start, result = time.monotonic(), {}
+        try:
+            yield result
+        finally:
+            seconds = before + time.monotonic() - start
+            write_text(clock, json.dumps(seconds))
+        write_text(folder / "done.json", json.dumps(result | {"seconds": round(seconds, 2)}, indent=1))
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Refuses a second run in the same workdir.
+
+        Raises:
+          UserError: another process holds it, or the folder cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = (self.path / ".lock").open("w")
+        except OSError as error:
+            raise UserError(f"The workdir {self.path} cannot be written ({error.strerror}).") from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise UserError(
+                    f"Another run is using {self.path}; wait for it, or give another --workdir."
+                ) from error
+            yield
+
+    def adopt(self, config: ConfigDict, on_change: str) -> list[str]:
+        """Compares the configuration with the one saved here, and saves it.
+
+        Args:
+          config: of this run.
+          on_change: what to do where a change makes finished work untrue: "refuse", "redo" (its outputs and those
+            of later stages are deleted) or "keep" (they are used as they are).
+
+        Returns:
+          Lines that say what changed.
+
+        Raises:
+          UserError: such a change under "refuse", or a folder that holds something else.
+        """
+        file, new = self.path / "config.json", flatten(config)
+        if not file.exists():
+            others = [p.name for p in self.path.iterdir() if not p.name.startswith(".")]
+            if others:
+                raise UserError(
+                    f"{self.path} has no config.json but holds {', '.join(sorted(others)[:5])}; it is no workdir "
+                    "of this program. Give another --workdir."
+                )
+        old = json.loads(file.read_text()) if file.exists() else new
+        missing = object()
+        keys = [k for k in sorted(old.keys() | new.keys()) if old.get(k, missing) != new.get(k, missing)]
+        lines = [f"{key}: {old.get(key, '(none)')} -> {new.get(key, '(none)')}" for key in keys]
+        untrue = self._untrue(keys)
+        if untrue and on_change == "refuse":
+            listed = "; ".join(line for key, line in zip(keys, lines, strict=True) if stage_of(key))
+            raise UserError(
+                f"{self.path} was made with another configuration ({listed}). That makes untrue: "
+                f"{', '.join(untrue)}. Give another --workdir; or --on_change=redo to delete and redo those "
+                "stages; or --on_change=keep to use them as they are."
+            )
+        if on_change == "redo":
+            for stage in untrue:
+                shutil.rmtree(self.path / stage)
+        write_text(file, json.dumps(new, indent=1))
+        write_text(self.path / "versions.json", json.dumps(versions(), indent=1))
+        return lines
+
+    def _untrue(self, keys: Sequence[str]) -> list[str]:
+        first = [STAGES.index(stage) for stage in map(stage_of, keys) if stage is not None]
+        return [stage for stage in STAGES[min(first) :] if self.started(stage)] if first else []
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file so that it is there completely or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    partial.replace(path)

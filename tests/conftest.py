@@ -1,0 +1,48 @@
+"""Eight virtual CPU devices, shapes checked by beartype, strict dtype and rank promotion."""
+
+import os
+import sys
+from pathlib import Path
+
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from jaxtyping import install_import_hook  # noqa: E402
+
+install_import_hook(["stedm_jax", "data_prep"], "beartype.beartype")
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+from stedm_jax.data.records import TileSet, TileWriter  # noqa: E402
+from stedm_jax.data.schema import VOID, ClassSpec, Tile  # noqa: E402
+
+CLASSES = (ClassSpec("background", (230, 230, 230)), ClassSpec("tumour", (200, 30, 30)))
+
+
+def make_tile(split: str = "train", patient: str = "p0", x: int = 0, size: int = 32, **changes) -> Tile:
+    """A tile whose pixels depend on patient and position only."""
+    rng = np.random.default_rng([x, *patient.encode()])
+    image = rng.integers(0, 256, (size, size, 3), dtype=np.uint8)
+    mask = (image[..., 0] > 127).astype(np.uint8) if x % 2 else np.zeros((size, size), np.uint8)
+    mask = np.full_like(mask, VOID) if split == "style" else mask
+    values = {
+        "image": image, "mask": mask, "patient": patient, "slide": f"{patient}-s", "split": split,
+        "x": x * size, "y": 0, "level": 0, "mpp": 2.0,
+    }  # fmt: skip
+    return Tile(**(values | changes))
+
+
+@pytest.fixture
+def tile_set(tmp_path: Path) -> TileSet:
+    """Two patients a split with eight tiles each."""
+    with TileWriter(tmp_path / "tiles", name="made", classes=CLASSES, mpp=2.0, tile=32, shard_size=5) as out:
+        for split in ("train", "val", "test", "style"):
+            for number in range(16):
+                out.write(make_tile(split, f"{split}{number % 2}", number))
+    return TileSet.open(tmp_path / "tiles")

@@ -1,0 +1,98 @@
+import json
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from stedm_jax.data.records import TileSet, TileWriter
+from stedm_jax.errors import UserError
+from tests.conftest import CLASSES, make_tile
+
+
+def write(path, tiles, **changes):
+    settings = {"name": "made", "classes": CLASSES, "mpp": 2.0, "tile": 32} | changes
+    with TileWriter(path, **settings) as out:
+        for tile in tiles:
+            out.write(tile)
+
+
+def test_what_was_written_is_read_across_shards(tile_set):
+    row = tile_set.index("train")[7]
+    tile = tile_set.read("train", 7)
+    np.testing.assert_array_equal(tile.image, make_tile("train", "train1", 7).image)
+    assert (row.patient, row.x, row.record) == ("train1", 7 * 32, 7)
+    assert row.pixels == tuple(np.bincount(tile.mask.ravel(), minlength=2))
+    assert tile_set.index("style")[0].labelled == 0
+    tile_set.verify()
+
+
+def test_tensorflow_datasets_opens_the_same_folder(tile_set):
+    source = tfds.builder_from_directory(str(tile_set.path)).as_data_source("val")
+    assert len(source) == 16
+    element = source[9]
+    expected = tile_set.read("val", 9)
+    np.testing.assert_array_equal(element["image"], expected.image)
+    np.testing.assert_array_equal(element["mask"][..., 0], expected.mask)
+    assert element["patient"] == expected.patient.encode()
+
+
+def test_a_patient_in_two_splits_is_refused_while_packing(tmp_path):
+    tiles = [make_tile("train", "anna"), make_tile("test", "anna", 1)]
+    with pytest.raises(UserError, match="'anna' in test and train"):
+        write(tmp_path / "tiles", tiles)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_appears_when_writing_fails(tmp_path):
+    with pytest.raises(RuntimeError), TileWriter(
+        tmp_path / "tiles", name="made", classes=CLASSES, mpp=2.0, tile=32
+    ) as out:
+        out.write(make_tile())
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_set_and_a_taken_folder_are_refused(tmp_path):
+    with pytest.raises(UserError, match="No tile"):
+        write(tmp_path / "tiles", [])
+    write(tmp_path / "tiles", [make_tile()])
+    with pytest.raises(UserError, match="exists already"):
+        write(tmp_path / "tiles", [make_tile()])
+    write(tmp_path / "tiles", [make_tile(), make_tile(x=1)], overwrite=True)
+    assert len(TileSet.open(tmp_path / "tiles").index("train")) == 2
+
+
+def test_a_tile_of_another_size_is_refused(tmp_path):
+    with pytest.raises(UserError, match="32x32"):
+        write(tmp_path / "tiles", [make_tile(size=16)])
+
+
+def test_damage_is_noticed(tile_set):
+    shard = tile_set.path / tile_set.manifest["shards"]["train"][0]["file"]
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(bytes(data))
+    with pytest.raises(UserError, match=shard.name):
+        tile_set.verify()
+    shard.write_bytes(bytes(data[:-10]))
+    with pytest.raises(UserError, match="cut short"):
+        TileSet.open(tile_set.path)
+
+
+def test_another_schema_and_a_leak_in_the_manifest_are_refused(tile_set):
+    file = tile_set.path / "manifest.json"
+    manifest = json.loads(file.read_text())
+    file.write_text(json.dumps(manifest | {"schema": 99}))
+    with pytest.raises(UserError, match="schema 99"):
+        TileSet.open(tile_set.path)
+    manifest["patients"]["test"].append("train0")
+    file.write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="'train0'"):
+        TileSet.open(tile_set.path)
+
+
+def test_no_tile_set_and_no_such_split(tmp_path, tile_set):
+    with pytest.raises(UserError, match="manifest.json"):
+        TileSet.open(tmp_path)
+    with pytest.raises(UserError, match="no split 'other'"):
+        tile_set.source("other")

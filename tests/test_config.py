@@ -1,0 +1,99 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from configs.base import get_base
+from stedm_jax.config import check_config, load_config, override
+from stedm_jax.errors import UserError
+from stedm_jax.workdir import flatten
+
+ROOT = Path(__file__).parent.parent
+FILES = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem not in ("base", "__init__"))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_config_passes_its_own_check_and_has_a_command(name):
+    config, _, _ = load_config(str(ROOT / f"configs/{name}.py"))
+    check_config(config, get_base())
+    text = (ROOT / f"configs/{name}.py").read_text()
+    assert f"python -m stedm_jax.main --config=configs/{name}.py" in text
+
+
+@pytest.mark.parametrize("spec", ["catch.py:nearby", "catch.py:semantic", "her2.py:augmented", "demo.py:tiny"])
+def test_arms_differ_from_the_default(spec):
+    arm, _, name = load_config(str(ROOT / "configs" / spec))
+    plain, _, _ = load_config(str(ROOT / "configs" / spec.split(":")[0]))
+    assert name and flatten(arm) != flatten(plain)
+    check_config(arm, get_base())
+
+
+def test_every_key_is_read_somewhere():
+    code = "\n".join(p.read_text() for p in (ROOT / "stedm_jax").rglob("*.py"))
+    whole = {"schedule": "**config.schedule", "guidance": "**config.guidance"}
+    for key in flatten(get_base()):
+        *parents, leaf = key.split(".")
+        if parents and parents[-1] in whole:
+            assert whole[parents[-1]] in code
+            continue
+        if parents[-1:] in (["splits"], ["ema"], ["optimizer"]) or "arms" in parents or "train" in parents:
+            assert re.search(rf"\b{leaf}\b", code), key
+            continue
+        assert re.search(rf"\.{leaf}\b|[\"']{leaf}[\"']", code), f"no code reads {key}"
+
+
+@pytest.mark.parametrize(
+    ("assignment", "says"),
+    [
+        ("diffusion.train.step=3", "Did you mean 'diffusion.train.steps'"),
+        ("diffusion.train.steps=many", "is a int"),
+        ("diffusion.style.drop", "needs a value"),
+        ("compile_cache=perhaps", "is a bool"),
+        ("data.groups=a,b", None),
+    ],
+)
+def test_wrong_overrides_are_refused(assignment, says):
+    config = get_base()
+    if says is None:
+        config.data.groups = (("a", ("b",)),)
+        says = "nested"
+    with pytest.raises(UserError, match=says):
+        override(config, [assignment])
+
+
+def test_overrides_keep_their_types():
+    config = get_base()
+    override(config, ["seed=7", "segmentation.seeds=4,5", "diffusion.style.drop=0.5", "compile_cache=false"])
+    assert (config.seed, config.segmentation.seeds, config.diffusion.style.drop) == (7, (4, 5), 0.5)
+    assert config.compile_cache is False
+
+
+def test_unknown_and_lost_keys_are_refused():
+    config = get_base()
+    with config.unlocked():
+        config.diffusion.train.stepz = 3
+    with pytest.raises(UserError, match="unknown key 'diffusion.train.stepz'"):
+        check_config(config, get_base())
+    with pytest.raises(UserError, match="lacks the keys"):
+        check_config(type(config)({"seed": 0}), get_base())
+
+
+def test_a_missing_file_and_an_unknown_arm_are_named():
+    with pytest.raises(UserError, match="no config file configs/nowhere.py"):
+        load_config("configs/nowhere.py")
+    with pytest.raises(UserError, match="no arm 'x'"):
+        load_config(str(ROOT / "configs/catch.py:x"))
+
+
+def test_a_judge_that_sees_synthetic_tiles_is_refused():
+    config = get_base()
+    config.segmentation.judge.real = 0.5
+    with pytest.raises(UserError, match="real tiles only"):
+        check_config(config, get_base())
+
+
+def test_a_tile_size_that_the_latents_cannot_hold_is_refused():
+    config = get_base()
+    config.data.tile = 130
+    with pytest.raises(UserError, match="data.tile=130"):
+        check_config(config, get_base())

@@ -1,0 +1,78 @@
+import json
+
+import pytest
+
+from configs.base import get_base
+from stedm_jax.errors import UserError
+from stedm_jax.workdir import STAGES, Workdir, flatten, stage_of
+
+
+@pytest.fixture
+def used(tmp_path):
+    workdir = Workdir(tmp_path / "run")
+    with workdir.locked():
+        workdir.adopt(get_base(), "refuse")
+    for stage in STAGES:
+        with workdir.timed(stage) as result:
+            result["x"] = 1
+    return workdir
+
+
+def test_the_same_configuration_goes_on(used):
+    with used.locked():
+        assert used.adopt(get_base(), "refuse") == []
+    assert all(used.result(stage)["x"] == 1 for stage in STAGES)
+
+
+def test_a_change_names_the_key_and_what_it_makes_untrue(used):
+    config = get_base()
+    config.synthesis.guidance.scale = 3.0
+    with pytest.raises(UserError, match=r"synthesis.guidance.scale: 1.5 -> 3.0.*untrue: synthesis, segmentation, report"):
+        used.adopt(config, "refuse")
+    assert used.result("synthesis")
+
+
+def test_redo_deletes_only_what_is_untrue_and_keep_nothing(used):
+    config = get_base()
+    config.synthesis.guidance.scale = 3.0
+    used.adopt(config, "keep")
+    assert used.result("synthesis")
+    config.diffusion.loss = "l2"
+    used.adopt(config, "redo")
+    assert used.result("latents") and not used.started("diffusion") and not used.started("report")
+
+
+def test_harmless_changes_are_listed_and_allowed(used):
+    config = get_base()
+    config.diffusion.train.log_every = 1
+    config.mesh.fsdp = 2
+    assert len(used.adopt(config, "refuse")) == 2
+
+
+def test_every_key_belongs_to_a_stage_or_is_harmless():
+    for key in flatten(get_base()):
+        assert stage_of(key) in (*STAGES, None)
+    assert stage_of("seed") == "autoencoder" and stage_of("data.tiles") == "data"
+    assert stage_of("data.groups") == "autoencoder" and stage_of("diffusion.train.keep") is None
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    (tmp_path / "holiday.jpg").touch()
+    with pytest.raises(UserError, match="holiday.jpg"):
+        Workdir(tmp_path).adopt(get_base(), "refuse")
+
+
+def test_two_runs_in_one_workdir_are_refused(tmp_path):
+    with Workdir(tmp_path).locked(), pytest.raises(UserError, match="Another run"), Workdir(tmp_path).locked():
+        pass
+
+
+def test_seconds_add_up_over_interruptions(tmp_path):
+    workdir = Workdir(tmp_path)
+    with pytest.raises(KeyboardInterrupt), workdir.timed("data"):
+        raise KeyboardInterrupt
+    (tmp_path / "data/seconds.json").write_text(json.dumps(100.0))
+    assert workdir.result("data") is None
+    with workdir.timed("data"):
+        pass
+    assert workdir.result("data")["seconds"] >= 100
