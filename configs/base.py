@@ -15,7 +15,7 @@ def training(steps: int, batch: int, lr: float, **changes: object) -> ConfigDict
             "log_every": 50,
             "eval_every": 0,  # 0: at the end only
             "checkpoint_every": 1000,
-            "visual_every": 0,  # 0: at the end only
+            "visual_every": 1000,  # 0: never, otherwise at the end as well
             "keep": 2,
             "optimizer": {
                 "name": "adamw",

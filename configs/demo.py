@@ -18,9 +18,9 @@ def get_config(arm: str = ""):
     config.dtype = "float32"
     config.data.tiles = "{workdir}/data/tiles"
     config.data.prepare = (
-        "data_prep.phantom --out={workdir}/data/slides",
-        "data_prep.slides --slides={workdir}/data/slides --annotations={workdir}/data/slides"
-        " --table={workdir}/data/slides/cohort.csv --mpp=2.0 --tile=64 --out={workdir}/data/tiles",
+        "data_prep.phantom --out={workdir}/data/cohort",
+        "data_prep.slides --slides={workdir}/data/cohort/slides --annotations={workdir}/data/cohort/annotations"
+        " --table={workdir}/data/cohort/cohort.csv --mpp=2.0 --tile=64 --out={workdir}/data/tiles",
     )
     config.data.tile = 64
     config.data.groups = (("other", ("stroma", "necrosis")), ("tumour", ("tumour",)))
@@ -67,7 +67,7 @@ def _networks(config) -> None:
 
 def _tiny(config) -> None:
     config.data.prepare = (
-        config.data.prepare[0] + " --slides_size=1024 --patients=8",
+        config.data.prepare[0] + " --slides_size=2048 --patients=6",
         config.data.prepare[1],
     )
     config.autoencoder.train.update({"steps": 6, "batch": 8})

@@ -5,9 +5,10 @@ batches are kept as parts, so that an interrupted run goes on; in the end they b
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,9 +24,13 @@ from stedm_jax.data.styles import StylePool
 from stedm_jax.errors import UserError
 from stedm_jax.stages import diffusion
 from stedm_jax.stages.learn import restore_with_provenance
-from stedm_jax.stages.run import Run
+from stedm_jax.stages.run import Run, spread
+from stedm_jax.tasks.diffusion import DiffusionTask
 from stedm_jax.training.logging import Progress
 from stedm_jax.training.sharding import batch_sharding, check_batch, to_global
+
+GRID = 2**31
+"""Numbers from here on are those of the grid of layouts and styles in the report."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +82,20 @@ class Orders:
         patients = self.pool.patients
         patient = patients[index % len(patients)]
         chosen = self.pool.choose_for_patient(patient, rng)
-        return Order(
-            index, layout, int(rng.integers(8)), patient, tuple(self.styles[i] for i in chosen)
-        )
+        return Order(index, layout, int(rng.integers(8)), patient, tuple(self.styles[i] for i in chosen))
+
+    def grid(self, rows: int, columns: int) -> list[list[Order]]:
+        """Each of a few layouts with the style of each of a few patients, at the same noise along a row."""
+        mixed = sorted(self.layouts, key=lambda row: -sum(count > 0 for count in row.pixels))
+        layouts = spread(mixed[: max(rows, len(mixed) // 4)], rows)
+        bags = {}
+        for number, patient in enumerate(spread(self.pool.patients, columns)):
+            chosen = self.pool.choose_for_patient(patient, np.random.default_rng((self.seed, GRID + number)))
+            bags[patient] = tuple(self.styles[i] for i in chosen)
+        return [
+            [Order(GRID + number, layout, 0, patient, bag) for patient, bag in bags.items()]
+            for number, layout in enumerate(layouts)
+        ]
 
 
 def load(run: Run, orders: Sequence[Order]) -> dict[str, np.ndarray]:
@@ -102,16 +118,25 @@ def run(run: Run) -> None:
         task, frozen = diffusion.build(run)
         params, checkpoint = restore_with_provenance(run, task, "diffusion", which=config.weights)
         sampler = _sampler(run, task)
-        progress = Progress("synthesis", config.count, unit="images")
-        for start in range(0, config.count, config.batch):
+
+        def make(wanted: Sequence[Order]) -> np.ndarray:
+            images = []
+            for start in range(0, len(wanted), config.batch):
+                part = list(wanted[start : start + config.batch])
+                batch = load(run, part + part[:1] * (config.batch - len(part)))
+                images.append(_whole(sampler(params, frozen, to_global(_mine(batch), run.mesh)))[: len(part)])
+            return np.concatenate(images)
+
+        starts = range(0, config.count, config.batch)
+        progress = Progress("synthesis", len(starts), config.batch)
+        for number, start in enumerate(starts, start=1):
             numbers = range(start, min(start + config.batch, config.count))
             file = parts / f"{start:08d}.npy"
             if not file.exists():
-                batch = load(run, [orders[n] for n in numbers] + [orders[start]] * (config.batch - len(numbers)))
-                images = sampler(params, frozen, to_global(_mine(batch), run.mesh))
-                _save(file, _whole(images)[: len(numbers)])
-            progress.update(numbers.stop)
-        progress.close()
+                save_array(file, make([orders[n] for n in numbers]))
+                progress.advance(number)
+        grid = orders.grid(run.config.report.layouts, run.config.report.styles)
+        save_array(run.workdir.stage("synthesis") / "grid.npy", make([order for row in grid for order in row]))
         if jax.process_index() == 0:
             _pack(run, orders, parts, checkpoint)
         result["tiles"] = config.count
@@ -119,10 +144,10 @@ def run(run: Run) -> None:
     shutil.rmtree(parts, ignore_errors=True)
 
 
-def _sampler(run: Run, task):
+def _sampler(run: Run, task: DiffusionTask) -> Callable[..., jax.Array]:
     config, seed = run.config.synthesis, run.config.seed
 
-    def sample(params, frozen, batch):
+    def sample(params: Any, frozen: Any, batch: dict[str, jax.Array]) -> jax.Array:
         key = jax.random.fold_in(jax.random.key(seed), 0x5A)
         keys = jax.vmap(lambda n: jax.random.fold_in(key, n))(batch["index"])
         side = batch["mask"].shape[1] // task.factor
@@ -145,7 +170,8 @@ def _whole(images: jax.Array) -> np.ndarray:
     return np.asarray(images)
 
 
-def _save(file: Path, images: np.ndarray) -> None:
+def save_array(file: Path, images: np.ndarray) -> None:
+    """Writes an array so that it is there completely or not at all."""
     partial = file.with_suffix(".partial")
     with partial.open("wb") as handle:
         np.save(handle, images)

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from ml_collections import ConfigDict
 
-from stedm_jax.models.autoencoder import mode, sample
 from stedm_jax.models.build import build_autoencoder
 from stedm_jax.models.functional import Functional
 from stedm_jax.tasks.images import image_rows, to_bytes, to_network
@@ -29,7 +28,7 @@ class AutoencoderTask:
 
     def __init__(self, config: ConfigDict, dtype: jnp.dtype):
         self.config = config
-        self.network: Functional = build_autoencoder(config.model, dtype)
+        self.network: Functional = build_autoencoder(config.model, dtype=dtype)
 
     def init(self, key: PRNGKeyArray) -> PyTree:
         """Fresh parameters."""
@@ -39,33 +38,25 @@ class AutoencoderTask:
         self, params: PyTree, image: Float[Array, "b h w 3"], key: PRNGKeyArray | None = None
     ) -> Float[Array, "b hs ws c"]:
         """Latents of images in [-1, 1]: a sample where a key is given, else the mode; of vq before quantisation."""
-        moments = self.network.apply(params, image, method="encode")
-        if self.config.model.kind == "vq":
-            return moments
-        return mode(moments) if key is None else sample(moments, key)
+        network = self.network.module(params)
+        moments = network.encode(image)
+        return network.mode(moments) if key is None else network.sample(moments, key)
 
     def decode(self, params: PyTree, latents: Float[Array, "b hs ws c"]) -> Float[Array, "b h w 3"]:
         """Images in about [-1, 1]; vq quantises first."""
-        return self.network.apply(params, latents, method="decode").astype(jnp.float32)
+        return self.network.apply(params, latents, method="decode")
 
     def loss(
         self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
         """The loss of the module's docstring and its parts."""
         image = to_network(batch["image"])
-        moments = self.network.apply(params, image, method="encode")
+        decoded, extra = self.network.apply(params, image, key)
+        error = jnp.mean(jnp.abs(decoded - image))
         if self.config.model.kind == "vq":
-            quantised, extra, _ = self.network.apply(params, moments, method="quantise")
-            decoded = self.network.apply(params, quantised, method="decode_quantised")
-            weight, name = self.config.codebook_weight, "codebook"
-        else:
-            mean, log_variance = jnp.split(moments.astype(jnp.float32), 2, axis=-1)
-            divergence = jnp.square(mean) + jnp.exp(log_variance) - 1.0 - log_variance
-            extra = 0.5 * jnp.sum(divergence) / image.size
-            decoded = self.network.apply(params, sample(moments, key), method="decode")
-            weight, name = self.config.kl_weight, "kl"
-        error = jnp.mean(jnp.abs(decoded.astype(jnp.float32) - image))
-        return error + weight * extra, {"l1": error, name: extra}
+            return error + self.config.codebook_weight * extra, {"l1": error, "codebook": extra}
+        divergence = extra / (image.size // image.shape[0])
+        return error + self.config.kl_weight * divergence, {"l1": error, "kl": divergence}
 
     def eval_step(
         self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray

@@ -16,10 +16,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, UInt8
 from ml_collections import ConfigDict
 
+from stedm_jax.diffusion.guidance import Guidance
 from stedm_jax.diffusion.losses import add_noise, distance, weight
 from stedm_jax.diffusion.parameterisation import check_kind, target
 from stedm_jax.diffusion.samplers import Sampler, sample, timesteps
-from stedm_jax.diffusion.guidance import Guidance
 from stedm_jax.diffusion.schedule import make_schedule
 from stedm_jax.models.build import build_style, build_unet
 from stedm_jax.tasks.autoencoder import AutoencoderTask
@@ -71,7 +71,7 @@ class DiffusionTask:
             style_dim=config.style.dim if self.styled else 0,
             dtype=dtype,
         )
-        self.style = build_style(config.style, dtype)
+        self.style = build_style(config.style, dtype=dtype)
 
     def init(self, key: PRNGKeyArray) -> PyTree:
         """Fresh parameters: unet, style and layout."""
@@ -174,7 +174,7 @@ class DiffusionTask:
             return first, second
 
         guidance = Guidance(**config.guidance) if self.styled else None
-        steps = timesteps(config.spacing, config.steps, self.schedule.steps)
+        steps = timesteps(config.spacing, config.steps, self.schedule)
         z = sample(
             denoise, self.schedule, noise, steps, Sampler(config.sampler, config.eta), self.config.prediction,
             guidance=guidance, denoise_both=denoise_both, key=key,

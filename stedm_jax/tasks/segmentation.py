@@ -8,11 +8,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int32, PRNGKeyArray, PyTree, UInt8
 from ml_collections import ConfigDict
 
-from stedm_jax.evaluation.confusion import scores
+from stedm_jax.evaluation.confusion import VOID, foreground_scores
 from stedm_jax.models.build import build_segmenter
 from stedm_jax.tasks.images import colorize, image_rows, to_network
 
-VOID = 255
 DICE_EPSILON = 0.01
 
 
@@ -95,7 +94,7 @@ class SegmentationTask:
     ):
         self.config, self.colors, self.foreground = config, tuple(colors), tuple(foreground)
         self.patients = patients
-        self.network = build_segmenter(config.model, len(self.colors), dtype)
+        self.network = build_segmenter(config.model, len(self.colors), dtype=dtype)
 
     def init(self, key: PRNGKeyArray) -> PyTree:
         """Fresh parameters."""
@@ -130,7 +129,7 @@ class SegmentationTask:
 
     def summarise(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
         """Mean over patients of the IoU of the foreground."""
-        ious = [foreground_score(matrix, self.foreground)["iou"] for matrix in sums["confusion"]]
+        ious = [foreground_scores(matrix, self.foreground)["iou"] for matrix in sums["confusion"]]
         defined = [iou for iou in ious if not np.isnan(iou)]
         return {"iou": float(np.mean(defined)) if defined else float("nan")}
 
@@ -142,17 +141,3 @@ class SegmentationTask:
         guess = self.predict(params, image).astype(jnp.uint8)
         return {"masks": image_rows([image, colorize(mask, self.colors), colorize(guess, self.colors)])}
 
-
-def foreground_score(matrix: np.ndarray, foreground: Sequence[int]) -> dict[str, float]:
-    """IoU, Dice, recall and precision averaged over the foreground classes where they are defined.
-
-    Args:
-      matrix: int64 (classes, classes), true class by predicted class.
-      foreground: ids.
-    """
-    values = scores(matrix)
-    chosen = {name: np.asarray(values[name])[list(foreground)] for name in ("iou", "dice", "recall", "precision")}
-    return {
-        name: float(np.nanmean(each)) if not np.all(np.isnan(each)) else float("nan")
-        for name, each in chosen.items()
-    }

@@ -1,0 +1,186 @@
+"""Makes a cohort of phantom slides with known truth.
+
+    python -m data_prep.phantom --out=DIR
+
+    DIR/slides/P01-1.tif           tiled pyramidal TIFF, 0.5 um per pixel
+    DIR/annotations/P01-1.geojson  stroma, tumour, necrosis; none for patients of the split "style"
+    DIR/cohort.csv                 slide, patient, split: what data_prep.slides is given
+    DIR/truth.json                 stains and settings; no later command reads it
+
+Labelled patients (train, val) come from a narrow range of stains, style and test patients from one wide range
+outside it. The work goes on where it was interrupted; cohort.csv is written last.
+"""
+
+import argparse
+import csv
+import functools
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from data_prep.command import Progress, run_command
+from data_prep.phantom_annotation import write_annotation
+from data_prep.phantom_draw import Painter
+from data_prep.phantom_stain import Stain, narrow_stain, vary, wide_stains
+from data_prep.phantom_tissue import GRID, MPP, make_tissue, place_nuclei
+from data_prep.pool import map_in_order
+from data_prep.tiff import write_pyramid
+from stedm_jax.errors import UserError
+
+SHARES = {"train": 5, "val": 2, "style": 6, "test": 6}
+"""Patients of each split in a cohort of 19."""
+
+
+@dataclass(frozen=True)
+class SlidePlan:
+    """What is needed to draw one slide."""
+
+    name: str
+    patient: str
+    split: str
+    stain: Stain
+    seed: tuple[int, ...]
+    size: int
+
+
+def split_sizes(patients: int) -> dict[str, int]:
+    """How many patients each split gets; at least one each."""
+    total = sum(SHARES.values())
+    sizes = {split: max(1, patients * share // total) for split, share in SHARES.items()}
+    for split in ("style", "test", "train", "val") * patients:
+        if sum(sizes.values()) >= patients:
+            break
+        sizes[split] += 1
+    return sizes
+
+
+def plan_cohort(patients: int, size: int, seed: int) -> list[SlidePlan]:
+    """Decides patients, splits, stains and slides; slides are in the order of their names.
+
+    In a cohort of at least 10, one patient each of train, style and test has two slides.
+    """
+    rng = np.random.default_rng((seed, 1))
+    sizes = split_sizes(patients)
+    wide = wide_stains(rng, sizes["style"] + sizes["test"])
+    first, turns = rng.permutation(["style", "test"]), []
+    while len(turns) < len(wide):  # style and test take turns along the hue
+        turns += [split for split in first if turns.count(split) < sizes[split]]
+    entries = list(zip(turns, wide, strict=True))
+    entries += [(split, narrow_stain(rng)) for split in ("train", "val") for _ in range(sizes[split])]
+    order, plans, doubled = rng.permutation(len(entries)), [], set()
+    for number, index in enumerate(order, start=1):
+        split, stain = entries[index]
+        slides = 2 if patients >= 10 and split not in doubled | {"val"} else 1
+        doubled.add(split)
+        for slide in range(1, slides + 1):
+            look = vary(stain, np.random.default_rng((seed, 2, number, slide)))
+            name, patient = f"P{number:02d}-{slide}", f"P{number:02d}"
+            plans.append(SlidePlan(name, patient, split, look, (seed, 3, number, slide), size))
+    return plans
+
+
+def draw_slide(plan: SlidePlan, out: Path) -> str:
+    """Draws one slide and writes its files.
+
+    Returns:
+      The name of the slide.
+    """
+    cv2.setNumThreads(0)
+    rng = np.random.default_rng(plan.seed)
+    tissue = make_tissue(rng, plan.size, waviness=float(rng.uniform(0.7, 1.3)))
+    nuclei = place_nuclei(rng, tissue, plan.size, spacing=float(rng.uniform(10.5, 11.8)))
+    image = Painter(rng, tissue, nuclei, plan.stain).image()
+    if plan.split != "style":
+        write_annotation(out / "annotations" / f"{plan.name}.geojson", tissue, plan.seed)
+    write_pyramid(out / "slides" / f"{plan.name}.tif", image, MPP)
+    return plan.name
+
+
+def _prepare_folder(out: Path, truth: dict[str, Any], overwrite: bool) -> None:
+    """Makes the folders; refuses a folder that holds something else."""
+    file = out / "truth.json"
+    if file.exists() and not overwrite and json.loads(file.read_text()) != truth:
+        raise UserError(
+            f"{out} holds a phantom cohort with other settings; give another --out, or --overwrite to replace it."
+        )
+    if out.exists() and not file.exists() and any(out.iterdir()):
+        raise UserError(f"{out} is not empty and holds no phantom cohort; give another --out.")
+    for folder in ("slides", "annotations"):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+        for old in (out / folder).iterdir():
+            if overwrite or ".partial-" in old.name:
+                old.unlink()
+    if overwrite:
+        (out / "cohort.csv").unlink(missing_ok=True)
+    file.write_text(json.dumps(truth, indent=1))
+
+
+def make_phantom(
+    out: Path, patients: int = 19, size: int = 4096, seed: int = 0, workers: int = 2, overwrite: bool = False,
+    quiet: bool = False,
+) -> Path:  # fmt: skip
+    """Makes the cohort, or what is missing of it.
+
+    Args:
+      out: its folder.
+      patients: number of patients, at least 4.
+      size: side of the slides in pixels of 0.5 um, a multiple of 16 from 512 on.
+      seed: the cohort is a pure function of patients, size and seed.
+      workers: processes; they change nothing but the time.
+      overwrite: replace a cohort that stands there.
+      quiet: show no progress.
+
+    Returns:
+      The path of cohort.csv.
+
+    Raises:
+      UserError: an unusable number, or a folder that holds something else.
+    """
+    if patients < 4 or size < 512 or size % (4 * GRID) or workers < 1:
+        raise UserError(
+            f"A phantom needs at least 4 patients, slides of at least 512 pixels (a multiple of {4 * GRID}) and "
+            f"1 worker; got --patients={patients} --slides_size={size} --workers={workers}."
+        )
+    plans = plan_cohort(patients, size, seed)
+    truth = {"patients": patients, "size": size, "seed": seed, "slides": {
+        plan.name: {"patient": plan.patient, "split": plan.split, "stain": plan.stain.as_dict()}
+        for plan in plans}}  # fmt: skip
+    truth = json.loads(json.dumps(truth))
+    _prepare_folder(out, truth, overwrite)
+    missing = [plan for plan in plans if not (out / "slides" / f"{plan.name}.tif").exists()]
+    progress = Progress("phantom", len(missing), "slides", quiet)
+    draw = functools.partial(draw_slide, out=out)
+    for done, _ in enumerate(map_in_order(draw, missing, workers), start=1):
+        progress.update(done)
+    table = out / f"cohort.csv.partial-{os.getpid()}"
+    with table.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["slide", "patient", "split"])
+        rows.writerows([f"{plan.name}.tif", plan.patient, plan.split] for plan in plans)
+    return table.replace(out / "cohort.csv")
+
+
+def main() -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m data_prep.phantom", description=__doc__.split("\n")[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder of the cohort")
+    parser.add_argument("--patients", type=int, default=19, help="number of patients (19)")
+    parser.add_argument("--slides_size", "--slides-size", type=int, default=4096, help="side in pixels (4096)")
+    parser.add_argument("--seed", type=int, default=0, help="another seed, another cohort (0)")
+    parser.add_argument("--workers", type=int, default=2, help="processes (2)")
+    parser.add_argument("--overwrite", action="store_true", help="replace a cohort that stands there")
+    args = parser.parse_args()
+    started = time.monotonic()
+    table = make_phantom(args.out, args.patients, args.slides_size, args.seed, args.workers, args.overwrite)
+    print(f"{table} is complete ({time.monotonic() - started:.0f} s)")
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

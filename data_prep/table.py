@@ -1,0 +1,160 @@
+"""The cohort table: which slide or image belongs to which patient and split."""
+
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from stedm_jax.data.schema import SPLITS
+from stedm_jax.data.splits import check_disjoint
+from stedm_jax.errors import UserError
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a cohort table.
+
+    Attributes:
+      file: the slide or image as the table names it.
+      patient, split: of the row; the split is one of SPLITS.
+      extra: the optional columns that the command knows ("mask", "mpp", "annotation"); "" where empty.
+      tags: all other columns.
+      line: line of the table, for messages.
+    """
+
+    file: str
+    patient: str
+    split: str
+    extra: dict[str, str]
+    tags: dict[str, str]
+    line: int
+
+    def number(self, column: str, table: Path) -> float | None:
+        """A number of an optional column, None where empty.
+
+        Raises:
+          UserError: it is no number.
+        """
+        text = self.extra.get(column, "")
+        try:
+            return float(text) if text else None
+        except ValueError as error:
+            raise UserError(f"{table} line {self.line}: {column}='{text}' is no number; correct it.") from error
+
+
+def parse_splits(text: str) -> dict[str, str]:
+    """Reads "train:P1,P2;test:P3" as patient -> split.
+
+    Raises:
+      UserError: an unknown split, or a patient in two.
+    """
+    groups: dict[str, list[str]] = {}
+    for part in filter(None, (part.strip() for part in text.split(";"))):
+        split, colon, names = part.partition(":")
+        if not colon or split.strip() not in SPLITS:
+            raise UserError(f"--splits has '{part}'; write SPLIT:PATIENT,PATIENT with a split of {', '.join(SPLITS)}.")
+        groups.setdefault(split.strip(), []).extend(name.strip() for name in names.split(",") if name.strip())
+    check_disjoint(groups, "--splits")
+    return {name: split for split, names in groups.items() for name in names}
+
+
+def read_table(
+    path: Path,
+    key: str,
+    needed: Sequence[str] = (),
+    optional: Sequence[str] = (),
+    splits: Mapping[str, str] | None = None,
+) -> list[Row]:
+    """Reads a cohort table (CSV, UTF-8).
+
+    Args:
+      path: the table.
+      key: column of the file name, "slide" or "image".
+      needed: further columns that must be there, though cells may be empty.
+      optional: further columns that are no tags.
+      splits: patient -> split; goes before the column split, which then need not be there and becomes the
+        tag table_split.
+
+    Raises:
+      UserError: no such table, a missing column, an empty or unknown cell, a file named twice, a patient in
+        two splits.
+    """
+    if not path.is_file():
+        raise UserError(f"There is no table {path}; --table must name a CSV file with {key}, patient, split.")
+    must = (key, "patient", *(() if splits else ("split",)), *needed)
+    known = {*must, *optional, "split"}
+    rows: list[Row] = []
+    for line, cells in _cells(path, must):
+        split = cells.get("split", "")
+        tags = {name: text for name, text in cells.items() if name not in known}
+        if splits:
+            tags |= {"table_split": split} if split else {}
+            split = _assigned(splits, cells["patient"], f"{path} line {line}")
+        extra = {column: cells.get(column, "") for column in (*needed, *optional)}
+        rows.append(Row(cells[key], cells["patient"], split, extra, tags, line))
+    if not rows:
+        raise UserError(f"The table {path} has no row; add a line for each {key}.")
+    lines: dict[str, int] = {}
+    for row in rows:
+        _check_row(row, path, key, lines)
+    patients: dict[str, list[str]] = {}
+    for row in rows:
+        patients.setdefault(row.split, []).append(row.patient)
+    check_disjoint(patients, f"the table {path}")
+    strangers = set(splits or {}) - {row.patient for row in rows}
+    if strangers:
+        raise UserError(f"--splits names patients that {path} does not have: {', '.join(sorted(strangers))}.")
+    return rows
+
+
+def _cells(path: Path, must: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Line number and stripped cells of each row."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            header = reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
+            missing = [column for column in must if column not in header]
+            if missing:
+                raise UserError(
+                    f"The table {path} has no column {', '.join(missing)}; it has {', '.join(header) or 'nothing'}. "
+                    f"It needs {', '.join(must)}; any other column becomes a tag."
+                )
+            for entry in reader:
+                if None in entry or None in entry.values():
+                    raise UserError(f"{path} line {reader.line_num} has not {len(header)} cells as the header has.")
+                yield reader.line_num, {name: text.strip() for name, text in entry.items()}
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"The table {path} is no CSV in UTF-8 ({error}); save it again as such.") from error
+
+
+def _assigned(splits: Mapping[str, str], patient: str, where: str) -> str:
+    if patient not in splits:
+        raise UserError(f"{where}: patient '{patient}' stands in no split of --splits; add it there.")
+    return splits[patient]
+
+
+def _check_row(row: Row, path: Path, key: str, lines: dict[str, int]) -> None:
+    where = f"{path} line {row.line}"
+    for column, text in ((key, row.file), ("patient", row.patient), ("split", row.split)):
+        if not text:
+            raise UserError(f"{where}: the column {column} is empty; fill it in.")
+    if row.split not in SPLITS:
+        raise UserError(f"{where}: unknown split '{row.split}'; use one of {', '.join(SPLITS)}.")
+    if row.file in lines:
+        raise UserError(f"{where}: {key} '{row.file}' stands in line {lines[row.file]} already; remove one.")
+    lines[row.file] = row.line
+
+
+def check_files(rows: Sequence[Row], folder: Path, option: str) -> None:
+    """Refuses a table that names files which are not there.
+
+    Raises:
+      UserError: names the first of them.
+    """
+    missing = [row.file for row in rows if not (folder / row.file).exists()]
+    if missing:
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        raise UserError(
+            f"The table names files that are not in {option}={folder}: {', '.join(missing[:5])}{more}. "
+            "Correct the table or the folder."
+        )

@@ -1,0 +1,210 @@
+"""Samplers: from noise to the clean image in few evaluations of the network.
+
+From level t to the next lower level s, every sampler here is one linear step in the state x, the
+clean image D_t predicted at t, the one predicted a step before, D_p, and fresh noise z:
+
+    x_s = a x_t + b D_t + c D_p + d z                                             (1)
+
+so a sampler is a table of (a, b, c, d), made in float64 on the host, and one scan runs them all.
+
+DDIM (Song et al. 2021, eq. 12 and 16), eta in [0, 1]; eta = 1 is ancestral sampling:
+
+    d = eta (sigma_s / sigma_t) sqrt(1 - alpha_t^2 / alpha_s^2)                   (2)
+    a = sqrt(sigma_s^2 - d^2) / sigma_t,   b = alpha_s - a alpha_t,   c = 0       (3)
+
+DPM-Solver++ 2M (Lu et al. 2022, algorithm 2; data prediction), lambda = log(alpha / sigma),
+h = lambda_s - lambda_t, h_p the step before, k = h / (2 h_p):
+
+    a = sigma_s / sigma_t,   B = alpha_s (1 - exp(-h)) = alpha_s - a alpha_t      (4)
+    b = (1 + k) B,   c = -k B,   d = 0                                            (5)
+
+k = 0 (first order, which is DDIM with eta = 0) at the first step, after a level without signal
+(h_p infinite), and at the last one: it ends at alpha = 1, sigma = 0, where (3) and (4) both give
+x = D_t. (The published DDIM code ends at level 0 instead, with a trace of noise left.)
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Float64, Int, Int32, PRNGKeyArray
+
+from stedm_jax.diffusion.guidance import Guidance
+from stedm_jax.diffusion.parameterisation import to_x0
+from stedm_jax.diffusion.schedule import Schedule
+from stedm_jax.errors import UserError
+
+SAMPLERS = ("ddim", "dpmpp_2m")
+TIMESTEPS = ("uniform_lambda", "linspace", "trailing", "uniform_stride")
+NO_SIGNAL = -5.0  # lambda of alpha = 0.0067
+
+Denoise = Callable[[Array, Array], Array]
+DenoiseBoth = Callable[[Array, Array], tuple[Array, Array]]
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """One of SAMPLERS; eta is the share of fresh noise (ddim only). Gives the table of eq. 1."""
+
+    name: str = "dpmpp_2m"
+    eta: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.name not in SAMPLERS:
+            raise UserError(f"There is no sampler named {self.name!r}. Choose one of {', '.join(SAMPLERS)}.")
+        if not 0.0 <= self.eta <= 1.0 or (self.eta and self.name != "ddim"):
+            raise UserError(
+                f"eta={self.eta} does not go with the sampler {self.name!r}: it is between 0 and 1 "
+                f"for ddim and 0 for every other sampler."
+            )
+
+    def table(self, schedule: Schedule, timesteps: Int32[np.ndarray, " n"]) -> Float64[np.ndarray, "n 4"]:
+        """a, b, c, d of equation 1 for each step; timesteps strictly decreasing."""
+        alpha_bar = schedule.alpha_bar[timesteps]
+        alpha, sigma = np.sqrt(alpha_bar), np.sqrt(1.0 - alpha_bar)
+        alpha_s, sigma_s = np.append(alpha[1:], 1.0), np.append(sigma[1:], 0.0)
+        noise = self.eta * sigma_s / sigma * np.sqrt(1.0 - (alpha / alpha_s) ** 2)
+        a = np.sqrt(sigma_s**2 - noise**2) / sigma
+        b = alpha_s - a * alpha
+        k = np.zeros_like(a)
+        if self.name == "dpmpp_2m" and len(a) > 2:
+            h = np.diff(schedule.lambda_table[timesteps])  # of every step but the last
+            k[1:-1] = h[1:] / (2.0 * h[:-1])
+        return np.stack([a, (1.0 + k) * b, -k * b, noise], axis=1)
+
+
+def ddim(eta: float = 0.0) -> Sampler:
+    """Equations 2 and 3."""
+    return Sampler("ddim", eta)
+
+
+def dpmpp_2m() -> Sampler:
+    """Equations 4 and 5."""
+    return Sampler("dpmpp_2m")
+
+
+def timesteps(kind: str, steps: int, schedule: Schedule) -> Int32[np.ndarray, " n"]:
+    """About `steps` of the noise levels of the schedule, from noisy to clean.
+
+    uniform_lambda: even in lambda, from the last level to level 0 (Lu et al. 2022): by far the
+    best for dpmpp_2m in few steps, whose error goes with the largest step in lambda; where two
+    would fall on one level, there is one less. linspace: even in t, both ends included. trailing:
+    even in t, from the last level but not to level 0 (Lin et al. 2024). uniform_stride: as
+    published with LDM, every (T // steps)-th level, counted from 1 so that it may fall short of the
+    last one, and generally *more* of them than asked for: "128" of 1000 gives stride 7, 143 steps.
+    """
+    total = schedule.steps
+    if kind not in TIMESTEPS:
+        raise UserError(
+            f"There is no spacing of timesteps named {kind!r}. Choose one of {', '.join(TIMESTEPS)}."
+        )
+    if not 1 <= steps <= total:
+        raise UserError(
+            f"Sampling needs between 1 and {total} steps (the length of the noise schedule), not {steps}."
+        )
+    if kind == "uniform_stride":
+        t = np.arange(0, total, total // steps)
+        t = t + 1 if t[-1] + 1 < total else t
+    elif steps == 1:
+        t = np.array([total - 1])
+    elif kind == "trailing":
+        t = np.round(total * np.arange(1, steps + 1) / steps) - 1
+    elif kind == "linspace":
+        t = np.round(np.linspace(0, total - 1, steps))
+    else:
+        t = _uniform_lambda(steps, schedule.lambda_table)
+    return t[::-1].astype(np.int32)
+
+
+def _uniform_lambda(steps: int, lam: Float64[np.ndarray, " T"]) -> np.ndarray:
+    """Rising levels nearest to evenly spaced lambda.
+
+    Below NO_SIGNAL lambda runs away with nothing happening to the image, so one step crosses that.
+    """
+    extra = [len(lam) - 1] if lam[-1] < NO_SIGNAL else []
+    grid = np.linspace(lam[0], max(lam[-1], NO_SIGNAL), steps - len(extra))
+    nearest = np.abs(lam[None, :] - grid[:, None]).argmin(axis=1)
+    return np.unique(np.concatenate([nearest, np.array(extra, nearest.dtype)]))
+
+
+def sample(
+    denoise: Denoise,
+    schedule: Schedule,
+    x_T: Float[Array, "b *shape"],
+    timesteps: Int32[np.ndarray, " n"],
+    sampler: Sampler,
+    kind: str,
+    *,
+    guidance: Guidance | None = None,
+    denoise_both: DenoiseBoth | None = None,
+    key: PRNGKeyArray | None = None,
+) -> Float[Array, "b *shape"]:
+    """The clean image, float32, of the noise x_T; traceable, so put it inside jax.jit.
+
+    `denoise(x, t)` is the network's prediction of `kind`, given the style, for x (b, ...) float32
+    and t (b,) int32. `denoise_both(x, t)` returns (given the style, without it) and is best one
+    evaluation of a doubled batch; it runs only at the steps where guidance is active, and each of
+    the two is compiled once whatever the number of steps. `key` is needed for eta > 0.
+    Raises UserError where eps-prediction should start from a level without signal.
+    """
+    if np.any(np.diff(timesteps) >= 0):
+        raise ValueError("timesteps must be strictly decreasing")
+    if sampler.eta and key is None:
+        raise ValueError("a sampler with eta > 0 needs a key")
+    if kind == "eps" and schedule.alpha_bar[timesteps[0]] == 0.0:
+        raise UserError(
+            "A network that predicts eps cannot be sampled from a schedule with zero terminal SNR: "
+            "at its last level the noise says nothing about the image. Train it to predict v (or "
+            "x0), or set zero_terminal_snr to False."
+        )
+    predict, active = _guided(denoise, denoise_both, guidance, timesteps, schedule.steps)
+    table = sampler.table(schedule, timesteps).astype(np.float32)
+
+    def step(
+        carry: tuple[Array, Array], xs: tuple[Array, Array, Array, Array]
+    ) -> tuple[tuple[Array, Array], None]:
+        x, before = carry
+        t, on, coefficients, index = xs
+        a, b, c, d = coefficients
+        levels: Int[Array, " b"] = jnp.full((x.shape[0],), t, jnp.int32)
+        clean = to_x0(schedule, kind, predict(x, levels, on), x, levels)
+        x = a * x + b * clean + c * before
+        if sampler.eta and key is not None:
+            x = x + d * jax.random.normal(jax.random.fold_in(key, index), x.shape, jnp.float32)
+        return (x, clean), None
+
+    xs = (timesteps, active, table, np.arange(len(timesteps), dtype=np.int32))
+    x_T = x_T.astype(jnp.float32)
+    (x, _), _ = jax.lax.scan(step, (x_T, jnp.zeros_like(x_T)), jax.tree.map(jnp.asarray, xs))
+    return x
+
+
+def _guided(
+    denoise: Denoise,
+    denoise_both: DenoiseBoth | None,
+    guidance: Guidance | None,
+    timesteps: Int32[np.ndarray, " n"],
+    steps: int,
+) -> tuple[Callable[[Array, Array, Array], Array], np.ndarray]:
+    """(predict(x, t, on), on for each timestep): one or two branches, whichever are needed."""
+    if guidance is None:
+        guidance = Guidance()
+    active = guidance.active(timesteps, steps)
+
+    def plain(x: Array, t: Array) -> Array:
+        return denoise(x, t).astype(jnp.float32)
+
+    if not active.any():
+        return (lambda x, t, on: plain(x, t)), active
+    if denoise_both is None:
+        raise ValueError("guidance with a scale other than 1 needs denoise_both")
+
+    def guided(x: Array, t: Array) -> Array:
+        return guidance.combine(*denoise_both(x, t))
+
+    if active.all():
+        return (lambda x, t, on: guided(x, t)), active
+    # A real branch: XLA runs only one side, so a step outside the interval costs one evaluation.
+    return (lambda x, t, on: jax.lax.cond(on, guided, plain, x, t)), active

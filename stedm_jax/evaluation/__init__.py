@@ -1,0 +1,1 @@
+"""From predictions to a report: confusion matrices, patient statistics, stains, figures."""

@@ -1,0 +1,131 @@
+"""Writes a report: `index.html` for people, `summary.json` and `per_patient.csv` for programs.
+
+All three are functions of a ReportContent only (report_content.py), so the same content gives the
+same files. Each is written beside its place and then moved there.
+"""
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stedm_jax.evaluation.report_content import (
+    ReportContent,
+    arm_names,
+    check_results,
+    comparisons,
+    summary,
+)
+from stedm_jax.evaluation.report_html import page
+
+CSV_COLUMNS = (
+    "arm", "seed", "patient", "split", "iou", "dice", "recall", "precision", "n_tiles", "n_pixels",
+)  # fmt: skip
+
+
+def write_report(out: Path, content: ReportContent) -> None:
+    """Write index.html, summary.json (NaN as null) and per_patient.csv into the folder `out`.
+
+    Raises UserError for a patient in two splits.
+    """
+    check_results(content)
+    out.mkdir(parents=True, exist_ok=True)
+    numbers = summary(content)
+    _write(out / "per_patient.csv", per_patient_csv(content))
+    text = json.dumps(_without_nan(numbers), indent=2, ensure_ascii=False, allow_nan=False)
+    _write(out / "summary.json", text + "\n")
+    _write(out / "index.html", page(content, numbers, comparisons(content)))
+
+
+def per_patient_csv(content: ReportContent) -> str:
+    """A line for each arm, seed and patient; undefined scores are empty, tags follow as tag_NAME."""
+    tags = sorted({tag for row in content.results for tag in row.tags})
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([*CSV_COLUMNS, *(f"tag_{tag}" for tag in tags)])
+    for row in sorted(content.results, key=lambda r: (r.arm, r.seed, r.split, r.patient)):
+        values = [getattr(row, name) for name in CSV_COLUMNS]
+        plain = [_cell(value) for value in values]
+        writer.writerow([*plain, *(row.tags.get(tag, "") for tag in tags)])
+    return out.getvalue()
+
+
+def results_table(content: ReportContent) -> str:
+    """The last table on the screen: arms, and below it how well the synthetic images do."""
+    numbers = summary(content)
+    rows = []
+    for name in arm_names(content):
+        arm = numbers["arms"][name]
+        rows.append(
+            [
+                name, str(arm["seeds"]), str(arm["n_patients"]), _number(arm["patient_iou_mean"]),
+                _number(arm["patient_iou_var"], 5), _number(arm["patient_iou_min"]),
+                _number(arm["patient_dice_mean"]),
+            ]
+        )  # fmt: skip
+    header = ["arm", "seeds", "patients", "IoU mean", "IoU var", "IoU min", "Dice mean"]
+    parts = [text_table(header, rows)] if rows else []
+    for c in comparisons(content):
+        d = c.difference
+        parts.append(
+            f"{c.arm} - {c.baseline}: IoU {d.estimate:+.3f} "
+            f"(95% interval {_number(d.low)} to {_number(d.high)}, {d.n} patients; "
+            f"Wilcoxon p {_number(c.wilcoxon.p)}, Holm {_number(c.p_holm)})"
+        )
+    if content.synthesis is not None:
+        s = content.synthesis
+        parts.append(
+            f"synthetic images: style correlation {_number(s.correlation.mean)}, layout IoU "
+            f"{_number(s.layout_iou)} (the same segmenter on real validation tiles: "
+            f"{_number(s.real_val_iou)})"
+        )
+    return "\n".join(parts)
+
+
+def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Lines of aligned columns: the first to the left, numbers to the right."""
+    table = [list(header), *[list(row) for row in rows]]
+    widths = [max(len(row[i]) for row in table) for i in range(len(header))]
+    lines = []
+    for row in table:
+        cells = [
+            c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    lines.insert(1, "-" * (sum(widths) + 2 * (len(widths) - 1)))
+    return "\n".join(lines)
+
+
+def _number(value: float, digits: int = 3) -> str:
+    return "-" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.6f}"
+    return value
+
+
+def _without_nan(value: Any) -> Any:
+    """The same nested value as json can write it: None for NaN and infinities."""
+    if isinstance(value, dict):
+        return {str(key): _without_nan(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(each) for each in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)

@@ -1,0 +1,194 @@
+"""What can be said about arms of an experiment when the patient is the unit.
+
+Scores of an arm are a table (seeds, patients), NaN where undefined. A patient's score is the mean
+over seeds; mean and variance of the arm are over patients. Every result carries the number n of
+patients it rests on, and is NaN where n is too small to say anything.
+
+Hierarchical bootstrap of the difference b - a of two arms: draw patients with replacement, the same
+in both arms (they are paired); then, for each arm, seeds with replacement. A seed is one training
+run that scored all patients, so it is drawn whole; drawing seeds anew for each patient would
+pretend that a lucky run is lucky for one patient only. The interval is of percentiles; with less
+than about ten patients it is too narrow, and no method mends that.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+from scipy import stats
+
+NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Over patients: number, mean, unbiased variance (divided by n - 1), smallest, largest."""
+
+    n: int
+    mean: float
+    var: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its bootstrap confidence interval over n patients."""
+
+    estimate: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Test:
+    """Statistic and two-sided p value of a test over n patients; NaN where undefined."""
+
+    __test__ = False  # not a pytest class
+    statistic: float
+    p: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Arm against baseline: difference of means with interval, Wilcoxon, Holm, Brown-Forsythe."""
+
+    arm: str
+    baseline: str
+    difference: Interval
+    variance_difference: Interval
+    wilcoxon: Test
+    p_holm: float
+    brown_forsythe: Test
+
+
+def patient_means(table: Float64[np.ndarray, "s p"]) -> Float64[np.ndarray, " p"]:
+    """Mean over seeds of each patient, leaving out undefined scores; NaN if none is defined."""
+    known = ~np.isnan(table)
+    count = known.sum(0)
+    return np.where(count > 0, np.where(known, table, 0.0).sum(0) / np.maximum(count, 1), np.nan)
+
+
+def summarise(values: Float64[np.ndarray, " p"]) -> Summary:
+    """Mean and variance over the patients with a defined score."""
+    x = values[~np.isnan(values)]
+    if not x.size:
+        return Summary(0, NAN, NAN, NAN, NAN)
+    var = float(x.var(ddof=1)) if x.size > 1 else NAN
+    return Summary(x.size, float(x.mean()), var, float(x.min()), float(x.max()))
+
+
+def bootstrap_difference(
+    a: Float64[np.ndarray, "s p"],
+    b: Float64[np.ndarray, "r p"],
+    statistic: str = "mean",
+    draws: int = 5000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Hierarchical bootstrap of statistic(b) - statistic(a), "mean" or "var" over patients.
+
+    Columns are the same patients in both; those undefined in every seed of either are left out.
+    NaN limits with fewer than 2 patients.
+    """
+    if statistic not in ("mean", "var"):
+        raise ValueError(f"statistic is 'mean' or 'var', not {statistic!r}")
+    keep = ~(np.isnan(patient_means(a)) | np.isnan(patient_means(b)))
+    a, b, n = a[:, keep], b[:, keep], int(keep.sum())
+    least = 1 if statistic == "mean" else 2
+    if n < least:
+        return Interval(NAN, NAN, NAN, n)
+    estimate = _over_patients(b[None], statistic)[0] - _over_patients(a[None], statistic)[0]
+    if n < 2:
+        return Interval(float(estimate), NAN, NAN, n)
+    rng = np.random.default_rng(seed)
+    values = []
+    for count in [500] * (draws // 500) + [draws % 500] * (draws % 500 > 0):
+        patients = rng.integers(n, size=(count, 1, n))
+        sides = []
+        for table in (a, b):
+            seeds = rng.integers(len(table), size=(count, len(table), 1))
+            sides.append(_over_patients(table[seeds, patients], statistic))
+        values.append(sides[1] - sides[0])
+    tail = 50.0 * (1.0 - level)
+    low, high = np.nanpercentile(np.concatenate(values), [tail, 100.0 - tail])
+    return Interval(float(estimate), float(low), float(high), n)
+
+
+def _over_patients(tables: Float64[np.ndarray, "d s p"], statistic: str) -> Float64[np.ndarray, " d"]:
+    """Statistic over patients of the means over seeds, for each of d tables."""
+    known = ~np.isnan(tables)
+    count = known.sum(1)
+    total = np.where(known, tables, 0.0).sum(1)
+    means = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    ok = ~np.isnan(means)
+    n = ok.sum(1)
+    centre = np.where(ok, means, 0.0).sum(1) / np.maximum(n, 1)
+    if statistic == "mean":
+        return np.where(n > 0, centre, np.nan)
+    square = np.where(ok, (means - centre[:, None]) ** 2, 0.0).sum(1)
+    return np.where(n > 1, square / np.maximum(n - 1, 1), np.nan)
+
+
+def paired_wilcoxon(a: Float64[np.ndarray, " p"], b: Float64[np.ndarray, " p"]) -> Test:
+    """Two-sided signed-rank test over patients with both scores defined.
+
+    n counts the pairs that differ; NaN if there is none. With n = 5 the smallest possible p is
+    0.0625, so a small cohort cannot reach 0.05 however large the effect is.
+    """
+    difference = (b - a)[~(np.isnan(a) | np.isnan(b))]
+    difference = difference[difference != 0]
+    if not difference.size:
+        return Test(NAN, NAN, 0)
+    result: Any = stats.wilcoxon(difference)
+    return Test(float(result.statistic), float(result.pvalue), difference.size)
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Holm's step-down adjustment of p values; NaN stays NaN and is not counted."""
+    defined = [i for i in np.argsort(p, kind="stable").tolist() if not np.isnan(p[i])]
+    adjusted, running = [NAN] * len(p), 0.0
+    for rank, i in enumerate(defined):
+        running = max(running, min(1.0, (len(defined) - rank) * p[i]))
+        adjusted[i] = running
+    return adjusted
+
+
+def brown_forsythe(groups: Sequence[Float64[np.ndarray, " _"]]) -> Test:
+    """Test for equal variance (Levene's with the median); n is the size of the smallest group.
+
+    It takes the groups as independent. Arms share their patients, so read it beside the bootstrap
+    interval of the difference of variances. NaN with a group below 3.
+    """
+    known = [g[~np.isnan(g)] for g in groups]
+    n = min((g.size for g in known), default=0)
+    if len(known) < 2 or n < 3 or all(np.ptp(g) == 0 for g in known):
+        return Test(NAN, NAN, n)
+    result: Any = stats.levene(*known, center="median")
+    return Test(float(result.statistic), float(result.pvalue), n)
+
+
+def compare_arms(
+    arms: Mapping[str, Float64[np.ndarray, "_ p"]], baseline: str, seed: int = 0
+) -> list[Comparison]:
+    """Every other arm against the baseline; columns of all tables are the same patients."""
+    names = [name for name in arms if name != baseline]
+    base = arms[baseline]
+    tests = [paired_wilcoxon(patient_means(base), patient_means(arms[name])) for name in names]
+    adjusted = holm([test.p for test in tests])
+    return [
+        Comparison(
+            arm=name,
+            baseline=baseline,
+            difference=bootstrap_difference(base, arms[name], seed=seed),
+            variance_difference=bootstrap_difference(base, arms[name], "var", seed=seed),
+            wilcoxon=test,
+            p_holm=p,
+            brown_forsythe=brown_forsythe([patient_means(base), patient_means(arms[name])]),
+        )
+        for name, test, p in zip(names, tests, adjusted, strict=True)
+    ]

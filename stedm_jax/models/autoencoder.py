@@ -1,0 +1,304 @@
+"""LDM's first stage: images to latents and back (Rombach et al., CVPR 2022; taming-transformers).
+
+    "kl"  encode -> (mean, log variance) of a normal distribution for each latent value
+          KL to N(0, 1) = 1/2 (mean^2 + var - 1 - log var)                                       (1)
+    "vq"  encode -> the latent before quantisation; decode replaces it by the nearest code first
+          loss = |sg(z) - code|^2 + beta |z - sg(code)|^2, beta 0.25                             (2)
+
+Published sizes (128 channels, 2 blocks, attention in the middle only):
+    VQ-f4  multipliers (1, 2, 4), 3 latent channels, 8192 codes: 55.3 M parameters
+    KL-f4  the same without codes, KL-f8  (1, 2, 4, 4) and 4 latent channels: 83.7 M
+Group normalisation has eps 1e-6 here, and stride-2 convolutions pad (0, 1): on the far side only.
+"""
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from stedm_jax.models.layers import GroupNorm, Slots, attention, conv, upsample_nearest
+
+KINDS = ("kl", "vq")
+EPS = 1e-6
+# Distances to codes are made for at most this many (position, code) pairs at once.
+PAIRS = 1 << 27
+
+
+class ResnetBlock(nnx.Module):
+    """x + conv2(silu(norm2(conv1(silu(norm1(x))))))."""
+
+    def __init__(self, cin: int, cout: int, *, rngs: nnx.Rngs, dtype: DTypeLike):
+        kw = {"rngs": rngs, "dtype": dtype}
+        self.norm1, self.norm2 = GroupNorm(cin, eps=EPS), GroupNorm(cout, eps=EPS)
+        self.conv1, self.conv2 = conv(cin, cout, 3, **kw), conv(cout, cout, 3, **kw)
+        self.nin_shortcut = None if cin == cout else conv(cin, cout, 1, **kw)
+
+    def __call__(self, x: Float[Array, "b h w cin"]) -> Float[Array, "b h w cout"]:
+        h = self.conv1(nnx.silu(self.norm1(x)))
+        h = self.conv2(nnx.silu(self.norm2(h)))
+        return (x if self.nin_shortcut is None else self.nin_shortcut(x)) + h
+
+
+class AttnBlock(nnx.Module):
+    """Self-attention with one head over all positions; projections are 1x1 convolutions."""
+
+    def __init__(self, channels: int, *, rngs: nnx.Rngs, dtype: DTypeLike):
+        kw = {"rngs": rngs, "dtype": dtype}
+        self.norm = GroupNorm(channels, eps=EPS)
+        self.q, self.k = conv(channels, channels, 1, **kw), conv(channels, channels, 1, **kw)
+        self.v, self.proj_out = conv(channels, channels, 1, **kw), conv(channels, channels, 1, **kw)
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        b, _, _, c = x.shape
+        h = self.norm(x)
+        q, k, v = (layer(h).reshape(b, -1, 1, c) for layer in (self.q, self.k, self.v))
+        return x + self.proj_out(attention(q, k, v).reshape(x.shape))
+
+
+class Middle(nnx.Module):
+    """ResnetBlock, attention if wanted, ResnetBlock."""
+
+    def __init__(self, channels: int, attn: bool, *, rngs: nnx.Rngs, dtype: DTypeLike):
+        kw = {"rngs": rngs, "dtype": dtype}
+        self.block_1 = ResnetBlock(channels, channels, **kw)
+        self.attn_1 = AttnBlock(channels, **kw) if attn else None
+        self.block_2 = ResnetBlock(channels, channels, **kw)
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        x = self.block_1(x)
+        return self.block_2(x if self.attn_1 is None else self.attn_1(x))
+
+
+class Resample(nnx.Module):
+    """Half the size (stride 2, padded on the far side) or twice the size (repeat, convolve)."""
+
+    def __init__(self, channels: int, up: bool, *, rngs: nnx.Rngs, dtype: DTypeLike):
+        self.up = up
+        stride, padding = (1, None) if up else (2, ((0, 1), (0, 1)))
+        self.conv = conv(
+            channels, channels, 3, stride=stride, padding=padding, rngs=rngs, dtype=dtype
+        )
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+        return self.conv(upsample_nearest(x) if self.up else x)
+
+
+class Level(nnx.Module):
+    """The blocks of one resolution and, unless it is the last one, the change of resolution."""
+
+    def __init__(
+        self, cin: int, cout: int, blocks: int, resample: str, *, rngs: nnx.Rngs, dtype: DTypeLike
+    ):
+        kw = {"rngs": rngs, "dtype": dtype}
+        self.block = Slots(
+            [ResnetBlock(cin if i == 0 else cout, cout, **kw) for i in range(blocks)]
+        )
+        self.downsample = Resample(cout, False, **kw) if resample == "down" else None
+        self.upsample = Resample(cout, True, **kw) if resample == "up" else None
+
+    def __call__(self, x: Float[Array, "b h w cin"]) -> Float[Array, "b h2 w2 cout"]:
+        for block in self.block:
+            x = block(x)
+        resample = self.downsample or self.upsample
+        return x if resample is None else resample(x)
+
+
+class Encoder(nnx.Module):
+    """Image to `cout` channels at 1 / 2^(levels - 1) of its size."""
+
+    def __init__(
+        self,
+        cin: int,
+        cout: int,
+        base: int,
+        multipliers: Sequence[int],
+        res_blocks: int,
+        attn: bool,
+        *,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike,
+    ):
+        kw, last = {"rngs": rngs, "dtype": dtype}, len(multipliers) - 1
+        self.conv_in, channels = conv(cin, base, 3, **kw), base
+        self.down = Slots()
+        for depth, multiplier in enumerate(multipliers):
+            step = "down" if depth < last else ""
+            self.down.append(Level(channels, base * multiplier, res_blocks, step, **kw))
+            channels = base * multiplier
+        self.mid = Middle(channels, attn, **kw)
+        self.norm_out = GroupNorm(channels, eps=EPS)
+        self.conv_out = conv(channels, cout, 3, **kw)
+
+    def __call__(self, x: Float[Array, "b h w cin"]) -> Float[Array, "b h2 w2 cout"]:
+        h = self.conv_in(x)
+        for level in self.down:
+            h = level(h)
+        return self.conv_out(nnx.silu(self.norm_out(self.mid(h))))
+
+
+class Decoder(nnx.Module):
+    """Latent to image, with one block a level more than the encoder."""
+
+    def __init__(
+        self,
+        cin: int,
+        cout: int,
+        base: int,
+        multipliers: Sequence[int],
+        res_blocks: int,
+        attn: bool,
+        *,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike,
+    ):
+        kw, channels = {"rngs": rngs, "dtype": dtype}, base * multipliers[-1]
+        self.conv_in = conv(cin, channels, 3, **kw)
+        self.mid = Middle(channels, attn, **kw)
+        levels = []
+        for depth, multiplier in reversed(list(enumerate(multipliers))):
+            step = "up" if depth > 0 else ""
+            levels.append(Level(channels, base * multiplier, res_blocks + 1, step, **kw))
+            channels = base * multiplier
+        # Numbered by resolution, as in LDM: the first one applied is the last one listed.
+        self.up = Slots(levels[::-1])
+        self.norm_out = GroupNorm(channels, eps=EPS)
+        self.conv_out = conv(channels, cout, 3, **kw)
+
+    def __call__(self, z: Float[Array, "b h w cin"]) -> Float[Array, "b h2 w2 cout"]:
+        h = self.mid(self.conv_in(z))
+        for depth in reversed(range(len(self.up))):
+            h = self.up[depth](h)
+        return self.conv_out(nnx.silu(self.norm_out(h)))
+
+
+class Codebook(nnx.Module):
+    """The codes of a VQ autoencoder, with LDM's initial range of 1 / number of codes."""
+
+    def __init__(self, codes: int, channels: int, *, rngs: nnx.Rngs):
+        self.embedding = nnx.Embed(
+            codes,
+            channels,
+            embedding_init=lambda key, shape, dtype=jnp.float32: jax.random.uniform(
+                key, shape, dtype, -1.0 / codes, 1.0 / codes
+            ),
+            rngs=rngs,
+        )
+
+    def __call__(self, z: Float[Array, "*n c"]) -> Int[Array, "*n"]:
+        """Index of the nearest code of each vector, found in full precision."""
+        codes = self.embedding.embedding[...]
+        norms = jnp.square(codes).sum(-1)
+
+        def nearest(vectors: Float[Array, "m c"]) -> Int[Array, " m"]:
+            products = jnp.matmul(vectors, codes.T, precision=lax.Precision.HIGHEST)
+            return jnp.argmin(norms[None] - 2 * products, axis=-1)
+
+        flat = z.astype(jnp.float32).reshape(-1, z.shape[-1])
+        chunks = max(1, math.ceil(flat.shape[0] * codes.shape[0] / PAIRS))
+        padded = jnp.pad(flat, ((0, -flat.shape[0] % chunks), (0, 0)))
+        found = lax.map(nearest, padded.reshape(chunks, -1, z.shape[-1]))
+        return found.reshape(-1)[: flat.shape[0]].reshape(z.shape[:-1])
+
+
+class Autoencoder(nnx.Module):
+    """Images in [-1, 1] to latents at 1 / 2^(levels - 1) of the size, and back.
+
+    Height and width must be divisible by that factor for a round trip of equal size. Latents,
+    images and losses are float32 whatever the compute dtype.
+
+    Args:
+        kind: "kl" or "vq". channels: width of the first level. latent_channels: of the latent.
+        codes: size of the codebook (vq). attention: self-attention in the middle.
+    """
+
+    def __init__(
+        self,
+        *,
+        kind: str,
+        channels: int,
+        multipliers: Sequence[int],
+        res_blocks: int = 2,
+        latent_channels: int = 3,
+        codes: int = 8192,
+        attention: bool = True,
+        in_channels: int = 3,
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        if kind not in KINDS:
+            raise ValueError(f"kind {kind!r} is not one of {KINDS}")
+        kw = {"rngs": rngs, "dtype": dtype}
+        self.kind, self.dtype, self.factor = kind, dtype, 2 ** (len(multipliers) - 1)
+        moments = latent_channels * (2 if kind == "kl" else 1)
+        shape = (channels, tuple(multipliers), res_blocks, attention)
+        self.encoder = Encoder(in_channels, moments, *shape, **kw)
+        self.decoder = Decoder(latent_channels, in_channels, *shape, **kw)
+        self.quant_conv = conv(moments, moments, 1, **kw)
+        self.post_quant_conv = conv(latent_channels, latent_channels, 1, **kw)
+        self.quantize = Codebook(codes, latent_channels, rngs=rngs) if kind == "vq" else None
+
+    def encode(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 m"]:
+        """kl: mean and log variance (clipped to [-30, 20]), concatenated; vq: the raw latent."""
+        moments = self.quant_conv(self.encoder(x.astype(self.dtype))).astype(jnp.float32)
+        if self.kind == "vq":
+            return moments
+        mean, logvar = jnp.split(moments, 2, axis=-1)
+        return jnp.concatenate([mean, jnp.clip(logvar, -30.0, 20.0)], axis=-1)
+
+    def mode(self, moments: Float[Array, "b h w m"]) -> Float[Array, "b h w z"]:
+        """The most likely latent."""
+        return moments if self.kind == "vq" else jnp.split(moments, 2, axis=-1)[0]
+
+    def sample(self, moments: Float[Array, "b h w m"], key: jax.Array) -> Float[Array, "b h w z"]:
+        """A random latent (kl); the latent itself (vq)."""
+        if self.kind == "vq":
+            return moments
+        mean, logvar = jnp.split(moments, 2, axis=-1)
+        return mean + jnp.exp(0.5 * logvar) * jax.random.normal(key, mean.shape)
+
+    def quantise(
+        self, z: Float[Array, "b h w c"]
+    ) -> tuple[Float[Array, "b h w c"], Float[Array, ""], Int[Array, "b h w"]]:
+        """vq only: nearest codes (gradient straight through to `z`), equation (2), indices."""
+        if self.quantize is None:
+            raise ValueError("a kl autoencoder has no codebook")
+        z = z.astype(jnp.float32)
+        indices = self.quantize(lax.stop_gradient(z))
+        codes = self.quantize.embedding.embedding[...][indices]
+        loss = jnp.square(codes - lax.stop_gradient(z)).mean()
+        loss = loss + 0.25 * jnp.square(lax.stop_gradient(codes) - z).mean()
+        return z + lax.stop_gradient(codes - z), loss, indices
+
+    def decode(self, z: Float[Array, "b h w z"]) -> Float[Array, "b h2 w2 c"]:
+        """An image, about [-1, 1] but not clipped; vq quantises first."""
+        if self.quantize is not None:
+            z = self.quantise(z)[0]
+        return self.decode_raw(z)
+
+    def decode_raw(self, z: Float[Array, "b h w z"]) -> Float[Array, "b h2 w2 c"]:
+        """The decoder alone, for a latent that is quantised already."""
+        return self.decoder(self.post_quant_conv(z.astype(self.dtype))).astype(jnp.float32)
+
+    def __call__(
+        self, x: Float[Array, "b h w c"], key: jax.Array | None = None
+    ) -> tuple[Float[Array, "b h w c"], Float[Array, ""]]:
+        """(reconstruction, regulariser): equation (1), summed over a latent and averaged over the
+        batch, or (2). With a key the kl latent is sampled, without it is the mode."""
+        moments = self.encode(x)
+        if self.quantize is not None:
+            z, loss, _ = self.quantise(moments)
+            return self.decode_raw(z), loss
+        z = self.mode(moments) if key is None else self.sample(moments, key)
+        return self.decode_raw(z), kl_divergence(moments)
+
+
+def kl_divergence(moments: Float[Array, "b h w m"]) -> Float[Array, ""]:
+    """Equation (1), summed over each latent, mean over the batch."""
+    mean, logvar = jnp.split(moments, 2, axis=-1)
+    terms = 0.5 * (jnp.square(mean) + jnp.exp(logvar) - 1.0 - logvar)
+    return terms.sum((1, 2, 3)).mean()

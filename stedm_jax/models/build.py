@@ -1,0 +1,128 @@
+"""Networks from config sections: `build_unet(config.unet, ...)` and so on give a `Functional`.
+
+A section is any object with the attributes that the function names; the numbers of the papers are
+in the configs, not here.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from stedm_jax.errors import UserError
+from stedm_jax.models.autoencoder import KINDS, Autoencoder
+from stedm_jax.models.functional import Functional
+from stedm_jax.models.segmenter import Segmenter
+from stedm_jax.models.style import AGGREGATIONS, ENCODERS, StyleExtractor
+from stedm_jax.models.unet import STYLE_PATHS, UNet
+
+SEGMENTER_ENCODERS = ("mit",)
+
+
+def _one_of(section: str, key: str, value: str, valid: Iterable[str]) -> str:
+    if value not in valid:
+        raise UserError(
+            f"The config has {section}.{key} = {value!r}, which is not known. "
+            f"Set it to one of: {', '.join(valid)}."
+        )
+    return value
+
+
+def _same_length(section: str, cfg: Any, keys: Iterable[str]) -> None:
+    lengths = {key: len(getattr(cfg, key)) for key in keys}
+    if len(set(lengths.values())) > 1:
+        told = ", ".join(f"{key} has {n}" for key, n in lengths.items())
+        raise UserError(
+            f"The config's {section} describes its stages with lists of different lengths: {told}. "
+            "Give each of them one entry a stage."
+        )
+
+
+def build_unet(
+    cfg: Any, *, in_channels: int, out_channels: int, style_dim: int, dtype: DTypeLike = jnp.float32
+) -> Functional:
+    """Keys: base, multipliers, res_blocks, attention_at, heads, style_path, dropout, remat."""
+    path = _one_of("unet", "style_path", cfg.style_path, STYLE_PATHS)
+    for multiplier in cfg.multipliers:
+        if cfg.base * multiplier % cfg.heads:
+            raise UserError(
+                f"The config has unet.heads = {cfg.heads}, which does not divide the "
+                f"{cfg.base * multiplier} channels of a level (unet.base = {cfg.base} times "
+                f"{multiplier}). Change one of the two."
+            )
+    return Functional(
+        lambda rngs: UNet(
+            in_channels=in_channels,
+            out_channels=out_channels,
+            base=cfg.base,
+            multipliers=tuple(cfg.multipliers),
+            res_blocks=cfg.res_blocks,
+            attention_at=tuple(cfg.attention_at),
+            heads=cfg.heads,
+            style_dim=style_dim,
+            style_path=path,
+            dropout=cfg.dropout,
+            remat=cfg.remat,
+            dtype=dtype,
+            rngs=rngs,
+        )
+    )
+
+
+def build_autoencoder(cfg: Any, *, dtype: DTypeLike = jnp.float32) -> Functional:
+    """Keys: kind, channels, multipliers, res_blocks, latent_channels, codes, attention."""
+    kind = _one_of("autoencoder", "kind", cfg.kind, KINDS)
+    return Functional(
+        lambda rngs: Autoencoder(
+            kind=kind,
+            channels=cfg.channels,
+            multipliers=tuple(cfg.multipliers),
+            res_blocks=cfg.res_blocks,
+            latent_channels=cfg.latent_channels,
+            codes=cfg.codes,
+            attention=cfg.attention,
+            dtype=dtype,
+            rngs=rngs,
+        )
+    )
+
+
+def build_style(cfg: Any, *, dtype: DTypeLike = jnp.float32) -> Functional:
+    """Keys: encoder, width (0: as published), aggregation, dim, tiles."""
+    encoder = _one_of("style", "encoder", cfg.encoder, ENCODERS)
+    aggregation = _one_of("style", "aggregation", cfg.aggregation, AGGREGATIONS)
+    return Functional(
+        lambda rngs: StyleExtractor(
+            encoder=encoder,
+            width=cfg.width,
+            aggregation=aggregation,
+            dim=cfg.dim,
+            tiles=cfg.tiles,
+            dtype=dtype,
+            rngs=rngs,
+        )
+    )
+
+
+def build_segmenter(cfg: Any, classes: int, *, dtype: DTypeLike = jnp.float32) -> Functional:
+    """Keys: encoder, widths, depths, heads, reductions, decoder (one entry more than widths)."""
+    _one_of("segmenter", "encoder", cfg.encoder, SEGMENTER_ENCODERS)
+    _same_length("segmenter", cfg, ("widths", "depths", "heads", "reductions"))
+    if len(cfg.decoder) != len(cfg.widths) + 1:
+        raise UserError(
+            f"The config's segmenter.decoder has {len(cfg.decoder)} entries; with "
+            f"{len(cfg.widths)} widths it needs {len(cfg.widths) + 1}, one for each doubling."
+        )
+    return Functional(
+        lambda rngs: Segmenter(
+            classes=classes,
+            widths=tuple(cfg.widths),
+            depths=tuple(cfg.depths),
+            heads=tuple(cfg.heads),
+            reductions=tuple(cfg.reductions),
+            decoder=tuple(cfg.decoder),
+            dtype=dtype,
+            rngs=rngs,
+        )
+    )

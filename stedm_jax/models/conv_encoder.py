@@ -1,0 +1,68 @@
+"""A small convolutional style encoder for small machines.
+
+Residual blocks of stride 2. At each resolution the mean and the standard deviation over space of the
+features *before* normalisation are kept, first of all those of the optical density of the image
+itself: the absolute colour and strength of a stain is most of a style, and group normalisation
+would remove it. All of them together go through a two-layer head.
+"""
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from stedm_jax.models.layers import GroupNorm, Slots, conv, linear
+
+
+def optical_density(x: Float[Array, "n h w 3"]) -> Float[Array, "n h w 3"]:
+    """-ln of the transmitted light, from images in [-1, 1]; 0 for white, at most 5.5."""
+    return -jnp.log(jnp.clip((x + 1) / 2, 1 / 255, 1.0))
+
+
+def moments(x: Float[Array, "n h w c"]) -> Float[Array, "n m"]:
+    """Mean and standard deviation of each channel over space, in float32."""
+    x = x.astype(jnp.float32)
+    mean = x.mean((1, 2), keepdims=True)
+    # The small constant keeps the gradient of the root finite on a constant image.
+    std = jnp.sqrt(jnp.square(x - mean).mean((1, 2)) + 1e-6)
+    return jnp.concatenate([mean[:, 0, 0], std], axis=-1)
+
+
+class StridedBlock(nnx.Module):
+    """Half the size: a residual block around a strided 1x1 shortcut."""
+
+    def __init__(self, cin: int, cout: int, *, rngs: nnx.Rngs, dtype: DTypeLike):
+        kw = {"rngs": rngs, "dtype": dtype}
+        self.norm1, self.norm2 = GroupNorm(cin), GroupNorm(cout)
+        self.conv1 = conv(cin, cout, 3, stride=2, **kw)
+        self.conv2 = conv(cout, cout, 3, **kw)
+        self.shortcut = conv(cin, cout, 1, stride=2, **kw)
+
+    def __call__(self, x: Float[Array, "n h w cin"]) -> Float[Array, "n h2 w2 cout"]:
+        h = self.conv1(nnx.silu(self.norm1(x)))
+        return self.shortcut(x) + self.conv2(nnx.silu(self.norm2(h)))
+
+
+class ConvEncoder(nnx.Module):
+    """Images in [-1, 1] to vectors; channels are width, 2 width, 4 width, 4 width."""
+
+    def __init__(
+        self, *, width: int = 32, dim: int = 256, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs
+    ):
+        kw, self.dtype = {"rngs": rngs, "dtype": dtype}, dtype
+        widths = (width, 2 * width, 4 * width, 4 * width)
+        self.stem = conv(3, width, 4, stride=4, padding="VALID", **kw)
+        self.blocks = Slots(
+            [StridedBlock(a, b, **kw) for a, b in zip(widths, widths[1:], strict=False)]
+        )
+        self.head = Slots({0: linear(2 * (3 + sum(widths)), dim, **kw), 2: linear(dim, dim, **kw)})
+
+    def __call__(self, x: Float[Array, "n h w 3"]) -> Float[Array, "n d"]:
+        """Height and width of at least 32; what is left over by a division by 4 is not seen."""
+        h = self.stem(x.astype(self.dtype))
+        kept = [moments(optical_density(x)), moments(h)]
+        for block in self.blocks:
+            h = block(h)
+            kept.append(moments(h))
+        features = jnp.concatenate(kept, axis=-1).astype(self.dtype)
+        return self.head[2](nnx.silu(self.head[0](features))).astype(jnp.float32)

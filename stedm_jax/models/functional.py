@@ -1,0 +1,57 @@
+"""A network as two pure functions: `init(key) -> params` and `apply(params, ...) -> output`.
+
+Networks are written as `flax.nnx` modules, but nothing outside this file sees one: jit, grad, EMA,
+optax, orbax and sharding work on `params`, a nested dict with string keys and array leaves. The
+modules hold no state and no random numbers, so that the two functions are all there is to know.
+"""
+
+import math
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import jax
+from flax import nnx
+
+Params = dict[str, Any]
+
+
+class Functional:
+    """A network that is described once by `build` and then used through pure functions.
+
+    Args:
+        build: makes the module; called only under `jax.eval_shape` or inside `init`.
+    """
+
+    def __init__(self, build: Callable[[nnx.Rngs], nnx.Module]):
+        self.build = build
+
+    @cached_property
+    def _split(self) -> tuple[Any, Any]:
+        """(graph, abstract state); costs no memory for the parameters."""
+        return nnx.split(nnx.eval_shape(lambda: self.build(nnx.Rngs(0))))
+
+    @property
+    def abstract(self) -> Params:
+        """The parameters as `jax.ShapeDtypeStruct` leaves, without allocating them."""
+        return nnx.to_pure_dict(self._split[1])
+
+    def init(self, key: jax.Array) -> Params:
+        """New parameters; `key` is a typed PRNG key and may be traced, so that this can be jitted."""
+        return nnx.to_pure_dict(nnx.state(self.build(nnx.Rngs(key)), nnx.Param))
+
+    def module(self, params: Params) -> Any:
+        """The module with `params` in it, for a caller that needs several of its methods."""
+        graph, abstract = self._split
+        state = jax.tree.map(lambda leaf: leaf, abstract)
+        nnx.replace_by_pure_dict(state, params)
+        return nnx.merge(graph, state)
+
+    def apply(self, params: Params, *args: Any, method: str = "__call__", **kwargs: Any) -> Any:
+        """Calls the network, or its method of that name, with these parameters."""
+        return getattr(self.module(params), method)(*args, **kwargs)
+
+
+def param_count(params: Any) -> int:
+    """Number of scalars in a tree of arrays or of `jax.ShapeDtypeStruct`."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))

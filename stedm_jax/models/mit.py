@@ -1,0 +1,157 @@
+"""Mix Transformer, the encoder of SegFormer (Xie et al., NeurIPS 2021), named as in smp.
+
+Four stages at 1/4, 1/8, 1/16 and 1/32 of the size. Keys and values are taken from a map made
+smaller by a strided convolution; positions come from a depth-wise 3x3 convolution in the MLP.
+B2: widths (64, 128, 320, 512), depths (3, 4, 6, 3), heads (1, 2, 5, 8), reductions (8, 4, 2, 1).
+"""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from stedm_jax.models.layers import LayerNorm, Slots, attention, conv, linear
+
+trunc_normal = nnx.initializers.truncated_normal(0.02)
+conv_init = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+class DepthwiseConv(nnx.Module):
+    """A 3x3 convolution of each channel by itself, as nine shifted products.
+
+    The same sum as a grouped convolution, which XLA:CPU runs many times slower.
+    """
+
+    def __init__(self, channels: int, *, rngs: nnx.Rngs, dtype: DTypeLike):
+        self.dtype = dtype
+        std = (2.0 / 9) ** 0.5
+        self.kernel = nnx.Param(
+            nnx.initializers.normal(std)(rngs.params(), (3, 3, 1, channels), jnp.float32)
+        )
+        self.bias = nnx.Param(jnp.zeros(channels, jnp.float32))
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        _, h, w, _ = x.shape
+        x = jnp.pad(x.astype(self.dtype), ((0, 0), (1, 1), (1, 1), (0, 0)))
+        kernel = self.kernel[...].astype(self.dtype)
+        out = self.bias[...].astype(self.dtype)[None, None, None]
+        for i in range(3):
+            for j in range(3):
+                window = lax.slice_in_dim(lax.slice_in_dim(x, i, i + h, axis=1), j, j + w, axis=2)
+                out = out + window * kernel[i, j][None, None]
+        return out
+
+
+class DWConv(nnx.Module):
+    """Carries the published name `dwconv.dwconv`."""
+
+    def __init__(self, channels: int, *, rngs: nnx.Rngs, dtype: DTypeLike):
+        self.dwconv = DepthwiseConv(channels, rngs=rngs, dtype=dtype)
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        return self.dwconv(x)
+
+
+class Mlp(nnx.Module):
+    """linear -> depth-wise convolution -> GELU -> linear."""
+
+    def __init__(self, dim: int, hidden: int, *, rngs: nnx.Rngs, dtype: DTypeLike):
+        kw = {"rngs": rngs, "dtype": dtype}
+        self.fc1 = linear(dim, hidden, **kw, init=trunc_normal)
+        self.dwconv = DWConv(hidden, **kw)
+        self.fc2 = linear(hidden, dim, **kw, init=trunc_normal)
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        return self.fc2(nnx.gelu(self.dwconv(self.fc1(x)), approximate=False))
+
+
+class ReducedAttention(nnx.Module):
+    """Self-attention with keys and values at 1 / reduction of the size."""
+
+    def __init__(
+        self, dim: int, heads: int, reduction: int, *, rngs: nnx.Rngs, dtype: DTypeLike
+    ):
+        kw, self.heads = {"rngs": rngs, "dtype": dtype}, heads
+        self.q = linear(dim, dim, **kw, init=trunc_normal)
+        self.kv = linear(dim, 2 * dim, **kw, init=trunc_normal)
+        self.proj = linear(dim, dim, **kw, init=trunc_normal)
+        shrink = {"stride": reduction, "padding": "VALID", "init": conv_init}
+        self.sr = conv(dim, dim, reduction, **shrink, **kw) if reduction > 1 else None
+        self.norm = LayerNorm(dim) if reduction > 1 else None
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        b, h, w, c = x.shape
+        small = x if self.sr is None or self.norm is None else self.norm(self.sr(x))
+        q = self.q(x).reshape(b, h * w, self.heads, -1)
+        kv = self.kv(small).reshape(b, -1, 2, self.heads, c // self.heads)
+        out = attention(q, kv[:, :, 0], kv[:, :, 1])
+        return self.proj(out.reshape(b, h, w, c))
+
+
+class Block(nnx.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(
+        self, dim: int, heads: int, reduction: int, mlp: int, *, rngs: nnx.Rngs, dtype: DTypeLike
+    ):
+        kw = {"rngs": rngs, "dtype": dtype}
+        self.norm1, self.norm2 = LayerNorm(dim, eps=1e-6), LayerNorm(dim, eps=1e-6)
+        self.attn = ReducedAttention(dim, heads, reduction, **kw)
+        self.mlp = Mlp(dim, mlp * dim, **kw)
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        x = x + self.attn(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class PatchEmbed(nnx.Module):
+    """A strided convolution with overlap, then a norm."""
+
+    def __init__(
+        self, cin: int, dim: int, size: int, stride: int, *, rngs: nnx.Rngs, dtype: DTypeLike
+    ):
+        self.proj = conv(cin, dim, size, stride=stride, rngs=rngs, dtype=dtype, init=conv_init)
+        self.norm = LayerNorm(dim)
+
+    def __call__(self, x: Float[Array, "b h w cin"]) -> Float[Array, "b h2 w2 c"]:
+        return self.norm(self.proj(x))
+
+
+class MixTransformer(nnx.Module):
+    """Images to four feature maps, the finest first. Sizes must be divisible by 32."""
+
+    def __init__(
+        self,
+        *,
+        widths: Sequence[int] = (64, 128, 320, 512),
+        depths: Sequence[int] = (3, 4, 6, 3),
+        heads: Sequence[int] = (1, 2, 5, 8),
+        reductions: Sequence[int] = (8, 4, 2, 1),
+        mlp: int = 4,
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        kw, self.dtype, cin = {"rngs": rngs, "dtype": dtype}, dtype, 3
+        self.stages = len(widths)
+        for stage, (dim, depth, number, reduction) in enumerate(
+            zip(widths, depths, heads, reductions, strict=True), start=1
+        ):
+            size, stride = (7, 4) if stage == 1 else (3, 2)
+            setattr(self, f"patch_embed{stage}", PatchEmbed(cin, dim, size, stride, **kw))
+            blocks = [Block(dim, number, reduction, mlp, **kw) for _ in range(depth)]
+            setattr(self, f"block{stage}", Slots(blocks))
+            setattr(self, f"norm{stage}", LayerNorm(dim, eps=1e-6))
+            cin = dim
+
+    def __call__(self, x: Float[Array, "b h w 3"]) -> list[Float[Array, "b _h _w _c"]]:
+        x, features = x.astype(self.dtype), []
+        for stage in range(1, self.stages + 1):
+            x = getattr(self, f"patch_embed{stage}")(x)
+            for block in getattr(self, f"block{stage}"):
+                x = block(x)
+            x = getattr(self, f"norm{stage}")(x)
+            features.append(x)
+        return features

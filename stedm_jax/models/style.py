@@ -1,0 +1,80 @@
+"""The style extractor of STEDM: style images -> style vector (Oettl et al., ECCV 2024, section 3).
+
+Each image goes through one encoder; the vectors of all images of a style are aggregated to one.
+"svit" reads all the images at once and needs no encoder; "none" gives zeros and has no parameters.
+"""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float
+
+from stedm_jax.models import aggregation as agg
+from stedm_jax.models.conv_encoder import ConvEncoder
+from stedm_jax.models.svit import SViT
+from stedm_jax.models.swin_v2 import SwinV2
+
+# Name -> encoder of (n, h, w, 3) images in [-1, 1]; `width` 0 stands for the published width.
+ENCODERS: dict[str, Callable[..., nnx.Module]] = {
+    "swin_v2_t": lambda width, dim, **kw: SwinV2(classes=dim, **kw),
+    "swin_v2": lambda width, dim, **kw: SwinV2(
+        classes=dim,
+        embed_dim=width or 96,
+        depths=(2, 2, 2, 2),
+        heads=tuple(max(1, (width or 96) * m // 32) for m in (1, 2, 4, 8)),
+        window=4,
+        **kw,
+    ),
+    "conv": lambda width, dim, **kw: ConvEncoder(width=width or 32, dim=dim, **kw),
+}
+AGGREGATIONS = ("mean", "max", "linear", "attention", "svit", "none")
+
+
+class StyleExtractor(nnx.Module):
+    """Style images, some of them perhaps absent, to one vector of length `dim`.
+
+    Args:
+        encoder: one of ENCODERS. width: its first width. aggregation: one of AGGREGATIONS.
+        tiles: the number k of style images; only "linear" and "svit" depend on it.
+    """
+
+    def __init__(
+        self,
+        *,
+        encoder: str = "swin_v2_t",
+        width: int = 0,
+        aggregation: str = "mean",
+        dim: int = 512,
+        tiles: int = 1,
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        kw = {"rngs": rngs, "dtype": dtype}
+        self.dim, self.reads_images = dim, aggregation == "svit"
+        if aggregation not in AGGREGATIONS:
+            raise ValueError(f"aggregation {aggregation!r} is not one of {AGGREGATIONS}")
+        unread = aggregation in ("svit", "none")
+        self.encoder = None if unread else ENCODERS[encoder](width, dim, **kw)
+        simple = {"mean": agg.Mean, "max": agg.Max, "none": agg.Empty}
+        if aggregation in simple:
+            self.aggregation = simple[aggregation]()
+        elif aggregation == "linear":
+            self.aggregation = agg.Linear(dim, tiles, **kw)
+        elif aggregation == "attention":
+            self.aggregation = agg.Attention(dim, **kw)
+        else:
+            self.aggregation = SViT(out=dim, count=tiles, **kw)
+
+    def __call__(
+        self, images: Float[Array, "b k h w 3"], present: Bool[Array, "b k"]
+    ) -> Float[Array, "b d"]:
+        """`images` in [-1, 1], or the constant that stands for a dropped style."""
+        if self.reads_images:
+            return self.aggregation(images, present)
+        b, k = present.shape
+        if self.encoder is None:
+            return jnp.zeros((b, self.dim), jnp.float32)
+        vectors = self.encoder(images.reshape(b * k, *images.shape[2:])).reshape(b, k, -1)
+        return self.aggregation(vectors, present)

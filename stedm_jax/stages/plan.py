@@ -1,0 +1,138 @@
+"""Stage plan: what would be run, how large the networks are and what it would cost; runs nothing."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from stedm_jax.data.classes import ClassMap, class_map
+from stedm_jax.data.records import TileSet
+from stedm_jax.diffusion.guidance import Guidance
+from stedm_jax.diffusion.samplers import timesteps
+from stedm_jax.errors import UserError
+from stedm_jax.models.flops import forward_flops
+from stedm_jax.models.functional import Functional, param_count
+from stedm_jax.tasks.autoencoder import AutoencoderTask
+from stedm_jax.tasks.diffusion import DiffusionTask, LatentScale
+from stedm_jax.tasks.segmentation import SegmentationTask
+from stedm_jax.workdir import Workdir
+
+TRAINING = 3.0
+"""Forward and backward cost of a training step, in forwards."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A stage: what it does, and its parts: network, parameters, FLOPs of a forward of one image, of the stage."""
+
+    stage: str
+    what: str
+    networks: tuple[tuple[str, int, float], ...]
+    total: float
+
+
+def print_plan(config: ConfigDict, workdir: Workdir) -> None:
+    """Prints the stages with parameter counts and FLOPs (a multiplication with its addition is two)."""
+    tiles = _tiles(config, workdir)
+    classes = class_map(tiles.classes if tiles else None, config.data.groups, config.data.foreground)
+    print(f"{config.name}: plan for the workdir {workdir.path}")
+    if tiles:
+        counts = ", ".join(f"{split} {len(tiles.index(split))}" for split in tiles.splits)
+        print(f"data          {tiles.path}: tiles {counts}")
+    elif config.data.prepare:
+        for command in config.data.prepare:
+            print(f"data          python -m {command.format(workdir=workdir.path)}")
+    else:
+        print(f"data          {config.data.tiles or '(none)'} is not there. {config.data.missing}")
+    total = 0.0
+    for line in _lines(config, classes):
+        if line.stage in config.stages:
+            total += line.total
+            done = " (done)" if workdir.result(line.stage) else ""
+            print(f"{line.stage:<14}{line.what}; {_flops(line.total)}{done}")
+            for name, parameters, forward in line.networks:
+                print(f"{'':<14}  {name}: {parameters / 1e6:,.2f} M parameters, {_flops(forward)} an image forward")
+    hours = [f"{total / speed / 3600:,.2g} h at {speed / 1e12:g} TFLOP/s" for speed in (1e11, 1e13, 3e14)]
+    print(f"in all        {_flops(total)}: {', '.join(hours)} kept up")
+
+
+def _tiles(config: ConfigDict, workdir: Workdir) -> TileSet | None:
+    try:
+        return TileSet.open(config.data.tiles.format(workdir=workdir.path))
+    except UserError:
+        return None
+
+
+def _flops(number: float) -> str:
+    for unit, size in (("EFLOP", 1e18), ("PFLOP", 1e15), ("TFLOP", 1e12), ("GFLOP", 1e9)):
+        if number >= size:
+            return f"{number / size:,.3g} {unit}"
+    return f"{number / 1e6:,.3g} MFLOP"
+
+
+def _cost(network: Functional, *args: jax.ShapeDtypeStruct, method: str = "__call__") -> float:
+    return forward_flops(lambda p, *a: network.apply(p, *a, method=method), network.abstract, *args)
+
+
+def _image(*shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+def _lines(config: ConfigDict, classes: ClassMap) -> Iterator[Line]:
+    side = config.data.tile
+    first = AutoencoderTask(config.autoencoder, jnp.float32)
+    task = DiffusionTask(
+        config.diffusion, first, LatentScale((0.0,) * config.autoencoder.model.latent_channels, 1.0),
+        classes.colors, jnp.float32,
+    )  # fmt: skip
+    small = side // task.factor
+    encoder = _cost(first.network, _image(1, side, side, 3), method="encode")
+    decoder = _cost(first.network, _image(1, small, small, task.channels), method="decode")
+    size = param_count(first.network.abstract)
+    images = config.autoencoder.train.steps * config.autoencoder.train.batch
+    yield Line(
+        "autoencoder", f"{images:,} images in {config.autoencoder.train.steps:,} steps",
+        (("autoencoder", size, encoder + decoder),), TRAINING * images * (encoder + decoder),
+    )  # fmt: skip
+    yield Line("latents", f"{config.latents.tiles:,} tiles", (), config.latents.tiles * encoder)
+    yield from _diffusion(config, task, small, encoder, decoder)
+    segmenter = SegmentationTask(
+        config.segmentation, classes.colors, classes.foreground, 1, jnp.float32
+    ).network
+    forward = _cost(segmenter, _image(1, side, side, 3))
+    runs = len(config.segmentation.arms) * len(config.segmentation.seeds) + 1
+    images = config.segmentation.train.steps * config.segmentation.train.batch
+    yield Line(
+        "segmentation", f"{runs} trainings of {images:,} images",
+        (("segmenter", param_count(segmenter.abstract), forward),), TRAINING * runs * images * forward,
+    )  # fmt: skip
+
+
+def _diffusion(
+    config: ConfigDict, task: DiffusionTask, small: int, encoder: float, decoder: float
+) -> Iterator[Line]:
+    style, side = config.diffusion.style, config.data.tile
+    inputs = _image(1, small, small, task.channels + config.diffusion.layout_channels)
+    vector = (_image(1, style.dim),) if task.styled else ()
+    forward = _cost(task.unet, inputs, jax.ShapeDtypeStruct((1,), jnp.int32), *vector)
+    networks = [("denoiser", param_count(task.unet.abstract), forward)]
+    styling = 0.0
+    if task.styled:
+        bag = (_image(1, style.tiles, side, side, 3), jax.ShapeDtypeStruct((1, style.tiles), jnp.bool_))
+        styling = _cost(task.style, *bag)
+        networks.append(("style encoder", param_count(task.style.abstract), styling))
+    images = config.diffusion.train.steps * config.diffusion.train.batch
+    yield Line(
+        "diffusion", f"{images:,} images in {config.diffusion.train.steps:,} steps", tuple(networks),
+        images * (TRAINING * (forward + styling) + encoder),
+    )  # fmt: skip
+    synthesis = config.synthesis
+    steps = timesteps(synthesis.spacing, synthesis.steps, task.schedule)
+    guidance = Guidance(**synthesis.guidance) if task.styled else Guidance()
+    runs = guidance.evaluations(steps, config.diffusion.schedule.steps)
+    yield Line(
+        "synthesis", f"{synthesis.count:,} images, {len(steps)} steps, {runs} evaluations each", (),
+        synthesis.count * (runs * forward + 2 * styling + decoder),
+    )  # fmt: skip

@@ -1,0 +1,172 @@
+"""Stage report: one page with what was learnt, from what the other stages left."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from stedm_jax.data.records import TileSet
+from stedm_jax.data.schema import SYNTHETIC
+from stedm_jax.evaluation.confusion import foreground_scores, scores
+from stedm_jax.evaluation.figures import read_metrics
+from stedm_jax.evaluation.optical_density import mean_od, style_correlation
+from stedm_jax.evaluation.panels import Strip, cohort_panel, legend, overlay, style_grid
+from stedm_jax.evaluation.report import results_table, write_report
+from stedm_jax.evaluation.report_content import CohortRow, ReportContent, ResultRow, Synthesis
+from stedm_jax.stages.run import Run, spread
+from stedm_jax.stages.segmentation import JUDGE
+from stedm_jax.stages.synthesis import Orders
+from stedm_jax.workdir import STAGES, flatten, write_text
+
+
+def run(run: Run) -> None:
+    """Writes report/index.html, summary.json and per_patient.csv."""
+    run.need("segmentation")
+    folder = run.workdir.stage("report")
+    with run.workdir.timed("report"):
+        content = _content(run)
+        write_report(folder, content)
+        write_text(folder / "table.txt", results_table(content))
+
+
+def show(run: Run) -> None:
+    """Prints the last table, and where the page is."""
+    folder = run.workdir.path / "report"
+    if run.workdir.result("report"):
+        print(f"\n{(folder / 'table.txt').read_text()}\n\nreport: {folder / 'index.html'}", flush=True)
+
+
+def _content(run: Run) -> ReportContent:
+    config, path = run.config, run.workdir.path
+    made = TileSet.open(path / "synthesis" / "tiles") if run.workdir.result("synthesis") else None
+    judge = _judge(run)
+    results = run.workdir.result("segmentation") or {}
+    provenance = {"tiles": str(run.tiles_path)}
+    return ReportContent(
+        title=config.title or config.name,
+        intro=config.report.intro,
+        cohort=list(_cohort(run)),
+        cohort_panel=cohort_panel(list(_strips(run))),
+        grid=_grid(run) if made else None,
+        legend=legend(run.classes.names, run.classes.colors),
+        curves=_curves(path),
+        results=list(_results(run)),
+        baseline="labelled" if "labelled" in results.get("arms", ()) else None,
+        synthesis=_synthesis(run, made, judge) if made else None,
+        stages={s: r["seconds"] for s in STAGES if (r := run.workdir.result(s)) and "seconds" in r},
+        config=flatten(config),
+        versions=json.loads((path / "versions.json").read_text()),
+        provenance=provenance | ({k: v for k, v in made.manifest["source"].items()} if made else {}),
+    )
+
+
+def _cohort(run: Run) -> Iterator[CohortRow]:
+    for split in run.tiles.splits:
+        rows = run.tiles.index(split)
+        for patient in run.tiles.patients(split):
+            mine = [row for row in rows if row.patient == patient]
+            labelled = sum(row.labelled for row in mine) / (len(mine) * run.tiles.tile**2)
+            yield CohortRow(patient, split, len({row.slide for row in mine}), len(mine), labelled)
+
+
+def _strips(run: Run, tiles: int = 3) -> Iterator[Strip]:
+    """For each patient the same number of tiles, those with labels under a tint of their classes."""
+    for split in run.tiles.splits:
+        for patient in run.tiles.patients(split):
+            mine = [row for row in run.tiles.index(split) if row.patient == patient]
+            mine = sorted(mine, key=lambda row: sum(count > 0 for count in row.pixels))
+            images = []
+            for number, row in enumerate(spread(mine, tiles)):
+                image, mask = run.reader.read(row)
+                images.append(overlay(image, mask, run.classes.colors) if number == tiles - 1 else image)
+            yield Strip(patient, split, images)
+
+
+def _grid(run: Run) -> np.ndarray:
+    orders = Orders(run).grid(run.config.report.layouts, run.config.report.styles)
+    images = np.load(run.workdir.path / "synthesis" / "grid.npy", allow_pickle=False)
+    columns = len(orders[0])
+    rows = [list(images[start : start + columns]) for start in range(0, len(images), columns)]
+    return style_grid(
+        rows,
+        [run.reader.read(row[0].layout)[1] for row in orders],
+        [[run.reader.read(each)[0] for each in order.styles] for order in orders[0]],
+        run.classes.colors,
+        [order.style_patient for order in orders[0]],
+        [row[0].layout.patient for row in orders],
+    )
+
+
+def _curves(path: Path) -> dict[str, list]:
+    files = sorted(path.glob("**/metrics.jsonl"))
+    return {str(file.parent.relative_to(path)): read_metrics(file) for file in files}
+
+
+def _scored(run: Run) -> Iterator[dict]:
+    for file in sorted((run.workdir.path / "segmentation").glob("*/scores.json")):
+        yield json.loads(file.read_text())
+
+
+def _results(run: Run) -> Iterator[ResultRow]:
+    arms = list(run.config.segmentation.arms)
+    tiles = {
+        (split, patient): sum(row.patient == patient for row in run.tiles.index(split))
+        for split in ("val", "test")
+        for patient in run.tiles.patients(split)
+    }
+    for one in sorted(_scored(run), key=lambda each: (each["arm"] not in arms, each["seed"])):
+        if one["arm"] not in arms:
+            continue
+        for split in ("val", "test"):
+            for patient, matrix in one["confusion"][split].items():
+                counts = np.array(matrix, np.int64)
+                values = foreground_scores(counts, run.classes.foreground)
+                yield ResultRow(
+                    one["arm"], one["seed"], patient, split, **values,
+                    n_tiles=tiles[split, patient], n_pixels=scores(counts).n_pixels,
+                )  # fmt: skip
+
+
+def _judge(run: Run) -> dict[str, float]:
+    """Mean IoU over patients of the judge, by what it was shown."""
+    for one in _scored(run):
+        if one["arm"] == JUDGE:
+            return {
+                split: float(
+                    np.nanmean(
+                        [
+                            foreground_scores(np.array(matrix, np.int64), run.classes.foreground)["iou"]
+                            for matrix in matrices.values()
+                        ]
+                    )
+                )
+                for split, matrices in one["confusion"].items()
+            }
+    return {}
+
+
+def _synthesis(run: Run, made: TileSet, judge: dict[str, float]) -> Synthesis:
+    """Optical density of synthetic tiles against that of their style tiles, and the judge's opinion."""
+    images, styles = [], []
+    style_od: dict[tuple[str, int], np.ndarray] = {}
+    for number in range(len(made.index(SYNTHETIC))):
+        tile = made.read(SYNTHETIC, number)
+        images.append(mean_od(tile.image))
+        split, bag = tile.provenance["style_split"], []
+        for record in map(int, tile.provenance["style_records"].split()):
+            if (split, record) not in style_od:
+                style_od[split, record] = mean_od(run.reader.read(run.tiles.index(split)[record])[0])
+            bag.append(style_od[split, record])
+        styles.append(np.mean(bag, axis=0))
+    images_od, bags_od = np.stack(images), np.stack(styles)
+    nan = float("nan")
+    return Synthesis(
+        n_images=len(images),
+        correlation=style_correlation(images_od, bags_od),
+        layout_iou=judge.get(SYNTHETIC, nan),
+        real_val_iou=judge.get("val", nan),
+        images_od=images_od,
+        style_od=bags_od,
+        extra={"judge_test_iou": judge.get("test", nan)},
+    )

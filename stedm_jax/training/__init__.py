@@ -1,0 +1,1 @@
+"""How anything is learnt: the only loop, state, sharding, checkpoints, optimiser, EMA and logging."""

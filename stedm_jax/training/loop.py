@@ -1,0 +1,298 @@
+"""The loop: the only one. It trains any Task, from scratch or from where a run before was stopped.
+
+Every random number and every batch is a function of (seed, step), so the step number is all there is to
+resume from. The device is never waited for: while it works on a step, the metrics of the one before are read.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from stedm_jax.errors import UserError
+from stedm_jax.training.checkpoints import Checkpoints
+from stedm_jax.training.evaluate import Evaluator
+from stedm_jax.training.logging import MetricLog, Progress, clock
+from stedm_jax.training.optim import make_optimizer
+from stedm_jax.training.rng import stream_key
+from stedm_jax.training.settings import LoopSettings, read_settings
+from stedm_jax.training.sharding import (
+    check_batch,
+    local_batch_size,
+    param_shardings,
+    replicated,
+    to_global,
+    to_replicated,
+)
+from stedm_jax.training.signals import Signals
+from stedm_jax.training.state import TrainState, abstract_state, count_params, init_state
+from stedm_jax.training.step import WATCHED, TrainingDiverged, make_train_step
+from stedm_jax.training.task import Task
+
+HostBatch = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training leaves: last state, its scores, best step (the last, without `best`), seconds."""
+
+    state: TrainState
+    metrics: dict[str, float]
+    best_step: int
+    seconds: float
+
+
+def train(
+    task: Task,
+    config: Any,
+    *,
+    mesh: Mesh,
+    batches: Callable[[int], Iterator[HostBatch]],
+    workdir: Path,
+    seed: int,
+    frozen: Any = None,
+    eval_batches: Callable[[], Iterator[HostBatch]] | None = None,
+    visual_batch: HostBatch | None = None,
+    init_params: Any = None,
+    best: tuple[str, str] | None = None,
+    label: str = "",
+) -> TrainResult:
+    """Trains to `config.steps`, going on from `workdir/checkpoints` if there are any.
+
+    Args:
+      config: the keys of LoopSettings.
+      batches: gives the iterator of this host's batches from a global step on.
+      frozen: parameters that are not trained, handed to the task ({} when None).
+      eval_batches: gives the same batches, all of one size, each time.
+      visual_batch: one batch, equal on every host, to draw from.
+      init_params: weights to start from when there is no checkpoint.
+      best: (metric, "max" or "min"): that checkpoint is kept as well.
+
+    Raises:
+      UserError: bad settings, a batch that does not divide, a disk that is full, data that end too early.
+      TrainingDiverged: something is no longer finite; the last good checkpoint is kept.
+      Stopped, KeyboardInterrupt: after SIGTERM or Ctrl-C, the step being saved.
+    """
+    began = time.perf_counter()
+    settings = read_settings(LoopSettings, config)
+    check_batch(settings.batch, mesh)
+    tx, lr = make_optimizer(settings.optimizer, settings.steps)
+    average = settings.ema.decay > 0
+    abstract = abstract_state(task, tx, mesh, average)
+    checkpoints = Checkpoints(Path(workdir) / "checkpoints", settings.keep, best)
+    saved = checkpoints.latest()
+    if saved is None:
+        state = init_state(task, tx, mesh, seed, init_params, average)
+    else:
+        state = checkpoints.restore(abstract, saved)
+    progress = Progress(label or task.name, settings.steps, settings.batch)
+    if saved is not None and saved >= settings.steps and (eval_batches is None or checkpoints.metrics(saved)):
+        scores, best_step = checkpoints.metrics(saved), checkpoints.best_step() or saved
+        progress.note(f"was done before: step {saved:,}{_scores(scores)}")
+        return TrainResult(state, scores, best_step, time.perf_counter() - began)
+
+    frozen = {} if frozen is None else frozen
+    frozen = jax.device_put(frozen, param_shardings(frozen, mesh))
+    run = _Run(
+        task, settings, mesh, seed, frozen, checkpoints, progress, eval_batches, visual_batch, state, saved
+    )
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    run.go(make_train_step(task, tx, lr, mesh, settings.ema.decay, seed, shardings), batches, Path(workdir))
+    seconds = time.perf_counter() - began
+    progress.note(f"done: step {run.step:,} in {clock(seconds)}{_scores(run.scores)}")
+    return TrainResult(run.state, run.scores, checkpoints.best_step() or run.step, seconds)
+
+
+@dataclass
+class _Run:
+    task: Task
+    settings: LoopSettings
+    mesh: Mesh
+    seed: int
+    frozen: Any
+    checkpoints: Checkpoints
+    progress: Progress
+    eval_batches: Callable[[], Iterator[HostBatch]] | None
+    visual_batch: HostBatch | None
+    state: TrainState
+    saved: int | None  # newest step in the checkpoints
+    scores: dict[str, float] = field(default_factory=dict)
+    signals: Signals = field(default_factory=Signals)
+    pending: tuple[int, dict[str, jax.Array], float] | None = None  # step, metrics not yet read, data wait
+    window: list[dict[str, float]] = field(default_factory=list)  # metrics since the last row of the log
+
+    def __post_init__(self) -> None:
+        self.step = self.saved or 0
+        self.evaluate = Evaluator(self.task, self.mesh, self.seed)
+        self.draw = jax.jit(self.task.visualise, out_shardings=replicated(self.mesh))
+
+    def go(self, step_fn: Any, batches: Callable[[int], Iterator[HostBatch]], workdir: Path) -> None:
+        """Trains to the end, and leaves checkpoints and log closed, whatever happens."""
+        self.progress.note(_greeting(self))
+        try:
+            self.log = MetricLog(workdir, self.step)
+            with jax.set_mesh(self.mesh), self.signals:
+                self._steps(step_fn, batches)
+            self.checkpoints.close()
+        except KeyboardInterrupt:
+            raise  # at once: what was told to stop politely is saved already
+        except OSError as error:
+            self.checkpoints.close()
+            raise UserError(
+                f"While training {self.task.name!r} in {workdir}, a file could not be read or written "
+                f"({error}). Make room on the disk or mend the file, then run the same command to go on."
+            ) from error
+        except BaseException:
+            self.checkpoints.close()
+            raise
+        finally:
+            if hasattr(self, "log"):
+                self.log.close()
+
+    def _steps(self, step_fn: Any, batches: Callable[[int], Iterator[HostBatch]]) -> None:
+        if self.step and self._evaluates() and not self.checkpoints.metrics(self.step):
+            self._milestone()  # a run before was stopped in the middle of this evaluation
+            if self.signals.wanted():
+                self._leave()
+        if self.step >= self.settings.steps:
+            return
+        feed = batches(self.step)
+        compiled = None
+        while self.step < self.settings.steps:
+            batch, waited = self._next(feed)
+            if compiled is None:
+                compiled = self._compile(step_fn, batch)
+            self.state, metrics = compiled(self.state, self.frozen, batch)
+            self.step += 1
+            self._read()
+            self.pending = (self.step, metrics, waited)
+            stop = self.signals.stop_at(self.step)
+            if stop or self._pausing():
+                self._read()  # waits for this step: nothing is saved before it is known to be finite
+                if not stop:
+                    self._milestone()
+            if stop or self.signals.received is not None:
+                self._leave()
+
+    def _next(self, feed: Iterator[HostBatch]) -> tuple[dict[str, jax.Array], float]:
+        """The next batch, and the seconds that the device may have stood idle for it."""
+        began = time.perf_counter()
+        try:
+            batch = next(feed)
+        except StopIteration:
+            raise UserError(
+                f"The data of {self.task.name!r} ended at step {self.step} of {self.settings.steps}. "
+                f"They have to repeat; check that there are enough for one batch of {self.settings.batch}."
+            ) from None
+        on_device = to_global(batch, self.mesh)
+        idle = self.pending is None or self.pending[1]["loss"].is_ready()
+        return on_device, (time.perf_counter() - began) * idle
+
+    def _compile(self, step_fn: Any, batch: dict[str, jax.Array]) -> Any:
+        wrong = {name: v.shape for name, v in batch.items() if v.shape[0] != self.settings.batch}
+        if wrong:
+            raise UserError(
+                f"The data of {self.task.name!r} give {wrong}, but the global batch is "
+                f"{self.settings.batch}; each host gives {local_batch_size(self.settings.batch)} of them."
+            )
+        with self.progress.paused():
+            began = time.perf_counter()
+            compiled = step_fn.lower(self.state, self.frozen, batch).compile()
+            self.progress.note(f"compiled in {time.perf_counter() - began:.1f} s")
+        return compiled
+
+    def _read(self) -> None:
+        """Reads the metrics that wait, stops at what is not finite, logs."""
+        if self.pending is None:
+            return
+        (step, arrays, waited), self.pending = self.pending, None
+        values = {name: float(value) for name, value in jax.device_get(arrays).items()}
+        for name in WATCHED:
+            if not math.isfinite(values[name]):
+                raise TrainingDiverged(step, name, values[name], self.saved)
+        self.window.append(values)
+        self.progress.advance(step, values["loss"], waited)
+        if step % self.settings.log_every == 0 or step == self.settings.steps:
+            means = {name: float(np.mean([row[name] for row in self.window])) for name in values}
+            self.log.scalars(step, {**means, **self.progress.rates()})
+            self.window.clear()
+
+    def _at(self, every: int) -> bool:
+        return self.step == self.settings.steps or (every > 0 and self.step % every == 0)
+
+    def _evaluates(self) -> bool:
+        return self.eval_batches is not None and self._at(self.settings.eval_every)
+
+    def _draws(self) -> bool:
+        return (
+            self.visual_batch is not None
+            and self.settings.visual_every > 0
+            and self._at(self.settings.visual_every)
+        )
+
+    def _saves(self) -> bool:
+        judged = self.checkpoints.best is not None and self._evaluates()
+        return judged or self._at(self.settings.checkpoint_every)
+
+    def _pausing(self) -> bool:
+        return self._evaluates() or self._draws() or self._saves()
+
+    def _milestone(self) -> None:
+        """Evaluates, draws and saves what is due at this step."""
+        with self.progress.paused():
+            scores = self._score() if self._evaluates() else None
+            if self._draws() and not self.signals.wanted():
+                batch = to_replicated(self.visual_batch, self.mesh)
+                key = stream_key(self.seed, "visual")
+                self.log.images(
+                    self.step, jax.device_get(self.draw(self.state.weights, self.frozen, batch, key))
+                )
+            if self._saves():
+                self._save(scores)
+
+    def _score(self) -> dict[str, float] | None:
+        assert self.eval_batches is not None
+        # Several hosts must all evaluate or none: they leave at the next step, together.
+        stop = self.signals.wanted if jax.process_count() == 1 else lambda: False
+        scores = self.evaluate(self.state.weights, self.frozen, self.eval_batches(), stop)
+        if scores is not None:
+            best = self.checkpoints.best
+            if best is not None and best[0] not in scores:
+                raise ValueError(
+                    f"best names {best[0]!r}, but task {self.task.name!r} gives {sorted(scores)}"
+                )
+            self.scores = scores
+            self.log.scalars(self.step, scores, "eval/")
+            self.progress.note(f"step {self.step:,}{_scores(scores)}")
+        return scores
+
+    def _save(self, scores: dict[str, float] | None) -> None:
+        self.checkpoints.save(self.step, self.state, scores)
+        self.saved = self.step
+
+    def _leave(self) -> None:
+        if self.saved != self.step:
+            self._save(None)
+        self.checkpoints.close()
+        self.progress.note(f"stopped at step {self.step:,}, which is saved; run the same command to go on")
+        self.signals.end(self.step, self.checkpoints.dir)
+
+
+def _greeting(run: _Run) -> str:
+    frozen, shape, steps = count_params(run.frozen), run.mesh.shape, run.settings.steps
+    size = f"{count_params(run.state.params):,} parameters" + (f" and {frozen:,} frozen" if frozen else "")
+    origin = f"going on from step {run.step:,}" if run.step else "starting"
+    return (
+        f"{origin}: {size}, {steps:,} steps of {run.settings.batch} images "
+        f"on mesh data {shape['data']} x fsdp {shape['fsdp']}"
+    )
+
+
+def _scores(scores: dict[str, float]) -> str:
+    return "".join(f"  {name} {value:.4g}" for name, value in scores.items())

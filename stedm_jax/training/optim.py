@@ -1,0 +1,89 @@
+"""Optimisers and learning-rate schedules.
+
+    (1)  constant:  lr(n) = lr * w(n)                      w(n) = min(1, (n + 1) / warmup)
+    (2)  cosine:    lr(n) = lr * w(n) * (1 + cos(pi * t)) / 2,   t = (n - warmup) / (steps - warmup) in [0, 1]
+
+n = 0, 1, ... is the number of updates already made, so that the first one already moves.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from stedm_jax.errors import UserError
+from stedm_jax.training.settings import OptimizerSettings, read_settings
+
+OPTIMIZERS = ("adam", "adamw")
+SCHEDULES = ("constant", "cosine")
+LearningRate = Callable[[Any], Float[Array, ""]]
+
+
+def make_optimizer(cfg: Any, steps: int) -> tuple[optax.GradientTransformation, LearningRate]:
+    """Builds the optimiser and the schedule of its learning rate (equations 1, 2).
+
+    Args:
+      cfg: the keys of OptimizerSettings. Weight decay spares leaves of fewer than two dimensions
+        (biases, norms). "adam" has no weight decay at all.
+      steps: length of the whole training, for the cosine schedule.
+
+    Raises:
+      UserError: an unknown name, a key missing or out of range.
+    """
+    cfg = read_settings(OptimizerSettings, cfg, "optimizer")
+    _check(cfg)
+    lr = make_schedule(cfg.schedule, cfg.lr, cfg.warmup, steps)
+    parts = [optax.clip_by_global_norm(cfg.clip)] if cfg.clip > 0 else []
+    parts.append(optax.scale_by_adam(b1=cfg.b1, b2=cfg.b2, eps=1e-8))
+    if cfg.weight_decay > 0:
+        parts.append(optax.add_decayed_weights(cfg.weight_decay, mask=decays))
+    parts.append(optax.scale_by_learning_rate(lr))
+    return _lenient(optax.chain(*parts)), lr
+
+
+def decays(params: Any) -> Any:
+    """True for the leaves that weight decay acts on: matrices and kernels, not biases and norms."""
+    return jax.tree.map(lambda leaf: leaf.ndim >= 2, params)
+
+
+def make_schedule(name: str, lr: float, warmup: int, steps: int) -> LearningRate:
+    """The learning rate as a function of the updates made; equations (1) and (2)."""
+
+    def schedule(count: Any) -> Float[Array, ""]:
+        n = jnp.asarray(count, jnp.float32)
+        rate = lr * jnp.minimum(1.0, (n + 1.0) / max(warmup, 1))
+        if name == "cosine":
+            t = jnp.clip((n - warmup) / max(steps - warmup, 1), 0.0, 1.0)
+            rate = rate * 0.5 * (1.0 + jnp.cos(jnp.pi * t))
+        return rate
+
+    return schedule
+
+
+def _check(cfg: OptimizerSettings) -> None:
+    for key, value, valid in (("name", cfg.name, OPTIMIZERS), ("schedule", cfg.schedule, SCHEDULES)):
+        if value not in valid:
+            raise UserError(
+                f"optimizer.{key} is {value!r}, which is unknown; choose one of: {', '.join(valid)}."
+            )
+    if cfg.name == "adam" and cfg.weight_decay:
+        raise UserError(
+            "optimizer.name 'adam' has no weight decay; choose 'adamw', or set weight_decay to 0."
+        )
+    if min(cfg.weight_decay, cfg.clip, cfg.warmup) < 0 or cfg.lr <= 0:
+        raise UserError("The optimizer needs lr above 0, and weight_decay, clip and warmup of 0 or more.")
+    if not (0 <= cfg.b1 < 1 and 0 <= cfg.b2 < 1):
+        raise UserError(f"optimizer.b1, b2 are {cfg.b1}, {cfg.b2}; both must be at least 0 and below 1.")
+
+
+def _lenient(tx: optax.GradientTransformation) -> optax.GradientTransformation:
+    """optax mixes int32 counts with float decays, which strict dtype promotion refuses."""
+
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
+        with jax.numpy_dtype_promotion("standard"):
+            return tx.update(updates, state, params)
+
+    return optax.GradientTransformation(tx.init, update)

@@ -1,0 +1,117 @@
+"""One mesh (data, fsdp) for everything: how parameters and batches lie on the devices.
+
+Parameters are cut along `fsdp` only; batches along both axes, so every device has its own images.
+All axes are of type Auto: the compiler places the collectives.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from stedm_jax.errors import UserError
+
+AXES = ("data", "fsdp")
+MIN_ELEMENTS = 4096  # smaller leaves are replicated: cutting them costs more than it saves
+
+
+def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
+    """Builds the mesh over all devices (or those given); `data` = -1 takes what `fsdp` leaves.
+
+    Raises:
+      UserError: data x fsdp is not the number of devices.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    count = len(devices)
+    if fsdp < 1 or count % fsdp:
+        valid = [n for n in range(1, count + 1) if count % n == 0]
+        raise UserError(
+            f"mesh.fsdp is {fsdp}, but {count} device(s) do not divide by it; choose one of {valid}."
+        )
+    if data == -1:
+        data = count // fsdp
+    if data * fsdp != count:
+        raise UserError(
+            f"The mesh data {data} x fsdp {fsdp} needs {data * fsdp} devices and there are {count}; "
+            f"set mesh.data to {count // fsdp}, or to -1 to take all that are there."
+        )
+    return jax.make_mesh((data, fsdp), AXES, axis_types=(AxisType.Auto, AxisType.Auto), devices=devices)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The same on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """First dimension cut over all devices."""
+    return NamedSharding(mesh, PartitionSpec(AXES))
+
+
+def param_shardings(abstract: Any, mesh: Mesh) -> Any:
+    """Shardings for a tree of arrays or ShapeDtypeStructs, as a tree of the same structure.
+
+    The largest dimension that `fsdp` divides is cut (the last of equals); leaves under 4096 elements are
+    replicated.
+    """
+    return jax.tree.map(lambda leaf: NamedSharding(mesh, _spec(np.shape(leaf), mesh.shape["fsdp"])), abstract)
+
+
+def _spec(shape: tuple[int, ...], fsdp: int) -> PartitionSpec:
+    fitting = [axis for axis, size in enumerate(shape) if size % fsdp == 0]
+    if fsdp == 1 or int(np.prod(shape)) < MIN_ELEMENTS or not fitting:
+        return PartitionSpec()
+    cut = max(fitting, key=lambda axis: (shape[axis], axis))
+    return PartitionSpec(*("fsdp" if axis == cut else None for axis in range(cut + 1)))
+
+
+def to_global(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """Puts this host's part of a batch on its devices, as global arrays cut along the first dimension.
+
+    Raises:
+      UserError: the global batch does not divide over the devices; names the nearest sizes that do.
+    """
+    sharding, hosts = batch_sharding(mesh), jax.process_count()
+    for name, value in batch.items():
+        if value.ndim == 0:
+            raise ValueError(f"batch entry {name!r} is a scalar; every entry needs a leading batch dimension")
+        if (value.shape[0] * hosts) % mesh.size:
+            _refuse_batch(value.shape[0] * hosts, mesh.size)
+    return {k: jax.make_array_from_process_local_data(sharding, np.asarray(v)) for k, v in batch.items()}
+
+
+def to_replicated(tree: Any, mesh: Mesh) -> Any:
+    """Puts host arrays, equal on every host, whole on every device."""
+    sharding = replicated(mesh)
+    return jax.tree.map(lambda v: jax.make_array_from_process_local_data(sharding, np.asarray(v)), tree)
+
+
+def local_batch_size(batch: int) -> int:
+    """This host's share of a global batch size; UserError when it does not divide over the hosts."""
+    hosts = jax.process_count()
+    if batch % hosts:
+        _refuse_batch(batch, hosts, "hosts")
+    return batch // hosts
+
+
+def check_batch(batch: int, mesh: Mesh) -> None:
+    """Refuses (UserError) a global batch size that does not divide over the mesh."""
+    if batch % mesh.size:
+        _refuse_batch(batch, mesh.size)
+
+
+def pad_batch(batch: Mapping[str, np.ndarray], size: int) -> dict[str, np.ndarray]:
+    """Fills a short last batch to `size` with zeros; `weight` (b,) is 1 where real, 0 where filled."""
+    count = len(next(iter(batch.values())))
+    batch = {"weight": np.ones(count, np.float32), **batch}
+    return {k: np.concatenate([v, np.zeros((size - count, *v.shape[1:]), v.dtype)]) for k, v in batch.items()}
+
+
+def _refuse_batch(batch: int, count: int, what: str = "devices") -> None:
+    below = batch // count * count
+    nearest = " or ".join(str(n) for n in (below, below + count) if n)
+    raise UserError(
+        f"The global batch of {batch} does not divide over {count} {what}; the nearest valid: {nearest}."
+    )

@@ -1,0 +1,102 @@
+"""The train state: step, parameters, their moving average and the optimiser's state."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from stedm_jax.errors import UserError
+from stedm_jax.training.rng import stream_key
+from stedm_jax.training.sharding import param_shardings
+from stedm_jax.training.task import Task
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TrainState:
+    """`step` int32 counts the updates made; `ema` is {} when none is kept. Leaves may also be abstract."""
+
+    step: Any
+    params: Any
+    ema: Any
+    opt_state: Any
+
+    @property
+    def weights(self) -> Any:
+        """The parameters to evaluate and to use: the moving average when one is kept."""
+        return self.ema or self.params
+
+
+def abstract_state(task: Task, tx: optax.GradientTransformation, mesh: Mesh, ema: bool = True) -> TrainState:
+    """Shapes, dtypes and shardings of the state, without computing anything."""
+    abstract = jax.eval_shape(lambda: _fresh(task.init(jax.random.key(0)), tx, ema))
+    return with_shardings(abstract, mesh)
+
+
+def with_shardings(abstract: Any, mesh: Mesh) -> Any:
+    """Adds the shardings of `param_shardings` to a tree of ShapeDtypeStructs."""
+    join = lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)  # noqa: E731
+    return jax.tree.map(join, abstract, param_shardings(abstract, mesh))
+
+
+def init_state(
+    task: Task,
+    tx: optax.GradientTransformation,
+    mesh: Mesh,
+    seed: int,
+    params: Any = None,
+    ema: bool = True,
+) -> TrainState:
+    """Makes the state where it will lie; `params` starts from given weights (they are copied, not consumed).
+
+    Raises:
+      UserError: the given weights do not fit the task; names the first entries that differ.
+    """
+    abstract = abstract_state(task, tx, mesh, ema)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    if params is None:
+        build = lambda key: _fresh(task.init(key), tx, ema)  # noqa: E731
+        return jax.jit(build, out_shardings=shardings)(stream_key(seed, "init"))
+    check_params(params, abstract.params)
+    params = jax.device_put(params, shardings.params)
+    cast = lambda given: jax.tree.map(lambda x, like: x.astype(like.dtype), given, abstract.params)  # noqa: E731
+    return jax.jit(lambda given: _fresh(cast(given), tx, ema), out_shardings=shardings)(params)
+
+
+def check_params(params: Any, abstract: Any) -> None:
+    """Refuses (UserError) parameters whose names or shapes differ from `abstract`."""
+    shapes = [
+        {
+            jax.tree_util.keystr(path): tuple(leaf.shape)
+            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        }
+        for tree in (params, abstract)
+    ]
+    given, wanted = shapes
+    wrong = [
+        f"{name} {given[name]} instead of {wanted[name]}"
+        for name in given
+        if wanted.get(name, given[name]) != given[name]
+    ]
+    wrong += [f"{name} missing" for name in wanted if name not in given]
+    wrong += [f"{name} unknown" for name in given if name not in wanted]
+    if wrong:
+        raise UserError(
+            f"The weights to start from do not fit this model: {'; '.join(wrong[:5])}"
+            f"{f' and {len(wrong) - 5} more' if len(wrong) > 5 else ''}. Use weights of the same settings."
+        )
+
+
+def count_params(tree: Any) -> int:
+    """Number of elements of all leaves, arrays or abstract."""
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def _fresh(params: Any, tx: optax.GradientTransformation, ema: bool) -> TrainState:
+    # Copies, because the state is donated: no two leaves, and no caller's array, may share a buffer.
+    own = jax.tree.map(jnp.copy, params)
+    average = jax.tree.map(jnp.copy, params) if ema else {}
+    return TrainState(step=jnp.int32(0), params=own, ema=average, opt_state=tx.init(params))

@@ -1,0 +1,79 @@
+"""One compiled training step."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from stedm_jax.errors import UserError
+from stedm_jax.training.ema import update_ema
+from stedm_jax.training.optim import LearningRate
+from stedm_jax.training.rng import step_key
+from stedm_jax.training.sharding import batch_sharding, replicated
+from stedm_jax.training.state import TrainState
+from stedm_jax.training.task import Task
+
+WATCHED = ("loss", "grad_norm", "param_norm")  # not finite in one of these: the training has diverged
+
+
+class TrainingDiverged(UserError):
+    """The loss, the gradient or the parameters are no longer finite."""
+
+    def __init__(self, step: int, metric: str, value: float, last_good: int | None) -> None:
+        kept = (
+            f"The checkpoint of step {last_good} is kept"
+            if last_good is not None
+            else "There is no checkpoint yet"
+        )
+        super().__init__(
+            f"Training diverged: {metric} is {value} at step {step}. {kept}. Try a lower optimizer.lr, a "
+            f"longer optimizer.warmup or optimizer.clip of 1.0, look at the data of that step, and run again."
+        )
+        self.step, self.metric, self.last_good = step, metric, last_good
+
+
+def make_train_step(
+    task: Task,
+    tx: optax.GradientTransformation,
+    lr: LearningRate,
+    mesh: Mesh,
+    ema_decay: float,
+    seed: int,
+    shardings: TrainState,
+) -> Callable[[TrainState, Any, dict[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
+    """Builds the jitted `(state, frozen, batch) -> (state, metrics)`; the state given is consumed.
+
+    Metrics are float32 scalars: loss, grad_norm (before clipping), param_norm, lr and those of the task.
+    The task's key is fold_in(key(seed), step).
+    """
+
+    def step(
+        state: TrainState, frozen: Any, batch: dict[str, jax.Array]
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        key = step_key(seed, state.step)
+        (loss, extra), grads = jax.value_and_grad(task.loss, has_aux=True)(state.params, frozen, batch, key)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = {
+            "loss": loss,
+            "grad_norm": optax.tree.norm(grads),
+            "param_norm": optax.tree.norm(params),
+            "lr": lr(state.step),
+        }
+        if clash := set(metrics) & set(extra):
+            raise ValueError(
+                f"task {task.name!r} names its metrics {sorted(clash)}, which the loop names itself"
+            )
+        metrics = {name: value.astype(jnp.float32) for name, value in {**metrics, **extra}.items()}
+        ema = update_ema(state.ema, params, ema_decay, state.step + 1)
+        return TrainState(state.step + 1, params, ema, opt_state), metrics
+
+    return jax.jit(
+        step,
+        in_shardings=(shardings, None, batch_sharding(mesh)),
+        out_shardings=(shardings, replicated(mesh)),
+        donate_argnums=0,
+    )

@@ -1,0 +1,45 @@
+"""What the loop asks of a thing to be learnt.
+
+Parameters are a pure nested dict of arrays. `frozen` is a tree of parameters that are never trained (an
+autoencoder under a denoiser, say): an argument of the compiled functions, so that it is not baked into them.
+"""
+
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+
+Params = dict[str, Any]
+Batch = dict[str, jax.Array]
+
+
+@runtime_checkable
+class Task(Protocol):
+    """A trained thing. Every method but `summarise` is compiled by the loop: pure, of fixed shapes."""
+
+    name: str
+
+    def init(self, key: jax.Array) -> Params:
+        """Fresh float32 parameters."""
+        ...
+
+    def loss(
+        self, params: Params, frozen: Any, batch: Batch, key: jax.Array
+    ) -> tuple[Float[Array, ""], dict[str, Array]]:
+        """The float32 loss, a mean over the global batch, and scalars to log."""
+        ...
+
+    def eval_step(self, params: Params, frozen: Any, batch: Batch, key: jax.Array) -> dict[str, Array]:
+        """Sums over the batch, of any shape. `weight` (b,) is 0 for padding, which must count nothing."""
+        ...
+
+    def summarise(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
+        """Scores from the sums over all batches (float64 or int64, on the host)."""
+        ...
+
+    def visualise(
+        self, params: Params, frozen: Any, batch: Batch, key: jax.Array
+    ) -> dict[str, UInt8[Array, "h w 3"]]:
+        """Pictures by name."""
+        ...

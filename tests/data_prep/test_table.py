@@ -1,0 +1,58 @@
+import pytest
+
+from data_prep.table import parse_splits, read_table
+from stedm_jax.errors import UserError
+
+
+def table(tmp_path, text):
+    path = tmp_path / "cohort.csv"
+    path.write_text(text)
+    return path
+
+
+def test_reads_rows_tags_and_optional_columns(tmp_path):
+    path = table(tmp_path, "\ufeffslide, patient,split,mpp,grade\na.tif,P1,train,0.25,high\nb.tif,P2,test,,low\n")
+    first, second = read_table(path, "slide", optional=("mpp",))
+    assert (first.file, first.patient, first.split, first.tags) == ("a.tif", "P1", "train", {"grade": "high"})
+    assert first.number("mpp", path) == 0.25 and second.number("mpp", path) is None
+
+
+@pytest.mark.parametrize(("text", "says"), [
+    ("slide,patient\na,P1\n", "no column split"),
+    ("slide,patient,split\n", "no row"),
+    ("slide,patient,split\na,P1,trian\n", "unknown split 'trian'"),
+    ("slide,patient,split\na,,train\n", "patient is empty"),
+    ("slide,patient,split\na,P1,train\na,P1,train\n", "line 3.*'a' stands in line 2"),
+    ("slide,patient,split\na,P1,train\nb,P1,test\n", "'P1' in test and train"),
+    ("slide,patient,split\na,P1\n", "line 2 has not 3 cells"),
+    ("slide,patient,split\na,P1,train,x\n", "line 2 has not 3 cells"),
+])  # fmt: skip
+def test_errors_name_the_place(tmp_path, text, says):
+    with pytest.raises(UserError, match=says):
+        read_table(table(tmp_path, text), "slide")
+
+
+def test_missing_table_and_wrong_number(tmp_path):
+    with pytest.raises(UserError, match=r"no table .*none\.csv"):
+        read_table(tmp_path / "none.csv", "slide")
+    path = table(tmp_path, "slide,patient,split,mpp\na,P1,train,fine\n")
+    with pytest.raises(UserError, match="mpp='fine' is no number"):
+        read_table(path, "slide", optional=("mpp",))[0].number("mpp", path)
+
+
+def test_splits_by_patient_replace_the_column(tmp_path):
+    path = table(tmp_path, "image,patient,split\na,P1,testA\nb,P2,train\n")
+    rows = read_table(path, "image", splits=parse_splits("train:P1; style:P2"))
+    assert [(row.split, row.tags) for row in rows] == [("train", {"table_split": "testA"}), ("style", {"table_split": "train"})]
+
+
+@pytest.mark.parametrize(("splits", "says"), [
+    ("train:P1", "'P2' stands in no split"),
+    ("train:P1,P2,P3", "does not have: P3"),
+    ("train:P1,P2;test:P1", "'P1' in test and train"),
+    ("tset:P1", "tset:P1"),
+])  # fmt: skip
+def test_wrong_splits_by_patient(tmp_path, splits, says):
+    path = table(tmp_path, "image,patient\na,P1\nb,P2\n")
+    with pytest.raises(UserError, match=says):
+        read_table(path, "image", splits=parse_splits(splits))

@@ -1,0 +1,196 @@
+"""Samplers against the exact denoiser of Gaussian data, where the answer is known."""
+
+from collections import Counter
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from stedm_jax.diffusion.guidance import Guidance
+from stedm_jax.diffusion.parameterisation import KINDS, levels, target
+from stedm_jax.diffusion.samplers import TIMESTEPS, Sampler, ddim, dpmpp_2m, sample, timesteps
+from stedm_jax.diffusion.schedule import make_schedule
+from stedm_jax.errors import UserError
+
+MU, S = 0.7, 0.3
+SCHEDULE = make_schedule()
+
+
+def exact(schedule, kind, mu=MU):
+    """The best possible network for data ~ N(mu, S^2): E[x_0 | x_t] as a prediction of `kind`."""
+
+    def denoise(x, t):
+        alpha, sigma = levels(schedule, t, x.ndim)
+        x0 = mu + alpha * S**2 / (alpha**2 * S**2 + sigma**2) * (x - alpha * mu)
+        return target(schedule, kind, x0, (x - alpha * x0) / sigma, t)
+
+    return denoise
+
+
+def error(schedule, sampler, steps, kind="eps", spacing="uniform_lambda"):
+    """Largest error of (mean, std). The flow is affine, so two starting points tell both."""
+    t = timesteps(spacing, steps, schedule)
+    alpha, sigma = float(schedule.alpha[t[0]]), float(schedule.sigma[t[0]])
+    z = jnp.array([[-1.0], [1.0]])
+    x_T = alpha * MU + (alpha**2 * S**2 + sigma**2) ** 0.5 * z
+    low, high = np.asarray(sample(exact(schedule, kind), schedule, x_T, t, sampler, kind))[:, 0]
+    return max(abs((low + high) / 2 - MU), abs((high - low) / 2 - S))
+
+
+@pytest.mark.parametrize("sampler", [ddim(), dpmpp_2m()], ids=lambda s: s.name)
+def test_error_falls_with_steps(sampler):
+    for spacing in ("uniform_lambda", "trailing"):
+        few, some, many = (error(SCHEDULE, sampler, n, "eps", spacing) for n in (5, 50, 500))
+        assert few > 2 * some
+        assert some > 0.9 * many  # equal where both are down to the step below level 0
+        assert many < 0.01
+
+
+def test_second_order_wins_at_ten_steps():
+    assert error(SCHEDULE, dpmpp_2m(), 10) < 0.1 * error(SCHEDULE, ddim(), 10)
+    assert error(SCHEDULE, dpmpp_2m(), 10) < 0.005
+
+
+def test_even_lambda_is_the_best_spacing_for_few_steps():
+    errors = {kind: error(SCHEDULE, dpmpp_2m(), 20, "eps", kind) for kind in TIMESTEPS}
+    assert min(errors, key=errors.__getitem__) == "uniform_lambda"
+
+
+def test_even_lambda_keeps_a_last_level_without_signal():
+    schedule = make_schedule(zero_terminal_snr=True)
+    t = timesteps("uniform_lambda", 12, schedule)
+    assert t[0] == 999 and t[-1] == 0 and len(t) <= 12
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("sampler", [ddim(), dpmpp_2m()], ids=lambda s: s.name)
+def test_all_parameterisations_agree(kind, sampler):
+    assert error(SCHEDULE, sampler, 20, kind) == pytest.approx(error(SCHEDULE, sampler, 20, "v"), abs=1e-4)
+
+
+@pytest.mark.parametrize("sampler", [ddim(), ddim(0.5), dpmpp_2m()], ids=str)
+def test_zero_terminal_snr_with_v(sampler):
+    schedule = make_schedule(zero_terminal_snr=True)
+    if sampler.eta == 0:
+        assert error(schedule, sampler, 50, "v") < 0.02
+    assert np.isfinite(sampler.table(schedule, timesteps("trailing", 50, SCHEDULE))).all()
+
+
+def test_zero_terminal_snr_refuses_eps():
+    schedule = make_schedule(zero_terminal_snr=True)
+    with pytest.raises(UserError, match="predict v"):
+        error(schedule, ddim(), 5, "eps")
+
+
+def test_ancestral_noise_keeps_the_distribution():
+    t = timesteps("linspace", 500, SCHEDULE)
+    x_T = jax.random.normal(jax.random.key(0), (1024, 2))
+
+    def run(seed):
+        return sample(exact(SCHEDULE, "v"), SCHEDULE, x_T, t, ddim(1.0), "v", key=jax.random.key(seed))
+
+    x0 = run(1)
+    assert float(x0.mean()) == pytest.approx(MU, abs=0.02)
+    assert float(x0.std()) == pytest.approx(S, abs=0.02)
+    np.testing.assert_array_equal(x0, run(1))
+    assert not np.array_equal(x0, run(2))
+
+
+def test_published_step_quirk():
+    t = timesteps("uniform_stride", 128, SCHEDULE)
+    assert len(t) == 143
+    assert t[0] == 995 and t[-1] == 1
+    assert set(np.diff(t)) == {-7}
+
+
+@pytest.mark.parametrize("kind", TIMESTEPS)
+@pytest.mark.parametrize("steps", [1, 2, 7, 20, 500, 1000])
+def test_timesteps_fall_within_range(kind, steps):
+    t = timesteps(kind, steps, SCHEDULE)
+    assert t.dtype == np.int32
+    assert np.all(np.diff(t) < 0) and t[-1] >= 0 and t[0] <= 999
+    if kind != "uniform_stride":
+        assert t[0] == 999
+    if kind in ("trailing", "linspace"):
+        assert len(t) == steps
+    if kind in ("uniform_lambda", "linspace") and steps > 1:
+        assert t[-1] == 0
+
+
+def test_one_step_is_the_prediction():
+    x_T = jnp.ones((2, 3))
+    out = sample(
+        lambda x, t: jnp.full(x.shape, 0.25),
+        SCHEDULE,
+        x_T,
+        timesteps("trailing", 1, SCHEDULE),
+        ddim(),
+        "x0",
+    )
+    np.testing.assert_array_equal(out, np.full((2, 3), 0.25, np.float32))
+
+
+def counted(guidance, steps=10):
+    """Sampled image, and how often each branch of the network really ran."""
+    calls = Counter()
+
+    def denoise(x, t):
+        jax.debug.callback(lambda: calls.update(["one"]))
+        return exact(SCHEDULE, "eps", 0.7)(x, t)
+
+    def both(x, t):
+        jax.debug.callback(lambda: calls.update(["both"]))
+        return exact(SCHEDULE, "eps", 0.7)(x, t), exact(SCHEDULE, "eps", 0.2)(x, t)
+
+    x_T = jax.random.normal(jax.random.key(3), (2, 4))
+    t = timesteps("trailing", steps, SCHEDULE)
+    out = jax.jit(
+        lambda x: sample(denoise, SCHEDULE, x, t, dpmpp_2m(), "eps", guidance=guidance, denoise_both=both)
+    )(x_T)
+    jax.effects_barrier()
+    return np.asarray(out), calls["one"], calls["both"]
+
+
+def test_guidance_interval_saves_evaluations():
+    plain, one, both = counted(None)
+    assert (one, both) == (10, 0)
+    assert counted(Guidance(1.0))[1:] == (10, 0)
+    assert counted(Guidance(2.0))[1:] == (0, 10)
+    inside, one, both = counted(Guidance(2.0, interval=(0.2, 0.7)))
+    assert (one, both) == (5, 5)
+    outside, one, both = counted(Guidance(2.0, interval=(0.02, 0.08)))
+    assert both == 0
+    np.testing.assert_array_equal(outside, plain)
+    assert inside.mean() > plain.mean() + 0.05  # away from the unconditional mean
+
+
+def test_network_is_traced_once():
+    traced = []
+
+    def denoise(x, t):
+        traced.append(1)
+        return exact(SCHEDULE, "eps")(x, t)
+
+    sample(denoise, SCHEDULE, jnp.ones((1, 2)), timesteps("linspace", 50, SCHEDULE), ddim(), "eps")
+    assert len(traced) <= 2  # jax may trace a scan body twice, never once a step
+
+
+def test_refuses():
+    with pytest.raises(UserError):
+        Sampler("euler")
+    with pytest.raises(UserError):
+        Sampler("dpmpp_2m", 0.5)
+    with pytest.raises(UserError):
+        timesteps("random", 10, SCHEDULE)
+    with pytest.raises(UserError):
+        timesteps("trailing", 2000, SCHEDULE)
+    with pytest.raises(ValueError, match="key"):
+        sample(
+            exact(SCHEDULE, "v"),
+            SCHEDULE,
+            jnp.ones((1, 1)),
+            timesteps("trailing", 2, SCHEDULE),
+            ddim(1.0),
+            "v",
+        )

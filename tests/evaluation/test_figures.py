@@ -1,0 +1,62 @@
+"""Charts come out as PNG, whatever is missing."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stedm_jax.evaluation.figures import (
+    loss_curves,
+    patient_violins,
+    read_metrics,
+    style_scatter,
+)
+
+
+def pixels(png):
+    assert png.startswith(b"\x89PNG")
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGBA"))
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_violins(dark):
+    rng = np.random.default_rng(0)
+    a = rng.uniform(0.3, 0.8, 9)
+    drawn = pixels(patient_violins({"labelled": a, "labelled+synthetic": a + 0.1}, dark=dark))
+    assert drawn[0, 0, 3] == 0  # transparent ground
+    assert drawn[..., 3].max() == 255
+
+
+def test_violins_with_little_data():
+    nan = np.nan
+    pixels(patient_violins({"one": np.array([0.5]), "none": np.array([nan])}))
+    pixels(patient_violins({"same": np.full(6, 0.5), "gap": np.array([0.1, nan, 0.2, nan, 1, 0])}))
+
+
+def test_higher_scores_are_drawn_higher():
+    def top(value):
+        arms = {"a": np.array([value]), "b": np.array([0.0, 1.0])[:1], "c": np.array([1.0])}
+        drawn = pixels(patient_violins(arms)).astype(int)
+        blue = (abs(drawn[..., :3] - (0, 114, 178)).sum(-1) < 20) & (drawn[..., 3] > 200)
+        return np.argwhere(blue)[:, 0].mean()
+
+    assert top(0.9) < top(0.1)
+
+
+def test_loss_curves(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    rows = [{"step": i, "time": 0.0, "loss": 1.0 / (i + 1)} for i in range(50)]
+    rows += [{"step": 50, "eval/loss": 0.1}, {"step": 51, "loss": None}]
+    file.write_text("\n".join(json.dumps(row) for row in rows) + '\n{"step": 52, "lo')
+    read = read_metrics(file)
+    assert len(read) == 52
+    pixels(loss_curves({"autoencoder": read, "segmentation/a-0": read, "segmentation/b-1": read}))
+    pixels(loss_curves({"empty": []}, dark=True))
+    pixels(loss_curves({}))
+
+
+def test_style_scatter():
+    od = np.random.default_rng(0).uniform(0.1, 0.5, (40, 3))
+    pixels(style_scatter(od, od, (1.0, 1.0, float("nan"))))

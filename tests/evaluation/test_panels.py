@@ -1,0 +1,75 @@
+"""Compositing: the right pixels in the right place."""
+
+import numpy as np
+import pytest
+
+from stedm_jax.evaluation.panels import (
+    PAPER,
+    VOID_COLOUR,
+    Strip,
+    cohort_panel,
+    colour_mask,
+    fit,
+    legend,
+    mosaic,
+    overlay,
+    style_grid,
+)
+
+COLOURS = ((240, 240, 240), (200, 30, 30))
+
+
+def flat(colour, size=16):
+    return np.full((size, size, 3), colour, np.uint8)
+
+
+def test_colour_mask():
+    out = colour_mask(np.array([[0, 1, 255]], np.uint8), COLOURS)
+    np.testing.assert_array_equal(out[0], [*COLOURS, VOID_COLOUR])
+
+
+def test_overlay_leaves_unlabelled_alone():
+    image = flat((100, 100, 100))
+    mask = np.full((16, 16), 255, np.uint8)
+    np.testing.assert_array_equal(overlay(image, mask, COLOURS), image)
+    mask[:, 8:] = 1
+    out = overlay(image, mask, COLOURS)
+    np.testing.assert_array_equal(out[:, :8], image[:, :8])
+    np.testing.assert_array_equal(out[0, 8], COLOURS[1])  # a border
+    np.testing.assert_array_equal(out[0, 14], [135, 76, 76])  # a tint
+
+
+def test_fit_and_mosaic():
+    assert fit(flat((1, 2, 3), 50), 8).shape == (8, 8, 3)
+    assert fit(flat((1, 2, 3), 8), 50).shape == (50, 50, 3)
+    out = mosaic([flat((10, 0, 0)), flat((20, 0, 0)), flat((30, 0, 0))], 34)
+    assert out.shape == (34, 34, 3)
+    assert [out[2, 2, 0], out[2, 30, 0], out[30, 2, 0]] == [10, 20, 30]
+    np.testing.assert_array_equal(out[30, 30], PAPER)
+
+
+def test_style_grid_places_every_image():
+    images = [[flat((10 * r + c, 0, 0)) for c in range(3)] for r in range(2)]
+    layouts = [np.zeros((16, 16), np.uint8), np.ones((16, 16), np.uint8)]
+    styles = [[flat((0, 100 + c, 0))] for c in range(3)]
+    out = style_grid(images, layouts, styles, COLOURS, ["p1", "p2", "p<3>"], cell=32)
+    present = {tuple(p) for p in np.unique(out.reshape(-1, 3), axis=0).tolist()}
+    assert {(10 * r + c, 0, 0) for r in range(2) for c in range(3)} <= present
+    assert {(0, 100 + c, 0) for c in range(3)} <= present
+    assert set(COLOURS) <= present
+    rows = [np.argwhere((out == (10 * r, 0, 0)).all(-1))[:, 0].mean() for r in range(2)]
+    assert rows[0] < rows[1]
+    with pytest.raises(ValueError, match="row"):
+        style_grid(images[:1], layouts, styles, COLOURS, ["a", "b", "c"])
+
+
+def test_cohort_panel_and_legend():
+    strips = [
+        Strip(f"patient number {i}", split, [flat((i, 5, 5), 64)] * 2)
+        for i, split in enumerate(["train"] * 4 + ["test"] * 2)
+    ]
+    out = cohort_panel(strips, cell=32, columns=3)
+    assert out.dtype == np.uint8
+    for i in range(6):
+        assert (out == (i, 5, 5)).all(-1).sum() == 2 * 32 * 32
+    assert legend(["background", "tumour"], COLOURS).shape[0] == 26

@@ -1,0 +1,187 @@
+"""The report of a made-up run: same content, same files, and nothing from elsewhere."""
+
+import csv
+import dataclasses
+import json
+import re
+
+import numpy as np
+import pytest
+
+from stedm_jax.errors import UserError
+from stedm_jax.evaluation.optical_density import style_correlation
+from stedm_jax.evaluation.panels import Strip, cohort_panel, legend, style_grid
+from stedm_jax.evaluation.report import per_patient_csv, results_table, text_table, write_report
+from stedm_jax.evaluation.report_content import CohortRow, ReportContent, ResultRow, Synthesis
+
+ARMS, SEEDS, TEST = ("labelled", "labelled+synthetic"), (0, 1, 2), 6
+COLOURS = ((236, 236, 236), (204, 60, 60))
+
+
+def results():
+    rng = np.random.default_rng(0)
+    base = rng.uniform(0.35, 0.7, TEST + 2)
+    for arm, gain in zip(ARMS, (0.0, 0.12), strict=True):
+        for seed in SEEDS:
+            for i in range(TEST + 2):
+                split = "test" if i < TEST else "val"
+                iou = float(np.clip(base[i] + gain * (1 - base[i]) * 2 + rng.normal(0, 0.02), 0, 1))
+                dice = 2 * iou / (1 + iou)
+                yield ResultRow(
+                    arm, seed, f"patient-{i:02d}", split, iou, dice, dice, dice, 40, 40 * 64 * 64,
+                    {"stain": "unseen" if i % 2 else "seen"},
+                )  # fmt: skip
+
+
+def tissue(rng, colour):
+    noise = rng.normal(0, 18, (64, 64, 1)) + rng.normal(0, 5, (64, 64, 3))
+    return np.clip(np.asarray(colour) + noise, 0, 255).astype(np.uint8)
+
+
+def blob(rng):
+    y, x = np.mgrid[:64, :64]
+    cy, cx = rng.uniform(16, 48, 2)
+    return ((y - cy) ** 2 + (x - cx) ** 2 < rng.uniform(12, 24) ** 2).astype(np.uint8)
+
+
+def content(small=True):
+    rng = np.random.default_rng(1)
+    styles = rng.uniform(90, 230, (5, 3))
+    layouts = [blob(rng) for _ in range(2 if small else 5)]
+    images = [[tissue(rng, s) for s in styles] for _ in layouts]
+    tiles = [[tissue(rng, s) for _ in range(4)] for s in styles]
+    splits = ["train"] * 5 + ["val"] * 2 + ["style"] * 5 + ["test"] * TEST
+    names = [f"P{i:02d}" for i in range(12)] + [f"patient-{i:02d}" for i in range(TEST)]
+    strips = [
+        Strip(name, split, [tissue(rng, rng.uniform(120, 230, 3)) for _ in range(3)])
+        for name, split in zip(names, splits, strict=True)
+    ]
+    od = rng.uniform(0.1, 0.6, (60 if small else 300, 3))
+    made = od + rng.normal(0, 0.04, od.shape)
+    steps = np.arange(0, 600, 10)
+    curves = {
+        name: [{"step": int(t), "loss": scale * np.exp(-t / 150) + 0.1 * rng.uniform(1, 1.4)} for t in steps]
+        + [{"step": 300, "eval/loss": 0.2}, {"step": 600, "eval/loss": 0.15}]
+        for name, scale in [("autoencoder", 2.0), ("diffusion", 0.8)]
+        + [(f"segmentation/{arm}-{seed}", 0.6) for arm in ARMS for seed in SEEDS]
+    }
+    return ReportContent(
+        title="Phantom cohort <demo>",
+        intro="A cohort with known truth.\n\nTest & style patients have <unseen> stains.",
+        cohort=[
+            CohortRow(name, split, 1 + i % 2, 40 + i, 0.0 if split == "style" else 0.9)
+            for i, (name, split) in enumerate(zip(names, splits, strict=True))
+        ],
+        cohort_panel=cohort_panel(strips),
+        grid=style_grid(images, layouts, tiles, COLOURS, names[7:12], cell=64 if small else 128),
+        legend=legend(["background", "tumour"], COLOURS),
+        pictures={"Predictions": images[0][0]},
+        curves=curves,
+        results=list(results()),
+        synthesis=Synthesis(len(od), style_correlation(made, od), 0.71, 0.78, made, od, {"FD": float("nan")}),
+        stages={"autoencoder": 95.0, "latents": 4.2, "diffusion": 301.0, "synthesis": 4000.0},
+        config={"name": "demo", "note": "</pre><script>alert(1)</script>", "lr": 1e-3},
+        versions={"jax": "0.10.2"},
+        provenance={"git": "abc123", "see": "https://example.org"},
+    )
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    out = tmp_path_factory.mktemp("run") / "report"
+    write_report(out, content())
+    return out
+
+
+def test_files(report):
+    assert sorted(p.name for p in report.iterdir()) == [
+        "index.html", "per_patient.csv", "summary.json",
+    ]  # fmt: skip
+
+
+def test_html_is_self_contained_and_escaped(report):
+    html = (report / "index.html").read_text()
+    linked = re.findall(r"""(?:src|srcset|href)=["']([^"']*)""", html)
+    assert linked and all(link.startswith(("data:image/png", "#")) for link in linked)
+    assert "url(" not in html and "@import" not in html
+    assert "<script" not in html
+    assert "Phantom cohort &lt;demo&gt;" in html and "<demo>" not in html
+    assert "Test &amp; style patients have &lt;unseen&gt; stains." in html
+    for part in ("results", "synthesis", "cohort", "training", "run"):
+        assert f'id="{part}"' in html
+    assert not re.search(r"\bnan\b", re.sub(r'"data:[^"]*"', "", html))
+
+
+def test_summary(report):
+    numbers = json.loads((report / "summary.json").read_text())
+    rows = [r for r in results() if r.split == "test" and r.arm == "labelled"]
+    means = [np.mean([r.iou for r in rows if r.patient == f"patient-{i:02d}"]) for i in range(TEST)]
+    arm = numbers["arms"]["labelled"]
+    assert arm["patient_iou_mean"] == pytest.approx(np.mean(means))
+    assert arm["patient_iou_var"] == pytest.approx(np.var(means, ddof=1))
+    assert arm["n_patients"] == TEST and arm["seeds"] == 3
+    assert arm["other_splits"]["val"]["n_patients"] == 2
+    assert numbers["synthesis"]["style_correlation"] > 0.9
+    assert numbers["synthesis"]["layout_iou"] == 0.71
+    assert numbers["synthesis"]["real_val_iou"] == 0.78
+    assert numbers["synthesis"]["FD"] is None
+    assert numbers["stages"]["latents"]["seconds"] == 4.2
+    (comparison,) = numbers["comparisons"]
+    assert comparison["arm"] == "labelled+synthetic"
+    assert comparison["iou_difference_ci95"][0] > 0
+    assert numbers["cohort"]["style"]["patients"] == 5
+
+
+def test_csv(report):
+    with open(report / "per_patient.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(ARMS) * len(SEEDS) * (TEST + 2)
+    assert rows[0]["arm"] == "labelled" and rows[0]["tag_stain"] == "seen"
+    first = next(results())
+    assert float(rows[0]["iou"]) == pytest.approx(first.iou, abs=1e-6)
+
+
+def test_undefined_score_is_empty_in_csv_and_left_out_of_means():
+    row = next(results())
+    nan = dataclasses.replace(row, patient="p", iou=float("nan"))
+    c = ReportContent("t", results=[row, nan])
+    assert per_patient_csv(c).splitlines()[1].split(",")[4] == ""
+    assert "    1 " in results_table(c)
+
+
+def test_same_content_same_files(tmp_path):
+    for folder in ("a", "b"):
+        write_report(tmp_path / folder, dataclasses.replace(content(), curves={}, synthesis=None))
+    for name in ("index.html", "summary.json", "per_patient.csv"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_nearly_empty_content(tmp_path):
+    write_report(tmp_path, ReportContent("Nothing yet"))
+    assert "Nothing yet" in (tmp_path / "index.html").read_text()
+    assert json.loads((tmp_path / "summary.json").read_text())["arms"] == {}
+    one = ReportContent("one", results=[next(results())])
+    write_report(tmp_path, one)
+    assert json.loads((tmp_path / "summary.json").read_text())["arms"]["labelled"]["patient_iou_var"] is None
+
+
+def test_a_leaking_patient_is_refused(tmp_path):
+    row = next(results())
+    leak = dataclasses.replace(row, split="train", seed=9)
+    with pytest.raises(UserError, match="patient-00"):
+        write_report(tmp_path, ReportContent("t", results=[row, leak]))
+    with pytest.raises(UserError, match="patient-00"):
+        cohort = [CohortRow("patient-00", "style", 1, 1, 0.0)]
+        write_report(tmp_path, ReportContent("t", cohort=cohort, results=[row]))
+    with pytest.raises(ValueError, match="two results"):
+        write_report(tmp_path, ReportContent("t", results=[row, row]))
+
+
+def test_text_tables():
+    text = text_table(["arm", "IoU"], [["a", "0.5"], ["long name", "0.25"]])
+    assert text.splitlines() == [
+        "arm         IoU", "---------------", "a           0.5", "long name  0.25",
+    ]  # fmt: skip
+    text = results_table(content())
+    assert "labelled+synthetic" in text and "style correlation 0.9" in text
+    assert "layout IoU 0.710" in text

@@ -1,0 +1,74 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from stedm_jax.models.conv_encoder import ConvEncoder
+from stedm_jax.models.functional import Functional, param_count
+from stedm_jax.models.segmenter import Segmenter
+from stedm_jax.models.swin_v2 import SwinV2
+from stedm_jax.models.unet import UNet
+
+PAPER = {
+    "in_channels": 6,
+    "out_channels": 3,
+    "base": 128,
+    "multipliers": (1, 4, 8),
+    "res_blocks": 2,
+    "heads": 8,
+}
+
+
+@pytest.fixture(scope="module")
+def network():
+    return Functional(lambda rngs: ConvEncoder(width=4, dim=8, rngs=rngs))
+
+
+def test_params_are_a_nested_dict_of_strings_and_float32_arrays(network):
+    params = network.init(jax.random.key(0))
+    paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
+    assert all(isinstance(key.key, str) for path in paths for key in path)
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(params))
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(jnp.float32)}
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, network.abstract)
+
+
+def test_init_depends_on_a_key_that_may_be_traced(network):
+    one, two = jax.jit(network.init)(jax.random.key(1)), jax.jit(network.init)(jax.random.key(2))
+    again = network.init(jax.random.key(1))
+    np.testing.assert_allclose(one["stem"]["kernel"], again["stem"]["kernel"], rtol=1e-6)
+    assert not np.allclose(one["stem"]["kernel"], two["stem"]["kernel"])
+    assert not np.allclose(one["blocks"]["0"]["conv2"]["kernel"][:, :, :4, :4],
+                           one["blocks"]["1"]["conv2"]["kernel"][:, :, :4, :4])
+
+
+def test_apply_leaves_the_parameters_alone_and_uses_them(network):
+    params = network.init(jax.random.key(0))
+    before = jax.tree.map(np.array, params)
+    x = jnp.ones((1, 32, 32, 3))
+    y = network.apply(params, x)
+    zero = network.apply(jax.tree.map(jnp.zeros_like, params), x)
+    jax.tree.map(np.testing.assert_array_equal, before, params)
+    assert np.abs(y).max() > 0
+    np.testing.assert_array_equal(zero, 0)
+
+
+def test_missing_parameter_is_an_error(network):
+    params = network.init(jax.random.key(0))
+    params["stem"] = {"weight": params["stem"]["kernel"]}
+    with pytest.raises(ValueError):
+        network.apply(params, jnp.ones((1, 32, 32, 3)))
+
+
+@pytest.mark.parametrize(
+    ("build", "count"),
+    [
+        (lambda rngs: UNet(**PAPER, style_dim=512, rngs=rngs), 234_635_139),
+        (lambda rngs: UNet(**PAPER, rngs=rngs), 215_229_315),
+        (lambda rngs: SwinV2(classes=1000, rngs=rngs), 28_351_570),
+        (lambda rngs: Segmenter(classes=2, rngs=rngs), 27_477_154),
+    ],
+    ids=["stedm-unet", "unet-without-style", "swin_v2_t", "mit_b2-unet"],
+)
+def test_published_parameter_counts(build, count):
+    assert param_count(Functional(build).abstract) == count

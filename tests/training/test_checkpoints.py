@@ -1,0 +1,160 @@
+import functools
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from stedm_jax.errors import UserError
+from stedm_jax.training import manifest
+from stedm_jax.training.checkpoints import Checkpoints
+from stedm_jax.training.optim import make_optimizer
+from stedm_jax.training.sharding import make_mesh
+from stedm_jax.training.state import abstract_state, init_state
+from tests.training import toy
+
+TX, _ = make_optimizer(toy.settings()["optimizer"], 10)
+
+
+def mesh_of(devices: int, fsdp: int = 1):
+    return make_mesh(fsdp=fsdp, devices=jax.devices()[:devices])
+
+
+@functools.cache
+def state_of(seed: int, mesh=None):
+    return init_state(toy.ToyTask(), TX, mesh or mesh_of(1), seed)
+
+
+def abstract_of(mesh=None):
+    return abstract_state(toy.ToyTask(), TX, mesh or mesh_of(1))
+
+
+def filled(dir: Path, steps=(10, 20), **kw) -> Checkpoints:
+    checkpoints = Checkpoints(dir, **kw)
+    for step in steps:
+        checkpoints.save(step, state_of(step), {"score": 1.0})
+    checkpoints.close()
+    return checkpoints
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    dir = tmp_path_factory.mktemp("two") / "checkpoints"
+    filled(dir)
+    return dir
+
+
+def test_round_trip_of_the_state_and_of_parts(two) -> None:
+    checkpoints = Checkpoints(two)
+    assert checkpoints.latest() == 20 and checkpoints.steps() == [10, 20] and checkpoints.best_step() is None
+    assert toy.same(checkpoints.restore(abstract_of()), state_of(20))
+    assert toy.same(checkpoints.restore(abstract_of(), 10), state_of(10))
+    for which in ("ema", "params"):
+        assert toy.same(
+            checkpoints.restore_params(abstract_of().params, 10, which), getattr(state_of(10), which)
+        )
+    assert checkpoints.fingerprint(10) != checkpoints.fingerprint(20)
+    assert checkpoints.fingerprint(10) == Checkpoints(two).fingerprint(10)
+    assert checkpoints.metrics(10) == {"score": 1.0}
+
+
+@pytest.mark.parametrize(("before", "after"), [((8, 4), (1, 1)), ((1, 1), (8, 4)), ((8, 4), (2, 2))])
+def test_restores_on_another_mesh(tmp_path, before, after) -> None:
+    state = state_of(1, mesh_of(*before))
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, state)
+    loaded = checkpoints.restore(abstract_of(mesh_of(*after)))
+    assert toy.same(loaded, state)
+    assert len(loaded.params["hidden"]["kernel"].sharding.device_set) == after[0]
+    checkpoints.close()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_damage_is_loaded_silently(tmp_path, two, seed, capsys) -> None:
+    dir = tmp_path / "checkpoints"
+    shutil.copytree(two, dir)
+    rng = np.random.default_rng(seed)
+    files = sorted(path for path in (dir / "20").rglob("*") if path.is_file() and path.stat().st_size)
+    target = files[rng.integers(len(files))]
+    data = bytearray(target.read_bytes())
+    kind = ("flip", "truncate", "delete")[seed % 3]
+    if kind == "flip":
+        bit = rng.integers(len(data) * 8)
+        data[bit // 8] ^= 1 << (bit % 8)
+        target.write_bytes(data)
+    elif kind == "truncate":
+        target.write_bytes(data[: rng.integers(len(data))])
+    else:
+        target.unlink()
+    checkpoints = Checkpoints(dir)
+    assert checkpoints.latest() == 10
+    assert "step 20 is not used" in capsys.readouterr().out
+    assert (dir / "20.damaged").is_dir() != (target.name == manifest.NAME and kind == "delete")
+    if seed < 2:
+        assert toy.same(checkpoints.restore(abstract_of()), state_of(10))
+        checkpoints.save(20, state_of(21))  # the number is free again
+        checkpoints.close()
+        assert toy.same(Checkpoints(dir).restore(abstract_of()), state_of(21))
+
+
+def test_parameters_saved_on_eight_devices_come_back_on_one(tmp_path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, state_of(1, mesh_of(8, 4)))
+    checkpoints.close()
+    plain = jax.eval_shape(lambda: toy.ToyTask().init(jax.random.key(0)))
+    loaded = checkpoints.restore_params(plain)
+    assert toy.same(loaded, state_of(1).ema) and loaded["hidden"]["kernel"].devices() == {jax.devices()[0]}
+
+
+def test_a_half_written_step_is_not_used(tmp_path, two) -> None:
+    dir = tmp_path / "checkpoints"
+    shutil.copytree(two, dir)
+    (dir / "20" / manifest.NAME).unlink()
+    checkpoints = Checkpoints(dir)
+    assert checkpoints.latest() == 10 and (dir / "20").is_dir()  # it may be another process that writes it
+    checkpoints.save(20, state_of(21))
+    checkpoints.close()
+    assert (dir / "20.damaged").is_dir() and toy.same(Checkpoints(dir).restore(abstract_of()), state_of(21))
+    for step in ("10", "20"):
+        shutil.rmtree(dir / step)
+    with pytest.raises(UserError, match="no whole checkpoint"):
+        Checkpoints(dir).restore(abstract_of())
+
+
+def test_a_damaged_step_asked_for_by_number_is_refused(tmp_path, two) -> None:
+    dir = tmp_path / "checkpoints"
+    shutil.copytree(two, dir)
+    (dir / "10" / "params" / "_METADATA").write_text("{}")
+    with pytest.raises(UserError, match=r"step 10.*\[20\]"):
+        Checkpoints(dir).restore_params(abstract_of().params, 10)
+
+
+def test_keeps_the_last_and_the_best(tmp_path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2, best=("score", "min"))
+    for step, score in ((1, 5.0), (2, 1.0), (3, 4.0), (4, float("nan")), (5, 3.0)):
+        checkpoints.save(step, state_of(step), {"score": score})
+    checkpoints.save(6, state_of(6))
+    checkpoints.close()
+    assert checkpoints.steps() == [2, 5, 6] and checkpoints.best_step() == 2 and checkpoints.latest() == 6
+    checkpoints.save(6, state_of(6), {"score": 0.5})  # scores that come later
+    assert checkpoints.best_step() == 6 and Checkpoints(tmp_path).metrics(6) == {"score": 0.5}
+    assert toy.same(Checkpoints(tmp_path).restore(abstract_of()), state_of(6))
+
+
+def test_a_checkpoint_of_another_model_is_refused(two) -> None:
+    other = jax.eval_shape(lambda: {"hidden": {"kernel": np.zeros((3, 3), np.float32)}})
+    with pytest.raises(UserError, match="does not fit"):
+        Checkpoints(two).restore_params(other)
+    shape = abstract_of().params
+    shape["out"]["bias"] = jax.ShapeDtypeStruct((5,), np.float32)
+    with pytest.raises(UserError, match="does not fit"):
+        Checkpoints(two).restore_params(shape)
+
+
+def test_an_unwritable_place_is_a_user_error(tmp_path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="could not be written"):
+        checkpoints = Checkpoints(tmp_path / "file" / "checkpoints")
+        checkpoints.save(1, state_of(1))
+        checkpoints.close()

@@ -1,0 +1,152 @@
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from stedm_jax.errors import UserError
+from stedm_jax.training.checkpoints import Checkpoints
+from stedm_jax.training.logging import read_rows
+from stedm_jax.training.step import TrainingDiverged
+from tests.training import toy
+
+
+class Killed(Exception):
+    pass
+
+
+def stops_after(count: int):
+    """Batches that break the run once `count` were given, as a crash would."""
+
+    def batches(start: int):
+        for number, batch in enumerate(toy.batches(start)):
+            if number == count:
+                raise Killed
+            yield batch
+
+    return batches
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory):
+    dir = tmp_path_factory.mktemp("whole")
+    return dir, toy.run(dir, eval_batches=toy.eval_batches)
+
+
+@pytest.mark.parametrize("killed_after", [5, 8])
+def test_ten_steps_equal_five_and_five_bit_for_bit(tmp_path, whole, killed_after) -> None:
+    _, whole = whole
+    with pytest.raises(Killed):
+        toy.run(tmp_path, batches=stops_after(killed_after), eval_batches=toy.eval_batches)
+    assert Checkpoints(tmp_path / "checkpoints").latest() == 5
+    again = toy.run(tmp_path, eval_batches=toy.eval_batches)
+    assert toy.same(again.state, whole.state)
+    assert again.metrics == whole.metrics
+    steps = [row["step"] for row in read_rows(tmp_path / "metrics.jsonl") if "loss" in row]
+    assert steps == list(range(1, 11))
+
+
+def test_seed_and_data_matter(tmp_path, whole) -> None:
+    assert not toy.same(toy.run(tmp_path, seed=4).state, whole[1].state)
+
+
+@pytest.mark.parametrize("fsdp", [1, 4])
+def test_one_device_equals_eight(tmp_path, whole, fsdp) -> None:
+    _, whole = whole
+    many = toy.run(tmp_path, devices=8, fsdp=fsdp, eval_batches=toy.eval_batches)
+    kernel = many.state.params["hidden"]["kernel"]
+    assert len(kernel.sharding.device_set) == 8
+    assert kernel.addressable_shards[0].data.shape == (toy.FEATURES, toy.HIDDEN // fsdp)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), many.state, whole.state)
+    assert many.metrics["error"] == pytest.approx(whole.metrics["error"], abs=1e-5)
+
+
+def test_it_learns_and_the_average_follows(tmp_path) -> None:
+    result = toy.run(
+        tmp_path, config=toy.settings(steps=150, checkpoint_every=0), eval_batches=toy.eval_batches
+    )
+    losses = [row["loss"] for row in read_rows(tmp_path / "metrics.jsonl") if "loss" in row]
+    assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:10])
+    assert toy.same(result.state.weights, result.state.ema) and not toy.same(
+        result.state.ema, result.state.params
+    )
+
+
+def test_without_an_average_the_parameters_are_the_weights(tmp_path) -> None:
+    config = toy.settings(ema=dict(decay=0), steps=2)
+    result = toy.run(tmp_path, config=config)
+    assert result.state.ema == {} and result.state.weights is result.state.params
+    assert toy.same(toy.run(tmp_path, config=config).state, result.state)
+
+
+def test_a_finished_run_returns_at_once_and_compiles_nothing(whole, monkeypatch, capsys) -> None:
+    dir, first = whole
+    monkeypatch.setattr("stedm_jax.training.loop.make_train_step", lambda *_: pytest.fail("compiled"))
+    began = time.perf_counter()
+    again = toy.run(dir, eval_batches=lambda: pytest.fail("evaluated"), batches=lambda _: pytest.fail("read"))
+    assert time.perf_counter() - began < 2 and "was done before: step 10" in capsys.readouterr().out
+    assert toy.same(again.state, first.state) and again.metrics == first.metrics and again.best_step == 10
+
+
+def test_frozen_parameters_are_used_and_starting_weights_are_not_consumed(tmp_path) -> None:
+    params = toy.ToyTask().init(jax.random.key(9))
+    frozen = {"scale": jnp.full((1,), 0.5)}
+    one = toy.run(tmp_path / "a", init_params=params, frozen=frozen, config=toy.settings(steps=2))
+    two = toy.run(tmp_path / "b", init_params=params, config=toy.settings(steps=2))
+    assert not toy.same(one.state.params, two.state.params)
+    assert not params["hidden"]["kernel"].is_deleted()
+    with pytest.raises(UserError, match=r"hidden.*kernel"):
+        bad = {**params, "hidden": {"kernel": jnp.zeros((3, 3)), "bias": params["hidden"]["bias"]}}
+        toy.run(tmp_path / "c", init_params=bad)
+
+
+class Exploding(toy.ToyTask):
+    def loss(self, params: Any, frozen: Any, batch: dict[str, jax.Array], key: jax.Array) -> Any:
+        loss, extra = super().loss(params, frozen, {k: batch[k] for k in ("x", "y")}, key)
+        return loss + batch["bad"].sum(), extra
+
+
+@pytest.mark.parametrize("at", [6, 7])
+def test_nan_stops_and_the_last_good_checkpoint_stays(tmp_path, at) -> None:
+    def batches(start: int):
+        for step, batch in enumerate(toy.batches(start), start + 1):
+            yield {**batch, "bad": np.full(toy.BATCH, np.nan if step == at else 0, np.float32)}
+
+    with pytest.raises(TrainingDiverged, match=f"step {at}.*step {4 if at <= 6 else 6} is kept") as caught:
+        toy.run(tmp_path, task=Exploding(), config=toy.settings(checkpoint_every=2), batches=batches)
+    assert caught.value.step == at and caught.value.metric == "loss"
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    assert checkpoints.latest() == (4 if at <= 6 else 6)
+    kernel = toy.ToyTask().init(jax.random.key(0))
+    loaded = checkpoints.restore_params(jax.eval_shape(lambda: kernel))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(loaded))
+
+
+def test_best_is_kept_pictures_are_drawn_and_evaluations_logged(tmp_path) -> None:
+    config = toy.settings(steps=8, eval_every=2, checkpoint_every=0, keep=1, visual_every=4)
+    result = toy.run(
+        tmp_path,
+        config=config,
+        eval_batches=toy.eval_batches,
+        best=("error", "max"),
+        visual_batch=toy.batch_at(0),
+    )
+    rows = {r["step"]: r["eval/error"] for r in read_rows(tmp_path / "metrics.jsonl") if "eval/error" in r}
+    assert list(rows) == [2, 4, 6, 8]
+    assert result.best_step == max(rows, key=lambda step: rows[step])
+    assert {result.best_step, 8} == set(Checkpoints(tmp_path / "checkpoints").steps())
+    assert sorted(p.name for p in (tmp_path / "images").iterdir()) == [
+        "errors-00000004.png",
+        "errors-00000008.png",
+    ]
+
+
+def test_data_that_end_and_batches_of_another_size_are_refused(tmp_path) -> None:
+    with pytest.raises(UserError, match="ended at step 3"):
+        toy.run(tmp_path / "a", batches=lambda start: iter([toy.batch_at(i) for i in range(start, 3)]))
+    with pytest.raises(UserError, match="global batch is 8"):
+        toy.run(tmp_path / "b", batches=lambda _: iter([toy.batch_at(0, 4)]))
+    with pytest.raises(UserError, match="nearest valid: 8 or 16"):
+        toy.run(tmp_path / "c", devices=8, config=toy.settings(batch=10))
