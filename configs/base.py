@@ -3,10 +3,12 @@
 A key that is not here is refused. Lengths are in pixels, resolutions in microns per pixel, times in steps.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 
-def training(steps: int, batch: int, lr: float, **changes: object) -> ConfigDict:
+def training(steps: int, batch: int, lr: float, **changes: object) -> Any:
     """Settings of one training: what the loop, the optimiser and the EMA read."""
     config = ConfigDict(
         {
@@ -15,7 +17,7 @@ def training(steps: int, batch: int, lr: float, **changes: object) -> ConfigDict
             "log_every": 50,
             "eval_every": 0,  # 0: at the end only
             "checkpoint_every": 1000,
-            "visual_every": 1000,  # 0: never, otherwise at the end as well
+            "visual_every": 0,  # 0: never, otherwise at the end as well
             "keep": 2,
             "optimizer": {
                 "name": "adamw",
@@ -35,7 +37,7 @@ def training(steps: int, batch: int, lr: float, **changes: object) -> ConfigDict
     return config
 
 
-def _autoencoder() -> ConfigDict:
+def _autoencoder() -> Any:
     return ConfigDict(
         {
             "init_from": "",  # an `autoencoder` folder of another run
@@ -48,6 +50,7 @@ def _autoencoder() -> ConfigDict:
                 "codes": 8192,
                 "attention": True,  # in the middle block
             },
+            "crop": 0,  # side of the random crops that a step learns from; 0: whole tiles
             "kl_weight": 1e-6,
             "codebook_weight": 1.0,
             "splits": {"train": 1.0},  # split -> share of the batch
@@ -56,7 +59,7 @@ def _autoencoder() -> ConfigDict:
     )
 
 
-def _diffusion() -> ConfigDict:
+def _diffusion() -> Any:
     return ConfigDict(
         {
             "init_from": "",  # a `diffusion` folder of another run
@@ -98,7 +101,7 @@ def _diffusion() -> ConfigDict:
     )
 
 
-def _synthesis() -> ConfigDict:
+def _synthesis() -> Any:
     return ConfigDict(
         {
             "count": 20_000,
@@ -110,7 +113,7 @@ def _synthesis() -> ConfigDict:
             "weights": "ema",  # or params
             "sampler": "ddim",  # or dpmpp_2m
             "steps": 128,
-            "spacing": "uniform_stride",  # or trailing, linspace
+            "spacing": "uniform_stride",  # or uniform_lambda, trailing, linspace
             "eta": 0.0,
             "guidance": {"scale": 1.5, "rescale": 0.7, "interval": (0.0, 1.0)},
             "codec": "png",
@@ -118,7 +121,7 @@ def _synthesis() -> ConfigDict:
     )
 
 
-def _segmentation() -> ConfigDict:
+def _segmentation() -> Any:
     return ConfigDict(
         {
             "model": {
@@ -146,7 +149,7 @@ def _segmentation() -> ConfigDict:
     )
 
 
-def get_base() -> ConfigDict:
+def get_base() -> Any:
     """The complete configuration; experiments start from it."""
     return ConfigDict(
         {
@@ -154,7 +157,7 @@ def get_base() -> ConfigDict:
             "title": "",
             "seed": 0,
             "dtype": "bfloat16",  # of the computation; parameters, norms and losses stay float32
-            "mesh": {"data": -1, "fsdp": 1},
+            "mesh": {"data": -1, "fsdp": 1, "cpu_devices": 0},  # cpu_devices: parts of a CPU; 0: one for each core
             "compile_cache": True,  # kept in the workdir
             "stages": (
                 "data", "autoencoder", "latents", "diffusion", "synthesis", "segmentation", "report",
@@ -172,7 +175,7 @@ def get_base() -> ConfigDict:
                 "cache_mb": 2048,  # decoded tiles kept in memory
             },
             "autoencoder": _autoencoder(),
-            "latents": {"tiles": 1024},
+            "latents": {"scale": 1.0, "tiles": 1024},  # scale 0: measured on so many tiles, each channel by itself
             "diffusion": _diffusion(),
             "synthesis": _synthesis(),
             "segmentation": _segmentation(),

@@ -1,21 +1,28 @@
 """CATCH: canine skin tumours, 350 public slides, seven subtypes; STEDM's main experiment at the paper's size.
 
-Purpose: 512 px tiles of level 0 down-sampled 8x, tumour against the rest, 6 labelled slides a subtype; the other training slides
+Purpose: 512 px tiles of level 0 down-sampled 8x, tumour against the rest, 6 labelled slides a subtype; the
+other training slides
 lend their style. Numbers to beat: tumour Jaccard 0.904 fully supervised (Wilm et al. 2022).
 Command: python -m stedm_jax.main --config=configs/catch.py --workdir=runs/catch
-Arms: multipatch (default), nearby, augmented, semantic (no style: the paper's diffusion baseline), e.g. configs/catch.py:nearby
+Arms: multipatch (default), nearby, augmented, semantic (no style: the paper's diffusion baseline), e.g.
+configs/catch.py:nearby
 Hardware: 8 accelerators of 40 GB or more; the published pipeline costs about 5 EFLOP for sampling alone.
-Departures: the first stage is trained here, as no published weights are converted yet; nothing else is initialised from
+Departures: the first stage is trained here, as no published weights are converted yet; nothing else is
+initialised from
 published weights either. Not run by us at this size; no score is claimed.
 """
 
 from configs.base import get_base
 
 MISSING = (
-    "CATCH (CC BY 4.0) is to be had from The Cancer Imaging Archive under the name CATCH: 350 SVS slides and their annotations. "
-    "Convert the annotations to GeoJSON named like the slides, write a table with the columns slide, patient, split (the published "
-    "CSV gives train, val and test; set the split of training slides beyond six a subtype to 'style'), then run: python -m "
-    "data_prep.slides --slides=CATCH --annotations=CATCH/annotations --table=catch.csv --mpp=2.02 --tile=512 --out=data/catch"
+    "CATCH (CC BY 4.0) is to be had from The Cancer Imaging Archive under the name CATCH: 350 SVS slides and "
+    "their annotations. "
+    "Convert the annotations to GeoJSON named like the slides, write a table with the columns slide, patient, "
+    "split (the published "
+    "CSV gives train, val and test; set the split of training slides beyond six a subtype to 'style'), then "
+    "run: python -m "
+    "data_prep.slides --slides=CATCH --annotations=CATCH/annotations --table=catch.csv --mpp=2.02 --tile=512 "
+    "--out=data/catch"
 )
 TUMOURS = (
     "Trichoblastoma", "Mast cell tumor", "Melanoma", "PNST", "Plasmacytoma", "SCC", "Histiocytoma",

@@ -37,32 +37,29 @@ def get_config(arm: str = ""):
 
 
 def _networks(config) -> None:
-    config.autoencoder.model.update(
-        {"kind": "kl", "channels": 16, "multipliers": (1, 2, 4), "res_blocks": 1, "latent_channels": 4}
-    )
-    config.autoencoder.model.attention = False
-    config.autoencoder.splits = {"train": 0.5, "style": 0.5}
-    config.autoencoder.train = training(600, 16, 1e-3, optimizer__warmup=50, optimizer__schedule="cosine")
+    quick = {"optimizer__warmup": 30, "optimizer__schedule": "cosine", "optimizer__clip": 1.0, "log_every": 10}
+    first = config.autoencoder
+    first.model.update({"kind": "kl", "channels": 8, "multipliers": (1, 2, 6), "res_blocks": 1, "latent_channels": 4})
+    first.model.attention = False
+    first.splits = {"train": 0.4, "style": 0.6}
+    first.train = training(350, 16, 2e-3, visual_every=350, **quick)
+    config.latents.update({"scale": 0.0, "tiles": 512})
     diffusion = config.diffusion
-    diffusion.unet.update({"base": 32, "multipliers": (1, 2, 4), "heads": 4})
-    diffusion.unet.style_path = "all"
+    diffusion.unet.update({"base": 32, "multipliers": (1, 2, 4), "res_blocks": 1, "heads": 4, "style_path": "all"})
     diffusion.style.update({"encoder": "conv", "width": 16, "aggregation": "attention", "dim": 64})
     diffusion.style.update({"tiles": 4, "scope": "patient", "drop": 0.1})
     diffusion.prediction = "v"
     diffusion.loss = "l2"
     diffusion.schedule.zero_terminal_snr = True
     diffusion.splits = {"train": 0.5, "style": 0.5}
-    diffusion.train = training(
-        1500, 32, 1e-3, ema__decay=0.995, optimizer__warmup=50, optimizer__schedule="cosine"
-    )
-    config.synthesis.update({"count": 1024, "batch": 64, "sampler": "dpmpp_2m", "steps": 12})
-    config.synthesis.spacing = "trailing"
+    diffusion.train = training(1000, 16, 1e-3, ema__decay=0.995, **quick)
+    config.synthesis.update({"count": 512, "batch": 32, "sampler": "dpmpp_2m", "steps": 10})
+    config.synthesis.spacing = "uniform_lambda"
     config.synthesis.guidance.update({"scale": 1.5, "rescale": 0.7})
-    config.segmentation.model.update(
-        {"widths": (16, 32, 64, 96), "depths": (1, 1, 1, 1), "heads": (1, 2, 4, 4)}
-    )
-    config.segmentation.model.decoder = (64, 32, 24, 16, 8)
-    config.segmentation.train = training(250, 32, 1e-3, optimizer__warmup=25, optimizer__schedule="cosine")
+    segmenter = config.segmentation
+    segmenter.model.update({"widths": (16, 32, 64, 96), "depths": (1, 1, 1, 1), "heads": (1, 2, 4, 4)})
+    segmenter.model.decoder = (64, 32, 24, 16, 8)
+    segmenter.train = training(130, 16, 2e-3, **quick)
 
 
 def _tiny(config) -> None:

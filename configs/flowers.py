@@ -1,4 +1,5 @@
-"""Flowers: Oxford Flowers-102, flower against background; STEDM's public example outside pathology. A class is a "patient".
+"""Flowers: Oxford Flowers-102, flower against background; STEDM's public example outside pathology. A class is
+a "patient".
 
 Purpose: 48 classes annotated, 54 lend only their style, 3 (default 20) labelled images a class, 512 px.
 Command: python -m stedm_jax.main --config=configs/flowers.py --workdir=runs/flowers
@@ -9,9 +10,12 @@ Hardware: as configs/catch.py. Not run by us at this size; no score is claimed.
 from configs.base import get_base
 
 MISSING = (
-    "Oxford Flowers-102 (images and segmentations) is to be had from the Visual Geometry Group, Oxford. Write masks (0 background, 1 flower; "
-    "the published segmentations have a pure blue background), and a table with the columns image, mask, patient (the class), split; "
-    "then run: python -m data_prep.folder --images=FLOWERS --masks=FLOWERS --table=flowers.csv --classes=background,flower --mpp=1 "
+    "Oxford Flowers-102 (images and segmentations) is to be had from the Visual Geometry Group, Oxford. Write "
+    "masks (0 background, 1 flower; "
+    "the published segmentations have a pure blue background), and a table with the columns image, mask, "
+    "patient (the class), split; "
+    "then run: python -m data_prep.folder --images=FLOWERS --masks=FLOWERS --table=flowers.csv "
+    "--classes=background,flower --mpp=1 "
     "--tile=512 --out=data/flowers"
 )
 

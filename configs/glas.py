@@ -1,10 +1,13 @@
 """GlaS (Warwick-QU): glands in colon H&E, 165 images of 16 patients, split by patient.
 
-Purpose: STEDM's question on real images, on a small machine. Patients with a pale stain are annotated (train 1, 3, 4, 5;
-val 8, 11, 14); unannotated patients (7, 10, 16) lend their style; the other six, mostly stained much darker, are the test.
+Purpose: STEDM's question on real images, on a small machine. Patients with a pale stain are annotated (train
+1, 3, 4, 5;
+val 8, 11, 14); unannotated patients (7, 10, 16) lend their style; the other six, mostly stained much darker,
+are the test.
 The official split of GlaS shares patients between train and test and is not used here.
 
-Data: research only, from the GlaS challenge; put images/, masks/ (0 background, 1 gland) and index.csv (columns image, mask,
+Data: research only, from the GlaS challenge; put images/, masks/ (0 background, 1 gland) and index.csv
+(columns image, mask,
 patient; others become tags) in one folder GLAS, then
 
     python -m data_prep.folder --images=GLAS --masks=GLAS --table=GLAS/index.csv --classes=background,gland \\
@@ -35,10 +38,8 @@ def get_config(arm: str = "small"):
     config.data.foreground = ("gland",)
     _first_stage_and_denoiser(config)
     config.synthesis.update({"count": 1024, "batch": 32, "sampler": "dpmpp_2m", "steps": 15})
-    config.synthesis.spacing = "trailing"
-    config.segmentation.model.update(
-        {"widths": (16, 32, 64, 96), "depths": (1, 1, 1, 1), "heads": (1, 2, 4, 4)}
-    )
+    config.synthesis.spacing = "uniform_lambda"
+    config.segmentation.model.update({"widths": (16, 32, 64, 96), "depths": (1, 1, 1, 1), "heads": (1, 2, 4, 4)})
     config.segmentation.model.decoder = (64, 48, 32, 16, 8)
     config.segmentation.train = training(500, 16, 1e-3, optimizer__warmup=25, optimizer__schedule="cosine")
     config.report.intro = (
@@ -51,6 +52,7 @@ def _first_stage_and_denoiser(config) -> None:
     model = {"kind": "kl", "channels": 16, "res_blocks": 1, "latent_channels": 4, "attention": False}
     config.autoencoder.model.update(model)
     config.autoencoder.splits = {"train": 0.5, "style": 0.5}
+    config.latents.scale = 0.0
     config.autoencoder.train = training(1000, 16, 1e-3, optimizer__warmup=50, optimizer__schedule="cosine")
     diffusion = config.diffusion
     diffusion.unet.update({"base": 32, "multipliers": (1, 2, 4), "heads": 4, "style_path": "all"})
@@ -60,6 +62,4 @@ def _first_stage_and_denoiser(config) -> None:
     diffusion.loss = "l2"
     diffusion.schedule.zero_terminal_snr = True
     diffusion.splits = {"train": 0.5, "style": 0.5}
-    diffusion.train = training(
-        1500, 16, 1e-3, ema__decay=0.999, optimizer__warmup=50, optimizer__schedule="cosine"
-    )
+    diffusion.train = training(1500, 16, 1e-3, ema__decay=0.999, optimizer__warmup=50, optimizer__schedule="cosine")

@@ -119,7 +119,14 @@ def read_geojson(path: Path) -> Annotation:
                 continue
             found = [_polygon(name, part, _color_of(properties)) for part in rings]
             polygons += [polygon for polygon in found if polygon]
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError, TypeError, ValueError) as error:
+    except (
+        json.JSONDecodeError,
+        UnicodeDecodeError,
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise UserError(
             f"The annotation {path} is no GeoJSON of polygons ({error}); export it again as GeoJSON."
         ) from error
@@ -154,8 +161,7 @@ def draw_mask(
         if polygon.name not in ids or x1 < x or y1 < y or x0 > x + width or y0 > y + height:
             continue
         rings = [
-            np.round((((ring / factor - (x, y)) * FINE) - 0.5) * 2**shift).astype(np.int32)
-            for ring in polygon.rings
+            np.round((((ring / factor - (x, y)) * FINE) - 0.5) * 2**shift).astype(np.int32) for ring in polygon.rings
         ]
         cv2.fillPoly(fine, rings, int(ids[polygon.name]), lineType=cv2.LINE_8, shift=shift)
     return np.ascontiguousarray(fine[FINE // 2 :: FINE, FINE // 2 :: FINE])

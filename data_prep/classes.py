@@ -7,8 +7,8 @@ from stedm_jax.data.schema import VOID, ClassSpec
 from stedm_jax.errors import UserError
 
 PALETTE = (
-    (150, 200, 150), (200, 0, 0), (60, 60, 160), (240, 180, 30), (140, 70, 180), (40, 170, 200), (230, 120, 170),
-    (120, 120, 120), (100, 60, 20), (200, 220, 80),
+    (150, 200, 150), (200, 0, 0), (60, 60, 160), (240, 180, 30), (140, 70, 180), (40, 170, 200),
+    (230, 120, 170), (120, 120, 120), (100, 60, 20), (200, 220, 80),
 )  # fmt: skip
 """Colours of classes for which no file gives one."""
 
@@ -57,7 +57,8 @@ def plan_classes(
       wanted: value of --classes; None takes all names that were found, sorted.
       void: names that mean "unlabelled here", drawn as VOID.
       ignore: names that are not drawn.
-      background: class of what lies outside all polygons, first of the classes if not among them; None is VOID.
+      background: class of what lies outside all polygons, the first class if not among them; None is
+        VOID.
 
     Raises:
       UserError: a name in the annotations is not accounted for, no classes or too many.
@@ -71,7 +72,8 @@ def plan_classes(
     if unknown:
         raise UserError(
             f"The annotations hold classes that --classes does not name: {', '.join(unknown)}. Found in all: "
-            f"{', '.join(sorted(found))}. Name them (a class of other spellings: tumour=Tumor|tumor), or list them "
+            f"{', '.join(sorted(found))}. Name them (a class of other spellings: tumour=Tumor|tumor), "
+            "or list them "
             "in --void (unlabelled there) or --ignore (not drawn)."
         )
     if len(classes) >= VOID:

@@ -27,7 +27,7 @@ def run_command(main: Callable[[], int]) -> None:
 
 
 class Progress:
-    """A line such as "phantom 7/22 slides, 0.8/s, ETA 0:18", rewritten on a terminal, else every few seconds."""
+    """A line such as "phantom 7/22 slides, 0.8/s, ETA 0:18"; rewritten on a terminal, else now and then."""
 
     def __init__(self, what: str, total: int, unit: str, quiet: bool = False):
         self.what, self.total, self.unit, self.quiet = what, total, unit, quiet

@@ -1,5 +1,7 @@
 """Cuts one slide into tiles: what each worker process of data_prep.slides does."""
 
+import errno
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,7 +74,7 @@ class SlideReport:
 
 
 def overview_mpp(size: tuple[int, int], slide_mpp: float, settings: Settings) -> float:
-    """Microns per pixel of the overview: 32 pixels a tile, the longer side 1024 to 4096 pixels if it has them."""
+    """Microns per pixel of the overview: 32 pixels a tile, the longer side at least 1024 and at most 4096."""
     extent = max(size) * slide_mpp
     return max(settings.mpp, min(settings.tile * settings.mpp / 32, extent / 1024), extent / 4096)
 
@@ -86,28 +88,23 @@ def _load_polygons(job: SlideJob, report: SlideReport) -> list[Polygon]:
     if not polygons:
         names = ", ".join(path.name for path in job.annotations)
         raise UserError(
-            f"The annotation {names} of slide {job.row.file} holds no polygon with a class; annotate the slide, "
+            f"The annotation {names} of slide {job.row.file} holds no polygon with a class; annotate "
+            "the slide, "
             "or give it the split 'style'."
         )
     return sorted(polygons, key=lambda polygon: -polygon.area)
 
 
-def _masks(
-    job: SlideJob, settings: Settings, polygons: list[Polygon], positions: list[Position], factor: float
-) -> Iterator[tuple[Position, UInt8[np.ndarray, "t t"]]]:
-    tile, plan = settings.tile, settings.plan
+def _mask(
+    job: SlideJob, settings: Settings, polygons: list[Polygon], box: tuple[int, int, int, int], factor: float
+) -> UInt8[np.ndarray, "h w"]:
     if job.row.split == "style":
-        for position in positions:
-            yield position, np.full((tile, tile), VOID, np.uint8)
-        return
-    for box, members in blocks(positions, tile, BLOCK):
-        mask = draw_mask(polygons, plan.ids, box, factor, plan.outside)
-        for y, x in members:
-            yield (y, x), mask[y - box[0] :, x - box[1] :][:tile, :tile]
+        return np.full(box[2:], VOID, np.uint8)
+    return draw_mask(polygons, settings.plan.ids, box, factor, settings.plan.outside)
 
 
 def cut_slide(job: SlideJob, settings: Settings) -> SlideReport:
-    """Cuts a slide; images and masks go to SPOOL/<number>-*.npy, for the parent to write.
+    """Cuts a slide; images and masks go to SPOOL/<number>-*, for the parent to write.
 
     Returns:
       The report. A UserError is told there, so that one bad slide stops no other.
@@ -129,7 +126,8 @@ def _cut(job: SlideJob, settings: Settings, slide: SlideReader, report: SlideRep
     report.grid = len(positions)
     if not positions:
         raise UserError(
-            f"Slide {job.row.file} is {slide.size[0]}x{slide.size[1]} pixels of {slide.mpp:g} um, smaller than one "
+            f"Slide {job.row.file} is {slide.size[0]}x{slide.size[1]} pixels of {slide.mpp:g} um, "
+            "smaller than one "
             f"tile of {tile} pixels at {settings.mpp:g} um; set a smaller --tile."
         )
     polygons = _load_polygons(job, report)
@@ -141,76 +139,86 @@ def _cut(job: SlideJob, settings: Settings, slide: SlideReader, report: SlideRep
     shares = mean_in_boxes(tissue, boxes, settings.mpp / coarse)
     kept = [position for position, share in zip(positions, shares, strict=True) if share >= settings.min_tissue]
     report.on_tissue = len(kept)
-    labelled = _label(job, settings, polygons, kept, factor, report)
-    _read_images(job, settings, slide, labelled)
+    labelled = _labelled(job, settings, polygons, kept, factor, report)
+    _spool(job, settings, slide, polygons, labelled, report)
     report.tiles = len(labelled)
     colors = {name: plan.classes[i].color for name, i in plan.ids.items() if i < len(plan.classes)}
     scales = (slide.mpp / coarse, settings.mpp / coarse)
     picture = draw_thumbnail(overview, tissue, polygons, colors, labelled, tile, scales)
-    cv2.imwrite(str(settings.thumbnails / f"{Path(job.row.file).stem}.png"), picture)
+    name = Path(job.row.file).with_suffix(".png").as_posix().replace("/", "_")
+    if not cv2.imwrite(str(settings.thumbnails / name), picture):
+        raise OSError(errno.EIO, "the thumbnail could not be written", str(settings.thumbnails / name))
     if not labelled:
         raise UserError(
             f"Slide {job.row.file} gives no tile: {report.grid} in the grid, {report.on_tissue} on tissue, "
-            f"{report.unlabelled} of these without a label. Look at its thumbnail; lower --min_tissue or --tile, or "
+            f"{report.unlabelled} of these without a label. Look at its thumbnail; lower --min_tissue "
+            "or --tile, or "
             "check that the annotation belongs to the slide."
         )
 
 
-def _label(
-    job: SlideJob, settings: Settings, polygons: list[Polygon], kept: list[Position], factor: float,
+def _labelled(
+    job: SlideJob,
+    settings: Settings,
+    polygons: list[Polygon],
+    kept: list[Position],
+    factor: float,
     report: SlideReport,
-) -> list[Position]:  # fmt: skip
-    """Draws the masks, leaves out tiles without a label, and chooses at most --max_tiles of the others."""
-    spool = np.lib.format.open_memmap(
-        settings.spool / f"{job.number}-masks.npy", "w+", np.uint8, (len(kept), settings.tile, settings.tile)
-    ) if kept else np.empty((0, settings.tile, settings.tile), np.uint8)  # fmt: skip
-    found: dict[Position, UInt8[np.ndarray, "t t"]] = {}
-    counts = np.zeros(256, np.int64)
-    for position, mask in _masks(job, settings, polygons, kept, factor):
-        if job.row.split != "style" and np.all(mask == VOID):
-            report.unlabelled += 1
-            continue
-        spool[len(found)] = mask
-        found[position] = spool[len(found)]
+) -> list[Position]:
+    """Leaves out tiles without a label, but not of style slides; of the others, at most --max_tiles."""
+    tile, found = settings.tile, kept
+    if job.row.split != "style":
+        found = []
+        for box, members in blocks(kept, tile, BLOCK):
+            mask = _mask(job, settings, polygons, box, factor)
+            found += [(y, x) for y, x in members if np.any(mask[y - box[0] :, x - box[1] :][:tile, :tile] != VOID)]
+    report.unlabelled = len(kept) - len(found)
     if settings.max_tiles and len(found) > settings.max_tiles:
         rng = np.random.default_rng((settings.seed, job.number))
         picked = np.sort(rng.permutation(len(found))[: settings.max_tiles])
-        chosen = [list(found)[i] for i in picked]
-        report.not_chosen = len(found) - len(chosen)
-        for place, i in enumerate(picked):
-            spool[place] = spool[i]
-        found = {position: spool[place] for place, position in enumerate(chosen)}
-    for mask in found.values():
-        counts += np.bincount(mask.ravel(), minlength=256)
-    names = [spec.name for spec in settings.plan.classes]
-    report.labelled_pixels = {name: int(counts[i]) for i, name in enumerate(names)}
-    return list(found)
+        report.not_chosen = len(found) - len(picked)
+        found = [found[i] for i in picked]
+    return found
 
 
-def _read_images(job: SlideJob, settings: Settings, slide: SlideReader, positions: list[Position]) -> None:
-    if not positions:
-        return
-    tile = settings.tile
-    places = {position: i for i, position in enumerate(positions)}
-    spool = np.lib.format.open_memmap(
-        settings.spool / f"{job.number}-images.npy", "w+", np.uint8, (len(positions), tile, tile, 3)
-    )
-    np.save(settings.spool / f"{job.number}-places.npy", np.array(positions))
+def _files(job: SlideJob, settings: Settings) -> dict[str, Path]:
+    return {kind: settings.spool / f"{job.number}-{kind}" for kind in ("images", "masks", "places")}
+
+
+def _spool(
+    job: SlideJob,
+    settings: Settings,
+    slide: SlideReader,
+    polygons: list[Polygon],
+    positions: list[Position],
+    report: SlideReport,
+) -> None:
+    """Reads images and draws masks block by block, and writes them out, so that memory stays small."""
+    tile, factor, files = settings.tile, settings.mpp / slide.mpp, _files(job, settings)
     ratio = settings.mpp / slide.level_mpp(slide.level(settings.mpp))
-    for box, members in blocks(positions, tile, min(BLOCK, int(SOURCE_BLOCK / ratio))):
-        image = slide.read(settings.mpp, *box)
-        for y, x in members:
-            spool[places[y, x]] = image[y - box[0] :, x - box[1] :][:tile, :tile]
-    spool.flush()
+    counts, order = np.zeros(256, np.int64), []
+    with files["images"].open("wb") as images, files["masks"].open("wb") as masks:
+        for box, members in blocks(positions, tile, min(BLOCK, int(SOURCE_BLOCK / ratio))):
+            image = slide.read(settings.mpp, *box)
+            mask = _mask(job, settings, polygons, box, factor)
+            for y, x in members:
+                part = np.s_[y - box[0] : y - box[0] + tile, x - box[1] : x - box[1] + tile]
+                images.write(image[part].tobytes())
+                masks.write(mask[part].tobytes())
+                counts += np.bincount(mask[part].ravel(), minlength=256)
+            order += members
+    files["places"].write_text(json.dumps(order))
+    report.labelled_pixels = {spec.name: int(counts[i]) for i, spec in enumerate(settings.plan.classes)}
 
 
 def spooled_tiles(job: SlideJob, settings: Settings, report: SlideReport) -> Iterator[Tile]:
     """The tiles that a worker left on disk for a slide, block by block; removes the files."""
-    files = {kind: settings.spool / f"{job.number}-{kind}.npy" for kind in ("images", "masks", "places")}
+    files, tile = _files(job, settings), settings.tile
     if report.tiles:
-        images, masks = (np.load(files[kind], mmap_mode="r") for kind in ("images", "masks"))
+        images = np.memmap(files["images"], np.uint8, "r", shape=(report.tiles, tile, tile, 3))
+        masks = np.memmap(files["masks"], np.uint8, "r", shape=(report.tiles, tile, tile))
         factor = settings.mpp / report.mpp
-        for i, (y, x) in enumerate(np.load(files["places"]).tolist()):
+        for i, (y, x) in enumerate(json.loads(files["places"].read_text())):
             yield Tile(
                 image=np.array(images[i]),
                 mask=np.array(masks[i]),

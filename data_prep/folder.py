@@ -1,13 +1,13 @@
 """Cuts a folder of images and masks into tile records.
 
-    python -m data_prep.folder --images=DIR --masks=DIR --table=CSV --classes=background,gland --out=DIR --mpp=1.0
+    python -m data_prep.folder --images=DIR --masks=DIR --table=CSV --classes=a,b --mpp=1.0 --out=DIR
 
-The table has the columns image, mask (empty where there is none), patient, split (train, val, test, or style: never
-annotated), and may have mpp (microns per pixel of the image; goes before --source_mpp). Any other column becomes a tag of
-every tile. Masks hold class ids by the order of --classes, and 255 where unlabelled.
+The table has the columns image, mask (empty where there is none), patient, split (train, val, test, or style:
+never annotated), and may have mpp (microns per pixel of the image; goes before --source_mpp). Any other
+column becomes a tag of every tile. Masks hold class ids by the order of --classes, and 255 where unlabelled.
 
-The last row and column of tiles are shifted inwards. In val and test, the pixels that a tile before has are unlabelled
-there, so that no pixel counts twice; --stride holds for train and style only.
+The last row and column of tiles are shifted inwards. In val and test, the pixels that an earlier tile has are
+unlabelled there, so that no pixel counts twice; --stride holds for train and style only.
 
 Exit status: 0 packed; 2 nothing was packed, because of the error that is told.
 """
@@ -67,7 +67,9 @@ def parse_values(text: str | None, classes: Sequence[str]) -> tuple[int, ...]:
     parts = [part.strip() for part in text.split(",")]
     values = tuple(int(part) for part in parts if part.isdigit() and int(part) <= 255)
     if len(values) != len(parts) or len(set(values)) != len(classes) or len(values) != len(classes):
-        raise UserError(f"--values={text} must hold {len(classes)} different numbers of 0 to 255, as many as --classes.")
+        raise UserError(
+            f"--values={text} must hold {len(classes)} different numbers of 0 to 255, as many as --classes."
+        )
     return values
 
 
@@ -81,7 +83,8 @@ def choose_scale(row: Row, args: argparse.Namespace) -> tuple[float, float]:
     source = own if own is not None else args.source_mpp if args.source_mpp is not None else args.mpp
     if source is None:
         raise UserError(
-            "Nobody says how many microns a pixel has: give --mpp (of the tiles), and --source_mpp or a column mpp in the "
+            "Nobody says how many microns a pixel has: give --mpp (of the tiles), and --source_mpp "
+            "or a column mpp in the "
             "table if the images have another resolution."
         )
     mpp = args.mpp if args.mpp is not None else source
@@ -129,7 +132,8 @@ def picture_tiles(row: Row, args: argparse.Namespace, values: Sequence[int]) -> 
     height, width = picture.mask.shape
     if min(height, width) < args.tile:
         raise UserError(
-            f"Image {row.file} is {width}x{height} pixels at {mpp:g} um, smaller than a tile of {args.tile}; set a smaller "
+            f"Image {row.file} is {width}x{height} pixels at {mpp:g} um, smaller than a tile of "
+            f"{args.tile}; set a smaller "
             "--tile, or --fit to scale each image to it."
         )
     once = row.split in ("val", "test")
@@ -170,7 +174,8 @@ def pack(args: argparse.Namespace, quiet: bool = False) -> dict[str, int]:
     bare = [row.file for row in rows if row.split != "style" and not (args.masks / row.extra["mask"]).is_file()]
     if bare:
         raise UserError(
-            f"{len(bare)} images of annotated splits have no mask in --masks={args.masks}: {', '.join(bare[:5])}. Fill the "
+            f"{len(bare)} images of annotated splits have no mask in --masks={args.masks}: "
+            f"{', '.join(bare[:5])}. Fill the "
             "column mask in, or give them the split 'style'."
         )
     options = ("classes", "tile", "stride", "mpp", "source_mpp", "fit", "values", "splits")
@@ -201,7 +206,8 @@ def pack(args: argparse.Namespace, quiet: bool = False) -> dict[str, int]:
             progress.update(done)
         if len(names) > 1 and args.values is None and seen == {0, VOID} and any(r.split != "style" for r in rows):
             raise UserError(
-                f"All masks hold only 0 and 255, and 255 means unlabelled. If 255 is the class '{names[1]}', say "
+                "All masks hold only 0 and 255, and 255 means unlabelled. If 255 is the class "
+                f"'{names[1]}', say "
                 "--values=0,255."
             )
     return counts

@@ -27,7 +27,9 @@ def _open(path: Path) -> Image.Image:
         picture = Image.open(path)
         picture.load()
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} cannot be read as an image ({error}); save it again or take it off the table.") from error
+        raise UserError(
+            f"{path} cannot be read as an image ({error}); save it again or take it off the table."
+        ) from error
     return picture
 
 
@@ -67,8 +69,10 @@ def read_mask(path: Path, values: Sequence[int]) -> UInt8[np.ndarray, "h w"]:
     wrong = sorted(set(np.unique(pixels).tolist()) - known)
     if wrong:
         raise UserError(
-            f"The mask {path} holds the value {', '.join(map(str, wrong[:8]))}, which is no class id; valid are "
-            f"{', '.join(map(str, values))}, and {VOID} for unlabelled. Correct the mask, name more --classes, or map "
+            f"The mask {path} holds the value {', '.join(map(str, wrong[:8]))}, which is no class id; "
+            "valid are "
+            f"{', '.join(map(str, values))}, and {VOID} for unlabelled. Correct the mask, name more "
+            "--classes, or map "
             "with --values."
         )
     return mask

@@ -144,7 +144,8 @@ def make_phantom(
     """
     if patients < 4 or size < 512 or size % (4 * GRID) or workers < 1:
         raise UserError(
-            f"A phantom needs at least 4 patients, slides of at least 512 pixels (a multiple of {4 * GRID}) and "
+            "A phantom needs at least 4 patients, slides of at least 512 pixels (a multiple of "
+            f"{4 * GRID}) and "
             f"1 worker; got --patients={patients} --slides_size={size} --workers={workers}."
         )
     plans = plan_cohort(patients, size, seed)
@@ -168,7 +169,7 @@ def make_phantom(
 
 def main() -> int:
     """The command."""
-    parser = argparse.ArgumentParser(prog="python -m data_prep.phantom", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m data_prep.phantom", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of the cohort")
     parser.add_argument("--patients", type=int, default=19, help="number of patients (19)")
     parser.add_argument("--slides_size", "--slides-size", type=int, default=4096, help="side in pixels (4096)")

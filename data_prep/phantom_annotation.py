@@ -1,4 +1,4 @@
-"""The annotation of a phantom slide as QuPath exports it: classes from the geometry, as polygons with holes."""
+"""The annotation of a phantom slide, as QuPath exports it: its classes as polygons with holes."""
 
 import json
 import os

@@ -20,7 +20,7 @@ EOSIN = (0.14, 0.95, 0.27)
 REFERENCE = {"stroma": (0.10, 0.62), "tumour": (0.62, 0.55)}
 """Mean amounts of H and E in the two large tissues, for comparing stains."""
 APART = 0.15
-"""Least difference in mean optical density between the tissues of a wide patient and of the reference stain."""
+"""Least difference in mean optical density between a tissue of a wide patient and the same of NOMINAL."""
 
 Triple = tuple[float, float, float]
 

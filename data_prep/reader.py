@@ -31,12 +31,14 @@ def choose_mpp(name: str, table: float | None, properties: dict[str, str], fallb
     mpp = table if table is not None else own if own is not None else fallback
     if mpp is None:
         raise UserError(
-            f"Slide {name} does not say how many microns a pixel has; give --slide_mpp=0.25 (or what is true of it), "
+            f"Slide {name} does not say how many microns a pixel has; give --slide_mpp=0.25 (or what "
+            "is true of it), "
             "or a column mpp in the table."
         )
     if not LEAST_MPP <= mpp <= MOST_MPP:
         raise UserError(
-            f"Slide {name} is said to have {mpp:g} um per pixel, which is outside {LEAST_MPP} to {MOST_MPP:g}; "
+            f"Slide {name} is said to have {mpp:g} um per pixel, which is outside {LEAST_MPP} to "
+            f"{MOST_MPP:g}; "
             "give the true value in a column mpp of the table."
         )
     return mpp

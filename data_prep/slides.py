@@ -2,13 +2,13 @@
 
     python -m data_prep.slides --slides=DIR --annotations=DIR --table=CSV --mpp=1.0 --tile=512 --out=DIR
 
-The table has the columns slide, patient, split (train, val, test, or style: never annotated), and may have mpp
-(microns per pixel of level 0; goes before what the slide says) and annotation (files separated by ";"; else
-SLIDE's name with .geojson). Any other column becomes a tag of every tile.
+The table has the columns slide, patient, split (train, val, test, or style: never annotated), and may have
+mpp (microns per pixel of level 0; goes before what the slide says) and annotation (files separated by ";";
+else the slide's name with .geojson). Any other column becomes a tag of every tile.
 
 Where no polygon lies, a pixel is unlabelled (255), unless --annotation_complete says that it is background.
-Tiles are taken where there is tissue and, in annotated splits, at least one labelled pixel. A bad slide is named
-and stops no other. Beside OUT, OUT-report/ gets report.jsonl and a picture of each slide with its tiles.
+Tiles are taken where there is tissue and, in annotated splits, at least one labelled pixel. A bad slide
+is named and stops no other. OUT-report/ gets report.jsonl and a picture of each slide with its tiles.
 
 Exit status: 0 all slides packed; 1 some failed, the others are packed; 2 nothing was packed.
 """
@@ -54,7 +54,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--splits", default="", help="splits by patient, train:P1,P2;test:P3 (the column split of the table)")
     add("--void", default="", help="names in the annotations that mean unlabelled here")
     add("--ignore", default="", help="names in the annotations that are not drawn")
-    add("--annotation_complete", action="store_true", help="outside all polygons is background, not unlabelled")
+    add(
+        "--annotation_complete",
+        action="store_true",
+        help="outside all polygons is background, not unlabelled",
+    )
     add("--background", default="background", help="its class, with --annotation_complete (background)")
     add("--slide_mpp", type=float, help="microns per pixel of slides that do not say")
     add("--min_tissue", type=float, default=0.5, help="least share of tissue in a tile (0.5)")
@@ -79,8 +83,8 @@ def check_args(args: argparse.Namespace) -> None:
     wrong = [
         f"--{option}={getattr(args, option)}"
         for option, least, most in (
-            ("mpp", 0.05, 100), ("tile", 8, 8192), ("stride", 0, 8192), ("min_tissue", 0, 1), ("max_tiles", 0, 1e9),
-            ("workers", 1, 1024))
+            ("mpp", 0.05, 100), ("tile", 8, 8192), ("stride", 0, 8192), ("min_tissue", 0, 1),
+            ("max_tiles", 0, 1e9), ("workers", 1, 1024))
         if not least <= getattr(args, option) <= most
     ]  # fmt: skip
     if wrong:
@@ -98,7 +102,7 @@ def annotation_files(row: Row, folder: Path) -> tuple[Path, ...]:
 def scan_annotations(
     jobs: Sequence[SlideJob],
 ) -> tuple[dict[str, tuple[int, int, int] | None], dict[int, str]]:
-    """Which classes the annotations hold, with colours; and by job number what is wrong with its annotation."""
+    """Which classes the annotations hold, with colours; and by job number what is wrong with one."""
     found: dict[str, tuple[int, int, int] | None] = {}
     errors: dict[int, str] = {}
     for job in jobs:
@@ -141,10 +145,16 @@ def pack(args: argparse.Namespace) -> list[SlideReport]:
     rows = read_table(args.table, "slide", optional=("mpp", "annotation"), splits=parse_splits(args.splits))
     check_files(rows, args.slides, "--slides")
     jobs = [
-        SlideJob(row, args.slides / row.file, annotation_files(row, args.annotations), row.number("mpp", args.table),
-                 args.slide_mpp, number)
+        SlideJob(
+            row=row,
+            path=args.slides / row.file,
+            annotations=annotation_files(row, args.annotations),
+            slide_mpp=row.number("mpp", args.table),
+            fallback_mpp=args.slide_mpp,
+            number=number,
+        )
         for number, row in enumerate(rows)
-    ]  # fmt: skip
+    ]
     found, errors = scan_annotations(jobs)
     background = args.background if args.annotation_complete else None
     if found or args.classes or not errors:
@@ -159,9 +169,16 @@ def pack(args: argparse.Namespace) -> list[SlideReport]:
     _sweep(args.out)
     spool.mkdir()
     settings = Settings(
-        args.mpp, args.tile, args.stride or args.tile, args.min_tissue, args.max_tiles, args.seed, plan, spool,
-        thumbnails,
-    )  # fmt: skip
+        mpp=args.mpp,
+        tile=args.tile,
+        stride=args.stride or args.tile,
+        min_tissue=args.min_tissue,
+        max_tiles=args.max_tiles,
+        seed=args.seed,
+        plan=plan,
+        spool=spool,
+        thumbnails=thumbnails,
+    )
     try:
         return _write(args, jobs, errors, settings, report_folder / "report.jsonl")
     finally:
@@ -179,8 +196,8 @@ def _write(
     good = [job for job in jobs if job.number not in errors]
     cut = functools.partial(cut_slide, settings=settings)
     progress = Progress("slides", len(good), "slides")
-    options = ("mpp", "tile", "stride", "classes", "void", "ignore", "annotation_complete", "min_tissue", "max_tiles",
-               "seed", "slide_mpp", "splits")  # fmt: skip
+    options = ("mpp", "tile", "stride", "classes", "void", "ignore", "annotation_complete", "min_tissue",
+               "max_tiles", "seed", "slide_mpp", "splits")  # fmt: skip
     source = {"prepared_by": "data_prep.slides", "table": args.table.name}
     source |= {option: str(getattr(args, option)) for option in options}
     writer = TileWriter(

@@ -116,7 +116,8 @@ def _cells(path: Path, must: Sequence[str]) -> Iterator[tuple[int, dict[str, str
             missing = [column for column in must if column not in header]
             if missing:
                 raise UserError(
-                    f"The table {path} has no column {', '.join(missing)}; it has {', '.join(header) or 'nothing'}. "
+                    f"The table {path} has no column {', '.join(missing)}; it has "
+                    f"{', '.join(header) or 'nothing'}. "
                     f"It needs {', '.join(must)}; any other column becomes a tag."
                 )
             for entry in reader:

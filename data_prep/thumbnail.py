@@ -33,8 +33,8 @@ def draw_thumbnail(
       scales: overview pixels for each level-0 pixel, and for each pixel of a tile.
 
     Returns:
-      BGR, the longer side at most 2048 pixels; taken tiles framed in green, tissue in yellow, classes in their
-      colours.
+      BGR, the longer side at most 2048 pixels; taken tiles framed in green, tissue in yellow, classes
+      in their colours.
     """
     shrink = min(1.0, 2048 / max(overview.shape[:2]))
     enlarge = max(1.0, min(2.0, 1024 / max(overview.shape[:2])))

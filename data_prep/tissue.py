@@ -26,12 +26,10 @@ def tissue_mask(image: UInt8[np.ndarray, "h w 3"], mpp: float) -> Bool[np.ndarra
     _, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
     large = stats[:, cv2.CC_STAT_AREA] * mpp**2 >= 5000
     large[0] = False
-    return large[labels]
+    return large[np.asarray(labels, np.int64)]
 
 
-def mean_in_boxes(
-    mask: Bool[np.ndarray, "h w"], boxes: np.ndarray, scale: float
-) -> np.ndarray:
+def mean_in_boxes(mask: Bool[np.ndarray, "h w"], boxes: np.ndarray, scale: float) -> np.ndarray:
     """Share of True in boxes.
 
     Args:

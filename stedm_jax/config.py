@@ -6,8 +6,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from stedm_jax.errors import UserError
 from stedm_jax.workdir import STAGES, flatten
 
@@ -15,7 +13,7 @@ _FREE = ("segmentation.arms", "segmentation.judge", "autoencoder.splits", "diffu
 _ARM_KEYS = {"real", "stain_jitter"}
 
 
-def load_config(spec: str) -> tuple[ConfigDict, str, str]:
+def load_config(spec: str) -> tuple[Any, str, str]:
     """Runs the config file that the user named.
 
     Args:
@@ -52,7 +50,7 @@ def load_config(spec: str) -> tuple[ConfigDict, str, str]:
         raise UserError(str(error)) from error
 
 
-def override(config: ConfigDict, assignments: list[str]) -> None:
+def override(config: Any, assignments: list[str]) -> None:
     """Applies "--config.a.b=value" overrides in place; the value keeps the type of the default.
 
     Raises:
@@ -88,7 +86,7 @@ def _parse(key: str, text: str, old: Any) -> Any:
         raise UserError(f"config.{key} is a {kind.__name__} ({old!r}); '{text}' is none.") from error
 
 
-def check_config(config: ConfigDict, base: ConfigDict) -> None:
+def check_config(config: Any, base: Any) -> None:
     """Refuses keys that the base configuration does not have, and values that cannot be.
 
     Raises:

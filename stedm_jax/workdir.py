@@ -119,12 +119,10 @@ class Workdir:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                raise UserError(
-                    f"Another run is using {self.path}; wait for it, or give another --workdir."
-                ) from error
+                raise UserError(f"Another run is using {self.path}; wait for it, or give another --workdir.") from error
             yield
 
-    def adopt(self, config: ConfigDict, on_change: str) -> list[str]:
+    def adopt(self, config: Any, on_change: str) -> list[str]:
         """Compares the configuration with the one saved here, and saves it.
 
         Args:

@@ -27,7 +27,9 @@ def test_the_same_configuration_goes_on(used):
 def test_a_change_names_the_key_and_what_it_makes_untrue(used):
     config = get_base()
     config.synthesis.guidance.scale = 3.0
-    with pytest.raises(UserError, match=r"synthesis.guidance.scale: 1.5 -> 3.0.*untrue: synthesis, segmentation, report"):
+    with pytest.raises(
+        UserError, match=r"synthesis.guidance.scale: 1.5 -> 3.0.*untrue: synthesis, segmentation, report"
+    ):
         used.adopt(config, "refuse")
     assert used.result("synthesis")
 

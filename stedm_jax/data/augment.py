@@ -44,10 +44,7 @@ def stain_jitter(images: Sequence[Image], strength: float, rng: np.random.Genera
     matrix = np.linalg.inv(_HED) @ np.diag(scale) @ turned
     offset = shift @ turned
     table = -np.log10(np.maximum(np.arange(256, dtype=np.float32), 1.0) / 255.0)
-    return [
-        np.clip(255.0 * 10.0 ** -(table[image] @ matrix + offset), 0, 255).astype(np.uint8)
-        for image in images
-    ]
+    return [np.clip(255.0 * 10.0 ** -(table[image] @ matrix + offset), 0, 255).astype(np.uint8) for image in images]
 
 
 def affine_copy(image: Image, rng: np.random.Generator) -> Image:

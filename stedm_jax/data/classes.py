@@ -55,9 +55,7 @@ def class_map(
         raise UserError(f"config.data.groups names {', '.join(twice)} twice; a class belongs to one group.")
     unknown = [name for name in foreground if name not in names]
     if unknown:
-        raise UserError(
-            f"config.data.foreground names {', '.join(unknown)}; the classes are {', '.join(names)}."
-        )
+        raise UserError(f"config.data.foreground names {', '.join(unknown)}; the classes are {', '.join(names)}.")
     if len(names) < 2:
         raise UserError(f"There is one class ({', '.join(names)}); two at least are needed, with a background.")
     table = np.full(256, VOID, np.uint8)
@@ -66,9 +64,7 @@ def class_map(
         ids = {spec.name: number for number, spec in enumerate(classes)}
         missing = [member for member in members if member not in ids]
         if missing:
-            raise UserError(
-                f"config.data.groups names {', '.join(missing)}; the tile set has {', '.join(ids)}."
-            )
+            raise UserError(f"config.data.groups names {', '.join(missing)}; the tile set has {', '.join(ids)}.")
         for group, (name, group_members) in enumerate(groups):
             for member in group_members:
                 table[ids[member]] = group

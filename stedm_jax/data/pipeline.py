@@ -105,9 +105,7 @@ class LoadTile(grain.transforms.RandomMap):
         out = {"image": images[0], "mask": mask}
         return out | ({"styles": np.stack(images[1:])} if source.pool is not None else {})
 
-    def _styles(
-        self, source: Source, position: int, image: np.ndarray, rng: np.random.Generator
-    ) -> list[np.ndarray]:
+    def _styles(self, source: Source, position: int, image: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
         pool = source.pool
         assert pool is not None
         if pool.source == "none":

@@ -299,9 +299,7 @@ class TileSet:
           UserError: the set has no such split.
         """
         if split not in self._rows:
-            raise UserError(
-                f"The tile set {self.path} has no split '{split}'; it has {', '.join(self.splits)}."
-            )
+            raise UserError(f"The tile set {self.path} has no split '{split}'; it has {', '.join(self.splits)}.")
         files = [str(self.path / shard["file"]) for shard in self.manifest["shards"][split]]
         return ArrayRecordDataSource(files)
 

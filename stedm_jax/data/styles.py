@@ -47,9 +47,7 @@ class StylePool:
         return (row.split, row.patient) if by_patient else (row.split, row.patient, row.slide)
 
     def _check_sizes(self) -> None:
-        small = {
-            " / ".join(key[1:]): len(group) for key, group in self._groups.items() if len(group) <= self.count
-        }
+        small = {" / ".join(key[1:]): len(group) for key, group in self._groups.items() if len(group) <= self.count}
         if small:
             listed = ", ".join(f"{name} ({size} tiles)" for name, size in sorted(small.items()))
             raise UserError(

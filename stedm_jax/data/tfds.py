@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
+from etils import epath
 
 from stedm_jax.data.schema import SCHEMA_VERSION
 
@@ -38,7 +39,7 @@ def write_tfds_metadata(
         }
     )  # fmt: skip
     template = tfds.core.ShardedFileTemplate(
-        data_dir=folder, dataset_name=name, filetype_suffix="array_record"
+        data_dir=epath.Path(folder), dataset_name=name, filetype_suffix="array_record"
     )
     infos = [
         tfds.core.SplitInfo(

@@ -54,9 +54,7 @@ class Guidance:
         """Evaluations of the network that one image costs with these timesteps."""
         return len(timesteps) + int(self.active(timesteps, steps).sum())
 
-    def combine(
-        self, cond: Float[Array, "b *shape"], uncond: Float[Array, "b *shape"]
-    ) -> Float[Array, "b *shape"]:
+    def combine(self, cond: Float[Array, "b *shape"], uncond: Float[Array, "b *shape"]) -> Float[Array, "b *shape"]:
         """Equations 1 to 3, in float32."""
         cond, uncond = cond.astype(jnp.float32), uncond.astype(jnp.float32)
         guided = uncond + self.scale * (cond - uncond)

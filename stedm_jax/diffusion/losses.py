@@ -36,9 +36,7 @@ def add_noise(
     return alpha * x0.astype(jnp.float32) + sigma * eps.astype(jnp.float32)
 
 
-def distance(
-    name: str, pred: Float[Array, "b *shape"], target: Float[Array, "b *shape"]
-) -> Float[Array, " b"]:
+def distance(name: str, pred: Float[Array, "b *shape"], target: Float[Array, "b *shape"]) -> Float[Array, " b"]:
     """Mean l1 or l2 distance of each example over all its other axes, in float32."""
     if name not in DISTANCES:
         raise UserError(f"There is no loss named {name!r}. Choose one of {', '.join(DISTANCES)}.")
@@ -47,9 +45,7 @@ def distance(
     return jnp.mean(error.reshape(error.shape[0], -1), axis=1)
 
 
-def weight(
-    name: str, schedule: Schedule, kind: str, t: Int[Array, " b"], gamma: float = 5.0
-) -> Float[Array, " b"]:
+def weight(name: str, schedule: Schedule, kind: str, t: Int[Array, " b"], gamma: float = 5.0) -> Float[Array, " b"]:
     """w(t) of equation 2 for a network that predicts `kind`: 1, or equation 3; float32."""
     check_kind(kind)
     if name not in WEIGHTS:

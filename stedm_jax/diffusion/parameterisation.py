@@ -32,9 +32,7 @@ def check_kind(kind: str) -> None:
         raise UserError(f"There is no parameterisation named {kind!r}. Choose one of {', '.join(KINDS)}.")
 
 
-def levels(
-    schedule: Schedule, t: Int[Array, " b"], ndim: int
-) -> tuple[Float[Array, "b ..."], Float[Array, "b ..."]]:
+def levels(schedule: Schedule, t: Int[Array, " b"], ndim: int) -> tuple[Float[Array, "b ..."], Float[Array, "b ..."]]:
     """alpha and sigma at t, float32, with trailing axes of length 1 up to `ndim` axes."""
     shape = (t.shape[0],) + (1,) * (ndim - 1)
     alpha, sigma = schedule.at(t)

@@ -97,13 +97,9 @@ def timesteps(kind: str, steps: int, schedule: Schedule) -> Int32[np.ndarray, " 
     """
     total = schedule.steps
     if kind not in TIMESTEPS:
-        raise UserError(
-            f"There is no spacing of timesteps named {kind!r}. Choose one of {', '.join(TIMESTEPS)}."
-        )
+        raise UserError(f"There is no spacing of timesteps named {kind!r}. Choose one of {', '.join(TIMESTEPS)}.")
     if not 1 <= steps <= total:
-        raise UserError(
-            f"Sampling needs between 1 and {total} steps (the length of the noise schedule), not {steps}."
-        )
+        raise UserError(f"Sampling needs between 1 and {total} steps (the length of the noise schedule), not {steps}.")
     if kind == "uniform_stride":
         t = np.arange(0, total, total // steps)
         t = t + 1 if t[-1] + 1 < total else t
@@ -162,9 +158,7 @@ def sample(
     predict, active = _guided(denoise, denoise_both, guidance, timesteps, schedule.steps)
     table = sampler.table(schedule, timesteps).astype(np.float32)
 
-    def step(
-        carry: tuple[Array, Array], xs: tuple[Array, Array, Array, Array]
-    ) -> tuple[tuple[Array, Array], None]:
+    def step(carry: tuple[Array, Array], xs: tuple[Array, Array, Array, Array]) -> tuple[tuple[Array, Array], None]:
         x, before = carry
         t, on, coefficients, index = xs
         a, b, c, d = coefficients

@@ -40,15 +40,11 @@ def confusion_matrix(
     t, p = truth[known].astype(np.int64), prediction[known].astype(np.int64)
     for name, ids in (("truth", t), ("prediction", p)):
         if ids.size and not 0 <= ids.min() <= ids.max() < classes:
-            raise ValueError(
-                f"class ids of the {name} span {ids.min()}..{ids.max()}, but there are {classes}"
-            )
+            raise ValueError(f"class ids of the {name} span {ids.min()}..{ids.max()}, but there are {classes}")
     return np.bincount(t * classes + p, minlength=classes**2).reshape(classes, classes)
 
 
-def merge_classes(
-    matrix: Integer[np.ndarray, "c c"], groups: Sequence[Sequence[int]]
-) -> Int64[np.ndarray, "g g"]:
+def merge_classes(matrix: Integer[np.ndarray, "c c"], groups: Sequence[Sequence[int]]) -> Int64[np.ndarray, "g g"]:
     """The matrix of coarser classes, each a group of old ids, such as any tumour of background."""
     index = [np.asarray(group, np.int64) for group in groups]
     rows = np.stack([matrix[i].sum(0) for i in index])

@@ -84,9 +84,7 @@ def _loss_panel(axes: Axes, runs: Mapping[str, Rows], dark: bool) -> None:
         axes.legend(frameon=False, fontsize=8, labelcolor=_ink(dark))
 
 
-def patient_violins(
-    arms: Mapping[str, Float64[np.ndarray, " p"]], label: str = "IoU", dark: bool = False
-) -> bytes:
+def patient_violins(arms: Mapping[str, Float64[np.ndarray, " p"]], label: str = "IoU", dark: bool = False) -> bytes:
     """Scores of the same patients in each arm: violin, a dot for each patient, a line for each pair.
 
     NaN = undefined for this patient. The bar is the mean; a violin needs 4 defined scores.

@@ -62,9 +62,7 @@ def pearson(a: Float64[np.ndarray, " n"], b: Float64[np.ndarray, " n"]) -> float
     return float(np.corrcoef(a, b)[0, 1])
 
 
-def style_correlation(
-    images_od: Float64[np.ndarray, "n 3"], style_od: Float64[np.ndarray, "n 3"]
-) -> StyleCorrelation:
+def style_correlation(images_od: Float64[np.ndarray, "n 3"], style_od: Float64[np.ndarray, "n 3"]) -> StyleCorrelation:
     """Equation 2; row i holds the mean OD of image i and of the style tiles it was made with."""
     red, green, blue = (pearson(images_od[:, c], style_od[:, c]) for c in range(3))
     r = np.array([red, green, blue])

@@ -46,9 +46,7 @@ def page(content: ReportContent, numbers: Mapping[str, Any], tests: Sequence[Com
     ]
     sections = [section for section in sections if section[2]]
     links = "".join(f'<a href="#{key}">{escape(name)}</a>' for key, name, _ in sections)
-    body = "".join(
-        f'<section id="{key}"><h2>{escape(name)}</h2>{html}</section>' for key, name, html in sections
-    )
+    body = "".join(f'<section id="{key}"><h2>{escape(name)}</h2>{html}</section>' for key, name, html in sections)
     intro = "".join(f'<p class="lead">{escape(p)}</p>' for p in content.intro.split("\n\n") if p)
     title = escape(content.title)
     return (
@@ -187,8 +185,7 @@ def _synthesis_numbers(s: Synthesis) -> str:
         images, style, r = s.images_od, s.style_od, s.correlation.per_channel
         html += _chart(
             lambda dark: style_scatter(images, style, r, dark),
-            "Mean optical density of each synthetic image against that of its style tiles; on the "
-            "line they agree.",
+            "Mean optical density of each synthetic image against that of its style tiles; on the line they agree.",
         )
     return html
 
@@ -288,9 +285,7 @@ def _plate(
     legend: UInt8[np.ndarray, "lh lw 3"] | None = None,
 ) -> str:
     pictures = "".join(
-        f'<img src="{_data(_encode(each))}" alt="{escape(caption)}">'
-        for each in (image, legend)
-        if each is not None
+        f'<img src="{_data(_encode(each))}" alt="{escape(caption)}">' for each in (image, legend) if each is not None
     )
     return f'<figure><div class="plate">{pictures}</div><figcaption>{escape(caption)}</figcaption></figure>'
 

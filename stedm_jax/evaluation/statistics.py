@@ -172,9 +172,7 @@ def brown_forsythe(groups: Sequence[Float64[np.ndarray, " _"]]) -> Test:
     return Test(float(result.statistic), float(result.pvalue), n)
 
 
-def compare_arms(
-    arms: Mapping[str, Float64[np.ndarray, "_ p"]], baseline: str, seed: int = 0
-) -> list[Comparison]:
+def compare_arms(arms: Mapping[str, Float64[np.ndarray, "_ p"]], baseline: str, seed: int = 0) -> list[Comparison]:
     """Every other arm against the baseline; columns of all tables are the same patients."""
     names = [name for name in arms if name != baseline]
     base = arms[baseline]

@@ -22,9 +22,7 @@ from stedm_jax.models.layers import LayerNorm, Slots, attention, linear
 class Mean(nnx.Module):
     """Mean over the images that are present."""
 
-    def __call__(
-        self, vectors: Float[Array, "b k d"], present: Bool[Array, "b k"]
-    ) -> Float[Array, "b d"]:
+    def __call__(self, vectors: Float[Array, "b k d"], present: Bool[Array, "b k"]) -> Float[Array, "b d"]:
         total = jnp.where(present[..., None], vectors, 0).sum(1)
         return total / jnp.maximum(present.sum(1, keepdims=True), 1).astype(vectors.dtype)
 
@@ -32,9 +30,7 @@ class Mean(nnx.Module):
 class Max(nnx.Module):
     """Maximum of each component over the images that are present."""
 
-    def __call__(
-        self, vectors: Float[Array, "b k d"], present: Bool[Array, "b k"]
-    ) -> Float[Array, "b d"]:
+    def __call__(self, vectors: Float[Array, "b k d"], present: Bool[Array, "b k"]) -> Float[Array, "b d"]:
         largest = jnp.where(present[..., None], vectors, -jnp.inf).max(1)
         return jnp.where(present.any(1, keepdims=True), largest, 0)
 
@@ -42,24 +38,18 @@ class Max(nnx.Module):
 class Empty(nnx.Module):
     """Zeros: the style is not used."""
 
-    def __call__(
-        self, vectors: Float[Array, "b k d"], present: Bool[Array, "b k"]
-    ) -> Float[Array, "b d"]:
+    def __call__(self, vectors: Float[Array, "b k d"], present: Bool[Array, "b k"]) -> Float[Array, "b d"]:
         return jnp.zeros_like(vectors[:, 0])
 
 
 class Linear(nnx.Module):
     """The paper's linear block for exactly `count` images; absent ones count as zero vectors."""
 
-    def __init__(
-        self, dim: int, count: int, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32
-    ):
+    def __init__(self, dim: int, count: int, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
         kw, self.dtype = {"rngs": rngs, "dtype": dtype}, dtype
         self.layers = Slots({1: linear(count * dim, dim, **kw), 3: linear(dim, dim, **kw)})
 
-    def __call__(
-        self, vectors: Float[Array, "b k d"], present: Bool[Array, "b k"]
-    ) -> Float[Array, "b d"]:
+    def __call__(self, vectors: Float[Array, "b k d"], present: Bool[Array, "b k"]) -> Float[Array, "b d"]:
         known = jnp.where(present[..., None], vectors, 0).astype(self.dtype)
         h = nnx.relu(known.reshape(known.shape[0], -1))
         h = nnx.relu(self.layers[1](h))
@@ -89,9 +79,7 @@ class Attention(nnx.Module):
         self.kv = linear(dim, 2 * dim, **kw)
         self.proj = linear(queries * dim, dim, bias=False, **kw)
 
-    def __call__(
-        self, vectors: Float[Array, "b k d"], present: Bool[Array, "b k"]
-    ) -> Float[Array, "b d"]:
+    def __call__(self, vectors: Float[Array, "b k d"], present: Bool[Array, "b k"]) -> Float[Array, "b d"]:
         b, k, d = vectors.shape
         known = jnp.where(present[..., None], vectors, 0)
         keys, values = jnp.split(self.kv(self.norm(known).astype(self.dtype)), 2, axis=-1)

@@ -80,9 +80,7 @@ class Resample(nnx.Module):
     def __init__(self, channels: int, up: bool, *, rngs: nnx.Rngs, dtype: DTypeLike):
         self.up = up
         stride, padding = (1, None) if up else (2, ((0, 1), (0, 1)))
-        self.conv = conv(
-            channels, channels, 3, stride=stride, padding=padding, rngs=rngs, dtype=dtype
-        )
+        self.conv = conv(channels, channels, 3, stride=stride, padding=padding, rngs=rngs, dtype=dtype)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
         return self.conv(upsample_nearest(x) if self.up else x)
@@ -91,13 +89,9 @@ class Resample(nnx.Module):
 class Level(nnx.Module):
     """The blocks of one resolution and, unless it is the last one, the change of resolution."""
 
-    def __init__(
-        self, cin: int, cout: int, blocks: int, resample: str, *, rngs: nnx.Rngs, dtype: DTypeLike
-    ):
+    def __init__(self, cin: int, cout: int, blocks: int, resample: str, *, rngs: nnx.Rngs, dtype: DTypeLike):
         kw = {"rngs": rngs, "dtype": dtype}
-        self.block = Slots(
-            [ResnetBlock(cin if i == 0 else cout, cout, **kw) for i in range(blocks)]
-        )
+        self.block = Slots([ResnetBlock(cin if i == 0 else cout, cout, **kw) for i in range(blocks)])
         self.downsample = Resample(cout, False, **kw) if resample == "down" else None
         self.upsample = Resample(cout, True, **kw) if resample == "up" else None
 

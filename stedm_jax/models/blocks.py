@@ -1,8 +1,8 @@
 """Building blocks of the latent diffusion UNet (Rombach et al., CVPR 2022), with LDM's names.
 
-    t_k = (cos(t f_0) .. cos(t f_m), sin(t f_0) .. sin(t f_m)),  f_i = 10000^(-i/m)          (1)
-    ResBlock:       x + conv(drop(silu(norm(conv(silu(norm(x))) + W silu(emb)))))            (2)
-    AttentionBlock: x + proj(softmax(q k^T / sqrt(d)) v),  q, k, v = W norm(x), head by head (3)
+t_k = (cos(t f_0) .. cos(t f_m), sin(t f_0) .. sin(t f_m)),  f_i = 10000^(-i/m)          (1)
+ResBlock:       x + conv(drop(silu(norm(conv(silu(norm(x))) + W silu(emb)))))            (2)
+AttentionBlock: x + proj(softmax(q k^T / sqrt(d)) v),  q, k, v = W norm(x), head by head (3)
 """
 
 import math
@@ -13,7 +13,15 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Num
 
-from stedm_jax.models.layers import GroupNorm, Slots, attention, conv, dropout, linear, upsample_nearest
+from stedm_jax.models.layers import (
+    GroupNorm,
+    Slots,
+    attention,
+    conv,
+    dropout,
+    linear,
+    upsample_nearest,
+)
 
 zeros = nnx.initializers.zeros
 

@@ -23,8 +23,7 @@ SEGMENTER_ENCODERS = ("mit",)
 def _one_of(section: str, key: str, value: str, valid: Iterable[str]) -> str:
     if value not in valid:
         raise UserError(
-            f"The config has {section}.{key} = {value!r}, which is not known. "
-            f"Set it to one of: {', '.join(valid)}."
+            f"The config has {section}.{key} = {value!r}, which is not known. Set it to one of: {', '.join(valid)}."
         )
     return value
 

@@ -46,15 +46,11 @@ class StridedBlock(nnx.Module):
 class ConvEncoder(nnx.Module):
     """Images in [-1, 1] to vectors; channels are width, 2 width, 4 width, 4 width."""
 
-    def __init__(
-        self, *, width: int = 32, dim: int = 256, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs
-    ):
+    def __init__(self, *, width: int = 32, dim: int = 256, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         kw, self.dtype = {"rngs": rngs, "dtype": dtype}, dtype
         widths = (width, 2 * width, 4 * width, 4 * width)
         self.stem = conv(3, width, 4, stride=4, padding="VALID", **kw)
-        self.blocks = Slots(
-            [StridedBlock(a, b, **kw) for a, b in zip(widths, widths[1:], strict=False)]
-        )
+        self.blocks = Slots([StridedBlock(a, b, **kw) for a, b in zip(widths, widths[1:], strict=False)])
         self.head = Slots({0: linear(2 * (3 + sum(widths)), dim, **kw), 2: linear(dim, dim, **kw)})
 
     def __call__(self, x: Float[Array, "n h w 3"]) -> Float[Array, "n d"]:

@@ -13,6 +13,8 @@ from typing import Any
 import jax
 from flax import nnx
 
+from stedm_jax.models.light_random import light_key
+
 Params = dict[str, Any]
 
 
@@ -38,7 +40,7 @@ class Functional:
 
     def init(self, key: jax.Array) -> Params:
         """New parameters; `key` is a typed PRNG key and may be traced, so that this can be jitted."""
-        return nnx.to_pure_dict(nnx.state(self.build(nnx.Rngs(key)), nnx.Param))
+        return nnx.to_pure_dict(nnx.state(self.build(nnx.Rngs(light_key(key))), nnx.Param))
 
     def module(self, params: Params) -> Any:
         """The module with `params` in it, for a caller that needs several of its methods."""

@@ -4,7 +4,7 @@ Normalisations run in float32 whatever the compute dtype and give back the dtype
 Convolutions and linear layers take the compute dtype; their parameters are always float32.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -39,6 +39,9 @@ class Slots(nnx.Module):
 
     def __getitem__(self, number: int) -> Any:
         return getattr(self, str(range(self.size)[number]))
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[number] for number in range(self.size))
 
     def __len__(self) -> int:
         return self.size
@@ -159,8 +162,8 @@ def attention(
 
     `mask` is True where a key may be seen; a query that sees none takes the mean of all values.
     """
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
-    logits = jnp.einsum("bnhd,bmhd->bhnm", q * scale, k).astype(jnp.float32)
+    factor = q.shape[-1] ** -0.5 if scale is None else scale
+    logits = jnp.einsum("bnhd,bmhd->bhnm", q * factor, k).astype(jnp.float32)
     if bias is not None:
         logits = logits + bias
     if mask is not None:

@@ -22,15 +22,13 @@ conv_init = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
 class DepthwiseConv(nnx.Module):
     """A 3x3 convolution of each channel by itself, as nine shifted products.
 
-    The same sum as a grouped convolution, which XLA:CPU runs many times slower.
+    The same sum as a grouped convolution, for which XLA:CPU has no fast path.
     """
 
     def __init__(self, channels: int, *, rngs: nnx.Rngs, dtype: DTypeLike):
         self.dtype = dtype
         std = (2.0 / 9) ** 0.5
-        self.kernel = nnx.Param(
-            nnx.initializers.normal(std)(rngs.params(), (3, 3, 1, channels), jnp.float32)
-        )
+        self.kernel = nnx.Param(nnx.initializers.normal(std)(rngs.params(), (3, 3, 1, channels), jnp.float32))
         self.bias = nnx.Param(jnp.zeros(channels, jnp.float32))
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
@@ -71,9 +69,7 @@ class Mlp(nnx.Module):
 class ReducedAttention(nnx.Module):
     """Self-attention with keys and values at 1 / reduction of the size."""
 
-    def __init__(
-        self, dim: int, heads: int, reduction: int, *, rngs: nnx.Rngs, dtype: DTypeLike
-    ):
+    def __init__(self, dim: int, heads: int, reduction: int, *, rngs: nnx.Rngs, dtype: DTypeLike):
         kw, self.heads = {"rngs": rngs, "dtype": dtype}, heads
         self.q = linear(dim, dim, **kw, init=trunc_normal)
         self.kv = linear(dim, 2 * dim, **kw, init=trunc_normal)
@@ -94,9 +90,7 @@ class ReducedAttention(nnx.Module):
 class Block(nnx.Module):
     """x + attention(norm(x)), then x + mlp(norm(x))."""
 
-    def __init__(
-        self, dim: int, heads: int, reduction: int, mlp: int, *, rngs: nnx.Rngs, dtype: DTypeLike
-    ):
+    def __init__(self, dim: int, heads: int, reduction: int, mlp: int, *, rngs: nnx.Rngs, dtype: DTypeLike):
         kw = {"rngs": rngs, "dtype": dtype}
         self.norm1, self.norm2 = LayerNorm(dim, eps=1e-6), LayerNorm(dim, eps=1e-6)
         self.attn = ReducedAttention(dim, heads, reduction, **kw)
@@ -110,9 +104,7 @@ class Block(nnx.Module):
 class PatchEmbed(nnx.Module):
     """A strided convolution with overlap, then a norm."""
 
-    def __init__(
-        self, cin: int, dim: int, size: int, stride: int, *, rngs: nnx.Rngs, dtype: DTypeLike
-    ):
+    def __init__(self, cin: int, dim: int, size: int, stride: int, *, rngs: nnx.Rngs, dtype: DTypeLike):
         self.proj = conv(cin, dim, size, stride=stride, rngs=rngs, dtype=dtype, init=conv_init)
         self.norm = LayerNorm(dim)
 

@@ -40,9 +40,7 @@ class Segmenter(nnx.Module):
             raise ValueError(f"{len(widths)} stages need {len(widths) + 1} decoder blocks")
         kw = {"rngs": rngs, "dtype": dtype}
         self.factor = 2 ** len(decoder)
-        self.encoder = MixTransformer(
-            widths=widths, depths=depths, heads=heads, reductions=reductions, **kw
-        )
+        self.encoder = MixTransformer(widths=widths, depths=depths, heads=heads, reductions=reductions, **kw)
         self.decoder = UnetDecoder(widths, decoder, **kw)
         self.segmentation_head = Slots({0: conv(decoder[-1], classes, 3, **kw)})
 

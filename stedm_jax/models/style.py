@@ -67,9 +67,7 @@ class StyleExtractor(nnx.Module):
         else:
             self.aggregation = SViT(out=dim, count=tiles, **kw)
 
-    def __call__(
-        self, images: Float[Array, "b k h w 3"], present: Bool[Array, "b k"]
-    ) -> Float[Array, "b d"]:
+    def __call__(self, images: Float[Array, "b k h w 3"], present: Bool[Array, "b k"]) -> Float[Array, "b d"]:
         """`images` in [-1, 1], or the constant that stands for a dropped style."""
         if self.reads_images:
             return self.aggregation(images, present)

@@ -82,9 +82,7 @@ class SViT(nnx.Module):
         self.norm = LayerNorm(dim)
         self.head = linear(dim, out, **kw)
 
-    def __call__(
-        self, images: Float[Array, "b k h w 3"], present: Bool[Array, "b k"]
-    ) -> Float[Array, "b d"]:
+    def __call__(self, images: Float[Array, "b k h w 3"], present: Bool[Array, "b k"]) -> Float[Array, "b d"]:
         known = jnp.where(present[:, :, None, None, None], images, 0).astype(self.dtype)
         b, k, h, w, _ = known.shape
         x = self.patch(known.transpose(0, 2, 3, 1, 4).reshape(b, h, w, 3 * k))

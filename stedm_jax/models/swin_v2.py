@@ -56,9 +56,7 @@ def shift_groups(height: int, width: int, window: int, shift: tuple[int, int]) -
 class WindowAttention(nnx.Module):
     """Cosine attention in (shifted) windows with a continuous relative position bias."""
 
-    def __init__(
-        self, dim: int, heads: int, window: int, shift: int, *, rngs: nnx.Rngs, dtype: DTypeLike
-    ):
+    def __init__(self, dim: int, heads: int, window: int, shift: int, *, rngs: nnx.Rngs, dtype: DTypeLike):
         kw = {"rngs": rngs, "dtype": dtype}
         self.heads, self.window, self.shift = heads, window, shift
         self.qkv = linear(dim, 3 * dim, **kw, init=trunc_normal)
@@ -75,7 +73,10 @@ class WindowAttention(nnx.Module):
     def qkv_windows(self, x: Float[Array, "b h w c"]) -> Float[Array, "b nw n 3 heads d"]:
         """Queries, keys (which have no bias) and values, window by window."""
         b, h, w, c = x.shape
-        side, (q_bias, _, v_bias) = self.window, jnp.split(self.qkv.bias[...], 3)
+        side, all_bias = self.window, self.qkv.bias
+        if all_bias is None:
+            raise ValueError("the projection to queries, keys and values has no bias")
+        q_bias, _, v_bias = jnp.split(all_bias[...], 3)
         x = x.reshape(b, h // side, side, w // side, side, c).transpose(0, 1, 3, 2, 4, 5)
         product = jnp.dot(x.reshape(b, -1, side**2, c), self.qkv.kernel[...].astype(x.dtype))
         bias = jnp.concatenate([q_bias, jnp.zeros_like(v_bias), v_bias]).astype(x.dtype)
@@ -87,7 +88,7 @@ class WindowAttention(nnx.Module):
         side = self.window
         padded = (h + -h % side, w + -w % side)
         x = jnp.pad(x, ((0, 0), (0, padded[0] - h), (0, padded[1] - w), (0, 0)))
-        shift = tuple(0 if side >= size else self.shift for size in padded)
+        shift = (0 if side >= padded[0] else self.shift, 0 if side >= padded[1] else self.shift)
         x = jnp.roll(x, (-shift[0], -shift[1]), axis=(1, 2)) if any(shift) else x
 
         qkv = self.qkv_windows(x)
@@ -112,9 +113,7 @@ class WindowAttention(nnx.Module):
 class Block(nnx.Module):
     """Attention and a two-layer network, each followed by its norm and added."""
 
-    def __init__(
-        self, dim: int, heads: int, window: int, shift: int, *, rngs: nnx.Rngs, dtype: DTypeLike
-    ):
+    def __init__(self, dim: int, heads: int, window: int, shift: int, *, rngs: nnx.Rngs, dtype: DTypeLike):
         kw = {"rngs": rngs, "dtype": dtype}
         self.norm1, self.norm2 = LayerNorm(dim), LayerNorm(dim)
         self.attn = WindowAttention(dim, heads, window, shift, **kw)
@@ -134,9 +133,7 @@ class PatchMerging(nnx.Module):
     """Half the size, twice the channels: 2x2 neighbours side by side, linear, norm."""
 
     def __init__(self, dim: int, *, rngs: nnx.Rngs, dtype: DTypeLike):
-        self.reduction = linear(
-            4 * dim, 2 * dim, bias=False, rngs=rngs, dtype=dtype, init=trunc_normal
-        )
+        self.reduction = linear(4 * dim, 2 * dim, bias=False, rngs=rngs, dtype=dtype, init=trunc_normal)
         self.norm = LayerNorm(2 * dim)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c2"]:

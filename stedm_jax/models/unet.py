@@ -104,9 +104,7 @@ class UNet(nnx.Module):
                 if depth > 0 and i == res_blocks:
                     step.append(Upsample(channels, **kw))
                 self.output_blocks.append(step)
-        self.out = Slots(
-            {0: GroupNorm(channels), 2: conv(channels, out_channels, 3, **kw, init=zeros)}
-        )
+        self.out = Slots({0: GroupNorm(channels), 2: conv(channels, out_channels, 3, **kw, init=zeros)})
 
     def __call__(
         self,

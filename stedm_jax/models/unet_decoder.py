@@ -65,15 +65,10 @@ class UnetDecoder(nnx.Module):
         skips = coarse_first[1:] + [0] * (len(channels) - len(coarse_first) + 1)
         inputs = [coarse_first[0], *channels[:-1]]
         self.blocks = Slots(
-            [
-                DecoderBlock(a, s, c, rngs=rngs, dtype=dtype)
-                for a, s, c in zip(inputs, skips, channels, strict=True)
-            ]
+            [DecoderBlock(a, s, c, rngs=rngs, dtype=dtype) for a, s, c in zip(inputs, skips, channels, strict=True)]
         )
 
-    def __call__(
-        self, features: Sequence[Float[Array, "b _h _w _c"]]
-    ) -> Float[Array, "b _h2 _w2 _c2"]:
+    def __call__(self, features: Sequence[Float[Array, "b _h _w _c"]]) -> Float[Array, "b _h2 _w2 _c2"]:
         x, *skips = reversed(features)
         for i, block in enumerate(self.blocks):
             x = block(x, skips[i] if i < len(skips) else None)

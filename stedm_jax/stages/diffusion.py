@@ -21,9 +21,7 @@ def run(run: Run) -> None:
     run.need("autoencoder", "latents")
     config = run.config.diffusion
     task, frozen = build(run)
-    dataset = tile_dataset(
-        run.sources(config.splits, config.style), seed=run.config.seed, jitter=config.stain_jitter
-    )
+    dataset = tile_dataset(run.sources(config.splits, config.style), seed=run.config.seed, jitter=config.stain_jitter)
     with run.workdir.timed("diffusion") as result:
         trained = learn(
             run, task, config, "diffusion",

@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from stedm_jax.errors import UserError
 from stedm_jax.stages.run import Run
@@ -21,7 +20,7 @@ Batches = Callable[[], Iterator[dict[str, np.ndarray]]]
 def learn(
     run: Run,
     task: Task,
-    config: ConfigDict,
+    config: Any,
     folder: str,
     *,
     batches: Callable[[int], Iterator[dict[str, np.ndarray]]],
@@ -62,9 +61,7 @@ def restore(run: Run, task: Task, folder: str, *, which: str = "ema", best: bool
     return _read(run, task, run.workdir.path / folder, which, best)[0]
 
 
-def restore_with_provenance(
-    run: Run, task: Task, folder: str, *, which: str = "ema"
-) -> tuple[Any, dict[str, str]]:
+def restore_with_provenance(run: Run, task: Task, folder: str, *, which: str = "ema") -> tuple[Any, dict[str, str]]:
     """Parameters, and the step and checksum of the checkpoint they come from."""
     params, step, fingerprint = _read(run, task, run.workdir.path / folder, which, False)
     return params, {"checkpoint_step": str(step), "checkpoint_sha256": fingerprint, "weights": which}

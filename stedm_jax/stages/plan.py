@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 
 from stedm_jax.data.classes import ClassMap, class_map
 from stedm_jax.data.records import TileSet
@@ -33,7 +33,7 @@ class Line:
     total: float
 
 
-def print_plan(config: ConfigDict, workdir: Workdir) -> None:
+def print_plan(config: Any, workdir: Workdir) -> None:
     """Prints the stages with parameter counts and FLOPs (a multiplication with its addition is two)."""
     tiles = _tiles(config, workdir)
     classes = class_map(tiles.classes if tiles else None, config.data.groups, config.data.foreground)
@@ -58,7 +58,7 @@ def print_plan(config: ConfigDict, workdir: Workdir) -> None:
     print(f"in all        {_flops(total)}: {', '.join(hours)} kept up")
 
 
-def _tiles(config: ConfigDict, workdir: Workdir) -> TileSet | None:
+def _tiles(config: Any, workdir: Workdir) -> TileSet | None:
     try:
         return TileSet.open(config.data.tiles.format(workdir=workdir.path))
     except UserError:
@@ -80,11 +80,12 @@ def _image(*shape: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, jnp.float32)
 
 
-def _lines(config: ConfigDict, classes: ClassMap) -> Iterator[Line]:
+def _lines(config: Any, classes: ClassMap) -> Iterator[Line]:
     side = config.data.tile
+    channels = config.autoencoder.model.latent_channels
     first = AutoencoderTask(config.autoencoder, jnp.float32)
     task = DiffusionTask(
-        config.diffusion, first, LatentScale((0.0,) * config.autoencoder.model.latent_channels, 1.0),
+        config.diffusion, first, LatentScale((0.0,) * channels, (1.0,) * channels),
         classes.colors, jnp.float32,
     )  # fmt: skip
     small = side // task.factor
@@ -98,9 +99,7 @@ def _lines(config: ConfigDict, classes: ClassMap) -> Iterator[Line]:
     )  # fmt: skip
     yield Line("latents", f"{config.latents.tiles:,} tiles", (), config.latents.tiles * encoder)
     yield from _diffusion(config, task, small, encoder, decoder)
-    segmenter = SegmentationTask(
-        config.segmentation, classes.colors, classes.foreground, 1, jnp.float32
-    ).network
+    segmenter = SegmentationTask(config.segmentation, classes.colors, classes.foreground, 1, jnp.float32).network
     forward = _cost(segmenter, _image(1, side, side, 3))
     runs = len(config.segmentation.arms) * len(config.segmentation.seeds) + 1
     images = config.segmentation.train.steps * config.segmentation.train.batch
@@ -110,9 +109,7 @@ def _lines(config: ConfigDict, classes: ClassMap) -> Iterator[Line]:
     )  # fmt: skip
 
 
-def _diffusion(
-    config: ConfigDict, task: DiffusionTask, small: int, encoder: float, decoder: float
-) -> Iterator[Line]:
+def _diffusion(config: Any, task: DiffusionTask, small: int, encoder: float, decoder: float) -> Iterator[Line]:
     style, side = config.diffusion.style, config.data.tile
     inputs = _image(1, small, small, task.channels + config.diffusion.layout_channels)
     vector = (_image(1, style.dim),) if task.styled else ()

@@ -123,7 +123,8 @@ def _results(run: Run) -> Iterator[ResultRow]:
                 counts = np.array(matrix, np.int64)
                 values = foreground_scores(counts, run.classes.foreground)
                 yield ResultRow(
-                    one["arm"], one["seed"], patient, split, **values,
+                    one["arm"], one["seed"], patient, split,
+                    iou=values["iou"], dice=values["dice"], recall=values["recall"], precision=values["precision"],
                     n_tiles=tiles[split, patient], n_pixels=scores(counts).n_pixels,
                 )  # fmt: skip
 

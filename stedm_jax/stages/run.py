@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from stedm_jax.data.classes import ClassMap, class_map
 from stedm_jax.data.pipeline import Source, TileReader, by_foreground, evaluation_batches, training_batches
@@ -26,7 +25,7 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 class Run:
     """One run of a configuration in a workdir on a mesh."""
 
-    config: ConfigDict
+    config: Any
     workdir: Workdir
     mesh: Mesh
 
@@ -81,7 +80,7 @@ class Run:
             )
         return rows
 
-    def sources(self, splits: Mapping[str, float], style: ConfigDict | None = None) -> list[Source]:
+    def sources(self, splits: Mapping[str, float], style: Any | None = None) -> list[Source]:
         """Sources of training tiles: split -> share, tiles with foreground at the configured share.
 
         With the settings of a style each source has its pool, over all tiles of the split.

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from stedm_jax.data.pipeline import Source, TileReader, tile_dataset
 from stedm_jax.data.records import IndexRow, TileSet
@@ -85,7 +84,7 @@ def _learn_and_score(
     task: SegmentationTask,
     evaluate: Evaluator,
     name: str,
-    arm: ConfigDict,
+    arm: Any,
     seed: int,
     made: Rows | None,
     scored: dict[str, Rows],
@@ -113,6 +112,8 @@ def _learn_and_score(
     matrices: dict[str, Any] = {}
     for split, rows in scored.items():
         sums = evaluate.sums(params, None, run.eval_batches(rows.reader, rows.rows, size)())
-        counts = sums["confusion"].tolist()
-        matrices[split] = dict(zip(rows.patients, counts, strict=False))
+        if sums is None:
+            raise ValueError("an evaluation that nothing can stop was stopped")
+        counts = sums["confusion"]
+        matrices[split] = {patient: counts[number].tolist() for number, patient in enumerate(rows.patients)}
     write_text(file, json.dumps({"arm": name, "seed": seed, "confusion": matrices}))

@@ -1,11 +1,12 @@
 """Brings up devices and workdir, says what will happen, and runs the stages one after the other."""
 
 import importlib
+import os
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
 from stedm_jax.stages.plan import print_plan
 from stedm_jax.stages.run import Run
@@ -15,12 +16,27 @@ from stedm_jax.training.sharding import make_mesh
 from stedm_jax.workdir import STAGES, Workdir
 
 
-def plan(config: ConfigDict, workdir: Workdir) -> None:
+def divide_cpu(count: int) -> None:
+    """Makes a CPU several devices, so that its cores work on a batch in parallel; other hardware does not notice.
+
+    Args:
+      count: devices; 0 takes the largest power of two that is not above the number of cores, at most 8.
+
+    XLA uses the cores of one CPU device poorly for small networks: two devices on two cores trained the networks of the
+    demo 1.4 to 1.7 times faster. A number given through XLA_FLAGS stands.
+    """
+    if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    jax.config.update("jax_num_cpu_devices", count or min(8, 2 ** (cores.bit_length() - 1)))
+
+
+def plan(config: Any, workdir: Workdir) -> None:
     """Prints what would be run, with parameter counts and cost; touches nothing."""
     print_plan(config, workdir)
 
 
-def run_stages(config: ConfigDict, workdir: Workdir, wanted: Sequence[str], on_change: str) -> None:
+def run_stages(config: Any, workdir: Workdir, wanted: Sequence[str], on_change: str) -> None:
     """Runs the wanted stages in their order; finished ones are skipped.
 
     Raises:
@@ -28,6 +44,7 @@ def run_stages(config: ConfigDict, workdir: Workdir, wanted: Sequence[str], on_c
     """
     begun = time.monotonic()
     distributed.start()
+    divide_cpu(config.mesh.cpu_devices)
     for line in workdir.adopt(config, on_change):
         print(f"changed  {line}", flush=True)
     if config.compile_cache:

@@ -67,9 +67,7 @@ class Orders:
         self.styles = run.rows(config.styles)
         scope = "multipatch" if style.source in ("nearby", "augmented") else style.source
         self.pool = StylePool(self.styles, scope, style.scope, style.tiles)
-        self.parts = by_foreground(
-            self.layouts, run.classes.table, run.classes.foreground, config.foreground_share
-        )
+        self.parts = by_foreground(self.layouts, run.classes.table, run.classes.foreground, config.foreground_share)
         used = {row.patient for row in (*self.layouts, *self.styles)}
         held_out = {split: run.tiles.patients(split) for split in ("val", "test")}
         check_disjoint({"synthesis": used, **held_out}, "the patients that synthesis would use")

@@ -6,10 +6,11 @@
 KL is summed over the latent of an image and divided by its number of pixels and channels.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
-from ml_collections import ConfigDict
 
 from stedm_jax.models.build import build_autoencoder
 from stedm_jax.models.functional import Functional
@@ -26,7 +27,7 @@ class AutoencoderTask:
 
     name = "autoencoder"
 
-    def __init__(self, config: ConfigDict, dtype: jnp.dtype):
+    def __init__(self, config: Any, dtype: jnp.dtype):
         self.config = config
         self.network: Functional = build_autoencoder(config.model, dtype=dtype)
 
@@ -50,7 +51,7 @@ class AutoencoderTask:
         self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
         """The loss of the module's docstring and its parts."""
-        image = to_network(batch["image"])
+        image = self._crop(to_network(batch["image"]), jax.random.fold_in(key, 1))
         decoded, extra = self.network.apply(params, image, key)
         error = jnp.mean(jnp.abs(decoded - image))
         if self.config.model.kind == "vq":
@@ -58,9 +59,15 @@ class AutoencoderTask:
         divergence = extra / (image.size // image.shape[0])
         return error + self.config.kl_weight * divergence, {"l1": error, "kl": divergence}
 
-    def eval_step(
-        self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray
-    ) -> dict[str, Array]:
+    def _crop(self, image: Float[Array, "b h w 3"], key: PRNGKeyArray) -> Float[Array, "b hc wc 3"]:
+        """The part of the images that a step learns from, at a random place; all of them where `crop` is 0."""
+        side, height, width = self.config.crop, image.shape[1], image.shape[2]
+        if side == 0 or side >= min(height, width):
+            return image
+        top, left = jax.random.randint(key, (2,), 0, jnp.array([height - side + 1, width - side + 1]))
+        return jax.lax.dynamic_slice(image, (0, top, left, 0), (image.shape[0], side, side, 3))
+
+    def eval_step(self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray) -> dict[str, Array]:
         """Sums over images of l1 and PSNR (dB, peak 2)."""
         image = to_network(batch["image"])
         decoded = jnp.clip(self.decode(params, self.encode(params, image)), -1.0, 1.0)
@@ -74,9 +81,7 @@ class AutoencoderTask:
         """Means over images."""
         return {name: float(sums[name] / sums["images"]) for name in ("psnr", "l1")}
 
-    def visualise(
-        self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray
-    ) -> dict[str, Array]:
+    def visualise(self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray) -> dict[str, Array]:
         """Images above their reconstructions."""
         image = batch["image"][:8]
         decoded = to_bytes(self.decode(params, self.encode(params, to_network(image))))

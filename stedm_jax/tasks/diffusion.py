@@ -10,6 +10,7 @@ unconditional branch of guidance.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,10 +32,24 @@ DROPPED = -2.0
 
 @dataclass(frozen=True)
 class LatentScale:
-    """z = (latent - shift) / scale; measured once, so that z has mean 0 and variance 1."""
+    """z = (latent - shift) / scale, channel by channel."""
 
     shift: tuple[float, ...]
-    scale: float
+    scale: tuple[float, ...]
+
+    def to_z(self, latents: Float[Array, "b hs ws c"]) -> Float[Array, "b hs ws c"]:
+        """Scaled latents, float32."""
+        shift, scale = self._arrays()
+        return (latents.astype(jnp.float32) - shift) / scale
+
+    def from_z(self, z: Float[Array, "b hs ws c"]) -> Float[Array, "b hs ws c"]:
+        """The inverse of to_z."""
+        shift, scale = self._arrays()
+        return z.astype(jnp.float32) * scale + shift
+
+    def _arrays(self) -> tuple[Float[Array, "1 1 1 c"], Float[Array, "1 1 1 c"]]:
+        shift, scale = (jnp.array(values, jnp.float32)[None, None, None, :] for values in (self.shift, self.scale))
+        return shift, scale
 
 
 class DiffusionTask:
@@ -52,7 +67,7 @@ class DiffusionTask:
 
     def __init__(
         self,
-        config: ConfigDict,
+        config: Any,
         autoencoder: AutoencoderTask,
         latents: LatentScale,
         colors: Sequence[tuple[int, int, int]],
@@ -87,23 +102,18 @@ class DiffusionTask:
         self, frozen: PyTree, image: UInt8[Array, "b h w 3"], key: PRNGKeyArray | None
     ) -> Float[Array, "b hs ws c"]:
         """Scaled latents of images."""
-        latents = self.autoencoder.encode(frozen, to_network(image), key).astype(jnp.float32)
-        shift = jnp.array(self.latents.shift, jnp.float32)
-        return (latents - shift[None, None, None, :]) / self.latents.scale
+        return self.latents.to_z(self.autoencoder.encode(frozen, to_network(image), key))
 
     def decode(self, frozen: PyTree, z: Float[Array, "b hs ws c"]) -> UInt8[Array, "b h w 3"]:
         """Images of scaled latents."""
-        shift = jnp.array(self.latents.shift, jnp.float32)
-        return to_bytes(self.autoencoder.decode(frozen, z * self.latents.scale + shift[None, None, None, :]))
+        return to_bytes(self.autoencoder.decode(frozen, self.latents.from_z(z)))
 
     def layout(self, params: PyTree, mask: UInt8[Array, "b h w"]) -> Float[Array, "b hs ws d"]:
         """What the denoiser sees of a mask."""
         size = (mask.shape[1] // self.factor, mask.shape[2] // self.factor)
         return one_hot_layout(mask, len(self.colors), size) @ params["layout"]["kernel"]
 
-    def style_vector(
-        self, params: PyTree, styles: Float[Array, "b k h w 3"]
-    ) -> Float[Array, "b d"] | None:
+    def style_vector(self, params: PyTree, styles: Float[Array, "b k h w 3"]) -> Float[Array, "b d"] | None:
         """The style of each bag of tiles in [-1, 1]; None where the model has no style."""
         if not self.styled:
             return None
@@ -142,7 +152,7 @@ class DiffusionTask:
         mask: UInt8[Array, "b h w"],
         styles: UInt8[Array, "b k h w 3"],
         noise: Float[Array, "b hs ws c"],
-        config: ConfigDict,
+        config: Any,
         key: PRNGKeyArray,
     ) -> UInt8[Array, "b h w 3"]:
         """Images with the given layouts and styles.
@@ -167,9 +177,7 @@ class DiffusionTask:
         def denoise_both(x: Array, t: Array) -> tuple[Array, Array]:
             stacked = jnp.concatenate([x, layout], axis=-1)
             both = None if cond is None or uncond is None else jnp.concatenate([cond, uncond])
-            out = self.unet.apply(
-                params["unet"], jnp.concatenate([stacked, stacked]), jnp.concatenate([t, t]), both
-            )
+            out = self.unet.apply(params["unet"], jnp.concatenate([stacked, stacked]), jnp.concatenate([t, t]), both)
             first, second = jnp.split(out, 2)
             return first, second
 
@@ -181,9 +189,7 @@ class DiffusionTask:
         )  # fmt: skip
         return self.decode(frozen, z)
 
-    def eval_step(
-        self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray
-    ) -> dict[str, Array]:
+    def eval_step(self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray) -> dict[str, Array]:
         """Sums of the loss over images."""
         loss, _ = self.loss(params, frozen, batch, key)
         images = batch["weight"].sum()
@@ -193,9 +199,7 @@ class DiffusionTask:
         """Mean loss."""
         return {"loss": float(sums["loss"] / sums["images"])}
 
-    def visualise(
-        self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray
-    ) -> dict[str, Array]:
+    def visualise(self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray) -> dict[str, Array]:
         """Layouts, a style tile, samples at fixed noise, and the tiles that the layouts belong to."""
         few = {name: array[:8] for name, array in batch.items()}
         size = few["mask"].shape[1] // self.factor
@@ -203,7 +207,7 @@ class DiffusionTask:
         config = ConfigDict(
             {
                 "guidance": {"scale": 1.0, "rescale": 0.0, "interval": (0.0, 1.0)},
-                "spacing": "trailing", "steps": 15, "sampler": "dpmpp_2m", "eta": 0.0,
+                "spacing": "uniform_lambda", "steps": 15, "sampler": "dpmpp_2m", "eta": 0.0,
             }
         )  # fmt: skip
         images = self.sample(params, frozen, few["mask"], few["styles"], noise, config, key)

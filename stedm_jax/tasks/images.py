@@ -18,9 +18,7 @@ def to_bytes(image: Float[Array, "*b h w c"]) -> UInt8[Array, "*b h w c"]:
     return jnp.clip(jnp.round((image.astype(jnp.float32) + 1.0) * 127.5), 0, 255).astype(jnp.uint8)
 
 
-def one_hot_layout(
-    mask: UInt8[Array, "b h w"], classes: int, size: tuple[int, int]
-) -> Float32[Array, "b hs ws k"]:
+def one_hot_layout(mask: UInt8[Array, "b h w"], classes: int, size: tuple[int, int]) -> Float32[Array, "b hs ws k"]:
     """One-hot mask averaged down to the size of the latents; unlabelled pixels are zero in every class.
 
     A tile without any label so becomes the layout of zeros, which a convolution without bias turns into "nothing

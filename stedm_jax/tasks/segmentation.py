@@ -1,12 +1,12 @@
 """The segmenter: 0.1 cross-entropy + 0.9 Dice over the foreground classes (STEDM), void pixels counting nothing."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int32, PRNGKeyArray, PyTree, UInt8
-from ml_collections import ConfigDict
 
 from stedm_jax.evaluation.confusion import VOID, foreground_scores
 from stedm_jax.models.build import build_segmenter
@@ -86,7 +86,7 @@ class SegmentationTask:
 
     def __init__(
         self,
-        config: ConfigDict,
+        config: Any,
         colors: Sequence[tuple[int, int, int]],
         foreground: Sequence[int],
         patients: int,
@@ -114,17 +114,13 @@ class SegmentationTask:
         dice = dice_loss(logits, batch["mask"], valid, self.foreground)
         return self.config.ce_weight * ce + self.config.dice_weight * dice, {"ce": ce, "dice_loss": dice}
 
-    def eval_step(
-        self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray
-    ) -> dict[str, Array]:
+    def eval_step(self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray) -> dict[str, Array]:
         """Confusion matrix of each patient, int32 (patients, classes, classes)."""
         valid = valid_pixels(batch["mask"], self.config.border) & (batch["weight"] > 0)[:, None, None]
         prediction = self.predict(params, batch["image"])
         classes = len(self.colors)
         return {
-            "confusion": patient_confusion(
-                prediction, batch["mask"], valid, batch["patient"], self.patients, classes
-            )
+            "confusion": patient_confusion(prediction, batch["mask"], valid, batch["patient"], self.patients, classes)
         }
 
     def summarise(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
@@ -133,11 +129,8 @@ class SegmentationTask:
         defined = [iou for iou in ious if not np.isnan(iou)]
         return {"iou": float(np.mean(defined)) if defined else float("nan")}
 
-    def visualise(
-        self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray
-    ) -> dict[str, Array]:
+    def visualise(self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray) -> dict[str, Array]:
         """Images, their masks and the predictions."""
         image, mask = batch["image"][:8], batch["mask"][:8]
         guess = self.predict(params, image).astype(jnp.uint8)
         return {"masks": image_rows([image, colorize(mask, self.colors), colorize(guess, self.colors)])}
-

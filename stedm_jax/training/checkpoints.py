@@ -55,9 +55,7 @@ class Checkpoints:
         except OSError as error:
             raise self._unwritable(step, error) from error
         self._sealing = step
-        self._sealer = threading.Thread(
-            target=self._seal, args=(step, dict(metrics or {})), name=f"seal-{step}"
-        )
+        self._sealer = threading.Thread(target=self._seal, args=(step, dict(metrics or {})), name=f"seal-{step}")
         self._sealer.start()
 
     def wait(self) -> None:
@@ -155,9 +153,7 @@ class Checkpoints:
         """Loads a whole state (default: the latest) as `abstract` describes it, on any mesh."""
         items = self._restore(_items(abstract), self._require(step))
         ema = items.get("ema", {})
-        return TrainState(
-            step=items["rest"]["step"], params=items["params"], ema=ema, opt_state=items["rest"]["opt"]
-        )
+        return TrainState(step=items["rest"]["step"], params=items["params"], ema=ema, opt_state=items["rest"]["opt"])
 
     def restore_params(self, abstract: Any, step: int | None = None, which: str = "ema") -> Any:
         """Loads only the parameters (or their average, "ema"; the parameters where none was kept).
@@ -187,9 +183,7 @@ class Checkpoints:
         if found is None:
             what = "no whole checkpoint" if step is None else f"no whole checkpoint of step {step}"
             there = f"those there: {self.steps()}" if self.steps() else "there is no other"
-            raise UserError(
-                f"There is {what} in {self.dir} ({there}). Train that stage first, or give another step."
-            )
+            raise UserError(f"There is {what} in {self.dir} ({there}). Train that stage first, or give another step.")
         return found
 
     def _ranked(self) -> list[int]:
@@ -199,9 +193,7 @@ class Checkpoints:
         name, direction = self.best
         scores = {step: self._manifest(step)["metrics"].get(name, np.nan) for step in self.steps()}
         sign = -1 if direction == "max" else 1
-        return sorted(
-            (s for s in scores if np.isfinite(scores[s])), key=lambda step: (sign * scores[step], -step)
-        )
+        return sorted((s for s in scores if np.isfinite(scores[s])), key=lambda step: (sign * scores[step], -step))
 
     def _manifest(self, step: int) -> dict[str, Any]:
         try:
@@ -229,9 +221,7 @@ class Checkpoints:
         while target.exists():
             number, target = number + 1, self.dir / f"{step}.damaged-{number}"
         self._folder(step).rename(target)
-        print(
-            f"The checkpoint of step {step} is not used: {problem}. It was set aside as {target}.", flush=True
-        )
+        print(f"The checkpoint of step {step} is not used: {problem}. It was set aside as {target}.", flush=True)
 
     def _folder(self, step: int) -> Path:
         return self.dir / str(step)

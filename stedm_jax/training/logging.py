@@ -37,9 +37,7 @@ class MetricLog:
         if not self._active:
             return
         named = {prefix + name: float(value) for name, value in values.items()}
-        row = {
-            name: value if math.isfinite(value) else None for name, value in named.items()
-        }  # JSON has no NaN
+        row = {name: value if math.isfinite(value) else None for name, value in named.items()}  # JSON has no NaN
         self._file.write(json.dumps({"step": step, "time": round(time.time(), 3), **row}) + "\n")
         self._file.flush()
         for name, value in named.items():

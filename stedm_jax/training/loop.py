@@ -99,9 +99,7 @@ def train(
 
     frozen = {} if frozen is None else frozen
     frozen = jax.device_put(frozen, param_shardings(frozen, mesh))
-    run = _Run(
-        task, settings, mesh, seed, frozen, checkpoints, progress, eval_batches, visual_batch, state, saved
-    )
+    run = _Run(task, settings, mesh, seed, frozen, checkpoints, progress, eval_batches, visual_batch, state, saved)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     run.go(make_train_step(task, tx, lr, mesh, settings.ema.decay, seed, shardings), batches, Path(workdir))
     seconds = time.perf_counter() - began
@@ -230,11 +228,7 @@ class _Run:
         return self.eval_batches is not None and self._at(self.settings.eval_every)
 
     def _draws(self) -> bool:
-        return (
-            self.visual_batch is not None
-            and self.settings.visual_every > 0
-            and self._at(self.settings.visual_every)
-        )
+        return self.visual_batch is not None and self.settings.visual_every > 0 and self._at(self.settings.visual_every)
 
     def _saves(self) -> bool:
         judged = self.checkpoints.best is not None and self._evaluates()
@@ -250,9 +244,7 @@ class _Run:
             if self._draws() and not self.signals.wanted():
                 batch = to_replicated(self.visual_batch, self.mesh)
                 key = stream_key(self.seed, "visual")
-                self.log.images(
-                    self.step, jax.device_get(self.draw(self.state.weights, self.frozen, batch, key))
-                )
+                self.log.images(self.step, jax.device_get(self.draw(self.state.weights, self.frozen, batch, key)))
             if self._saves():
                 self._save(scores)
 
@@ -264,9 +256,7 @@ class _Run:
         if scores is not None:
             best = self.checkpoints.best
             if best is not None and best[0] not in scores:
-                raise ValueError(
-                    f"best names {best[0]!r}, but task {self.task.name!r} gives {sorted(scores)}"
-                )
+                raise ValueError(f"best names {best[0]!r}, but task {self.task.name!r} gives {sorted(scores)}")
             self.scores = scores
             self.log.scalars(self.step, scores, "eval/")
             self.progress.note(f"step {self.step:,}{_scores(scores)}")

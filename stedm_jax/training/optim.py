@@ -66,13 +66,9 @@ def make_schedule(name: str, lr: float, warmup: int, steps: int) -> LearningRate
 def _check(cfg: OptimizerSettings) -> None:
     for key, value, valid in (("name", cfg.name, OPTIMIZERS), ("schedule", cfg.schedule, SCHEDULES)):
         if value not in valid:
-            raise UserError(
-                f"optimizer.{key} is {value!r}, which is unknown; choose one of: {', '.join(valid)}."
-            )
+            raise UserError(f"optimizer.{key} is {value!r}, which is unknown; choose one of: {', '.join(valid)}.")
     if cfg.name == "adam" and cfg.weight_decay:
-        raise UserError(
-            "optimizer.name 'adam' has no weight decay; choose 'adamw', or set weight_decay to 0."
-        )
+        raise UserError("optimizer.name 'adam' has no weight decay; choose 'adamw', or set weight_decay to 0.")
     if min(cfg.weight_decay, cfg.clip, cfg.warmup) < 0 or cfg.lr <= 0:
         raise UserError("The optimizer needs lr above 0, and weight_decay, clip and warmup of 0 or more.")
     if not (0 <= cfg.b1 < 1 and 0 <= cfg.b2 < 1):

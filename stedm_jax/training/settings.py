@@ -76,9 +76,7 @@ def read_settings(cls: type[T], cfg: Any, where: str = "") -> T:
     if unknown or missing:
         what = f"unknown key(s) {', '.join(unknown)}" if unknown else f"missing key(s) {', '.join(missing)}"
         raise UserError(f"Training settings{where and ' ' + where}: {what}. Valid keys: {', '.join(fields)}.")
-    return cls(
-        **{name: _convert(kind, given[name], f"{where}.{name}".strip(".")) for name, kind in fields.items()}
-    )
+    return cls(**{name: _convert(kind, given[name], f"{where}.{name}".strip(".")) for name, kind in fields.items()})
 
 
 def _convert(kind: Any, value: Any, where: str) -> Any:

@@ -27,9 +27,7 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[Any] | None = Non
     count = len(devices)
     if fsdp < 1 or count % fsdp:
         valid = [n for n in range(1, count + 1) if count % n == 0]
-        raise UserError(
-            f"mesh.fsdp is {fsdp}, but {count} device(s) do not divide by it; choose one of {valid}."
-        )
+        raise UserError(f"mesh.fsdp is {fsdp}, but {count} device(s) do not divide by it; choose one of {valid}.")
     if data == -1:
         data = count // fsdp
     if data * fsdp != count:
@@ -112,6 +110,4 @@ def pad_batch(batch: Mapping[str, np.ndarray], size: int) -> dict[str, np.ndarra
 def _refuse_batch(batch: int, count: int, what: str = "devices") -> None:
     below = batch // count * count
     nearest = " or ".join(str(n) for n in (below, below + count) if n)
-    raise UserError(
-        f"The global batch of {batch} does not divide over {count} {what}; the nearest valid: {nearest}."
-    )
+    raise UserError(f"The global batch of {batch} does not divide over {count} {what}; the nearest valid: {nearest}.")

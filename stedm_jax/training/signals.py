@@ -45,9 +45,7 @@ class Signals:
         self.received = number
         for each in self._before:  # the next one ends at once
             signal.signal(each, signal.default_int_handler if each == signal.SIGINT else signal.SIG_DFL)
-        os.write(
-            2, f"\n{signal.Signals(number).name}: saving after this step; once more to end at once\n".encode()
-        )
+        os.write(2, f"\n{signal.Signals(number).name}: saving after this step; once more to end at once\n".encode())
 
     def wanted(self) -> bool:
         """Whether this process was told to stop."""

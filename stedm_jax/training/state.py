@@ -69,10 +69,7 @@ def init_state(
 def check_params(params: Any, abstract: Any) -> None:
     """Refuses (UserError) parameters whose names or shapes differ from `abstract`."""
     shapes = [
-        {
-            jax.tree_util.keystr(path): tuple(leaf.shape)
-            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-        }
+        {jax.tree_util.keystr(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
         for tree in (params, abstract)
     ]
     given, wanted = shapes

@@ -23,11 +23,7 @@ class TrainingDiverged(UserError):
     """The loss, the gradient or the parameters are no longer finite."""
 
     def __init__(self, step: int, metric: str, value: float, last_good: int | None) -> None:
-        kept = (
-            f"The checkpoint of step {last_good} is kept"
-            if last_good is not None
-            else "There is no checkpoint yet"
-        )
+        kept = f"The checkpoint of step {last_good} is kept" if last_good is not None else "There is no checkpoint yet"
         super().__init__(
             f"Training diverged: {metric} is {value} at step {step}. {kept}. Try a lower optimizer.lr, a "
             f"longer optimizer.warmup or optimizer.clip of 1.0, look at the data of that step, and run again."
@@ -50,9 +46,7 @@ def make_train_step(
     The task's key is fold_in(key(seed), step).
     """
 
-    def step(
-        state: TrainState, frozen: Any, batch: dict[str, jax.Array]
-    ) -> tuple[TrainState, dict[str, jax.Array]]:
+    def step(state: TrainState, frozen: Any, batch: dict[str, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
         key = step_key(seed, state.step)
         (loss, extra), grads = jax.value_and_grad(task.loss, has_aux=True)(state.params, frozen, batch, key)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
@@ -64,9 +58,7 @@ def make_train_step(
             "lr": lr(state.step),
         }
         if clash := set(metrics) & set(extra):
-            raise ValueError(
-                f"task {task.name!r} names its metrics {sorted(clash)}, which the loop names itself"
-            )
+            raise ValueError(f"task {task.name!r} names its metrics {sorted(clash)}, which the loop names itself")
         metrics = {name: value.astype(jnp.float32) for name, value in {**metrics, **extra}.items()}
         ema = update_ema(state.ema, params, ema_decay, state.step + 1)
         return TrainState(state.step + 1, params, ema, opt_state), metrics

@@ -38,8 +38,6 @@ class Task(Protocol):
         """Scores from the sums over all batches (float64 or int64, on the host)."""
         ...
 
-    def visualise(
-        self, params: Params, frozen: Any, batch: Batch, key: jax.Array
-    ) -> dict[str, UInt8[Array, "h w 3"]]:
+    def visualise(self, params: Params, frozen: Any, batch: Batch, key: jax.Array) -> dict[str, UInt8[Array, "h w 3"]]:
         """Pictures by name."""
         ...

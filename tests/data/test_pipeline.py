@@ -67,9 +67,7 @@ def test_another_seed_gives_other_tiles(tile_set):
 def test_an_epoch_holds_every_tile_once(tile_set):
     reader = TileReader(tile_set, IDENTITY)
     source = Source(reader, tile_set.index("train"), 1.0)
-    images = np.concatenate(
-        [batch["image"] for batch in take(tile_dataset([source], seed=0, augment=False), 0, 2)]
-    )
+    images = np.concatenate([batch["image"] for batch in take(tile_dataset([source], seed=0, augment=False), 0, 2)])
     wanted = {tile_set.read("train", number).image.tobytes() for number in range(16)}
     assert {image.tobytes() for image in images} == wanted
 

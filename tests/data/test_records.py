@@ -44,9 +44,10 @@ def test_a_patient_in_two_splits_is_refused_while_packing(tmp_path):
 
 
 def test_nothing_appears_when_writing_fails(tmp_path):
-    with pytest.raises(RuntimeError), TileWriter(
-        tmp_path / "tiles", name="made", classes=CLASSES, mpp=2.0, tile=32
-    ) as out:
+    with (
+        pytest.raises(RuntimeError),
+        TileWriter(tmp_path / "tiles", name="made", classes=CLASSES, mpp=2.0, tile=32) as out,
+    ):
         out.write(make_tile())
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []

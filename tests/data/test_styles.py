@@ -8,7 +8,9 @@ from stedm_jax.errors import UserError
 
 def rows():
     return [
-        IndexRow("style", n, f"p{n % 2}", f"p{n % 2}-s{n // 2 % 2}", "", 64 * (n // 4), 64 * (n // 20), 0, 1.0, "", (0,))
+        IndexRow(
+            "style", n, f"p{n % 2}", f"p{n % 2}-s{n // 2 % 2}", "", 64 * (n // 4), 64 * (n // 20), 0, 1.0, "", (0,)
+        )
         for n in range(40)
     ]
 

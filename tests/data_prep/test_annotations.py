@@ -41,7 +41,11 @@ def test_holes_nesting_and_void_outside(tmp_path):
 
 
 def test_largest_first_whatever_the_order_in_the_file(tmp_path):
-    parts = [feature("a", square(0, 0, 60, 60)), feature("b", square(10, 10, 40, 40)), feature("c", square(20, 20, 30, 30))]
+    parts = [
+        feature("a", square(0, 0, 60, 60)),
+        feature("b", square(10, 10, 40, 40)),
+        feature("c", square(20, 20, 30, 30)),
+    ]
     ids = {"a": 0, "b": 1, "c": 2}
     masks = []
     for order in ((0, 1, 2), (2, 1, 0), (1, 2, 0)):
@@ -101,8 +105,20 @@ def test_colours_new_and_old(tmp_path):
     assert {p.name: p.color for p in read_geojson(path).polygons} == {"new": (1, 2, 3), "old": (1, 1, 1)}
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1, 2]", '{"type": "FeatureCollection"}', '{"features": 3, "type": "FeatureCollection"}',
-                                  '{"type":"FeatureCollection","features":[{"properties":{"name":"a"},"geometry":{"type":"Polygon","coordinates":[[["x"]]]}}]}'])  # fmt: skip
+BAD_POINT = json.dumps({"type": "FeatureCollection", "features": [feature("a", [["x"]])]})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[1, 2]",
+        '{"type": "FeatureCollection"}',
+        '{"features": 3, "type": "FeatureCollection"}',
+        BAD_POINT,
+    ],
+)
 def test_no_geojson_is_named(tmp_path, text):
     path = tmp_path / "bad.geojson"
     path.write_text(text)

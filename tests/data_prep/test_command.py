@@ -19,8 +19,8 @@ def test_help(command):
 
 def test_a_users_mistake_is_one_paragraph(tmp_path):
     done = call(
-        "data_prep.folder", f"--images={tmp_path}", f"--masks={tmp_path}", "--table=none.csv", "--classes=a,b",
-        f"--out={tmp_path / 'out'}", "--mpp=1",
+        "data_prep.folder", f"--images={tmp_path}", f"--masks={tmp_path}", "--table=none.csv",
+        "--classes=a,b", f"--out={tmp_path / 'out'}", "--mpp=1",
     )  # fmt: skip
     assert done.returncode == 2
     assert done.stderr.startswith("error: There is no table none.csv")

@@ -28,8 +28,8 @@ def folder(tmp_path):
 
 def run(folder, **changes):
     options = {
-        "images": folder / "images", "masks": folder / "masks", "table": folder / "t.csv", "tile": 32, "mpp": 1.0,
-        "classes": "background,gland", "out": folder / "out"} | changes  # fmt: skip
+        "images": folder / "images", "masks": folder / "masks", "table": folder / "t.csv", "tile": 32,
+        "mpp": 1.0, "classes": "background,gland", "out": folder / "out"} | changes  # fmt: skip
     flags = [f"--{name}={value}" if value is not True else f"--{name}" for name, value in options.items()]
     return pack(parse_args([flag for flag in flags if not flag.endswith("=None")]), quiet=True)
 
@@ -52,7 +52,7 @@ def test_packs(folder):
 
 
 def test_judged_pixels_count_once():
-    """In val and test the tiles hold every labelled pixel exactly once; in train the overlap is labelled in both."""
+    """In val and test the tiles hold every labelled pixel once; in train the overlap is labelled in both."""
     mask = np.random.default_rng(0).integers(0, 3, (75, 110)).astype(np.uint8)
     picture = Picture(np.zeros((75, 110, 3), np.uint8), mask)
     for once in (True, False):
@@ -83,13 +83,21 @@ def test_scales_images_by_area_and_masks_by_nearest():
 def test_two_resolutions(folder):
     run(folder, source_mpp=0.5, mpp=1.0)
     tiles = TileSet.open(folder / "out")
-    assert tiles.mpp == 1.0 and [(row.x, row.y) for row in tiles.index("train")] == [(0, 0), (36, 0), (0, 6), (36, 6)]
+    assert tiles.mpp == 1.0 and [(row.x, row.y) for row in tiles.index("train")] == [
+        (0, 0),
+        (36, 0),
+        (0, 6),
+        (36, 6),
+    ]
 
 
 def test_fit_makes_the_short_side_one_tile(folder):
     run(folder, fit=True)
     assert len(TileSet.open(folder / "out").index("train")) == 2
-    assert fit_picture(Picture(np.zeros((70, 100, 3), np.uint8), np.zeros((70, 100), np.uint8)), 32).mask.shape == (32, 46)
+    assert fit_picture(Picture(np.zeros((70, 100, 3), np.uint8), np.zeros((70, 100), np.uint8)), 32).mask.shape == (
+        32,
+        46,
+    )
 
 
 def test_masks_of_0_and_255(folder):
@@ -128,7 +136,10 @@ def test_a_class_id_out_of_range(folder):
 
 
 def test_a_coloured_mask(folder):
-    cv2.imwrite(str(folder / "masks" / "0.png"), np.random.default_rng(0).integers(0, 2, (70, 100, 3)).astype(np.uint8))
+    cv2.imwrite(
+        str(folder / "masks" / "0.png"),
+        np.random.default_rng(0).integers(0, 2, (70, 100, 3)).astype(np.uint8),
+    )
     with pytest.raises(UserError, match=r"masks/0\.png is coloured"):
         run(folder)
 

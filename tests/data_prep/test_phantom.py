@@ -25,7 +25,12 @@ def test_default_cohort():
     patients = {}
     for plan in plans:
         patients.setdefault(plan.split, set()).add(plan.patient)
-    assert {split: len(names) for split, names in patients.items()} == {"train": 5, "val": 2, "style": 6, "test": 6}
+    assert {split: len(names) for split, names in patients.items()} == {
+        "train": 5,
+        "val": 2,
+        "style": 6,
+        "test": 6,
+    }
     assert len(plans) == 22
     assert len(set.union(*patients.values())) == 19
 

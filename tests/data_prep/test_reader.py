@@ -44,7 +44,10 @@ def test_blocks_and_overview_agree(slide):
 
 
 def test_refuses_to_invent_detail(slide):
-    with SlideReader(slide) as reader, pytest.raises(UserError, match=r"0\.25 um per pixel and cannot give 0\.1"):
+    with (
+        SlideReader(slide) as reader,
+        pytest.raises(UserError, match=r"0\.25 um per pixel and cannot give 0\.1"),
+    ):
         reader.shape(0.1)
 
 

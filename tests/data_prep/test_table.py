@@ -43,7 +43,10 @@ def test_missing_table_and_wrong_number(tmp_path):
 def test_splits_by_patient_replace_the_column(tmp_path):
     path = table(tmp_path, "image,patient,split\na,P1,testA\nb,P2,train\n")
     rows = read_table(path, "image", splits=parse_splits("train:P1; style:P2"))
-    assert [(row.split, row.tags) for row in rows] == [("train", {"table_split": "testA"}), ("style", {"table_split": "train"})]
+    assert [(row.split, row.tags) for row in rows] == [
+        ("train", {"table_split": "testA"}),
+        ("style", {"table_split": "train"}),
+    ]
 
 
 @pytest.mark.parametrize(("splits", "says"), [

@@ -145,9 +145,9 @@ def counted(guidance, steps=10):
 
     x_T = jax.random.normal(jax.random.key(3), (2, 4))
     t = timesteps("trailing", steps, SCHEDULE)
-    out = jax.jit(
-        lambda x: sample(denoise, SCHEDULE, x, t, dpmpp_2m(), "eps", guidance=guidance, denoise_both=both)
-    )(x_T)
+    out = jax.jit(lambda x: sample(denoise, SCHEDULE, x, t, dpmpp_2m(), "eps", guidance=guidance, denoise_both=both))(
+        x_T
+    )
     jax.effects_barrier()
     return np.asarray(out), calls["one"], calls["both"]
 

@@ -25,7 +25,7 @@ def test_group_norm_is_the_textbook_one_even_with_a_large_mean(shape, mean):
     g = x.astype(np.float64).reshape(shape[0], -1, norm.groups, shape[-1] // norm.groups)
     want = (g - g.mean((1, 3), keepdims=True)) / np.sqrt(g.var((1, 3), keepdims=True) + 1e-5)
     want = want.reshape(shape) * scale + bias
-    np.testing.assert_allclose(norm(jnp.asarray(x)), want, atol=1e-5 + 1e-6 * mean)
+    np.testing.assert_allclose(jax.jit(lambda x: norm(x))(x), want, atol=1e-5 + 1e-6 * mean)
 
 
 def test_group_norm_gradient_matches_the_plain_formula():
@@ -38,17 +38,18 @@ def test_group_norm_gradient_matches_the_plain_formula():
         scaled = centred / jnp.sqrt(jnp.square(centred).mean((1, 3), keepdims=True) + 1e-5)
         return scaled.reshape(x.shape)
 
-    got = jax.grad(lambda x: (norm(x) * ct).sum())(x)
-    want = jax.grad(lambda x: (plain(x) * ct).sum())(x)
+    got = jax.jit(jax.grad(lambda x: (norm(x) * ct).sum()))(x)
+    want = jax.jit(jax.grad(lambda x: (plain(x) * ct).sum()))(x)
     np.testing.assert_allclose(got, want, atol=2e-5)
 
 
 def test_norms_run_in_float32_and_give_back_their_dtype():
     x = (jax.random.normal(jax.random.key(0), (2, 4, 4, 8)) + 100).astype(jnp.bfloat16)
     for norm in (GroupNorm(8), LayerNorm(8)):
-        y = norm(x)
+        apply = jax.jit(lambda x, norm=norm: norm(x))
+        y = apply(x)
         assert y.dtype == jnp.bfloat16
-        want = norm(x.astype(jnp.float32))
+        want = apply(x.astype(jnp.float32))
         np.testing.assert_allclose(y.astype(jnp.float32), want, atol=0.02)
 
 
@@ -65,10 +66,10 @@ def test_attention_mask_hides_keys_and_their_gradient():
     q, k, v = jax.random.normal(jax.random.key(0), (3, 1, 4, 2, 8))
     mask = jnp.array([True, True, False, True])[None, None, None]
     seen = [0, 1, 3]
-    np.testing.assert_allclose(
-        attention(q, k, v, mask=mask), attention(q, k[:, seen], v[:, seen]), rtol=1e-5, atol=1e-6
-    )
-    grads = jax.grad(lambda k, v: attention(q, k, v, mask=mask).sum(), argnums=(0, 1))(k, v)
+    masked = jax.jit(lambda k, v: attention(q, k, v, mask=mask))
+    want = jax.jit(attention)(q, k[:, seen], v[:, seen])
+    np.testing.assert_allclose(masked(k, v), want, rtol=1e-5, atol=1e-6)
+    grads = jax.jit(jax.grad(lambda k, v: masked(k, v).sum(), argnums=(0, 1)))(k, v)
     assert all(np.all(g[:, 2] == 0) for g in grads)
 
 

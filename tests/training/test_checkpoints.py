@@ -51,9 +51,7 @@ def test_round_trip_of_the_state_and_of_parts(two) -> None:
     assert toy.same(checkpoints.restore(abstract_of()), state_of(20))
     assert toy.same(checkpoints.restore(abstract_of(), 10), state_of(10))
     for which in ("ema", "params"):
-        assert toy.same(
-            checkpoints.restore_params(abstract_of().params, 10, which), getattr(state_of(10), which)
-        )
+        assert toy.same(checkpoints.restore_params(abstract_of().params, 10, which), getattr(state_of(10), which))
     assert checkpoints.fingerprint(10) != checkpoints.fingerprint(20)
     assert checkpoints.fingerprint(10) == Checkpoints(two).fingerprint(10)
     assert checkpoints.metrics(10) == {"score": 1.0}

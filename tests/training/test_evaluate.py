@@ -34,9 +34,7 @@ def test_sums_are_added_in_64_bits() -> None:
             return {"count": float(sums["count"]), "sum": float(sums["sum"])}
 
     batch = {"count": np.full(8, 2**30, np.int32), "sum": np.full(8, 2**24 + 2, np.float32)}
-    scores = Evaluator(Counting(), make_mesh(), 0)(
-        {}, {}, [batch] * 5 + [{**batch, "sum": np.ones(8, np.float32)}]
-    )
+    scores = Evaluator(Counting(), make_mesh(), 0)({}, {}, [batch] * 5 + [{**batch, "sum": np.ones(8, np.float32)}])
     assert scores == {"count": 6 * 2**30, "sum": 5 * (2**24 + 2) + 1}
 
 

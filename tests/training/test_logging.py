@@ -23,9 +23,7 @@ def test_rows_after_the_resumed_step_are_dropped(tmp_path) -> None:
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 5, 6]
     assert rows[5]["eval/iou"] == 0.5 and rows[-1]["loss"] is None
     assert all(json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines())
-    assert (tmp_path / "images" / "grid_one-00000006.png").exists() and list(
-        (tmp_path / "tensorboard").iterdir()
-    )
+    assert (tmp_path / "images" / "grid_one-00000006.png").exists() and list((tmp_path / "tensorboard").iterdir())
 
 
 class Terminal(io.StringIO):

@@ -64,14 +64,10 @@ def test_one_device_equals_eight(tmp_path, whole, fsdp) -> None:
 
 
 def test_it_learns_and_the_average_follows(tmp_path) -> None:
-    result = toy.run(
-        tmp_path, config=toy.settings(steps=150, checkpoint_every=0), eval_batches=toy.eval_batches
-    )
+    result = toy.run(tmp_path, config=toy.settings(steps=150, checkpoint_every=0), eval_batches=toy.eval_batches)
     losses = [row["loss"] for row in read_rows(tmp_path / "metrics.jsonl") if "loss" in row]
     assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:10])
-    assert toy.same(result.state.weights, result.state.ema) and not toy.same(
-        result.state.ema, result.state.params
-    )
+    assert toy.same(result.state.weights, result.state.ema) and not toy.same(result.state.ema, result.state.params)
 
 
 def test_without_an_average_the_parameters_are_the_weights(tmp_path) -> None:

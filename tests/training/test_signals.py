@@ -45,9 +45,7 @@ def test_sigterm_saves_and_the_rerun_ends_the_same(tmp_path) -> None:
     saved = Checkpoints(tmp_path / "a" / "checkpoints").latest()
     assert saved is not None and 5 <= saved < 40
     config = toy.settings(steps=40, checkpoint_every=0)
-    assert toy.same(
-        toy.run(tmp_path / "a", config=config).state, toy.run(tmp_path / "b", config=config).state
-    )
+    assert toy.same(toy.run(tmp_path / "a", config=config).state, toy.run(tmp_path / "b", config=config).state)
 
 
 def test_ctrl_c_finishes_the_step_saves_and_is_raised_again(tmp_path) -> None:

@@ -49,9 +49,9 @@ class ToyTask:
     def visualise(self, params: Any, frozen: Any, batch: dict[str, jax.Array], key: jax.Array) -> Any:
         errors = self.errors(params, frozen, batch)
         return {
-            "errors": jnp.broadcast_to(
-                jnp.clip(errors * 50, 0, 255)[:, None, None], (len(errors), 4, 3)
-            ).astype(jnp.uint8)
+            "errors": jnp.broadcast_to(jnp.clip(errors * 50, 0, 255)[:, None, None], (len(errors), 4, 3)).astype(
+                jnp.uint8
+            )
         }
 
 
@@ -74,9 +74,7 @@ def eval_batches() -> Iterator[dict[str, np.ndarray]]:
 
 
 def settings(**changes: Any) -> dict[str, Any]:
-    optimizer = dict(
-        name="adamw", lr=1e-2, weight_decay=0.01, b1=0.9, b2=0.99, clip=1.0, warmup=3, schedule="cosine"
-    )
+    optimizer = dict(name="adamw", lr=1e-2, weight_decay=0.01, b1=0.9, b2=0.99, clip=1.0, warmup=3, schedule="cosine")
     config = dict(
         steps=10, batch=BATCH, log_every=1, eval_every=0, checkpoint_every=5, keep=2, optimizer=optimizer,
         ema=dict(decay=0.9), visual_every=0,
@@ -84,9 +82,7 @@ def settings(**changes: Any) -> dict[str, Any]:
     return {**config, **changes}
 
 
-def run(
-    workdir: Path, task: Any = None, devices: int = 1, fsdp: int = 1, config: Any = None, **kw: Any
-) -> TrainResult:
+def run(workdir: Path, task: Any = None, devices: int = 1, fsdp: int = 1, config: Any = None, **kw: Any) -> TrainResult:
     """Trains the toy on a mesh of the first `devices`."""
     mesh = make_mesh(fsdp=fsdp, devices=jax.devices()[:devices])
     kw = {"batches": batches, "seed": 3, **kw}
