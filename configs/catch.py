@@ -1,15 +1,13 @@
 """CATCH: canine skin tumours, 350 public slides, seven subtypes; STEDM's main experiment at the paper's size.
 
-Purpose: 512 px tiles of level 0 down-sampled 8x, tumour against the rest, 6 labelled slides a subtype; the
-other training slides
-lend their style. Numbers to beat: tumour Jaccard 0.904 fully supervised (Wilm et al. 2022).
+Purpose: 512 px tiles of level 0 down-sampled 8x, tumour against the rest, 6 labelled slides a subtype; the other
+training slides lend their style. Numbers to beat: tumour Jaccard 0.904 fully supervised (Wilm et al. 2022).
 Command: python -m stedm_jax.main --config=configs/catch.py --workdir=runs/catch
-Arms: multipatch (default), nearby, augmented, semantic (no style: the paper's diffusion baseline), e.g.
-configs/catch.py:nearby
+Arms: multipatch (default), nearby, augmented, semantic (no style: the paper's diffusion baseline), for example
+--config=configs/catch.py:nearby
 Hardware: 8 accelerators of 40 GB or more; the published pipeline costs about 5 EFLOP for sampling alone.
-Departures: the first stage is trained here, as no published weights are converted yet; nothing else is
-initialised from
-published weights either. Not run by us at this size; no score is claimed.
+Departures: the first stage is trained here, and nothing is initialised from published weights, as none can be
+imported yet. Not run by us at this size; no score is claimed.
 """
 
 from configs.base import get_base

@@ -5,7 +5,7 @@ labels share a narrow range of stains, test patients lie far outside it, and una
 Command: python -m stedm_jax.main --config=configs/demo.py
 """
 
-from configs.base import get_base, training
+from configs.base import get_base, short, shrink
 
 
 def get_config(arm: str = ""):
@@ -15,7 +15,6 @@ def get_config(arm: str = ""):
     config = get_base()
     config.name = "demo"
     config.title = "A phantom cohort"
-    config.dtype = "float32"
     config.data.tiles = "{workdir}/data/tiles"
     config.data.prepare = (
         "data_prep.phantom --out={workdir}/data/cohort",
@@ -26,7 +25,12 @@ def get_config(arm: str = ""):
     config.data.groups = (("other", ("stroma", "necrosis")), ("tumour", ("tumour",)))
     config.data.foreground = ("tumour",)
     config.data.foreground_share = 0.6
-    _networks(config)
+    shrink(config)
+    config.autoencoder.crop = 32
+    config.autoencoder.train = short(1100, 16, 2e-3, visual_every=1100)
+    config.diffusion.train = short(1000, 16, 1.5e-3, ema__decay=0.995)
+    config.synthesis.count = 512
+    config.segmentation.train = short(120, 16, 2e-3)
     config.report.intro = (
         "Nineteen made-up patients. The labelled ones were all stained alike; the test patients were not. "
         "Tiles of further patients, stained in yet other ways and never annotated, lend their style."
@@ -34,32 +38,6 @@ def get_config(arm: str = ""):
     if arm == "tiny":
         _tiny(config)
     return config
-
-
-def _networks(config) -> None:
-    quick = {"optimizer__warmup": 30, "optimizer__schedule": "cosine", "optimizer__clip": 1.0, "log_every": 10}
-    first = config.autoencoder
-    first.model.update({"kind": "kl", "channels": 8, "multipliers": (1, 2, 6), "res_blocks": 1, "latent_channels": 4})
-    first.model.attention = False
-    first.splits = {"train": 0.4, "style": 0.6}
-    first.train = training(350, 16, 2e-3, visual_every=350, **quick)
-    config.latents.update({"scale": 0.0, "tiles": 512})
-    diffusion = config.diffusion
-    diffusion.unet.update({"base": 32, "multipliers": (1, 2, 4), "res_blocks": 1, "heads": 4, "style_path": "all"})
-    diffusion.style.update({"encoder": "conv", "width": 16, "aggregation": "attention", "dim": 64})
-    diffusion.style.update({"tiles": 4, "scope": "patient", "drop": 0.1})
-    diffusion.prediction = "v"
-    diffusion.loss = "l2"
-    diffusion.schedule.zero_terminal_snr = True
-    diffusion.splits = {"train": 0.5, "style": 0.5}
-    diffusion.train = training(1000, 16, 1e-3, ema__decay=0.995, **quick)
-    config.synthesis.update({"count": 512, "batch": 32, "sampler": "dpmpp_2m", "steps": 10})
-    config.synthesis.spacing = "uniform_lambda"
-    config.synthesis.guidance.update({"scale": 1.5, "rescale": 0.7})
-    segmenter = config.segmentation
-    segmenter.model.update({"widths": (16, 32, 64, 96), "depths": (1, 1, 1, 1), "heads": (1, 2, 4, 4)})
-    segmenter.model.decoder = (64, 32, 24, 16, 8)
-    segmenter.train = training(130, 16, 2e-3, **quick)
 
 
 def _tiny(config) -> None:

@@ -1,7 +1,7 @@
-"""Flowers: Oxford Flowers-102, flower against background; STEDM's public example outside pathology. A class is
-a "patient".
+"""Flowers: Oxford Flowers-102, flower against background; STEDM's public example outside pathology.
 
-Purpose: 48 classes annotated, 54 lend only their style, 3 (default 20) labelled images a class, 512 px.
+Purpose: 48 classes annotated, 54 lend only their style, 3 (default 20) labelled images a class, 512 px. A class of
+flowers takes the place of a patient.
 Command: python -m stedm_jax.main --config=configs/flowers.py --workdir=runs/flowers
 Arms: augmented (default), multipatch, semantic.
 Hardware: as configs/catch.py. Not run by us at this size; no score is claimed.

@@ -23,12 +23,12 @@ def run(run: Run) -> None:
     """Trains and scores by PSNR on validation patients."""
     config = run.config.autoencoder
     task = build(run)
-    dataset = tile_dataset(run.sources(config.splits), seed=run.config.seed)
+    dataset = tile_dataset(run.sources(config.splits), seed=run.config.seed, jitter=config.stain_jitter)
     rows = spread(run.rows("val"), 256)
     with run.workdir.timed("autoencoder") as result:
         trained = learn(
             run, task, config, "autoencoder",
-            batches=run.train_batches(dataset, config.train.batch),
+            dataset=dataset,
             eval_batches=run.eval_batches(run.reader, rows, config.train.batch),
         )  # fmt: skip
         result["metrics"] = trained.metrics

@@ -25,6 +25,6 @@ def run(run: Run) -> None:
     with run.workdir.timed("diffusion") as result:
         trained = learn(
             run, task, config, "diffusion",
-            batches=run.train_batches(dataset, config.train.batch), frozen=frozen,
+            dataset=dataset, frozen=frozen,
         )  # fmt: skip
         result["metrics"] = trained.metrics

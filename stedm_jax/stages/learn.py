@@ -4,9 +4,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import grain
 import jax
 import numpy as np
 
+from stedm_jax.data.pipeline import training_batches
 from stedm_jax.errors import UserError
 from stedm_jax.stages.run import Run
 from stedm_jax.training.checkpoints import Checkpoints
@@ -23,7 +25,7 @@ def learn(
     config: Any,
     folder: str,
     *,
-    batches: Callable[[int], Iterator[dict[str, np.ndarray]]],
+    dataset: grain.MapDataset,
     eval_batches: Batches | None = None,
     frozen: Any = None,
     seed: int | None = None,
@@ -36,20 +38,23 @@ def learn(
       task: what is learnt.
       config: section of the configuration that holds `train` and perhaps `init_from`.
       folder: below the workdir.
-      batches, eval_batches, frozen, best: as the loop takes them.
+      dataset: endless, of training tiles.
+      eval_batches, frozen, best: as the loop takes them.
       seed: of initialisation and noise; the run's by default.
     """
     start = config.get("init_from", "")
+    # The same on every host, unlike the batches of training.
+    drawn = next(training_batches(dataset, batch=8, start=0)) if config.train.visual_every else None
     return train(
         task,
         config.train,
         mesh=run.mesh,
-        batches=batches,
+        batches=run.train_batches(dataset, config.train.batch),
         workdir=run.workdir.stage(folder),
         seed=run.config.seed if seed is None else seed,
         frozen=frozen,
         eval_batches=eval_batches,
-        visual_batch=next(batches(0)),
+        visual_batch=drawn,
         init_params=_from(run, task, Path(start)) if start else None,
         best=best,
         label=folder,

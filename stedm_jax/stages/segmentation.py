@@ -102,11 +102,12 @@ def _learn_and_score(
     # The seed changes the order of the tiles as well as the initialisation, in the same way in every arm.
     dataset = tile_dataset(sources, seed=run.config.seed + 1000 * (seed + 1), jitter=arm.stain_jitter)
     size = config.train.batch
+    watched = config.checkpoint == "best" or config.train.eval_every > 0
     learn(
         run, task, config, folder, seed=run.config.seed + 1000 * (seed + 1),
-        batches=run.train_batches(dataset, size),
-        eval_batches=run.eval_batches(run.reader, scored["val"].rows, size),
-        best=("iou", "max"),
+        dataset=dataset,
+        eval_batches=run.eval_batches(run.reader, scored["val"].rows, size) if watched else None,
+        best=("iou", "max") if watched else None,
     )  # fmt: skip
     params = restore(run, task, folder, best=config.checkpoint == "best")
     matrices: dict[str, Any] = {}

@@ -1,0 +1,72 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs.demo import get_config
+from stedm_jax.tasks.autoencoder import AutoencoderTask
+from stedm_jax.tasks.diffusion import DiffusionTask, LatentScale
+
+
+@pytest.fixture(scope="module")
+def made():
+    config = get_config("tiny")
+    config.autoencoder.model.update({"channels": 4, "multipliers": (1, 1, 1)})
+    config.diffusion.unet.update({"base": 8, "multipliers": (1, 1), "heads": 2})
+    config.diffusion.style.update({"width": 4, "dim": 8})
+    config.diffusion.style.drop = 0.5
+    first = AutoencoderTask(config.autoencoder, jnp.float32)
+    scale = LatentScale((0.1, 0.2, 0.3, 0.4), (1.0, 2.0, 0.5, 1.0))
+    task = DiffusionTask(config.diffusion, first, scale, ((0, 0, 0), (9, 9, 9)), jnp.float32)
+    keys = jax.random.split(jax.random.key(0))
+    params = jax.tree.map(lambda x: x + 0.05, jax.jit(task.init)(keys[0]))
+    frozen = jax.jit(first.init)(keys[1])
+    rng = np.random.default_rng(0)
+    batch = {
+        "image": jnp.asarray(rng.integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)),
+        "mask": jnp.asarray(rng.integers(0, 2, (4, 16, 16), dtype=np.uint8)),
+        "styles": jnp.asarray(rng.integers(0, 256, (4, 2, 16, 16, 3), dtype=np.uint8)),
+    }
+    return config, task, params, frozen, batch
+
+
+def test_latents_are_scaled_and_back(made):
+    task = made[1]
+    latents = jnp.arange(64, dtype=jnp.float32).reshape(1, 4, 4, 4)
+    z = task.latents.to_z(latents)
+    np.testing.assert_allclose(z[0, 0, 0], (np.arange(4) - [0.1, 0.2, 0.3, 0.4]) / [1.0, 2.0, 0.5, 1.0], rtol=1e-6)
+    np.testing.assert_allclose(task.latents.from_z(z), latents, rtol=1e-6)
+
+
+def test_every_part_learns_and_the_frozen_one_does_not(made):
+    _, task, params, frozen, batch = made
+    gradient = jax.jit(jax.grad(lambda p, f: task.loss(p, f, batch, jax.random.key(1))[0], argnums=(0, 1)))
+    learnt, still = gradient(params, frozen)
+    for part in ("unet", "style", "layout"):
+        assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(learnt[part])) > 0, part
+    assert all(float(jnp.abs(leaf).max()) == 0 for leaf in jax.tree.leaves(still))
+
+
+def test_style_and_layout_reach_the_image(made):
+    config, task, params, frozen, batch = made
+    config.synthesis.guidance.scale = 2.0
+    noise = jax.random.normal(jax.random.key(2), (4, 4, 4, 4))
+    sample = jax.jit(
+        lambda mask, styles: task.sample(params, frozen, mask, styles, noise, config.synthesis, jax.random.key(3))
+    )
+    first = sample(batch["mask"], batch["styles"])
+    assert first.shape == (4, 16, 16, 3) and first.dtype == jnp.uint8
+    np.testing.assert_array_equal(first, sample(batch["mask"], batch["styles"]))
+    np.testing.assert_array_equal(first, sample(batch["mask"], batch["styles"][:, ::-1]))
+    assert (first != sample(1 - batch["mask"], batch["styles"])).any()
+    assert (first != sample(batch["mask"], 255 - batch["styles"])).any()
+
+
+def test_without_style_there_is_no_style_encoder(made):
+    config, task, *_ = made
+    plain = get_config("tiny").diffusion
+    plain.style.source = "none"
+    semantic = DiffusionTask(plain, task.autoencoder, task.latents, task.colors, jnp.float32)
+    shapes = jax.eval_shape(semantic.init, jax.random.key(0))
+    assert set(shapes) == {"unet", "layout"}
+    assert semantic.style_vector(shapes, jnp.zeros((1, 1, 8, 8, 3))) is None

@@ -1,0 +1,68 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from stedm_jax.evaluation.confusion import VOID, confusion_matrix
+from stedm_jax.tasks.segmentation import cross_entropy, dice_loss, patient_confusion, valid_pixels
+
+
+@pytest.fixture
+def made():
+    rng = np.random.default_rng(0)
+    logits = jnp.asarray(rng.normal(size=(4, 8, 8, 3)), jnp.float32)
+    mask = rng.integers(0, 3, (4, 8, 8)).astype(np.uint8)
+    mask[rng.random(mask.shape) < 0.3] = VOID
+    return logits, mask
+
+
+def losses(logits, mask, border=0):
+    valid = valid_pixels(jnp.asarray(mask), border)
+    return cross_entropy(logits, jnp.asarray(mask), valid), dice_loss(logits, jnp.asarray(mask), valid, (1, 2))
+
+
+def test_void_pixels_change_no_loss_and_get_no_gradient(made):
+    logits, mask = made
+    noise = jnp.where(jnp.asarray(mask == VOID)[..., None], 7.0, 0.0)
+    noise = noise * jnp.array([1.0, -1.0, 0.5])[None, None, None, :]
+    for one, other in zip(losses(logits, mask), losses(logits + noise, mask), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+    gradient = jax.grad(lambda x: sum(losses(x, mask)))(logits)
+    assert np.abs(gradient[mask == VOID]).max() == 0 and np.abs(gradient[mask != VOID]).min() >= 0
+    assert np.abs(gradient).max() > 0
+
+
+def test_the_border_counts_for_nothing(made):
+    logits, mask = made
+    inner = np.full_like(mask, VOID)
+    inner[:, 2:-2, 2:-2] = mask[:, 2:-2, 2:-2]
+    for one, other in zip(losses(logits, mask, border=2), losses(logits, inner), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
+def test_losses_are_low_for_the_truth_and_zero_without_labels(made):
+    _, mask = made
+    right = 30.0 * jax.nn.one_hot(np.where(mask == VOID, 0, mask), 3, dtype=jnp.float32)
+    ce, dice = losses(right, mask)
+    assert ce < 1e-6 and dice < 1e-6
+    ce, dice = losses(right, np.full_like(mask, VOID))
+    assert ce == 0 and dice == 0
+
+
+def test_cross_entropy_is_the_textbook_mean(made):
+    logits, mask = made
+    known = mask != VOID
+    logp = np.asarray(jax.nn.log_softmax(logits))[known]
+    expected = -logp[np.arange(known.sum()), mask[known]].mean()
+    np.testing.assert_allclose(losses(logits, mask)[0], expected, rtol=1e-5)
+
+
+def test_confusion_by_patient_equals_the_one_on_the_host(made):
+    logits, mask = made
+    prediction, patient = jnp.argmax(logits, -1).astype(jnp.int32), jnp.array([1, 0, 1, 2], jnp.int32)
+    valid = valid_pixels(jnp.asarray(mask), 0)
+    counts = patient_confusion(prediction, jnp.asarray(mask), valid, patient, 4, 3)
+    for number in range(4):
+        mine = np.asarray(patient) == number
+        expected = confusion_matrix(mask[mine], np.asarray(prediction)[mine], 3)
+        np.testing.assert_array_equal(counts[number], expected)

@@ -1,0 +1,135 @@
+"""Every stage once, on tiny networks and tiles, through the command that users type."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from stedm_jax.data.records import TileSet
+
+ROOT = Path(__file__).parent.parent
+CONFIG = """
+from configs.demo import get_config as demo
+
+
+def get_config(arm=""):
+    config = demo("tiny")
+    config.data.update({"tiles": TILES, "prepare": (), "tile": 32, "groups": (), "foreground": ()})
+    config.autoencoder.model.update({"channels": 4, "multipliers": (1, 1, 1)})
+    config.diffusion.unet.update({"base": 8, "multipliers": (1, 1), "heads": 2})
+    config.diffusion.style.update({"width": 4, "dim": 8})
+    config.segmentation.model.update({"widths": (4, 8), "depths": (1, 1), "heads": (1, 1), "reductions": (2, 1)})
+    config.segmentation.model.decoder = (8, 8, 4)
+    config.segmentation.seeds = (0,)
+    return config
+"""
+
+
+def command(folder: Path, *extra: str) -> list[str]:
+    arguments = [f"--config={folder / 'small.py'}", f"--workdir={folder / 'run'}", *extra]
+    return [sys.executable, "-m", "stedm_jax.main", *arguments]
+
+
+def environment() -> dict[str, str]:
+    flags = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
+    return os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+
+
+def run(folder: Path, *extra: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(folder, *extra), capture_output=True, text=True, env=environment(), cwd=ROOT, timeout=400
+    )
+
+
+def test_killed_resumed_finished_and_refused(tile_set: TileSet, tmp_path: Path):
+    (tmp_path / "small.py").write_text(CONFIG.replace("TILES", repr(str(tile_set.path))))
+
+    first = subprocess.Popen(command(tmp_path), stdout=subprocess.DEVNULL, env=environment(), cwd=ROOT)
+    deadline = time.monotonic() + 200
+    while not (tmp_path / "run/latents/done.json").exists() and time.monotonic() < deadline:
+        assert first.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.05)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+
+    second = run(tmp_path)
+    assert second.returncode == 0, second.stderr
+    assert "autoencoder (done)" in second.stdout and "[diffusion]" in second.stdout
+
+    summary = json.loads((tmp_path / "run/report/summary.json").read_text())
+    assert set(summary["arms"]) == {"labelled", "labelled+synthetic"}
+    for arm in summary["arms"].values():
+        assert arm["n_patients"] == 2 and 0 <= arm["patient_iou_mean"] <= 1 and arm["patient_iou_var"] >= 0
+    assert -1 <= summary["synthesis"]["style_correlation"] <= 1 and 0 <= summary["synthesis"]["layout_iou"] <= 1
+    assert all(summary["stages"][stage]["seconds"] > 0 for stage in ("data", "diffusion", "synthesis", "segmentation"))
+    with (tmp_path / "run/report/per_patient.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert sorted((row["arm"], row["patient"]) for row in rows if row["split"] == "test") == [
+        (arm, patient) for arm in ("labelled", "labelled+synthetic") for patient in ("test0", "test1")
+    ]
+    page = (tmp_path / "run/report/index.html").read_text()
+    assert "<svg" in page or "data:image/png;base64" in page
+
+    check_synthetic(TileSet.open(tmp_path / "run/synthesis/tiles"), tile_set)
+
+    began = time.monotonic()
+    third = run(tmp_path)
+    assert third.returncode == 0 and "All is done" in third.stdout and time.monotonic() - began < 30
+
+    other = run(tmp_path, "--config.diffusion.loss=l1")
+    assert other.returncode == 2 and "diffusion.loss: l2 -> l1" in other.stderr and "Traceback" not in other.stderr
+
+
+def check_synthetic(made: TileSet, real: TileSet) -> None:
+    """Synthetic tiles say what they are made from, and it is true."""
+    assert len(made.index("synthetic")) == 16
+    made.verify()
+    for number in range(16):
+        tile = made.read("synthetic", number)
+        layout = real.read("train", int(tile.provenance["layout_record"]))
+        assert tile.patient == layout.patient and sorted(tile.mask.ravel()) == sorted(layout.mask.ravel())
+        for record in map(int, tile.provenance["style_records"].split()):
+            assert real.read("style", record).patient == tile.provenance["style_patient"]
+        assert len(tile.provenance["checkpoint_sha256"]) == 64
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--config=configs/nowhere.py"], "There is no config file configs/nowhere.py"),
+        (["--config=configs/demo.py", "--config.diffusion.trian.steps=3"], "Did you mean 'diffusion.train.steps'"),
+        (["--config=configs/demo.py", "--stage=training"], "--stage names training"),
+        (["--config=configs/demo.py:big"], "no arm 'big'"),
+        (["--config=configs/catch.py", "--workdir=WORKDIR"], "Cancer Imaging Archive"),
+    ],
+)
+def test_mistakes_end_in_one_paragraph(arguments, says, tmp_path):
+    arguments = [word.replace("WORKDIR", str(tmp_path)) for word in arguments]
+    done = subprocess.run(
+        [sys.executable, "-m", "stedm_jax.main", *arguments],
+        capture_output=True, text=True, env=environment(), cwd=ROOT, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 2 and says in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("module", ["stedm_jax.main", "data_prep.phantom", "data_prep.slides", "data_prep.folder"])
+def test_every_entry_point_answers_help(module):
+    done = subprocess.run(
+        [sys.executable, "-m", module, "--help"], capture_output=True, text=True, cwd=ROOT, timeout=60
+    )
+    assert done.returncode == 0 and "usage:" in done.stdout
+
+
+def test_the_plan_names_sizes_and_costs(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "stedm_jax.main", "--config=configs/catch.py", "--stage=plan", f"--workdir={tmp_path}"],
+        capture_output=True, text=True, env=environment(), cwd=ROOT, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0 and "234.64 M parameters" in done.stdout and "EFLOP" in done.stdout
+    assert not list(tmp_path.iterdir())
