@@ -15,7 +15,7 @@ MISSING = (
     "the published segmentations have a pure blue background), and a table with the columns image, mask, "
     "patient (the class), split; "
     "then run: python -m data_prep.folder --images=FLOWERS --masks=FLOWERS --table=flowers.csv "
-    "--classes=background,flower --mpp=1 "
+    "--classes=background,flower --mpp=1 --fit "
     "--tile=512 --out=data/flowers"
 )
 

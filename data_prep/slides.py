@@ -167,6 +167,7 @@ def pack(args: argparse.Namespace) -> list[SlideReport]:
     shutil.rmtree(report_folder, ignore_errors=True)
     thumbnails.mkdir(parents=True)
     _sweep(args.out)
+    shutil.rmtree(spool, ignore_errors=True)  # of a killed run with the same process number
     spool.mkdir()
     settings = Settings(
         mpp=args.mpp,

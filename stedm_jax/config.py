@@ -42,12 +42,16 @@ def load_config(spec: str) -> tuple[Any, str, str]:
         module_spec.loader.exec_module(module)
     except SyntaxError as error:
         raise UserError(f"The config file {path} does not parse: line {error.lineno}: {error.msg}.") from error
+    except (ImportError, NameError) as error:
+        raise UserError(f"The config file {path} cannot be read: {error}.") from error
     if not hasattr(module, "get_config"):
         raise UserError(f"The config file {path} has no get_config(arm).")
     try:
         return module.get_config(arm), file.stem, arm
     except ValueError as error:
         raise UserError(str(error)) from error
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError(f"The config file {path} sets something that configs/base.py does not have: {error}") from error
 
 
 def override(config: Any, assignments: list[str]) -> None:
@@ -77,13 +81,17 @@ def _parse(key: str, text: str, old: Any) -> Any:
             return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
         if kind in (tuple, list):
             items = [item for item in text.strip("()[] ").split(",") if item.strip()]
-            element = type(old[0]) if old else str
+            element = type(old[0]) if old else _number_or_text
             if element in (tuple, list, dict):
                 raise UserError(f"config.{key} is nested; change it in the config file.")
             return kind(element(item.strip()) for item in items)
         return kind(text)
     except (KeyError, ValueError) as error:
         raise UserError(f"config.{key} is a {kind.__name__} ({old!r}); '{text}' is none.") from error
+
+
+def _number_or_text(text: str) -> Any:
+    return int(text) if text.lstrip("-").isdigit() else text
 
 
 def check_config(config: Any, base: Any) -> None:
@@ -112,11 +120,50 @@ def check_config(config: Any, base: Any) -> None:
             raise UserError(f"'{name}' is no name for an arm.")
     if config.segmentation.judge.real != 1:
         raise UserError("config.segmentation.judge.real must be 1: the judge learns from real tiles only.")
+    _check_values(config)
     if config.data.tile % 2 ** (len(config.autoencoder.model.multipliers) - 1):
         raise UserError(
             f"data.tile={config.data.tile} cannot be halved {len(config.autoencoder.model.multipliers) - 1} times, "
             "as the autoencoder does; choose another tile size."
         )
+
+
+_CHOICES = {
+    "segmentation.checkpoint": ("last", "best"),
+    "synthesis.weights": ("ema", "params"),
+    "autoencoder.model.kind": ("kl", "vq"),
+    "diffusion.prediction": ("eps", "v", "x0"),
+}
+
+
+def _check_values(config: Any) -> None:
+    """What would otherwise be found out after hours."""
+    flat = flatten(config)
+    for key, valid in _CHOICES.items():
+        if flat[key] not in valid:
+            raise UserError(f"config.{key} is '{flat[key]}'; valid are {', '.join(valid)}.")
+    codec = config.synthesis.codec
+    if codec != "png" and not (codec.startswith("jpeg") and codec[4:].isdigit()):
+        raise UserError(f"config.synthesis.codec is '{codec}'; use png, or jpeg50 to jpeg100.")
+    if not config.name.isidentifier():
+        raise UserError(f"config.name is '{config.name}'; use letters, digits and underscores.")
+    if config.seed < 0 or not config.segmentation.seeds or "judge" in config.segmentation.arms:
+        raise UserError("config.seed must be 0 or more, segmentation.seeds not empty, and no arm be called 'judge'.")
+    if min(config.report.layouts, config.report.styles) < 1:
+        raise UserError("config.report.layouts and report.styles must be 1 or more.")
+    crop, border, tile = config.autoencoder.crop, config.segmentation.border, config.data.tile
+    levels = len(config.autoencoder.model.multipliers) - 1
+    denoiser = levels + len(config.diffusion.unet.multipliers) - 1
+    segmenter = len(config.segmentation.model.decoder)
+    for what, side, halvings in (
+        ("autoencoder.crop", crop, levels),
+        ("data.tile", tile, denoiser),
+        ("data.tile", tile, segmenter),
+    ):
+        if side % 2**halvings:
+            raise UserError(f"config.{what}={side} must be a multiple of {2**halvings} for these networks.")
+    if 2 * border >= tile:
+        raise UserError(f"config.segmentation.border={border} leaves nothing of tiles of {tile} px.")
 
 
 def _nearest(key: str, known: set[str]) -> str:

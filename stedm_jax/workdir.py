@@ -26,6 +26,7 @@ _HARMLESS = {
     "mesh", "compile_cache", "stages", "name", "data.missing", "data.threads", "data.cache_mb",
 }  # fmt: skip
 _HARMLESS_LEAVES = {"log_every", "visual_every", "checkpoint_every", "keep"}
+_SYNTHESIS_KEYS = {"report.layouts", "report.styles"}  # the grid of the report is made there
 _LATER_KEYS = {"data.groups", "data.foreground", "data.foreground_share", "data.tile", "data.mpp"}
 
 
@@ -47,6 +48,8 @@ def stage_of(key: str) -> str | None:
         return None
     if key in _LATER_KEYS:
         return "autoencoder"
+    if key in _SYNTHESIS_KEYS:
+        return "synthesis"
     top = key.split(".")[0]
     return _FIRST_STAGE.get(top, top if top in STAGES else "data")
 
@@ -56,11 +59,15 @@ def versions() -> dict[str, str]:
     names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
     found = {"python": sys.version.split()[0]}
     found |= {name: importlib.metadata.version(name) for name in names}
-    git = subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    return found | {"stedm_jax": importlib.metadata.version("stedm_jax"), "git": git.stdout.strip() or "none"}
+    return found | {"stedm_jax": importlib.metadata.version("stedm_jax"), "git": _commit()}
+
+
+def _commit() -> str:
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or "none"
+    except OSError:  # no git here
+        return "none"
 
 
 class Workdir:
@@ -87,7 +94,8 @@ class Workdir:
     def started(self, name: str) -> bool:
         """Whether a stage has left anything."""
         folder = self.path / name
-        return folder.exists() and any(folder.iterdir())
+        left = folder.rglob("*") if folder.exists() else ()
+        return any(each.is_file() and each.name != "seconds.json" for each in left)
 
     @contextmanager
     def timed(self, name: str) -> Iterator[dict[str, Any]]:
@@ -138,7 +146,9 @@ class Workdir:
         """
         file, new = self.path / "config.json", flatten(config)
         if not file.exists():
-            others = [p.name for p in self.path.iterdir() if not p.name.startswith(".")]
+            others = [
+                p.name for p in self.path.iterdir() if not p.name.startswith(".") and not p.name.endswith(".partial")
+            ]
             if others:
                 raise UserError(
                     f"{self.path} has no config.json but holds {', '.join(sorted(others)[:5])}; it is no workdir "

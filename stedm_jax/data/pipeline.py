@@ -120,6 +120,8 @@ def by_foreground(
 ) -> list[tuple[list[int], float]]:
     """Positions of the rows that hold foreground and of those that do not, with the wanted shares.
 
+    Shares add up to 1, also where one of the two is empty.
+
     Args:
       rows: labelled rows.
       table: class id in the records -> class id of the experiment.
@@ -134,7 +136,9 @@ def by_foreground(
         pixels = sum(n for number, n in enumerate(row.pixels) if table[number] in foreground)
         (with_it if pixels else without).append(position)
     parts = [(with_it, share), (without, 1.0 - share)]
-    return [(part, weight) for part, weight in parts if part and weight > 0]
+    kept = [(part, weight) for part, weight in parts if part and weight > 0]
+    total = sum(weight for _, weight in kept)
+    return [(part, weight / total) for part, weight in kept]
 
 
 def tile_dataset(
@@ -188,8 +192,11 @@ def evaluation_batches(
     batch: int,
     host: int = 0,
     hosts: int = 1,
+    pool: StylePool | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
     """All rows once, in order, the last batch padded: image, mask, patient int32 (b,), weight float32 (b,).
+
+    With a pool also styles (b, k, h, w, 3), the same ones each time.
 
     Args:
       reader: where rows are read from.
@@ -197,17 +204,16 @@ def evaluation_batches(
       patients: number of each patient.
       batch: global batch size; every host yields the same number of batches.
       host, hosts: which part of each batch is this host's.
+      pool: style tiles, from the same rows.
     """
     part = batch // hosts
+    load = LoadTile([Source(reader, rows, 1.0, pool)], augment=False)
     for start in range(0, len(rows), batch):
-        mine = rows[start + host * part : min(start + (host + 1) * part, start + batch, len(rows))]
-        loaded = [reader.read(row) for row in mine] or [reader.read(rows[0])]
-        padding = [loaded[0]] * (part - len(mine))
-        images, masks = zip(*([*loaded, *padding] if mine else padding), strict=True)
-        numbers = [patients[row.patient] for row in mine] + [0] * (part - len(mine))
-        yield {
-            "image": np.stack(images),
-            "mask": np.stack(masks),
-            "patient": np.array(numbers, np.int32),
-            "weight": np.array([1.0] * len(mine) + [0.0] * (part - len(mine)), np.float32),
+        first = start + host * part
+        count = max(0, min(part, len(rows) - first))
+        positions = [*range(first, first + count), *[0] * (part - count)]
+        loaded = [load.random_map((0, position), np.random.default_rng(position)) for position in positions]
+        yield {name: np.stack([each[name] for each in loaded]) for name in loaded[0]} | {
+            "patient": np.array([patients[rows[position].patient] for position in positions], np.int32),
+            "weight": np.array([1.0] * count + [0.0] * (part - count), np.float32),
         }

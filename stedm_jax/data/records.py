@@ -122,7 +122,8 @@ class TileWriter:
         self._rows: list[IndexRow] = []
 
     def __enter__(self) -> "TileWriter":
-        shutil.rmtree(self._partial, ignore_errors=True)
+        for stale in self.out.parent.glob(f"{self.out.name}.partial-*"):  # of runs that were killed
+            shutil.rmtree(stale, ignore_errors=True)
         self._partial.mkdir(parents=True)
         return self
 
@@ -133,6 +134,11 @@ class TileWriter:
             raise UserError(
                 f"A tile of slide '{tile.slide}' is {tile.image.shape[:2]} pixels; this set holds "
                 f"{self.tile}x{self.tile}. Set --tile to one size for all."
+            )
+        if abs(tile.mpp / self.mpp - 1) > 0.02:
+            raise UserError(
+                f"A tile of slide '{tile.slide}' has {tile.mpp:g} um per pixel; this set holds {self.mpp:g}. "
+                "Give --mpp, so that all are brought to one resolution."
             )
         split = tile.split
         if tile.patient not in self._patients.setdefault(split, set()):
@@ -157,11 +163,15 @@ class TileWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for split in list(self._writers):
-            self._close_shard(split)
         try:
+            for split in list(self._writers):
+                self._close_shard(split)
             if kind is None:
                 self._finish()
+        except RuntimeError as failure:  # what the shard writer raises when the disk is full
+            raise UserError(
+                f"{self.out} could not be written ({failure}). Make room on the disk and run again."
+            ) from failure
         finally:
             shutil.rmtree(self._partial, ignore_errors=True)
 
@@ -234,6 +244,7 @@ class TileSet:
 
     def __init__(self, path: Path, manifest: dict[str, Any], rows: dict[str, list[IndexRow]]):
         self.path, self.manifest, self._rows = path, manifest, rows
+        self._open: dict[str, ArrayRecordDataSource] = {}
         self.classes = tuple(ClassSpec(c["name"], tuple(c["color"])) for c in manifest["classes"])
         self.mpp, self.tile = float(manifest["mpp"]), int(manifest["tile"])
 
@@ -305,7 +316,9 @@ class TileSet:
 
     def read(self, split: str, record: int) -> Tile:
         """Reads one whole tile."""
-        return decode_tile(self.source(split)[record])
+        if split not in self._open:
+            self._open[split] = self.source(split)
+        return decode_tile(self._open[split][record])
 
 
 def _read_index(path: Path) -> dict[str, list[IndexRow]]:

@@ -23,7 +23,7 @@ def run(run: Run) -> None:
                 text = data.missing or "Prepare one with data_prep.slides or data_prep.folder."
                 raise UserError(f"There is no tile set in {run.tiles_path}. {text}")
             for command in data.prepare:
-                _prepare(command.format(workdir=run.workdir.path))
+                _prepare(run, command)
         run.tiles.verify()
         result["records"] = {split: len(run.tiles.index(split)) for split in run.tiles.splits}
         result["patients"] = {split: len(run.tiles.patients(split)) for split in run.tiles.splits}
@@ -32,11 +32,17 @@ def run(run: Run) -> None:
     print(f"data: {run.tiles_path}: tiles {counts}; classes {', '.join(run.classes.names)}", flush=True)
 
 
-def _prepare(command: str) -> None:
-    module, *arguments = shlex.split(command)
+def _prepare(run: Run, template: str) -> None:
+    module, *arguments = [word.replace("{workdir}", str(run.workdir.path)) for word in shlex.split(template)]
+    command = shlex.join([module, *arguments])
     if not module.startswith("data_prep."):
         raise UserError(f"config.data.prepare names '{module}'; only commands of data_prep can stand there.")
     print(f"data: python -m {command}", flush=True)
     status = subprocess.run([sys.executable, "-m", module, *arguments], check=False).returncode
+    if status == 1:
+        raise UserError(
+            f"The command 'python -m {command}' left out what it could not read; see its message above. Mend that and "
+            "delete the tiles; or run the same command again to go on without it."
+        )
     if status:
         raise UserError(f"The command 'python -m {command}' failed with status {status}; see its message above.")

@@ -3,6 +3,7 @@
 from typing import Any
 
 from stedm_jax.data.pipeline import tile_dataset
+from stedm_jax.data.styles import StylePool
 from stedm_jax.stages import autoencoder, latents
 from stedm_jax.stages.learn import learn
 from stedm_jax.stages.run import Run
@@ -17,14 +18,19 @@ def build(run: Run) -> tuple[DiffusionTask, Any]:
 
 
 def run(run: Run) -> None:
-    """Trains."""
+    """Trains; with eval_every, the loss on validation patients is logged too."""
     run.need("autoencoder", "latents")
     config = run.config.diffusion
     task, frozen = build(run)
     dataset = tile_dataset(run.sources(config.splits, config.style), seed=run.config.seed, jitter=config.stain_jitter)
+    watched = None
+    if config.train.eval_every:
+        rows, style = run.rows("val"), config.style
+        pool = StylePool(rows, style.source, style.scope, style.tiles)
+        watched = run.eval_batches(run.reader, rows, config.train.batch, pool)
     with run.workdir.timed("diffusion") as result:
         trained = learn(
             run, task, config, "diffusion",
-            dataset=dataset, frozen=frozen,
+            dataset=dataset, frozen=frozen, eval_batches=watched,
         )  # fmt: skip
         result["metrics"] = trained.metrics

@@ -42,7 +42,7 @@ def learn(
       eval_batches, frozen, best: as the loop takes them.
       seed: of initialisation and noise; the run's by default.
     """
-    start = config.get("init_from", "")
+    start, own = config.get("init_from", ""), run.workdir.path / folder / "checkpoints"
     # The same on every host, unlike the batches of training.
     drawn = next(training_batches(dataset, batch=8, start=0)) if config.train.visual_every else None
     return train(
@@ -55,20 +55,23 @@ def learn(
         frozen=frozen,
         eval_batches=eval_batches,
         visual_batch=drawn,
-        init_params=_from(run, task, Path(start)) if start else None,
+        init_params=_from(run, task, Path(start)) if start and not own.is_dir() else None,
         best=best,
         label=folder,
     )
 
 
-def restore(run: Run, task: Task, folder: str, *, which: str = "ema", best: bool = False) -> Any:
-    """Parameters that a finished training left: the moving average if one was kept, unless told otherwise."""
+def restore(run: Run, task: Task, folder: str, *, which: str = "ema", best: tuple[str, str] | None = None) -> Any:
+    """Parameters that a finished training left: the moving average if one was kept, unless told otherwise.
+
+    With `best`, (metric, "max" or "min"), those of the best checkpoint rather than the last.
+    """
     return _read(run, task, run.workdir.path / folder, which, best)[0]
 
 
 def restore_with_provenance(run: Run, task: Task, folder: str, *, which: str = "ema") -> tuple[Any, dict[str, str]]:
     """Parameters, and the step and checksum of the checkpoint they come from."""
-    params, step, fingerprint = _read(run, task, run.workdir.path / folder, which, False)
+    params, step, fingerprint = _read(run, task, run.workdir.path / folder, which, None)
     return params, {"checkpoint_step": str(step), "checkpoint_sha256": fingerprint, "weights": which}
 
 
@@ -76,11 +79,11 @@ def _from(run: Run, task: Task, folder: Path) -> Any:
     if not (folder / "checkpoints").is_dir():
         raise UserError(f"init_from names {folder}, which holds no checkpoints; name a stage folder of a run.")
     print(f"{task.name}: starts from {folder}", flush=True)
-    return _read(run, task, folder, "ema", False)[0]
+    return _read(run, task, folder, "ema", None)[0]
 
 
-def _read(run: Run, task: Task, folder: Path, which: str, best: bool) -> tuple[Any, int, str]:
-    store = Checkpoints(folder / "checkpoints", keep=1)
+def _read(run: Run, task: Task, folder: Path, which: str, best: tuple[str, str] | None) -> tuple[Any, int, str]:
+    store = Checkpoints(folder / "checkpoints", keep=1, best=best)
     try:
         step = store.best_step() if best else store.latest()
         if step is None:

@@ -43,7 +43,7 @@ def print_plan(config: Any, workdir: Workdir) -> None:
         print(f"data          {tiles.path}: tiles {counts}")
     elif config.data.prepare:
         for command in config.data.prepare:
-            print(f"data          python -m {command.format(workdir=workdir.path)}")
+            print(f"data          python -m {command.replace('{workdir}', str(workdir.path))}")
     else:
         print(f"data          {config.data.tiles or '(none)'} is not there. {config.data.missing}")
     total = 0.0
@@ -60,7 +60,7 @@ def print_plan(config: Any, workdir: Workdir) -> None:
 
 def _tiles(config: Any, workdir: Workdir) -> TileSet | None:
     try:
-        return TileSet.open(config.data.tiles.format(workdir=workdir.path))
+        return TileSet.open(config.data.tiles.replace("{workdir}", str(workdir.path)))
     except UserError:
         return None
 

@@ -39,7 +39,7 @@ class Run:
     @property
     def tiles_path(self) -> Path:
         """Folder of the real tiles."""
-        return Path(self.config.data.tiles.format(workdir=self.workdir.path))
+        return Path(self.config.data.tiles.replace("{workdir}", str(self.workdir.path)))
 
     @cached_property
     def tiles(self) -> TileSet:
@@ -85,8 +85,16 @@ class Run:
 
         With the settings of a style each source has its pool, over all tiles of the split.
         """
+        held_out = [split for split, weight in splits.items() if split in ("val", "test") and weight]
+        if held_out:
+            raise UserError(
+                f"The configuration trains on the split {' and '.join(held_out)}, whose patients are only for judging; "
+                "train on 'train' and 'style'."
+            )
         out = []
         for split, weight in splits.items():
+            if not weight:
+                continue
             rows = self.rows(split)
             pool = StylePool(rows, style.source, style.scope, style.tiles) if style else None
             parts = [(list(range(len(rows))), 1.0)]
@@ -105,12 +113,12 @@ class Run:
         )  # fmt: skip
 
     def eval_batches(
-        self, reader: TileReader, rows: Sequence[IndexRow], batch: int
+        self, reader: TileReader, rows: Sequence[IndexRow], batch: int, pool: StylePool | None = None
     ) -> Callable[[], Iterator[dict[str, np.ndarray]]]:
         """All rows once; patients are numbered in sorted order."""
         numbers = {name: number for number, name in enumerate(sorted({row.patient for row in rows}))}
         return lambda: evaluation_batches(
-            reader, rows, numbers, batch=batch, host=jax.process_index(), hosts=jax.process_count()
+            reader, rows, numbers, batch=batch, host=jax.process_index(), hosts=jax.process_count(), pool=pool
         )
 
     def need(self, *stages: str) -> None:

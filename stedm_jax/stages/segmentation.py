@@ -109,7 +109,7 @@ def _learn_and_score(
         eval_batches=run.eval_batches(run.reader, scored["val"].rows, size) if watched else None,
         best=("iou", "max") if watched else None,
     )  # fmt: skip
-    params = restore(run, task, folder, best=config.checkpoint == "best")
+    params = restore(run, task, folder, best=("iou", "max") if config.checkpoint == "best" else None)
     matrices: dict[str, Any] = {}
     for split, rows in scored.items():
         sums = evaluate.sums(params, None, run.eval_batches(rows.reader, rows.rows, size)())

@@ -8,12 +8,13 @@ from typing import Any
 
 import jax
 
+from stedm_jax.errors import UserError
 from stedm_jax.stages.plan import print_plan
 from stedm_jax.stages.run import Run
 from stedm_jax.training import distributed
 from stedm_jax.training.cache import enable_compile_cache
 from stedm_jax.training.sharding import make_mesh
-from stedm_jax.workdir import STAGES, Workdir
+from stedm_jax.workdir import STAGES, Workdir, flatten
 
 
 def divide_cpu(count: int) -> None:
@@ -36,6 +37,12 @@ def plan(config: Any, workdir: Workdir) -> None:
     print_plan(config, workdir)
 
 
+def _changes(config: Any) -> dict[str, Any]:
+    """The keys whose values are not those of the paper."""
+    paper = flatten(importlib.import_module("configs.base").get_base())
+    return {key: value for key, value in flatten(config).items() if paper.get(key) != value}
+
+
 def run_stages(config: Any, workdir: Workdir, wanted: Sequence[str], on_change: str) -> None:
     """Runs the wanted stages in their order; finished ones are skipped.
 
@@ -44,6 +51,11 @@ def run_stages(config: Any, workdir: Workdir, wanted: Sequence[str], on_change: 
     """
     begun = time.monotonic()
     distributed.start()
+    if jax.process_count() > 1:
+        raise UserError(
+            f"This is one of {jax.process_count()} processes; so far the stages run in one process, "
+            "with any number of devices. Start one."
+        )
     divide_cpu(config.mesh.cpu_devices)
     for line in workdir.adopt(config, on_change):
         print(f"changed  {line}", flush=True)
@@ -59,6 +71,8 @@ def run_stages(config: Any, workdir: Workdir, wanted: Sequence[str], on_change: 
     stages = [stage for stage in STAGES if stage in wanted]
     done = {stage: workdir.result(stage) for stage in stages}
     states = (f"{stage} (done)" if done[stage] else stage for stage in stages)
+    for key, value in sorted(_changes(config).items()):
+        print(f"config  {key} = {value}", flush=True)
     print(f"plan: {', '.join(states)}", flush=True)
     for stage in stages:
         if done[stage] is None:

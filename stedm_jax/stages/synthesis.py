@@ -114,7 +114,8 @@ def run(run: Run) -> None:
     parts.mkdir(exist_ok=True)
     with run.workdir.timed("synthesis") as result:
         task, frozen = diffusion.build(run)
-        params, checkpoint = restore_with_provenance(run, task, "diffusion", which=config.weights)
+        which = config.weights if run.config.diffusion.train.ema.decay else "params"
+        params, checkpoint = restore_with_provenance(run, task, "diffusion", which=which)
         sampler = _sampler(run, task)
 
         def make(wanted: Sequence[Order]) -> np.ndarray:

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from stedm_jax.models.build import build_autoencoder
@@ -27,7 +28,7 @@ class AutoencoderTask:
 
     name = "autoencoder"
 
-    def __init__(self, config: Any, dtype: jnp.dtype):
+    def __init__(self, config: Any, dtype: DTypeLike):
         self.config = config
         self.network: Functional = build_autoencoder(config.model, dtype=dtype)
 

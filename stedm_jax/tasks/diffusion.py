@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, UInt8
 from ml_collections import ConfigDict
 
@@ -71,7 +72,7 @@ class DiffusionTask:
         autoencoder: AutoencoderTask,
         latents: LatentScale,
         colors: Sequence[tuple[int, int, int]],
-        dtype: jnp.dtype,
+        dtype: DTypeLike,
     ):
         self.config, self.autoencoder, self.latents, self.colors = config, autoencoder, latents, tuple(colors)
         check_kind(config.prediction)
@@ -123,7 +124,7 @@ class DiffusionTask:
         self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
         """Weighted distance of prediction and target."""
-        keys = jax.random.split(key, 4)
+        keys = jax.random.split(key, 5)
         z = jax.lax.stop_gradient(self.encode(frozen, batch["image"], keys[0]))
         t = jax.random.randint(keys[1], (z.shape[0],), 0, self.schedule.steps)
         eps = jax.random.normal(keys[2], z.shape, jnp.float32)
@@ -135,7 +136,8 @@ class DiffusionTask:
             images = jnp.where(dropped[:, None, None, None, None], DROPPED, images)
             style = self.style_vector(params, images)
         stacked = jnp.concatenate([noisy, self.layout(params, batch["mask"])], axis=-1)
-        predicted = self.unet.apply(params["unet"], stacked, t, style)
+        drop = keys[4] if self.config.unet.dropout else None
+        predicted = self.unet.apply(params["unet"], stacked, t, style, key=drop)
         wanted = target(self.schedule, self.config.prediction, z, eps, t)
         error = distance(self.config.loss, predicted, wanted)
         weights = weight(self.config.weighting, self.schedule, self.config.prediction, t)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import einops
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,10 +30,8 @@ def one_hot_layout(mask: UInt8[Array, "b h w"], classes: int, size: tuple[int, i
       classes: number of classes.
       size: height and width wanted, which divide the mask's.
     """
-    batch, height, width = mask.shape
     hot = jax.nn.one_hot(mask.astype(jnp.int32), classes, dtype=jnp.float32)
-    blocks = hot.reshape(batch, size[0], height // size[0], size[1], width // size[1], classes)
-    return blocks.mean(axis=(2, 4))
+    return einops.reduce(hot, "b (hs i) (ws j) k -> b hs ws k", "mean", hs=size[0], ws=size[1])
 
 
 def colorize(mask: UInt8[Array, "b h w"], colors: Sequence[tuple[int, int, int]]) -> UInt8[Array, "b h w 3"]:
@@ -44,4 +43,4 @@ def colorize(mask: UInt8[Array, "b h w"], colors: Sequence[tuple[int, int, int]]
 
 def image_rows(rows: Sequence[UInt8[Array, "b h w 3"]]) -> UInt8[Array, "hs ws 3"]:
     """A picture with a row for each batch of images, in order."""
-    return jnp.concatenate([jnp.concatenate(list(row), axis=1) for row in rows], axis=0)
+    return einops.rearrange(jnp.stack(list(rows)), "r b h w c -> (r h) (b w) c")

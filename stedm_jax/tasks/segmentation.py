@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int32, PRNGKeyArray, PyTree, UInt8
 
 from stedm_jax.evaluation.confusion import VOID, foreground_scores
@@ -90,7 +91,7 @@ class SegmentationTask:
         colors: Sequence[tuple[int, int, int]],
         foreground: Sequence[int],
         patients: int,
-        dtype: jnp.dtype,
+        dtype: DTypeLike,
     ):
         self.config, self.colors, self.foreground = config, tuple(colors), tuple(foreground)
         self.patients = patients

@@ -28,8 +28,7 @@ def test_void_pixels_change_no_loss_and_get_no_gradient(made):
     for one, other in zip(losses(logits, mask), losses(logits + noise, mask), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6)
     gradient = jax.grad(lambda x: sum(losses(x, mask)))(logits)
-    assert np.abs(gradient[mask == VOID]).max() == 0 and np.abs(gradient[mask != VOID]).min() >= 0
-    assert np.abs(gradient).max() > 0
+    assert np.abs(gradient[mask == VOID]).max() == 0 and np.abs(gradient[mask != VOID]).max() > 0
 
 
 def test_the_border_counts_for_nothing(made):
