@@ -27,10 +27,11 @@ def get_config(arm: str = ""):
     config.data.foreground_share = 0.6
     shrink(config)
     config.autoencoder.crop = 32
-    config.autoencoder.train = short(1100, 16, 2e-3, visual_every=1100)
-    config.diffusion.train = short(1000, 16, 1.5e-3, ema__decay=0.995)
+    config.autoencoder.train = short(550, 16, 2e-3, visual_every=550)
+    config.diffusion.splits = {"train": 0.65, "style": 0.35}
+    config.diffusion.train = short(1500, 16, 2e-3, ema__decay=0.995)
     config.synthesis.count = 512
-    config.segmentation.train = short(120, 16, 2e-3)
+    config.segmentation.train = short(110, 16, 2e-3)
     config.report.intro = (
         "Nineteen made-up patients. The labelled ones were all stained alike; the test patients were not. "
         "Tiles of further patients, stained in yet other ways and never annotated, lend their style."
