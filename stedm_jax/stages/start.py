@@ -51,12 +51,12 @@ def run_stages(config: Any, workdir: Workdir, wanted: Sequence[str], on_change: 
     """
     begun = time.monotonic()
     distributed.start()
+    divide_cpu(config.mesh.cpu_devices)
     if jax.process_count() > 1:
         raise UserError(
             f"This is one of {jax.process_count()} processes; so far the stages run in one process, "
             "with any number of devices. Start one."
         )
-    divide_cpu(config.mesh.cpu_devices)
     for line in workdir.adopt(config, on_change):
         print(f"changed  {line}", flush=True)
     if config.compile_cache:
