@@ -51,6 +51,7 @@ def _autoencoder() -> Any:
                 "attention": True,  # in the middle block
             },
             "crop": 0,  # side of the random crops that a step learns from; 0: whole tiles
+            "initial_log_variance": 0.0,  # of the latents of an untrained kl autoencoder
             "kl_weight": 1e-6,
             "codebook_weight": 1.0,
             "splits": {"train": 1.0},  # split -> share of the batch
@@ -198,6 +199,7 @@ def shrink(config: Any) -> None:
     first.model.attention = False
     first.splits = {"train": 0.4, "style": 0.6}
     first.stain_jitter = 0.6
+    first.initial_log_variance = -6.0
     config.latents.update({"scale": 0.0, "tiles": 512})
     diffusion = config.diffusion
     diffusion.unet.update({"base": 32, "multipliers": (1, 2, 4), "res_blocks": 1, "heads": 4, "style_path": "all"})

@@ -27,9 +27,9 @@ def get_config(arm: str = ""):
     config.data.foreground_share = 0.6
     shrink(config)
     config.autoencoder.crop = 32
-    config.autoencoder.train = short(550, 16, 2e-3, visual_every=550)
+    config.autoencoder.train = short(500, 16, 2e-3, visual_every=500)
     config.diffusion.splits = {"train": 0.65, "style": 0.35}
-    config.diffusion.train = short(1500, 16, 2e-3, ema__decay=0.995)
+    config.diffusion.train = short(1200, 16, 1.5e-3, ema__decay=0.995)
     config.synthesis.count = 512
     config.segmentation.train = short(110, 16, 2e-3)
     config.report.intro = (

@@ -97,3 +97,40 @@ def test_a_tile_size_that_the_latents_cannot_hold_is_refused():
     config.data.tile = 130
     with pytest.raises(UserError, match="data.tile=130"):
         check_config(config, get_base())
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("segmentation.checkpoint", "bset", "valid are last, best"),
+        ("synthesis.weights", "emma", "valid are ema, params"),
+        ("synthesis.codec", "webp", "jpeg50 to jpeg100"),
+        ("name", "my-run", "letters, digits"),
+        ("seed", -1, "0 or more"),
+        ("autoencoder.crop", 50, "autoencoder.crop=50"),
+        ("data.tile", 72, "data.tile=72"),
+        ("segmentation.border", 256, "border=256"),
+    ],
+)
+def test_values_that_would_fail_after_hours_fail_at_once(key, value, says):
+    config = get_base()
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(UserError, match=says):
+        check_config(config, get_base())
+
+
+def test_numbers_given_for_an_empty_list_are_numbers():
+    config = get_base()
+    override(config, ["diffusion.unet.attention_at=2,4"])
+    assert config.diffusion.unet.attention_at == (2, 4)
+
+
+@pytest.mark.parametrize("line", ["config.difusion.loss = 1", "config.data.tile = '64'", "import nowhere_at_all"])
+def test_a_mistake_in_a_config_file_is_one_paragraph(line, tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from configs.base import get_base\n\ndef get_config(arm=''):\n    config = get_base()\n"
+        f"    {line}\n    return config\n"
+    )
+    with pytest.raises(UserError, match="mine.py"):
+        load_config(str(file))

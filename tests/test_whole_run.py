@@ -38,7 +38,11 @@ def command(folder: Path, *extra: str) -> list[str]:
 
 def environment() -> dict[str, str]:
     """That of a user, but for compiling quickly."""
-    return os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    return os.environ | {
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(ROOT),
+    }
 
 
 def run(folder: Path, *extra: str) -> subprocess.CompletedProcess[str]:

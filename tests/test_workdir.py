@@ -4,7 +4,7 @@ import pytest
 
 from configs.base import get_base
 from stedm_jax.errors import UserError
-from stedm_jax.workdir import STAGES, Workdir, flatten, stage_of
+from stedm_jax.workdir import STAGES, Workdir, flatten, stage_of, versions
 
 
 @pytest.fixture
@@ -78,3 +78,23 @@ def test_seconds_add_up_over_interruptions(tmp_path):
     with workdir.timed("data"):
         pass
     assert workdir.result("data")["seconds"] >= 100
+
+
+def test_a_first_write_that_was_cut_off_does_not_lock_the_folder(tmp_path):
+    (tmp_path / "config.json.partial").touch()
+    assert Workdir(tmp_path).adopt(get_base(), "refuse") == []
+
+
+def test_a_stage_that_failed_at_once_can_be_corrected(tmp_path):
+    workdir = Workdir(tmp_path)
+    workdir.adopt(get_base(), "refuse")
+    with pytest.raises(UserError), workdir.timed("autoencoder"):
+        raise UserError("the batch does not divide")
+    config = get_base()
+    config.autoencoder.train.batch = 16
+    assert len(workdir.adopt(config, "refuse")) == 1
+
+
+def test_no_git_is_no_trouble(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert versions()["git"] == "none"

@@ -38,10 +38,11 @@ def run(run: Run) -> None:
 
 
 def _measure(run: Run) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of each channel over tiles of the autoencoder's splits."""
+    """Mean and standard deviation of each channel over tiles as the denoiser sees them."""
     task, params = autoencoder.trained(run)
     batch = run.config.autoencoder.train.batch
-    dataset = tile_dataset(run.sources(run.config.autoencoder.splits), seed=run.config.seed, augment=False)
+    config = run.config.diffusion  # measured on what the denoiser will see
+    dataset = tile_dataset(run.sources(config.splits), seed=run.config.seed, jitter=config.stain_jitter)
     batches = run.train_batches(dataset, batch)(0)
     moments = jax.jit(lambda params, image: latent_moments(task, params, to_network(image)))
     sums = [np.zeros(()), np.zeros(()), np.zeros(())]

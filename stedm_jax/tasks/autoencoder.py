@@ -33,8 +33,15 @@ class AutoencoderTask:
         self.network: Functional = build_autoencoder(config.model, dtype=dtype)
 
     def init(self, key: PRNGKeyArray) -> PyTree:
-        """Fresh parameters."""
-        return self.network.init(key)
+        """Fresh parameters; of kl with the log variance of the latents moved by `initial_log_variance`.
+
+        At 0 the noise of an untrained posterior is far larger than the latents, and a short training never gets rid of it.
+        """
+        params = self.network.init(key)
+        if self.config.model.kind == "kl":
+            bias = params["quant_conv"]["bias"]
+            params["quant_conv"]["bias"] = bias.at[bias.shape[0] // 2 :].add(self.config.initial_log_variance)
+        return params
 
     def encode(
         self, params: PyTree, image: Float[Array, "b h w 3"], key: PRNGKeyArray | None = None

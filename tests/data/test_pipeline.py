@@ -109,3 +109,16 @@ def test_bad_batches_and_empty_sources_are_refused(dataset):
         training_batches(dataset, batch=8, start=0, hosts=3)
     with pytest.raises(UserError, match="empty"):
         tile_dataset([], seed=0)
+
+
+def test_shares_add_up_where_every_tile_has_foreground(tile_set):
+    rows = [row for row in tile_set.index("train") if row.pixels[1]]
+    assert by_foreground(rows, IDENTITY, (1,), 0.6) == [(list(range(len(rows))), 1.0)]
+
+
+def test_evaluation_gives_the_same_styles_each_time(tile_set):
+    reader, rows = TileReader(tile_set, IDENTITY, 10), tile_set.index("val")
+    pool = StylePool(rows, "multipatch", "patient", 2)
+    one, other = (list(evaluation_batches(reader, rows, {"val0": 0, "val1": 1}, batch=8, pool=pool)) for _ in range(2))
+    assert one[0]["styles"].shape == (8, 2, 32, 32, 3)
+    np.testing.assert_array_equal(one[1]["styles"], other[1]["styles"])

@@ -97,3 +97,14 @@ def test_no_tile_set_and_no_such_split(tmp_path, tile_set):
         TileSet.open(tmp_path)
     with pytest.raises(UserError, match="no split 'other'"):
         tile_set.source("other")
+
+
+def test_what_a_killed_writer_left_is_swept(tmp_path):
+    (tmp_path / "tiles.partial-99999").mkdir()
+    write(tmp_path / "tiles", [make_tile()])
+    assert [path.name for path in tmp_path.iterdir()] == ["tiles"]
+
+
+def test_tiles_of_another_resolution_are_refused(tmp_path):
+    with pytest.raises(UserError, match="0.5 um per pixel; this set holds 2"):
+        write(tmp_path / "tiles", [make_tile(mpp=0.5)])

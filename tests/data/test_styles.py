@@ -51,3 +51,13 @@ def test_a_pool_that_is_too_small_names_the_patient():
 def test_unknown_sources_are_refused():
     with pytest.raises(UserError, match="multipatch, nearby"):
         StylePool(rows(), "far", "slide", 1)
+
+
+def test_nearby_is_not_misled_by_a_last_column_that_was_shifted_inwards():
+    table = [
+        IndexRow("style", n, "p", "s", "", x, y, 0, 1.0, "", (0,))
+        for n, (x, y) in enumerate((x, y) for y in (0, 128, 256) for x in (0, 128, 256, 260))
+    ]
+    pool = StylePool(table, "nearby", "slide", 1)
+    found = {i for seed in range(200) for i in pool.choose(5, np.random.default_rng(seed))}
+    assert found == {0, 1, 2, 4, 6, 8, 9, 10}

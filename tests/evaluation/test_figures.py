@@ -31,8 +31,11 @@ def test_violins(dark):
 
 def test_violins_with_little_data():
     nan = np.nan
-    pixels(patient_violins({"one": np.array([0.5]), "none": np.array([nan])}))
-    pixels(patient_violins({"same": np.full(6, 0.5), "gap": np.array([0.1, nan, 0.2, nan, 1, 0])}))
+    for arms in (
+        {"one": np.array([0.5]), "none": np.array([nan])},
+        {"same": np.full(6, 0.5), "gap": np.array([0.1, nan, 0.2, nan, 1, 0])},
+    ):
+        assert pixels(patient_violins(arms))[..., 3].max() == 255
 
 
 def test_higher_scores_are_drawn_higher():
@@ -59,4 +62,5 @@ def test_loss_curves(tmp_path):
 
 def test_style_scatter():
     od = np.random.default_rng(0).uniform(0.1, 0.5, (40, 3))
-    pixels(style_scatter(od, od, (1.0, 1.0, float("nan"))))
+    drawn = pixels(style_scatter(od, od, (1.0, 1.0, float("nan"))))
+    assert drawn[..., 3].max() == 255
