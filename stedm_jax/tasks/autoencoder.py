@@ -35,7 +35,7 @@ class AutoencoderTask:
     def init(self, key: PRNGKeyArray) -> PyTree:
         """Fresh parameters; of kl with the log variance of the latents moved by `initial_log_variance`.
 
-        At 0 the noise of an untrained posterior is far larger than the latents, and a short training never gets rid of it.
+        At 0 the noise of an untrained posterior is far larger than the latents, and a short training keeps it.
         """
         params = self.network.init(key)
         if self.config.model.kind == "kl":
