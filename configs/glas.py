@@ -12,7 +12,7 @@ image, mask, patient; others become tags) in one folder GLAS, then
         --splits="train:1,3,4,5;val:8,11,14;style:7,10,16;test:2,6,9,12,13,15"
 
 Command: python -m stedm_jax.main --config=configs/glas.py:small
-@@TIME@@
+Hardware: two CPU cores, no more than an hour intended. Not run to the end by us yet; no score is claimed.
 """
 
 from configs.base import get_base, short, shrink

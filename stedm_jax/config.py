@@ -52,6 +52,8 @@ def load_config(spec: str) -> tuple[Any, str, str]:
         raise UserError(str(error)) from error
     except (AttributeError, KeyError, TypeError) as error:
         raise UserError(f"The config file {path} sets something that configs/base.py does not have: {error}") from error
+    except (ImportError, NameError) as error:
+        raise UserError(f"The config file {path} cannot be read: {error}.") from error
 
 
 def override(config: Any, assignments: list[str]) -> None:
