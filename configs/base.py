@@ -199,7 +199,6 @@ def shrink(config: Any) -> None:
     first.model.attention = False
     first.splits = {"train": 0.4, "style": 0.6}
     first.stain_jitter = 0.6
-    first.initial_log_variance = -6.0
     config.latents.update({"scale": 0.0, "tiles": 512})
     diffusion = config.diffusion
     diffusion.unet.update({"base": 32, "multipliers": (1, 2, 4), "res_blocks": 1, "heads": 4, "style_path": "all"})

@@ -3,6 +3,9 @@
 Purpose: show the idea working, and prove an installation, with nothing downloaded: 19 phantom patients; those with
 labels share a narrow range of stains, test patients lie far outside it, and unannotated patients lend their style.
 Command: python -m stedm_jax.main --config=configs/demo.py
+Hardware and time: two shared CPU cores, 14 minutes. Seen (README.md): IoU of the test patients 0.545 labelled, 0.658
+with synthetic tiles; style correlation 0.82; layout IoU 0.37 where the judge reaches 0.78 on real tiles, which is too
+low: the denoiser is short of training.
 """
 
 from configs.base import get_base, short, shrink
@@ -27,11 +30,10 @@ def get_config(arm: str = ""):
     config.data.foreground_share = 0.6
     shrink(config)
     config.autoencoder.crop = 32
-    config.autoencoder.train = short(500, 16, 2e-3, visual_every=500)
-    config.diffusion.splits = {"train": 0.65, "style": 0.35}
-    config.diffusion.train = short(1200, 16, 1.5e-3, ema__decay=0.995)
+    config.autoencoder.train = short(1100, 16, 2e-3, visual_every=1100)
+    config.diffusion.train = short(1000, 16, 1.5e-3, ema__decay=0.995)
     config.synthesis.count = 512
-    config.segmentation.train = short(110, 16, 2e-3)
+    config.segmentation.train = short(120, 16, 2e-3)
     config.report.intro = (
         "Nineteen made-up patients. The labelled ones were all stained alike; the test patients were not. "
         "Tiles of further patients, stained in yet other ways and never annotated, lend their style."

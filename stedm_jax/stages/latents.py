@@ -38,11 +38,10 @@ def run(run: Run) -> None:
 
 
 def _measure(run: Run) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of each channel over tiles as the denoiser sees them."""
+    """Mean and standard deviation of each channel over tiles of the autoencoder's splits."""
     task, params = autoencoder.trained(run)
     batch = run.config.autoencoder.train.batch
-    config = run.config.diffusion  # measured on what the denoiser will see
-    dataset = tile_dataset(run.sources(config.splits), seed=run.config.seed, jitter=config.stain_jitter)
+    dataset = tile_dataset(run.sources(run.config.autoencoder.splits), seed=run.config.seed, augment=False)
     batches = run.train_batches(dataset, batch)(0)
     moments = jax.jit(lambda params, image: latent_moments(task, params, to_network(image)))
     sums = [np.zeros(()), np.zeros(()), np.zeros(())]
