@@ -5,7 +5,7 @@ labels share a narrow range of stains, test patients lie far outside it, and una
 Command: python -m stedm_jax.main --config=configs/demo.py
 Hardware and time: two shared CPU cores, 19 minutes while tests ran on the same cores; not yet timed alone. Seen
 (README.md): IoU of the test patients 0.545 labelled, 0.658 with synthetic tiles; style correlation 0.82; layout IoU
-0.37 where the judge reaches 0.78 on real tiles, which is too low: the denoiser is short of training.
+0.37 where the judge reaches 0.78 on real tiles, which is too low.
 """
 
 from configs.base import get_base, short, shrink

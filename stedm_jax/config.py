@@ -40,20 +40,17 @@ def load_config(spec: str) -> tuple[Any, str, str]:
     module = importlib.util.module_from_spec(module_spec)
     try:
         module_spec.loader.exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise UserError(f"The config file {path} has no get_config(arm).")
+        return module.get_config(arm), file.stem, arm
     except SyntaxError as error:
         raise UserError(f"The config file {path} does not parse: line {error.lineno}: {error.msg}.") from error
     except (ImportError, NameError) as error:
         raise UserError(f"The config file {path} cannot be read: {error}.") from error
-    if not hasattr(module, "get_config"):
-        raise UserError(f"The config file {path} has no get_config(arm).")
-    try:
-        return module.get_config(arm), file.stem, arm
     except ValueError as error:
         raise UserError(str(error)) from error
     except (AttributeError, KeyError, TypeError) as error:
         raise UserError(f"The config file {path} sets something that configs/base.py does not have: {error}") from error
-    except (ImportError, NameError) as error:
-        raise UserError(f"The config file {path} cannot be read: {error}.") from error
 
 
 def override(config: Any, assignments: list[str]) -> None:

@@ -80,6 +80,10 @@ class Workdir:
     def __init__(self, path: Path):
         self.path = path
 
+    def fill(self, text: str) -> str:
+        """A text of the configuration with this folder for {workdir}."""
+        return text.replace("{workdir}", str(self.path))
+
     def stage(self, name: str) -> Path:
         """Folder of a stage, made if need be."""
         folder = self.path / name
@@ -109,7 +113,7 @@ class Workdir:
         finally:
             seconds = before + time.monotonic() - start
             write_text(clock, json.dumps(seconds))
-        write_text(folder / "done.json", json.dumps(result | {"seconds": round(seconds, 2)}, indent=1))
+        write_text(folder / "done.json", json.dumps(result | {"seconds": round(seconds, 4)}, indent=1))
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -33,7 +33,7 @@ def run(run: Run) -> None:
 
 
 def _prepare(run: Run, template: str) -> None:
-    module, *arguments = [word.replace("{workdir}", str(run.workdir.path)) for word in shlex.split(template)]
+    module, *arguments = [run.workdir.fill(word) for word in shlex.split(template)]
     command = shlex.join([module, *arguments])
     if not module.startswith("data_prep."):
         raise UserError(f"config.data.prepare names '{module}'; only commands of data_prep can stand there.")

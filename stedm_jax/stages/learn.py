@@ -43,6 +43,7 @@ def learn(
       seed: of initialisation and noise; the run's by default.
     """
     start, own = config.get("init_from", ""), run.workdir.path / folder / "checkpoints"
+    begun = any(step.name.isdigit() for step in own.glob("*"))
     # The same on every host, unlike the batches of training.
     drawn = next(training_batches(dataset, batch=8, start=0)) if config.train.visual_every else None
     return train(
@@ -55,7 +56,7 @@ def learn(
         frozen=frozen,
         eval_batches=eval_batches,
         visual_batch=drawn,
-        init_params=_from(run, task, Path(start)) if start and not own.is_dir() else None,
+        init_params=_from(run, task, Path(start)) if start and not begun else None,
         best=best,
         label=folder,
     )

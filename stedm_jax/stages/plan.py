@@ -43,7 +43,7 @@ def print_plan(config: Any, workdir: Workdir) -> None:
         print(f"data          {tiles.path}: tiles {counts}")
     elif config.data.prepare:
         for command in config.data.prepare:
-            print(f"data          python -m {command.replace('{workdir}', str(workdir.path))}")
+            print(f"data          python -m {workdir.fill(command)}")
     else:
         print(f"data          {config.data.tiles or '(none)'} is not there. {config.data.missing}")
     total = 0.0
@@ -60,7 +60,7 @@ def print_plan(config: Any, workdir: Workdir) -> None:
 
 def _tiles(config: Any, workdir: Workdir) -> TileSet | None:
     try:
-        return TileSet.open(config.data.tiles.replace("{workdir}", str(workdir.path)))
+        return TileSet.open(workdir.fill(config.data.tiles))
     except UserError:
         return None
 
@@ -93,9 +93,10 @@ def _lines(config: Any, classes: ClassMap) -> Iterator[Line]:
     decoder = _cost(first.network, _image(1, small, small, task.channels), method="decode")
     size = param_count(first.network.abstract)
     images = config.autoencoder.train.steps * config.autoencoder.train.batch
+    learnt = ((config.autoencoder.crop or side) / side) ** 2  # share of a tile that a step sees
     yield Line(
         "autoencoder", f"{images:,} images in {config.autoencoder.train.steps:,} steps",
-        (("autoencoder", size, encoder + decoder),), TRAINING * images * (encoder + decoder),
+        (("autoencoder", size, encoder + decoder),), TRAINING * images * learnt * (encoder + decoder),
     )  # fmt: skip
     yield Line("latents", f"{config.latents.tiles:,} tiles", (), config.latents.tiles * encoder)
     yield from _diffusion(config, task, small, encoder, decoder)

@@ -39,7 +39,7 @@ class Run:
     @property
     def tiles_path(self) -> Path:
         """Folder of the real tiles."""
-        return Path(self.config.data.tiles.replace("{workdir}", str(self.workdir.path)))
+        return Path(self.workdir.fill(self.config.data.tiles))
 
     @cached_property
     def tiles(self) -> TileSet:

@@ -24,7 +24,7 @@ def divide_cpu(count: int) -> None:
       count: devices; 0 takes the largest power of two that is not above the number of cores, at most 8.
 
     XLA uses the cores of one CPU device poorly for small networks: two devices on two cores trained the networks of the
-    demo 1.4 to 1.7 times faster. A number given through XLA_FLAGS stands.
+    demo about 1.4 times faster. A number given through XLA_FLAGS stands.
     """
     if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return
