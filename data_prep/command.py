@@ -1,15 +1,22 @@
 """What every data_prep command shares: errors without a traceback, and a progress line with an ETA."""
 
+import os
 import re
 import sys
 import time
 from collections.abc import Callable
 
+from data_prep.pool import leave_with
 from stedm_jax.errors import UserError
+
+PARENT = "STEDM_JAX_PARENT"
+"""Environment variable: the process whose end is to be the end of the command as well."""
 
 
 def run_command(main: Callable[[], int]) -> None:
     """Runs a command and exits with its status; a UserError becomes one paragraph on stderr and status 2."""
+    if parent := os.environ.get(PARENT):
+        leave_with(int(parent))
     try:
         status = main()
     except UserError as error:

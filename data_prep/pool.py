@@ -12,12 +12,12 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
-def _leave_with(parent: int) -> None:
-    """Ends this process when its parent was killed, as nobody else would."""
+def leave_with(parent: int) -> None:
+    """Ends this process when `parent`, the process that started it, was killed; nobody else would."""
 
     def watch() -> None:
         while os.getppid() == parent:
-            time.sleep(1)
+            time.sleep(0.5)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -35,7 +35,7 @@ def map_in_order(
             yield task, function(task)
         return
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(tasks)), context, _leave_with, (os.getpid(),))
+    pool = ProcessPoolExecutor(min(workers, len(tasks)), context, leave_with, (os.getpid(),))
     try:
         running: list[tuple[Task, Future[Result]]] = []
         for task in tasks:

@@ -75,10 +75,12 @@ class Workdir:
 
     Attributes:
       path: the folder.
+      held: file descriptors of the lock while it is held; a process that inherits them holds it too.
     """
 
     def __init__(self, path: Path):
         self.path = path
+        self.held: tuple[int, ...] = ()
 
     def fill(self, text: str) -> str:
         """A text of the configuration with this folder for {workdir}."""
@@ -128,11 +130,13 @@ class Workdir:
         except OSError as error:
             raise UserError(f"The workdir {self.path} cannot be written ({error.strerror}).") from error
         with file:
+            if not _lock(file.fileno()):
+                raise UserError(f"Another run is using {self.path}; wait for it, or give another --workdir.")
+            self.held = (file.fileno(),)
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise UserError(f"Another run is using {self.path}; wait for it, or give another --workdir.") from error
-            yield
+                yield
+            finally:
+                self.held = ()
 
     def adopt(self, config: Any, on_change: str) -> list[str]:
         """Compares the configuration with the one saved here, and saves it.
@@ -180,6 +184,19 @@ class Workdir:
     def _untrue(self, keys: Sequence[str]) -> list[str]:
         first = [STAGES.index(stage) for stage in map(stage_of, keys) if stage is not None]
         return [stage for stage in STAGES[min(first) :] if self.started(stage)] if first else []
+
+
+def _lock(descriptor: int, patience: float = 3.0) -> bool:
+    """Takes a lock; waits a little for what a killed run had started to notice that it is alone."""
+    end = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except OSError:
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.2)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -90,6 +90,36 @@ def test_killed_resumed_finished_and_refused(tile_set: TileSet, tmp_path: Path):
     assert other.returncode == 2 and "diffusion.loss: l2 -> l1" in other.stderr and "Traceback" not in other.stderr
 
 
+def processes_naming(text: str) -> list[str]:
+    """Command lines of living processes that hold a text."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = file.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:  # has ended meanwhile
+            continue
+        found += [line] if text in line else []
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
+def test_killed_while_it_prepares_data(tmp_path: Path):
+    workdir = tmp_path / "a run"
+    line = [sys.executable, "-m", "stedm_jax.main", "--config=configs/demo.py:tiny", f"--workdir={workdir}"]
+    line.append("--stage=data")
+    first = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment(), cwd=ROOT)
+    deadline = time.monotonic() + 60
+    while not processes_naming(f"data_prep.phantom --out={workdir}") and time.monotonic() < deadline:
+        assert first.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.05)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    second = subprocess.run(line, capture_output=True, text=True, env=environment(), cwd=ROOT, timeout=120)
+    assert second.returncode == 0, second.stderr
+    TileSet.open(workdir / "data" / "tiles").verify()
+    assert not processes_naming(str(workdir))
+
+
 def check_synthetic(made: TileSet, real: TileSet) -> None:
     """Synthetic tiles say what they are made from, and it is true."""
     assert len(made.index("synthetic")) == 16

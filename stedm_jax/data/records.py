@@ -291,6 +291,13 @@ class TileSet:
             raise UserError(f"Files of {self.path} are damaged: {', '.join(wrong)}; pack again.")
 
     @property
+    def fingerprint(self) -> str:
+        """One checksum for all its content: SHA-256, in hex, of those in the manifest."""
+        sums = {s["file"]: s["sha256"] for shards in self.manifest["shards"].values() for s in shards}
+        content = json.dumps([sums, self.manifest["index_sha256"]], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    @property
     def splits(self) -> tuple[str, ...]:
         """Names of the splits it holds, in the usual order."""
         return tuple(split for split in (*SPLITS, SYNTHETIC) if split in self._rows)

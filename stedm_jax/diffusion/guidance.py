@@ -1,8 +1,8 @@
 """Classifier-free guidance, its rescaling and its interval.
 
-Here the condition that is dropped is the *style*; the layout stays in both branches, so guidance
-strengthens the style and never trades it against the layout. With c the prediction given the style
-and u the one without it:
+In the paper the condition that is dropped is the *style*; the layout stays in both branches. A model that
+was trained to do without its layout as well (`diffusion.drop_layout`) drops both. With c the
+prediction given the condition and u the one without it:
 
     g = u + scale (c - u)                               (Ho and Salimans 2022)    (1)
     g' = g std(c) / std(g)                              (Lin et al. 2024)         (2)

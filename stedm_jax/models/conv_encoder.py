@@ -1,9 +1,10 @@
 """A small convolutional style encoder for small machines.
 
 Residual blocks of stride 2. At each resolution the mean and the standard deviation over space of the
-features *before* normalisation are kept, first of all those of the optical density of the image
-itself: the absolute colour and strength of a stain is most of a style, and group normalisation
-would remove it. All of them together go through a two-layer head.
+features *before* normalisation are kept, and those of the optical density of the image itself: the
+absolute colour and strength of a stain is most of a style, and group normalisation would remove it.
+All go through a two-layer head, whose first layer gives the six numbers of the optical density a
+weight of their own; among the hundreds of others they would hardly be heard.
 """
 
 import jax.numpy as jnp
@@ -12,6 +13,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from stedm_jax.models.layers import GroupNorm, Slots, conv, linear
+
+# Mean and deviation of the optical density of tissue, and how much both vary from stain to stain.
+OD_MEAN, OD_STD, OD_SPREAD = 0.5, 0.25, 0.2
 
 
 def optical_density(x: Float[Array, "n h w 3"]) -> Float[Array, "n h w 3"]:
@@ -51,14 +55,18 @@ class ConvEncoder(nnx.Module):
         widths = (width, 2 * width, 4 * width, 4 * width)
         self.stem = conv(3, width, 4, stride=4, padding="VALID", **kw)
         self.blocks = Slots([StridedBlock(a, b, **kw) for a, b in zip(widths, widths[1:], strict=False)])
-        self.head = Slots({0: linear(2 * (3 + sum(widths)), dim, **kw), 2: linear(dim, dim, **kw)})
+        self.colour = linear(6, dim, **kw)
+        self.head = Slots({0: linear(2 * sum(widths), dim, **kw), 2: linear(dim, dim, **kw)})
 
     def __call__(self, x: Float[Array, "n h w 3"]) -> Float[Array, "n d"]:
         """Height and width of at least 32; what is left over by a division by 4 is not seen."""
         h = self.stem(x.astype(self.dtype))
-        kept = [moments(optical_density(x)), moments(h)]
+        usual = jnp.array([OD_MEAN] * 3 + [OD_STD] * 3, jnp.float32)
+        stain = (moments(optical_density(x)) - usual) / OD_SPREAD
+        kept = [moments(h)]
         for block in self.blocks:
             h = block(h)
             kept.append(moments(h))
         features = jnp.concatenate(kept, axis=-1).astype(self.dtype)
-        return self.head[2](nnx.silu(self.head[0](features))).astype(jnp.float32)
+        hidden = self.head[0](features) + self.colour(stain.astype(self.dtype))
+        return self.head[2](nnx.silu(hidden)).astype(jnp.float32)

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from stedm_jax.errors import UserError
+from stedm_jax.stages.data import check_unchanged
 from stedm_jax.stages.plan import print_plan
 from stedm_jax.stages.run import Run
 from stedm_jax.training import distributed
@@ -68,6 +69,7 @@ def run_stages(config: Any, workdir: Workdir, wanted: Sequence[str], on_change: 
         f"({devices[0].platform}), {jax.process_count()} process(es), mesh {dict(run.mesh.shape)}",
         flush=True,
     )
+    check_unchanged(run)
     stages = [stage for stage in STAGES if stage in wanted]
     done = {stage: workdir.result(stage) for stage in stages}
     states = (f"{stage} (done)" if done[stage] else stage for stage in stages)

@@ -4,8 +4,9 @@
     prediction = UNet([z_t, layout], t, style),  style = aggregate(encoder(tiles))
 
 The layout goes through a 1x1 convolution without bias and is stacked on the noisy latents; the style encoder is
-trained along. With probability `drop` the style tiles are replaced by images of the constant -2, which is also the
-unconditional branch of guidance.
+trained along. With probability `style.drop` the style tiles are replaced by images of the constant -2, which is also
+the unconditional branch of guidance. With `drop_layout` the layout goes along with them (all unlabelled), so that
+guidance strengthens both; in the paper it strengthens the style alone.
 """
 
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from stedm_jax.diffusion.losses import add_noise, distance, weight
 from stedm_jax.diffusion.parameterisation import check_kind, target
 from stedm_jax.diffusion.samplers import Sampler, sample, timesteps
 from stedm_jax.diffusion.schedule import make_schedule
+from stedm_jax.evaluation.confusion import VOID
 from stedm_jax.models.build import build_style, build_unet
 from stedm_jax.tasks.autoencoder import AutoencoderTask
 from stedm_jax.tasks.images import colorize, image_rows, one_hot_layout, to_bytes, to_network
@@ -129,13 +131,15 @@ class DiffusionTask:
         t = jax.random.randint(keys[1], (z.shape[0],), 0, self.schedule.steps)
         eps = jax.random.normal(keys[2], z.shape, jnp.float32)
         noisy = add_noise(self.schedule, z, eps, t)
-        style = None
+        dropped = jax.random.bernoulli(keys[3], self.config.style.drop, (z.shape[0],))
+        style, mask = None, batch["mask"]
         if self.styled:
             images = to_network(batch["styles"])
-            dropped = jax.random.bernoulli(keys[3], self.config.style.drop, (z.shape[0],))
             images = jnp.where(dropped[:, None, None, None, None], DROPPED, images)
             style = self.style_vector(params, images)
-        stacked = jnp.concatenate([noisy, self.layout(params, batch["mask"])], axis=-1)
+        if self.config.drop_layout:
+            mask = jnp.where(dropped[:, None, None], jnp.uint8(VOID), mask)
+        stacked = jnp.concatenate([noisy, self.layout(params, mask)], axis=-1)
         drop = keys[4] if self.config.unet.dropout else None
         predicted = self.unet.apply(params["unet"], stacked, t, style, key=drop)
         wanted = target(self.schedule, self.config.prediction, z, eps, t)
@@ -172,18 +176,19 @@ class DiffusionTask:
         images = to_network(styles)
         cond = self.style_vector(params, images)
         uncond = self.style_vector(params, jnp.full_like(images, DROPPED))
+        empty = self.layout(params, jnp.full_like(mask, VOID)) if self.config.drop_layout else layout
 
         def denoise(x: Array, t: Array) -> Array:
             return self.unet.apply(params["unet"], jnp.concatenate([x, layout], axis=-1), t, cond)
 
         def denoise_both(x: Array, t: Array) -> tuple[Array, Array]:
-            stacked = jnp.concatenate([x, layout], axis=-1)
+            stacked = jnp.concatenate([jnp.concatenate([x, layout], axis=-1), jnp.concatenate([x, empty], axis=-1)])
             both = None if cond is None or uncond is None else jnp.concatenate([cond, uncond])
-            out = self.unet.apply(params["unet"], jnp.concatenate([stacked, stacked]), jnp.concatenate([t, t]), both)
+            out = self.unet.apply(params["unet"], stacked, jnp.concatenate([t, t]), both)
             first, second = jnp.split(out, 2)
             return first, second
 
-        guidance = Guidance(**config.guidance) if self.styled else None
+        guidance = Guidance(**config.guidance) if self.styled or self.config.drop_layout else None
         steps = timesteps(config.spacing, config.steps, self.schedule)
         z = sample(
             denoise, self.schedule, noise, steps, Sampler(config.sampler, config.eta), self.config.prediction,

@@ -2,6 +2,7 @@ import pytest
 
 from configs.demo import get_config
 from stedm_jax.errors import UserError
+from stedm_jax.stages.data import check_unchanged
 from stedm_jax.stages.run import Run, spread
 from stedm_jax.stages.segmentation import Rows, _check_leaks
 from stedm_jax.stages.synthesis import Orders
@@ -63,3 +64,14 @@ def test_a_stage_before_its_time_is_refused(run):
 
 def test_spread_is_even_and_never_repeats():
     assert spread(list(range(10)), 4) == [0, 3, 6, 9] and spread([1, 2], 5) == [1, 2]
+
+
+def test_tiles_that_changed_under_a_run_are_refused(run):
+    check_unchanged(run)
+    with run.workdir.timed("data") as result:
+        result["fingerprint"] = run.tiles.fingerprint
+    check_unchanged(run)
+    with run.workdir.timed("data") as result:
+        result["fingerprint"] = "of other tiles"
+    with pytest.raises(UserError, match="not those that .* began with"):
+        check_unchanged(run)
