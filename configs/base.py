@@ -207,19 +207,19 @@ def shrink(config: Any) -> None:
     diffusion = config.diffusion
     diffusion.unet.update({"base": 64, "multipliers": (1, 1), "res_blocks": 1, "heads": 4, "style_path": "all"})
     diffusion.style.update({"encoder": "conv", "width": 16, "aggregation": "attention", "dim": 64})
-    diffusion.style.update({"tiles": 6, "scope": "patient", "drop": 0.1})
+    diffusion.style.update({"tiles": 8, "scope": "patient", "drop": 0.1})
     diffusion.drop_layout = True
     diffusion.prediction = "v"
     diffusion.loss = "l2"
     diffusion.schedule.update({"name": "cosine", "zero_terminal_snr": True})
     diffusion.splits = {"train": 0.5, "style": 0.5}
     diffusion.stain_jitter = 0.6
-    config.synthesis.update({"batch": 32, "sampler": "dpmpp_2m", "steps": 10, "spacing": "uniform_lambda"})
+    config.synthesis.update({"batch": 32, "sampler": "dpmpp_2m", "steps": 10, "spacing": "trailing"})
     config.synthesis.guidance.scale = 2.0
     segmenter = config.segmentation
     segmenter.model.update({"widths": (16, 32, 64, 96), "depths": (1, 1, 1, 1), "heads": (1, 2, 4, 4)})
     segmenter.model.decoder = (64, 32, 24, 16, 8)
-    segmenter.judge.stain_jitter = 0.6
+    segmenter.judge.stain_jitter = 0.8
 
 
 def short(steps: int, batch: int, lr: float, **changes: object) -> Any:

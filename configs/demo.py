@@ -22,7 +22,7 @@ def get_config(arm: str = ""):
     config.data.prepare = (
         "data_prep.phantom --out={workdir}/data/cohort",
         "data_prep.slides --slides={workdir}/data/cohort/slides --annotations={workdir}/data/cohort/annotations"
-        " --table={workdir}/data/cohort/cohort.csv --mpp=1.0 --tile=64 --min_tissue=0.8 --max_tiles=200"
+        " --table={workdir}/data/cohort/cohort.csv --mpp=2.0 --tile=64 --min_tissue=0.9"
         " --out={workdir}/data/tiles",
     )
     config.data.tile = 64
@@ -31,8 +31,8 @@ def get_config(arm: str = ""):
     config.data.foreground_share = 0.6
     shrink(config)
     config.autoencoder.crop = 32
-    config.autoencoder.train = short(700, 16, 2e-3, visual_every=700)
-    config.diffusion.train = short(1100, 16, 2e-3, ema__decay=0.995, visual_every=1100)
+    config.autoencoder.train = short(750, 16, 2e-3, visual_every=750)
+    config.diffusion.train = short(1150, 16, 2e-3, ema__decay=0.995, visual_every=1150)
     config.synthesis.count = 512
     config.segmentation.train = short(120, 16, 2e-3)
     config.report.intro = (
