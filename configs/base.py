@@ -86,7 +86,7 @@ def _diffusion() -> Any:
                 "drop": 0.25,
             },
             "layout_channels": 3,
-            "drop_layout": False,  # along with the style, so that guidance strengthens the layout as well
+            "drop_layout": 0.0,  # share of dropped styles whose layout goes too: guidance then strengthens both
             "schedule": {
                 "name": "ldm_linear",
                 "steps": 1000,
@@ -118,7 +118,12 @@ def _synthesis() -> Any:
             "steps": 128,
             "spacing": "uniform_stride",  # or uniform_lambda, trailing, linspace
             "eta": 0.0,
-            "guidance": {"scale": 1.5, "rescale": 0.7, "interval": (0.0, 1.0)},
+            "guidance": {
+                "scale": 1.5,
+                "rescale": 0.7,
+                "interval": (0.0, 1.0),  # of noise levels that are guided
+                "layout_interval": (0.0, 1.0),  # of those where a dropped layout counts (drop_layout)
+            },
             "codec": "png",
         }
     )
@@ -208,14 +213,14 @@ def shrink(config: Any) -> None:
     diffusion.unet.update({"base": 64, "multipliers": (1, 1), "res_blocks": 1, "heads": 4, "style_path": "all"})
     diffusion.style.update({"encoder": "conv", "width": 16, "aggregation": "attention", "dim": 64})
     diffusion.style.update({"tiles": 8, "scope": "patient", "drop": 0.1})
-    diffusion.drop_layout = True
+    diffusion.drop_layout = 1.0
     diffusion.prediction = "v"
     diffusion.loss = "l2"
     diffusion.schedule.update({"name": "cosine", "zero_terminal_snr": True})
     diffusion.splits = {"train": 0.5, "style": 0.5}
     diffusion.stain_jitter = 0.6
     config.synthesis.update({"batch": 32, "sampler": "dpmpp_2m", "steps": 10, "spacing": "trailing"})
-    config.synthesis.guidance.scale = 2.0
+    config.synthesis.guidance.update({"scale": 2.0, "layout_interval": (0.0, 0.95)})
     segmenter = config.segmentation
     segmenter.model.update({"widths": (16, 32, 64, 96), "depths": (1, 1, 1, 1), "heads": (1, 2, 4, 4)})
     segmenter.model.decoder = (64, 32, 24, 16, 8)

@@ -15,7 +15,9 @@ Guidance interval (Kynkaanniemi et al. 2024): (1) counts only at noise levels wi
 
     lo < (t + 1) / T <= hi                                                        (4)
 
-and elsewhere the result is c, whose step then costs one evaluation of the network, not two.
+and elsewhere the result is c, whose step then costs one evaluation of the network, not two. In the same way
+`layout_interval` says at which levels u lacks the layout too. The colour of an image is decided first: while u
+keeps the layout there, guidance strengthens the style alone, and afterwards both.
 """
 
 from dataclasses import dataclass
@@ -29,20 +31,28 @@ from stedm_jax.errors import UserError
 
 @dataclass(frozen=True)
 class Guidance:
-    """Strength (eq. 1), rescaling in [0, 1] (eq. 3) and interval in fractions of T (eq. 4)."""
+    """Strength (eq. 1), rescaling in [0, 1] (eq. 3) and intervals in fractions of T (eq. 4)."""
 
     scale: float = 1.0
     rescale: float = 0.0
     interval: tuple[float, float] = (0.0, 1.0)
+    layout_interval: tuple[float, float] = (0.0, 1.0)
 
     def __post_init__(self) -> None:
-        lo, hi = self.interval
-        if self.scale < 0 or not 0 <= self.rescale <= 1 or not 0 <= lo <= hi <= 1:
+        ordered = all(0 <= lo <= hi <= 1 for lo, hi in (self.interval, self.layout_interval))
+        if self.scale < 0 or not 0 <= self.rescale <= 1 or not ordered:
             raise UserError(
-                f"Guidance needs scale >= 0, rescale in [0, 1] and an interval 0 <= lo <= hi <= 1, "
-                f"but got scale={self.scale}, rescale={self.rescale}, interval=({lo}, {hi}). "
+                f"Guidance needs scale >= 0, rescale in [0, 1] and intervals 0 <= lo <= hi <= 1, but got "
+                f"scale={self.scale}, rescale={self.rescale}, interval={tuple(self.interval)}, "
+                f"layout_interval={tuple(self.layout_interval)}. "
                 f"The published setting is scale=1.5, rescale=0.7, interval=(0, 1)."
             )
+
+    def without_layout(self, t: Integer[Array, " b"], steps: int) -> Bool[Array, " b"]:
+        """At which of these timesteps the unconditional branch lacks the layout too."""
+        level = (t + 1) / steps
+        lo, hi = self.layout_interval
+        return (level > lo) & (level <= hi)
 
     def active(self, timesteps: Integer[np.ndarray, " n"], steps: int) -> Bool[np.ndarray, " n"]:
         """At which of these timesteps, of a schedule with `steps` levels, guidance counts."""

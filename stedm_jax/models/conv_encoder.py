@@ -61,7 +61,7 @@ class ConvEncoder(nnx.Module):
     def __call__(self, x: Float[Array, "n h w 3"]) -> Float[Array, "n d"]:
         """Height and width of at least 32; what is left over by a division by 4 is not seen."""
         h = self.stem(x.astype(self.dtype))
-        usual = jnp.array([OD_MEAN] * 3 + [OD_STD] * 3, jnp.float32)
+        usual = jnp.array([[OD_MEAN] * 3 + [OD_STD] * 3], jnp.float32)
         stain = (moments(optical_density(x)) - usual) / OD_SPREAD
         kept = [moments(h)]
         for block in self.blocks:

@@ -128,7 +128,8 @@ def _diffusion(config: Any, task: DiffusionTask, small: int, encoder: float, dec
     )  # fmt: skip
     synthesis = config.synthesis
     steps = timesteps(synthesis.spacing, synthesis.steps, task.schedule)
-    guidance = Guidance(**synthesis.guidance) if task.styled else Guidance()
+    guided = task.styled or config.diffusion.drop_layout
+    guidance = Guidance(**synthesis.guidance) if guided else Guidance()
     runs = guidance.evaluations(steps, config.diffusion.schedule.steps)
     yield Line(
         "synthesis", f"{synthesis.count:,} images, {len(steps)} steps, {runs} evaluations each", (),

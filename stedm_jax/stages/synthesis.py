@@ -188,6 +188,7 @@ def _pack(run: Run, orders: Orders, parts: Path, checkpoint: dict[str, str]) -> 
         "guidance_scale": str(config.guidance.scale),
         "guidance_rescale": str(config.guidance.rescale),
         "guidance_interval": str(tuple(config.guidance.interval)),
+        "guidance_layout_interval": str(tuple(config.guidance.layout_interval)),
         "seed": str(run.config.seed),
     }
     writer = TileWriter(

@@ -5,8 +5,8 @@
 
 The layout goes through a 1x1 convolution without bias and is stacked on the noisy latents; the style encoder is
 trained along. With probability `style.drop` the style tiles are replaced by images of the constant -2, which is also
-the unconditional branch of guidance. With `drop_layout` the layout goes along with them (all unlabelled), so that
-guidance strengthens both; in the paper it strengthens the style alone.
+the unconditional branch of guidance. A share `drop_layout` of them loses the layout too (all unlabelled), so that
+guidance can strengthen both; in the paper it strengthens the style alone.
 """
 
 from collections.abc import Sequence
@@ -138,7 +138,8 @@ class DiffusionTask:
             images = jnp.where(dropped[:, None, None, None, None], DROPPED, images)
             style = self.style_vector(params, images)
         if self.config.drop_layout:
-            mask = jnp.where(dropped[:, None, None], jnp.uint8(VOID), mask)
+            along = jax.random.bernoulli(jax.random.fold_in(keys[3], 1), self.config.drop_layout, dropped.shape)
+            mask = jnp.where((dropped & along)[:, None, None], jnp.uint8(VOID), mask)
         stacked = jnp.concatenate([noisy, self.layout(params, mask)], axis=-1)
         drop = keys[4] if self.config.unet.dropout else None
         predicted = self.unet.apply(params["unet"], stacked, t, style, key=drop)
@@ -182,7 +183,11 @@ class DiffusionTask:
             return self.unet.apply(params["unet"], jnp.concatenate([x, layout], axis=-1), t, cond)
 
         def denoise_both(x: Array, t: Array) -> tuple[Array, Array]:
-            stacked = jnp.concatenate([jnp.concatenate([x, layout], axis=-1), jnp.concatenate([x, empty], axis=-1)])
+            known = layout
+            if guidance is not None and self.config.drop_layout:
+                dropped = guidance.without_layout(t, self.schedule.steps)
+                known = jnp.where(dropped[:, None, None, None], empty, layout)
+            stacked = jnp.concatenate([jnp.concatenate([x, layout], axis=-1), jnp.concatenate([x, known], axis=-1)])
             both = None if cond is None or uncond is None else jnp.concatenate([cond, uncond])
             out = self.unet.apply(params["unet"], stacked, jnp.concatenate([t, t]), both)
             first, second = jnp.split(out, 2)
