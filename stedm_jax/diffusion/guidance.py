@@ -50,9 +50,9 @@ class Guidance:
 
     def without_layout(self, t: Integer[Array, " b"], steps: int) -> Bool[Array, " b"]:
         """At which of these timesteps the unconditional branch lacks the layout too."""
-        level = (t + 1) / steps
+        count = (t + 1).astype(jnp.float32)
         lo, hi = self.layout_interval
-        return (level > lo) & (level <= hi)
+        return (count > lo * steps) & (count <= hi * steps)
 
     def active(self, timesteps: Integer[np.ndarray, " n"], steps: int) -> Bool[np.ndarray, " n"]:
         """At which of these timesteps, of a schedule with `steps` levels, guidance counts."""

@@ -40,7 +40,7 @@ def test_latents_are_scaled_and_back(made):
 
 def test_every_part_learns_and_the_frozen_one_does_not(made):
     _, task, params, frozen, batch = made
-    gradient = jax.jit(jax.grad(lambda p, f: task.loss(p, f, batch, jax.random.key(1))[0], argnums=(0, 1)))
+    gradient = jax.jit(jax.grad(lambda p, f: task.loss(p, f, batch, jax.random.key(4))[0], argnums=(0, 1)))
     learnt, still = gradient(params, frozen)
     for part in ("unet", "style", "layout"):
         assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(learnt[part])) > 0, part
@@ -81,9 +81,12 @@ def test_a_dropped_layout_leaves_no_trace(made, dropped):
     loss = jax.jit(lambda mask: other.loss(params, frozen, batch | {"mask": mask}, jax.random.key(1))[0])
     assert (float(loss(batch["mask"])) == float(loss(1 - batch["mask"]))) is bool(dropped)
     synthesis = config.synthesis.copy_and_resolve_references()
-    synthesis.guidance.update({"scale": 0.0, "rescale": 0.0})  # the unconditional branch alone
     noise = jax.random.normal(jax.random.key(2), (4, 4, 4, 4))
-    sample = jax.jit(
-        lambda mask: other.sample(params, frozen, mask, batch["styles"], noise, synthesis, jax.random.key(3))
-    )
-    assert bool((sample(batch["mask"]) == sample(1 - batch["mask"])).all()) is bool(dropped)
+    for interval in ((0.0, 1.0), (0.0, 0.5)):
+        # The unconditional branch alone.
+        synthesis.guidance.update({"scale": 0.0, "rescale": 0.0, "layout_interval": interval})
+        sample = jax.jit(
+            lambda mask: other.sample(params, frozen, mask, batch["styles"], noise, synthesis, jax.random.key(3))
+        )
+        same = bool((sample(batch["mask"]) == sample(1 - batch["mask"])).all())
+        assert same is (bool(dropped) and interval == (0.0, 1.0))
