@@ -1,6 +1,7 @@
 """Guidance: identities of the three equations and the interval."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
