@@ -212,7 +212,7 @@ def shrink(config: Any) -> None:
     diffusion = config.diffusion
     diffusion.unet.update({"base": 64, "multipliers": (1, 1), "res_blocks": 1, "heads": 4, "style_path": "all"})
     diffusion.style.update({"encoder": "conv", "width": 16, "aggregation": "attention", "dim": 64})
-    diffusion.style.update({"tiles": 8, "scope": "patient", "drop": 0.1})
+    diffusion.style.update({"tiles": 6, "scope": "patient", "drop": 0.1})
     diffusion.drop_layout = 1.0
     diffusion.prediction = "v"
     diffusion.loss = "l2"

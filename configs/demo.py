@@ -31,8 +31,8 @@ def get_config(arm: str = ""):
     config.data.foreground_share = 0.6
     shrink(config)
     config.autoencoder.crop = 32
-    config.autoencoder.train = short(750, 16, 2e-3, visual_every=750)
-    config.diffusion.train = short(1150, 16, 2e-3, ema__decay=0.995, visual_every=1150)
+    config.autoencoder.train = short(700, 16, 2e-3, visual_every=700)
+    config.diffusion.train = short(1050, 16, 2e-3, ema__decay=0.995, visual_every=1050)
     config.synthesis.count = 512
     config.segmentation.train = short(120, 16, 2e-3)
     config.report.intro = (

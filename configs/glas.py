@@ -35,8 +35,8 @@ def get_config(arm: str = "small"):
     config.data.foreground = ("gland",)
     shrink(config)
     config.autoencoder.crop = 64
-    config.autoencoder.train = short(500, 16, 2e-3, visual_every=500)
-    config.diffusion.train = short(800, 12, 2e-3, ema__decay=0.995, visual_every=800)
+    config.autoencoder.train = short(400, 16, 2e-3, visual_every=400)
+    config.diffusion.train = short(600, 12, 2e-3, ema__decay=0.995, visual_every=600)
     config.synthesis.count = 256
     config.segmentation.seeds = (0, 1)
     config.segmentation.train = short(160, 16, 2e-3)
