@@ -196,8 +196,7 @@ def shrink(config: Any) -> None:
     """The same networks small enough for two CPU cores, and what makes short trainings work; changes in place.
 
     v-prediction with zero terminal SNR, because style is colour and the published schedule leaks the mean colour; a
-    cosine schedule, because latents of 16 x 16 lose their structure at far less noise than those of 64 x 64; width at
-    full resolution rather than depth, where a short training learns texture; tiles never annotated are trained on too,
+    cosine schedule, because small latents lose their structure at less noise than large ones; width at full resolution rather than depth, where a short training learns texture; tiles never annotated are trained on too,
     with an empty layout; layout and style dropped together, so that guidance strengthens both; and the same stain
     jitter on a tile and its style tiles, so that layouts do not go with the stains of those who happen to be annotated.
     """
@@ -212,8 +211,8 @@ def shrink(config: Any) -> None:
     diffusion = config.diffusion
     diffusion.unet.update({"base": 64, "multipliers": (1, 1), "res_blocks": 1, "heads": 4, "style_path": "all"})
     diffusion.style.update({"encoder": "conv", "width": 16, "aggregation": "attention", "dim": 64})
-    diffusion.style.update({"tiles": 6, "scope": "patient", "drop": 0.1})
-    diffusion.drop_layout = 1.0
+    diffusion.style.update({"tiles": 6, "scope": "patient", "drop": 0.15})
+    diffusion.drop_layout = 0.5
     diffusion.prediction = "v"
     diffusion.loss = "l2"
     diffusion.schedule.update({"name": "cosine", "zero_terminal_snr": True})

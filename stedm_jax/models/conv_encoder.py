@@ -16,6 +16,8 @@ from stedm_jax.models.layers import GroupNorm, Slots, conv, linear
 
 # Mean and deviation of the optical density of tissue, and how much both vary from stain to stain.
 OD_MEAN, OD_STD, OD_SPREAD = 0.5, 0.25, 0.2
+# In spreads; a black tile, or the constant that stands for no style, would be 25 of them away.
+FURTHEST = 4.0
 
 
 def optical_density(x: Float[Array, "n h w 3"]) -> Float[Array, "n h w 3"]:
@@ -62,7 +64,7 @@ class ConvEncoder(nnx.Module):
         """Height and width of at least 32; what is left over by a division by 4 is not seen."""
         h = self.stem(x.astype(self.dtype))
         usual = jnp.array([[OD_MEAN] * 3 + [OD_STD] * 3], jnp.float32)
-        stain = (moments(optical_density(x)) - usual) / OD_SPREAD
+        stain = FURTHEST * jnp.tanh((moments(optical_density(x)) - usual) / (OD_SPREAD * FURTHEST))
         kept = [moments(h)]
         for block in self.blocks:
             h = block(h)
