@@ -196,8 +196,9 @@ def shrink(config: Any) -> None:
     """The same networks small enough for two CPU cores, and what makes short trainings work; changes in place.
 
     v-prediction with zero terminal SNR, because style is colour and the published schedule leaks the mean colour; a
-    cosine schedule, because small latents lose their structure at less noise than large ones; width at full resolution rather than depth, where a short training learns texture; tiles never annotated are trained on too,
-    with an empty layout; layout and style dropped together, so that guidance strengthens both; and the same stain
+    cosine schedule, because small latents lose their structure at less noise than large ones; width at full resolution
+    rather than depth, where a short training learns texture; tiles never annotated are trained on too, with an empty
+    layout; the layout dropped along with every other style, so that guidance strengthens both; and the same stain
     jitter on a tile and its style tiles, so that layouts do not go with the stains of those who happen to be annotated.
     """
     config.dtype = "float32"
