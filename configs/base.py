@@ -219,6 +219,7 @@ def shrink(config: Any) -> None:
     diffusion.schedule.update({"name": "cosine", "zero_terminal_snr": True})
     diffusion.splits = {"train": 0.5, "style": 0.5}
     diffusion.stain_jitter = 0.6
+    # With few steps of a cosine schedule, trailing keeps to the style better than uniform_lambda.
     config.synthesis.update({"batch": 32, "sampler": "dpmpp_2m", "steps": 10, "spacing": "trailing"})
     config.synthesis.guidance.update({"scale": 2.0, "layout_interval": (0.0, 0.95)})
     segmenter = config.segmentation

@@ -32,6 +32,7 @@ def get_config(arm: str = "small"):
     config.name = "glas"
     config.title = "GlaS, pale stains annotated, dark ones not"
     config.data.update({"tiles": "data/glas128", "missing": MISSING, "tile": 128, "mpp": 1.24})
+    config.data.groups = (("background", ("background",)), ("gland", ("gland",)))
     config.data.foreground = ("gland",)
     shrink(config)
     config.autoencoder.crop = 64

@@ -63,6 +63,12 @@ def plan_classes(
     Raises:
       UserError: a name in the annotations is not accounted for, no classes or too many.
     """
+    stray = [name for name in (*void, *ignore) if name not in found]
+    if stray:
+        raise UserError(
+            f"--void or --ignore names {', '.join(stray)}, which no annotation has; found are "
+            f"{', '.join(sorted(found)) or 'none'}. Mend the name, or leave it out."
+        )
     named = [name for name in sorted(found) if name not in (*void, *ignore)]
     classes = parse_classes(wanted) if wanted else {name: (name,) for name in named}
     if background is not None and background not in classes:

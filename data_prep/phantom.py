@@ -109,16 +109,20 @@ def _prepare_folder(out: Path, truth: dict[str, Any], overwrite: bool) -> None:
         raise UserError(
             f"{out} holds a phantom cohort with other settings; give another --out, or --overwrite to replace it."
         )
-    if out.exists() and not file.exists() and any(out.iterdir()):
+    if out.exists() and not file.exists() and any(not each.name.startswith(".") for each in out.iterdir()):
         raise UserError(f"{out} is not empty and holds no phantom cohort; give another --out.")
+    # First of all, and whole: without it a folder is not known for a cohort.
+    out.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f".{file.name}.partial")
+    partial.write_text(json.dumps(truth, indent=1))
+    partial.replace(file)
     for folder in ("slides", "annotations"):
-        (out / folder).mkdir(parents=True, exist_ok=True)
+        (out / folder).mkdir(exist_ok=True)
         for old in (out / folder).iterdir():
             if overwrite or ".partial-" in old.name:
                 old.unlink()
     if overwrite:
         (out / "cohort.csv").unlink(missing_ok=True)
-    file.write_text(json.dumps(truth, indent=1))
 
 
 def make_phantom(

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from typing import TypeVar
 
+ORPHANED = 75
+"""Exit status of a process whose parent is gone."""
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
@@ -18,7 +20,7 @@ def leave_with(parent: int) -> None:
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(0.5)
-        os._exit(1)
+        os._exit(ORPHANED)
 
     threading.Thread(target=watch, daemon=True).start()
 

@@ -64,7 +64,11 @@ class SlideReader:
         try:
             self._slide = openslide.OpenSlide(path)
         except (openslide.OpenSlideError, OSError) as error:
-            raise UserError(f"Slide {path} does not open ({error}); copy it again or take it off the table.") from error
+            raise UserError(
+                f"Slide {path} does not open ({error}). OpenSlide reads tiled pyramids and the vendors' formats: "
+                "convert a plain image, or pack it with data_prep.folder; copy a damaged file again; or take it off "
+                "the table."
+            ) from error
         try:
             self.mpp = choose_mpp(path.name, mpp, dict(self._slide.properties), fallback)
         except UserError:

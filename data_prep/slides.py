@@ -49,7 +49,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--out", type=Path, required=True, help="folder of the tile set")
     add("--mpp", type=float, default=1.0, help="microns per pixel of the tiles (1.0)")
     add("--tile", type=int, default=512, help="side of the tiles in pixels (512)")
-    add("--stride", type=int, default=0, help="pixels from tile to tile (as --tile: no overlap)")
+    add("--stride", type=int, default=0, help="pixels from tile to tile (0: as --tile, no overlap)")
     add("--classes", help="class names by id: stroma,tumour=Tumor|tumor (all that are found, sorted)")
     add("--splits", default="", help="splits by patient, train:P1,P2;test:P3 (the column split of the table)")
     add("--void", default="", help="names in the annotations that mean unlabelled here")
@@ -81,14 +81,14 @@ def check_args(args: argparse.Namespace) -> None:
         if not getattr(args, option).is_dir():
             raise UserError(f"--{option}={getattr(args, option)} is no folder; correct the path.")
     wrong = [
-        f"--{option}={getattr(args, option)}"
+        f"--{option}={getattr(args, option)} (from {least:g} to {most:g})"
         for option, least, most in (
             ("mpp", 0.05, 100), ("tile", 8, 8192), ("stride", 0, 8192), ("min_tissue", 0, 1),
             ("max_tiles", 0, 1e9), ("workers", 1, 1024))
         if not least <= getattr(args, option) <= most
     ]  # fmt: skip
     if wrong:
-        raise UserError(f"{', '.join(wrong)} is out of range; see --help.")
+        raise UserError(f"{', '.join(wrong)} is out of range.")
     if args.out.exists() and not args.overwrite:
         raise UserError(f"{args.out} exists already; give another --out, or --overwrite to replace it.")
 
@@ -245,7 +245,11 @@ def summarise(reports: Sequence[SlideReport], out: Path) -> int:
         print(f"{out}: {sum(tiles.values())} tiles of {len(packed)} slides ({listed}); left out {unlabelled} "
               "tiles on tissue without a label")  # fmt: skip
     if failed:
-        print(f"{len(failed)} of {len(reports)} slides failed; see {out}-report/report.jsonl", file=sys.stderr)
+        print(
+            f"{len(failed)} of {len(reports)} slides failed; see {out}-report/report.jsonl. The others are packed; to "
+            "have all, mend these and run the same with --overwrite, which packs every slide again.",
+            file=sys.stderr,
+        )
     return 0 if not failed else 1 if packed else 2
 
 

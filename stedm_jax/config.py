@@ -161,8 +161,42 @@ def _check_values(config: Any) -> None:
     ):
         if side % 2**halvings:
             raise UserError(f"config.{what}={side} must be a multiple of {2**halvings} for these networks.")
+    _check_guidance(config)
+    _check_counts(flat)
     if 2 * border >= tile:
         raise UserError(f"config.segmentation.border={border} leaves nothing of tiles of {tile} px.")
+
+
+_COUNTS = (
+    "autoencoder.train.steps", "autoencoder.train.batch", "diffusion.train.steps", "diffusion.train.batch",
+    "segmentation.train.steps", "segmentation.train.batch", "diffusion.style.tiles", "diffusion.style.dim",
+    "diffusion.schedule.steps", "synthesis.count", "synthesis.batch", "synthesis.steps", "latents.tiles",
+    "data.tile", "data.threads", "mesh.fsdp",
+)  # fmt: skip
+
+
+def _check_counts(flat: dict[str, Any]) -> None:
+    for key in _COUNTS:
+        if flat[key] < 1:
+            raise UserError(f"config.{key} is {flat[key]}; give 1 or more.")
+
+
+def _check_guidance(config: Any) -> None:
+    guidance, share = config.synthesis.guidance, config.diffusion.drop_layout
+    for key in ("interval", "layout_interval"):
+        pair = tuple(guidance[key])
+        if len(pair) != 2 or not 0 <= pair[0] <= pair[1] <= 1:
+            raise UserError(f"config.synthesis.guidance.{key} is {pair}; give two numbers, 0 <= low <= high <= 1.")
+    if not 0 <= share <= 1 or not 0 <= config.diffusion.style.drop <= 1:
+        raise UserError("config.diffusion.drop_layout and diffusion.style.drop are shares, from 0 to 1.")
+    if share and not config.diffusion.style.drop:
+        raise UserError("config.diffusion.drop_layout drops layouts along with styles, but diffusion.style.drop is 0.")
+    low, high = guidance.layout_interval
+    if share == 1 and (low > guidance.interval[0] or high < guidance.interval[1]):
+        raise UserError(
+            "With config.diffusion.drop_layout=1 a layout never stays without its style, as it would outside "
+            "synthesis.guidance.layout_interval; use a lower drop_layout, or a layout_interval as wide as the interval."
+        )
 
 
 def _nearest(key: str, known: set[str]) -> str:

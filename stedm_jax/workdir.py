@@ -103,6 +103,12 @@ class Workdir:
         left = folder.rglob("*") if folder.exists() else ()
         return any(each.is_file() and each.name != "seconds.json" for each in left)
 
+    def forget(self, name: str) -> None:
+        """Marks a stage as not done, keeping its files, and deletes all that later stages left."""
+        (self.path / name / "done.json").unlink(missing_ok=True)
+        for later in STAGES[STAGES.index(name) + 1 :]:
+            shutil.rmtree(self.path / later, ignore_errors=True)
+
     @contextmanager
     def timed(self, name: str) -> Iterator[dict[str, Any]]:
         """Runs a stage: yields the dict of its results, then marks it done; its seconds add up over restarts."""
@@ -118,8 +124,11 @@ class Workdir:
         write_text(folder / "done.json", json.dumps(result | {"seconds": round(seconds, 4)}, indent=1))
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, patience: float = 3.0) -> Iterator[None]:
         """Refuses a second run in the same workdir.
+
+        Args:
+          patience: seconds to wait for the other one to end.
 
         Raises:
           UserError: another process holds it, or the folder cannot be written.
@@ -130,7 +139,7 @@ class Workdir:
         except OSError as error:
             raise UserError(f"The workdir {self.path} cannot be written ({error.strerror}).") from error
         with file:
-            if not _lock(file.fileno()):
+            if not _lock(file.fileno(), self.path, patience):
                 raise UserError(f"Another run is using {self.path}; wait for it, or give another --workdir.")
             self.held = (file.fileno(),)
             try:
@@ -186,17 +195,22 @@ class Workdir:
         return [stage for stage in STAGES[min(first) :] if self.started(stage)] if first else []
 
 
-def _lock(descriptor: int, patience: float = 3.0) -> bool:
+def _lock(descriptor: int, path: Path, patience: float) -> bool:
     """Takes a lock; waits a little for what a killed run had started to notice that it is alone."""
     end = time.monotonic() + patience
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
-        except OSError:
-            if time.monotonic() > end:
+        except BlockingIOError:
+            if time.monotonic() >= end:
                 return False
             time.sleep(0.2)
+        except OSError as error:
+            raise UserError(
+                f"The workdir {path} cannot be locked ({error.strerror}); its file system has no locks. Give a "
+                "--workdir on another one."
+            ) from error
 
 
 def write_text(path: Path, text: str) -> None:

@@ -134,3 +134,23 @@ def test_a_mistake_in_a_config_file_is_one_paragraph(line, tmp_path):
     )
     with pytest.raises(UserError, match="mine.py"):
         load_config(str(file))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("synthesis.guidance.interval", (0.9, 0.1), "guidance.interval is"),
+        ("synthesis.guidance.layout_interval", (0.5,), "guidance.layout_interval is"),
+        ("diffusion.drop_layout", -0.5, "are shares"),
+        ("diffusion.style.drop", 0.0, "style.drop is 0"),
+        ("diffusion.drop_layout", 1.0, "never stays without its style"),
+    ],
+)
+def test_guidance_that_cannot_be_is_refused_before_hours_of_training(key, value, says):
+    config, base = get_base(), get_base()
+    config.diffusion.drop_layout = 0.5
+    config.synthesis.guidance.layout_interval = (0.0, 0.95)
+    check_config(config, base)
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(UserError, match=says):
+        check_config(config, base)

@@ -90,16 +90,21 @@ def test_killed_resumed_finished_and_refused(tile_set: TileSet, tmp_path: Path):
     assert other.returncode == 2 and "diffusion.loss: l2 -> l1" in other.stderr and "Traceback" not in other.stderr
 
 
-def processes_naming(text: str) -> list[str]:
-    """Command lines of living processes that hold a text."""
-    found = []
-    for file in Path("/proc").glob("[0-9]*/cmdline"):
+def offspring(parent: int) -> set[int]:
+    """Living processes that descend from one."""
+    parents = {}
+    for file in Path("/proc").glob("[0-9]*/stat"):
         try:
-            line = file.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            fields = file.read_text().rpartition(")")[2].split()
         except OSError:  # has ended meanwhile
             continue
-        found += [line] if text in line else []
-    return found
+        if fields[0] != "Z":
+            parents[int(file.parent.name)] = int(fields[1])
+    found, size = {parent}, 0
+    while len(found) > size:
+        size = len(found)
+        found |= {child for child, its in parents.items() if its in found}
+    return found - {parent}
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
@@ -108,16 +113,20 @@ def test_killed_while_it_prepares_data(tmp_path: Path):
     line = [sys.executable, "-m", "stedm_jax.main", "--config=configs/demo.py:tiny", f"--workdir={workdir}"]
     line.append("--stage=data")
     first = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment(), cwd=ROOT)
-    deadline = time.monotonic() + 60
-    while not processes_naming(f"data_prep.phantom --out={workdir}") and time.monotonic() < deadline:
-        assert first.poll() is None, "the run ended before it could be killed"
-        time.sleep(0.05)
-    first.send_signal(signal.SIGKILL)
-    first.wait()
-    second = subprocess.run(line, capture_output=True, text=True, env=environment(), cwd=ROOT, timeout=120)
+    try:
+        deadline = time.monotonic() + 100
+        while not list(workdir.glob("data/cohort/slides/*.tif*")):  # workers are drawing
+            assert first.poll() is None and time.monotonic() < deadline, "no slide was begun"
+            time.sleep(0.02)
+        children = offspring(first.pid)
+        assert len(children) >= 2
+    finally:
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+    second = subprocess.run(line, capture_output=True, text=True, env=environment(), cwd=ROOT, timeout=300)
     assert second.returncode == 0, second.stderr
     TileSet.open(workdir / "data" / "tiles").verify()
-    assert not processes_naming(str(workdir))
+    assert not [child for child in children if Path(f"/proc/{child}").exists()]
 
 
 def check_synthetic(made: TileSet, real: TileSet) -> None:

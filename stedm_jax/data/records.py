@@ -292,10 +292,10 @@ class TileSet:
 
     @property
     def fingerprint(self) -> str:
-        """One checksum for all its content: SHA-256, in hex, of those in the manifest."""
-        sums = {s["file"]: s["sha256"] for shards in self.manifest["shards"].values() for s in shards}
-        content = json.dumps([sums, self.manifest["index_sha256"]], sort_keys=True)
-        return hashlib.sha256(content.encode()).hexdigest()
+        """One checksum, SHA-256 in hex, of all that can be learnt from it; the set's name and place do not count."""
+        kept = {key: self.manifest[key] for key in ("schema", "classes", "mpp", "tile", "index_sha256")}
+        shards = {split: [s["sha256"] for s in shards] for split, shards in self.manifest["shards"].items()}
+        return hashlib.sha256(json.dumps([kept, shards], sort_keys=True).encode()).hexdigest()
 
     @property
     def splits(self) -> tuple[str, ...]:

@@ -16,8 +16,8 @@ Guidance interval (Kynkaanniemi et al. 2024): (1) counts only at noise levels wi
     lo < (t + 1) / T <= hi                                                        (4)
 
 and elsewhere the result is c, whose step then costs one evaluation of the network, not two. In the same way
-`layout_interval` says at which levels u lacks the layout too. The colour of an image is decided first: while u
-keeps the layout there, guidance strengthens the style alone, and afterwards both.
+`layout_interval` says at which levels u lacks the layout too; elsewhere it lacks the style alone. The colour of an
+image is decided at the highest levels, so an interval that leaves them out strengthens the style first, then both.
 """
 
 from dataclasses import dataclass

@@ -88,8 +88,8 @@ def dpmpp_2m() -> Sampler:
 def timesteps(kind: str, steps: int, schedule: Schedule) -> Int32[np.ndarray, " n"]:
     """About `steps` of the noise levels of the schedule, from noisy to clean.
 
-    uniform_lambda: even in lambda, from the last level to level 0 (Lu et al. 2022): by far the
-    best for dpmpp_2m in few steps, whose error goes with the largest step in lambda; where two
+    uniform_lambda: even in lambda, from the last level to level 0 (Lu et al. 2022): the
+    least error of dpmpp_2m in few steps, which goes with the largest step in lambda; where two
     would fall on one level, there is one less. linspace: even in t, both ends included. trailing:
     even in t, from the last level but not to level 0 (Lin et al. 2024). uniform_stride: as
     published with LDM, every (T // steps)-th level, counted from 1 so that it may fall short of the
@@ -140,7 +140,7 @@ def sample(
     """The clean image, float32, of the noise x_T; traceable, so put it inside jax.jit.
 
     `denoise(x, t)` is the network's prediction of `kind`, given the style, for x (b, ...) float32
-    and t (b,) int32. `denoise_both(x, t)` returns (given the style, without it) and is best one
+    and t (b,) int32. `denoise_both(x, t)` returns (given the condition, without it) and is best one
     evaluation of a doubled batch; it runs only at the steps where guidance is active, and each of
     the two is compiled once whatever the number of steps. `key` is needed for eta > 0.
     Raises UserError where eps-prediction should start from a level without signal.

@@ -8,6 +8,9 @@ import sys
 from stedm_jax.errors import UserError
 from stedm_jax.stages.run import Run
 
+ORPHANED = 75
+"""Exit status of a command whose parent is gone (data_prep.pool)."""
+
 
 def run(run: Run) -> None:
     """Runs what data.prepare lists, unless the tiles are there; then opens and verifies them.
@@ -34,18 +37,28 @@ def run(run: Run) -> None:
     print(f"data: {run.tiles_path}: tiles {counts}; classes {', '.join(run.classes.names)}", flush=True)
 
 
-def check_unchanged(run: Run) -> None:
-    """Refuses to go on, or to call a run done, on other tiles than those it began with.
+def check_unchanged(run: Run, on_change: str) -> None:
+    """Notices tiles that are not those the run began with: made anew, or replaced, since stage data verified them.
+
+    Args:
+      run: the run.
+      on_change: "refuse"; "redo", which deletes what was learnt from the other tiles; or "keep".
 
     Raises:
-      UserError: the tile set was made anew or replaced since stage data verified it.
+      UserError: there are such tiles, under "refuse".
     """
     began_with = (run.workdir.result("data") or {}).get("fingerprint")
-    if began_with and (run.tiles_path / "manifest.json").exists() and run.tiles.fingerprint != began_with:
+    if not began_with or not (run.tiles_path / "manifest.json").exists() or run.tiles.fingerprint == began_with:
+        return
+    text = f"The tiles in {run.tiles_path} are not those that {run.workdir.path} began with"
+    if on_change == "refuse":
         raise UserError(
-            f"The tiles in {run.tiles_path} are not those that {run.workdir.path} began with (fingerprint "
-            f"{run.tiles.fingerprint[:12]}, then {began_with[:12]}). Bring those back, or give another --workdir."
+            f"{text}. Bring those back, or give another --workdir; or --on_change=redo to learn again from these; or "
+            "--on_change=keep to go on with what was learnt from those."
         )
+    print(f"changed  {text}", flush=True)
+    if on_change == "redo":
+        run.workdir.forget("data")
 
 
 def _prepare(run: Run, template: str) -> None:
@@ -59,6 +72,8 @@ def _prepare(run: Run, template: str) -> None:
     status = subprocess.run(
         [sys.executable, "-m", module, *arguments], check=False, env=environment, pass_fds=run.workdir.held
     ).returncode
+    if status == ORPHANED:
+        raise UserError(f"The command 'python -m {command}' lost sight of this run and ended; run the same again.")
     if status == 1:
         raise UserError(
             f"The command 'python -m {command}' left out what it could not read; see its message above. Mend that and "

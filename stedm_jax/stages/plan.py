@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,9 +12,9 @@ from stedm_jax.data.classes import ClassMap, class_map
 from stedm_jax.data.records import TileSet
 from stedm_jax.diffusion.guidance import Guidance
 from stedm_jax.diffusion.samplers import timesteps
-from stedm_jax.errors import UserError
 from stedm_jax.models.flops import forward_flops
 from stedm_jax.models.functional import Functional, param_count
+from stedm_jax.stages.run import check_tiles
 from stedm_jax.tasks.autoencoder import AutoencoderTask
 from stedm_jax.tasks.diffusion import DiffusionTask, LatentScale
 from stedm_jax.tasks.segmentation import SegmentationTask
@@ -59,10 +60,12 @@ def print_plan(config: Any, workdir: Workdir) -> None:
 
 
 def _tiles(config: Any, workdir: Workdir) -> TileSet | None:
-    try:
-        return TileSet.open(workdir.fill(config.data.tiles))
-    except UserError:
+    path = Path(workdir.fill(config.data.tiles))
+    if not config.data.tiles or not (path / "manifest.json").exists():
         return None
+    tiles = TileSet.open(path)
+    check_tiles(tiles, config.data)
+    return tiles
 
 
 def _flops(number: float) -> str:

@@ -48,12 +48,8 @@ class Run:
         Raises:
           UserError: they are not there, or not of the size and resolution that the configuration says.
         """
-        data, tiles = self.config.data, TileSet.open(self.tiles_path)
-        if tiles.tile != data.tile or (data.mpp and abs(tiles.mpp / data.mpp - 1) > 0.02):
-            raise UserError(
-                f"The tiles in {tiles.path} are {tiles.tile} px at {tiles.mpp:g} um/px; the configuration says "
-                f"data.tile={data.tile}, data.mpp={data.mpp:g}. Prepare them again, or change the configuration."
-            )
+        tiles = TileSet.open(self.tiles_path)
+        check_tiles(tiles, self.config.data)
         return tiles
 
     @cached_property
@@ -133,6 +129,19 @@ class Run:
                 f"This stage needs {', '.join(missing)}, which has not finished in {self.workdir.path}; run the "
                 "command without --stage, or name those stages too."
             )
+
+
+def check_tiles(tiles: TileSet, data: Any) -> None:
+    """Refuses tiles that are not of the size and resolution of config.data.
+
+    Raises:
+      UserError: says what they are and what they should be.
+    """
+    if tiles.tile != data.tile or (data.mpp and abs(tiles.mpp / data.mpp - 1) > 0.02):
+        raise UserError(
+            f"The tiles in {tiles.path} are {tiles.tile} px at {tiles.mpp:g} um/px; the configuration says "
+            f"data.tile={data.tile}, data.mpp={data.mpp:g}. Prepare them again, or change the configuration."
+        )
 
 
 def spread(rows: Sequence[Any], count: int) -> list[Any]:

@@ -69,7 +69,7 @@ def run_stages(config: Any, workdir: Workdir, wanted: Sequence[str], on_change: 
         f"({devices[0].platform}), {jax.process_count()} process(es), mesh {dict(run.mesh.shape)}",
         flush=True,
     )
-    check_unchanged(run)
+    check_unchanged(run, on_change)
     stages = [stage for stage in STAGES if stage in wanted]
     done = {stage: workdir.result(stage) for stage in stages}
     states = (f"{stage} (done)" if done[stage] else stage for stage in stages)

@@ -189,6 +189,7 @@ def _pack(run: Run, orders: Orders, parts: Path, checkpoint: dict[str, str]) -> 
         "guidance_rescale": str(config.guidance.rescale),
         "guidance_interval": str(tuple(config.guidance.interval)),
         "guidance_layout_interval": str(tuple(config.guidance.layout_interval)),
+        "drop_layout": str(run.config.diffusion.drop_layout),
         "seed": str(run.config.seed),
     }
     writer = TileWriter(

@@ -131,8 +131,20 @@ def test_conv_encoder_has_a_finite_gradient_on_the_dropped_style(encoder):
     def total(params):
         return encoder.apply(params, jnp.full((1, 32, 32, 3), -2.0)).sum()
 
-    for leaf in jax.tree.leaves(jax.jit(jax.grad(total))(random_params(encoder))):
+    gradient = jax.jit(jax.grad(total))(random_params(encoder))
+    for leaf in jax.tree.leaves(gradient):
         assert np.all(np.isfinite(leaf))
+    assert np.abs(gradient["colour"]["kernel"]).max() > 0
+
+
+def test_conv_encoder_is_not_carried_away_by_the_dropped_style():
+    """Freshly initialised, its answer to no style, or to black, is about as large as that to tissue."""
+    network = Functional(lambda rngs: ConvEncoder(width=16, dim=64, rngs=rngs))
+    params, apply = network.init(jax.random.key(0)), jax.jit(network.apply)
+    tissue = jax.random.uniform(jax.random.key(1), (4, 32, 32, 3), minval=0.0, maxval=1.0)
+    usual = np.linalg.norm(apply(params, tissue), axis=-1).mean()
+    for constant in (-2.0, -1.0):
+        assert np.linalg.norm(apply(params, jnp.full((4, 32, 32, 3), constant)), axis=-1).max() < 15 * usual
 
 
 def test_optical_density_of_white_is_zero_and_adds_up():

@@ -66,12 +66,17 @@ def test_spread_is_even_and_never_repeats():
     assert spread(list(range(10)), 4) == [0, 3, 6, 9] and spread([1, 2], 5) == [1, 2]
 
 
-def test_tiles_that_changed_under_a_run_are_refused(run):
-    check_unchanged(run)
+def test_tiles_that_changed_under_a_run_are_noticed(run):
+    check_unchanged(run, "refuse")
     with run.workdir.timed("data") as result:
         result["fingerprint"] = run.tiles.fingerprint
-    check_unchanged(run)
-    with run.workdir.timed("data") as result:
-        result["fingerprint"] = "of other tiles"
+    (run.workdir.stage("diffusion") / "done.json").write_text("{}")
+    check_unchanged(run, "redo")
+    assert run.workdir.result("diffusion") is not None
+    run.tiles.manifest["classes"] = run.tiles.manifest["classes"][::-1]
     with pytest.raises(UserError, match="not those that .* began with"):
-        check_unchanged(run)
+        check_unchanged(run, "refuse")
+    check_unchanged(run, "keep")
+    assert run.workdir.result("diffusion") is not None
+    check_unchanged(run, "redo")
+    assert run.workdir.result("data") is None and not (run.workdir.path / "diffusion").exists()

@@ -39,8 +39,11 @@ def test_latents_are_scaled_and_back(made):
 
 
 def test_every_part_learns_and_the_frozen_one_does_not(made):
-    _, task, params, frozen, batch = made
-    gradient = jax.jit(jax.grad(lambda p, f: task.loss(p, f, batch, jax.random.key(4))[0], argnums=(0, 1)))
+    config, task, params, frozen, batch = made
+    kept = config.diffusion.copy_and_resolve_references()
+    kept.style.drop = 0.0
+    task = DiffusionTask(kept, task.autoencoder, task.latents, task.colors, jnp.float32)
+    gradient = jax.jit(jax.grad(lambda p, f: task.loss(p, f, batch, jax.random.key(1))[0], argnums=(0, 1)))
     learnt, still = gradient(params, frozen)
     for part in ("unet", "style", "layout"):
         assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(learnt[part])) > 0, part
@@ -72,21 +75,46 @@ def test_without_style_there_is_no_style_encoder(made):
     assert semantic.style_vector(shapes, jnp.zeros((1, 1, 8, 8, 3))) is None
 
 
-@pytest.mark.parametrize("dropped", [0.0, 1.0])
-def test_a_dropped_layout_leaves_no_trace(made, dropped):
-    config, task, params, frozen, batch = made
-    changed = config.diffusion.copy_and_resolve_references()
-    changed.drop_layout, changed.style.drop = dropped, 1.0
-    other = DiffusionTask(changed, task.autoencoder, task.latents, task.colors, jnp.float32)
-    loss = jax.jit(lambda mask: other.loss(params, frozen, batch | {"mask": mask}, jax.random.key(1))[0])
-    assert (float(loss(batch["mask"])) == float(loss(1 - batch["mask"]))) is bool(dropped)
+def changed(made, drop: float, drop_layout: float, source: str = "multipatch") -> DiffusionTask:
+    config, task = made[0].diffusion.copy_and_resolve_references(), made[1]
+    config.drop_layout, config.style.drop, config.style.source = drop_layout, drop, source
+    return DiffusionTask(config, task.autoencoder, task.latents, task.colors, jnp.float32)
+
+
+@pytest.mark.parametrize(
+    ("drop", "drop_layout", "seen"), [(1.0, 0.0, 4), (0.0, 1.0, 4), (1.0, 1.0, 0), (1.0, 0.5, 2), (0.5, 1.0, 2)]
+)
+def test_a_layout_is_dropped_only_along_with_its_style(made, drop, drop_layout, seen):
+    """Number of the four images whose layout reaches the loss; where a share is drawn, on average over keys."""
+    _, _, params, frozen, batch = made
+    task = changed(made, drop, drop_layout)
+
+    def difference(key):
+        def loss(mask, chosen):
+            return task.loss(params, frozen, batch | {"mask": mask, "weight": chosen}, key)[0]
+
+        rows = jnp.eye(4)
+        return jnp.stack([loss(batch["mask"], row) - loss(1 - batch["mask"], row) for row in rows]) != 0
+
+    counts = np.asarray(jax.jit(jax.vmap(difference))(jax.random.split(jax.random.key(5), 12))).sum(1)
+    if drop in (0.0, 1.0) and drop_layout in (0.0, 1.0):
+        assert (counts == seen).all()
+    else:
+        assert seen - 1 < counts.mean() < seen + 1 and counts.std() > 0
+
+
+@pytest.mark.parametrize("source", ["multipatch", "none"])
+@pytest.mark.parametrize("drop_layout", [0.0, 0.5])
+def test_guidance_drops_the_layout_within_its_interval(made, drop_layout, source):
+    """With scale 0 only the unconditional branch is left."""
+    config, _, params, frozen, batch = made
+    task = changed(made, 0.5, drop_layout, source)
     synthesis = config.synthesis.copy_and_resolve_references()
     noise = jax.random.normal(jax.random.key(2), (4, 4, 4, 4))
     for interval in ((0.0, 1.0), (0.0, 0.5)):
-        # The unconditional branch alone.
         synthesis.guidance.update({"scale": 0.0, "rescale": 0.0, "layout_interval": interval})
         sample = jax.jit(
-            lambda mask: other.sample(params, frozen, mask, batch["styles"], noise, synthesis, jax.random.key(3))
+            lambda mask: task.sample(params, frozen, mask, batch["styles"], noise, synthesis, jax.random.key(3))
         )
         same = bool((sample(batch["mask"]) == sample(1 - batch["mask"])).all())
-        assert same is (bool(dropped) and interval == (0.0, 1.0))
+        assert same is (drop_layout > 0 and interval == (0.0, 1.0))
