@@ -12,7 +12,9 @@ image, mask, patient; others become tags) in one folder GLAS, then
         --splits="train:1,3,4,5;val:8,11,14;style:7,10,16;test:2,6,9,12,13,15"
 
 Command: python -m stedm_jax.main --config=configs/glas.py:small
-Hardware: two CPU cores, no more than an hour intended. Not run to the end by us yet; no score is claimed.
+Hardware and time: two shared CPU cores, 26 minutes, 2.1 GB. Seen (README.md): IoU of the test patients 0.633
+labelled, 0.536 with synthetic tiles: after ten minutes of training these do more harm than good; style correlation
+0.77, layout IoU 0.34, the judge on real tiles 0.56.
 """
 
 from configs.base import get_base, short, shrink

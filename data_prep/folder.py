@@ -165,8 +165,9 @@ def pack(args: argparse.Namespace, quiet: bool = False) -> dict[str, int]:
     for option in ("images", "masks"):
         if not getattr(args, option).is_dir():
             raise UserError(f"--{option}={getattr(args, option)} is no folder; correct the path.")
-    if not 8 <= args.tile <= 8192 or not 0 <= args.stride <= 8192:
-        raise UserError(f"--tile={args.tile} --stride={args.stride} are out of range; see --help.")
+    for option, least in (("tile", 8), ("stride", 0)):
+        if not least <= getattr(args, option) <= 8192:
+            raise UserError(f"--{option}={getattr(args, option)} is out of range; give {least} to 8192.")
     names = list(parse_classes(args.classes))
     values = parse_values(args.values, names)
     rows = read_table(args.table, "image", needed=("mask",), optional=("mpp",), splits=parse_splits(args.splits))
