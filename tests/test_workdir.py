@@ -65,7 +65,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
 
 
 def test_two_runs_in_one_workdir_are_refused(tmp_path):
-    with Workdir(tmp_path).locked(), pytest.raises(UserError, match="Another run"), Workdir(tmp_path).locked(0):
+    with Workdir(tmp_path).locked(), pytest.raises(UserError, match="Another run"), Workdir(tmp_path).locked(0.0):
         pass
 
 
