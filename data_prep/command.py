@@ -7,10 +7,7 @@ import time
 from collections.abc import Callable
 
 from data_prep.pool import leave_with
-from stedm_jax.errors import UserError
-
-PARENT = "STEDM_JAX_PARENT"
-"""Environment variable: the process whose end is to be the end of the command as well."""
+from stedm_jax.errors import PARENT, UserError
 
 
 def run_command(main: Callable[[], int]) -> None:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from typing import TypeVar
 
-ORPHANED = 75
-"""Exit status of a process whose parent is gone."""
+from stedm_jax.errors import ORPHANED
+
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 

@@ -5,11 +5,8 @@ import shlex
 import subprocess
 import sys
 
-from stedm_jax.errors import UserError
+from stedm_jax.errors import ORPHANED, PARENT, UserError
 from stedm_jax.stages.run import Run
-
-ORPHANED = 75
-"""Exit status of a command whose parent is gone (data_prep.pool)."""
 
 
 def run(run: Run) -> None:
@@ -68,7 +65,7 @@ def _prepare(run: Run, template: str) -> None:
         raise UserError(f"config.data.prepare names '{module}'; only commands of data_prep can stand there.")
     print(f"data: python -m {command}", flush=True)
     # A command must not outlive a run that was killed: the next one would find it writing.
-    environment = os.environ | {"STEDM_JAX_PARENT": str(os.getpid())}
+    environment = os.environ | {PARENT: str(os.getpid())}
     status = subprocess.run(
         [sys.executable, "-m", module, *arguments], check=False, env=environment, pass_fds=run.workdir.held
     ).returncode

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 
 from stedm_jax.data.classes import ClassMap, class_map
 from stedm_jax.data.records import TileSet
-from stedm_jax.diffusion.guidance import Guidance
 from stedm_jax.diffusion.samplers import timesteps
 from stedm_jax.models.flops import forward_flops
 from stedm_jax.models.functional import Functional, param_count
@@ -131,9 +130,7 @@ def _diffusion(config: Any, task: DiffusionTask, small: int, encoder: float, dec
     )  # fmt: skip
     synthesis = config.synthesis
     steps = timesteps(synthesis.spacing, synthesis.steps, task.schedule)
-    guided = task.styled or config.diffusion.drop_layout
-    guidance = Guidance(**synthesis.guidance) if guided else Guidance()
-    runs = guidance.evaluations(steps, config.diffusion.schedule.steps)
+    runs = task.guidance(synthesis).evaluations(steps, config.diffusion.schedule.steps)
     yield Line(
         "synthesis", f"{synthesis.count:,} images, {len(steps)} steps, {runs} evaluations each", (),
         synthesis.count * (runs * forward + 2 * styling + decoder),

@@ -152,6 +152,10 @@ class DiffusionTask:
             return jnp.sum(losses * counted) / jnp.maximum(counted.sum(), 1.0), {}
         return jnp.mean(losses), {}
 
+    def guidance(self, config: Any) -> Guidance:
+        """That of config.synthesis; none for a model that was trained with nothing to drop."""
+        return Guidance(**config.guidance) if self.styled or self.config.drop_layout else Guidance()
+
     def sample(
         self,
         params: PyTree,
@@ -178,22 +182,20 @@ class DiffusionTask:
         cond = self.style_vector(params, images)
         uncond = self.style_vector(params, jnp.full_like(images, DROPPED))
         empty = self.layout(params, jnp.full_like(mask, VOID)) if self.config.drop_layout else layout
+        guidance = self.guidance(config)
 
         def denoise(x: Array, t: Array) -> Array:
             return self.unet.apply(params["unet"], jnp.concatenate([x, layout], axis=-1), t, cond)
 
         def denoise_both(x: Array, t: Array) -> tuple[Array, Array]:
-            known = layout
-            if guidance is not None and self.config.drop_layout:
-                dropped = guidance.without_layout(t, self.schedule.steps)
-                known = jnp.where(dropped[:, None, None, None], empty, layout)
+            dropped = guidance.without_layout(t, self.schedule.steps)
+            known = jnp.where(dropped[:, None, None, None], empty, layout)
             stacked = jnp.concatenate([jnp.concatenate([x, layout], axis=-1), jnp.concatenate([x, known], axis=-1)])
             both = None if cond is None or uncond is None else jnp.concatenate([cond, uncond])
             out = self.unet.apply(params["unet"], stacked, jnp.concatenate([t, t]), both)
             first, second = jnp.split(out, 2)
             return first, second
 
-        guidance = Guidance(**config.guidance) if self.styled or self.config.drop_layout else None
         steps = timesteps(config.spacing, config.steps, self.schedule)
         z = sample(
             denoise, self.schedule, noise, steps, Sampler(config.sampler, config.eta), self.config.prediction,
