@@ -6,6 +6,7 @@ from stedm_jax.data.pipeline import tile_dataset
 from stedm_jax.stages.learn import learn, restore
 from stedm_jax.stages.run import Run, spread
 from stedm_jax.tasks.autoencoder import AutoencoderTask
+from stedm_jax.training.program import Program
 
 
 def build(run: Run) -> AutoencoderTask:
@@ -27,7 +28,7 @@ def run(run: Run) -> None:
     rows = spread(run.rows("val"), 256)
     with run.workdir.timed("autoencoder") as result:
         trained = learn(
-            run, task, config, "autoencoder",
+            run, Program(task, config.train, run.mesh), config, "autoencoder",
             dataset=dataset,
             eval_batches=run.eval_batches(run.reader, rows, config.train.batch),
         )  # fmt: skip

@@ -8,6 +8,7 @@ from stedm_jax.stages import autoencoder, latents
 from stedm_jax.stages.learn import learn
 from stedm_jax.stages.run import Run
 from stedm_jax.tasks.diffusion import DiffusionTask
+from stedm_jax.training.program import Program
 
 
 def build(run: Run) -> tuple[DiffusionTask, Any]:
@@ -30,7 +31,7 @@ def run(run: Run) -> None:
         watched = run.eval_batches(run.reader, rows, config.train.batch, pool)
     with run.workdir.timed("diffusion") as result:
         trained = learn(
-            run, task, config, "diffusion",
+            run, Program(task, config.train, run.mesh), config, "diffusion",
             dataset=dataset, frozen=frozen, eval_batches=watched,
         )  # fmt: skip
         result["metrics"] = trained.metrics

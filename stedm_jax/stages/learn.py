@@ -13,6 +13,7 @@ from stedm_jax.errors import UserError
 from stedm_jax.stages.run import Run
 from stedm_jax.training.checkpoints import Checkpoints
 from stedm_jax.training.loop import TrainResult, train
+from stedm_jax.training.program import Program
 from stedm_jax.training.state import with_shardings
 from stedm_jax.training.task import Task
 
@@ -21,7 +22,7 @@ Batches = Callable[[], Iterator[dict[str, np.ndarray]]]
 
 def learn(
     run: Run,
-    task: Task,
+    program: Program,
     config: Any,
     folder: str,
     *,
@@ -35,7 +36,7 @@ def learn(
 
     Args:
       run: the run.
-      task: what is learnt.
+      program: of what is learnt, made from `config.train`.
       config: section of the configuration that holds `train` and perhaps `init_from`.
       folder: below the workdir.
       dataset: endless, of training tiles.
@@ -47,16 +48,14 @@ def learn(
     # The same on every host, unlike the batches of training.
     drawn = next(training_batches(dataset, batch=8, start=0)) if config.train.visual_every else None
     return train(
-        task,
-        config.train,
-        mesh=run.mesh,
+        program,
         batches=run.train_batches(dataset, config.train.batch),
         workdir=run.workdir.stage(folder),
         seed=run.config.seed if seed is None else seed,
         frozen=frozen,
         eval_batches=eval_batches,
         visual_batch=drawn,
-        init_params=_from(run, task, Path(start)) if start and not begun else None,
+        init_params=_from(run, program.task, Path(start)) if start and not begun else None,
         best=best,
         label=folder,
     )

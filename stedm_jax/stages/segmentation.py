@@ -18,7 +18,7 @@ from stedm_jax.errors import UserError
 from stedm_jax.stages.learn import learn, restore
 from stedm_jax.stages.run import Run
 from stedm_jax.tasks.segmentation import SegmentationTask
-from stedm_jax.training.evaluate import Evaluator
+from stedm_jax.training.program import Program
 from stedm_jax.workdir import write_text
 
 JUDGE = "judge"
@@ -59,13 +59,13 @@ def run(run: Run) -> None:
     _check_leaks(run, real, made)
     most = max(len(rows.patients) for rows in (*real.values(), *([made] if made else [])))
     task = SegmentationTask(config, run.classes.colors, run.classes.foreground, most, run.dtype)
-    evaluate = Evaluator(task, run.mesh, run.config.seed)
+    program = Program(task, config.train, run.mesh)
     with run.workdir.timed("segmentation") as result:
         for seed in config.seeds:
             for name, arm in config.arms.items():
-                _learn_and_score(run, task, evaluate, name, arm, seed, made, real)
+                _learn_and_score(run, program, name, arm, seed, made, real)
         scored = real | ({SYNTHETIC: made} if made else {})
-        _learn_and_score(run, task, evaluate, JUDGE, config.judge, config.seeds[0], None, scored)
+        _learn_and_score(run, program, JUDGE, config.judge, config.seeds[0], None, scored)
         result["arms"], result["seeds"] = sorted(arms), list(config.seeds)
 
 
@@ -81,8 +81,7 @@ def _check_leaks(run: Run, real: dict[str, Rows], made: Rows | None) -> None:
 
 def _learn_and_score(
     run: Run,
-    task: SegmentationTask,
-    evaluate: Evaluator,
+    program: Program,
     name: str,
     arm: Any,
     seed: int,
@@ -104,15 +103,15 @@ def _learn_and_score(
     size = config.train.batch
     watched = config.checkpoint == "best" or config.train.eval_every > 0
     learn(
-        run, task, config, folder, seed=run.config.seed + 1000 * (seed + 1),
+        run, program, config, folder, seed=run.config.seed + 1000 * (seed + 1),
         dataset=dataset,
         eval_batches=run.eval_batches(run.reader, scored["val"].rows, size) if watched else None,
         best=("iou", "max") if watched else None,
     )  # fmt: skip
-    params = restore(run, task, folder, best=("iou", "max") if config.checkpoint == "best" else None)
+    params = restore(run, program.task, folder, best=("iou", "max") if config.checkpoint == "best" else None)
     matrices: dict[str, Any] = {}
     for split, rows in scored.items():
-        sums = evaluate.sums(params, None, run.eval_batches(rows.reader, rows.rows, size)())
+        sums = program.evaluate.sums(params, {}, run.eval_batches(rows.reader, rows.rows, size)(), run.config.seed)
         if sums is None:
             raise ValueError("an evaluation that nothing can stop was stopped")
         counts = sums["confusion"]

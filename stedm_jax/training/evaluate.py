@@ -16,8 +16,8 @@ from stedm_jax.training.task import Task
 class Evaluator:
     """Evaluates a task; compiled once. Batch i always has the same random key, so scores are comparable."""
 
-    def __init__(self, task: Task, mesh: Mesh, seed: int) -> None:
-        self.task, self.mesh, self.seed = task, mesh, seed
+    def __init__(self, task: Task, mesh: Mesh) -> None:
+        self.task, self.mesh = task, mesh
         self._step = jax.jit(task.eval_step, out_shardings=replicated(mesh))
 
     def __call__(
@@ -25,10 +25,11 @@ class Evaluator:
         params: Any,
         frozen: Any,
         batches: Iterable[Mapping[str, np.ndarray]],
+        seed: int,
         stop: Callable[[], bool] = lambda: False,
     ) -> dict[str, float] | None:
         """The task's scores over all batches; None when told to stop. Arguments as for `sums`."""
-        sums = self.sums(params, frozen, batches, stop)
+        sums = self.sums(params, frozen, batches, seed, stop)
         if sums is None:
             return None
         return {name: float(value) for name, value in self.task.summarise(sums).items()}
@@ -38,12 +39,14 @@ class Evaluator:
         params: Any,
         frozen: Any,
         batches: Iterable[Mapping[str, np.ndarray]],
+        seed: int,
         stop: Callable[[], bool] = lambda: False,
     ) -> dict[str, np.ndarray] | None:
         """The task's sums over all batches, int64 or float64; None when told to stop.
 
         Args:
           batches: of this host, all of one size, `weight` 0 where padded.
+          seed: of what is drawn at random.
           stop: asked before every batch.
 
         Raises:
@@ -54,7 +57,7 @@ class Evaluator:
         for index, batch in enumerate(batches):
             if stop():
                 return None
-            key = stream_key(self.seed, "eval", index)
+            key = stream_key(seed, "eval", index)
             waiting, done = self._step(params, frozen, to_global(batch, self.mesh), key), waiting
             _add(sums, done)
         if waiting is None:

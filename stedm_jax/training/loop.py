@@ -13,27 +13,16 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from stedm_jax.errors import UserError
 from stedm_jax.training.checkpoints import Checkpoints
-from stedm_jax.training.evaluate import Evaluator
 from stedm_jax.training.logging import MetricLog, Progress, clock
-from stedm_jax.training.optim import make_optimizer
+from stedm_jax.training.program import Program
 from stedm_jax.training.rng import stream_key
-from stedm_jax.training.settings import LoopSettings, read_settings
-from stedm_jax.training.sharding import (
-    check_batch,
-    local_batch_size,
-    param_shardings,
-    replicated,
-    to_global,
-    to_replicated,
-)
+from stedm_jax.training.sharding import local_batch_size, param_shardings, replicated, to_global, to_replicated
 from stedm_jax.training.signals import Signals
-from stedm_jax.training.state import TrainState, abstract_state, count_params, init_state
-from stedm_jax.training.step import WATCHED, TrainingDiverged, make_train_step
-from stedm_jax.training.task import Task
+from stedm_jax.training.state import TrainState, count_params
+from stedm_jax.training.step import WATCHED, TrainingDiverged
 
 HostBatch = dict[str, np.ndarray]
 
@@ -49,10 +38,8 @@ class TrainResult:
 
 
 def train(
-    task: Task,
-    config: Any,
+    program: Program,
     *,
-    mesh: Mesh,
     batches: Callable[[int], Iterator[HostBatch]],
     workdir: Path,
     seed: int,
@@ -63,10 +50,10 @@ def train(
     best: tuple[str, str] | None = None,
     label: str = "",
 ) -> TrainResult:
-    """Trains to `config.steps`, going on from `workdir/checkpoints` if there are any.
+    """Trains to the last step, going on from `workdir/checkpoints` if there are any.
 
     Args:
-      config: the keys of LoopSettings.
+      program: of the task; trainings that differ only in what follows can share it.
       batches: gives the iterator of this host's batches from a global step on.
       frozen: parameters that are not trained, handed to the task ({} when None).
       eval_batches: gives the same batches, all of one size, each time.
@@ -75,22 +62,15 @@ def train(
       best: (metric, "max" or "min"): that checkpoint is kept as well.
 
     Raises:
-      UserError: bad settings, a batch that does not divide, a disk that is full, data that end too early.
+      UserError: starting weights that do not fit, a disk that is full, data that end too early.
       TrainingDiverged: something is no longer finite; the last good checkpoint is kept.
       Stopped, KeyboardInterrupt: after SIGTERM or Ctrl-C, the step being saved.
     """
     began = time.perf_counter()
-    settings = read_settings(LoopSettings, config)
-    check_batch(settings.batch, mesh)
-    tx, lr = make_optimizer(settings.optimizer, settings.steps)
-    average = settings.ema.decay > 0
-    abstract = abstract_state(task, tx, mesh, average)
+    task, settings = program.task, program.settings
     checkpoints = Checkpoints(Path(workdir) / "checkpoints", settings.keep, best)
     saved = checkpoints.latest()
-    if saved is None:
-        state = init_state(task, tx, mesh, seed, init_params, average)
-    else:
-        state = checkpoints.restore(abstract, saved)
+    state = program.init(seed, init_params) if saved is None else checkpoints.restore(program.state, saved)
     progress = Progress(label or task.name, settings.steps, settings.batch)
     if saved is not None and saved >= settings.steps and (eval_batches is None or checkpoints.metrics(saved)):
         scores, best_step = checkpoints.metrics(saved), checkpoints.best_step() or saved
@@ -98,10 +78,9 @@ def train(
         return TrainResult(state, scores, best_step, time.perf_counter() - began)
 
     frozen = {} if frozen is None else frozen
-    frozen = jax.device_put(frozen, param_shardings(frozen, mesh))
-    run = _Run(task, settings, mesh, seed, frozen, checkpoints, progress, eval_batches, visual_batch, state, saved)
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    run.go(make_train_step(task, tx, lr, mesh, settings.ema.decay, seed, shardings), batches, Path(workdir))
+    frozen = jax.device_put(frozen, param_shardings(frozen, program.mesh))
+    run = _Run(program, seed, frozen, checkpoints, progress, eval_batches, visual_batch, state, saved)
+    run.go(batches, Path(workdir))
     seconds = time.perf_counter() - began
     progress.note(f"done: step {run.step:,} in {clock(seconds)}{_scores(run.scores)}")
     return TrainResult(run.state, run.scores, checkpoints.best_step() or run.step, seconds)
@@ -109,9 +88,7 @@ def train(
 
 @dataclass
 class _Run:
-    task: Task
-    settings: LoopSettings
-    mesh: Mesh
+    program: Program
     seed: int
     frozen: Any
     checkpoints: Checkpoints
@@ -126,17 +103,17 @@ class _Run:
     window: list[dict[str, float]] = field(default_factory=list)  # metrics since the last row of the log
 
     def __post_init__(self) -> None:
+        self.task, self.mesh, self.settings = self.program.task, self.program.mesh, self.program.settings
         self.step = self.saved or 0
-        self.evaluate = Evaluator(self.task, self.mesh, self.seed)
-        self.draw = jax.jit(self.task.visualise, out_shardings=replicated(self.mesh))
+        self.key = jax.device_put(jax.random.key(self.seed), replicated(self.mesh))
 
-    def go(self, step_fn: Any, batches: Callable[[int], Iterator[HostBatch]], workdir: Path) -> None:
+    def go(self, batches: Callable[[int], Iterator[HostBatch]], workdir: Path) -> None:
         """Trains to the end, and leaves checkpoints and log closed, whatever happens."""
         self.progress.note(_greeting(self))
         try:
             self.log = MetricLog(workdir, self.step)
             with jax.set_mesh(self.mesh), self.signals:
-                self._steps(step_fn, batches)
+                self._steps(batches)
             self.checkpoints.close()
         except KeyboardInterrupt:
             raise  # at once: what was told to stop politely is saved already
@@ -153,7 +130,7 @@ class _Run:
             if hasattr(self, "log"):
                 self.log.close()
 
-    def _steps(self, step_fn: Any, batches: Callable[[int], Iterator[HostBatch]]) -> None:
+    def _steps(self, batches: Callable[[int], Iterator[HostBatch]]) -> None:
         if self.step and self._evaluates() and not self.checkpoints.metrics(self.step):
             self._milestone()  # a run before was stopped in the middle of this evaluation
             if self.signals.wanted():
@@ -165,8 +142,8 @@ class _Run:
         while self.step < self.settings.steps:
             batch, waited = self._next(feed)
             if compiled is None:
-                compiled = self._compile(step_fn, batch)
-            self.state, metrics = compiled(self.state, self.frozen, batch)
+                compiled = self._compile(batch)
+            self.state, metrics = compiled(self.state, self.frozen, batch, self.key)
             self.step += 1
             self._read()
             self.pending = (self.step, metrics, waited)
@@ -192,7 +169,7 @@ class _Run:
         idle = self.pending is None or self.pending[1]["loss"].is_ready()
         return on_device, (time.perf_counter() - began) * idle
 
-    def _compile(self, step_fn: Any, batch: dict[str, jax.Array]) -> Any:
+    def _compile(self, batch: dict[str, jax.Array]) -> Any:
         wrong = {name: v.shape for name, v in batch.items() if v.shape[0] != self.settings.batch}
         if wrong:
             raise UserError(
@@ -201,8 +178,9 @@ class _Run:
             )
         with self.progress.paused():
             began = time.perf_counter()
-            compiled = step_fn.lower(self.state, self.frozen, batch).compile()
-            self.progress.note(f"compiled in {time.perf_counter() - began:.1f} s")
+            compiled, new = self.program.step(self.frozen, batch, self.key)
+            if new:
+                self.progress.note(f"compiled in {time.perf_counter() - began:.1f} s")
         return compiled
 
     def _read(self) -> None:
@@ -244,7 +222,8 @@ class _Run:
             if self._draws() and not self.signals.wanted():
                 batch = to_replicated(self.visual_batch, self.mesh)
                 key = stream_key(self.seed, "visual")
-                self.log.images(self.step, jax.device_get(self.draw(self.state.weights, self.frozen, batch, key)))
+                drawn = self.program.draw(self.state.weights, self.frozen, batch, key)
+                self.log.images(self.step, jax.device_get(drawn))
             if self._saves():
                 self._save(scores)
 
@@ -252,7 +231,7 @@ class _Run:
         assert self.eval_batches is not None
         # Several hosts must all evaluate or none: they leave at the next step, together.
         stop = self.signals.wanted if jax.process_count() == 1 else lambda: False
-        scores = self.evaluate(self.state.weights, self.frozen, self.eval_batches(), stop)
+        scores = self.program.evaluate(self.state.weights, self.frozen, self.eval_batches(), self.seed, stop)
         if scores is not None:
             best = self.checkpoints.best
             if best is not None and best[0] not in scores:

@@ -12,9 +12,9 @@ import numpy as np
 STREAMS = {"init": 0xFFFFFFFF, "eval": 0xFFFFFFFE, "visual": 0xFFFFFFFD}
 
 
-def step_key(seed: int, step: Any) -> jax.Array:
-    """The key of training step `step` (an int or an integer scalar, traced or not)."""
-    return jax.random.fold_in(jax.random.key(seed), step)
+def step_key(key: jax.Array, step: Any) -> jax.Array:
+    """The key of training step `step` (an int or an integer scalar, traced or not); `key` is `jax.random.key(seed)`."""
+    return jax.random.fold_in(key, step)
 
 
 def stream_key(seed: int, name: str, index: int = 0) -> jax.Array:

@@ -9,7 +9,6 @@ import optax
 from jax.sharding import Mesh
 
 from stedm_jax.errors import UserError
-from stedm_jax.training.rng import stream_key
 from stedm_jax.training.sharding import param_shardings
 from stedm_jax.training.task import Task
 
@@ -32,7 +31,7 @@ class TrainState:
 
 def abstract_state(task: Task, tx: optax.GradientTransformation, mesh: Mesh, ema: bool = True) -> TrainState:
     """Shapes, dtypes and shardings of the state, without computing anything."""
-    abstract = jax.eval_shape(lambda: _fresh(task.init(jax.random.key(0)), tx, ema))
+    abstract = jax.eval_shape(lambda: fresh_state(task.init(jax.random.key(0)), tx, ema))
     return with_shardings(abstract, mesh)
 
 
@@ -40,30 +39,6 @@ def with_shardings(abstract: Any, mesh: Mesh) -> Any:
     """Adds the shardings of `param_shardings` to a tree of ShapeDtypeStructs."""
     join = lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)  # noqa: E731
     return jax.tree.map(join, abstract, param_shardings(abstract, mesh))
-
-
-def init_state(
-    task: Task,
-    tx: optax.GradientTransformation,
-    mesh: Mesh,
-    seed: int,
-    params: Any = None,
-    ema: bool = True,
-) -> TrainState:
-    """Makes the state where it will lie; `params` starts from given weights (they are copied, not consumed).
-
-    Raises:
-      UserError: the given weights do not fit the task; names the first entries that differ.
-    """
-    abstract = abstract_state(task, tx, mesh, ema)
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    if params is None:
-        build = lambda key: _fresh(task.init(key), tx, ema)  # noqa: E731
-        return jax.jit(build, out_shardings=shardings)(stream_key(seed, "init"))
-    check_params(params, abstract.params)
-    params = jax.device_put(params, shardings.params)
-    cast = lambda given: jax.tree.map(lambda x, like: x.astype(like.dtype), given, abstract.params)  # noqa: E731
-    return jax.jit(lambda given: _fresh(cast(given), tx, ema), out_shardings=shardings)(params)
 
 
 def check_params(params: Any, abstract: Any) -> None:
@@ -92,7 +67,8 @@ def count_params(tree: Any) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
-def _fresh(params: Any, tx: optax.GradientTransformation, ema: bool) -> TrainState:
+def fresh_state(params: Any, tx: optax.GradientTransformation, ema: bool) -> TrainState:
+    """The state at step 0 of these parameters, sharing no buffer with them."""
     # Copies, because the state is donated: no two leaves, and no caller's array, may share a buffer.
     own = jax.tree.map(jnp.copy, params)
     average = jax.tree.map(jnp.copy, params) if ema else {}

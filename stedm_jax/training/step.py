@@ -1,6 +1,5 @@
 """One compiled training step."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -37,18 +36,19 @@ def make_train_step(
     lr: LearningRate,
     mesh: Mesh,
     ema_decay: float,
-    seed: int,
     shardings: TrainState,
-) -> Callable[[TrainState, Any, dict[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
-    """Builds the jitted `(state, frozen, batch) -> (state, metrics)`; the state given is consumed.
+) -> Any:
+    """Builds the jitted `(state, frozen, batch, key) -> (state, metrics)`; the state given is consumed.
 
     Metrics are float32 scalars: loss, grad_norm (before clipping), param_norm, lr and those of the task.
-    The task's key is fold_in(key(seed), step).
+    The task's key is fold_in(key, step). `key` is that of the seed: an argument, so that every seed shares one program.
     """
 
-    def step(state: TrainState, frozen: Any, batch: dict[str, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
-        key = step_key(seed, state.step)
-        (loss, extra), grads = jax.value_and_grad(task.loss, has_aux=True)(state.params, frozen, batch, key)
+    def step(
+        state: TrainState, frozen: Any, batch: dict[str, jax.Array], key: jax.Array
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        now = step_key(key, state.step)
+        (loss, extra), grads = jax.value_and_grad(task.loss, has_aux=True)(state.params, frozen, batch, now)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = {
@@ -65,7 +65,7 @@ def make_train_step(
 
     return jax.jit(
         step,
-        in_shardings=(shardings, None, batch_sharding(mesh)),
+        in_shardings=(shardings, None, batch_sharding(mesh), replicated(mesh)),
         out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,
     )

@@ -10,8 +10,9 @@ from stedm_jax.errors import UserError
 from stedm_jax.training import manifest
 from stedm_jax.training.checkpoints import Checkpoints
 from stedm_jax.training.optim import make_optimizer
+from stedm_jax.training.program import Program
 from stedm_jax.training.sharding import make_mesh
-from stedm_jax.training.state import abstract_state, init_state
+from stedm_jax.training.state import abstract_state
 from tests.training import toy
 
 TX, _ = make_optimizer(toy.settings()["optimizer"], 10)
@@ -23,7 +24,7 @@ def mesh_of(devices: int, fsdp: int = 1):
 
 @functools.cache
 def state_of(seed: int, mesh=None):
-    return init_state(toy.ToyTask(), TX, mesh or mesh_of(1), seed)
+    return Program(toy.ToyTask(), toy.settings(), mesh or mesh_of(1)).init(seed)
 
 
 def abstract_of(mesh=None):

@@ -38,9 +38,10 @@ def test_half_a_coordinator_is_refused() -> None:
 
 
 def test_streams_and_steps_never_share_a_key() -> None:
-    keys = [step_key(0, n) for n in range(4)] + [stream_key(0, s, i) for s in ("init", "eval") for i in range(4)]
+    root = jax.random.key(0)
+    keys = [step_key(root, n) for n in range(4)] + [stream_key(0, s, i) for s in ("init", "eval") for i in range(4)]
     keys += list(jax.random.split(stream_key(0, "init"), 4))
-    keys += list(jax.random.split(step_key(0, 1), 4))
+    keys += list(jax.random.split(step_key(root, 1), 4))
     data = {tuple(jax.random.key_data(key).tolist()) for key in keys}
     assert len(data) == len(keys)
 

@@ -9,6 +9,9 @@ import pytest
 from stedm_jax.errors import UserError
 from stedm_jax.training.checkpoints import Checkpoints
 from stedm_jax.training.logging import read_rows
+from stedm_jax.training.loop import train
+from stedm_jax.training.program import Program
+from stedm_jax.training.sharding import make_mesh
 from stedm_jax.training.step import TrainingDiverged
 from tests.training import toy
 
@@ -79,7 +82,7 @@ def test_without_an_average_the_parameters_are_the_weights(tmp_path) -> None:
 
 def test_a_finished_run_returns_at_once_and_compiles_nothing(whole, monkeypatch, capsys) -> None:
     dir, first = whole
-    monkeypatch.setattr("stedm_jax.training.loop.make_train_step", lambda *_: pytest.fail("compiled"))
+    monkeypatch.setattr("stedm_jax.training.program.Program.step", lambda *_: pytest.fail("compiled"))
     began = time.perf_counter()
     again = toy.run(dir, eval_batches=lambda: pytest.fail("evaluated"), batches=lambda _: pytest.fail("read"))
     assert time.perf_counter() - began < 2 and "was done before: step 10" in capsys.readouterr().out
@@ -146,3 +149,11 @@ def test_data_that_end_and_batches_of_another_size_are_refused(tmp_path) -> None
         toy.run(tmp_path / "b", batches=lambda _: iter([toy.batch_at(0, 4)]))
     with pytest.raises(UserError, match="nearest valid: 8 or 16"):
         toy.run(tmp_path / "c", devices=8, config=toy.settings(batch=10))
+
+
+def test_seeds_share_one_compilation_and_differ(tmp_path, capsys) -> None:
+    program = Program(toy.ToyTask(), toy.settings(), make_mesh(devices=jax.devices()[:1]))
+    one, two = (train(program, batches=toy.batches, workdir=tmp_path / str(s), seed=s).state for s in (3, 4))
+    assert capsys.readouterr().out.count("compiled in") == 1
+    assert not toy.same(one.params, two.params)
+    assert toy.same(one, toy.run(tmp_path / "alone").state)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from stedm_jax.training.loop import TrainResult, train
+from stedm_jax.training.program import Program
 from stedm_jax.training.sharding import make_mesh, pad_batch
 
 FEATURES, HIDDEN, BATCH = 16, 256, 8
@@ -82,11 +83,18 @@ def settings(**changes: Any) -> dict[str, Any]:
     return {**config, **changes}
 
 
+_PROGRAMS: dict[str, Program] = {}  # compiled once for each setting; a task of a test's own is not kept
+
+
 def run(workdir: Path, task: Any = None, devices: int = 1, fsdp: int = 1, config: Any = None, **kw: Any) -> TrainResult:
     """Trains the toy on a mesh of the first `devices`."""
-    mesh = make_mesh(fsdp=fsdp, devices=jax.devices()[:devices])
-    kw = {"batches": batches, "seed": 3, **kw}
-    return train(task or ToyTask(), config or settings(), mesh=mesh, workdir=workdir, **kw)
+    mesh, config = make_mesh(fsdp=fsdp, devices=jax.devices()[:devices]), config or settings()
+    program = None if task else _PROGRAMS.get(name := repr((config, devices, fsdp)))
+    if program is None:
+        program = Program(task or ToyTask(), config, mesh)
+        if task is None:
+            _PROGRAMS[name] = program
+    return train(program, **{"batches": batches, "seed": 3, "workdir": workdir, **kw})
 
 
 def same(one: Any, two: Any) -> bool:

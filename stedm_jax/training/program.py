@@ -1,0 +1,64 @@
+"""The compiled functions of a training, shared by trainings that differ in nothing but seed and data."""
+
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from stedm_jax.training.evaluate import Evaluator
+from stedm_jax.training.optim import make_optimizer
+from stedm_jax.training.rng import stream_key
+from stedm_jax.training.settings import LoopSettings, read_settings
+from stedm_jax.training.sharding import check_batch, replicated
+from stedm_jax.training.state import TrainState, abstract_state, check_params, fresh_state
+from stedm_jax.training.step import make_train_step
+from stedm_jax.training.task import Task
+
+
+class Program:
+    """What a task, the settings of its training and a mesh make; nothing is compiled before it is used, or twice.
+
+    Args:
+      config: the keys of LoopSettings.
+
+    Raises:
+      UserError: bad settings, a batch that does not divide.
+    """
+
+    def __init__(self, task: Task, config: Any, mesh: Mesh) -> None:
+        self.task, self.mesh = task, mesh
+        self.settings = read_settings(LoopSettings, config)
+        check_batch(self.settings.batch, mesh)
+        self.tx, lr = make_optimizer(self.settings.optimizer, self.settings.steps)
+        average = self.settings.ema.decay > 0
+        self.state: TrainState = abstract_state(task, self.tx, mesh, average)
+        self.shardings = jax.tree.map(lambda leaf: leaf.sharding, self.state)
+        self.evaluate = Evaluator(task, mesh)
+        self.draw = jax.jit(task.visualise, out_shardings=replicated(mesh))
+        self._step = make_train_step(task, self.tx, lr, mesh, self.settings.ema.decay, self.shardings)
+        self._compiled: dict[Any, Any] = {}
+        fresh = lambda params: fresh_state(params, self.tx, average)  # noqa: E731
+        self._init = jax.jit(lambda key: fresh(task.init(key)), out_shardings=self.shardings)
+        self._start = jax.jit(fresh, out_shardings=self.shardings)
+
+    def init(self, seed: int, params: Any = None) -> TrainState:
+        """Makes the state where it will lie; `params` starts from given weights (they are copied, not consumed).
+
+        Raises:
+          UserError: the given weights do not fit the task; names the first entries that differ.
+        """
+        if params is None:
+            return self._init(stream_key(seed, "init"))
+        check_params(params, self.state.params)
+        cast = jax.tree.map(lambda given, like: given.astype(like.dtype), params, self.state.params)
+        return self._start(jax.device_put(cast, self.shardings.params))
+
+    def step(self, frozen: Any, batch: dict[str, jax.Array], key: jax.Array) -> tuple[Any, bool]:
+        """The compiled train step for arrays of these shapes, and whether it had to be compiled."""
+        shapes = (
+            jax.tree.structure((frozen, batch)),
+            *((leaf.shape, leaf.dtype, leaf.sharding) for leaf in jax.tree.leaves((frozen, batch))),
+        )
+        if new := shapes not in self._compiled:
+            self._compiled[shapes] = self._step.lower(self.state, frozen, batch, key).compile()
+        return self._compiled[shapes], new
