@@ -3,7 +3,7 @@
 Purpose: show the idea working, and prove an installation, with nothing downloaded: 19 phantom patients; those with
 labels share a narrow range of stains, test patients lie far outside it, and unannotated patients lend their style.
 Command: python -m stedm_jax.main --config=configs/demo.py
-Hardware and time: two shared CPU cores, 15.8 minutes from nothing, 1.9 GB. Seen (README.md): IoU of the test patients
+Hardware and time: two shared CPU cores, 14.6 minutes from nothing, 1.9 GB. Seen (README.md): IoU of the test patients
 0.534 labelled, 0.693 with synthetic tiles; style correlation 0.85; layout IoU 0.56, the judge on real tiles 0.70.
 """
 

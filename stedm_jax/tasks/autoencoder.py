@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int32, PRNGKeyArray, PyTree
 
 from stedm_jax.models.build import build_autoencoder
 from stedm_jax.models.functional import Functional
@@ -56,7 +56,7 @@ class AutoencoderTask:
         return self.network.apply(params, latents, method="decode")
 
     def loss(
-        self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray
+        self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray, step: Int32[Array, ""]
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
         """The loss of the module's docstring and its parts."""
         image = self._crop(to_network(batch["image"]), jax.random.fold_in(key, 1))

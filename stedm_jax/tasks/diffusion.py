@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree, UInt8
+from jaxtyping import Array, Float, Int32, PRNGKeyArray, PyTree, UInt8
 from ml_collections import ConfigDict
 
 from stedm_jax.diffusion.guidance import Guidance
@@ -123,7 +123,7 @@ class DiffusionTask:
         return self.style.apply(params["style"], styles, jnp.ones(styles.shape[:2], bool))
 
     def loss(
-        self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray
+        self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray, step: Int32[Array, ""]
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
         """Weighted distance of prediction and target."""
         keys = jax.random.split(key, 5)
@@ -205,7 +205,7 @@ class DiffusionTask:
 
     def eval_step(self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray) -> dict[str, Array]:
         """Sums of the loss over images."""
-        loss, _ = self.loss(params, frozen, batch, key)
+        loss, _ = self.loss(params, frozen, batch, key, jnp.int32(0))
         images = batch["weight"].sum()
         return {"loss": loss * images, "images": images}
 

@@ -106,7 +106,7 @@ class SegmentationTask:
         return jnp.argmax(self.network.apply(params, to_network(image)), axis=-1).astype(jnp.int32)
 
     def loss(
-        self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray
+        self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray, step: Int32[Array, ""]
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
         """The weighted sum and its parts."""
         logits = self.network.apply(params, to_network(batch["image"]))

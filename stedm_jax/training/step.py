@@ -13,7 +13,7 @@ from stedm_jax.training.optim import LearningRate
 from stedm_jax.training.rng import step_key
 from stedm_jax.training.sharding import batch_sharding, replicated
 from stedm_jax.training.state import TrainState
-from stedm_jax.training.task import Task
+from stedm_jax.training.task import STATE, Task
 
 WATCHED = ("loss", "grad_norm", "param_norm")  # not finite in one of these: the training has diverged
 
@@ -48,9 +48,12 @@ def make_train_step(
         state: TrainState, frozen: Any, batch: dict[str, jax.Array], key: jax.Array
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         now = step_key(key, state.step)
-        (loss, extra), grads = jax.value_and_grad(task.loss, has_aux=True)(state.params, frozen, batch, now)
+        loss_and_grad = jax.value_and_grad(task.loss, has_aux=True)
+        (loss, extra), grads = loss_and_grad(state.params, frozen, batch, now, state.step)
+        extra = dict(extra)
+        kept = extra.pop(STATE, {})
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        params = _overlay(optax.apply_updates(state.params, updates), kept)
         metrics = {
             "loss": loss,
             "grad_norm": optax.tree.norm(grads),
@@ -69,3 +72,12 @@ def make_train_step(
         out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,
     )
+
+
+def _overlay(params: Any, new: Any) -> Any:
+    """The parameters with those of `new`, a nested dict of some of them, in their places."""
+    if not isinstance(new, dict):
+        return new.astype(params.dtype)
+    if unknown := set(new) - set(params):
+        raise ValueError(f"a task gave a state for {sorted(unknown)}, which its parameters do not have")
+    return {**params, **{name: _overlay(params[name], value) for name, value in new.items()}}

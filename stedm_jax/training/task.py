@@ -8,10 +8,11 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Int32, UInt8
 
 Params = dict[str, Any]
 Batch = dict[str, jax.Array]
+STATE = "state"
 
 
 @runtime_checkable
@@ -25,9 +26,13 @@ class Task(Protocol):
         ...
 
     def loss(
-        self, params: Params, frozen: Any, batch: Batch, key: jax.Array
-    ) -> tuple[Float[Array, ""], dict[str, Array]]:
-        """The float32 loss, a mean over the global batch, and scalars to log."""
+        self, params: Params, frozen: Any, batch: Batch, key: jax.Array, step: Int32[Array, ""]
+    ) -> tuple[Float[Array, ""], dict[str, Any]]:
+        """The float32 loss, a mean over the global batch, and scalars to log; `step` counts the updates made.
+
+        What stands under the name STATE is not logged: a nested dict of parameters that the update does not change but
+        replaces (running statistics), whose gradient has to be zero.
+        """
         ...
 
     def eval_step(self, params: Params, frozen: Any, batch: Batch, key: jax.Array) -> dict[str, Array]:

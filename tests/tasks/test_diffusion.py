@@ -43,7 +43,9 @@ def test_every_part_learns_and_the_frozen_one_does_not(made):
     kept = config.diffusion.copy_and_resolve_references()
     kept.style.drop = 0.0
     task = DiffusionTask(kept, task.autoencoder, task.latents, task.colors, jnp.float32)
-    gradient = jax.jit(jax.grad(lambda p, f: task.loss(p, f, batch, jax.random.key(1))[0], argnums=(0, 1)))
+    gradient = jax.jit(
+        jax.grad(lambda p, f: task.loss(p, f, batch, jax.random.key(1), jnp.int32(0))[0], argnums=(0, 1))
+    )
     learnt, still = gradient(params, frozen)
     for part in ("unet", "style", "layout"):
         assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(learnt[part])) > 0, part
@@ -91,7 +93,7 @@ def test_a_layout_is_dropped_only_along_with_its_style(made, drop, drop_layout, 
 
     @jax.jit
     def loss(mask, chosen, key):
-        return task.loss(params, frozen, batch | {"mask": mask, "weight": chosen}, key)[0]
+        return task.loss(params, frozen, batch | {"mask": mask, "weight": chosen}, key, jnp.int32(0))[0]
 
     def differs(row, key):
         return bool(loss(batch["mask"], row, key) != loss(1 - batch["mask"], row, key))

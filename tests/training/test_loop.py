@@ -102,8 +102,8 @@ def test_frozen_parameters_are_used_and_starting_weights_are_not_consumed(tmp_pa
 
 
 class Exploding(toy.ToyTask):
-    def loss(self, params: Any, frozen: Any, batch: dict[str, jax.Array], key: jax.Array) -> Any:
-        loss, extra = super().loss(params, frozen, {k: batch[k] for k in ("x", "y")}, key)
+    def loss(self, params: Any, frozen: Any, batch: dict[str, jax.Array], key: jax.Array, step: Any) -> Any:
+        loss, extra = super().loss(params, frozen, {k: batch[k] for k in ("x", "y")}, key, step)
         return loss + batch["bad"].sum(), extra
 
 
@@ -157,3 +157,23 @@ def test_seeds_share_one_compilation_and_differ(tmp_path, capsys) -> None:
     assert capsys.readouterr().out.count("compiled in") == 1
     assert not toy.same(one.params, two.params)
     assert toy.same(one, toy.run(tmp_path / "alone").state)
+
+
+class Counting(toy.ToyTask):
+    """Keeps a running mean beside what is learnt, and the step it was told."""
+
+    def init(self, key: jax.Array) -> Any:
+        return {**super().init(key), "running": {"mean": jnp.zeros(1), "step": jnp.zeros(1)}}
+
+    def loss(self, params: Any, frozen: Any, batch: dict[str, jax.Array], key: jax.Array, step: Any) -> Any:
+        loss, extra = super().loss(params, frozen, batch, key, step)
+        running = {"mean": params["running"]["mean"] + batch["x"].mean(), "step": jnp.full(1, step, jnp.float32)}
+        return loss, {**extra, "state": {"running": running}}
+
+
+def test_a_state_is_replaced_and_not_trained(tmp_path) -> None:
+    result = toy.run(tmp_path, task=Counting(), config=toy.settings(steps=4, checkpoint_every=0), devices=8)
+    means = sum(toy.batch_at(step)["x"].mean() for step in range(4))
+    np.testing.assert_allclose(result.state.params["running"]["mean"], [means], rtol=1e-5)
+    assert result.state.params["running"]["step"] == 3
+    assert "state" not in read_rows(tmp_path / "metrics.jsonl")[-1]

@@ -34,7 +34,7 @@ class ToyTask:
         out = hidden @ params["out"]["kernel"] + params["out"]["bias"][None, :]
         return (out[:, 0] - batch["y"]) ** 2
 
-    def loss(self, params: Any, frozen: Any, batch: dict[str, jax.Array], key: jax.Array) -> Any:
+    def loss(self, params: Any, frozen: Any, batch: dict[str, jax.Array], key: jax.Array, step: Any) -> Any:
         noise = 0.1 * jax.random.normal(key, batch["x"].shape)
         errors = self.errors(params, frozen, {**batch, "x": batch["x"] + noise})
         return errors.mean(), {"largest": errors.max()}
