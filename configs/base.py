@@ -37,10 +37,18 @@ def training(steps: int, batch: int, lr: float, **changes: object) -> Any:
     return config
 
 
+def _start() -> dict[str, Any]:
+    """Weights to start from; see stedm_jax/stages/initial.py."""
+    return {
+        "init_from": (),  # "SOURCE" or "PART=SOURCE": a stage folder, a converted folder, a name of the registry
+        "init_partial": False,  # what a source lacks starts fresh
+    }
+
+
 def _autoencoder() -> Any:
     return ConfigDict(
         {
-            "init_from": "",  # an `autoencoder` folder of another run
+            **_start(),
             "model": {
                 "kind": "vq",  # or kl
                 "channels": 128,
@@ -64,7 +72,7 @@ def _autoencoder() -> Any:
 def _diffusion() -> Any:
     return ConfigDict(
         {
-            "init_from": "",  # a `diffusion` folder of another run
+            **_start(),
             "unet": {
                 "base": 128,
                 "multipliers": (1, 4, 8),
@@ -132,6 +140,7 @@ def _synthesis() -> Any:
 def _segmentation() -> Any:
     return ConfigDict(
         {
+            **_start(),
             "model": {
                 "encoder": "mit",
                 "widths": (64, 128, 320, 512),

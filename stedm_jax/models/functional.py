@@ -11,11 +11,29 @@ from functools import cached_property
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from stedm_jax.models.light_random import light_key
 
 Params = dict[str, Any]
+
+
+class _Stream(nnx.RngStream):
+    """Keys as those of nnx.RngStream, counted in Python: a traced count makes building a deep network quadratic."""
+
+    drawn = 0
+
+    def __call__(self) -> jax.Array:
+        key = jax.random.fold_in(self.key[...], jnp.uint32(self.drawn))
+        self.drawn += 1
+        return key
+
+
+def _rngs(key: jax.Array) -> nnx.Rngs:
+    rngs = nnx.Rngs(key)
+    rngs.default = _Stream(key, tag="default")
+    return rngs
 
 
 class Functional:
@@ -31,7 +49,7 @@ class Functional:
     @cached_property
     def _split(self) -> tuple[Any, Any]:
         """(graph, abstract state); costs no memory for the parameters."""
-        return nnx.split(nnx.eval_shape(lambda: self.build(nnx.Rngs(0))))
+        return nnx.split(nnx.eval_shape(lambda: self.build(_rngs(jax.random.key(0)))))
 
     @property
     def abstract(self) -> Params:
@@ -40,7 +58,7 @@ class Functional:
 
     def init(self, key: jax.Array) -> Params:
         """New parameters; `key` is a typed PRNG key and may be traced, so that this can be jitted."""
-        return nnx.to_pure_dict(nnx.state(self.build(nnx.Rngs(light_key(key))), nnx.Param))
+        return nnx.to_pure_dict(nnx.state(self.build(_rngs(light_key(key))), nnx.Param))
 
     def module(self, params: Params) -> Any:
         """The module with `params` in it, for a caller that needs several of its methods."""

@@ -163,7 +163,7 @@ def attention(
     `mask` is True where a key may be seen; a query that sees none takes the mean of all values.
     """
     factor = q.shape[-1] ** -0.5 if scale is None else scale
-    logits = jnp.einsum("bnhd,bmhd->bhnm", q * factor, k).astype(jnp.float32)
+    logits = jnp.einsum("bnhd,bmhd->bhnm", q * factor, k, preferred_element_type=jnp.float32)
     if bias is not None:
         logits = logits + bias
     if mask is not None:

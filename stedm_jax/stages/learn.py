@@ -10,6 +10,7 @@ import numpy as np
 
 from stedm_jax.data.pipeline import training_batches
 from stedm_jax.errors import UserError
+from stedm_jax.stages.initial import initial_params
 from stedm_jax.stages.run import Run
 from stedm_jax.training.checkpoints import Checkpoints
 from stedm_jax.training.loop import TrainResult, train
@@ -37,25 +38,26 @@ def learn(
     Args:
       run: the run.
       program: of what is learnt, made from `config.train`.
-      config: section of the configuration that holds `train` and perhaps `init_from`.
+      config: section of the configuration that holds `train`, `init_from` and `init_partial`.
       folder: below the workdir.
       dataset: endless, of training tiles.
       eval_batches, frozen, best: as the loop takes them.
       seed: of initialisation and noise; the run's by default.
     """
-    start, own = config.get("init_from", ""), run.workdir.path / folder / "checkpoints"
+    own = run.workdir.path / folder / "checkpoints"
     begun = any(step.name.isdigit() for step in own.glob("*"))
+    start_seed = run.config.seed if seed is None else seed
     # The same on every host, unlike the batches of training.
     drawn = next(training_batches(dataset, batch=8, start=0)) if config.train.visual_every else None
     return train(
         program,
         batches=run.train_batches(dataset, config.train.batch),
         workdir=run.workdir.stage(folder),
-        seed=run.config.seed if seed is None else seed,
+        seed=start_seed,
         frozen=frozen,
         eval_batches=eval_batches,
         visual_batch=drawn,
-        init_params=_from(run, program.task, Path(start)) if start and not begun else None,
+        init_params=None if begun else initial_params(program, config.init_from, config.init_partial, start_seed),
         best=best,
         label=folder,
     )
@@ -73,13 +75,6 @@ def restore_with_provenance(run: Run, task: Task, folder: str, *, which: str = "
     """Parameters, and the step and checksum of the checkpoint they come from."""
     params, step, fingerprint = _read(run, task, run.workdir.path / folder, which, None)
     return params, {"checkpoint_step": str(step), "checkpoint_sha256": fingerprint, "weights": which}
-
-
-def _from(run: Run, task: Task, folder: Path) -> Any:
-    if not (folder / "checkpoints").is_dir():
-        raise UserError(f"init_from names {folder}, which holds no checkpoints; name a stage folder of a run.")
-    print(f"{task.name}: starts from {folder}", flush=True)
-    return _read(run, task, folder, "ema", None)[0]
 
 
 def _read(run: Run, task: Task, folder: Path, which: str, best: tuple[str, str] | None) -> tuple[Any, int, str]:

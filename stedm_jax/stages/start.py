@@ -10,6 +10,7 @@ import jax
 
 from stedm_jax.errors import UserError
 from stedm_jax.stages.data import check_unchanged
+from stedm_jax.stages.initial import check_sources
 from stedm_jax.stages.plan import print_plan
 from stedm_jax.stages.run import Run
 from stedm_jax.training import distributed
@@ -76,6 +77,9 @@ def run_stages(config: Any, workdir: Workdir, wanted: Sequence[str], on_change: 
     for key, value in sorted(_changes(config).items()):
         print(f"config  {key} = {value}", flush=True)
     print(f"plan: {', '.join(states)}", flush=True)
+    for stage in stages:
+        if done[stage] is None and "init_from" in config.get(stage, {}):
+            check_sources(config[stage].init_from)
     for stage in stages:
         if done[stage] is None:
             importlib.import_module(f"stedm_jax.stages.{stage}").run(run)

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import SingleDeviceSharding
 
@@ -165,6 +166,15 @@ class Checkpoints:
         step = self._require(step)
         name = which if (self._folder(step) / which).is_dir() else "params"
         return self._restore({name: jax.tree.map(_placed, abstract)}, step)[name]
+
+    def read_params(self, step: int | None = None, which: str = "ema") -> Any:
+        """As `restore_params`, for a caller who does not know the shapes: they are those that were saved."""
+        step = self._require(step)
+        name = which if (self._folder(step) / which).is_dir() else "params"
+        saved: Any = ocp.StandardCheckpointHandler().metadata(epath.Path(self._folder(step).resolve() / name))
+        is_leaf = lambda node: hasattr(node, "shape")  # noqa: E731
+        shape = lambda leaf: jax.ShapeDtypeStruct(tuple(leaf.shape), leaf.dtype)  # noqa: E731
+        return self.restore_params(jax.tree.map(shape, saved.tree, is_leaf=is_leaf), step, which)
 
     def _restore(self, items: dict[str, Any], step: int) -> dict[str, Any]:
         args = ocp.args.Composite(**{name: ocp.args.StandardRestore(item) for name, item in items.items()})

@@ -56,9 +56,15 @@ def test_style_and_layout_reach_the_image(made):
     config, task, params, frozen, batch = made
     config.synthesis.guidance.scale = 2.0
     noise = jax.random.normal(jax.random.key(2), (4, 4, 4, 4))
-    sample = jax.jit(
-        lambda mask, styles: task.sample(params, frozen, mask, styles, noise, config.synthesis, jax.random.key(3))
-    )
+
+    # Parameters are arguments: as constants they would be folded, which takes the compiler longer than the rest.
+    @jax.jit
+    def compiled(params, frozen, mask, styles):
+        return task.sample(params, frozen, mask, styles, noise, config.synthesis, jax.random.key(3))
+
+    def sample(mask, styles):
+        return compiled(params, frozen, mask, styles)
+
     first = sample(batch["mask"], batch["styles"])
     assert first.shape == (4, 16, 16, 3) and first.dtype == jnp.uint8
     np.testing.assert_array_equal(first, sample(batch["mask"], batch["styles"]))
@@ -92,8 +98,11 @@ def test_a_layout_is_dropped_only_along_with_its_style(made, drop, drop_layout, 
     task = changed(made, drop, drop_layout)
 
     @jax.jit
-    def loss(mask, chosen, key):
+    def compiled(params, frozen, mask, chosen, key):
         return task.loss(params, frozen, batch | {"mask": mask, "weight": chosen}, key, jnp.int32(0))[0]
+
+    def loss(mask, chosen, key):
+        return compiled(params, frozen, mask, chosen, key)
 
     def differs(row, key):
         return bool(loss(batch["mask"], row, key) != loss(1 - batch["mask"], row, key))
@@ -119,7 +128,10 @@ def test_guidance_drops_the_layout_within_its_interval(made, drop_layout, source
     for interval in ((0.0, 1.0), (0.0, 0.5)):
         synthesis.guidance.update({"scale": 0.0, "rescale": 0.0, "layout_interval": interval})
         sample = jax.jit(
-            lambda mask: task.sample(params, frozen, mask, batch["styles"], noise, synthesis, jax.random.key(3))
+            lambda params, frozen, mask: task.sample(
+                params, frozen, mask, batch["styles"], noise, synthesis, jax.random.key(3)
+            )
         )
-        same = bool((sample(batch["mask"]) == sample(1 - batch["mask"])).all())
+        images = [sample(params, frozen, mask) for mask in (batch["mask"], 1 - batch["mask"])]
+        same = bool((images[0] == images[1]).all())
         assert same is (drop_layout > 0 and interval == (0.0, 1.0))

@@ -1,0 +1,1 @@
+"""Where the names of a published network differ from ours: one table a network."""

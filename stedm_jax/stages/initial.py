@@ -1,0 +1,136 @@
+"""The weights that a training starts from, where the configuration names some (`init_from`).
+
+An entry is a SOURCE, or PART=SOURCE where PART is a path in the parameters (unet, style/encoder). A source is
+    a stage folder of a run     runs/catch/diffusion: its moving average, if one was kept; with a PART, that part
+    a converted folder          what `python -m stedm_jax.convert` wrote
+    a name of the registry      weights/NAME, or NAME in the folder that STEDM_WEIGHTS names
+Everything has to fit; with `init_partial` what a source lacks starts fresh, and what the network lacks is left out.
+What was loaded from where is printed.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from stedm_jax.convert.folder import is_converted, load_folder
+from stedm_jax.convert.registry import names
+from stedm_jax.convert.table import flatten, unflatten
+from stedm_jax.errors import UserError
+from stedm_jax.training.checkpoints import Checkpoints
+from stedm_jax.training.program import Program
+from stedm_jax.training.rng import stream_key
+
+WEIGHTS = "STEDM_WEIGHTS"
+
+
+def initial_params(program: Program, entries: Sequence[str], partial: bool, seed: int) -> Any:
+    """Parameters of the task with those of the entries in place; None where there is no entry.
+
+    Args:
+      program: of the training.
+      entries: config.<stage>.init_from; later ones win.
+      partial: config.<stage>.init_partial.
+      seed: of the parameters that no entry gives.
+
+    Raises:
+      UserError: a source is not there or damaged, or does not fit; lists all names that do not.
+    """
+    if not entries:
+        return None
+    abstract = flatten(program.state.params)
+    found: dict[str, Any] = {}
+    for entry in entries:
+        part, _, source = entry.rpartition("=")
+        part = part.strip("/")
+        wanted = _below(abstract, part)
+        if not wanted:
+            raise UserError(
+                f"init_from names the part '{part}', which {program.task.name} does not have; its parts are "
+                f"{', '.join(sorted({path.split('/')[0] for path in abstract}))}, or a path below one of them."
+            )
+        given, origin = _read(source, part)
+        chosen = _fit(wanted, given, entry, partial)
+        found |= {f"{part}/{path}" if part else path: array for path, array in chosen.items()}
+        left = f", {len(wanted) - len(chosen)} start fresh" if len(chosen) < len(wanted) else ""
+        print(f"{program.task.name}: {len(chosen)} arrays of {part or 'all'} from {origin}{left}", flush=True)
+    if len(found) < len(abstract):
+        fresh = flatten(jax.jit(program.task.init)(stream_key(seed, "init")))
+        found = {path: found.get(path, leaf) for path, leaf in fresh.items()}
+    return unflatten({path: jnp.asarray(array, abstract[path].dtype) for path, array in found.items()})
+
+
+def _below(leaves: dict[str, Any], part: str) -> dict[str, Any]:
+    if not part:
+        return leaves
+    return {path.removeprefix(f"{part}/"): leaf for path, leaf in leaves.items() if path.startswith(f"{part}/")}
+
+
+def _fit(wanted: dict[str, Any], given: dict[str, Any], entry: str, partial: bool) -> dict[str, Any]:
+    missing = [path for path in wanted if path not in given]
+    unknown = [path for path in given if path not in wanted]
+    chosen = {path: array for path, array in given.items() if path in wanted}
+    shapes = [
+        f"{path} {tuple(array.shape)}, needed {tuple(wanted[path].shape)}"
+        for path, array in chosen.items()
+        if tuple(array.shape) != tuple(wanted[path].shape)
+    ]
+    if not shapes and chosen and (partial or not (missing or unknown)):
+        return chosen
+    lists = (("of another shape", shapes), ("missing", missing), ("unknown", unknown))
+    told = "; ".join(f"{len(names)} {kind}: {', '.join(names)}" for kind, names in lists if names)
+    hint = "" if shapes or not chosen else " To start with what fits and the rest fresh, set init_partial=True."
+    raise UserError(f"The weights of init_from='{entry}' do not fit this network. {told}.{hint}")
+
+
+def source_folder(source: str) -> Path:
+    """Where a source lies.
+
+    Raises:
+      UserError: it is not there, or is nothing that holds weights.
+    """
+    folder = Path(source)
+    if source in names() and not folder.exists():
+        folder = Path(os.environ.get(WEIGHTS, "weights")) / source
+        if not folder.exists():
+            raise UserError(
+                f"init_from names '{source}' of the registry, which has not been converted yet: {folder} is not there. "
+                f"Get the file (python -m stedm_jax.convert list says where) and run python -m stedm_jax.convert "
+                f"{source} FILE --out={folder}; or set {WEIGHTS} to the folder that holds it."
+            )
+    if not is_converted(folder) and not (folder / "checkpoints").is_dir():
+        raise UserError(
+            f"init_from names '{source}', which is neither a stage folder of a run (it would hold checkpoints), nor a "
+            f"converted folder, nor a name of the registry ({', '.join(names())})."
+        )
+    return folder
+
+
+def check_sources(entries: Sequence[str]) -> None:
+    """Refuses, before anything runs, entries whose sources are not there; arguments and errors as above."""
+    for entry in entries:
+        source_folder(entry.rpartition("=")[2])
+
+
+def _read(source: str, part: str) -> tuple[dict[str, Any], str]:
+    folder = source_folder(source)
+    if is_converted(folder):
+        params, info = load_folder(folder)
+        return flatten(params), f"{folder} ({info['name']}, {info['sha256'][:12]})"
+    params, step = _checkpoint(folder)
+    return _below(flatten(params), part), f"{folder}, step {step}"
+
+
+def _checkpoint(folder: Path) -> tuple[Any, int]:
+    store = Checkpoints(folder / "checkpoints", keep=1)
+    try:
+        step = store.latest()
+        if step is None:
+            raise UserError(f"{folder} holds no finished checkpoint; run its stage first.")
+        return jax.tree.map(np.asarray, store.read_params(step)), step
+    finally:
+        store.close()

@@ -1,0 +1,74 @@
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+from jax import lax
+
+from stedm_jax.models.flops import forward_flops, product_flops
+from stedm_jax.models.layers import linear
+from stedm_jax.models.table import NETWORKS, Network, measure, rows
+
+
+def shape(*sizes):
+    return jax.ShapeDtypeStruct(sizes, jnp.float32)
+
+
+def convolve(x, kernel, **kw):
+    return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), **kw)
+
+
+def test_products_are_counted_and_sums_are_not():
+    a, b = shape(8, 16), shape(16, 4)
+    assert product_flops(jnp.dot, a, b) == forward_flops(jnp.dot, a, b) == 2 * 8 * 16 * 4
+    assert product_flops(lambda a, b: jax.nn.softmax(a @ b) + 1.0, a, b) == 2 * 8 * 16 * 4
+    batched = lambda a, b: jnp.einsum("bnhd,bmhd->bhnm", a, b)  # noqa: E731
+    assert product_flops(batched, shape(2, 5, 3, 7), shape(2, 6, 3, 7)) == 2 * 2 * 3 * 5 * 6 * 7
+
+
+def test_convolutions_count_padding_but_not_other_groups_and_not_the_holes_of_a_transposed_one():
+    x = shape(2, 6, 6, 4)
+    assert product_flops(convolve, x, shape(3, 3, 4, 8)) == 2 * (2 * 6 * 6 * 8) * 9 * 4
+    assert forward_flops(convolve, x, shape(3, 3, 4, 8)) < product_flops(convolve, x, shape(3, 3, 4, 8))
+    grouped = lambda x, k: convolve(x, k, feature_group_count=4)  # noqa: E731
+    assert product_flops(grouped, x, shape(3, 3, 1, 4)) == 2 * (2 * 6 * 6 * 4) * 9
+    up = lambda x, k: lax.conv_transpose(x, k, (2, 2), "SAME")  # noqa: E731
+    assert product_flops(up, x, shape(4, 4, 4, 4)) == 2 * (2 * 6 * 6 * 4) * 16 * 4
+
+
+def test_nested_programs_are_followed():
+    x, once = shape(4, 4), 2 * 4**3
+    assert product_flops(jax.jit(lambda x: jax.checkpoint(jnp.dot)(x, x)), x) == once
+    assert product_flops(lambda x: lax.scan(lambda c, _: (c @ c, None), x, None, length=5)[0], x) == 5 * once
+    choice = lambda x: lax.cond(x.sum() > 0, lambda x: x @ x @ x, lambda x: x @ x, x)  # noqa: E731
+    assert product_flops(choice, x) == 2 * once
+
+
+def test_a_row_counts_what_is_asked_for():
+    class Pair(nnx.Module):
+        def __init__(self, rngs):
+            self.one = linear(2, 3, rngs=rngs, dtype=jnp.float32)
+            self.two = linear(3, 4, rngs=rngs, dtype=jnp.float32)
+            self.running_mean = nnx.Param(jnp.zeros(4))
+
+        def half(self, x):
+            return self.one(x)
+
+    assert measure(Network("both", lambda rngs: Pair(rngs), ((5, 2),), "", "half"))[:2] == (25, 2 * 5 * 2 * 3 / 1e9)
+    assert measure(Network("one", lambda rngs: Pair(rngs), ((5, 2),), "", "half", ("one",)))[0] == 9
+
+
+def test_the_table_is_markdown_with_a_row_for_each_network_asked_for():
+    head, rule, row = rows(["hipt"])
+    assert head.count("|") == rule.count("|") == row.count("|")
+    assert "| 21,665,664 | 12.3 |" in row
+    names = [network.name for network in NETWORKS]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.slow
+def test_costs_are_those_of_the_papers():
+    for network in NETWORKS:
+        if network.published:
+            _, products, everything = measure(network)
+            assert products == pytest.approx(network.published, rel=0.015), network.name
+            assert everything == pytest.approx(network.published, rel=0.06), network.name

@@ -1,0 +1,94 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from stedm_jax.convert.folder import save_folder
+from stedm_jax.convert.table import flatten
+from stedm_jax.errors import UserError
+from stedm_jax.stages.initial import check_sources, initial_params
+from stedm_jax.training.program import Program
+from stedm_jax.training.sharding import make_mesh
+from tests.training import toy
+
+INFO = {"name": "made", "network": "toy"}
+
+
+@pytest.fixture(scope="module")
+def program() -> Program:
+    return Program(toy.ToyTask(), toy.settings(), make_mesh(devices=jax.devices()[:1]))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "diffusion"
+    return folder, toy.run(folder, config=toy.settings(steps=2)).state
+
+
+def test_nothing_named_is_nothing(program) -> None:
+    assert initial_params(program, (), False, 0) is None
+
+
+def test_a_stage_folder_gives_its_moving_average(program, trained, capsys) -> None:
+    folder, state = trained
+    assert toy.same(initial_params(program, (str(folder),), False, 5), jax.tree.map(jnp.asarray, state.ema))
+    assert f"from {folder}, step 2" in capsys.readouterr().out
+
+
+def test_a_part_is_loaded_and_the_rest_is_that_of_the_seed(program, trained, capsys) -> None:
+    folder, state = trained
+    params = initial_params(program, (f"hidden={folder}",), False, 5)
+    assert toy.same(params["hidden"], jax.tree.map(jnp.asarray, state.ema["hidden"]))
+    fresh = program.init(5).params
+    others = [name for name in params if name != "hidden"]
+    assert others and all(toy.same(params[name], fresh[name]) for name in others)
+    assert program.init(5, params).step == 0
+
+
+def test_a_converted_folder_by_path_and_by_name(program, tmp_path, monkeypatch, capsys) -> None:
+    given = jax.tree.map(lambda x: np.asarray(x) + np.float32(1), program.init(1).params)
+    save_folder(tmp_path / "weights" / "taef2", given, INFO)
+    one = initial_params(program, (str(tmp_path / "weights" / "taef2"),), False, 0)
+    monkeypatch.setenv("STEDM_WEIGHTS", str(tmp_path / "weights"))
+    two = initial_params(program, ("taef2",), False, 0)
+    assert toy.same(one, two) and toy.same(one, jax.tree.map(jnp.asarray, given))
+    with pytest.raises(UserError, match="ldm-vq-f4.*has not been converted yet"):
+        initial_params(program, ("ldm-vq-f4",), False, 0)
+
+
+def test_what_does_not_fit_is_listed_and_a_part_has_to_be_asked_for(program, tmp_path, capsys) -> None:
+    whole = jax.tree.map(np.asarray, program.init(1).params)
+    less = {"hidden": {"kernel": whole["hidden"]["kernel"]}, "strange": np.zeros(2, np.float32)}
+    save_folder(tmp_path / "less", less, INFO)
+    missing = len(flatten(whole)) - 1
+    with pytest.raises(UserError, match=f"{missing} missing: .*1 unknown: strange.*init_partial"):
+        initial_params(program, (str(tmp_path / "less"),), False, 0)
+    params = initial_params(program, (str(tmp_path / "less"),), True, 7)
+    assert toy.same(params["hidden"]["kernel"], jnp.asarray(whole["hidden"]["kernel"]))
+    assert toy.same(params["hidden"]["bias"], program.init(7).params["hidden"]["bias"])
+    assert f"{missing} start fresh" in capsys.readouterr().out
+    whole["hidden"]["kernel"] = whole["hidden"]["kernel"][:2]
+    save_folder(tmp_path / "cut", whole, INFO)
+    for partial in (False, True):
+        with pytest.raises(UserError, match="1 of another shape: hidden/kernel"):
+            initial_params(program, (str(tmp_path / "cut"),), partial, 0)
+
+
+def test_sources_and_parts_that_are_not_there(program, tmp_path) -> None:
+    with pytest.raises(UserError, match="neither a stage folder.*ldm-vq-f4"):
+        initial_params(program, (str(tmp_path),), False, 0)
+    check_sources(())
+    with pytest.raises(UserError, match="neither"):
+        check_sources((f"hidden={tmp_path}",))
+    with pytest.raises(UserError, match="the part 'unet', which toy does not have; its parts are"):
+        initial_params(program, ("unet=taef2",), False, 0)
+
+
+def test_a_damaged_folder_is_refused(program, tmp_path) -> None:
+    save_folder(tmp_path / "made", jax.tree.map(np.asarray, program.init(1).params), INFO)
+    file = tmp_path / "made" / "params.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-3] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(UserError, match="damaged"):
+        initial_params(program, (str(tmp_path / "made"),), False, 0)
