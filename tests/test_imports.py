@@ -11,7 +11,7 @@ DATA_NO_JAX = ("schema", "records", "splits", "tfds", "classes", "styles", "augm
 # room -> our modules it may import, by prefix
 RULES = {
     "stedm_jax/models": ("stedm_jax.models", "stedm_jax.errors"),
-    "stedm_jax/convert": ("stedm_jax.convert", "stedm_jax.models", "stedm_jax.errors"),
+    "stedm_jax/convert": ("stedm_jax.convert", "stedm_jax.models", "stedm_jax.training", "stedm_jax.errors"),
     "stedm_jax/diffusion": ("stedm_jax.diffusion", "stedm_jax.errors"),
     "stedm_jax/evaluation": ("stedm_jax.evaluation", "stedm_jax.errors"),
     "stedm_jax/training": ("stedm_jax.training", "stedm_jax.errors"),

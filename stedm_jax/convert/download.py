@@ -1,0 +1,62 @@
+"""Getting a file of the registry, where it can be had without asking and is known by its checksum."""
+
+import hashlib
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from stedm_jax.convert.registry import Entry
+from stedm_jax.errors import UserError
+
+_PIECE = 1 << 20
+
+
+def download(entry: Entry, out: Path, *, force: bool = False, open_url: Callable[..., Any] | None = None) -> list[Path]:
+    """Fetches the files of an entry and compares their checksums; only then do they get their names.
+
+    Args:
+      entry: of the registry.
+      out: a file, or a folder for several files.
+      force: replaces what is there.
+      open_url: as `urllib.request.urlopen`.
+
+    Raises:
+      UserError: the file is to be got by hand, `out` exists, the network does not answer, or another file came.
+    """
+    urls = {name: url for name, url in entry.urls.items() if name in entry.sha256 and url.startswith("https://")}
+    if not urls or urls.keys() != entry.sha256.keys():
+        how = "after asking for access there" if entry.gated else "by hand"
+        raise UserError(
+            f"{entry.name} has no address with a known checksum and is not downloaded. Get it {how}: {entry.source} "
+            f"(terms: {entry.licence}); then python -m stedm_jax.convert {entry.name} FILE --out=DIR."
+        )
+    targets = {name: out if len(urls) == 1 else out / name for name in urls}
+    there = [str(target) for target in targets.values() if target.exists()]
+    if there and not force:
+        raise UserError(f"{', '.join(there)} exists; give another --out, or --force to replace it.")
+    for name, target in targets.items():
+        _fetch(urls[name], target, entry.sha256[name], open_url or urllib.request.urlopen)
+    return list(targets.values())
+
+
+def _fetch(url: str, target: Path, known: str, open_url: Callable[..., Any]) -> None:
+    target.absolute().parent.mkdir(parents=True, exist_ok=True)
+    partial, digest = target.absolute().with_name(f".{target.name}.partial-{os.getpid()}"), hashlib.sha256()
+    try:
+        with open_url(url, timeout=60) as answer, partial.open("wb") as file:
+            while piece := answer.read(_PIECE):
+                digest.update(piece)
+                file.write(piece)
+        if digest.hexdigest() != known:
+            raise UserError(
+                f"{url} gave another file than is known (sha256 {digest.hexdigest()}, needed {known}); it was deleted. "
+                "Get it by hand and compare."
+            )
+        partial.replace(target)
+    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+        raise UserError(f"{url} could not be fetched ({error}). Try again, or get it by hand.") from error
+    finally:
+        partial.unlink(missing_ok=True)

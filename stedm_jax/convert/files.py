@@ -1,0 +1,280 @@
+"""Tensors by name out of whatever file weights come in, recognised by its content and not by its ending.
+
+safetensors (one file, several with an index, a folder as diffusers writes it), files of torch.save, and npz.
+"""
+
+import io
+import json
+import re
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes  # noqa: F401  declares bfloat16 to numpy, which safetensors asks for
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from stedm_jax.convert.names import short
+from stedm_jax.convert.torch_file import TorchFile
+from stedm_jax.convert.unpickle import Inert, Tensor
+from stedm_jax.errors import UserError
+
+Read = Callable[[], np.ndarray]
+_AGAIN = "Download it again and compare its size."
+_NOT_WEIGHTS = (
+    (rb"\s*<(!doctype|html|\?xml)", "a web page, as comes from a download that needs a login or another address"),
+    (rb"version https://git-lfs", "a pointer of Git LFS; fetch the file itself (git lfs pull)"),
+    (rb"\x89HDF\r\n", "an HDF5 file of Keras"),
+    (rb"GGUF", "a GGUF file"),
+    (rb"\x1f\x8b", "compressed by gzip; unpack it first"),
+)
+_NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+_NAMES = ("diffusion_pytorch_model.safetensors", "model.safetensors", "pytorch_model.bin")
+
+
+class Tensors(Mapping):  # of str and np.ndarray; said here, a type checker at run time would read the arrays
+    """Arrays by name, each read when it is asked for.
+
+    Attributes:
+      left_out: names in the file that were not asked for. files: where they were read from.
+    """
+
+    def __init__(self, readers: Mapping[str, Read], left_out: Sequence[str] = (), files: Sequence[Path] = ()):
+        self._readers, self.left_out, self.files = dict(readers), tuple(left_out), tuple(files)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._readers[name]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._readers)
+
+    def __len__(self) -> int:
+        return len(self._readers)
+
+    def renamed(self, where: str, under: Sequence[str], strip: Sequence[str]) -> "Tensors":
+        """Only the names that begin with the first of `under` that occurs, without it and without the prefixes `strip`.
+
+        Raises:
+          UserError: there are none, or two names become one.
+        """
+        out: dict[str, Read] = {}
+        wanted, *others = under
+        for other in others:
+            if not any(name.startswith(wanted) for name in self._readers):
+                wanted = other
+        left = [name for name in self._readers if not name.startswith(wanted)]
+        for name, read in self._readers.items():
+            if not name.startswith(wanted):
+                continue
+            short_name = name.removeprefix(wanted)
+            for prefix in strip:
+                short_name = short_name.removeprefix(prefix)
+            if short_name in out:
+                raise UserError(f"{where} has two tensors called {short(short_name)} without {', '.join(strip)}.")
+            out[short_name] = read
+        if not out:
+            begin = sorted({name.split(".")[0] for name in self._readers})
+            raise UserError(
+                f"{where} has no tensor under '{wanted}'; its names begin with {', '.join(map(short, begin[:20]))}. "
+                "It is another file than this entry is for."
+            )
+        return Tensors(out, (*self.left_out, *left), self.files)
+
+
+def read_tensors(
+    path: Path,
+    *,
+    key: str = "",
+    under: Sequence[str] = ("",),
+    strip: Sequence[str] = (),
+    parts: Mapping[str, str] | None = None,
+) -> Tensors:
+    """The tensors of a file or folder.
+
+    Args:
+      path: of the weights.
+      key: the part of a checkpoint that holds them ("state_dict", "teacher"); found where there is one only.
+      under: prefixes ("model.diffusion_model."); only names with the first that occurs are taken, without it.
+      strip: prefixes taken off, one after the other ("module.", "backbone.").
+      parts: for weights in several files of a folder, stem of a file -> prefix for its names.
+
+    Raises:
+      UserError: the file is absent, cut off, hostile or of another kind, or holds no such part.
+    """
+    if parts and (path.stem in parts or any(list(path.glob(f"{stem}.*")) for stem in parts)):
+        return _parts(path, parts).renamed(str(path), under, strip)
+    if path.is_dir():
+        path = _in_folder(path)
+    if not path.is_file():
+        raise UserError(f"There is no file {path}.")
+    return _read(path, key).renamed(str(path), under, strip)
+
+
+def _read(path: Path, key: str) -> Tensors:
+    with path.open("rb") as file:
+        head = file.read(512)
+    for pattern, what in _NOT_WEIGHTS:
+        if re.match(pattern, head, re.IGNORECASE):
+            raise UserError(f"{path} is {what}; it holds no weights that can be read.")
+    if path.name.endswith(".index.json"):
+        return _sharded(path)
+    if not head:
+        raise UserError(f"{path} is empty. {_AGAIN}")
+    if head[8:9] == b"{":  # behind the length of the header, which may begin like any other kind
+        return _safetensors(path)
+    if head[:2] == b"PK" and _holds_arrays(path):
+        return _npz(path)
+    if head[:2] == b"PK" or head[:1] == b"\x80":
+        return _torch(path, key)
+    if path.suffix == ".safetensors":
+        return _safetensors(path)
+    raise UserError(f"{path} is neither safetensors nor a file of torch.save nor npz; name a file of weights.")
+
+
+def _parts(folder: Path, parts: Mapping[str, str]) -> Tensors:
+    readers: dict[str, Read] = {}
+    used: list[Path] = []
+    for stem, prefix in parts.items():
+        files = sorted(each for each in folder.glob(f"{stem}.*") if each.is_file()) if folder.is_dir() else []
+        if len(files) != 1:
+            listed = ", ".join(parts)
+            there = f"has {len(files) or 'no'} {stem}" if folder.is_dir() else "is no folder"
+            raise UserError(
+                f"These weights are in several files; give the folder with {listed} (.safetensors or .pth, one each). "
+                f"{folder} {there}."
+            )
+        tensors = _read(files[0], "")
+        readers |= {prefix + name: _reader(tensors, name) for name in tensors}
+        used += files
+    return Tensors(readers, files=used)
+
+
+def _reader(tensors: Mapping[str, np.ndarray], name: str) -> Read:
+    return lambda: tensors[name]
+
+
+def _in_folder(folder: Path) -> Path:
+    """The one file of weights of a folder as diffusers, transformers and timm write it."""
+    for pattern in ("*.safetensors.index.json", *_NAMES, "*.safetensors", "*.ckpt", "*.pth", "*.pt", "*.bin"):
+        found = sorted(folder.glob(pattern))
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise UserError(f"{folder} holds {', '.join(each.name for each in found)}; name one of them.")
+    raise UserError(f"{folder} holds no file of weights (safetensors, ckpt, pth, pt or bin).")
+
+
+def _safetensors(path: Path) -> Tensors:
+    try:
+        file = safe_open(path, framework="numpy")
+        names = list(file.keys())
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{path} is damaged, cut off or no safetensors file ({error}). {_AGAIN}") from error
+
+    def reader(name: str) -> Read:
+        def read() -> np.ndarray:
+            try:
+                return file.get_tensor(name)
+            except (SafetensorError, AttributeError, TypeError, ValueError) as error:
+                raise UserError(
+                    f"{path}: the tensor {short(name)} has a data type that is not read ({error})."
+                ) from error
+
+        return read
+
+    return Tensors({name: reader(name) for name in names}, files=[path])
+
+
+def _sharded(path: Path) -> Tensors:
+    try:
+        files = json.loads(path.read_text())["weight_map"]
+        shards = {file: path.parent / file for file in files.values()}
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path} is no index of safetensors files ({type(error).__name__}). {_AGAIN}") from error
+    for file, place in shards.items():
+        if Path(file).name != file or not file.endswith(".safetensors"):
+            raise UserError(f"{path} names {short(file)}, which is no safetensors file beside it; it is refused.")
+        if not place.is_file():
+            raise UserError(f"{path} needs {file}, which is not beside it; download all of its files.")
+    opened = {file: _safetensors(place) for file, place in shards.items()}
+    lost = [name for name, file in files.items() if name not in opened[file]]
+    if lost:
+        listed = ", ".join(map(short, lost[:10]))
+        raise UserError(f"{path} promises {len(lost)} tensors that are not in its files: {listed}. {_AGAIN}")
+    readers = {name: _reader(opened[file], name) for name, file in files.items()}
+    return Tensors(readers, files=[path, *shards.values()])
+
+
+def _torch(path: Path, key: str) -> Tensors:
+    file = TorchFile(path)
+    found, others = _state_dict(path, file.content, key)
+
+    def reader(tensor: Tensor) -> Read:
+        return lambda: file.array(tensor)
+
+    return Tensors({name: reader(tensor) for name, tensor in found.items()}, others, [path])
+
+
+def _tensors_of(content: Any) -> dict[str, Tensor]:
+    items = content.items() if isinstance(content, dict) else ()
+    return {name: value for name, value in items if isinstance(name, str) and isinstance(value, Tensor)}
+
+
+def _state_dict(path: Path, content: Any, key: str) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors wanted, and the names of the other parts of the checkpoint."""
+    if isinstance(content, Inert):
+        raise UserError(
+            f"{path} holds a whole object ({content.of}) and not its weights. Save those: "
+            "torch.save(model.state_dict(), FILE)."
+        )
+    content = content if isinstance(content, dict) else {}
+    parts = {name: part for name, value in content.items() if (part := _tensors_of(value))}
+    names = [name for name in parts if isinstance(name, str)]
+    own = _tensors_of(content)
+    if key and (names or not own):  # a file with the wanted part alone needs no key
+        if key not in parts:
+            there = f"it has {', '.join(map(short, names))}" if names else "it has no such parts"
+            raise UserError(f"{path} has no part '{short(key)}' with tensors; {there}. Give another --key, or none.")
+        return parts[key], [str(name) for name in content if name != key]
+    if own:
+        return own, [str(name) for name in content if name not in own]
+    chosen = "state_dict" if "state_dict" in parts else names[0] if len(names) == 1 else ""
+    if chosen:
+        return parts[chosen], [str(name) for name in content if name != chosen]
+    if names:
+        listed = ", ".join(map(short, names))
+        raise UserError(f"{path} holds several sets of weights: {listed}. Choose one with --key=NAME.")
+    raise UserError(f"{path} holds no state dict; save one: torch.save(model.state_dict(), FILE).")
+
+
+def _holds_arrays(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith(".npy") for name in archive.namelist()[:2])
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return False
+
+
+def _npz(path: Path) -> Tensors:
+    """Every array is checked to be as large as its entry says before any memory is taken for it."""
+    archive = zipfile.ZipFile(path)
+    size, infos = path.stat().st_size, {info.filename: info for info in archive.infolist()}
+    if sum(info.file_size for info in infos.values()) > max(64 * size, 1 << 26):
+        raise UserError(f"{path} unpacks to far more than weights do; it is taken for a zip bomb and refused.")
+
+    def reader(info: zipfile.ZipInfo) -> Read:
+        def read() -> np.ndarray:
+            try:
+                with archive.open(info) as entry:
+                    data = io.BytesIO(entry.read(info.file_size))
+                version = np.lib.format.read_magic(data)
+                shape, fortran, dtype = _NPY_HEADERS[version](data)
+                values = np.frombuffer(data.getbuffer()[data.tell() :], dtype)
+                return values.reshape(shape, order="F" if fortran else "C")
+            except (zipfile.BadZipFile, ValueError, LookupError, EOFError, OSError, TypeError) as error:
+                raise UserError(f"{path} is damaged at {short(info.filename)} ({error}). {_AGAIN}") from error
+
+        return read
+
+    return Tensors({name.removesuffix(".npy"): reader(info) for name, info in infos.items()}, files=[path])

@@ -1,0 +1,44 @@
+"""LDM's UNet, which has our names: only its plain attention has convolutions where we have linear layers.
+
+Also of STEDM's release, whose middle block counts the style block. In the file of a whole latent diffusion model the
+same names stand under PREFIX, and `only_unet` takes them out.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from stedm_jax.convert.table import Rule, Table
+
+PREFIX = "model.diffusion_model."
+
+TABLE: Table = (
+    Rule("{a}.qkv.weight", "{a}/qkv/kernel", "conv1d1", ndim=3),
+    # Of a spatial transformer, and of plain attention.
+    Rule("{a}.proj_out.weight", "{a}/proj_out/kernel", "kernel", ndim=4),
+    Rule("{a}.proj_out.weight", "{a}/proj_out/kernel", "conv1d1", ndim=3),
+)
+
+
+def _moved(theirs: str, ours: str) -> Table:
+    return (
+        *(Rule(f"{theirs}{rule.torch[3:]}", f"{ours}{rule.ours[3:]}", rule.layout, rule.ndim) for rule in TABLE),
+        Rule(f"{theirs}.{{a}}.weight", f"{ours}/{{a}}/scale", ndim=1),
+        Rule(f"{theirs}.{{a}}.weight", f"{ours}/{{a}}/kernel", "kernel"),
+        Rule(f"{theirs}.{{a}}", f"{ours}/{{a}}"),
+    )
+
+
+STEDM_TABLE: Table = (
+    *_moved("middle_block.1", "style_block"),
+    *_moved("middle_block.2", "middle_block/1"),
+    *_moved("middle_block.3", "middle_block/2"),
+    *TABLE,
+)
+"""With the style block as the second of the middle's four."""
+
+
+def only_unet(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The UNet of a whole model's tensors, without the prefix; all tensors where nothing has it."""
+    found = {name.removeprefix(PREFIX): value for name, value in tensors.items() if name.startswith(PREFIX)}
+    return found or dict(tensors)

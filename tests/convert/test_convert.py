@@ -1,0 +1,263 @@
+"""The command, the registry, converted folders, exports."""
+
+import dataclasses
+import importlib
+import io
+import os
+import re
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from stedm_jax.convert import __main__ as command
+from stedm_jax.convert import registry
+from stedm_jax.convert.card import model_card
+from stedm_jax.convert.download import download
+from stedm_jax.convert.export import export, export_parts
+from stedm_jax.convert.files import read_tensors
+from stedm_jax.convert.folder import is_converted, load_folder, save_folder, sha256
+from stedm_jax.convert.registry import NETWORKS, entries, entry
+from stedm_jax.convert.table import flatten, from_torch, to_torch, unflatten
+from stedm_jax.convert.weights import unknown_files
+from stedm_jax.errors import UserError
+from stedm_jax.models.functional import Functional
+from stedm_jax.models.resnet import ResNet
+from tests.convert.torch_zip import whole, write_zip
+
+DATA = Path(os.environ.get("STEDM_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
+SMALL = {"depths": (1, 1, 1, 1), "width": 8}
+INFO = {"name": "small", "network": "small", "licence": "MIT"}
+
+
+def random_params(network: Functional) -> dict:
+    rng = np.random.default_rng(0)
+    leaves = flatten(network.abstract)
+    return unflatten({path: rng.normal(size=leaf.shape).astype(leaf.dtype) for path, leaf in leaves.items()})
+
+
+def same(ours: dict, theirs: dict) -> bool:
+    ours, theirs = flatten(ours), flatten(theirs)
+    return ours.keys() == theirs.keys() and all(np.array_equal(ours[path], theirs[path]) for path in ours)
+
+
+@pytest.fixture(scope="module")
+def network() -> Functional:
+    return Functional(lambda rngs: ResNet(**SMALL, rngs=rngs))
+
+
+@pytest.fixture
+def small(monkeypatch, network) -> Functional:
+    """A network in place of ResNet-18."""
+    monkeypatch.setattr("stedm_jax.convert.weights.build", lambda name: network)
+    return network
+
+
+@pytest.fixture
+def checkpoint(tmp_path, small) -> tuple[Path, dict]:
+    params = random_params(small)
+    tensors = to_torch(params) | {"fc.weight": np.ones((3, 64), np.float32), "bn1.num_batches_tracked": np.array(3)}
+    stored = {name: whole(str(number), array) for number, (name, array) in enumerate(tensors.items())}
+    return write_zip(tmp_path / "a.pth", {"state_dict": stored, "epoch": 1}), params
+
+
+def run(*argv: object) -> None:
+    command.main([str(each) for each in argv])
+
+
+def test_entries_are_complete_and_their_builders_are_there():
+    known = entries()
+    wanted = {
+        "ldm-vq-f4", "ldm-kl-f4", "ldm-kl-f8", "ldm-landscape", "lid-tcga-brca", "hipt-vit256", "swin-v2-t-imagenet",
+        "mit-b2-imagenet", "resnet18-imagenet", "resnet34-imagenet", "resnet50-imagenet", "vgg16-imagenet",
+        "convnext-tiny-imagenet", "taef2", "lpips-alex", "inception-fid", "uni2-h", "virchow2", "h0-mini",
+    }  # fmt: skip
+    assert wanted <= known.keys() and not set(command.COMMANDS) & known.keys()
+    for each in known.values():
+        assert each.network in NETWORKS and each.licence and each.source and each.what
+        assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in each.sha256.values())
+        assert each.urls.keys() <= each.sha256.keys()
+        for pattern in (*each.ignore, *each.load_only):
+            re.compile(pattern)
+    for name, network in NETWORKS.items():
+        file, _, class_name = network.path.partition(":")
+        assert hasattr(importlib.import_module(f"stedm_jax.models.{file}"), class_name)
+        assert registry.tables(name)
+    with pytest.raises(UserError, match="ldm-vq-f4"):
+        entry("vq")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_can_be_described(name):
+    assert jax.tree.leaves(registry.build(name).abstract)
+
+
+def test_convert_and_read_back(tmp_path, checkpoint, small, capsys):
+    path, params = checkpoint
+    out = tmp_path / "new" / "out"
+    run("resnet18-imagenet", path, f"--out={out}")
+    assert is_converted(out)
+    found, info = load_folder(out)
+    assert same(found, params)
+    assert info["files"] == {"a.pth": sha256(path)} and info["left_out"] == {"bn1": 1, "epoch": 1, "fc": 1}
+    assert info["loaded"] == len(flatten(params)) and info["not_loaded"] == []
+    assert {each.name for each in out.parent.iterdir()} == {"out"}
+    assert "licence" in capsys.readouterr().out
+    with pytest.raises(UserError, match="--force"):
+        run("resnet18-imagenet", path, f"--out={out}")
+    before = sha256(out / "convert.json")
+    run("resnet18-imagenet", path, f"--out={out}", "--force")
+    assert sha256(out / "convert.json") == before
+
+
+def test_only_a_part_is_loaded_when_asked_for(tmp_path, checkpoint):
+    path, params = checkpoint
+    run("resnet18-imagenet", path, f"--out={tmp_path / 'o'}", "--load_only=^conv1,^bn1")
+    found, info = load_folder(tmp_path / "o")
+    assert set(found) == {"conv1", "bn1"} and "layer1/0/conv1/kernel" in info["not_loaded"]
+    for bad, part in (("--load_only=(", "regular expression"), ("--load_only=^nothing", "fits no parameter")):
+        with pytest.raises(UserError, match=part):
+            run("resnet18-imagenet", path, f"--out={tmp_path / 'p'}", bad)
+    assert not (tmp_path / "p").exists()
+
+
+def test_what_does_not_fit_leaves_nothing_behind(tmp_path, checkpoint):
+    save_file({"conv1.weight": np.zeros((8, 3, 7, 7), np.float32), "x": np.zeros(1)}, tmp_path / "b.safetensors")
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(UserError, match="missing.*unexpected: x"):
+        run("resnet18-imagenet", tmp_path / "b.safetensors", f"--out={tmp_path / 'o'}")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_force_replaces_nothing_but_our_own(tmp_path, checkpoint):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.txt").write_text("x")
+    for flags in ((), ("--force",)):
+        with pytest.raises(UserError, match="home"):
+            run("resnet18-imagenet", checkpoint[0], f"--out={tmp_path / 'home'}", *flags)
+    assert (tmp_path / "home" / "thesis.txt").exists()
+    (tmp_path / "empty").mkdir()
+    run("resnet18-imagenet", checkpoint[0], f"--out={tmp_path / 'empty'}")
+
+
+def test_a_damaged_folder_is_refused(tmp_path, small):
+    out = tmp_path / "o"
+    save_folder(out, random_params(small), INFO)
+    data = bytearray((out / "params.safetensors").read_bytes())
+    data[-1] ^= 1
+    (out / "params.safetensors").write_bytes(data)
+    with pytest.raises(UserError, match="damaged"):
+        load_folder(out)
+    (out / "convert.json").write_text("{")
+    with pytest.raises(UserError, match="cannot be read"):
+        load_folder(out)
+    with pytest.raises(UserError, match="no converted folder"):
+        load_folder(tmp_path)
+
+
+@pytest.mark.parametrize("format", ("ours", "published"))
+def test_export_is_exact(tmp_path, small, format):
+    params, out = random_params(small), tmp_path / "o"
+    card = {"title": "A net", "patients": {"train": 5, "test": 2}, "tiles": {"train": 50}, "metrics": {"iou": 0.5}}
+    export(params, out, card=card, network="resnet", format=format)
+    if format == "ours":
+        found = load_folder(out)[0]
+    else:
+        found = from_torch(read_tensors(out), small.abstract)
+        assert "layer1.0.conv1.weight" in read_tensors(out)
+    assert same(found, params)
+    text = (out / "README.md").read_text()
+    for part in (
+        "# A net",
+        "| train | 5 | 50 |",
+        "| test | 2 | unknown |",
+        "| iou | 0.5 |",
+        "Licence",
+        "Limits",
+        "Intended use",
+    ):
+        assert part in text
+    with pytest.raises(UserError, match="--force"):
+        export(params, out, card=card, network="resnet")
+    with pytest.raises(UserError, match="valid are"):
+        export(params, tmp_path / "p", card=card, network="resnet", format="h5")
+
+
+def test_export_of_several_parts(tmp_path, small):
+    params = random_params(small)
+    for format in ("ours", "published"):
+        export_parts(
+            {"unet": params, "style": params}, tmp_path / format, card={}, network="n", tables={}, format=format
+        )
+    assert set(load_folder(tmp_path / "ours")[0]) == {"unet", "style"}
+    assert {"unet.safetensors", "style.safetensors"} <= {each.name for each in (tmp_path / "published").iterdir()}
+
+
+def test_export_command_of_a_converted_folder(tmp_path, checkpoint):
+    run("resnet18-imagenet", checkpoint[0], f"--out={tmp_path / 'o'}")
+    run("export", tmp_path / "o", f"--out={tmp_path / 'e'}", "--format=published", "--licence=Apache-2.0")
+    assert "Apache-2.0" in (tmp_path / "e" / "README.md").read_text()
+    run("resnet18-imagenet", tmp_path / "e", f"--out={tmp_path / 'again'}")
+    assert same(load_folder(tmp_path / "again")[0], checkpoint[1])
+    with pytest.raises(UserError, match="no trained stage"):
+        run("export", tmp_path, f"--out={tmp_path / 'x'}")
+
+
+def test_a_card_says_what_is_unknown():
+    text = model_card({}, {}, "net")
+    assert "not stated" in text and "Patients: unknown" in text and "None recorded" in text
+
+
+def test_download_verifies_or_refuses(tmp_path):
+    base, digest = entry("taef2"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # of abc
+    ready = dataclasses.replace(base, sha256={"a.bin": digest}, urls={"a.bin": "https://example.org/a.bin"})
+    asked = []
+
+    def answer(contents: bytes):
+        return lambda url, timeout: (asked.append(url), io.BytesIO(contents))[1]
+
+    assert download(ready, tmp_path / "a.bin", open_url=answer(b"abc")) == [tmp_path / "a.bin"]
+    with pytest.raises(UserError, match="exists"):
+        download(ready, tmp_path / "a.bin", open_url=answer(b"abc"))
+    with pytest.raises(UserError, match="another file"):
+        download(ready, tmp_path / "b.bin", open_url=answer(b"abd"))
+    assert asked and [each.name for each in tmp_path.iterdir()] == ["a.bin"]
+    for each in entries().values():  # nothing is fetched whose checksum is not known
+        if not each.urls:
+            with pytest.raises(UserError, match=re.escape(each.source[:40])):
+                download(each, tmp_path / "c", open_url=None)
+
+
+def test_errors_are_one_paragraph(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["convert", "taef2", str(tmp_path / "no"), f"--out={tmp_path / 'o'}"])
+    with pytest.raises(SystemExit) as caught:
+        command.cli()
+    assert caught.value.code == 2
+    text = capsys.readouterr().err
+    assert text.startswith("\nerror: ") and len(text.strip().splitlines()) == 1 and "no" in text
+
+
+def test_list_names_every_entry(capsys):
+    run("list")
+    text = capsys.readouterr().out
+    assert all(name in text for name in entries())
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name, folder, count", (("taef2", "taef2", 2_677_027), ("lpips-alex", "lpips", 2_470_848)))
+def test_files_beside_the_repository(tmp_path, name, folder, count):
+    """They are known by their checksums, fit whole, and come back exactly from an export."""
+    path = DATA.parent / "weights" / folder
+    if not path.is_dir():
+        pytest.skip(f"needs weights/{folder} beside {DATA}; set STEDM_DATA")
+    run(name, path, f"--out={tmp_path / 'o'}")
+    params, info = load_folder(tmp_path / "o")
+    assert info["parameters"] == count and info["not_loaded"] == [] and info["left_out"] == {}
+    assert not unknown_files(entry(name), info)
+    run("export", tmp_path / "o", f"--out={tmp_path / 'e'}", "--format=published")
+    run(name, tmp_path / "e", f"--out={tmp_path / 'again'}")
+    assert same(load_folder(tmp_path / "again")[0], params)
