@@ -79,7 +79,9 @@ def _diffusion() -> Any:
                 "res_blocks": 2,
                 "attention_at": (),  # downsampling factors; the middle block always attends
                 "heads": 8,
-                "style_path": "middle",  # or all, both
+                "attention": "plain",  # or transformer, which can read a context
+                "context_dim": 0,  # length of a context token; 0: none
+                "style_path": "middle",  # or all, both, adagn, cross (with style.aggregation = "tokens")
                 "dropout": 0.0,
                 "remat": False,
             },
@@ -88,7 +90,7 @@ def _diffusion() -> Any:
                 "scope": "slide",  # multipatch draws from the same slide, or patient
                 "encoder": "swin_v2_t",  # or swin_v2, conv
                 "width": 96,
-                "aggregation": "mean",  # or max, linear, svit, attention, none
+                "aggregation": "mean",  # or max, linear, svit, attention, none, tokens
                 "dim": 512,
                 "tiles": 10,
                 "drop": 0.25,
@@ -142,7 +144,11 @@ def _segmentation() -> Any:
         {
             **_start(),
             "model": {
-                "encoder": "mit",
+                "kind": "unet",  # or fcn8s
+                "encoder": "mit",  # of these sizes, or a named one: mit_b0 ... b5, resnet18/34/50, convnext_tiny ...
+                "norm": "batch",  # or group, which keeps no running statistics
+                "drop_path": 0.1,  # stochastic depth of a MiT
+                "imagenet_input": True,  # inputs scaled as for weights that were trained on ImageNet
                 "widths": (64, 128, 320, 512),
                 "depths": (3, 4, 6, 3),
                 "heads": (1, 2, 5, 8),
@@ -201,6 +207,16 @@ def get_base() -> Any:
     )  # fmt: skip
 
 
+def from_published(config: Any) -> None:
+    """Starts where the paper starts; changes in place. The first stage is LDM's VQ-f4 as it is, the denoiser LDM's of
+    landscapes, the segmenter's encoder one trained on ImageNet. Style encoder and style block start fresh."""
+    config.autoencoder.init_from = ("ldm-vq-f4",)
+    config.autoencoder.train.steps = 0
+    config.diffusion.init_from = ("unet=ldm-landscape",)
+    config.diffusion.init_partial = True
+    config.segmentation.init_from = ("encoder=mit-b2-imagenet",)
+
+
 def shrink(config: Any) -> None:
     """The same networks small enough for two CPU cores, and what makes short trainings work; changes in place.
 
@@ -233,6 +249,7 @@ def shrink(config: Any) -> None:
     config.synthesis.guidance.update({"scale": 2.0, "layout_interval": (0.0, 0.95)})
     segmenter = config.segmentation
     segmenter.model.update({"widths": (16, 32, 64, 96), "depths": (1, 1, 1, 1), "heads": (1, 2, 4, 4)})
+    segmenter.model.update({"norm": "group", "drop_path": 0.0, "imagenet_input": False})
     segmenter.model.decoder = (64, 32, 24, 16, 8)
     segmenter.judge.stain_jitter = 0.8
 

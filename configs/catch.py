@@ -6,11 +6,14 @@ Command: python -m stedm_jax.main --config=configs/catch.py --workdir=runs/catch
 Arms: multipatch (default), nearby, augmented, semantic (no style: the paper's diffusion baseline), for example
 --config=configs/catch.py:nearby
 Hardware: 8 accelerators of 40 GB or more; the published pipeline costs about 5 EFLOP for sampling alone.
-Departures: the first stage is trained here, and nothing is initialised from published weights, as none can be
-imported yet. Not run by us at this size; no score is claimed.
+Weights: starts from ldm-vq-f4, ldm-landscape and mit-b2-imagenet, as the paper does; `python -m stedm_jax.convert list`
+says where they are to be had, `python -m stedm_jax.convert NAME FILE --out=weights/NAME` prepares each. To start from nothing:
+--config.autoencoder.init_from=() --config.autoencoder.train.steps=100000 --config.diffusion.init_from=()
+--config.segmentation.init_from=()
+Not run by us at this size; no score is claimed.
 """
 
-from configs.base import get_base
+from configs.base import from_published, get_base
 
 MISSING = (
     "CATCH (CC BY 4.0) is to be had from The Cancer Imaging Archive under the name CATCH: 350 SVS slides and "
@@ -40,6 +43,7 @@ def get_config(arm: str = "multipatch"):
     if arm not in styles:
         raise ValueError(f"configs/catch.py has no arm '{arm}'; it has {', '.join(styles)}")
     config = get_base()
+    from_published(config)
     config.name = f"catch_{arm}"
     config.title = f"CATCH, {arm}"
     config.data.update({"tiles": "data/catch", "missing": MISSING, "tile": 512})

@@ -7,7 +7,7 @@ Arms: augmented (default), multipatch, semantic.
 Hardware: as configs/catch.py. Not run by us at this size; no score is claimed.
 """
 
-from configs.base import get_base
+from configs.base import from_published, get_base
 
 MISSING = (
     "Oxford Flowers-102 (images and segmentations) is to be had from the Visual Geometry Group, Oxford. Write "
@@ -31,6 +31,7 @@ def get_config(arm: str = "augmented"):
     if arm not in styles:
         raise ValueError(f"configs/flowers.py has no arm '{arm}'; it has {', '.join(styles)}")
     config = get_base()
+    from_published(config)
     config.name = f"flowers_{arm}"
     config.title = f"Flowers-102, {arm}"
     config.data.update({"tiles": "data/flowers", "missing": MISSING, "tile": 512})

@@ -168,7 +168,7 @@ def _check_values(config: Any) -> None:
 
 
 _COUNTS = (
-    "autoencoder.train.steps", "autoencoder.train.batch", "diffusion.train.steps", "diffusion.train.batch",
+    "autoencoder.train.batch", "diffusion.train.steps", "diffusion.train.batch",
     "segmentation.train.steps", "segmentation.train.batch", "diffusion.style.tiles", "diffusion.style.dim",
     "diffusion.schedule.steps", "synthesis.count", "synthesis.batch", "synthesis.steps", "latents.tiles",
     "data.tile", "data.threads", "mesh.fsdp",
@@ -179,6 +179,11 @@ def _check_counts(flat: dict[str, Any]) -> None:
     for key in _COUNTS:
         if flat[key] < 1:
             raise UserError(f"config.{key} is {flat[key]}; give 1 or more.")
+    if flat["autoencoder.train.steps"] < (0 if flat["autoencoder.init_from"] else 1):
+        raise UserError(
+            f"config.autoencoder.train.steps is {flat['autoencoder.train.steps']}; give 1 or more, or 0 together with "
+            "autoencoder.init_from to take those weights as they are."
+        )
 
 
 def _check_guidance(config: Any) -> None:

@@ -164,7 +164,7 @@ def from_torch(
         if array.shape != tuple(wanted[path].shape):
             shapes.append(f"{name} {tensor.shape}, needed {_as_torch(wanted[path].shape, layout)}")
             continue
-        out[path] = np.ascontiguousarray(array, dtype=wanted[path].dtype)
+        out[path] = np.array(array, dtype=wanted[path].dtype, order="C", copy=None)
     missing = [torch_name(path, len(wanted[path].shape), table)[0] for path in wanted if path not in out]
     missing = [name for name in missing if not any(text.startswith(f"{name} ") for text in shapes)]
     _refuse(where, missing, unexpected, shapes)
@@ -179,7 +179,7 @@ def to_torch(params: Mapping[str, Any], table: Table = ()) -> dict[str, np.ndarr
         name, layout = torch_name(path, array.ndim, table)
         if name in out:
             raise ValueError(f"{path} and another parameter are both called {name}")
-        out[name] = np.ascontiguousarray(LAYOUTS[layout][1](array))
+        out[name] = np.asarray(LAYOUTS[layout][1](array), order="C")
     return out
 
 

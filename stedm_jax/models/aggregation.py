@@ -7,6 +7,7 @@ which of the k images exist. The value of an absent image never matters.
     linear      concatenation -> ReLU, d, ReLU, d, ReLU: a fixed number and order of images
     attention   mean + what a few learned queries read from the images: any number, any order
     none        zeros, the baseline without style
+    tokens      the vectors as they are, for cross-attention: `Tokens` in place of (b, d)
 ("svit" is another one, but takes images: see svit.py.) With no image at all the result is zero,
 except for "linear", which sees zeros as its input.
 """
@@ -17,6 +18,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from stedm_jax.models.layers import LayerNorm, Slots, attention, linear
+from stedm_jax.models.transformer import Tokens
 
 
 class Mean(nnx.Module):
@@ -40,6 +42,13 @@ class Empty(nnx.Module):
 
     def __call__(self, vectors: Float[Array, "b k d"], present: Bool[Array, "b k"]) -> Float[Array, "b d"]:
         return jnp.zeros_like(vectors[:, 0])
+
+
+class Apart(nnx.Module):
+    """No aggregation: the vectors stay tokens, in any number, and whoever reads them has no use for their order."""
+
+    def __call__(self, vectors: Float[Array, "b k d"], present: Bool[Array, "b k"]) -> Tokens:
+        return Tokens(vectors, present)
 
 
 class Linear(nnx.Module):

@@ -3,6 +3,8 @@
 t_k = (cos(t f_0) .. cos(t f_m), sin(t f_0) .. sin(t f_m)),  f_i = 10000^(-i/m)          (1)
 ResBlock:       x + conv(drop(silu(norm(conv(silu(norm(x))) + W silu(emb)))))            (2)
 AttentionBlock: x + proj(softmax(q k^T / sqrt(d)) v),  q, k, v = W norm(x), head by head (3)
+One addition of ours to (2), for a style beside the time: the second norm n becomes
+                n (1 + a) + b,  (a, b) = W' silu(style),  W' = 0 at the start            (4)
 """
 
 import math
@@ -36,7 +38,12 @@ def timestep_embedding(t: Num[Array, " b"], dim: int) -> Float[Array, "b d"]:
 
 
 class ResBlock(nnx.Module):
-    """Equation (2). With `scale_shift` the embedding scales and shifts the second norm instead."""
+    """Equation (2). With `scale_shift` the embedding scales and shifts the second norm instead.
+
+    Args:
+        cin, cout, emb: channels in and out, length of the embedding.
+        rate: of dropout. style: length of a style vector for equation (4), 0 for none.
+    """
 
     def __init__(
         self,
@@ -48,11 +55,13 @@ class ResBlock(nnx.Module):
         dtype: DTypeLike,
         rate: float = 0.0,
         scale_shift: bool = False,
+        style: int = 0,
     ):
         self.rate, self.scale_shift = rate, scale_shift
         kw = {"rngs": rngs, "dtype": dtype}
         self.in_layers = Slots({0: GroupNorm(cin), 2: conv(cin, cout, 3, **kw)})
         self.emb_layers = Slots({1: linear(emb, 2 * cout if scale_shift else cout, **kw)})
+        self.style_layers = Slots({1: linear(style, 2 * cout, **kw, init=zeros)}) if style else None
         self.out_layers = Slots({0: GroupNorm(cout), 3: conv(cout, cout, 3, **kw, init=zeros)})
         self.skip_connection = None if cin == cout else conv(cin, cout, 1, **kw)
 
@@ -61,6 +70,7 @@ class ResBlock(nnx.Module):
         x: Float[Array, "b h w cin"],
         emb: Float[Array, "b e"],
         key: jax.Array | None = None,
+        style: Float[Array, "b s"] | None = None,
     ) -> Float[Array, "b h w cout"]:
         h = self.in_layers[2](nnx.silu(self.in_layers[0](x)))
         e = self.emb_layers[1](nnx.silu(emb))[:, None, None, :]
@@ -69,6 +79,9 @@ class ResBlock(nnx.Module):
             h = self.out_layers[0](h) * (1 + scale) + shift
         else:
             h = self.out_layers[0](h + e)
+        if self.style_layers is not None and style is not None:
+            scale, shift = jnp.split(self.style_layers[1](nnx.silu(style))[:, None, None, :], 2, axis=-1)
+            h = h * (1 + scale) + shift
         h = self.out_layers[3](dropout(nnx.silu(h), self.rate, key))
         return (x if self.skip_connection is None else self.skip_connection(x)) + h
 

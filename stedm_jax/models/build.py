@@ -12,12 +12,16 @@ from jax.typing import DTypeLike
 
 from stedm_jax.errors import UserError
 from stedm_jax.models.autoencoder import KINDS, Autoencoder
+from stedm_jax.models.batch_norm import NORMS
+from stedm_jax.models.fcn8s import Fcn8s
 from stedm_jax.models.functional import Functional
-from stedm_jax.models.segmenter import Segmenter
+from stedm_jax.models.segmenter import CUSTOM, Segmenter
+from stedm_jax.models.segmenter import ENCODERS as SEGMENTER_ENCODERS
 from stedm_jax.models.style import AGGREGATIONS, ENCODERS, StyleExtractor
-from stedm_jax.models.unet import STYLE_PATHS, UNet
+from stedm_jax.models.unet import ATTENTIONS, STYLE_PATHS, UNet
 
-SEGMENTER_ENCODERS = ("mit",)
+SEGMENTERS = ("unet", "fcn8s")
+MIT_SIZES = ("widths", "depths", "heads", "reductions")
 
 
 def _one_of(section: str, key: str, value: str, valid: Iterable[str]) -> str:
@@ -41,8 +45,15 @@ def _same_length(section: str, cfg: Any, keys: Iterable[str]) -> None:
 def build_unet(
     cfg: Any, *, in_channels: int, out_channels: int, style_dim: int, dtype: DTypeLike = jnp.float32
 ) -> Functional:
-    """Keys: base, multipliers, res_blocks, attention_at, heads, style_path, dropout, remat."""
+    """Keys: base, multipliers, res_blocks, attention_at, heads, attention, context_dim, style_path, dropout, remat."""
     path = _one_of("unet", "style_path", cfg.style_path, STYLE_PATHS)
+    attention = _one_of("unet", "attention", cfg.attention, ATTENTIONS)
+    if cfg.context_dim and (attention == "plain" or (path == "cross" and style_dim)):
+        raise UserError(
+            f"The config has unet.context_dim = {cfg.context_dim}, but this denoiser has no place for a context: plain "
+            "attention reads none, and with unet.style_path = 'cross' the style images are the context. Set "
+            "unet.context_dim = 0, or unet.attention = 'transformer' with another unet.style_path."
+        )
     for multiplier in cfg.multipliers:
         if cfg.base * multiplier % cfg.heads:
             raise UserError(
@@ -59,6 +70,8 @@ def build_unet(
             res_blocks=cfg.res_blocks,
             attention_at=tuple(cfg.attention_at),
             heads=cfg.heads,
+            attention=attention,
+            context_dim=cfg.context_dim,
             style_dim=style_dim,
             style_path=path,
             dropout=cfg.dropout,
@@ -105,22 +118,30 @@ def build_style(cfg: Any, *, dtype: DTypeLike = jnp.float32) -> Functional:
 
 
 def build_segmenter(cfg: Any, classes: int, *, dtype: DTypeLike = jnp.float32) -> Functional:
-    """Keys: encoder, widths, depths, heads, reductions, decoder (one entry more than widths)."""
-    _one_of("segmenter", "encoder", cfg.encoder, SEGMENTER_ENCODERS)
-    _same_length("segmenter", cfg, ("widths", "depths", "heads", "reductions"))
-    if len(cfg.decoder) != len(cfg.widths) + 1:
+    """Keys: kind, encoder, norm, drop_path, imagenet_input, decoder; widths, depths, heads, reductions for "mit"."""
+    if _one_of("segmenter", "kind", cfg.kind, SEGMENTERS) == "fcn8s":
+        return Functional(
+            lambda rngs: Fcn8s(classes=classes, imagenet_input=cfg.imagenet_input, dtype=dtype, rngs=rngs)
+        )
+    encoder = _one_of("segmenter", "encoder", cfg.encoder, SEGMENTER_ENCODERS)
+    norm, sizes, blocks = _one_of("segmenter", "norm", cfg.norm, NORMS), {}, 5
+    if encoder == CUSTOM:
+        _same_length("segmenter", cfg, MIT_SIZES)
+        sizes, blocks = {key: tuple(getattr(cfg, key)) for key in MIT_SIZES}, len(cfg.widths) + 1
+    if len(cfg.decoder) != blocks:
         raise UserError(
-            f"The config's segmenter.decoder has {len(cfg.decoder)} entries; with "
-            f"{len(cfg.widths)} widths it needs {len(cfg.widths) + 1}, one for each doubling."
+            f"The config's segmenter.decoder has {len(cfg.decoder)} entries; with segmenter.encoder = {encoder!r} it "
+            f"needs {blocks}, one for each doubling."
         )
     return Functional(
         lambda rngs: Segmenter(
             classes=classes,
-            widths=tuple(cfg.widths),
-            depths=tuple(cfg.depths),
-            heads=tuple(cfg.heads),
-            reductions=tuple(cfg.reductions),
+            encoder=encoder,
+            **sizes,
             decoder=tuple(cfg.decoder),
+            norm=norm,
+            drop_path=cfg.drop_path,
+            imagenet_input=cfg.imagenet_input,
             dtype=dtype,
             rngs=rngs,
         )

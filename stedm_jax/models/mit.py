@@ -3,20 +3,46 @@
 Four stages at 1/4, 1/8, 1/16 and 1/32 of the size. Keys and values are taken from a map made
 smaller by a strided convolution; positions come from a depth-wise 3x3 convolution in the MLP.
 B2: widths (64, 128, 320, 512), depths (3, 4, 6, 3), heads (1, 2, 5, 8), reductions (8, 4, 2, 1).
+In training smp leaves out a branch of a block, of some images, with a rate that grows from 0 to 0.1
+over the depth (`drop_path`, here 0 unless given, and only where there is a key).
 """
 
 from collections.abc import Sequence
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from stedm_jax.models.layers import LayerNorm, Slots, attention, conv, linear
 
 trunc_normal = nnx.initializers.truncated_normal(0.02)
 conv_init = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+def _size(depths: Sequence[int], widths: Sequence[int] = (64, 128, 320, 512)) -> dict[str, Any]:
+    return {"widths": widths, "depths": depths, "heads": (1, 2, 5, 8), "reductions": (8, 4, 2, 1)}
+
+
+SIZES = {
+    "mit_b0": _size((2, 2, 2, 2), (32, 64, 160, 256)),
+    "mit_b1": _size((2, 2, 2, 2)),
+    "mit_b2": _size((3, 4, 6, 3)),
+    "mit_b3": _size((3, 4, 18, 3)),
+    "mit_b4": _size((3, 8, 27, 3)),
+    "mit_b5": _size((3, 6, 40, 3)),
+}
+
+
+def drop_path(x: Float[Array, "b h w c"], rate: float, key: PRNGKeyArray | None) -> Float[Array, "b h w c"]:
+    """Stochastic depth: nothing of some images, the others scaled up; the identity without a key."""
+    if key is None or rate == 0.0:
+        return x
+    keep = jax.random.bernoulli(key, 1.0 - rate, (x.shape[0], 1, 1, 1))
+    return jnp.where(keep, x / (1.0 - rate), 0)
 
 
 class DepthwiseConv(nnx.Module):
@@ -96,9 +122,13 @@ class Block(nnx.Module):
         self.attn = ReducedAttention(dim, heads, reduction, **kw)
         self.mlp = Mlp(dim, mlp * dim, **kw)
 
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        x = x + self.attn(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
+    def __call__(
+        self, x: Float[Array, "b h w c"], rate: float = 0.0, key: PRNGKeyArray | None = None
+    ) -> Float[Array, "b h w c"]:
+        """`rate`: of drop_path."""
+        first, second = (None, None) if key is None else jax.random.split(key)
+        x = x + drop_path(self.attn(self.norm1(x)), rate, first)
+        return x + drop_path(self.mlp(self.norm2(x)), rate, second)
 
 
 class PatchEmbed(nnx.Module):
@@ -113,7 +143,12 @@ class PatchEmbed(nnx.Module):
 
 
 class MixTransformer(nnx.Module):
-    """Images to four feature maps, the finest first. Sizes must be divisible by 32."""
+    """Images to four feature maps, the finest first. Sizes must be divisible by 32.
+
+    Args:
+        widths, depths, heads, reductions: of the stages. mlp: its hidden width over that of the stage.
+        drop_path: rate of the last block, see the module's text.
+    """
 
     def __init__(
         self,
@@ -123,11 +158,13 @@ class MixTransformer(nnx.Module):
         heads: Sequence[int] = (1, 2, 5, 8),
         reductions: Sequence[int] = (8, 4, 2, 1),
         mlp: int = 4,
+        drop_path: float = 0.0,
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
         kw, self.dtype, cin = {"rngs": rngs, "dtype": dtype}, dtype, 3
-        self.stages = len(widths)
+        self.stages, self.widths, self.drop_path = len(widths), tuple(widths), drop_path
+        self.blocks = sum(depths)
         for stage, (dim, depth, number, reduction) in enumerate(
             zip(widths, depths, heads, reductions, strict=True), start=1
         ):
@@ -138,12 +175,15 @@ class MixTransformer(nnx.Module):
             setattr(self, f"norm{stage}", LayerNorm(dim, eps=1e-6))
             cin = dim
 
-    def __call__(self, x: Float[Array, "b h w 3"]) -> list[Float[Array, "b _h _w _c"]]:
-        x, features = x.astype(self.dtype), []
+    def __call__(self, x: Float[Array, "b h w 3"], key: PRNGKeyArray | None = None) -> list[Float[Array, "b _h _w _c"]]:
+        """A key only in training."""
+        x, features, done = x.astype(self.dtype), [], 0
         for stage in range(1, self.stages + 1):
             x = getattr(self, f"patch_embed{stage}")(x)
             for block in getattr(self, f"block{stage}"):
-                x = block(x)
+                rate = self.drop_path * done / max(self.blocks - 1, 1)
+                x = block(x, rate, None if key is None else jax.random.fold_in(key, done))
+                done += 1
             x = getattr(self, f"norm{stage}")(x)
             features.append(x)
         return features

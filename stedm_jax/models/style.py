@@ -2,6 +2,8 @@
 
 Each image goes through one encoder; the vectors of all images of a style are aggregated to one.
 "svit" reads all the images at once and needs no encoder; "none" gives zeros and has no parameters.
+"tokens" (beyond the paper) leaves the vectors of the images apart, for a denoiser that reads them by
+cross-attention (style_path "cross"): the result is `Tokens`, not a vector.
 """
 
 from collections.abc import Callable
@@ -15,6 +17,7 @@ from stedm_jax.models import aggregation as agg
 from stedm_jax.models.conv_encoder import ConvEncoder
 from stedm_jax.models.svit import SViT
 from stedm_jax.models.swin_v2 import SwinV2
+from stedm_jax.models.transformer import Tokens
 
 # Name -> encoder of (n, h, w, 3) images in [-1, 1]; `width` 0 stands for the published width.
 ENCODERS: dict[str, Callable[..., nnx.Module]] = {
@@ -29,11 +32,11 @@ ENCODERS: dict[str, Callable[..., nnx.Module]] = {
     ),
     "conv": lambda width, dim, **kw: ConvEncoder(width=width or 32, dim=dim, **kw),
 }
-AGGREGATIONS = ("mean", "max", "linear", "attention", "svit", "none")
+AGGREGATIONS = ("mean", "max", "linear", "attention", "svit", "none", "tokens")
 
 
 class StyleExtractor(nnx.Module):
-    """Style images, some of them perhaps absent, to one vector of length `dim`.
+    """Style images, some of them perhaps absent, to one vector of length `dim`, or to as many tokens of it.
 
     Args:
         encoder: one of ENCODERS. width: its first width. aggregation: one of AGGREGATIONS.
@@ -57,7 +60,7 @@ class StyleExtractor(nnx.Module):
             raise ValueError(f"aggregation {aggregation!r} is not one of {AGGREGATIONS}")
         unread = aggregation in ("svit", "none")
         self.encoder = None if unread else ENCODERS[encoder](width, dim, **kw)
-        simple = {"mean": agg.Mean, "max": agg.Max, "none": agg.Empty}
+        simple = {"mean": agg.Mean, "max": agg.Max, "none": agg.Empty, "tokens": agg.Apart}
         if aggregation in simple:
             self.aggregation = simple[aggregation]()
         elif aggregation == "linear":
@@ -67,8 +70,8 @@ class StyleExtractor(nnx.Module):
         else:
             self.aggregation = SViT(out=dim, count=tiles, **kw)
 
-    def __call__(self, images: Float[Array, "b k h w 3"], present: Bool[Array, "b k"]) -> Float[Array, "b d"]:
-        """`images` in [-1, 1], or the constant that stands for a dropped style."""
+    def __call__(self, images: Float[Array, "b k h w 3"], present: Bool[Array, "b k"]) -> Float[Array, "b d"] | Tokens:
+        """`images` in [-1, 1], or the constant that stands for a dropped style; `present`: which of them exist."""
         if self.reads_images:
             return self.aggregation(images, present)
         b, k = present.shape

@@ -2,8 +2,11 @@
 
 The images are stacked on the channel axis and cut into 8x8 patches; a transformer of locality
 self-attention reads them: its temperature is learned and a patch does not see itself (Lee et al.
-2021, "Vision Transformer for Small-Size Datasets"). Mean over patches, then a linear head. Positions
-are fixed sines, so that the size of the images is free.
+2021, "Vision Transformer for Small-Size Datasets"). Mean over patches, then a linear head.
+
+Departures from STEDM's release: positions are fixed sines, so that the size of the images is free; a
+patch is not normalised before its projection, which would take away its colour, and colour is style
+here; there is no class token and no token of time, which the mean would only dilute.
 """
 
 import jax.numpy as jnp

@@ -96,8 +96,9 @@ def _lines(config: Any, classes: ClassMap) -> Iterator[Line]:
     size = param_count(first.network.abstract)
     images = config.autoencoder.train.steps * config.autoencoder.train.batch
     learnt = ((config.autoencoder.crop or side) / side) ** 2  # share of a tile that a step sees
+    what = f"{images:,} images in {config.autoencoder.train.steps:,} steps"
     yield Line(
-        "autoencoder", f"{images:,} images in {config.autoencoder.train.steps:,} steps",
+        "autoencoder", what if images else f"{', '.join(config.autoencoder.init_from)} as it is",
         (("autoencoder", size, encoder + decoder),), TRAINING * images * learnt * (encoder + decoder),
     )  # fmt: skip
     yield Line("latents", f"{config.latents.tiles:,} tiles", (), config.latents.tiles * encoder)
@@ -115,12 +116,12 @@ def _lines(config: Any, classes: ClassMap) -> Iterator[Line]:
 def _diffusion(config: Any, task: DiffusionTask, small: int, encoder: float, decoder: float) -> Iterator[Line]:
     style, side = config.diffusion.style, config.data.tile
     inputs = _image(1, small, small, task.channels + config.diffusion.layout_channels)
-    vector = (_image(1, style.dim),) if task.styled else ()
-    forward = _cost(task.unet, inputs, jax.ShapeDtypeStruct((1,), jnp.int32), *vector)
+    bag = (_image(1, style.tiles, side, side, 3), jax.ShapeDtypeStruct((1, style.tiles), jnp.bool_))
+    read = (jax.eval_shape(task.style.apply, task.style.abstract, *bag),) if task.styled else ()
+    forward = _cost(task.unet, inputs, jax.ShapeDtypeStruct((1,), jnp.int32), *read)
     networks = [("denoiser", param_count(task.unet.abstract), forward)]
     styling = 0.0
     if task.styled:
-        bag = (_image(1, style.tiles, side, side, 3), jax.ShapeDtypeStruct((1, style.tiles), jnp.bool_))
         styling = _cost(task.style, *bag)
         networks.append(("style encoder", param_count(task.style.abstract), styling))
     images = config.diffusion.train.steps * config.diffusion.train.batch

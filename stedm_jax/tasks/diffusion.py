@@ -24,8 +24,10 @@ from stedm_jax.diffusion.losses import add_noise, distance, weight
 from stedm_jax.diffusion.parameterisation import check_kind, target
 from stedm_jax.diffusion.samplers import Sampler, sample, timesteps
 from stedm_jax.diffusion.schedule import make_schedule
+from stedm_jax.errors import UserError
 from stedm_jax.evaluation.confusion import VOID
 from stedm_jax.models.build import build_style, build_unet
+from stedm_jax.models.transformer import Tokens
 from stedm_jax.tasks.autoencoder import AutoencoderTask
 from stedm_jax.tasks.images import colorize, image_rows, one_hot_layout, to_bytes, to_network
 
@@ -82,6 +84,13 @@ class DiffusionTask:
         self.channels = autoencoder.config.model.latent_channels
         self.factor = 2 ** (len(autoencoder.config.model.multipliers) - 1)
         self.styled = config.style.source != "none" and config.style.aggregation != "none"
+        cross = config.unet.style_path == "cross"
+        if self.styled and cross != (config.style.aggregation == "tokens"):
+            raise UserError(
+                f"The config has unet.style_path = {config.unet.style_path!r} and style.aggregation = "
+                f"{config.style.aggregation!r}. Cross-attention reads the style images one by one, and nothing else "
+                "can: set both, 'cross' and 'tokens', or neither."
+            )
         self.unet = build_unet(
             config.unet,
             in_channels=self.channels + config.layout_channels,
@@ -116,8 +125,8 @@ class DiffusionTask:
         size = (mask.shape[1] // self.factor, mask.shape[2] // self.factor)
         return one_hot_layout(mask, len(self.colors), size) @ params["layout"]["kernel"]
 
-    def style_vector(self, params: PyTree, styles: Float[Array, "b k h w 3"]) -> Float[Array, "b d"] | None:
-        """The style of each bag of tiles in [-1, 1]; None where the model has no style."""
+    def style_vector(self, params: PyTree, styles: Float[Array, "b k h w 3"]) -> Float[Array, "b d"] | Tokens | None:
+        """The style of each bag of tiles in [-1, 1], or its tokens; None where the model has no style."""
         if not self.styled:
             return None
         return self.style.apply(params["style"], styles, jnp.ones(styles.shape[:2], bool))
@@ -191,7 +200,7 @@ class DiffusionTask:
             dropped = guidance.without_layout(t, self.schedule.steps)
             known = jnp.where(dropped[:, None, None, None], empty, layout)
             stacked = jnp.concatenate([jnp.concatenate([x, layout], axis=-1), jnp.concatenate([x, known], axis=-1)])
-            both = None if cond is None or uncond is None else jnp.concatenate([cond, uncond])
+            both = jax.tree.map(lambda one, other: jnp.concatenate([one, other]), cond, uncond)
             out = self.unet.apply(params["unet"], stacked, jnp.concatenate([t, t]), both)
             first, second = jnp.split(out, 2)
             return first, second

@@ -10,10 +10,12 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int32, PRNGKeyArray, PyTree, UInt8
 
 from stedm_jax.evaluation.confusion import VOID, foreground_scores
+from stedm_jax.models.batch_norm import running_stats
 from stedm_jax.models.build import build_segmenter
 from stedm_jax.tasks.images import colorize, image_rows, to_network
 
 DICE_EPSILON = 0.01
+STATE = "state"  # training.task.STATE
 
 
 def valid_pixels(mask: UInt8[Array, "b h w"], border: int) -> Bool[Array, "b h w"]:
@@ -107,13 +109,18 @@ class SegmentationTask:
 
     def loss(
         self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray, step: Int32[Array, ""]
-    ) -> tuple[Float[Array, ""], dict[str, Array]]:
+    ) -> tuple[Float[Array, ""], dict[str, Any]]:
         """The weighted sum and its parts."""
-        logits = self.network.apply(params, to_network(batch["image"]))
+        network = self.network.module(params)
+        logits = network(to_network(batch["image"]), train=True, key=key)
         valid = valid_pixels(batch["mask"], self.config.border)
         ce = cross_entropy(logits, batch["mask"], valid)
         dice = dice_loss(logits, batch["mask"], valid, self.foreground)
-        return self.config.ce_weight * ce + self.config.dice_weight * dice, {"ce": ce, "dice_loss": dice}
+        return self.config.ce_weight * ce + self.config.dice_weight * dice, {
+            "ce": ce,
+            "dice_loss": dice,
+            STATE: running_stats(network),
+        }
 
     def eval_step(self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray) -> dict[str, Array]:
         """Confusion matrix of each patient, int32 (patients, classes, classes)."""

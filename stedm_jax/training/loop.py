@@ -135,6 +135,8 @@ class _Run:
             self._milestone()  # a run before was stopped in the middle of this evaluation
             if self.signals.wanted():
                 self._leave()
+        if self.settings.steps == 0 and self.saved is None:
+            self._milestone()
         if self.step >= self.settings.steps:
             return
         feed = batches(self.step)

@@ -38,7 +38,7 @@ class LoopSettings:
     """The loop. Everything counts in steps; `batch` is global, over all devices and hosts.
 
     `eval_every`, `checkpoint_every` 0: only at the end. `visual_every` 0: never. `keep`: how many of the
-    last checkpoints stay.
+    last checkpoints stay. `steps` 0: the weights that it starts from are evaluated and kept as they are.
     """
 
     steps: int
@@ -52,10 +52,10 @@ class LoopSettings:
     visual_every: int
 
     def __post_init__(self) -> None:
-        for key in ("steps", "batch", "log_every", "keep"):
+        for key in ("batch", "log_every", "keep"):
             if getattr(self, key) < 1:
                 raise UserError(f"The training setting {key!r} is {getattr(self, key)}; give 1 or more.")
-        for key in ("eval_every", "checkpoint_every", "visual_every"):
+        for key in ("steps", "eval_every", "checkpoint_every", "visual_every"):
             if getattr(self, key) < 0:
                 raise UserError(f"The training setting {key!r} is {getattr(self, key)}; give 0 or more.")
         if not 0 <= self.ema.decay < 1:

@@ -15,6 +15,8 @@ UNET = {
     "attention_at": [2],
     "heads": 2,
     "style_path": "both",
+    "attention": "plain",
+    "context_dim": 0,
     "dropout": 0.1,
     "remat": True,
 }
@@ -29,7 +31,11 @@ AUTOENCODER = {
 }
 STYLE = {"encoder": "swin_v2", "width": 32, "aggregation": "attention", "dim": 16, "tiles": 2}
 SEGMENTER = {
+    "kind": "unet",
     "encoder": "mit",
+    "norm": "group",
+    "drop_path": 0.0,
+    "imagenet_input": False,
     "widths": [8, 16],
     "depths": [1, 1],
     "heads": [1, 2],
@@ -60,6 +66,8 @@ def test_each_section_builds_a_network():
     ("build", "named"),
     [
         (lambda: unet(style_path="midle"), "middle, all, both"),
+        (lambda: unet(attention="full"), "plain, transformer"),
+        (lambda: unet(context_dim=4), "no place for a context"),
         (lambda: unet(heads=3), "unet.heads = 3"),
         (lambda: build_autoencoder(Section(**{**AUTOENCODER, "kind": "gan"})), "kl, vq"),
         (lambda: build_style(Section(**{**STYLE, "encoder": "resnet"})), "swin_v2_t"),

@@ -2,12 +2,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
 
+from stedm_jax.models.batch_norm import running_stats
 from stedm_jax.models.functional import Functional
-from stedm_jax.models.mit import DepthwiseConv
-from stedm_jax.models.segmenter import Segmenter
+from stedm_jax.models.imagenet import MEAN, STD, to_imagenet
+from stedm_jax.models.segmenter import ENCODERS, Segmenter
 from tests.models.fakes import random_params
+from tests.models.smp_unets import SMP_NAMES, our_unet, smp_unet, trained_count
 
 SMALL = {
     "widths": (8, 8, 16, 16),
@@ -47,23 +48,63 @@ def test_gradients_reach_every_parameter():
     assert dead == []
 
 
-def test_depthwise_convolution_is_the_grouped_one():
-    network = Functional(lambda rngs: DepthwiseConv(6, rngs=rngs, dtype=jnp.float32))
-    params = random_params(network)
-    params["bias"] = jnp.arange(6.0)
-    x = jax.random.normal(jax.random.key(1), (2, 5, 7, 6))
-    want = lax.conv_general_dilated(
-        x,
-        params["kernel"],
-        (1, 1),
-        "SAME",
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=6,
-    )
-    np.testing.assert_allclose(network.apply(params, x), want + params["bias"][None, None, None], rtol=1e-5, atol=1e-5)
-
-
 def test_bfloat16_compute_gives_float32_logits():
     network = Functional(lambda rngs: Segmenter(classes=2, **SMALL, dtype=jnp.bfloat16, rngs=rngs))
     x = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
     assert jax.eval_shape(network.apply, network.abstract, x).dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    ("encoder", "count"),
+    [
+        ("mit_b2", 27_477_154),
+        ("resnet18", 14_328_354),
+        ("convnext_tiny", 31_928_898),
+    ],
+)
+def test_parameters_at_the_published_size(encoder, count):
+    assert trained_count(our_unet(encoder)) == count
+
+
+def test_wrong_sizes_and_names_are_refused():
+    with pytest.raises(ValueError, match="mit_b2, mit_b3"):
+        _ = our_unet("vit").abstract
+    with pytest.raises(ValueError, match="needs 5"):
+        _ = our_unet("resnet18", decoder=(8, 8)).abstract
+
+
+@pytest.mark.parametrize("norm", ["batch", "group"])
+def test_training_gives_statistics_that_lie_over_the_parameters(norm):
+    network = Functional(lambda rngs: Segmenter(classes=2, **SMALL, norm=norm, rngs=rngs))
+
+    def train(params, x):
+        net = network.module(params)
+        return net(x, train=True), running_stats(net)
+
+    x = jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32)
+    _, stats = jax.eval_shape(train, network.abstract, x)
+    names = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(network.abstract)}
+    found = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(stats)}
+    assert found == {name: leaf for name, leaf in names.items() if "running_" in name}
+    assert len(found) == (20 if norm == "batch" else 0)
+
+
+def test_colours_of_imagenet():
+    x = np.random.default_rng(0).uniform(-1, 1, (2, 4, 4, 3)).astype(np.float32)
+    np.testing.assert_allclose(to_imagenet(jnp.array(x)), ((x + 1) / 2 - MEAN) / STD, rtol=1e-5, atol=1e-6)
+    stages = {"widths": (8,), "depths": (1,), "heads": (1,), "reductions": (2,), "decoder": (8, 8)}
+    plain = Functional(lambda rngs: Segmenter(classes=2, **stages, rngs=rngs))
+    scaled = Functional(lambda rngs: Segmenter(classes=2, **stages, imagenet_input=True, rngs=rngs))
+    params, x = random_params(plain), jnp.ones((1, 16, 16, 3)) * 0.3
+    both = jax.jit(lambda params, x: (scaled.apply(params, x), plain.apply(params, to_imagenet(x))))(params, x)
+    np.testing.assert_allclose(*both, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parity
+@pytest.mark.slow
+@pytest.mark.parametrize("encoder", [name for name in ENCODERS if name in SMP_NAMES])
+def test_every_size_has_as_many_parameters_as_in_smp(encoder):
+    module, network = smp_unet(encoder), our_unet(encoder)
+    assert trained_count(network) == sum(value.numel() for value in module.parameters())
+    sizes = sum(value.numel() for name, value in module.state_dict().items() if "num_batches" not in name)
+    assert sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(network.abstract)) == sizes

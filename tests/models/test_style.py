@@ -45,6 +45,9 @@ def aggregator(name):
 def test_shape_and_dtype(aggregation):
     network = extractor(aggregation)
     y = jax.eval_shape(network.apply, network.abstract, images(), jnp.ones((2, 3), bool))
+    if aggregation == "tokens":
+        assert y.values.shape == (2, 3, 8) and y.values.dtype == jnp.float32 and y.present.shape == (2, 3)
+        return
     assert y.shape == (2, 8) and y.dtype == jnp.float32
 
 
@@ -78,6 +81,23 @@ def test_no_image_at_all_is_the_zero_style(name):
     np.testing.assert_array_equal(grad, 0)
 
 
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_attention_takes_any_number_with_the_same_parameters(count):
+    x = jax.random.normal(jax.random.key(count), (2, count, 8))
+    y = aggregator("attention")(x, jnp.ones((2, count), bool))
+    assert y.shape == (2, 8) and np.all(np.isfinite(y)) and np.abs(y).max() > 0
+
+
+def test_attention_over_empty_bags_has_finite_gradients_in_its_parameters():
+    network = Functional(lambda rngs: agg.Attention(8, rngs=rngs))
+    present = jnp.array([[False, False, False], [True, False, True]])
+    unknown = jnp.where(present[..., None], vectors(), jnp.nan)
+    gradient = jax.jit(jax.grad(lambda p, x: network.apply(p, x, present).sum(), argnums=(0, 1)))
+    weights, inputs = gradient(random_params(network), unknown)
+    assert all(np.all(np.isfinite(leaf)) and np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(weights))
+    np.testing.assert_array_equal(np.asarray(inputs)[~np.asarray(present)], 0)
+
+
 def test_mean_and_max_are_what_they_say():
     x, present = vectors(), jnp.array([[True, False, True], [False, True, False]])
     np.testing.assert_allclose(aggregator("mean")(x, present)[0], (x[0, 0] + x[0, 2]) / 2, rtol=1e-6)
@@ -106,6 +126,59 @@ def test_the_extractor_treats_images_alike():
     np.testing.assert_allclose(apply(params, x[:, order], present[:, order]), y, atol=1e-5)
     np.testing.assert_allclose(apply(params, x.at[0, 2].set(-2.0), present), y, atol=1e-5)
     assert np.abs(apply(params, x.at[0, 1].set(-2.0), present)[0] - y[0]).max() > 1e-3
+
+
+@pytest.mark.parity
+def test_linear_is_the_published_one():
+    from tests import peers
+
+    torch = peers.torch
+
+    class Published(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            nn = torch.nn
+            self.layers = nn.Sequential(nn.ReLU(), nn.Linear(24, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU())
+
+        def forward(self, x):
+            return self.layers(x.flatten(1))
+
+    module, x = peers.randomise(Published()), vectors()
+    theirs = module(torch.from_numpy(np.array(x)))
+    theirs.sum().backward()
+    network, present = Functional(lambda rngs: agg.Linear(8, 3, rngs=rngs)), jnp.ones((2, 3), bool)
+    params = peers.mapped(module, network)
+    assert peers.relative_error(network.apply(params, x, present), theirs.detach()) < peers.TOLERANCE
+    grads = jax.grad(lambda p: network.apply(p, x, present).sum())(params)
+    assert max(peers.gradient_errors(grads, module, network).values()) < peers.TOLERANCE
+
+
+@pytest.mark.parity
+def test_svit_at_the_published_size():
+    from tests import peers
+    from tests.models import oracle_svit
+
+    module = peers.randomise(oracle_svit.SViT(count=3, out=512))
+    network = Functional(lambda rngs: SViT(out=512, count=3, rngs=rngs))
+    params = jax.tree.map(lambda x, like: x.reshape(like.shape), peers.mapped(module, network), network.abstract)
+    assert param_count(params) == sum(p.numel() for p in module.parameters())
+    x = jax.random.normal(jax.random.key(0), (2, 3, 32, 48, 3))
+    theirs = module(peers.torch.from_numpy(np.moveaxis(np.array(x), -1, 2)))
+    weights = np.random.default_rng(1).normal(size=(2, 512)).astype(np.float32)
+    (theirs * peers.torch.from_numpy(weights)).sum().backward()
+
+    @jax.jit
+    def both(params):
+        def loss(params):
+            y = network.apply(params, x, jnp.ones((2, 3), bool))
+            return (y * weights).sum(), y
+
+        return jax.grad(loss, has_aux=True)(params)
+
+    grads, ours = both(params)
+    errors = peers.gradient_errors(grads, module, network)
+    print(f"output {peers.relative_error(ours, theirs.detach()):.1e}, gradients {max(errors.values()):.1e}")
+    assert peers.relative_error(ours, theirs.detach()) < peers.TOLERANCE and max(errors.values()) < peers.TOLERANCE
 
 
 def test_none_has_no_parameters():

@@ -3,7 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stedm_jax.models.functional import Functional
+from stedm_jax.convert.table import to_torch
+from stedm_jax.convert.tables import swin_v2 as table
+from stedm_jax.models.functional import Functional, param_count
 from stedm_jax.models.swin_v2 import SwinV2, relative_index, relative_table, shift_groups
 from tests.models.fakes import random_params
 
@@ -48,3 +50,74 @@ def test_relative_positions():
     np.testing.assert_allclose(table[12], 0)
     np.testing.assert_allclose(table[-1], np.log2(9) / 3, rtol=1e-6)
     np.testing.assert_allclose(table, -table[::-1])
+
+
+def torchvision_swin(embed_dim=96, depths=(2, 2, 6, 2), heads=(3, 6, 12, 24), window=8, classes=1000):
+    """torchvision's, with random weights."""
+    from tests import peers
+
+    models = peers.peer("torchvision").models.swin_transformer
+    module = models.SwinTransformer(
+        patch_size=[4, 4],
+        embed_dim=embed_dim,
+        depths=list(depths),
+        num_heads=list(heads),
+        window_size=[window, window],
+        num_classes=classes,
+        block=models.SwinTransformerBlockV2,
+        downsample_layer=models.PatchMergingV2,
+    )
+    fixed = {name: value.clone() for name, value in module.named_buffers()}
+    peers.randomise(module)
+    module.load_state_dict(fixed, strict=False)  # they follow from the window and are not weights
+    return module
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("size", [(64, 64), (72, 104)])
+def test_torchvision_and_all_its_gradients(size):
+    from tests import peers
+
+    module = torchvision_swin(24, (2, 2), (3, 6), classes=5)
+    network = Functional(lambda rngs: SwinV2(classes=5, embed_dim=24, depths=(2, 2), heads=(3, 6), rngs=rngs))
+    params = peers.mapped(module, network, table.TABLE, table.IGNORE)
+    assert param_count(params) == sum(p.numel() for p in module.parameters())
+    state, back = peers.state_of(module), to_torch(params, table.TABLE)
+    assert all(np.array_equal(back.pop(name), state[name]) for name, _ in module.named_parameters()) and not back
+    x = jax.random.normal(jax.random.key(0), (2, *size, 3))
+    theirs = module(peers.to_torch_image(x))
+    weights = np.random.default_rng(1).normal(size=(2, 5)).astype(np.float32)
+    (theirs * peers.torch.from_numpy(weights)).sum().backward()
+
+    @jax.jit
+    def both(params):
+        def loss(params):
+            y = network.apply(params, x)
+            return (y * weights).sum(), y
+
+        return jax.grad(loss, has_aux=True)(params)
+
+    grads, ours = both(params)
+    error, errors = peers.relative_error(ours, theirs.detach()), peers.gradient_errors(grads, module, network)
+    print(f"output {error:.1e}, gradients {max(errors.values()):.1e}")
+    assert error < peers.TOLERANCE and max(errors.values()) < peers.TOLERANCE
+
+
+@pytest.mark.parity
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [(256, 256), (200, 328)])
+def test_torchvision_at_full_size(size):
+    from tests import peers
+
+    module, network = torchvision_swin(), Functional(lambda rngs: SwinV2(classes=1000, rngs=rngs))
+    published = peers.peer("torchvision").models.swin_v2_t()
+    assert {n: p.shape for n, p in published.state_dict().items()} == {
+        n: p.shape for n, p in module.state_dict().items()
+    }
+    x = jax.random.normal(jax.random.key(0), (1, *size, 3))
+    params = peers.mapped(module, network, table.TABLE, table.IGNORE)
+    with peers.torch.no_grad():
+        theirs = module(peers.to_torch_image(x))
+    error = peers.relative_error(jax.jit(network.apply)(params, x), theirs)
+    print(f"{error:.1e}")
+    assert param_count(params) == 28_351_570 and error < peers.TOLERANCE

@@ -3,9 +3,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stedm_jax.models.blocks import AttentionBlock, timestep_embedding
+from stedm_jax.convert.table import flatten, unflatten
+from stedm_jax.models.blocks import AttentionBlock, ResBlock, timestep_embedding
 from stedm_jax.models.functional import Functional
 from stedm_jax.models.style import StyleExtractor
+from stedm_jax.models.transformer import Tokens
 from stedm_jax.models.unet import UNet
 from tests.models.fakes import random_params
 
@@ -79,8 +81,8 @@ def test_gradients_reach_every_parameter_and_the_style_encoder():
     style = Functional(
         lambda rngs: StyleExtractor(encoder="conv", width=4, aggregation="attention", dim=8, tiles=2, rngs=rngs)
     )
-    network = unet(multipliers=(1, 2), style_path="both", style_dim=8)
-    params, (x, t, _) = (random_params(network), random_params(style, 3)), inputs()
+    network = unet(multipliers=(1,), style_path="both", style_dim=8)
+    params, (x, t, _) = (random_params(network), random_params(style, 3)), inputs(4)
     images = jax.random.uniform(jax.random.key(4), (2, 2, 32, 32, 3), minval=-1)
 
     def loss(params):
@@ -110,6 +112,75 @@ def test_bfloat16_compute_keeps_float32_outside(network, apply):
     assert y.dtype == jnp.float32
     assert {p.dtype for p in jax.tree.leaves(half.abstract)} == {jnp.dtype(jnp.float32)}
     assert np.corrcoef(np.ravel(y), np.ravel(want))[0, 1] > 0.99
+
+
+def test_adagn_starts_as_the_unstyled_network():
+    styled, plain = unet(multipliers=(1,), style_path="adagn"), unet(multipliers=(1,), style_dim=0)
+    params, (x, t, style) = random_params(styled), inputs(4)
+    layers = {path: leaf for path, leaf in flatten(params).items() if "/style_layers/" in path}
+    assert len(layers) == 2 * 5 and "style_block" not in params and "style_embed" not in params
+    fresh = flatten(jax.jit(styled.init)(jax.random.key(0)))
+    assert not any(np.any(fresh[path]) for path in layers)
+    unstyled = {path: leaf for path, leaf in flatten(params).items() if path not in layers}
+    closed = unflatten(unstyled | {path: jnp.zeros_like(leaf) for path, leaf in layers.items()})
+    apply = jax.jit(styled.apply)
+    y, other = apply(params, x, t, style), apply(params, x, t, style.at[1].add(1.0))
+    want = jax.jit(plain.apply)(unflatten(unstyled), x, t)
+    np.testing.assert_allclose(apply(closed, x, t, style), want, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(other[0], y[0], atol=1e-5)
+    assert np.abs(other[1] - y[1]).max() > 1e-3 and np.abs(y - want).max() > 1e-3
+
+
+def test_adagn_beside_a_time_that_scales_and_shifts():
+    network = Functional(lambda rngs: ResBlock(8, 8, 6, rngs=rngs, dtype=jnp.float32, scale_shift=True, style=4))
+    params, x, emb, style = random_params(network), jnp.ones((2, 2, 2, 8)), jnp.ones((2, 6)), jnp.ones((2, 4))
+    x = x.at[:, 0].set(3.0)
+    outputs = [network.apply(params, x, e, None, s) for e in (emb, 2 * emb) for s in (style, 2 * style, None)]
+    assert all(np.abs(a - b).max() > 1e-4 for n, a in enumerate(outputs) for b in outputs[:n])
+
+
+def test_cross_reads_a_set_of_tokens_wherever_there_is_attention():
+    network = unet(multipliers=(1, 2), style_path="cross", attention_at=(2,))
+    paths = ["/".join(p.key for p in path) for path, _ in jax.tree_util.tree_leaves_with_path(network.abstract)]
+    places = {path.split("/transformer_blocks")[0] for path in paths if "attn2" in path}
+    assert places == {"input_blocks/3/1", "middle_block/1", "output_blocks/0/1", "output_blocks/1/1"}
+    params, (x, t, _), apply = random_params(network), inputs(), jax.jit(network.apply)
+    tokens = jax.random.normal(jax.random.key(7), (2, 3, 6))
+    present = jnp.array([[True, True, False], [True, True, True]])
+    y, order = apply(params, x, t, Tokens(tokens, present)), jnp.array([1, 2, 0])
+    np.testing.assert_allclose(apply(params, x, t, Tokens(tokens[:, order], present[:, order])), y, atol=1e-4)
+    other = apply(params, x, t, Tokens(tokens.at[0, 2].set(9.0).at[1, 2].set(9.0), present))
+    np.testing.assert_allclose(other[0], y[0], atol=1e-5)
+    assert np.abs(other[1] - y[1]).max() > 1e-3
+
+
+def test_tokens_of_the_extractor_fit_the_denoiser():
+    style = Functional(
+        lambda rngs: StyleExtractor(encoder="conv", width=4, aggregation="tokens", dim=6, tiles=2, rngs=rngs)
+    )
+    network, (x, t, _) = unet(multipliers=(1,), style_path="cross", remat=True), inputs(4)
+    images, present = jnp.zeros((2, 2, 32, 32, 3)), jnp.ones((2, 2), bool)
+
+    def loss(params):
+        return network.apply(params[0], x, t, style.apply(params[1], images, present)).sum()
+
+    params = (network.abstract, style.abstract)
+    assert jax.tree.map(jnp.shape, jax.eval_shape(jax.grad(loss), params)) == jax.tree.map(jnp.shape, params)
+
+
+def test_programmers_are_told_what_does_not_go_together():
+    x, t, style = inputs()
+    with pytest.raises(ValueError, match="'nowhere' is not one of"):
+        unet(multipliers=(1,), style_path="nowhere").abstract  # noqa: B018
+    with pytest.raises(ValueError, match="plain attention reads no context"):
+        unet(multipliers=(1,), context_dim=4).abstract  # noqa: B018
+    with pytest.raises(ValueError, match="style tokens are the context"):
+        unet(multipliers=(1,), style_path="cross", attention="transformer", context_dim=4).abstract  # noqa: B018
+    plain, tokens = unet(multipliers=(1,)), Tokens(style[:, None], jnp.ones((2, 1), bool))
+    with pytest.raises(ValueError, match="a style of Tokens belongs to style_path 'cross'"):
+        jax.eval_shape(plain.apply, plain.abstract, x, t, tokens)
+    with pytest.raises(ValueError, match="made without a context"):
+        jax.eval_shape(lambda p: plain.apply(p, x, t, context=tokens), plain.abstract)
 
 
 def test_scale_shift_variant_runs_and_has_larger_projections():

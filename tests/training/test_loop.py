@@ -177,3 +177,12 @@ def test_a_state_is_replaced_and_not_trained(tmp_path) -> None:
     np.testing.assert_allclose(result.state.params["running"]["mean"], [means], rtol=1e-5)
     assert result.state.params["running"]["step"] == 3
     assert "state" not in read_rows(tmp_path / "metrics.jsonl")[-1]
+
+
+def test_no_steps_keep_the_weights_given_and_score_them(tmp_path) -> None:
+    params = toy.ToyTask().init(jax.random.key(9))
+    config, no = toy.settings(steps=0), lambda _: pytest.fail("read")
+    for _ in range(2):
+        kept = toy.run(tmp_path, config=config, init_params=params, eval_batches=toy.eval_batches, batches=no)
+        assert toy.same(kept.state.params, params) and kept.state.step == 0
+        assert set(kept.metrics) == {"error"}

@@ -1,4 +1,4 @@
-"""Autoencoders as diffusers names them (VQModel, AutoencoderKL): blocks renamed, up blocks counted from the other end."""
+"""Autoencoders in diffusers (VQModel, AutoencoderKL): blocks renamed, up blocks counted from the other end."""
 
 from stedm_jax.convert.table import Rule, Table
 

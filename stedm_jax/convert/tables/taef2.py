@@ -1,4 +1,4 @@
-"""TAEF2: two files, encoder and decoder, whose names begin with the number of the layer; or one in diffusers' manner."""
+"""TAEF2: two files, encoder and decoder, whose names begin with the number of a layer; or one as diffusers has it."""
 
 from collections.abc import Mapping
 

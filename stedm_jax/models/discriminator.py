@@ -1,0 +1,90 @@
+"""PatchGAN: one logit for each patch, real or made (Isola et al., CVPR 2017), with the names of taming-transformers.
+
+    conv, leaky | (conv, norm, leaky) x layers | conv to 1 channel;  4x4, stride 2 but in the last two, leaky 0.2
+
+With 3 layers of 64 filters: 2.8 M parameters, patches of 70 pixels. The norm is
+    "batch"  as published; the statistics are those of the batch at hand, always: it serves in training alone, where
+             the published one has no other, and nothing needs to be kept
+    "group"  of each image by itself, for small batches
+    "none"
+"""
+
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from stedm_jax.models.layers import GroupNorm, Slots, conv
+
+NORMS = ("batch", "group", "none")
+init = nnx.initializers.normal(0.02)
+
+
+class BatchNorm(nnx.Module):
+    """By mean and variance of the batch over all positions, float32."""
+
+    def __init__(self, channels: int, *, eps: float = 1e-5, rngs: nnx.Rngs):
+        self.eps = eps
+        self.scale = nnx.Param(1.0 + init(rngs.params(), (channels,), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(channels, jnp.float32))
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        values = x.astype(jnp.float32)
+        centred = values - values.mean((0, 1, 2), keepdims=True)
+        factor = lax.rsqrt(jnp.square(centred).mean((0, 1, 2), keepdims=True) + self.eps)
+        scale, bias = (part[...].reshape(1, 1, 1, -1) for part in (self.scale, self.bias))
+        return (centred * factor * scale + bias).astype(x.dtype)
+
+
+class Discriminator(nnx.Module):
+    """Images in [-1, 1] to logits of patches, float32; positive is real.
+
+    Args:
+        filters: of the first layer; they double, up to eight times.
+        layers: how often the size is halved.
+        norm: as the module's docstring says.
+    """
+
+    def __init__(
+        self,
+        *,
+        filters: int = 64,
+        layers: int = 3,
+        norm: str = "batch",
+        in_channels: int = 3,
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        if norm not in NORMS:
+            raise ValueError(f"norm {norm!r} is not one of {NORMS}")
+        kw = {"padding": ((1, 1), (1, 1)), "init": init, "rngs": rngs, "dtype": dtype}
+        self.dtype = dtype
+        main: dict[int, nnx.Module] = {0: conv(in_channels, filters, 4, stride=2, **kw)}
+        number, channels = 2, filters
+        for layer in range(1, layers + 1):
+            cout = filters * min(2**layer, 8)
+            stride = 2 if layer < layers else 1
+            main[number] = conv(channels, cout, 4, stride=stride, bias=norm != "batch", **kw)
+            if norm != "none":
+                main[number + 1] = BatchNorm(cout, rngs=rngs) if norm == "batch" else GroupNorm(cout)
+            number, channels = number + 3, cout
+        main[number] = conv(channels, 1, 4, **kw)
+        self.main, self.layers, self.norm = Slots(main), layers, norm
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 1"]:
+        h = leaky(self.main[0](x.astype(self.dtype)))
+        for layer in range(self.layers):
+            h = self.main[2 + 3 * layer](h)
+            h = leaky(h if self.norm == "none" else self.main[3 + 3 * layer](h))
+        return self.main[2 + 3 * self.layers](h).astype(jnp.float32)
+
+
+def leaky(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    """ReLU that lets a fifth of what is negative through."""
+    return nnx.leaky_relu(x, 0.2)
+
+
+def hinge(real: Float[Array, "*n"], made: Float[Array, "*n"]) -> Float[Array, ""]:
+    """What the discriminator minimises: 1/2 mean relu(1 - real) + 1/2 mean relu(1 + made)."""
+    return 0.5 * (nnx.relu(1.0 - real).mean() + nnx.relu(1.0 + made).mean())

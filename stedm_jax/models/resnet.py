@@ -1,0 +1,103 @@
+"""ResNet (He et al., CVPR 2016) as an encoder: five feature maps, named as in torchvision and smp.
+
+The form of torchvision: in a bottleneck the 3x3 convolution has the stride. Trained parameters without the classifier,
+which an encoder does not have: ResNet-18 11,176,512; ResNet-34 21,284,672; ResNet-50 23,508,032.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from stedm_jax.models.batch_norm import make_norm, normalise
+from stedm_jax.models.layers import Slots, conv
+
+SIZES: dict[str, dict[str, Any]] = {
+    "resnet18": {"depths": (2, 2, 2, 2), "bottleneck": False},
+    "resnet34": {"depths": (3, 4, 6, 3), "bottleneck": False},
+    "resnet50": {"depths": (3, 4, 6, 3), "bottleneck": True},
+}
+EXPANSION = 4
+kaiming = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+class Block(nnx.Module):
+    """Two 3x3 convolutions, or 1x1, 3x3, 1x1 of which the last is four times as wide; then the sum with the input.
+
+    Args:
+        cin, width: channels of the input and of the convolutions. stride: of the first 3x3 convolution.
+        bottleneck: the second form. norm: one of batch_norm.NORMS.
+    """
+
+    def __init__(
+        self, cin: int, width: int, stride: int, *, bottleneck: bool, norm: str, rngs: nnx.Rngs, dtype: DTypeLike
+    ):
+        kw = {"bias": False, "init": kaiming, "rngs": rngs, "dtype": dtype}
+        cout = width * EXPANSION if bottleneck else width
+        plan = [(cin, width, 3, stride), (width, width, 3, 1)]
+        if bottleneck:
+            plan = [(cin, width, 1, 1), (width, width, 3, stride), (width, cout, 1, 1)]
+        self.layers = len(plan)
+        for number, (a, b, size, step) in enumerate(plan, start=1):
+            setattr(self, f"conv{number}", conv(a, b, size, stride=step, **kw))
+            setattr(self, f"bn{number}", make_norm(norm, b))
+        same = stride == 1 and cin == cout
+        self.downsample = None if same else Slots([conv(cin, cout, 1, stride=stride, **kw), make_norm(norm, cout)])
+
+    def __call__(self, x: Float[Array, "b h w cin"], train: bool = False) -> Float[Array, "b h2 w2 cout"]:
+        shortcut = x
+        if self.downsample is not None:
+            shortcut = normalise(self.downsample[1], self.downsample[0](x), train)
+        for number in range(1, self.layers + 1):
+            x = normalise(getattr(self, f"bn{number}"), getattr(self, f"conv{number}")(x), train)
+            if number < self.layers:
+                x = nnx.relu(x)
+        return nnx.relu(x + shortcut)
+
+
+class ResNet(nnx.Module):
+    """Images to five feature maps, at 1/2 to 1/32 of the size, the finest first.
+
+    Args:
+        depths: blocks of the four stages. width: channels of the stem, doubled by each stage after the first.
+        bottleneck: the blocks of ResNet-50 and deeper. norm: one of batch_norm.NORMS, "batch" as published.
+    """
+
+    def __init__(
+        self,
+        *,
+        depths: Sequence[int] = (2, 2, 2, 2),
+        bottleneck: bool = False,
+        width: int = 64,
+        norm: str = "batch",
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        kw = {"rngs": rngs, "dtype": dtype}
+        self.dtype, self.stages = dtype, len(depths)
+        self.conv1 = conv(3, width, 7, stride=2, bias=False, init=kaiming, **kw)
+        self.bn1 = make_norm(norm, width)
+        widths, cin = [width], width
+        for stage, depth in enumerate(depths, start=1):
+            narrow, blocks = width * 2 ** (stage - 1), []
+            for number in range(depth):
+                stride = 2 if stage > 1 and number == 0 else 1
+                blocks.append(Block(cin, narrow, stride, bottleneck=bottleneck, norm=norm, **kw))
+                cin = narrow * EXPANSION if bottleneck else narrow
+            setattr(self, f"layer{stage}", Slots(blocks))
+            widths.append(cin)
+        self.widths = tuple(widths)
+
+    def __call__(self, x: Float[Array, "b h w 3"], train: bool = False) -> list[Float[Array, "b _h _w _c"]]:
+        """With `train`, batch norms use and update the statistics of the batch."""
+        x = nnx.relu(normalise(self.bn1, self.conv1(x.astype(self.dtype)), train))
+        features = [x]
+        x = nnx.max_pool(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), (3, 3), (2, 2))  # nothing is below zero
+        for stage in range(1, self.stages + 1):
+            for block in getattr(self, f"layer{stage}"):
+                x = block(x, train)
+            features.append(x)
+        return features

@@ -1,0 +1,127 @@
+"""TAEF2 and its kin: tiny convolutional autoencoders, distilled from large ones (Boer Bohan, TAESD, MIT licence).
+
+    block   relu(x + conv3(relu(conv3(relu(conv3(x))))))                                    (1)
+    pooled  the block of x + W2 relu(norm(W1 x)), norm over 4 groups and all positions      (2)
+    clamp   3 tanh(z / 3), before the decoder                                               (3)
+
+Encoder: conv, block, then three times a convolution of stride 2 and three blocks, conv. Decoder: the mirror, with
+nearest upsampling. TAEF2 has 32 latent channels and (2) in the blocks of the lowest resolution, 2.7 M parameters;
+TAESD (4) and TAEF1 (16) have (1) only. Published with images in [0, 1]; here they are in [-1, 1].
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from stedm_jax.models.layers import GroupNorm, Slots, conv, upsample_nearest
+
+FACTOR = 8
+POOL_GROUPS, POOL_WIDTH = 4, 4
+
+
+class Block(nnx.Module):
+    """Equation (1), or (2) with `pool`."""
+
+    def __init__(self, channels: int, pool: bool, *, rngs: nnx.Rngs, dtype: DTypeLike):
+        kw = {"rngs": rngs, "dtype": dtype}
+        self.conv = Slots({number: conv(channels, channels, 3, **kw) for number in (0, 2, 4)})
+        self.pool = self._pool(channels, **kw) if pool else None
+
+    @staticmethod
+    def _pool(channels: int, *, rngs: nnx.Rngs, dtype: DTypeLike) -> Slots:
+        kw, wide = {"bias": False, "rngs": rngs, "dtype": dtype}, POOL_WIDTH * channels
+        widen, narrow = conv(channels, wide, 1, **kw), conv(wide, channels, 1, **kw)
+        return Slots({0: widen, 1: GroupNorm(wide, groups=POOL_GROUPS), 3: narrow})
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        if self.pool is not None:
+            x = x + self.pool[3](nnx.relu(self.pool[1](self.pool[0](x))))
+        h = nnx.relu(self.conv[0](x))
+        h = nnx.relu(self.conv[2](h))
+        return nnx.relu(self.conv[4](h) + x)
+
+
+class TAEF2(nnx.Module):
+    """Images in [-1, 1] to latents at 1/8 of the size, and back; latents are the same every time.
+
+    The interface is that of `autoencoder.Autoencoder`: what encode gives is the latent itself, of which `mode` and
+    `sample` are the identity, and there is no regulariser. Height and width must be divisible by 8.
+
+    Args:
+        latent_channels: 32 in TAEF2. channels: width, published 64.
+        pool: equation (2) in the blocks of the lowest resolution (TAEF2); without, TAESD and TAEF1.
+    """
+
+    last_kernel = ("decoder", "19", "kernel")
+
+    def __init__(
+        self,
+        *,
+        latent_channels: int = 32,
+        channels: int = 64,
+        pool: bool = True,
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        kw = {"rngs": rngs, "dtype": dtype}
+        self.kind, self.dtype, self.factor = "taef2", dtype, FACTOR
+        down = [conv(3, channels, 3, **kw), Block(channels, False, **kw)]
+        for level in range(3):
+            down.append(conv(channels, channels, 3, stride=2, bias=False, **kw))
+            down += [Block(channels, pool and level == 2, **kw) for _ in range(3)]
+        self.encoder = Slots([*down, conv(channels, latent_channels, 3, **kw)])
+        # Slot 0 is the clamp, 2 a relu; 6, 11 and 16 double the size.
+        up: dict[int, nnx.Module] = {1: conv(latent_channels, channels, 3, **kw)}
+        for level, first in enumerate((3, 8, 13)):
+            up |= {first + i: Block(channels, pool and level == 0, **kw) for i in range(3)}
+            up[first + 4] = conv(channels, channels, 3, bias=False, **kw)
+        self.decoder = Slots(up | {18: Block(channels, False, **kw), 19: conv(channels, 3, 3, **kw)})
+
+    def encode(self, x: Float[Array, "b h w 3"]) -> Float[Array, "b h2 w2 z"]:
+        """Latents, float32, about [-3, 3]."""
+        h = ((x + 1.0) / 2.0).astype(self.dtype)
+        for layer in self.encoder:
+            h = layer(h)
+        return h.astype(jnp.float32)
+
+    def mode(self, moments: Float[Array, "b h w z"]) -> Float[Array, "b h w z"]:
+        """The latents themselves."""
+        return moments
+
+    def sample(self, moments: Float[Array, "b h w z"], key: jax.Array) -> Float[Array, "b h w z"]:
+        """The latents themselves."""
+        return moments
+
+    def decode(self, z: Float[Array, "b h w z"]) -> Float[Array, "b h2 w2 3"]:
+        """An image, about [-1, 1] but not clipped."""
+        return self.to_image(self.decode_features(z))
+
+    decode_raw = decode
+
+    def decode_features(self, z: Float[Array, "b h w z"]) -> Float[Array, "b h2 w2 d"]:
+        """What the last layer makes the image of."""
+        h = nnx.relu(self.decoder[1]((3.0 * jnp.tanh(z / 3.0)).astype(self.dtype)))
+        for first in (3, 8, 13):
+            for number in range(first, first + 3):
+                h = self.decoder[number](h)
+            h = self.decoder[first + 4](upsample_nearest(h))
+        return self.decoder[18](h)
+
+    def to_image(self, features: Float[Array, "b h w d"]) -> Float[Array, "b h w 3"]:
+        """The last layer, whose kernel is at `last_kernel` in the parameters."""
+        return 2.0 * self.decoder[19](features).astype(jnp.float32) - 1.0
+
+    def bottleneck(
+        self, x: Float[Array, "b h w 3"], key: jax.Array | None = None
+    ) -> tuple[Float[Array, "b h2 w2 z"], Float[Array, ""]]:
+        """(latent, 0): nothing regularises it."""
+        return self.encode(x), jnp.float32(0.0)
+
+    def __call__(
+        self, x: Float[Array, "b h w 3"], key: jax.Array | None = None
+    ) -> tuple[Float[Array, "b h w 3"], Float[Array, ""]]:
+        """(reconstruction, 0)."""
+        z, loss = self.bottleneck(x)
+        return self.decode(z), loss
