@@ -88,7 +88,8 @@ def _diffusion() -> Any:
             "style": {
                 "source": "multipatch",  # or nearby, augmented, none
                 "scope": "slide",  # multipatch draws from the same slide, or patient
-                "encoder": "swin_v2_t",  # or swin_v2, conv
+                "encoder": "swin_v2_t",  # or swin_v2, conv, vit:NAME (hipt_vit256, uni2_h, ...), which is not trained
+                "weights": "",  # of a vit:NAME: a converted folder or a name of the registry
                 "width": 96,
                 "aggregation": "mean",  # or max, linear, svit, attention, none, tokens
                 "dim": 512,

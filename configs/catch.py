@@ -7,7 +7,8 @@ Arms: multipatch (default), nearby, augmented, semantic (no style: the paper's d
 --config=configs/catch.py:nearby
 Hardware: 8 accelerators of 40 GB or more; the published pipeline costs about 5 EFLOP for sampling alone.
 Weights: starts from ldm-vq-f4, ldm-landscape and mit-b2-imagenet, as the paper does; `python -m stedm_jax.convert list`
-says where they are to be had, `python -m stedm_jax.convert NAME FILE --out=weights/NAME` prepares each. To start from nothing:
+says where they are to be had, `python -m stedm_jax.convert NAME FILE --out=weights/NAME` prepares each.
+To start from nothing:
 --config.autoencoder.init_from=() --config.autoencoder.train.steps=100000 --config.diffusion.init_from=()
 --config.segmentation.init_from=()
 Not run by us at this size; no score is claimed.

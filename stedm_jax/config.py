@@ -163,6 +163,12 @@ def _check_values(config: Any) -> None:
             raise UserError(f"config.{what}={side} must be a multiple of {2**halvings} for these networks.")
     _check_guidance(config)
     _check_counts(flat)
+    style = config.diffusion.style
+    if style.encoder.startswith("vit:") != bool(style.weights) and style.source != "none":
+        raise UserError(
+            f"config.diffusion.style.encoder='{style.encoder}' and style.weights='{style.weights}' do not go together: a "
+            "pathology encoder vit:NAME is not trained and needs weights, and no other encoder takes any."
+        )
     if 2 * border >= tile:
         raise UserError(f"config.segmentation.border={border} leaves nothing of tiles of {tile} px.")
 

@@ -17,8 +17,9 @@ from stedm_jax.models.fcn8s import Fcn8s
 from stedm_jax.models.functional import Functional
 from stedm_jax.models.segmenter import CUSTOM, Segmenter
 from stedm_jax.models.segmenter import ENCODERS as SEGMENTER_ENCODERS
-from stedm_jax.models.style import AGGREGATIONS, ENCODERS, StyleExtractor
+from stedm_jax.models.style import AGGREGATIONS, StyleExtractor, encoder_names, frozen_size
 from stedm_jax.models.unet import ATTENTIONS, STYLE_PATHS, UNet
+from stedm_jax.models.vit import ViT
 
 SEGMENTERS = ("unet", "fcn8s")
 MIT_SIZES = ("widths", "depths", "heads", "reductions")
@@ -102,7 +103,7 @@ def build_autoencoder(cfg: Any, *, dtype: DTypeLike = jnp.float32) -> Functional
 
 def build_style(cfg: Any, *, dtype: DTypeLike = jnp.float32) -> Functional:
     """Keys: encoder, width (0: as published), aggregation, dim, tiles."""
-    encoder = _one_of("style", "encoder", cfg.encoder, ENCODERS)
+    encoder = _one_of("style", "encoder", cfg.encoder, encoder_names())
     aggregation = _one_of("style", "aggregation", cfg.aggregation, AGGREGATIONS)
     return Functional(
         lambda rngs: StyleExtractor(
@@ -115,6 +116,12 @@ def build_style(cfg: Any, *, dtype: DTypeLike = jnp.float32) -> Functional:
             rngs=rngs,
         )
     )
+
+
+def build_style_guide(cfg: Any, *, dtype: DTypeLike = jnp.float32) -> Functional | None:
+    """The pathology encoder that the style is read with, or None where the encoder is a trained one. Key: encoder."""
+    size = frozen_size(_one_of("style", "encoder", cfg.encoder, encoder_names()))
+    return None if size is None else Functional(lambda rngs: ViT(size, dtype=dtype, rngs=rngs))
 
 
 def build_segmenter(cfg: Any, classes: int, *, dtype: DTypeLike = jnp.float32) -> Functional:

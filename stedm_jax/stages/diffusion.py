@@ -5,6 +5,7 @@ from typing import Any
 from stedm_jax.data.pipeline import tile_dataset
 from stedm_jax.data.styles import StylePool
 from stedm_jax.stages import autoencoder, latents
+from stedm_jax.stages.initial import load_weights
 from stedm_jax.stages.learn import learn
 from stedm_jax.stages.run import Run
 from stedm_jax.tasks.diffusion import DiffusionTask
@@ -12,9 +13,14 @@ from stedm_jax.training.program import Program
 
 
 def build(run: Run) -> tuple[DiffusionTask, Any]:
-    """The task of this stage and the frozen parameters of the autoencoder."""
-    first, frozen = autoencoder.trained(run)
+    """The task of this stage and its frozen parameters: of the autoencoder and, where there is one, of the guide."""
+    first, params = autoencoder.trained(run)
     task = DiffusionTask(run.config.diffusion, first, latents.scale(run), run.classes.colors, run.dtype)
+    frozen = {"first": params}
+    if task.guide is not None:
+        frozen["guide"] = load_weights(
+            task.guide.abstract, run.config.diffusion.style.weights, "diffusion.style.weights"
+        )
     return task, frozen
 
 

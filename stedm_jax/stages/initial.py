@@ -53,8 +53,8 @@ def initial_params(program: Program, entries: Sequence[str], partial: bool, seed
                 f"init_from names the part '{part}', which {program.task.name} does not have; its parts are "
                 f"{', '.join(sorted({path.split('/')[0] for path in abstract}))}, or a path below one of them."
             )
-        given, origin = _read(source, part)
-        chosen = _fit(wanted, given, entry, partial)
+        given, origin = _read(source, part, "init_from")
+        chosen = _fit(wanted, given, f"init_from='{entry}'", partial)
         found |= {f"{part}/{path}" if part else path: array for path, array in chosen.items()}
         left = f", {len(wanted) - len(chosen)} start fresh" if len(chosen) < len(wanted) else ""
         print(f"{program.task.name}: {len(chosen)} arrays of {part or 'all'} from {origin}{left}", flush=True)
@@ -64,13 +64,33 @@ def initial_params(program: Program, entries: Sequence[str], partial: bool, seed
     return unflatten({path: jnp.asarray(array, abstract[path].dtype) for path, array in found.items()})
 
 
+def load_weights(abstract: Any, source: str, key: str) -> Any:
+    """All parameters of a network that is used as it is, from one source.
+
+    Args:
+      abstract: its parameters; leaves need a shape and a dtype only.
+      source: as in an entry.
+      key: of the configuration, for errors.
+
+    Raises:
+      UserError: none is named, or as for `initial_params`.
+    """
+    if not source:
+        raise UserError(f"config.{key} is empty; name the weights of this encoder, which is not trained here.")
+    wanted = flatten(abstract)
+    given, origin = _read(source, "", key)
+    chosen = _fit(wanted, given, f"config.{key}={source}", False)
+    print(f"{key}: {len(chosen)} arrays from {origin}", flush=True)
+    return unflatten({path: jnp.asarray(array, wanted[path].dtype) for path, array in chosen.items()})
+
+
 def _below(leaves: dict[str, Any], part: str) -> dict[str, Any]:
     if not part:
         return leaves
     return {path.removeprefix(f"{part}/"): leaf for path, leaf in leaves.items() if path.startswith(f"{part}/")}
 
 
-def _fit(wanted: dict[str, Any], given: dict[str, Any], entry: str, partial: bool) -> dict[str, Any]:
+def _fit(wanted: dict[str, Any], given: dict[str, Any], what: str, partial: bool) -> dict[str, Any]:
     missing = [path for path in wanted if path not in given]
     unknown = [path for path in given if path not in wanted]
     chosen = {path: array for path, array in given.items() if path in wanted}
@@ -83,11 +103,15 @@ def _fit(wanted: dict[str, Any], given: dict[str, Any], entry: str, partial: boo
         return chosen
     lists = (("of another shape", shapes), ("missing", missing), ("unknown", unknown))
     told = "; ".join(f"{len(names)} {kind}: {', '.join(names)}" for kind, names in lists if names)
-    hint = "" if shapes or not chosen else " To start with what fits and the rest fresh, set init_partial=True."
-    raise UserError(f"The weights of init_from='{entry}' do not fit this network. {told}.{hint}")
+    hint = (
+        ""
+        if shapes or not chosen or not what.startswith("init_from")
+        else " To start with what fits and the rest fresh, set init_partial=True."
+    )
+    raise UserError(f"The weights of {what} do not fit this network. {told}.{hint}")
 
 
-def source_folder(source: str) -> Path:
+def source_folder(source: str, key: str = "init_from") -> Path:
     """Where a source lies.
 
     Raises:
@@ -98,13 +122,13 @@ def source_folder(source: str) -> Path:
         folder = Path(os.environ.get(WEIGHTS, "weights")) / source
         if not folder.exists():
             raise UserError(
-                f"init_from names '{source}' of the registry, which has not been converted yet: {folder} is not there. "
+                f"{key} names '{source}' of the registry, which has not been converted yet: {folder} is not there. "
                 f"Get the file (python -m stedm_jax.convert list says where) and run python -m stedm_jax.convert "
                 f"{source} FILE --out={folder}; or set {WEIGHTS} to the folder that holds it."
             )
     if not is_converted(folder) and not (folder / "checkpoints").is_dir():
         raise UserError(
-            f"init_from names '{source}', which is neither a stage folder of a run (it would hold checkpoints), nor a "
+            f"{key} names '{source}', which is neither a stage folder of a run (it would hold checkpoints), nor a "
             f"converted folder, nor a name of the registry ({', '.join(names())})."
         )
     return folder
@@ -116,8 +140,8 @@ def check_sources(entries: Sequence[str]) -> None:
         source_folder(entry.rpartition("=")[2])
 
 
-def _read(source: str, part: str) -> tuple[dict[str, Any], str]:
-    folder = source_folder(source)
+def _read(source: str, part: str, key: str) -> tuple[dict[str, Any], str]:
+    folder = source_folder(source, key)
     if is_converted(folder):
         params, info = load_folder(folder)
         return flatten(params), f"{folder} ({info['name']}, {info['sha256'][:12]})"

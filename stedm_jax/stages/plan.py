@@ -116,18 +116,21 @@ def _lines(config: Any, classes: ClassMap) -> Iterator[Line]:
 def _diffusion(config: Any, task: DiffusionTask, small: int, encoder: float, decoder: float) -> Iterator[Line]:
     style, side = config.diffusion.style, config.data.tile
     inputs = _image(1, small, small, task.channels + config.diffusion.layout_channels)
-    bag = (_image(1, style.tiles, side, side, 3), jax.ShapeDtypeStruct((1, style.tiles), jnp.bool_))
-    read = (jax.eval_shape(task.style.apply, task.style.abstract, *bag),) if task.styled else ()
+    bag = _image(1, style.tiles, side, side, 3)
+    frozen = {"first": task.autoencoder.network.abstract} | ({"guide": task.guide.abstract} if task.guide else {})
+    params = {"style": task.style.abstract}
+    read = (jax.eval_shape(task.style_vector, params, frozen, bag),) if task.styled else ()
     forward = _cost(task.unet, inputs, jax.ShapeDtypeStruct((1,), jnp.int32), *read)
     networks = [("denoiser", param_count(task.unet.abstract), forward)]
     styling = 0.0
     if task.styled:
-        styling = _cost(task.style, *bag)
-        networks.append(("style encoder", param_count(task.style.abstract), styling))
+        styling = forward_flops(task.style_vector, params, frozen, bag)
+        size = param_count(task.style.abstract) + (param_count(task.guide.abstract) if task.guide else 0)
+        networks.append(("style encoder", size, styling))
     images = config.diffusion.train.steps * config.diffusion.train.batch
     yield Line(
         "diffusion", f"{images:,} images in {config.diffusion.train.steps:,} steps", tuple(networks),
-        images * (TRAINING * (forward + styling) + encoder),
+        images * (TRAINING * forward + (1 if task.guide else TRAINING) * styling + encoder),
     )  # fmt: skip
     synthesis = config.synthesis
     steps = timesteps(synthesis.spacing, synthesis.steps, task.schedule)

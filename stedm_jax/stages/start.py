@@ -10,7 +10,7 @@ import jax
 
 from stedm_jax.errors import UserError
 from stedm_jax.stages.data import check_unchanged
-from stedm_jax.stages.initial import check_sources
+from stedm_jax.stages.initial import check_sources, source_folder
 from stedm_jax.stages.plan import print_plan
 from stedm_jax.stages.run import Run
 from stedm_jax.training import distributed
@@ -80,6 +80,8 @@ def run_stages(config: Any, workdir: Workdir, wanted: Sequence[str], on_change: 
     for stage in stages:
         if done[stage] is None and "init_from" in config.get(stage, {}):
             check_sources(config[stage].init_from)
+        if stage == "diffusion" and done[stage] is None and config.diffusion.style.weights:
+            source_folder(config.diffusion.style.weights, "diffusion.style.weights")
     for stage in stages:
         if done[stage] is None:
             importlib.import_module(f"stedm_jax.stages.{stage}").run(run)

@@ -26,7 +26,7 @@ from stedm_jax.diffusion.samplers import Sampler, sample, timesteps
 from stedm_jax.diffusion.schedule import make_schedule
 from stedm_jax.errors import UserError
 from stedm_jax.evaluation.confusion import VOID
-from stedm_jax.models.build import build_style, build_unet
+from stedm_jax.models.build import build_style, build_style_guide, build_unet
 from stedm_jax.models.transformer import Tokens
 from stedm_jax.tasks.autoencoder import AutoencoderTask
 from stedm_jax.tasks.images import colorize, image_rows, one_hot_layout, to_bytes, to_network
@@ -62,7 +62,7 @@ class DiffusionTask:
 
     Args:
       config: config.diffusion.
-      autoencoder: the first stage; `frozen` holds its parameters.
+      autoencoder: the first stage; its parameters are frozen["first"].
       latents: their scale.
       colors: colour of each class.
       dtype: of the computation.
@@ -99,6 +99,8 @@ class DiffusionTask:
             dtype=dtype,
         )
         self.style = build_style(config.style, dtype=dtype)
+        # A pathology encoder that is not trained; its parameters are frozen["guide"].
+        self.guide = build_style_guide(config.style, dtype=dtype) if self.styled else None
 
     def init(self, key: PRNGKeyArray) -> PyTree:
         """Fresh parameters: unet, style and layout."""
@@ -114,22 +116,29 @@ class DiffusionTask:
         self, frozen: PyTree, image: UInt8[Array, "b h w 3"], key: PRNGKeyArray | None
     ) -> Float[Array, "b hs ws c"]:
         """Scaled latents of images."""
-        return self.latents.to_z(self.autoencoder.encode(frozen, to_network(image), key))
+        return self.latents.to_z(self.autoencoder.encode(frozen["first"], to_network(image), key))
 
     def decode(self, frozen: PyTree, z: Float[Array, "b hs ws c"]) -> UInt8[Array, "b h w 3"]:
         """Images of scaled latents."""
-        return to_bytes(self.autoencoder.decode(frozen, self.latents.from_z(z)))
+        return to_bytes(self.autoencoder.decode(frozen["first"], self.latents.from_z(z)))
 
     def layout(self, params: PyTree, mask: UInt8[Array, "b h w"]) -> Float[Array, "b hs ws d"]:
         """What the denoiser sees of a mask."""
         size = (mask.shape[1] // self.factor, mask.shape[2] // self.factor)
         return one_hot_layout(mask, len(self.colors), size) @ params["layout"]["kernel"]
 
-    def style_vector(self, params: PyTree, styles: Float[Array, "b k h w 3"]) -> Float[Array, "b d"] | Tokens | None:
+    def style_vector(
+        self, params: PyTree, frozen: PyTree, styles: Float[Array, "b k h w 3"]
+    ) -> Float[Array, "b d"] | Tokens | None:
         """The style of each bag of tiles in [-1, 1], or its tokens; None where the model has no style."""
         if not self.styled:
             return None
-        return self.style.apply(params["style"], styles, jnp.ones(styles.shape[:2], bool))
+        present = jnp.ones(styles.shape[:2], bool)
+        if self.guide is None:
+            return self.style.apply(params["style"], styles, present)
+        flat = self.guide.apply(frozen["guide"], styles.reshape(-1, *styles.shape[2:]))
+        embeddings = jax.lax.stop_gradient(flat).reshape(*styles.shape[:2], -1)
+        return self.style.apply(params["style"], embeddings, present, method="of_embeddings")
 
     def loss(
         self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray, step: Int32[Array, ""]
@@ -145,7 +154,7 @@ class DiffusionTask:
         if self.styled:
             images = to_network(batch["styles"])
             images = jnp.where(dropped[:, None, None, None, None], DROPPED, images)
-            style = self.style_vector(params, images)
+            style = self.style_vector(params, frozen, images)
         if self.config.drop_layout:
             along = jax.random.bernoulli(jax.random.fold_in(keys[3], 1), self.config.drop_layout, dropped.shape)
             mask = jnp.where((dropped & along)[:, None, None], jnp.uint8(VOID), mask)
@@ -179,7 +188,7 @@ class DiffusionTask:
 
         Args:
           params: of this task.
-          frozen: parameters of the autoencoder.
+          frozen: parameters of the autoencoder and of the guide, if there is one.
           mask: layouts.
           styles: style tiles of each image.
           noise: standard normal.
@@ -188,8 +197,8 @@ class DiffusionTask:
         """
         layout = self.layout(params, mask)
         images = to_network(styles)
-        cond = self.style_vector(params, images)
-        uncond = self.style_vector(params, jnp.full_like(images, DROPPED))
+        cond = self.style_vector(params, frozen, images)
+        uncond = self.style_vector(params, frozen, jnp.full_like(images, DROPPED))
         empty = self.layout(params, jnp.full_like(mask, VOID)) if self.config.drop_layout else layout
         guidance = self.guidance(config)
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from configs.demo import get_config
+from stedm_jax.models.vit_sizes import VIT_SIZES, ViTSize
 from stedm_jax.tasks.autoencoder import AutoencoderTask
 from stedm_jax.tasks.diffusion import DiffusionTask, LatentScale
 
@@ -20,7 +21,7 @@ def made():
     task = DiffusionTask(config.diffusion, first, scale, ((0, 0, 0), (9, 9, 9)), jnp.float32)
     keys = jax.random.split(jax.random.key(0))
     params = jax.tree.map(lambda x: x + 0.05, jax.jit(task.init)(keys[0]))
-    frozen = jax.jit(first.init)(keys[1])
+    frozen = {"first": jax.jit(first.init)(keys[1])}
     rng = np.random.default_rng(0)
     batch = {
         "image": jnp.asarray(rng.integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)),
@@ -80,7 +81,7 @@ def test_without_style_there_is_no_style_encoder(made):
     semantic = DiffusionTask(plain, task.autoencoder, task.latents, task.colors, jnp.float32)
     shapes = jax.eval_shape(semantic.init, jax.random.key(0))
     assert set(shapes) == {"unet", "layout"}
-    assert semantic.style_vector(shapes, jnp.zeros((1, 1, 8, 8, 3))) is None
+    assert semantic.style_vector(shapes, {}, jnp.zeros((1, 1, 8, 8, 3))) is None
 
 
 def changed(made, drop: float, drop_layout: float, source: str = "multipatch") -> DiffusionTask:
@@ -135,3 +136,25 @@ def test_guidance_drops_the_layout_within_its_interval(made, drop_layout, source
         images = [sample(params, frozen, mask) for mask in (batch["mask"], 1 - batch["mask"])]
         same = bool((images[0] == images[1]).all())
         assert same is (drop_layout > 0 and interval == (0.0, 1.0))
+
+
+def test_a_frozen_pathology_encoder_reads_the_style_and_is_no_parameter(made, monkeypatch):
+    small = ViTSize(patch=8, width=16, depth=1, heads=2, grid=2, size=16)
+    monkeypatch.setitem(VIT_SIZES, "small", small)
+    config, task, batch = made[0].diffusion.copy_and_resolve_references(), made[1], made[4]
+    config.style.encoder, config.style.drop = "vit:small", 0.0
+    task = DiffusionTask(config, task.autoencoder, task.latents, task.colors, jnp.float32)
+    params = jax.tree.map(lambda x: x + 0.05, jax.jit(task.init)(jax.random.key(0)))
+    frozen = made[3] | {"guide": task.guide.init(jax.random.key(1))}
+    assert set(params["style"]) == {"project", "aggregation"}
+    step = jnp.int32(0)
+
+    @jax.jit
+    def gradient(params, frozen, styles):
+        loss = lambda p, f: task.loss(p, f, batch | {"styles": styles}, jax.random.key(1), step)[0]  # noqa: E731
+        return jax.value_and_grad(loss, argnums=(0, 1))(params, frozen)
+
+    loss, (learnt, still) = gradient(params, frozen, batch["styles"])
+    assert float(jnp.abs(learnt["style"]["project"]["kernel"]).max()) > 0
+    assert all(float(jnp.abs(leaf).max()) == 0 for leaf in jax.tree.leaves(still))
+    assert loss != gradient(params, frozen, 255 - batch["styles"])[0]
