@@ -50,18 +50,29 @@ def _autoencoder() -> Any:
         {
             **_start(),
             "model": {
-                "kind": "vq",  # or kl
+                "kind": "vq",  # or kl, or taef2 (channels 64, latent_channels 32; the other keys say nothing then)
                 "channels": 128,
                 "multipliers": (1, 2, 4),
                 "res_blocks": 2,
                 "latent_channels": 3,
                 "codes": 8192,
                 "attention": True,  # in the middle block
+                "legacy_codebook": False,  # beta on the other term, as in LDM's code
             },
             "crop": 0,  # side of the random crops that a step learns from; 0: whole tiles
             "initial_log_variance": 0.0,  # of the latents of an untrained kl autoencoder
             "kl_weight": 1e-6,
             "codebook_weight": 1.0,
+            "perceptual_weight": 1.0,  # of LPIPS, where its weights are given
+            "lpips": "",  # a converted folder, or lpips-alex; empty: no perceptual loss and no such score
+            "adversarial": {
+                "weight": 0.0,  # 0: no discriminator; LDM: 0.75 (vq), 0.5 (kl), with b1=0.5 and b2=0.9
+                "start": 50_000,  # step
+                "ramp": 5_000,  # steps over which its weight grows from 0; 0: at once, as published
+                "filters": 64,
+                "layers": 3,
+                "norm": "batch",  # or group, none
+            },
             "splits": {"train": 1.0},  # split -> share of the batch
             "stain_jitter": 0.0,
             "train": training(100_000, 64, 1e-4),

@@ -120,17 +120,23 @@ def check_config(config: Any, base: Any) -> None:
     if config.segmentation.judge.real != 1:
         raise UserError("config.segmentation.judge.real must be 1: the judge learns from real tiles only.")
     _check_values(config)
-    if config.data.tile % 2 ** (len(config.autoencoder.model.multipliers) - 1):
+    if config.data.tile % 2 ** _halvings(config):
         raise UserError(
-            f"data.tile={config.data.tile} cannot be halved {len(config.autoencoder.model.multipliers) - 1} times, "
-            "as the autoencoder does; choose another tile size."
+            f"data.tile={config.data.tile} cannot be halved {_halvings(config)} times, as the autoencoder does; choose "
+            "another tile size."
         )
+
+
+def _halvings(config: Any) -> int:
+    """How often the autoencoder halves an image."""
+    model = config.autoencoder.model
+    return 3 if model.kind == "taef2" else len(model.multipliers) - 1
 
 
 _CHOICES = {
     "segmentation.checkpoint": ("last", "best"),
     "synthesis.weights": ("ema", "params"),
-    "autoencoder.model.kind": ("kl", "vq"),
+    "autoencoder.model.kind": ("kl", "vq", "taef2"),
     "diffusion.prediction": ("eps", "v", "x0"),
 }
 
@@ -151,7 +157,7 @@ def _check_values(config: Any) -> None:
     if min(config.report.layouts, config.report.styles) < 1:
         raise UserError("config.report.layouts and report.styles must be 1 or more.")
     crop, border, tile = config.autoencoder.crop, config.segmentation.border, config.data.tile
-    levels = len(config.autoencoder.model.multipliers) - 1
+    levels = _halvings(config)
     denoiser = levels + len(config.diffusion.unet.multipliers) - 1
     segmenter = len(config.segmentation.model.decoder)
     for what, side, halvings in (
@@ -163,16 +169,22 @@ def _check_values(config: Any) -> None:
             raise UserError(f"config.{what}={side} must be a multiple of {2**halvings} for these networks.")
     _check_guidance(config)
     _check_counts(flat)
+    if config.autoencoder.lpips and (crop or tile) < SMALLEST_FOR_LPIPS:
+        raise UserError(
+            f"LPIPS needs images of {SMALLEST_FOR_LPIPS} px or more, and config.autoencoder.crop={crop} (0: whole "
+            "tiles) leaves less; use a larger crop, or autoencoder.lpips=''."
+        )
     style = config.diffusion.style
     if style.encoder.startswith("vit:") != bool(style.weights) and style.source != "none":
         raise UserError(
-            f"config.diffusion.style.encoder='{style.encoder}' and style.weights='{style.weights}' do not go together: a "
-            "pathology encoder vit:NAME is not trained and needs weights, and no other encoder takes any."
+            f"config.diffusion.style.encoder='{style.encoder}' and style.weights='{style.weights}' do not go together: "
+            "a pathology encoder vit:NAME is not trained and needs weights, and no other encoder takes any."
         )
     if 2 * border >= tile:
         raise UserError(f"config.segmentation.border={border} leaves nothing of tiles of {tile} px.")
 
 
+SMALLEST_FOR_LPIPS = 31
 _COUNTS = (
     "autoencoder.train.batch", "diffusion.train.steps", "diffusion.train.batch",
     "segmentation.train.steps", "segmentation.train.batch", "diffusion.style.tiles", "diffusion.style.dim",

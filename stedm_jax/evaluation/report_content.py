@@ -87,6 +87,7 @@ class ReportContent:
     headline_split: str = "test"
     baseline: str | None = None
     synthesis: Synthesis | None = None
+    reconstruction: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # patient -> score -> value
     stages: Mapping[str, float] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -161,6 +162,8 @@ def summary(content: ReportContent) -> dict[str, Any]:
             "real_val_iou": s.real_val_iou,
             **s.extra,
         }
+    if content.reconstruction:
+        out["reconstruction"] = {patient: dict(scores) for patient, scores in content.reconstruction.items()}
     out["stages"] = {name: {"seconds": seconds} for name, seconds in content.stages.items()}
     out["cohort"] = {
         split: {

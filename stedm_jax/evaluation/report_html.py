@@ -219,11 +219,18 @@ def _cohort(content: ReportContent) -> str:
     return html
 
 
+def _reconstruction(scores: Mapping[str, Mapping[str, float]]) -> str:
+    """What the autoencoder makes of the validation patients."""
+    names = list(dict.fromkeys(name for row in scores.values() for name in row))
+    rows = [[patient, *(_number(row.get(name, math.nan)) for name in names)] for patient, row in scores.items()]
+    return f"<h3>Reconstruction by the autoencoder</h3>{_table(['patient', *names], rows)}" if rows else ""
+
+
 def _training(content: ReportContent) -> str:
     curves = {name: rows for name, rows in content.curves.items() if rows}
-    if not curves:
-        return ""
-    return _chart(lambda dark: loss_curves(curves, dark), "Loss over steps: as it was, and smoothed.")
+    text = "Loss over steps: as it was, and smoothed."
+    html = _chart(lambda dark: loss_curves(curves, dark), text) if curves else ""
+    return html + _reconstruction(content.reconstruction)
 
 
 def _run(content: ReportContent) -> str:

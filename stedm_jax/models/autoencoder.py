@@ -4,6 +4,7 @@
           KL to N(0, 1) = 1/2 (mean^2 + var - 1 - log var)                                       (1)
     "vq"  encode -> the latent before quantisation; decode replaces it by the nearest code first
           loss = |sg(z) - code|^2 + beta |z - sg(code)|^2, beta 0.25                             (2)
+          LDM's released code has beta on the first term instead: `legacy_codebook`
 
 Published sizes (128 channels, 2 blocks, attention in the middle only):
     VQ-f4  multipliers (1, 2, 4), 3 latent channels, 8192 codes: 55.3 M parameters
@@ -21,10 +22,11 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from stedm_jax.models.layers import GroupNorm, Slots, attention, conv, upsample_nearest
+from stedm_jax.models.layers import GroupNorm, Slots, attention, conv, linear, upsample_nearest
 
 KINDS = ("kl", "vq")
 EPS = 1e-6
+BETA = 0.25
 # Distances to codes are made for at most this many (position, code) pairs at once.
 PAIRS = 1 << 27
 
@@ -45,13 +47,13 @@ class ResnetBlock(nnx.Module):
 
 
 class AttnBlock(nnx.Module):
-    """Self-attention with one head over all positions; projections are 1x1 convolutions."""
+    """Self-attention with one head over all positions; LDM keeps the projections as 1x1 convolutions."""
 
     def __init__(self, channels: int, *, rngs: nnx.Rngs, dtype: DTypeLike):
         kw = {"rngs": rngs, "dtype": dtype}
         self.norm = GroupNorm(channels, eps=EPS)
-        self.q, self.k = conv(channels, channels, 1, **kw), conv(channels, channels, 1, **kw)
-        self.v, self.proj_out = conv(channels, channels, 1, **kw), conv(channels, channels, 1, **kw)
+        self.q, self.k = linear(channels, channels, **kw), linear(channels, channels, **kw)
+        self.v, self.proj_out = linear(channels, channels, **kw), linear(channels, channels, **kw)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         b, _, _, c = x.shape
@@ -163,11 +165,15 @@ class Decoder(nnx.Module):
         self.norm_out = GroupNorm(channels, eps=EPS)
         self.conv_out = conv(channels, cout, 3, **kw)
 
-    def __call__(self, z: Float[Array, "b h w cin"]) -> Float[Array, "b h2 w2 cout"]:
+    def features(self, z: Float[Array, "b h w cin"]) -> Float[Array, "b h2 w2 c"]:
+        """All but the last convolution."""
         h = self.mid(self.conv_in(z))
         for depth in reversed(range(len(self.up))):
             h = self.up[depth](h)
-        return self.conv_out(nnx.silu(self.norm_out(h)))
+        return nnx.silu(self.norm_out(h))
+
+    def __call__(self, z: Float[Array, "b h w cin"]) -> Float[Array, "b h2 w2 cout"]:
+        return self.conv_out(self.features(z))
 
 
 class Codebook(nnx.Module):
@@ -208,7 +214,10 @@ class Autoencoder(nnx.Module):
     Args:
         kind: "kl" or "vq". channels: width of the first level. latent_channels: of the latent.
         codes: size of the codebook (vq). attention: self-attention in the middle.
+        legacy_codebook: beta on the first term of equation (2), as in LDM's code.
     """
+
+    last_kernel = ("decoder", "conv_out", "kernel")
 
     def __init__(
         self,
@@ -220,6 +229,7 @@ class Autoencoder(nnx.Module):
         latent_channels: int = 3,
         codes: int = 8192,
         attention: bool = True,
+        legacy_codebook: bool = False,
         in_channels: int = 3,
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
@@ -228,6 +238,7 @@ class Autoencoder(nnx.Module):
             raise ValueError(f"kind {kind!r} is not one of {KINDS}")
         kw = {"rngs": rngs, "dtype": dtype}
         self.kind, self.dtype, self.factor = kind, dtype, 2 ** (len(multipliers) - 1)
+        self.beta = (BETA, 1.0) if legacy_codebook else (1.0, BETA)
         moments = latent_channels * (2 if kind == "kl" else 1)
         shape = (channels, tuple(multipliers), res_blocks, attention)
         self.encoder = Encoder(in_channels, moments, *shape, **kw)
@@ -264,8 +275,8 @@ class Autoencoder(nnx.Module):
         z = z.astype(jnp.float32)
         indices = self.quantize(lax.stop_gradient(z))
         codes = self.quantize.embedding.embedding[...][indices]
-        loss = jnp.square(codes - lax.stop_gradient(z)).mean()
-        loss = loss + 0.25 * jnp.square(lax.stop_gradient(codes) - z).mean()
+        loss = self.beta[0] * jnp.square(codes - lax.stop_gradient(z)).mean()
+        loss = loss + self.beta[1] * jnp.square(lax.stop_gradient(codes) - z).mean()
         return z + lax.stop_gradient(codes - z), loss, indices
 
     def decode(self, z: Float[Array, "b h w z"]) -> Float[Array, "b h2 w2 c"]:
@@ -276,19 +287,33 @@ class Autoencoder(nnx.Module):
 
     def decode_raw(self, z: Float[Array, "b h w z"]) -> Float[Array, "b h2 w2 c"]:
         """The decoder alone, for a latent that is quantised already."""
-        return self.decoder(self.post_quant_conv(z.astype(self.dtype))).astype(jnp.float32)
+        return self.to_image(self.decode_features(z))
+
+    def decode_features(self, z: Float[Array, "b h w z"]) -> Float[Array, "b h2 w2 d"]:
+        """What the last layer makes the image of."""
+        return self.decoder.features(self.post_quant_conv(z.astype(self.dtype)))
+
+    def to_image(self, features: Float[Array, "b h w d"]) -> Float[Array, "b h w c"]:
+        """The last layer, whose kernel is at `last_kernel` in the parameters."""
+        return self.decoder.conv_out(features).astype(jnp.float32)
+
+    def bottleneck(
+        self, x: Float[Array, "b h w c"], key: jax.Array | None = None
+    ) -> tuple[Float[Array, "b h2 w2 z"], Float[Array, ""]]:
+        """(latent for `decode_raw`, regulariser): equation (1), summed over a latent and averaged over the
+        batch, or (2). With a key the kl latent is sampled, without it is the mode."""
+        moments = self.encode(x)
+        if self.quantize is not None:
+            return self.quantise(moments)[:2]
+        z = self.mode(moments) if key is None else self.sample(moments, key)
+        return z, kl_divergence(moments)
 
     def __call__(
         self, x: Float[Array, "b h w c"], key: jax.Array | None = None
     ) -> tuple[Float[Array, "b h w c"], Float[Array, ""]]:
-        """(reconstruction, regulariser): equation (1), summed over a latent and averaged over the
-        batch, or (2). With a key the kl latent is sampled, without it is the mode."""
-        moments = self.encode(x)
-        if self.quantize is not None:
-            z, loss, _ = self.quantise(moments)
-            return self.decode_raw(z), loss
-        z = self.mode(moments) if key is None else self.sample(moments, key)
-        return self.decode_raw(z), kl_divergence(moments)
+        """(reconstruction, regulariser), as `bottleneck` says."""
+        z, loss = self.bottleneck(x, key)
+        return self.decode_raw(z), loss
 
 
 def kl_divergence(moments: Float[Array, "b h w m"]) -> Float[Array, ""]:

@@ -18,6 +18,7 @@ from stedm_jax.models.functional import Functional
 from stedm_jax.models.segmenter import CUSTOM, Segmenter
 from stedm_jax.models.segmenter import ENCODERS as SEGMENTER_ENCODERS
 from stedm_jax.models.style import AGGREGATIONS, StyleExtractor, encoder_names, frozen_size
+from stedm_jax.models.taef2 import TAEF2
 from stedm_jax.models.unet import ATTENTIONS, STYLE_PATHS, UNet
 from stedm_jax.models.vit import ViT
 
@@ -84,8 +85,11 @@ def build_unet(
 
 
 def build_autoencoder(cfg: Any, *, dtype: DTypeLike = jnp.float32) -> Functional:
-    """Keys: kind, channels, multipliers, res_blocks, latent_channels, codes, attention."""
-    kind = _one_of("autoencoder", "kind", cfg.kind, KINDS)
+    """Keys: kind, channels, multipliers, res_blocks, latent_channels, codes, attention, legacy_codebook."""
+    kind = _one_of("autoencoder", "kind", cfg.kind, (*KINDS, "taef2"))
+    if kind == "taef2":
+        shape = {"latent_channels": cfg.latent_channels, "channels": cfg.channels}
+        return Functional(lambda rngs: TAEF2(**shape, dtype=dtype, rngs=rngs))
     return Functional(
         lambda rngs: Autoencoder(
             kind=kind,
@@ -95,6 +99,7 @@ def build_autoencoder(cfg: Any, *, dtype: DTypeLike = jnp.float32) -> Functional
             latent_channels=cfg.latent_channels,
             codes=cfg.codes,
             attention=cfg.attention,
+            legacy_codebook=cfg.legacy_codebook,
             dtype=dtype,
             rngs=rngs,
         )

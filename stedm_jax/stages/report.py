@@ -54,6 +54,7 @@ def _content(run: Run) -> ReportContent:
         results=list(_results(run)),
         baseline="labelled" if "labelled" in results.get("arms", ()) else None,
         synthesis=_synthesis(run, made, judge) if made else None,
+        reconstruction=(run.workdir.result("autoencoder") or {}).get("patients", {}),
         stages={s: r["seconds"] for s in STAGES if (r := run.workdir.result(s)) and "seconds" in r},
         config=flatten(config),
         versions=json.loads((path / "versions.json").read_text()),

@@ -77,16 +77,25 @@ def run_stages(config: Any, workdir: Workdir, wanted: Sequence[str], on_change: 
     for key, value in sorted(_changes(config).items()):
         print(f"config  {key} = {value}", flush=True)
     print(f"plan: {', '.join(states)}", flush=True)
-    for stage in stages:
-        if done[stage] is None and "init_from" in config.get(stage, {}):
-            check_sources(config[stage].init_from)
-        if stage == "diffusion" and done[stage] is None and config.diffusion.style.weights:
-            source_folder(config.diffusion.style.weights, "diffusion.style.weights")
-    for stage in stages:
-        if done[stage] is None:
-            importlib.import_module(f"stedm_jax.stages.{stage}").run(run)
+    left = [stage for stage in stages if done[stage] is None]
+    for number, stage in enumerate(left):
+        if "data" not in left[number:]:
+            _check_weights(config, left[number:])
+        importlib.import_module(f"stedm_jax.stages.{stage}").run(run)
     if all(done.values()):
         print(f"All is done in {workdir.path}.", flush=True)
     if "report" in stages:
         importlib.import_module("stedm_jax.stages.report").show(run)
     print(f"{time.monotonic() - begun:.0f} s", flush=True)
+
+
+def _check_weights(config: Any, stages: Sequence[str]) -> None:
+    """Refuses before hours of training what a later stage could not start from."""
+    for stage in stages:
+        check_sources(config.get(stage, {}).get("init_from", ()))
+    for stage, key, source in (
+        ("autoencoder", "autoencoder.lpips", config.autoencoder.lpips),
+        ("diffusion", "diffusion.style.weights", config.diffusion.style.weights),
+    ):
+        if source and stage in stages:
+            source_folder(source, key)

@@ -1,36 +1,62 @@
 """The first stage: an autoencoder between images and the latents that the diffusion works on.
 
-    loss = mean |x - D(z)| + kl_weight KL(q(z|x) || N(0, 1))          (kl; Rombach et al. 2022)
-    loss = mean |x - D(z_q)| + codebook_weight L_codebook             (vq)
+    loss = rec + kl_weight KL(q(z|x) || N(0, 1))          (kl; Rombach et al. 2022)
+    loss = rec + codebook_weight L_codebook               (vq)
+    loss = rec                                            (taef2)
+    rec  = mean |x - D(z)| + perceptual_weight LPIPS, and what reconstruction.py adds where adversarial.weight > 0
 
-KL is summed over the latent of an image and divided by its number of pixels and channels.
+KL is summed over the latent of an image and divided by its number of pixels and channels. Parameters are those of the
+autoencoder; where there is a discriminator its own stand beside them under the name "discriminator".
 """
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int32, PRNGKeyArray, PyTree
 
+from stedm_jax.evaluation.image_quality import WINDOW, mean_over_patients, patient_means, patient_sums, psnr, ssim
 from stedm_jax.models.build import build_autoencoder
+from stedm_jax.models.discriminator import Discriminator
 from stedm_jax.models.functional import Functional
+from stedm_jax.models.lpips import LPIPS
+from stedm_jax.models.lpips import SMALLEST as SMALLEST_FOR_LPIPS
 from stedm_jax.tasks.images import image_rows, to_bytes, to_network
+from stedm_jax.tasks.reconstruction import Adversary, leaf_at, with_leaf
+
+DISCRIMINATOR = "discriminator"
+PERCEPTUAL = "lpips"
+"""Name of LPIPS's parameters in `frozen`; without them there is no perceptual loss and no such score."""
 
 
 class AutoencoderTask:
-    """Task "autoencoder"; batches hold image, uint8 (b, h, w, 3).
+    """Task "autoencoder"; batches hold image, uint8 (b, h, w, 3), and in evaluation patient, int32 (b,).
 
     Args:
       config: config.autoencoder.
       dtype: of the computation.
+      patients: number of patients of the data that is evaluated; 0: scores are means over images.
     """
 
     name = "autoencoder"
 
-    def __init__(self, config: Any, dtype: DTypeLike):
-        self.config = config
+    def __init__(self, config: Any, dtype: DTypeLike, patients: int = 0):
+        self.config, self.patients = config, patients
         self.network: Functional = build_autoencoder(config.model, dtype=dtype)
+        self.perceptual = Functional(lambda rngs: LPIPS(rngs=rngs, dtype=dtype))
+        adversarial = config.get("adversarial")
+        self.adversary = None
+        if adversarial is not None and adversarial.weight > 0:
+            shape = {"filters": adversarial.filters, "layers": adversarial.layers, "norm": adversarial.norm}
+            discriminator = Functional(lambda rngs: Discriminator(**shape, dtype=dtype, rngs=rngs))
+            self.adversary = Adversary(adversarial, discriminator)
+
+    @property
+    def factor(self) -> int:
+        """Side of an image over the side of its latent."""
+        return 8 if self.config.model.kind == "taef2" else 2 ** (len(self.config.model.multipliers) - 1)
 
     def init(self, key: PRNGKeyArray) -> PyTree:
         """Fresh parameters; of kl with the log variance of the latents moved by `initial_log_variance`.
@@ -41,31 +67,76 @@ class AutoencoderTask:
         if self.config.model.kind == "kl":
             bias = params["quant_conv"]["bias"]
             params["quant_conv"]["bias"] = bias.at[bias.shape[0] // 2 :].add(self.config.initial_log_variance)
-        return params
+        if self.adversary is None:
+            return params
+        return params | {DISCRIMINATOR: self.adversary.network.init(jax.random.fold_in(key, 1))}
 
     def encode(
         self, params: PyTree, image: Float[Array, "b h w 3"], key: PRNGKeyArray | None = None
     ) -> Float[Array, "b hs ws c"]:
         """Latents of images in [-1, 1]: a sample where a key is given, else the mode; of vq before quantisation."""
-        network = self.network.module(params)
+        network = self.network.module(own(params))
         moments = network.encode(image)
         return network.mode(moments) if key is None else network.sample(moments, key)
 
     def decode(self, params: PyTree, latents: Float[Array, "b hs ws c"]) -> Float[Array, "b h w 3"]:
         """Images in about [-1, 1]; vq quantises first."""
-        return self.network.apply(params, latents, method="decode")
+        return self.network.apply(own(params), latents, method="decode")
 
     def loss(
         self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray, step: Int32[Array, ""]
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
         """The loss of the module's docstring and its parts."""
         image = self._crop(to_network(batch["image"]), jax.random.fold_in(key, 1))
-        decoded, extra = self.network.apply(params, image, key)
-        error = jnp.mean(jnp.abs(decoded - image))
-        if self.config.model.kind == "vq":
-            return error + self.config.codebook_weight * extra, {"l1": error, "codebook": extra}
-        divergence = extra / (image.size // image.shape[0])
-        return error + self.config.kl_weight * divergence, {"l1": error, "kl": divergence}
+        network = self.network.module(own(params))
+        z, extra = network.bottleneck(image, key)
+        features = network.decode_features(z)
+        made = network.to_image(features)
+        parts = self._differences(frozen, image, made)
+        if self.adversary is None:
+            error = self._reconstruction(parts)
+        else:
+            error, scalars = self.adversary.loss(
+                params[DISCRIMINATOR], image, made,
+                lambda y: self._reconstruction(self._differences(frozen, image, y)),
+                lambda kernel: self._last_layer(params, features, kernel),
+                leaf_at(params, network.last_kernel), step,
+            )  # fmt: skip
+            parts |= scalars
+        name, value = self._regulariser(extra, image)
+        if not name:
+            return error, parts
+        return error + self.config[f"{name}_weight"] * value, parts | {name: value}
+
+    def _differences(
+        self, frozen: PyTree, image: Float[Array, "b h w 3"], made: Float[Array, "b h w 3"]
+    ) -> dict[str, Array]:
+        parts = {"l1": jnp.mean(jnp.abs(made - image))}
+        if self._perceptual_weight and frozen and PERCEPTUAL in frozen:
+            weights = jax.lax.stop_gradient(frozen[PERCEPTUAL])
+            parts["perceptual"] = self.perceptual.apply(weights, made, image).mean()
+        return parts
+
+    def _reconstruction(self, parts: dict[str, Array]) -> Float[Array, ""]:
+        if "perceptual" not in parts:
+            return parts["l1"]
+        return parts["l1"] + self._perceptual_weight * parts["perceptual"]
+
+    @property
+    def _perceptual_weight(self) -> float:
+        return self.config.get("perceptual_weight", 0.0)
+
+    def _regulariser(self, extra: Float[Array, ""], image: Float[Array, "b h w 3"]) -> tuple[str, Array]:
+        """Its name, which that of its weight begins with, and its value; "" where there is none."""
+        if self.config.model.kind == "kl":
+            return "kl", extra / (image.size // image.shape[0])
+        return ("codebook" if self.config.model.kind == "vq" else ""), extra
+
+    def _last_layer(self, params: PyTree, features: Array, kernel: Array) -> Float[Array, "b h w 3"]:
+        """The reconstruction as a function of the last kernel alone."""
+        params, features = jax.lax.stop_gradient((own(params), features))
+        network = self.network.module(params)
+        return self.network.apply(with_leaf(params, network.last_kernel, kernel), features, method="to_image")
 
     def _crop(self, image: Float[Array, "b h w 3"], key: PRNGKeyArray) -> Float[Array, "b hc wc 3"]:
         """The part of the images that a step learns from, at a random place; all of them where `crop` is 0."""
@@ -76,24 +147,38 @@ class AutoencoderTask:
         return jax.lax.dynamic_slice(image, (0, top, left, 0), (image.shape[0], side, side, 3))
 
     def eval_step(self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray) -> dict[str, Array]:
-        """Sums over images of l1 and PSNR (dB, peak 2)."""
+        """Sums of l1, PSNR (dB, peak 2), SSIM and LPIPS (where its weights are) over the images of each patient."""
         image = to_network(batch["image"])
         decoded = jnp.clip(self.decode(params, self.encode(params, image)), -1.0, 1.0)
-        error = jnp.mean(jnp.square(decoded - image), axis=(1, 2, 3))
-        psnr = 10.0 * jnp.log10(4.0 / jnp.maximum(error, 1e-10))
-        l1 = jnp.mean(jnp.abs(decoded - image), axis=(1, 2, 3))
+        scores = {"psnr": psnr(decoded, image), "l1": jnp.mean(jnp.abs(decoded - image), axis=(1, 2, 3))}
+        smallest = min(image.shape[1:3])
+        if smallest >= WINDOW:
+            scores["ssim"] = ssim(decoded, image)
+        if frozen and PERCEPTUAL in frozen and smallest >= SMALLEST_FOR_LPIPS:
+            scores["lpips"] = self.perceptual.apply(frozen[PERCEPTUAL], decoded, image)
         weight = batch["weight"]
-        return {"psnr": jnp.sum(psnr * weight), "l1": jnp.sum(l1 * weight), "images": jnp.sum(weight)}
+        scores["images"] = jnp.ones_like(weight)
+        patient = batch["patient"] if self.patients else jnp.zeros(weight.shape, jnp.int32)
+        return {name: patient_sums(value, weight, patient, max(self.patients, 1)) for name, value in scores.items()}
 
-    def summarise(self, sums: dict) -> dict[str, float]:
-        """Means over images."""
-        return {name: float(sums[name] / sums["images"]) for name in ("psnr", "l1")}
+    def summarise(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
+        """Means over patients (over images where they were not told apart)."""
+        return mean_over_patients(sums)
+
+    def by_patient(self, sums: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Score -> mean over the images of each patient, by number; NaN for one without images."""
+        return patient_means(sums)
 
     def visualise(self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray) -> dict[str, Array]:
         """Images above their reconstructions."""
         image = batch["image"][:8]
         decoded = to_bytes(self.decode(params, self.encode(params, to_network(image))))
         return {"reconstruction": image_rows([image, decoded])}
+
+
+def own(params: PyTree) -> PyTree:
+    """The autoencoder's own parameters."""
+    return {name: value for name, value in params.items() if name != DISCRIMINATOR}
 
 
 def latent_moments(

@@ -82,7 +82,7 @@ class DiffusionTask:
         check_kind(config.prediction)
         self.schedule = make_schedule(**config.schedule)
         self.channels = autoencoder.config.model.latent_channels
-        self.factor = 2 ** (len(autoencoder.config.model.multipliers) - 1)
+        self.factor = autoencoder.factor
         self.styled = config.style.source != "none" and config.style.aggregation != "none"
         cross = config.unet.style_path == "cross"
         if self.styled and cross != (config.style.aggregation == "tokens"):

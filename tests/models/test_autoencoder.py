@@ -3,8 +3,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from stedm_jax.convert.table import flatten, from_torch, to_torch
+from stedm_jax.convert.tables import diffusers_autoencoder, ldm_autoencoder
 from stedm_jax.models import autoencoder as ae
 from stedm_jax.models.functional import Functional, param_count
+from stedm_jax.models.layers import norm_groups
 from tests.models.fakes import random_params
 
 
@@ -129,3 +132,123 @@ def test_a_kl_autoencoder_has_no_codes():
             network.abstract,
             jax.ShapeDtypeStruct((1, 2, 2, 3), jnp.float32),
         )
+
+
+def test_the_legacy_codebook_loss_has_beta_on_the_other_term():
+    params = random_params(small("vq"))
+    z = jax.random.normal(jax.random.key(1), (1, 2, 2, 3))
+
+    def gradients(legacy):
+        network = small("vq", legacy_codebook=legacy)
+        of = jax.jit(jax.grad(lambda p, z: network.apply(p, z, method="quantise")[1], argnums=(0, 1)))
+        codes, latent = of(params, z)
+        return np.asarray(codes["quantize"]["embedding"]["embedding"]), np.asarray(latent)
+
+    (codes, latent), (legacy_codes, legacy_latent) = gradients(False), gradients(True)
+    np.testing.assert_allclose(legacy_codes, 0.25 * codes, rtol=1e-5)
+    np.testing.assert_allclose(latent, 0.25 * legacy_latent, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["kl", "vq"])
+def test_names_are_those_of_ldm_both_ways(kind):
+    params = random_params(small(kind))
+    state = to_torch(params, ldm_autoencoder.TABLE)
+    for name, shape in {
+        "encoder.down.1.block.0.nin_shortcut.weight": (16, 8, 1, 1),
+        "encoder.mid.attn_1.q.weight": (16, 16, 1, 1),
+        "decoder.mid.attn_1.proj_out.bias": (16,),
+        "decoder.up.2.upsample.conv.weight": (16, 16, 3, 3),
+        "decoder.norm_out.weight": (8,),
+        **({"quantize.embedding.weight": (32, 3)} if kind == "vq" else {}),
+    }.items():
+        assert state[name].shape == shape, name
+    whole = {ldm_autoencoder.PREFIX + name: value for name, value in state.items()}
+    whole |= {"model.diffusion_model.out.2.weight": np.zeros(3), ldm_autoencoder.PREFIX + "loss.logvar": np.zeros(())}
+    found = ldm_autoencoder.only_first_stage(whole)
+    back = from_torch(found, small(kind).abstract, ldm_autoencoder.TABLE, ignore=ldm_autoencoder.IGNORE)
+    for path, leaf in flatten(back).items():
+        np.testing.assert_array_equal(leaf, flatten(params)[path])
+
+
+def diffusers_peer(kind, channels, multipliers, blocks, latent, codes):
+    """The module of diffusers with random weights and our number of groups."""
+    from tests import peers
+
+    models = peers.peer("diffusers")
+    widths = [channels * multiplier for multiplier in multipliers]
+    shape = {
+        "down_block_types": ["DownEncoderBlock2D"] * len(widths),
+        "up_block_types": ["UpDecoderBlock2D"] * len(widths),
+        "block_out_channels": widths, "layers_per_block": blocks, "latent_channels": latent, "norm_num_groups": 1,
+    }  # fmt: skip
+    theirs = models.AutoencoderKL(**shape) if kind == "kl" else models.VQModel(**shape, num_vq_embeddings=codes)
+    for module in theirs.modules():
+        if isinstance(module, peers.torch.nn.GroupNorm):
+            module.num_groups = norm_groups(module.num_channels)
+    return peers.randomise(theirs)
+
+
+def check_against_diffusers(kind, multipliers, latent, *, channels, blocks, codes, gradients):
+    from tests import peers
+
+    theirs = diffusers_peer(kind, channels, multipliers, blocks, latent, codes)
+    network = Functional(
+        lambda rngs: ae.Autoencoder(
+            kind=kind, channels=channels, multipliers=multipliers, res_blocks=blocks, latent_channels=latent,
+            codes=codes, legacy_codebook=True, rngs=rngs,
+        )
+    )  # fmt: skip
+    table = diffusers_autoencoder.table(len(multipliers))
+    params = peers.mapped(theirs, network, table)
+    state, back = peers.state_of(theirs), to_torch(params, table)
+    assert state.keys() == back.keys() and all((state[name] == back[name]).all() for name in state)
+    assert param_count(network.abstract) == sum(value.numel() for value in theirs.parameters())
+    x = np.random.default_rng(0).uniform(-1, 1, (2, 32, 48, 3)).astype(np.float32)
+    image = peers.to_torch_image(x)
+
+    def loss(params):
+        y, extra = network.apply(params, jnp.asarray(x))
+        return jnp.abs(y - x).mean() + (0.3 * extra if kind == "vq" else 1e-3 * extra)
+
+    moments = jax.jit(lambda p: network.apply(p, jnp.asarray(x), method="encode"))(params)
+    if kind == "vq":
+        encoded = theirs.encode(image).latents
+        quantised, commitment, _ = theirs.quantize(encoded)
+        zq, extra, _ = network.apply(params, moments, method="quantise")
+        assert peers.relative_error(zq, peers.from_torch_image(quantised)) < peers.TOLERANCE
+        decoded = theirs.decode(encoded).sample
+        regulariser = commitment
+        assert float(extra) == pytest.approx(commitment.item(), rel=1e-4)
+        total = (decoded - image).abs().mean() + 0.3 * regulariser
+    else:
+        posterior = theirs.encode(image).latent_dist
+        encoded = peers.torch.cat([posterior.mean, posterior.logvar], 1)
+        decoded = theirs.decode(posterior.mode()).sample
+        total = (decoded - image).abs().mean() + 1e-3 * posterior.kl().mean()
+    errors = [peers.relative_error(moments, peers.from_torch_image(encoded))]
+    y = jax.jit(lambda p, z: network.apply(p, network.apply(p, z, method="mode"), method="decode"))(params, moments)
+    errors.append(peers.relative_error(y, peers.from_torch_image(decoded)))
+    if gradients:
+        total.backward()
+        value, grads = jax.jit(jax.value_and_grad(loss))(params)
+        assert float(value) == pytest.approx(total.item(), rel=1e-4)
+        errors.append(max(peers.gradient_errors(grads, theirs, network, table).values()))
+    print(kind, multipliers, "encode, decode, gradient:", errors)
+    assert max(errors[:2]) < peers.TOLERANCE
+    assert not gradients or errors[2] < peers.TOLERANCE
+
+
+PUBLISHED = [("vq", (1, 2, 4), 3), ("kl", (1, 2, 4), 3), ("kl", (1, 2, 4, 4), 4)]
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("kind, multipliers, latent", PUBLISHED)
+def test_equals_diffusers(kind, multipliers, latent):
+    check_against_diffusers(kind, multipliers, latent, channels=16, blocks=1, codes=64, gradients=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parity
+@pytest.mark.parametrize("kind, multipliers, latent", PUBLISHED)
+def test_equals_diffusers_at_full_size(kind, multipliers, latent):
+    check_against_diffusers(kind, multipliers, latent, channels=128, blocks=2, codes=8192, gradients=False)
