@@ -106,7 +106,8 @@ class AutoencoderTask:
         name, value = self._regulariser(extra, image)
         if not name:
             return error, parts
-        return error + self.config[f"{name}_weight"] * value, parts | {name: value}
+        weight = self.config.kl_weight if name == "kl" else self.config.codebook_weight
+        return error + weight * value, parts | {name: value}
 
     def _differences(
         self, frozen: PyTree, image: Float[Array, "b h w 3"], made: Float[Array, "b h w 3"]
@@ -127,7 +128,7 @@ class AutoencoderTask:
         return self.config.get("perceptual_weight", 0.0)
 
     def _regulariser(self, extra: Float[Array, ""], image: Float[Array, "b h w 3"]) -> tuple[str, Array]:
-        """Its name, which that of its weight begins with, and its value; "" where there is none."""
+        """Its name and its value; "" where there is none."""
         if self.config.model.kind == "kl":
             return "kl", extra / (image.size // image.shape[0])
         return ("codebook" if self.config.model.kind == "vq" else ""), extra
