@@ -28,6 +28,7 @@ AUTOENCODER = {
     "latent_channels": 3,
     "codes": 16,
     "attention": False,
+    "legacy_codebook": False,
 }
 STYLE = {"encoder": "swin_v2", "width": 32, "aggregation": "attention", "dim": 16, "tiles": 2}
 SEGMENTER = {
