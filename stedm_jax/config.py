@@ -134,6 +134,7 @@ def _halvings(config: Any) -> int:
 
 
 _CHOICES = {
+    "autoencoder.adversarial.norm": ("batch", "group", "none"),
     "segmentation.checkpoint": ("last", "best"),
     "synthesis.weights": ("ema", "params"),
     "autoencoder.model.kind": ("kl", "vq", "taef2"),
@@ -169,6 +170,12 @@ def _check_values(config: Any) -> None:
             raise UserError(f"config.{what}={side} must be a multiple of {2**halvings} for these networks.")
     _check_guidance(config)
     _check_counts(flat)
+    adversarial, steps = config.autoencoder.adversarial, config.autoencoder.train.steps
+    if adversarial.weight > 0 and adversarial.start >= steps > 0:
+        raise UserError(
+            f"config.autoencoder.adversarial.start={adversarial.start} lies behind the last of {steps} steps, so that "
+            "its weight would do nothing; start earlier, or set adversarial.weight=0."
+        )
     if config.autoencoder.lpips and (crop or tile) < SMALLEST_FOR_LPIPS:
         raise UserError(
             f"LPIPS needs images of {SMALLEST_FOR_LPIPS} px or more, and config.autoencoder.crop={crop} (0: whole "

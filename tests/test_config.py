@@ -154,3 +154,21 @@ def test_guidance_that_cannot_be_is_refused_before_hours_of_training(key, value,
     config.update_from_flattened_dict({key: value})
     with pytest.raises(UserError, match=says):
         check_config(config, base)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"autoencoder.train.steps": 0}, "autoencoder.init_from"),
+        ({"autoencoder.adversarial.weight": 0.5}, "behind the last"),
+        ({"autoencoder.lpips": "lpips-alex", "autoencoder.crop": 16}, "LPIPS needs"),
+        ({"diffusion.style.encoder": "vit:hipt_vit256"}, "do not go together"),
+        ({"diffusion.style.weights": "hipt-vit256"}, "do not go together"),
+    ],
+)
+def test_settings_that_would_do_nothing_or_fail_late_are_refused(changes, says):
+    config, _, _ = load_config(str(ROOT / "configs/demo.py"))
+    for key, value in changes.items():
+        config.update_from_flattened_dict({key: value})
+    with pytest.raises(UserError, match=says):
+        check_config(config, get_base())

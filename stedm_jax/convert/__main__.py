@@ -103,6 +103,11 @@ def _export(argv: list[str]) -> None:
         known = entries().get(str(info["name"]))
         found = {"model": tables(network)[0]} if network in NETWORKS else {}
         card = dict(info.get("card", {})) or _card_of(known, info)
+        if arguments.format == "published" and network not in NETWORKS:
+            raise UserError(
+                f"{arguments.source} holds weights of a stage, whose published names depend on its settings; export "
+                "them from the stage's folder in the run."
+            )
         if arguments.format == "diffusers":
             raise UserError(
                 f"{arguments.source} is a converted folder; --format=diffusers is for stages. Take ours or published."

@@ -272,7 +272,7 @@ def _npz(path: Path) -> Tensors:
                 shape, fortran, dtype = _NPY_HEADERS[version](data)
                 values = np.frombuffer(data.getbuffer()[data.tell() :], dtype)
                 return values.reshape(shape, order="F" if fortran else "C")
-            except (zipfile.BadZipFile, ValueError, LookupError, EOFError, OSError, TypeError) as error:
+            except (zipfile.BadZipFile, ValueError, LookupError, EOFError, OSError, TypeError, RuntimeError) as error:
                 raise UserError(f"{path} is damaged at {short(info.filename)} ({error}). {_AGAIN}") from error
 
         return read

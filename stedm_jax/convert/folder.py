@@ -57,17 +57,22 @@ def new_folder(out: Path, force: bool) -> Iterator[Path]:
         yield partial
         if out.exists():
             out.rename(old)
-        partial.rename(out)
+        try:
+            partial.rename(out)
+        except OSError:
+            if old.exists():
+                old.rename(out)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def write_tensors(file: Path, tensors: Mapping[str, Any], format: str = "np") -> str:
     """Writes a safetensors file; its checksum. `format` is what PyTorch's loaders ask for ("pt")."""
     file.touch()
     mode = file.stat().st_mode  # safetensors makes files that nobody else can read
-    save_file({name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}, file, {"format": format})
+    save_file({name: np.asarray(tensors[name], order="C") for name in sorted(tensors)}, file, {"format": format})
     file.chmod(mode)
     return sha256(file)
 

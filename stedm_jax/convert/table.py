@@ -126,6 +126,7 @@ def from_torch(
     *,
     ignore: Iterable[str] = (),
     load_only: Iterable[str] = (),
+    leave_unknown: bool = False,
     where: str = "the weights",
 ) -> Tree:
     """Parameters of ours from the tensors of a state dict.
@@ -136,13 +137,14 @@ def from_torch(
       table: of the network; the usual rules follow it.
       ignore: regular expressions of PyTorch names that are left alone (buffers, optimiser state).
       load_only: regular expressions of our paths; only these are loaded, and only these are in the result. Empty: all.
+      leave_unknown: names that the network does not have are left alone, rather than refused.
       where: what the weights are called in an error.
 
     Raises:
       UserError: lists every name that is missing, unexpected or of another shape.
     """
     skipped, chosen = [re.compile(each) for each in ignore], [re.compile(each) for each in load_only]
-    wanted = flatten(abstract)
+    wanted = everything = flatten(abstract)
     if chosen:
         wanted = {path: leaf for path, leaf in wanted.items() if any(each.search(path) for each in chosen)}
         if not wanted:
@@ -154,7 +156,7 @@ def from_torch(
             continue
         path, layout = our_name(name, tensor.ndim, table)
         if path not in wanted:
-            if not chosen:
+            if path not in everything and not leave_unknown:
                 unexpected.append(name)
             continue
         try:

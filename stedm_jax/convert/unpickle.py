@@ -61,6 +61,12 @@ class Malformed(Exception):
     """The pickle is not one that a pickler writes."""
 
 
+# RuntimeError: nested deeper than Python goes.
+_BROKEN = (
+    Malformed, ValueError, LookupError, TypeError, AttributeError, OverflowError, RuntimeError, struct.error,
+)  # fmt: skip
+
+
 class Machine:
     """Runs one pickle.
 
@@ -97,7 +103,7 @@ class Machine:
             if len(self.stack) != 1 or self.outer:
                 raise Malformed("it leaves no single value")
             return self.stack[0]
-        except (Malformed, ValueError, LookupError, TypeError, AttributeError, OverflowError, struct.error) as error:
+        except _BROKEN as error:
             raise UserError(
                 f"{self.where} is damaged or no file of weights ({type(error).__name__}: {short(str(error))}). "
                 "Download it again and compare its size."

@@ -42,15 +42,17 @@ def convert(entry: Entry, path: Path, *, key: str = "", load_only: Sequence[str]
     tensors = read_tensors(path, key=key or entry.key, under=entry.under, strip=entry.strip, parts=entry.parts or None)
     chosen = tuple(load_only) or entry.load_only
     network, ignore = build(entry.network), (*entry.ignore, *_NEVER)
+    table = _fitting(tables(entry.network), tensors, network.abstract)
     params = from_torch(
         tensors,
         network.abstract,
-        _fitting(tables(entry.network), tensors, network.abstract),
+        table,
         ignore=ignore,
         load_only=chosen,
+        leave_unknown=bool(load_only),  # whoever asks for a part does not want the rest
         where=f"The weights in {path}",
     )
-    return params, _info(entry, tensors, params, network.abstract, chosen, ignore)
+    return params, _info(entry, tensors, params, network.abstract, chosen, table)
 
 
 def _fitting(candidates: Sequence[Table], tensors: Tensors, abstract: Mapping[str, Any]) -> Table:
@@ -70,10 +72,11 @@ def _info(
     params: Tree,
     abstract: Mapping[str, Any],
     load_only: Sequence[str],
-    ignore: Sequence[str],
+    table: Table,
 ) -> dict[str, Any]:
     loaded, wanted = flatten(params), flatten(abstract)
-    left = [*tensors.left_out, *(name for name in tensors if any(re.search(each, name) for each in ignore))]
+    unused = (name for name, array in tensors.items() if our_name(name, array.ndim, table)[0] not in loaded)
+    left = [*tensors.left_out, *unused]
     return {
         "name": entry.name,
         "network": entry.network,

@@ -110,6 +110,11 @@ def build_style(cfg: Any, *, dtype: DTypeLike = jnp.float32) -> Functional:
     """Keys: encoder, width (0: as published), aggregation, dim, tiles."""
     encoder = _one_of("style", "encoder", cfg.encoder, encoder_names())
     aggregation = _one_of("style", "aggregation", cfg.aggregation, AGGREGATIONS)
+    if frozen_size(encoder) and aggregation == "svit":
+        raise UserError(
+            f"The config has style.encoder = {encoder!r} and style.aggregation = 'svit', which reads the images "
+            "itself; choose another aggregation."
+        )
     return Functional(
         lambda rngs: StyleExtractor(
             encoder=encoder,

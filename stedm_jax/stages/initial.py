@@ -56,7 +56,8 @@ def initial_params(program: Program, entries: Sequence[str], partial: bool, seed
         given, origin = _read(source, part, "init_from")
         chosen = _fit(wanted, given, f"init_from='{entry}'", partial)
         found |= {f"{part}/{path}" if part else path: array for path, array in chosen.items()}
-        left = f", {len(wanted) - len(chosen)} start fresh" if len(chosen) < len(wanted) else ""
+        left = _told("start fresh", [path for path in wanted if path not in chosen])
+        left += _told("left out", [path for path in given if path not in chosen])
         print(f"{program.task.name}: {len(chosen)} arrays of {part or 'all'} from {origin}{left}", flush=True)
     if len(found) < len(abstract):
         fresh = flatten(jax.jit(program.task.init)(stream_key(seed, "init")))
@@ -82,6 +83,11 @@ def load_weights(abstract: Any, source: str, key: str) -> Any:
     chosen = _fit(wanted, given, f"config.{key}={source}", False)
     print(f"{key}: {len(chosen)} arrays from {origin}", flush=True)
     return unflatten({path: jnp.asarray(array, wanted[path].dtype) for path, array in chosen.items()})
+
+
+def _told(what: str, paths: Sequence[str]) -> str:
+    parts = list(dict.fromkeys("/".join(path.split("/")[:2]) for path in paths))
+    return f"; {len(paths)} {what} ({', '.join(parts[:6])}{', ...' if len(parts) > 6 else ''})" if paths else ""
 
 
 def _below(leaves: dict[str, Any], part: str) -> dict[str, Any]:
@@ -144,7 +150,8 @@ def _read(source: str, part: str, key: str) -> tuple[dict[str, Any], str]:
     folder = source_folder(source, key)
     if is_converted(folder):
         params, info = load_folder(folder)
-        return flatten(params), f"{folder} ({info['name']}, {info['sha256'][:12]})"
+        leaves = flatten(params)
+        return _below(leaves, part) or leaves, f"{folder} ({info['name']}, {info['sha256'][:12]})"
     params, step = _checkpoint(folder)
     return _below(flatten(params), part), f"{folder}, step {step}"
 

@@ -44,8 +44,6 @@ def learn(
       eval_batches, frozen, best: as the loop takes them.
       seed: of initialisation and noise; the run's by default.
     """
-    own = run.workdir.path / folder / "checkpoints"
-    begun = any(step.name.isdigit() for step in own.glob("*"))
     start_seed = run.config.seed if seed is None else seed
     # The same on every host, unlike the batches of training.
     drawn = next(training_batches(dataset, batch=8, start=0)) if config.train.visual_every else None
@@ -57,7 +55,8 @@ def learn(
         frozen=frozen,
         eval_batches=eval_batches,
         visual_batch=drawn,
-        init_params=None if begun else initial_params(program, config.init_from, config.init_partial, start_seed),
+        # Asked for only where no sound checkpoint is found.
+        init_params=lambda: initial_params(program, config.init_from, config.init_partial, start_seed),
         best=best,
         label=folder,
     )

@@ -84,6 +84,11 @@ class DiffusionTask:
         self.channels = autoencoder.config.model.latent_channels
         self.factor = autoencoder.factor
         self.styled = config.style.source != "none" and config.style.aggregation != "none"
+        if config.unet.context_dim:
+            raise UserError(
+                f"The config has diffusion.unet.context_dim = {config.unet.context_dim}, but this task gives its "
+                "denoiser no context; set it to 0."
+            )
         cross = config.unet.style_path == "cross"
         if self.styled and cross != (config.style.aggregation == "tokens"):
             raise UserError(

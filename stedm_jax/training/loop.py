@@ -46,7 +46,7 @@ def train(
     frozen: Any = None,
     eval_batches: Callable[[], Iterator[HostBatch]] | None = None,
     visual_batch: HostBatch | None = None,
-    init_params: Any = None,
+    init_params: Callable[[], Any] = lambda: None,
     best: tuple[str, str] | None = None,
     label: str = "",
 ) -> TrainResult:
@@ -58,7 +58,7 @@ def train(
       frozen: parameters that are not trained, handed to the task ({} when None).
       eval_batches: gives the same batches, all of one size, each time.
       visual_batch: one batch, equal on every host, to draw from.
-      init_params: weights to start from when there is no checkpoint.
+      init_params: called when there is no sound checkpoint; gives the weights to start from, None for fresh ones.
       best: (metric, "max" or "min"): that checkpoint is kept as well.
 
     Raises:
@@ -70,7 +70,7 @@ def train(
     task, settings = program.task, program.settings
     checkpoints = Checkpoints(Path(workdir) / "checkpoints", settings.keep, best)
     saved = checkpoints.latest()
-    state = program.init(seed, init_params) if saved is None else checkpoints.restore(program.state, saved)
+    state = program.init(seed, init_params()) if saved is None else checkpoints.restore(program.state, saved)
     progress = Progress(label or task.name, settings.steps, settings.batch)
     if saved is not None and saved >= settings.steps and (eval_batches is None or checkpoints.metrics(saved)):
         scores, best_step = checkpoints.metrics(saved), checkpoints.best_step() or saved
@@ -131,12 +131,14 @@ class _Run:
                 self.log.close()
 
     def _steps(self, batches: Callable[[int], Iterator[HostBatch]]) -> None:
-        if self.step and self._evaluates() and not self.checkpoints.metrics(self.step):
+        if self.saved is not None and self._evaluates() and not self.checkpoints.metrics(self.step):
             self._milestone()  # a run before was stopped in the middle of this evaluation
             if self.signals.wanted():
                 self._leave()
         if self.settings.steps == 0 and self.saved is None:
             self._milestone()
+            if self.signals.wanted():
+                self._leave()
         if self.step >= self.settings.steps:
             return
         feed = batches(self.step)

@@ -95,3 +95,11 @@ def test_a_whole_network_by_the_usual_rules() -> None:
     assert back.keys() == params.keys()
     assert all(np.array_equal(back[path], params[path]) for path in params)
     assert jnp.float32 == back[next(iter(back))].dtype
+
+
+def test_a_larger_network_is_not_taken_for_a_smaller_one() -> None:
+    """With load_only too: its further blocks would vanish without a word."""
+    given = tensors() | {"model.blocks.12.qkv.bias": np.zeros(6, np.float32)}
+    with pytest.raises(UserError, match="1 unexpected: model.blocks.12.qkv.bias"):
+        from_torch(given, ABSTRACT, TABLE, load_only=["^blocks/", "^a/"])
+    assert from_torch(given, ABSTRACT, TABLE, load_only=["^a/"], leave_unknown=True)

@@ -252,3 +252,14 @@ def test_equals_diffusers(kind, multipliers, latent):
 @pytest.mark.parametrize("kind, multipliers, latent", PUBLISHED)
 def test_equals_diffusers_at_full_size(kind, multipliers, latent):
     check_against_diffusers(kind, multipliers, latent, channels=128, blocks=2, codes=8192, gradients=False)
+
+
+def test_older_diffusers_files_name_the_attention_otherwise() -> None:
+    from stedm_jax.convert.table import our_name, torch_name
+    from stedm_jax.convert.tables.diffusers_autoencoder import TABLE_F4
+
+    for new, old, ours in (("to_q", "query", "q"), ("to_out.0", "proj_attn", "proj_out")):
+        for name in (new, old):
+            path = our_name(f"encoder.mid_block.attentions.0.{name}.weight", 2, TABLE_F4)[0]
+            assert path == f"encoder/mid/attn_1/{ours}/kernel"
+        assert torch_name(f"encoder/mid/attn_1/{ours}/bias", 1, TABLE_F4)[0].endswith(f"{new}.bias")

@@ -92,13 +92,13 @@ def test_a_finished_run_returns_at_once_and_compiles_nothing(whole, monkeypatch,
 def test_frozen_parameters_are_used_and_starting_weights_are_not_consumed(tmp_path) -> None:
     params = toy.ToyTask().init(jax.random.key(9))
     frozen = {"scale": jnp.full((1,), 0.5)}
-    one = toy.run(tmp_path / "a", init_params=params, frozen=frozen, config=toy.settings(steps=2))
-    two = toy.run(tmp_path / "b", init_params=params, config=toy.settings(steps=2))
+    one = toy.run(tmp_path / "a", init_params=lambda: params, frozen=frozen, config=toy.settings(steps=2))
+    two = toy.run(tmp_path / "b", init_params=lambda: params, config=toy.settings(steps=2))
     assert not toy.same(one.state.params, two.state.params)
     assert not params["hidden"]["kernel"].is_deleted()
     with pytest.raises(UserError, match=r"hidden.*kernel"):
         bad = {**params, "hidden": {"kernel": jnp.zeros((3, 3)), "bias": params["hidden"]["bias"]}}
-        toy.run(tmp_path / "c", init_params=bad)
+        toy.run(tmp_path / "c", init_params=lambda: bad)
 
 
 class Exploding(toy.ToyTask):
@@ -183,6 +183,17 @@ def test_no_steps_keep_the_weights_given_and_score_them(tmp_path) -> None:
     params = toy.ToyTask().init(jax.random.key(9))
     config, no = toy.settings(steps=0), lambda _: pytest.fail("read")
     for _ in range(2):
-        kept = toy.run(tmp_path, config=config, init_params=params, eval_batches=toy.eval_batches, batches=no)
+        kept = toy.run(tmp_path, config=config, init_params=lambda: params, eval_batches=toy.eval_batches, batches=no)
         assert toy.same(kept.state.params, params) and kept.state.step == 0
         assert set(kept.metrics) == {"error"}
+
+
+def test_weights_to_start_from_are_taken_where_no_sound_checkpoint_is_left(tmp_path) -> None:
+    """As after a kill before the first manifest: the folder of a step is there, and says nothing."""
+    params = toy.ToyTask().init(jax.random.key(9))
+    config, no = toy.settings(steps=0), lambda _: pytest.fail("read")
+    (tmp_path / "checkpoints" / "0").mkdir(parents=True)
+    kept = toy.run(tmp_path, config=config, init_params=lambda: params, batches=no)
+    assert toy.same(kept.state.params, params)
+    again = toy.run(tmp_path, config=config, init_params=lambda: pytest.fail("asked"), batches=no)
+    assert toy.same(again.state.params, params)

@@ -39,6 +39,8 @@ def _level(theirs: str, ours: str) -> Table:
 
 def _attention() -> Table:
     names = (("group_norm", "norm"), ("to_q", "q"), ("to_k", "k"), ("to_v", "v"), ("to_out.0", "proj_out"))
+    # Files of older versions; behind the others, so that export writes today's names.
+    names += (("query", "q"), ("key", "k"), ("value", "v"), ("proj_attn", "proj_out"))
     # to_out is a list: its second entry is a dropout.
     return tuple(
         rule
