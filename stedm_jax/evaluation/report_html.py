@@ -178,7 +178,7 @@ def _synthesis_numbers(s: Synthesis) -> str:
         ["red, green, blue", f"{_number(red)}, {_number(green)}, {_number(blue)}"],
         ["layout IoU on synthetic images", _number(s.layout_iou)],
         ["the same segmenter on real validation tiles", _number(s.real_val_iou)],
-        *[[name, _number(value)] for name, value in s.extra.items()],
+        *[[name.replace("_", " "), _number(value)] for name, value in s.extra.items()],
     ]
     html = _table(["measure", "value"], rows)
     if s.images_od is not None and s.style_od is not None:
