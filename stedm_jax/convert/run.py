@@ -15,7 +15,7 @@ import numpy as np
 from stedm_jax.convert.table import Table
 from stedm_jax.convert.tables import convnext, diffusers_autoencoder, ldm_autoencoder, ldm_unet
 from stedm_jax.errors import UserError
-from stedm_jax.training.checkpoints import Checkpoints
+from stedm_jax.training.checkpoints import finished
 
 
 @dataclass(frozen=True)
@@ -47,15 +47,9 @@ def read_run(folder: Path) -> Trained:
         raise UserError(f"{folder} is no trained stage of a run (it has no checkpoints).{hint}")
     stage = folder.absolute().relative_to(workdir.absolute()).parts[0]
     config = json.loads((workdir / "config.json").read_text())
-    store = Checkpoints(folder / "checkpoints", keep=1)
-    try:
-        step = store.latest()
-        if step is None:
-            raise UserError(f"{folder} holds no whole checkpoint; run its stage first.")
+    with finished(folder) as (store, step):
         params = jax.tree.map(np.asarray, store.read_params(step))
         card = _card(workdir, folder, stage, config) | {"step": step, "checkpoint": store.fingerprint(step)}
-    finally:
-        store.close()
     if stage == "diffusion":
         parts = dict(params)
         styled = "style_block" in params["unet"]

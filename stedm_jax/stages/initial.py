@@ -21,7 +21,7 @@ from stedm_jax.convert.folder import is_converted, load_folder
 from stedm_jax.convert.registry import names
 from stedm_jax.convert.table import flatten, unflatten
 from stedm_jax.errors import UserError
-from stedm_jax.training.checkpoints import Checkpoints
+from stedm_jax.training.checkpoints import finished
 from stedm_jax.training.program import Program
 from stedm_jax.training.rng import stream_key
 
@@ -152,16 +152,6 @@ def _read(source: str, part: str, key: str) -> tuple[dict[str, Any], str]:
         params, info = load_folder(folder)
         leaves = flatten(params)
         return _below(leaves, part) or leaves, f"{folder} ({info['name']}, {info['sha256'][:12]})"
-    params, step = _checkpoint(folder)
+    with finished(folder) as (store, step):
+        params = jax.tree.map(np.asarray, store.read_params(step))
     return _below(flatten(params), part), f"{folder}, step {step}"
-
-
-def _checkpoint(folder: Path) -> tuple[Any, int]:
-    store = Checkpoints(folder / "checkpoints", keep=1)
-    try:
-        step = store.latest()
-        if step is None:
-            raise UserError(f"{folder} holds no finished checkpoint; run its stage first.")
-        return jax.tree.map(np.asarray, store.read_params(step)), step
-    finally:
-        store.close()

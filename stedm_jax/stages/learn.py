@@ -9,10 +9,9 @@ import jax
 import numpy as np
 
 from stedm_jax.data.pipeline import training_batches
-from stedm_jax.errors import UserError
 from stedm_jax.stages.initial import initial_params
 from stedm_jax.stages.run import Run
-from stedm_jax.training.checkpoints import Checkpoints
+from stedm_jax.training.checkpoints import finished
 from stedm_jax.training.loop import TrainResult, train
 from stedm_jax.training.program import Program
 from stedm_jax.training.state import with_shardings
@@ -77,12 +76,6 @@ def restore_with_provenance(run: Run, task: Task, folder: str, *, which: str = "
 
 
 def _read(run: Run, task: Task, folder: Path, which: str, best: tuple[str, str] | None) -> tuple[Any, int, str]:
-    store = Checkpoints(folder / "checkpoints", keep=1, best=best)
-    try:
-        step = store.best_step() if best else store.latest()
-        if step is None:
-            raise UserError(f"{folder} holds no finished checkpoint; run its stage first.")
+    with finished(folder, best) as (store, step):
         abstract = with_shardings(jax.eval_shape(task.init, jax.random.key(0)), run.mesh)
         return store.restore_params(abstract, step, which=which), step, store.fingerprint(step)
-    finally:
-        store.close()

@@ -6,6 +6,8 @@ whose files are no longer what was written, is set aside as `<step>.damaged`; th
 
 import shutil
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -263,3 +265,20 @@ def _items(state: TrainState) -> dict[str, Any]:
 
 def _save_args(state: TrainState) -> ocp.args.Composite:
     return ocp.args.Composite(**{name: ocp.args.StandardSave(item) for name, item in _items(state).items()})
+
+
+@contextmanager
+def finished(folder: Path, best: tuple[str, str] | None = None) -> Iterator[tuple[Checkpoints, int]]:
+    """The checkpoints of a stage's folder and their last step, or the best by `best`; closed afterwards.
+
+    Raises:
+      UserError: there is no whole one.
+    """
+    store = Checkpoints(folder / "checkpoints", keep=1, best=best)
+    try:
+        step = store.best_step() if best else store.latest()
+        if step is None:
+            raise UserError(f"{folder} holds no whole checkpoint; run its stage first.")
+        yield store, step
+    finally:
+        store.close()

@@ -1,16 +1,9 @@
 """LDM's UNet, which has our names: only its plain attention has convolutions where we have linear layers.
 
-Also of STEDM's release, whose middle block counts the style block. In the file of a whole latent diffusion model the
-same names stand under PREFIX, and `only_unet` takes them out.
+Also of STEDM's release, whose middle block counts the style block.
 """
 
-from collections.abc import Mapping
-
-import numpy as np
-
 from stedm_jax.convert.table import Rule, Table
-
-PREFIX = "model.diffusion_model."
 
 TABLE: Table = (
     Rule("{a}.qkv.weight", "{a}/qkv/kernel", "conv1d1", ndim=3),
@@ -36,9 +29,3 @@ STEDM_TABLE: Table = (
     *TABLE,
 )
 """With the style block as the second of the middle's four."""
-
-
-def only_unet(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The UNet of a whole model's tensors, without the prefix; all tensors where nothing has it."""
-    found = {name.removeprefix(PREFIX): value for name, value in tensors.items() if name.startswith(PREFIX)}
-    return found or dict(tensors)

@@ -6,6 +6,3 @@ TABLE: Table = ()
 
 IGNORE = (r"^head\.", r"^fc_norm\.", r"^mask_token$")
 """Classifier of a timm file, projection head of a DINO teacher, token of masked training."""
-
-PREFIXES = ("module.", "backbone.")
-"""What DINO (and HIPT's `vit256_small_dino.pth`, under the key "teacher") writes before each name."""
