@@ -2,33 +2,35 @@
 
     python -m stedm_jax.convert list
     python -m stedm_jax.convert download NAME --out=FILE
-    python -m stedm_jax.convert NAME FILE --out=DIR
+    python -m stedm_jax.convert NAME FILE --out=weights/NAME
     python -m stedm_jax.convert export STAGE_OR_FOLDER --out=DIR --format=published
 
 NAME is one of the list. FILE is a .safetensors, .ckpt, .pt, .pth, .bin or .npz, or a folder of diffusers. Nothing in a
 file is executed. What comes out is a folder that `init_from` of a configuration takes. STAGE is a stage of a run, as
-runs/glas/diffusion or runs/glas/segmentation/labelled-0; FOLDER is a converted one.
+runs/glas/diffusion or runs/glas/segmentation/labelled-0; FOLDER is a converted one. Each command has a --help of its
+own: `download --help`, `export --help`; below are the options of the third line.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-from stedm_jax.convert.registry import NETWORKS, Entry, entries, entry, tables
+from stedm_jax.convert.averages import CHOICES
+from stedm_jax.convert.registry import entries, entry
 from stedm_jax.errors import UserError
 
 COMMANDS = ("list", "download", "export")
 
 
-def _parser(prog: str) -> argparse.ArgumentParser:
+def _parser(prog: str, what: str | None) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(
-        prog=f"python -m stedm_jax.convert{prog}", description=__doc__, allow_abbrev=False,
+        prog=f"python -m stedm_jax.convert{prog}", description=what, allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
 
 
 def _out(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", required=True, type=Path, help="does not exist yet, or --force")
+    parser.add_argument("--out", required=True, type=Path, help="where to write; must not exist yet, but for --force")
     parser.add_argument("--force", action="store_true", help="replace what this command wrote there before")
 
 
@@ -41,19 +43,39 @@ def show() -> None:
         print(f"{'':<{width}}    licence: {each.licence}{'; access on request' if each.gated else ''}")
         print(f"{'':<{width}}    source:  {each.source}")
         for file, digest in each.sha256.items():
-            print(f"{'':<{width}}    sha256:  {digest}  {file}{' (download)' if file in each.urls else ''}")
-    print("\nGet a file by hand from its source, then: python -m stedm_jax.convert NAME FILE --out=DIR")
+            part = "" if len(digest) == 64 else f"... (its first {len(digest)} digits are all that is published)"
+            print(f"{'':<{width}}    sha256:  {digest}{part}  {file}{' (download)' if file in each.urls else ''}")
+    print(
+        "\nWhat has (download) is fetched by: python -m stedm_jax.convert download NAME --out=FILE. Get other files by "
+        "hand\nfrom their sources. Then: python -m stedm_jax.convert NAME FILE --out=weights/NAME"
+    )
+
+
+def _convert_parser() -> argparse.ArgumentParser:
+    parser = _parser("", __doc__)
+    parser.add_argument("name", metavar="NAME", help="of the list")
+    parser.add_argument("file", metavar="FILE", type=Path, help="a file of weights, or a folder with them")
+    parser.add_argument(
+        "--weights", choices=CHOICES, default="auto",
+        help="of a checkpoint that has a denoiser's averages over the training (EMA) beside its last weights: ema "
+        "takes the averages, with which the publishers sample; raw the last; auto (default) averages where there are",
+    )  # fmt: skip
+    parser.add_argument(
+        "--load_only", metavar="REGEX,...", default="",
+        help="take only the arrays whose paths, as a/b/kernel, fit one of these regular expressions",
+    )  # fmt: skip
+    parser.add_argument(
+        "--key", default="",
+        help="of a file that holds several state dicts (student and teacher, say): the name of the one to take; "
+        "without it an error lists them",
+    )  # fmt: skip
+    _out(parser)
+    return parser
 
 
 def convert(argv: list[str]) -> None:
     """Converts one file."""
-    parser = _parser("")
-    parser.add_argument("name", help="of the list, or one of the commands list, download, export")
-    parser.add_argument("file", type=Path)
-    parser.add_argument("--load_only", default="", help="comma-separated regular expressions of our paths")
-    parser.add_argument("--key", default="", help="the part of a checkpoint to take, such as ema")
-    _out(parser)
-    arguments = parser.parse_args(argv)
+    arguments = _convert_parser().parse_args(argv)
     chosen = entry(arguments.name)
     from stedm_jax.convert.folder import new_folder, write_params  # these bring numpy and JAX
     from stedm_jax.convert.weights import convert as read
@@ -61,12 +83,20 @@ def convert(argv: list[str]) -> None:
 
     patterns = [each for each in arguments.load_only.split(",") if each]
     with new_folder(arguments.out, arguments.force) as folder:
-        params, info = read(chosen, arguments.file, key=arguments.key, load_only=patterns)
+        params, info = read(
+            chosen, arguments.file, key=arguments.key, weights=arguments.weights, load_only=patterns
+        )  # fmt: skip
         write_params(folder, params, info)
     for file in unknown_files(chosen, info):
         print(f"note: {file} is not the file whose checksum the registry has (sha256 {info['files'][file]})")
     parts = ", ".join(f"{count} of {name}" for name, count in info["left_out"].items())
     print(f"{chosen.name}: {info['loaded']} arrays, {info['parameters']:,} parameters, in {arguments.out}")
+    if chosen.averages:
+        print(
+            f"taken: averages over the training (EMA), {info['averages']} arrays; --weights=raw takes the last weights"
+            if info["averages"]
+            else "taken: the last weights, not averages over the training (EMA)"
+        )
     print(f"left out of the file: {parts or 'nothing'}")
     if lost := info["not_loaded"]:
         more = ", ..." if len(lost) > 5 else ""
@@ -75,70 +105,56 @@ def convert(argv: list[str]) -> None:
 
 
 def _download(argv: list[str]) -> None:
-    parser = _parser(" download")
-    parser.add_argument("name")
+    parser = _parser(" download", "Fetches a file that the list marks with (download), and compares its checksum.")
+    parser.add_argument("name", metavar="NAME", help="of the list")
     _out(parser)
     arguments = parser.parse_args(argv)
     from stedm_jax.convert.download import download
 
     for path in download(entry(arguments.name), arguments.out, force=arguments.force):
-        print(f"{path}: as known")
+        print(f"{path}: checksum as known; next: python -m stedm_jax.convert {arguments.name} {path} --out=DIR")
 
 
 def _export(argv: list[str]) -> None:
     from stedm_jax.convert.export import FORMATS, export_parts
 
-    parser = _parser(" export")
-    parser.add_argument("source", type=Path, help="a stage of a run, or a converted folder")
-    parser.add_argument("--format", choices=FORMATS, default="ours")
+    parser = _parser(" export", "Writes weights as safetensors, with a model card.")
+    parser.add_argument("source", metavar="STAGE_OR_FOLDER", type=Path, help="of a run, or a converted folder")
+    parser.add_argument(
+        "--format", choices=FORMATS, default="ours",
+        help="ours: a folder that init_from takes; published: under the names of the published PyTorch network; "
+        "diffusers: an autoencoder as diffusers loads it",
+    )  # fmt: skip
     parser.add_argument("--licence", default="", help="of the exported weights, for the model card")
     _out(parser)
     arguments = parser.parse_args(argv)
-    from stedm_jax.convert.folder import is_converted, load_folder
+    from stedm_jax.convert.folder import is_converted
+    from stedm_jax.convert.run import read_converted, read_run
 
-    settings = None
-    if is_converted(arguments.source):
-        params, info = load_folder(arguments.source)
-        parts, network = {"model": params}, str(info["network"])
-        known = entries().get(str(info["name"]))
-        found = {"model": tables(network)[0]} if network in NETWORKS else {}
-        card = dict(info.get("card", {})) or _card_of(known, info)
-        if arguments.format == "published" and network not in NETWORKS:
+    read = read_converted if is_converted(arguments.source) else read_run
+    trained, tables, settings = read(arguments.source), None, None
+    card = dict(trained.card) | ({"licence": arguments.licence} if arguments.licence else {})
+    if arguments.format == "diffusers":
+        if not trained.diffusers:
+            raise UserError(
+                "--format=diffusers is for stages that trained an autoencoder of the kind vq or kl whose levels all "
+                "have 128 channels or more (below that our group norms differ); export ours or published."
+            )
+        tables, settings = {name: each[0] for name, each in trained.diffusers.items()}, trained.diffusers["model"][1]
+    if arguments.format == "published":
+        if not trained.loads:
             raise UserError(
                 f"{arguments.source} holds weights of a stage, whose published names depend on its settings; export "
                 "them from the stage's folder in the run."
             )
-        if arguments.format == "diffusers":
-            raise UserError(
-                f"{arguments.source} is a converted folder; --format=diffusers is for stages. Take ours or published."
-            )
-    else:
-        from stedm_jax.convert.run import read_run
-
-        run = read_run(arguments.source)
-        parts, found, card, network = run.parts, run.tables, dict(run.card), f"stage {run.card['stage']} of stedm_jax"
-        if arguments.format == "diffusers":
-            if not run.diffusers:
-                raise UserError(
-                    "--format=diffusers is for autoencoders whose levels all have 128 channels or more (below "
-                    "that our group norms differ); export ours or published."
-                )
-            found, settings = {name: each[0] for name, each in run.diffusers.items()}, run.diffusers["model"][1]
-    card |= {"licence": arguments.licence} if arguments.licence else {}
+        card["names"] = f"those of {trained.loads}"
     export_parts(
-        parts, arguments.out, card=card, network=network, tables=found, format=arguments.format,
-        settings=settings, force=arguments.force,
+        trained.parts, arguments.out, card=card, network=trained.network, tables=tables or trained.tables,
+        forms=trained.forms, format=arguments.format, settings=settings, force=arguments.force,
     )  # fmt: skip
     print(f"{arguments.out}: {', '.join(sorted(each.name for each in arguments.out.iterdir()))}")
-
-
-def _card_of(known: Entry | None, info: dict) -> dict:
-    return {
-        "title": info["name"],
-        "licence": info.get("licence", known.licence if known else ""),
-        "data": f"weights published by others: {info.get('source', 'unknown')}",
-        "what": info.get("what"),
-    }
+    if "names" in card:
+        print(f"names: {card['names']}")
 
 
 def main(argv: list[str]) -> None:
@@ -148,7 +164,7 @@ def main(argv: list[str]) -> None:
       UserError: for anything that the user can mend.
     """
     if not argv or argv[0] in ("-h", "--help"):
-        _parser("").parse_args(argv or ["--help"])
+        _convert_parser().parse_args(argv or ["--help"])
     if argv[0] == "list":
         show()
     elif argv[0] == "download":
@@ -170,8 +186,9 @@ def cli() -> None:
         sys.exit(1)  # whoever read the output has gone
     except OSError as error:
         print(
-            f"\nerror: {error.strerror or error} at {error.filename}. Nothing was written.", file=sys.stderr, flush=True
-        )
+            f"\nerror: {error.strerror or error}{f' at {error.filename}' if error.filename else ''}. Nothing was "
+            "written.", file=sys.stderr, flush=True,
+        )  # fmt: skip
         sys.exit(2)
 
 

@@ -1,7 +1,9 @@
 """Getting a file of the registry, where it can be had without asking and is known by its checksum."""
 
 import hashlib
+import http.client
 import os
+import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -17,6 +19,8 @@ _PIECE = 1 << 20
 def download(entry: Entry, out: Path, *, force: bool = False, open_url: Callable[..., Any] | None = None) -> list[Path]:
     """Fetches the files of an entry and compares their checksums; only then do they get their names.
 
+    Where the publisher states no more than the first digits of a checksum, those are compared.
+
     Args:
       entry: of the registry.
       out: a file, or a folder for several files.
@@ -30,8 +34,8 @@ def download(entry: Entry, out: Path, *, force: bool = False, open_url: Callable
     if not urls or urls.keys() != entry.sha256.keys():
         how = "after asking for access there" if entry.gated else "by hand"
         raise UserError(
-            f"{entry.name} has no address with a known checksum and is not downloaded. Get it {how}: {entry.source} "
-            f"(terms: {entry.licence}); then python -m stedm_jax.convert {entry.name} FILE --out=DIR."
+            f"{entry.name} has no address whose checksum is known, and is not downloaded. Get it {how}: {entry.source} "
+            f"(terms: {entry.licence}). Then: python -m stedm_jax.convert {entry.name} FILE --out=weights/{entry.name}"
         )
     targets = {name: out if len(urls) == 1 else out / name for name in urls}
     there = [str(target) for target in targets.values() if target.exists()]
@@ -47,16 +51,19 @@ def _fetch(url: str, target: Path, known: str, open_url: Callable[..., Any]) -> 
     partial, digest = target.absolute().with_name(f".{target.name}.partial-{os.getpid()}"), hashlib.sha256()
     try:
         with open_url(url, timeout=60) as answer, partial.open("wb") as file:
+            promised, got = answer.headers.get("Content-Length"), 0
             while piece := answer.read(_PIECE):
                 digest.update(piece)
-                file.write(piece)
-        if digest.hexdigest() != known:
+                got += file.write(piece)
+        if promised is not None and got < int(promised):
+            raise ConnectionError(f"it broke off after {got:,} of {int(promised):,} bytes")
+        if not digest.hexdigest().startswith(known):
             raise UserError(
                 f"{url} gave another file than is known (sha256 {digest.hexdigest()}, needed {known}); it was deleted. "
                 "Get it by hand and compare."
             )
         partial.replace(target)
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+    except (urllib.error.URLError, http.client.HTTPException, ssl.SSLError, TimeoutError, ConnectionError) as error:
         raise UserError(f"{url} could not be fetched ({error}). Try again, or get it by hand.") from error
     finally:
         partial.unlink(missing_ok=True)

@@ -3,6 +3,8 @@
 Terms are those that the publisher states beside the weights; where none are stated, that is said. Read them yourself.
 """
 
+from typing import Any
+
 from stedm_jax.convert.registry import Entry
 
 _LDM = "https://ommer-lab.com/files/latent-diffusion"
@@ -13,7 +15,15 @@ _TORCHVISION = "BSD-3-Clause (torchvision); trained on ImageNet"
 _FIRST_STAGE = ("first_stage_model.", "")
 _UNET = ("model.diffusion_model.", "")
 _TRAINING = (r"^loss\.", r"^discriminator\.", r"^model_ema\.", r"^logvar$")
+_UNET_AVERAGES = "model_ema.diffusion_model"
+_HIPT = "HIPT_4K/Checkpoints/vit256_small_dino.pth"
 _CC = "CC BY-NC-ND 4.0, no redistribution, research only"
+
+
+def _torch(file: str) -> dict[str, Any]:
+    """Checksum and address of a file whose name ends with the first digits of its SHA-256, which torch.hub compares."""
+    return {"sha256": {file: file.removesuffix(".pth").rpartition("-")[2]}, "urls": {file: f"{_TORCH}/{file}"}}
+
 
 ENTRIES: tuple[Entry, ...] = (
     Entry(
@@ -31,12 +41,12 @@ ENTRIES: tuple[Entry, ...] = (
     Entry(
         "ldm-landscape", "UNet of LDM's semantic synthesis of landscapes, where the paper starts; not its layout path",
         _LDM_TERMS,
-        f"{_LDM}/semantic_synthesis256.zip (model.ckpt in it)", "ldm-unet", under=_UNET,
+        f"{_LDM}/semantic_synthesis256.zip (model.ckpt in it)", "ldm-unet", under=_UNET, averages=_UNET_AVERAGES,
     ),
     Entry(
         "lid-tcga-brca", "UNet of Large-Image-Diffusion, TCGA-BRCA 20x, conditioned on HIPT; 400.9 M parameters",
         "none stated", "https://github.com/cvlab-stonybrook/Large-Image-Diffusion (table of models)", "lid-unet",
-        under=_UNET,
+        under=_UNET, averages=_UNET_AVERAGES,
     ),
     Entry(
         "lid-tcga-brca-vq-f4", "VQ-f4 autoencoder in the same file as lid-tcga-brca",
@@ -45,12 +55,17 @@ ENTRIES: tuple[Entry, ...] = (
     ),
     Entry(
         "hipt-vit256", "ViT-S/16 of HIPT: DINO on TCGA patches of 256 px", "GPLv3, non-commercial academic use",
-        "https://github.com/mahmoodlab/HIPT (HIPT_4K/Checkpoints/vit256_small_dino.pth, Git LFS)", "vit-hipt256",
+        f"https://github.com/mahmoodlab/HIPT ({_HIPT}, Git LFS)", "vit-hipt256",
         key="teacher", strip=("module.", "backbone."), ignore=(r"^head\.",),
+        sha256={"vit256_small_dino.pth": "6960cd5a8657dc8bb214671aa0c6dbd3f5b698e84386884955836487ddc89e24"},
+        urls={
+            "vit256_small_dino.pth":
+                f"https://github.com/mahmoodlab/HIPT/raw/f5346cc7cb0f9f6860c95f3369c31d1d2c6c666f/{_HIPT}",
+        },
     ),
     Entry(
         "swin-v2-t-imagenet", "Swin-V2-T; without its classifier", _TORCHVISION,
-        f"{_TORCH}/swin_v2_t-b137f0e2.pth", "swin-v2-t",
+        f"{_TORCH}/swin_v2_t-b137f0e2.pth", "swin-v2-t", **_torch("swin_v2_t-b137f0e2.pth"),
         ignore=(r"relative_position_index$", r"relative_coords_table$"), load_only=("^(?!head/)",),
     ),
     Entry(
@@ -60,19 +75,19 @@ ENTRIES: tuple[Entry, ...] = (
     ),
     Entry(
         "resnet18-imagenet", "ResNet-18 without its classifier", _TORCHVISION,
-        f"{_TORCH}/resnet18-f37072fd.pth", "resnet18", ignore=(r"^fc\.",),
+        f"{_TORCH}/resnet18-f37072fd.pth", "resnet18", **_torch("resnet18-f37072fd.pth"), ignore=(r"^fc\.",),
     ),
     Entry(
         "resnet34-imagenet", "ResNet-34 without its classifier", _TORCHVISION,
-        f"{_TORCH}/resnet34-b627a593.pth", "resnet34", ignore=(r"^fc\.",),
+        f"{_TORCH}/resnet34-b627a593.pth", "resnet34", **_torch("resnet34-b627a593.pth"), ignore=(r"^fc\.",),
     ),
     Entry(
         "resnet50-imagenet", "ResNet-50 without its classifier", _TORCHVISION,
-        f"{_TORCH}/resnet50-0676ba61.pth", "resnet50", ignore=(r"^fc\.",),
+        f"{_TORCH}/resnet50-0676ba61.pth", "resnet50", **_torch("resnet50-0676ba61.pth"), ignore=(r"^fc\.",),
     ),
     Entry(
         "vgg16-imagenet", "VGG16 without its last layer, for VGG16-FCN8s", _TORCHVISION,
-        f"{_TORCH}/vgg16-397923af.pth", "vgg16-fcn8s", ignore=(r"^classifier\.6\.",),
+        f"{_TORCH}/vgg16-397923af.pth", "vgg16-fcn8s", **_torch("vgg16-397923af.pth"), ignore=(r"^classifier\.6\.",),
         load_only=("^features/", "^classifier/"),
     ),
     Entry(

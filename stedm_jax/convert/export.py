@@ -7,32 +7,11 @@ from typing import Any
 
 from stedm_jax.convert.card import model_card
 from stedm_jax.convert.folder import INFO, PARAMS, new_folder, sha256, write_params, write_tensors
-from stedm_jax.convert.table import Table, to_torch
+from stedm_jax.convert.table import Form, Table, to_torch
 from stedm_jax.errors import UserError
 
 FORMATS = ("ours", "published", "diffusers")
 _DIFFUSERS = "diffusion_pytorch_model.safetensors"
-
-
-def export(
-    params: Mapping[str, Any],
-    out: Path,
-    *,
-    card: Mapping[str, Any],
-    network: str,
-    table: Table = (),
-    format: str = "ours",
-    settings: Mapping[str, Any] | None = None,
-    force: bool = False,
-) -> None:
-    """Writes the parameters of one network; see export_parts.
-
-    `settings` is what config.json holds beside them.
-    """
-    export_parts(
-        {"model": params}, out, card=card, network=network, tables={"model": table}, format=format,
-        settings=settings, force=force,
-    )  # fmt: skip
 
 
 def export_parts(
@@ -42,6 +21,7 @@ def export_parts(
     card: Mapping[str, Any],
     network: str,
     tables: Mapping[str, Table],
+    forms: Mapping[str, Form] | None = None,
     format: str = "ours",
     settings: Mapping[str, Any] | None = None,
     force: bool = False,
@@ -54,8 +34,9 @@ def export_parts(
       card: see card.model_card.
       network: what it is, in words.
       tables: part -> table to the published names; the usual rules where there is none.
-      format: "ours" gives one converted folder with all parts, which `init_from` takes; "published" and "diffusers" one
-        safetensors file a part under the names of PyTorch. All are exact: nothing is rounded.
+      forms: part -> what makes the published files of its tensors; one file of the part's name where there is none.
+      format: "ours" gives one converted folder with all parts, which `init_from` takes; "published" and "diffusers" the
+        parts by themselves as safetensors, under the names of PyTorch. All are exact: nothing is rounded.
       settings: of config.json, for "diffusers".
       force: replaces a folder that was written before.
 
@@ -73,8 +54,11 @@ def export_parts(
         else:
             files = {}
             for part, params in parts.items():
-                name = _DIFFUSERS if format == "diffusers" else f"{part}.safetensors"
-                files[name] = write_tensors(folder / name, to_torch(params, tables.get(part, ())), "pt")
+                tensors = to_torch(params, tables.get(part, ()))
+                form = (forms or {}).get(part) if format == "published" else None
+                for stem, each in (form(tensors) if form else {part: tensors}).items():
+                    name = _DIFFUSERS if format == "diffusers" else f"{stem}.safetensors"
+                    files[name] = write_tensors(folder / name, each, "pt")
             if settings:
                 (folder / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
             (folder / INFO).write_text(json.dumps(info | {"files": files, "card": dict(card)}, indent=1) + "\n")

@@ -52,8 +52,25 @@ class Tensors(Mapping):  # of str and np.ndarray; said here, a type checker at r
     def __len__(self) -> int:
         return len(self._readers)
 
+    def replaced(self, names: Mapping[str, str], source: "Tensors", without: str) -> "Tensors":
+        """These, with others in their place or beside them.
+
+        Args:
+          names: name in `source` -> the one that its tensor gets here.
+          source: what was read from the same files.
+          without: beginning of the names that go.
+        """
+        kept = {name: read for name, read in self._readers.items() if not name.startswith(without)}
+        new = {name: source._readers[theirs] for theirs, name in names.items()}
+        return Tensors(kept | new, [name for name in self.left_out if name not in names], self.files)
+
     def renamed(self, where: str, under: Sequence[str], strip: Sequence[str]) -> "Tensors":
         """Only the names that begin with the first of `under` that occurs, without it and without the prefixes `strip`.
+
+        Args:
+          where: the file, for errors.
+          under: prefixes ("model.diffusion_model."); "" fits every name.
+          strip: prefixes taken off, one after the other ("module.", "backbone.").
 
         Raises:
           UserError: there are none, or two names become one.
@@ -86,8 +103,6 @@ def read_tensors(
     path: Path,
     *,
     key: str = "",
-    under: Sequence[str] = ("",),
-    strip: Sequence[str] = (),
     parts: Mapping[str, str] | None = None,
 ) -> Tensors:
     """The tensors of a file or folder.
@@ -95,20 +110,18 @@ def read_tensors(
     Args:
       path: of the weights.
       key: the part of a checkpoint that holds them ("state_dict", "teacher"); found where there is one only.
-      under: prefixes ("model.diffusion_model."); only names with the first that occurs are taken, without it.
-      strip: prefixes taken off, one after the other ("module.", "backbone.").
       parts: for weights in several files of a folder, stem of a file -> prefix for its names.
 
     Raises:
       UserError: the file is absent, cut off, hostile or of another kind, or holds no such part.
     """
     if parts and (path.stem in parts or any(list(path.glob(f"{stem}.*")) for stem in parts)):
-        return _parts(path, parts).renamed(str(path), under, strip)
+        return _parts(path, parts)
     if path.is_dir():
         path = _in_folder(path)
     if not path.is_file():
         raise UserError(f"There is no file {path}.")
-    return _read(path, key).renamed(str(path), under, strip)
+    return _read(path, key)
 
 
 def _read(path: Path, key: str) -> Tensors:
@@ -257,7 +270,11 @@ def _holds_arrays(path: Path) -> bool:
 
 
 def _npz(path: Path) -> Tensors:
-    """Every array is checked to be as large as its entry says before any memory is taken for it."""
+    """Arrays of an archive of numpy, each unpacked when it is asked for.
+
+    How much the entries say they unpack to is bounded before any is read, and no more of one is read than it says; an
+    array whose header promises another size than that is damaged.
+    """
     archive = zipfile.ZipFile(path)
     size, infos = path.stat().st_size, {info.filename: info for info in archive.infolist()}
     if sum(info.file_size for info in infos.values()) > max(64 * size, 1 << 26):

@@ -72,7 +72,12 @@ def write_tensors(file: Path, tensors: Mapping[str, Any], format: str = "np") ->
     """Writes a safetensors file; its checksum. `format` is what PyTorch's loaders ask for ("pt")."""
     file.touch()
     mode = file.stat().st_mode  # safetensors makes files that nobody else can read
-    save_file({name: np.asarray(tensors[name], order="C") for name in sorted(tensors)}, file, {"format": format})
+    try:
+        save_file({name: np.asarray(tensors[name], order="C") for name in sorted(tensors)}, file, {"format": format})
+    except SafetensorError as error:  # a full disk, say, which it does not say with an OSError
+        raise UserError(
+            f"{file.name} could not be written beside {file.parent} ({error}). Nothing was kept."
+        ) from error
     file.chmod(mode)
     return sha256(file)
 

@@ -1,7 +1,7 @@
 """The published weights that can be converted: what they are, their terms, where they are to be had, how they are read.
 
-Weights are never part of this package: a user gets the file from `source` under its terms. A checksum stands here only
-where the very file was seen; a network is built when it is asked for.
+Weights are never part of this package: a user gets the file from `source` under its terms. A checksum stands here where
+the file was seen, or where its publisher states one. A network is built when it is asked for.
 """
 
 import importlib
@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from stedm_jax.convert.table import Table
+from stedm_jax.convert.table import Form, Table
 from stedm_jax.errors import UserError
 
 _MODELS, _TABLES = "stedm_jax.models", "stedm_jax.convert.tables"
@@ -21,13 +21,16 @@ class Network:
 
     Attributes:
       path: "file:Class" in stedm_jax.models. settings: of its constructor. size: name of a ViT size, if it is one.
-      tables: "file:NAME" in stedm_jax.convert.tables; that which knows most names of a file is taken.
+      tables: "file:NAME" in stedm_jax.convert.tables; that which knows most names of a file is taken, the first for
+        export under the published names.
+      form: "file:function" there, where what is published is not just one file of the network's own names.
     """
 
     path: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     size: str = ""
     tables: tuple[str, ...] = ()
+    form: str = ""
 
 
 @dataclass(frozen=True)
@@ -41,9 +44,11 @@ class Entry:
       under: prefixes, of which the first that occurs is taken off; other names are left out.
       strip: prefixes taken off where they occur, one after the other.
       ignore: regular expressions of names (after that) that are left out.
+      averages: how the names of averages over the training begin (averages.py), where there may be any.
       load_only: regular expressions of our paths; only these are loaded.
       parts: for weights in several files, stem of a file -> prefix of its names.
-      sha256: file name -> checksum. urls: file name -> address, for files that can be had without asking.
+      sha256: file name -> checksum, or its first digits, 8 at least, where no more is stated. urls: file name ->
+        address, for files that can be had without asking.
     """
 
     name: str
@@ -56,6 +61,7 @@ class Entry:
     under: tuple[str, ...] = ("",)
     strip: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
+    averages: str = ""
     load_only: tuple[str, ...] = ()
     parts: Mapping[str, str] = field(default_factory=dict)
     sha256: Mapping[str, str] = field(default_factory=dict)
@@ -87,19 +93,19 @@ NETWORKS: dict[str, Network] = {
     ),
     "ldm-unet": Network("unet:UNet", _LDM, tables=("ldm_unet:TABLE",)),
     "lid-unet": Network("unet:UNet", _LID, tables=("ldm_unet:TABLE",)),
-    "vit-hipt256": Network("vit:ViT", size="hipt_vit256", tables=("vit:TABLE",)),
-    "vit-uni2-h": Network("vit:ViT", size="uni2_h", tables=("vit:TABLE",)),
-    "vit-virchow2": Network("vit:ViT", size="virchow2", tables=("vit:TABLE",)),
-    "vit-h0-mini": Network("vit:ViT", size="h0_mini", tables=("vit:TABLE",)),
-    "swin-v2-t": Network("swin_v2:SwinV2", {"classes": 1000}, tables=("swin_v2:TABLE",)),
+    "vit-hipt256": Network("vit:ViT", size="hipt_vit256"),
+    "vit-uni2-h": Network("vit:ViT", size="uni2_h"),
+    "vit-virchow2": Network("vit:ViT", size="virchow2"),
+    "vit-h0-mini": Network("vit:ViT", size="h0_mini"),
+    "swin-v2-t": Network("swin_v2:SwinV2", {"classes": 1000}),
     "mit-b2": Network("mit:MixTransformer", _MIT_B2),
     "resnet18": Network("resnet:ResNet", {"depths": (2, 2, 2, 2)}),
     "resnet34": Network("resnet:ResNet", {"depths": (3, 4, 6, 3)}),
     "resnet50": Network("resnet:ResNet", {"depths": (3, 4, 6, 3), "bottleneck": True}),
     "convnext-tiny": Network("convnext:ConvNeXt", {"depths": (3, 3, 9, 3), "widths": (96, 192, 384, 768)}),
     "vgg16-fcn8s": Network("fcn8s:Fcn8s", {"classes": 2}, tables=("fcn8s:TABLE",)),
-    "taef2": Network("taef2:TAEF2", tables=("taef2:TABLE", "taef2:DIFFUSERS")),
-    "lpips-alex": Network("lpips:LPIPS", tables=("lpips:TABLE", "lpips:PYTORCH")),
+    "taef2": Network("taef2:TAEF2", tables=("taef2:TABLE", "taef2:DIFFUSERS"), form="taef2:files"),
+    "lpips-alex": Network("lpips:LPIPS", tables=("lpips:PYTORCH", "lpips:TABLE"), form="lpips:files"),
     "inception-fid": Network("inception:Inception", tables=("inception:TABLE",)),
 }  # fmt: skip
 
@@ -120,11 +126,17 @@ def build(network: str) -> Any:
 
 def tables(network: str) -> list[Table]:
     """The tables of a key of NETWORKS; one that is empty where our names are the published ones."""
-    found = []
-    for path in NETWORKS[network].tables:
-        file, _, name = path.partition(":")
-        found.append(getattr(importlib.import_module(f"{_TABLES}.{file}"), name))
-    return found or [()]
+    return [_of_tables(path) for path in NETWORKS[network].tables] or [()]
+
+
+def form(network: str) -> Form | None:
+    """What makes the published files of a key of NETWORKS, where it is more than a table."""
+    return _of_tables(NETWORKS[network].form) if NETWORKS[network].form else None
+
+
+def _of_tables(path: str) -> Any:
+    file, _, name = path.partition(":")
+    return getattr(importlib.import_module(f"{_TABLES}.{file}"), name)
 
 
 def names() -> tuple[str, ...]:

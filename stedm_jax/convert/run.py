@@ -1,20 +1,25 @@
-"""A trained stage of a run as parameters to export: which networks it holds, and what its model card says.
+"""A trained stage of a run, or a converted folder, as parameters to export: what it holds, and what its card says.
 
-runs/glas/autoencoder, runs/glas/diffusion, runs/glas/segmentation/labelled-0
+Stages are runs/glas/autoencoder, runs/glas/diffusion, runs/glas/segmentation/labelled-0
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from stedm_jax.convert.table import Table
-from stedm_jax.convert.tables import convnext, diffusers_autoencoder, ldm_autoencoder, ldm_unet
+from stedm_jax.convert.folder import load_folder
+from stedm_jax.convert.registry import NETWORKS, entries, form, tables
+from stedm_jax.convert.table import Form, Table
+from stedm_jax.convert.tables import convnext, diffusers_autoencoder, fcn8s, ldm_autoencoder, ldm_unet, taef2
 from stedm_jax.errors import UserError
+from stedm_jax.models.discriminator import own
+from stedm_jax.models.mit import SIZES
+from stedm_jax.models.segmenter import CUSTOM
 from stedm_jax.training.checkpoints import finished
 
 
@@ -24,14 +29,43 @@ class Trained:
 
     Attributes:
       parts: name of a network -> its parameters.
-      tables: name -> table to the published names; diffusers: name -> table to those of diffusers and config.json.
+      tables: name -> table to the published names; forms: name -> what makes published files, where it is not one.
+      diffusers: name -> table to the names of diffusers and config.json.
       card: what is known of the training, see card.py.
+      loads: what the published names are those of; "": there are none.
+      network: what it is, in words.
     """
 
     parts: Mapping[str, Any]
     tables: Mapping[str, Table]
-    diffusers: Mapping[str, tuple[Table, dict[str, Any]]]
     card: Mapping[str, Any]
+    loads: str
+    network: str
+    forms: Mapping[str, Form] = field(default_factory=dict)
+    diffusers: Mapping[str, tuple[Table, dict[str, Any]]] = field(default_factory=dict)
+
+
+def read_converted(folder: Path) -> Trained:
+    """What a converted folder holds; its weights have published names if they are of one of the registry's networks.
+
+    Raises:
+      UserError: it is damaged.
+    """
+    params, info = load_folder(folder)
+    network, known = str(info["network"]), entries().get(str(info["name"]))
+    card = info.get("card") or {
+        "title": info["name"],
+        "licence": info.get("licence", known.licence if known else ""),
+        "intended_use": "What its publisher says; not a medical device.",
+        "limits": "Those of the data that its publisher trained it on; see the source.",
+        "data": f"weights published by others: {info.get('source', 'unknown')}",
+        "what": info.get("what"),
+    }
+    if network not in NETWORKS:
+        return Trained({"model": params}, {}, card, "", network)
+    made = form(network)
+    forms = {"model": made} if made else {}
+    return Trained({"model": params}, {"model": tables(network)[0]}, card, "the network as published", network, forms)
 
 
 def read_run(folder: Path) -> Trained:
@@ -40,6 +74,8 @@ def read_run(folder: Path) -> Trained:
     Raises:
       UserError: the folder is no stage of a run, or holds no whole checkpoint.
     """
+    if not folder.is_dir():
+        raise UserError(f"There is no folder {folder}; name a stage of a run or a converted folder.")
     workdir = next((each for each in (folder, *folder.absolute().parents) if (each / "config.json").is_file()), None)
     if not (folder / "checkpoints").is_dir() or workdir is None:
         there = sorted(str(each.parent) for each in folder.glob("**/checkpoints") if each.is_dir())
@@ -50,19 +86,36 @@ def read_run(folder: Path) -> Trained:
     with finished(folder) as (store, step):
         params = jax.tree.map(np.asarray, store.read_params(step))
         card = _card(workdir, folder, stage, config) | {"step": step, "checkpoint": store.fingerprint(step)}
+    network = f"stage {stage} of stedm_jax"
     if stage == "diffusion":
-        parts = dict(params)
         styled = "style_block" in params["unet"]
-        return Trained(parts, {"unet": ldm_unet.STEDM_TABLE if styled else ldm_unet.TABLE}, {}, card)
+        table, loads = (ldm_unet.TABLE, "LDM's UNet") if not styled else (ldm_unet.STEDM_TABLE, "STEDM's UNet")
+        return Trained(dict(params), {"unet": table}, card, f"{loads} (unet); our own for the rest", network)
     if stage == "autoencoder":
-        return Trained({"model": _only_autoencoder(params)}, {"model": ldm_autoencoder.TABLE}, _diffusers(config), card)
-    encoder = config.get("segmentation.model.encoder", "")
+        parts = {"model": own(params)}
+        if config.get("autoencoder.model.kind") == "taef2":
+            loads = "the encoder and the decoder of TAESD's package"
+            return Trained(parts, {"model": taef2.TABLE}, card, loads, network, {"model": taef2.files})
+        loads = "LDM's autoencoders, without loss and discriminator"
+        return Trained(parts, {"model": ldm_autoencoder.TABLE}, card, loads, network, diffusers=_diffusers(config))
+    table, loads = _segmenter(config)
+    return Trained({"model": params}, {"model": table}, card, loads, network)
+
+
+def _segmenter(config: Mapping[str, Any]) -> tuple[Table, str]:
+    """Table to the published names, and what they are the names of."""
+    get = lambda key: config.get(f"segmentation.model.{key}")  # noqa: E731
+    if get("kind") == "fcn8s":
+        return fcn8s.TABLE, "torchvision's vgg16, with score_fr, score_pool4, score_pool3 in place of classifier.6"
+    encoder = str(get("encoder"))
+    sizes = {key: get(key) for key in ("widths", "depths", "heads", "reductions")}
+    if encoder == CUSTOM:
+        same = (name for name, size in SIZES.items() if {key: list(value) for key, value in size.items()} == sizes)
+        encoder = next(same, "")
     table = convnext.TABLE if encoder.startswith("convnext") else ()
-    return Trained({"model": params}, {"model": table}, {}, card)
-
-
-def _only_autoencoder(params: Any) -> Any:
-    return {name: part for name, part in params.items() if name != "discriminator"}
+    name = f"'{'tu-' if table else ''}{encoder}'" if encoder else "a MiT of sizes that smp has not"
+    change = "" if get("norm") == "batch" else ", but with group norms, which smp does not have"
+    return table, f"smp.Unet({name}, decoder_channels={tuple(get('decoder') or ())}){change}"
 
 
 def _diffusers(config: Mapping[str, Any]) -> dict[str, tuple[Table, dict[str, Any]]]:

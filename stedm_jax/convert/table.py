@@ -8,6 +8,7 @@ over, with dots for slashes. The first rule that fits wins, and every table ends
     a.b.name    <->  a/b/name    everything else: biases, running statistics, tokens
 """
 
+import functools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -56,6 +57,8 @@ class Rule:
 
 
 Table = Sequence[Rule]
+Form = Callable[[Mapping[str, np.ndarray]], dict[str, dict[str, np.ndarray]]]
+"""Tensors under published names -> those of each published file, by its name without ending."""
 USUAL: Table = (
     Rule("{a}.weight", "{a}/scale", ndim=1),
     Rule("{a}.weight", "{a}/kernel", "kernel"),
@@ -63,7 +66,8 @@ USUAL: Table = (
 )
 
 
-def _regex(template: str, separator: str) -> re.Pattern[str]:
+@functools.cache
+def _regex(template: str) -> re.Pattern[str]:
     pieces = re.split(r"(\{\w+(?::d)?\})", template)
     out = ""
     for piece in pieces:
@@ -83,7 +87,7 @@ def _fill(template: str, found: Mapping[str, str], old: str, new: str) -> str:
 def our_name(name: str, ndim: int, table: Table) -> tuple[str, str]:
     """Our path of a PyTorch name, and the layout of its array."""
     for rule in (*table, *USUAL):
-        found = _regex(rule.torch, ".").fullmatch(name)
+        found = _regex(rule.torch).fullmatch(name)
         if found and rule.ndim in (0, ndim):
             return _fill(rule.ours, found.groupdict(), ".", "/"), rule.layout
     raise AssertionError("the last of the usual rules fits everything")
@@ -92,7 +96,7 @@ def our_name(name: str, ndim: int, table: Table) -> tuple[str, str]:
 def torch_name(path: str, ndim: int, table: Table) -> tuple[str, str]:
     """The PyTorch name of a path of ours, and the layout of its array. `ndim` is that of our array."""
     for rule in (*table, *USUAL):
-        found = _regex(rule.ours, "/").fullmatch(path)
+        found = _regex(rule.ours).fullmatch(path)
         published = {"conv1x1": 4, "conv1d1": 3}.get(rule.layout, ndim)
         if found and rule.ndim in (0, published):
             return _fill(rule.torch, found.groupdict(), "/", "."), rule.layout
@@ -169,7 +173,8 @@ def from_torch(
         out[path] = np.array(array, dtype=wanted[path].dtype, order="C", copy=None)
     missing = [torch_name(path, len(wanted[path].shape), table)[0] for path in wanted if path not in out]
     missing = [name for name in missing if not any(text.startswith(f"{name} ") for text in shapes)]
-    _refuse(where, missing, unexpected, shapes)
+    strange = " at all: none of their names is one of its" if unexpected and not (out or shapes) else ""
+    _refuse(f"{where} do not fit this network{strange}", missing, unexpected, shapes)
     return unflatten(out)
 
 
@@ -189,11 +194,10 @@ def _as_torch(shape: Sequence[int], layout: str) -> tuple[int, ...]:
     return LAYOUTS[layout][1](np.broadcast_to(np.float32(0), tuple(shape))).shape
 
 
-def _refuse(where: str, missing: Sequence[str], unexpected: Sequence[str], shapes: Sequence[str]) -> None:
+def _refuse(what: str, missing: Sequence[str], unexpected: Sequence[str], shapes: Sequence[str]) -> None:
     kinds = (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
     found = [f"{len(names)} {kind}: {', '.join(names)}" for kind, names in kinds if names]
     if found:
         raise UserError(
-            f"{where} do not fit this network. {'; '.join(found)}. Check that name and file belong together, or load a "
-            "part with --load_only."
+            f"{what}. Check that name and file belong together, or load a part with --load_only. {'; '.join(found)}."
         )

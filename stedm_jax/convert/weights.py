@@ -9,23 +9,27 @@ from typing import Any
 
 import numpy as np
 
+from stedm_jax.convert.averages import averaged
 from stedm_jax.convert.files import Tensors, read_tensors
-from stedm_jax.convert.folder import sha256
+from stedm_jax.convert.folder import is_converted, sha256
 from stedm_jax.convert.registry import Entry, build, tables
-from stedm_jax.convert.table import Table, Tree, flatten, from_torch, our_name
+from stedm_jax.convert.table import Table, Tree, flatten, from_torch, our_name, torch_name
 from stedm_jax.errors import UserError
 
 _NEVER = (r"num_batches_tracked$",)
 """Counters of batch norms, which nothing reads."""
 
 
-def convert(entry: Entry, path: Path, *, key: str = "", load_only: Sequence[str] = ()) -> tuple[Tree, dict[str, Any]]:
+def convert(
+    entry: Entry, path: Path, *, key: str = "", weights: str = "auto", load_only: Sequence[str] = ()
+) -> tuple[Tree, dict[str, Any]]:
     """Parameters of the entry's network from a file or folder.
 
     Args:
       entry: of the registry.
       path: of the weights.
       key: part of a checkpoint, where it is not the entry's.
+      weights: "ema", the averages over the training; "raw", the last; "auto", averages where the file has them.
       load_only: regular expressions of our paths, where they are not the entry's; only these are loaded.
 
     Returns:
@@ -39,10 +43,15 @@ def convert(entry: Entry, path: Path, *, key: str = "", load_only: Sequence[str]
             re.compile(pattern)
         except re.error as error:
             raise UserError(f"--load_only: '{pattern}' is no regular expression ({error}).") from error
-    tensors = read_tensors(path, key=key or entry.key, under=entry.under, strip=entry.strip, parts=entry.parts or None)
+    if is_converted(path):
+        raise UserError(f"{path} was converted already; init_from takes it as it is, and export writes it anew.")
+    everything = read_tensors(path, key=key or entry.key, parts=entry.parts or None)
+    tensors = everything.renamed(str(path), entry.under, entry.strip)
     chosen = tuple(load_only) or entry.load_only
     network, ignore = build(entry.network), (*entry.ignore, *_NEVER)
     table = _fitting(tables(entry.network), tensors, network.abstract)
+    names = (torch_name(name, len(leaf.shape), table)[0] for name, leaf in flatten(network.abstract).items())
+    tensors, averages = averaged(tensors, everything, names, entry.averages, weights, str(path))
     params = from_torch(
         tensors,
         network.abstract,
@@ -52,7 +61,7 @@ def convert(entry: Entry, path: Path, *, key: str = "", load_only: Sequence[str]
         leave_unknown=bool(load_only),  # whoever asks for a part does not want the rest
         where=f"The weights in {path}",
     )
-    return params, _info(entry, tensors, params, network.abstract, chosen, table)
+    return params, _info(entry, tensors, params, network.abstract, chosen, table) | {"averages": averages}
 
 
 def _fitting(candidates: Sequence[Table], tensors: Tensors, abstract: Mapping[str, Any]) -> Table:
@@ -96,5 +105,5 @@ def _info(
 
 def unknown_files(entry: Entry, info: Mapping[str, Any]) -> list[str]:
     """Files whose checksums are not those that the registry knows, as far as it knows any."""
-    known = set(entry.sha256.values())
-    return [name for name, digest in info["files"].items() if known and digest not in known]
+    known = tuple(entry.sha256.values())  # or the first digits
+    return [name for name, digest in info["files"].items() if known and not digest.startswith(known)]

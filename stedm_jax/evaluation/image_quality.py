@@ -21,7 +21,7 @@ WINDOW, SIGMA = 11, 1.5
 
 
 def psnr(x: Float[Array, "b h w c"], y: Float[Array, "b h w c"]) -> Float32[Array, " b"]:
-    """Equation 1 for each image, dB; 100 at most nearly 106, where the images are equal."""
+    """Equation 1 for each image, dB; mean squares below 1e-10 count as that, so equal images have 106.02."""
     error = jnp.mean(jnp.square(x.astype(jnp.float32) - y.astype(jnp.float32)), axis=(1, 2, 3))
     return 10.0 * jnp.log10(PEAK**2 / jnp.maximum(error, 1e-10))
 

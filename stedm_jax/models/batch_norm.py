@@ -4,7 +4,8 @@
     (2)  running <- (1 - momentum) * running + momentum * batch      (var: with n - 1, as PyTorch keeps it)
 
 In training, mean and var of (1) are those of the batch: of the whole batch, since under jit with a sharded batch axis a
-mean over that axis is one over all devices. Otherwise they are the running ones.
+mean over that axis is one over all devices. Otherwise they are the running ones. A norm that does not `track` keeps
+none and always takes those of the batch.
 
 The running statistics are parameters like any others, so that they are saved, sharded and exported with the rest, but
 their gradient is zero. A module made by `Functional.module(params)` is a temporary copy; in training a layer puts the
@@ -32,19 +33,32 @@ class Statistic(nnx.Param):
 
 
 class BatchNorm(nnx.Module):
-    """Equations (1) and (2) over all axes but the last; float32 inside, the dtype of `x` outside."""
+    """Equations (1) and (2) over all axes but the last; float32 inside, the dtype of `x` outside.
 
-    def __init__(self, channels: int, *, eps: float = 1e-5, momentum: float = 0.1):
-        self.eps, self.momentum = eps, momentum
-        self.scale = nnx.Param(jnp.ones(channels, jnp.float32))
+    Args:
+        track: whether there are running statistics. scale: the one to begin with; ones when None.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+        track: bool = True,
+        scale: Float[Array, " c"] | None = None,
+    ):
+        self.eps, self.momentum, self.track = eps, momentum, track
+        self.scale = nnx.Param(jnp.ones(channels, jnp.float32) if scale is None else scale)
         self.bias = nnx.Param(jnp.zeros(channels, jnp.float32))
-        self.running_mean = Statistic(jnp.zeros(channels, jnp.float32))
-        self.running_var = Statistic(jnp.ones(channels, jnp.float32))
+        if track:
+            self.running_mean = Statistic(jnp.zeros(channels, jnp.float32))
+            self.running_var = Statistic(jnp.ones(channels, jnp.float32))
 
     def __call__(self, x: Float[Array, "b *space c"], train: bool = False) -> Float[Array, "b *space c"]:
-        """Raises ValueError in training with one value a channel, of which there is no variance."""
+        """Raises ValueError for the statistics of a batch with one value a channel, which has no variance."""
         values, wide = x.astype(jnp.float32), (1,) * (x.ndim - 1) + (-1,)
-        if train:
+        if train or not self.track:
             mean, var = self._of_batch(values)
         else:
             mean, var = lax.stop_gradient((self.running_mean[...], self.running_var[...]))
@@ -53,13 +67,15 @@ class BatchNorm(nnx.Module):
         return out.astype(x.dtype)
 
     def _of_batch(self, values: Float[Array, "b *space c"]) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
-        """Mean and biased variance of the batch, which are also mixed into the running ones."""
+        """Mean and biased variance of the batch, which are also mixed into the running ones, if any."""
         number = values.size // values.shape[-1]
         if number < 2:
             raise ValueError(f"batch statistics of a single value a channel, in an array of shape {values.shape}")
         axes = tuple(range(values.ndim - 1))
         mean = values.mean(axes)
         var = jnp.square(values - mean.reshape((1,) * len(axes) + (-1,))).mean(axes)
+        if not self.track:
+            return mean, var
         for kept, new in ((self.running_mean, mean), (self.running_var, var * (number / (number - 1)))):
             old = kept[...]
             kept[...] = lax.stop_gradient(old + self.momentum * (new - old))

@@ -107,7 +107,7 @@ def build_autoencoder(cfg: Any, *, dtype: DTypeLike = jnp.float32) -> Functional
 
 
 def build_style(cfg: Any, *, dtype: DTypeLike = jnp.float32) -> Functional:
-    """Keys: encoder, width (0: as published), aggregation, dim, tiles."""
+    """Keys: encoder, width (0: as published), aggregation, dim, tiles, remat."""
     encoder = _one_of("style", "encoder", cfg.encoder, encoder_names())
     aggregation = _one_of("style", "aggregation", cfg.aggregation, AGGREGATIONS)
     if frozen_size(encoder) and aggregation == "svit":
@@ -123,6 +123,7 @@ def build_style(cfg: Any, *, dtype: DTypeLike = jnp.float32) -> Functional:
             dim=cfg.dim,
             tiles=cfg.tiles,
             dtype=dtype,
+            remat=cfg.remat,
             rngs=rngs,
         )
     )

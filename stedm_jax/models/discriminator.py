@@ -11,30 +11,21 @@ With 3 layers of 64 filters: 2.8 M parameters, patches of 70 pixels. The norm is
 
 import jax.numpy as jnp
 from flax import nnx
-from jax import lax
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
+from stedm_jax.models.batch_norm import BatchNorm
 from stedm_jax.models.layers import GroupNorm, Slots, conv
 
+DISCRIMINATOR = "discriminator"
+"""Where its parameters stand beside those of the autoencoder that it trains."""
 NORMS = ("batch", "group", "none")
 init = nnx.initializers.normal(0.02)
 
 
-class BatchNorm(nnx.Module):
-    """By mean and variance of the batch over all positions, float32."""
-
-    def __init__(self, channels: int, *, eps: float = 1e-5, rngs: nnx.Rngs):
-        self.eps = eps
-        self.scale = nnx.Param(1.0 + init(rngs.params(), (channels,), jnp.float32))
-        self.bias = nnx.Param(jnp.zeros(channels, jnp.float32))
-
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        values = x.astype(jnp.float32)
-        centred = values - values.mean((0, 1, 2), keepdims=True)
-        factor = lax.rsqrt(jnp.square(centred).mean((0, 1, 2), keepdims=True) + self.eps)
-        scale, bias = (part[...].reshape(1, 1, 1, -1) for part in (self.scale, self.bias))
-        return (centred * factor * scale + bias).astype(x.dtype)
+def own(params: PyTree) -> PyTree:
+    """The autoencoder's own parameters, of those of its training."""
+    return {name: value for name, value in params.items() if name != DISCRIMINATOR}
 
 
 class Discriminator(nnx.Module):
@@ -67,7 +58,7 @@ class Discriminator(nnx.Module):
             stride = 2 if layer < layers else 1
             main[number] = conv(channels, cout, 4, stride=stride, bias=norm != "batch", **kw)
             if norm != "none":
-                main[number + 1] = BatchNorm(cout, rngs=rngs) if norm == "batch" else GroupNorm(cout)
+                main[number + 1] = batch_norm(cout, rngs) if norm == "batch" else GroupNorm(cout)
             number, channels = number + 3, cout
         main[number] = conv(channels, 1, 4, **kw)
         self.main, self.layers, self.norm = Slots(main), layers, norm
@@ -78,6 +69,11 @@ class Discriminator(nnx.Module):
             h = self.main[2 + 3 * layer](h)
             h = leaky(h if self.norm == "none" else self.main[3 + 3 * layer](h))
         return self.main[2 + 3 * self.layers](h).astype(jnp.float32)
+
+
+def batch_norm(channels: int, rngs: nnx.Rngs) -> BatchNorm:
+    """By the batch at hand; begins with scales spread around 1, as published."""
+    return BatchNorm(channels, track=False, scale=1.0 + init(rngs.params(), (channels,), jnp.float32))
 
 
 def leaky(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:

@@ -25,7 +25,12 @@ def product_flops(fn: Callable[..., Any], *abstract_args: Any) -> float:
     Arguments as those of `forward_flops`. A convolution counts its padding too, and a transposed one only what falls
     on its input, as other tools do. Of a loop that ends by a condition one turn is counted.
     """
-    return float(_products(jax.make_jaxpr(fn)(*abstract_args).jaxpr))
+    return traced_flops(jax.make_jaxpr(fn)(*abstract_args))
+
+
+def traced_flops(program: Any) -> float:
+    """As `product_flops`, of a program that was traced before (`jax.core.ClosedJaxpr`)."""
+    return float(_products(program.jaxpr))
 
 
 def _products(jaxpr: Any) -> int:

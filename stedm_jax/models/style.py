@@ -25,8 +25,9 @@ from stedm_jax.models.vit_sizes import VIT_SIZES, ViTSize
 
 # Name -> encoder of (n, h, w, 3) images in [-1, 1]; `width` 0 stands for the published width.
 ENCODERS: dict[str, Callable[..., nnx.Module]] = {
-    "swin_v2_t": lambda width, dim, **kw: SwinV2(classes=dim, **kw),
-    "swin_v2": lambda width, dim, **kw: SwinV2(
+    "swin_v2_t": lambda width, dim, remat, **kw: SwinV2(remat=remat, classes=dim, **kw),
+    "swin_v2": lambda width, dim, remat, **kw: SwinV2(
+        remat=remat,
         classes=dim,
         embed_dim=width or 96,
         depths=(2, 2, 2, 2),
@@ -34,7 +35,7 @@ ENCODERS: dict[str, Callable[..., nnx.Module]] = {
         window=4,
         **kw,
     ),
-    "conv": lambda width, dim, **kw: ConvEncoder(width=width or 32, dim=dim, **kw),
+    "conv": lambda width, dim, remat, **kw: ConvEncoder(width=width or 32, dim=dim, **kw),
 }
 FROZEN = "vit:"
 AGGREGATIONS = ("mean", "max", "linear", "attention", "svit", "none", "tokens")
@@ -55,6 +56,7 @@ class StyleExtractor(nnx.Module):
 
     Args:
         encoder: one of `encoder_names()`. width: its first width. aggregation: one of AGGREGATIONS.
+        remat: recompute each block of a Swin encoder in the backward pass, for memory.
         tiles: the number k of style images; only "linear" and "svit" depend on it.
     """
 
@@ -67,6 +69,7 @@ class StyleExtractor(nnx.Module):
         dim: int = 512,
         tiles: int = 1,
         dtype: DTypeLike = jnp.float32,
+        remat: bool = False,
         rngs: nnx.Rngs,
     ):
         kw = {"rngs": rngs, "dtype": dtype}
@@ -75,7 +78,7 @@ class StyleExtractor(nnx.Module):
             raise ValueError(f"aggregation {aggregation!r} is not one of {AGGREGATIONS}")
         unread = aggregation in ("svit", "none")
         frozen = None if unread else frozen_size(encoder)
-        self.encoder = None if unread or frozen else ENCODERS[encoder](width, dim, **kw)
+        self.encoder = None if unread or frozen else ENCODERS[encoder](width, dim, remat, **kw)
         self.project = linear(frozen.embedding_dim, dim, **kw) if frozen else None
         simple = {"mean": agg.Mean, "max": agg.Max, "none": agg.Empty, "tokens": agg.Apart}
         if aggregation in simple:

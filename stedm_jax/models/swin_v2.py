@@ -143,7 +143,11 @@ class PatchMerging(nnx.Module):
 
 
 class SwinV2(nnx.Module):
-    """Images to `classes` numbers (a style vector, when used as style encoder)."""
+    """Images to `classes` numbers (a style vector, when used as style encoder).
+
+    Args:
+        remat: recompute each block in the backward pass, for memory.
+    """
 
     def __init__(
         self,
@@ -154,8 +158,10 @@ class SwinV2(nnx.Module):
         heads: Sequence[int] = (3, 6, 12, 24),
         window: int = 8,
         dtype: DTypeLike = jnp.float32,
+        remat: bool = False,
         rngs: nnx.Rngs,
     ):
+        self.remat = remat
         kw, self.dtype, dim = {"rngs": rngs, "dtype": dtype}, dtype, embed_dim
         stem = {0: conv(3, dim, 4, stride=4, padding="VALID", **kw), 2: LayerNorm(dim)}
         self.features = Slots([Slots(stem)])
@@ -177,7 +183,7 @@ class SwinV2(nnx.Module):
                 x = self.features[stage](x)
             else:
                 for block in self.features[stage]:
-                    x = block(x)
+                    x = jax.checkpoint(block)(x) if self.remat else block(x)
         return self.norm(x).mean((1, 2))
 
     def __call__(self, x: Float[Array, "n h w 3"]) -> Float[Array, "n classes"]:

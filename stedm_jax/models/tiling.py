@@ -22,6 +22,19 @@ from jaxtyping import Array, Float
 Apply = Callable[[Array], Array]
 
 
+def tile_sizes(tile: int, factor: int) -> dict[str, int]:
+    """Arguments of the functions below for tiles of a side: a quarter of it overlaps, a fourth of that is margin.
+
+    Raises:
+      ValueError: `tile` is no multiple of `factor`, or less than four of it.
+    """
+    _check_multiples(factor, tile=tile)
+    overlap = tile // (4 * factor)
+    if not overlap:
+        raise ValueError(f"a tile of {tile} is too small; it needs {4 * factor} and more")
+    return {"tile": tile, "overlap": overlap * factor, "margin": overlap // 4 * factor, "factor": factor}
+
+
 def encode_tiled(
     encode: Apply, image: Float[Array, "b h w c"], *, tile: int, overlap: int, margin: int = 0, factor: int
 ) -> Float[Array, "b h2 w2 z"]:

@@ -1,8 +1,6 @@
 """The command, the registry, converted folders, exports."""
 
-import dataclasses
 import importlib
-import io
 import os
 import re
 import sys
@@ -11,13 +9,12 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from stedm_jax.convert import __main__ as command
 from stedm_jax.convert import registry
 from stedm_jax.convert.card import model_card
-from stedm_jax.convert.download import download
-from stedm_jax.convert.export import export, export_parts
+from stedm_jax.convert.export import export_parts
 from stedm_jax.convert.files import read_tensors
 from stedm_jax.convert.folder import is_converted, load_folder, save_folder, sha256
 from stedm_jax.convert.registry import NETWORKS, entries, entry
@@ -30,6 +27,7 @@ from tests.convert.torch_zip import whole, write_zip
 
 DATA = Path(os.environ.get("STEDM_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 SMALL = {"depths": (1, 1, 1, 1), "width": 8}
+ALEX = {1: 0, 2: 3, 3: 6, 4: 8, 5: 10}  # slice -> number of its convolution
 INFO = {"name": "small", "network": "small", "licence": "MIT"}
 
 
@@ -78,8 +76,9 @@ def test_entries_are_complete_and_their_builders_are_there():
     assert wanted <= known.keys() and not set(command.COMMANDS) & known.keys()
     for each in known.values():
         assert each.network in NETWORKS and each.licence and each.source and each.what
-        assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in each.sha256.values())
-        assert each.urls.keys() <= each.sha256.keys()
+        assert all(re.fullmatch("[0-9a-f]{8,64}", digest) for digest in each.sha256.values())
+        assert each.urls.keys() <= each.sha256.keys() and not (each.gated and each.urls)
+        assert all(url.startswith("https://") and url.endswith(file) for file, url in each.urls.items())
         for pattern in (*each.ignore, *each.load_only):
             re.compile(pattern)
     for name, network in NETWORKS.items():
@@ -163,7 +162,8 @@ def test_a_damaged_folder_is_refused(tmp_path, small):
 def test_export_is_exact(tmp_path, small, format):
     params, out = random_params(small), tmp_path / "o"
     card = {"title": "A net", "patients": {"train": 5, "test": 2}, "tiles": {"train": 50}, "metrics": {"iou": 0.5}}
-    export(params, out, card=card, network="resnet", format=format)
+    parts: dict = {"parts": {"model": params}, "card": card, "network": "resnet", "tables": {}}
+    export_parts(out=out, **parts, format=format)
     if format == "ours":
         found = load_folder(out)[0]
     else:
@@ -182,9 +182,9 @@ def test_export_is_exact(tmp_path, small, format):
     ):
         assert part in text
     with pytest.raises(UserError, match="--force"):
-        export(params, out, card=card, network="resnet")
+        export_parts(out=out, **parts)
     with pytest.raises(UserError, match="valid are"):
-        export(params, tmp_path / "p", card=card, network="resnet", format="h5")
+        export_parts(out=tmp_path / "p", **parts, format="h5")
 
 
 def test_export_of_several_parts(tmp_path, small):
@@ -200,7 +200,10 @@ def test_export_of_several_parts(tmp_path, small):
 def test_export_command_of_a_converted_folder(tmp_path, checkpoint):
     run("resnet18-imagenet", checkpoint[0], f"--out={tmp_path / 'o'}")
     run("export", tmp_path / "o", f"--out={tmp_path / 'e'}", "--format=published", "--licence=Apache-2.0")
-    assert "Apache-2.0" in (tmp_path / "e" / "README.md").read_text()
+    card = (tmp_path / "e" / "README.md").read_text()
+    assert "Apache-2.0" in card and "its publisher" in card and "counted below" not in card
+    with pytest.raises(UserError, match="converted already"):
+        run("resnet18-imagenet", tmp_path / "o", f"--out={tmp_path / 'x'}")
     run("resnet18-imagenet", tmp_path / "e", f"--out={tmp_path / 'again'}")
     assert same(load_folder(tmp_path / "again")[0], checkpoint[1])
     with pytest.raises(UserError, match="no trained stage"):
@@ -210,26 +213,6 @@ def test_export_command_of_a_converted_folder(tmp_path, checkpoint):
 def test_a_card_says_what_is_unknown():
     text = model_card({}, {}, "net")
     assert "not stated" in text and "Patients: unknown" in text and "None recorded" in text
-
-
-def test_download_verifies_or_refuses(tmp_path):
-    base, digest = entry("taef2"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # of abc
-    ready = dataclasses.replace(base, sha256={"a.bin": digest}, urls={"a.bin": "https://example.org/a.bin"})
-    asked = []
-
-    def answer(contents: bytes):
-        return lambda url, timeout: (asked.append(url), io.BytesIO(contents))[1]
-
-    assert download(ready, tmp_path / "a.bin", open_url=answer(b"abc")) == [tmp_path / "a.bin"]
-    with pytest.raises(UserError, match="exists"):
-        download(ready, tmp_path / "a.bin", open_url=answer(b"abc"))
-    with pytest.raises(UserError, match="another file"):
-        download(ready, tmp_path / "b.bin", open_url=answer(b"abd"))
-    assert asked and [each.name for each in tmp_path.iterdir()] == ["a.bin"]
-    for each in entries().values():  # nothing is fetched whose checksum is not known
-        if not each.urls:
-            with pytest.raises(UserError, match=re.escape(each.source[:40])):
-                download(each, tmp_path / "c", open_url=None)
 
 
 def test_errors_are_one_paragraph(monkeypatch, capsys, tmp_path):
@@ -261,3 +244,56 @@ def test_files_beside_the_repository(tmp_path, name, folder, count):
     run("export", tmp_path / "o", f"--out={tmp_path / 'e'}", "--format=published")
     run(name, tmp_path / "e", f"--out={tmp_path / 'again'}")
     assert same(load_folder(tmp_path / "again")[0], params)
+    if name == "taef2":
+        for file in ("taef2_encoder.safetensors", "taef2_decoder.safetensors"):
+            assert same(load_file(tmp_path / "e" / file), load_file(path / file))
+
+
+def exported(tmp_path: Path, network: str) -> tuple[dict, Path]:
+    """Random weights of a network of the registry, and where they are exported under the published names."""
+    params = random_params(registry.build(network))
+    save_folder(tmp_path / "o", params, {"name": network, "network": network})
+    run("export", tmp_path / "o", f"--out={tmp_path / 'e'}", "--format=published")
+    return params, tmp_path / "e"
+
+
+def test_lpips_goes_out_as_its_package_has_it(tmp_path):
+    params, out = exported(tmp_path, "lpips-alex")
+    state = load_file(out / "lpips_alex.safetensors")
+    slices = [f"net.slice{n}.{layer}.{kind}" for n, layer in ALEX.items() for kind in ("weight", "bias")]
+    heads = [f"{name}.model.1.weight" for i in range(5) for name in (f"lin{i}", f"lins.{i}")]
+    assert sorted(state) == sorted([*slices, *heads, "scaling_layer.shift", "scaling_layer.scale"])
+    kernel = np.asarray(params["net"]["slice2"]["3"]["kernel"])
+    np.testing.assert_array_equal(state["net.slice2.3.weight"], kernel.transpose(3, 2, 0, 1))
+    np.testing.assert_array_equal(state["lins.4.model.1.weight"], state["lin4.model.1.weight"])
+    np.testing.assert_allclose(state["scaling_layer.scale"].ravel(), (0.458, 0.448, 0.450))
+    assert state["scaling_layer.shift"].shape == (1, 3, 1, 1) and state["lin0.model.1.weight"].shape == (1, 64, 1, 1)
+    run("lpips-alex", out, f"--out={tmp_path / 'again'}")
+    assert same(load_folder(tmp_path / "again")[0], params)
+
+
+def test_taef2_goes_out_as_the_two_files_of_its_package(tmp_path):
+    params, out = exported(tmp_path, "taef2")
+    assert sorted(each.name for each in out.glob("*.safetensors")) == [
+        "taef2_decoder.safetensors", "taef2_encoder.safetensors",
+    ]  # fmt: skip
+    encoder, decoder = (load_file(out / f"taef2_{part}.safetensors") for part in ("encoder", "decoder"))
+    assert {"0.weight", "1.conv.0.bias", "14.weight"} <= encoder.keys() and encoder["0.weight"].shape == (64, 3, 3, 3)
+    assert {"1.weight", "3.pool.0.weight", "19.bias"} <= decoder.keys() and decoder["19.bias"].shape == (3,)
+    run("taef2", out, f"--out={tmp_path / 'again'}")
+    assert same(load_folder(tmp_path / "again")[0], params)
+
+
+def test_another_network_is_known_as_such(tmp_path):
+    save_file({"a.weight": np.zeros((2, 2), np.float32)}, tmp_path / "a.safetensors")
+    with pytest.raises(UserError, match="at all: none of their names.*unexpected: a.weight"):
+        run("lpips-alex", tmp_path / "a.safetensors", f"--out={tmp_path / 'o'}")
+    with pytest.raises(UserError, match="There is no folder"):
+        run("export", tmp_path / "nothing", f"--out={tmp_path / 'o'}")
+
+
+def test_help_tells_the_options(capsys):
+    with pytest.raises(SystemExit):
+        run("--help")
+    text = capsys.readouterr().out
+    assert all(part in text for part in ("--weights", "--key", "--load_only", "download", "export"))

@@ -134,10 +134,12 @@ def test_the_right_part_of_a_checkpoint(tmp_path):
 
 def test_prefixes(tmp_path):
     names = {"module.backbone.w": VALUES, "module.head.w": VALUES, "b": VALUES}
-    path = save(tmp_path / "a.safetensors", **names)
-    assert sorted(read_tensors(path, strip=("module.", "backbone."))) == ["b", "head.w", "w"]
-    found = read_tensors(path, under=("nothing.", "module.backbone."))
+    tensors = read_tensors(save(tmp_path / "a.safetensors", **names))
+    assert sorted(tensors.renamed("a", ("",), ("module.", "backbone."))) == ["b", "head.w", "w"]
+    found = tensors.renamed("a", ("nothing.", "module.backbone."), ())
     assert list(found) == ["w"] and sorted(found.left_out) == ["b", "module.head.w"]
-    assert len(read_tensors(path, under=("nothing.", ""))) == 3
-    refused(path, "begin with b, module", under=("first_stage_model.",))
-    refused(path, "two tensors", strip=("module.", "backbone.", "head."))
+    assert len(tensors.renamed("a", ("nothing.", ""), ())) == 3
+    with pytest.raises(UserError, match="begin with b, module"):
+        tensors.renamed("a", ("first_stage_model.",), ())
+    with pytest.raises(UserError, match="two tensors"):
+        tensors.renamed("a", ("",), ("module.", "backbone.", "head."))

@@ -5,7 +5,6 @@ from collections import OrderedDict, defaultdict
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 
@@ -13,7 +12,7 @@ from stedm_jax.convert import __main__ as command
 from stedm_jax.convert.files import read_tensors
 from stedm_jax.convert.folder import load_folder
 from stedm_jax.convert.registry import build, entry
-from stedm_jax.convert.table import flatten, unflatten
+from stedm_jax.convert.table import flatten
 from stedm_jax.errors import UserError
 
 pytestmark = pytest.mark.parity
@@ -133,26 +132,3 @@ def test_published_files_through_the_command(tmp_path, name):
     theirs = peers.state_of(model)
     for key, value in read_tensors(tmp_path / "e").items():
         np.testing.assert_array_equal(value, theirs[key], err_msg=key)
-
-
-def test_an_exported_segmenter_is_loaded_by_smp(tmp_path):
-    from tests import peers
-
-    smp, torch = peers.peer("segmentation_models_pytorch"), peers.torch
-    from safetensors.torch import load_file
-
-    from stedm_jax.convert.export import export
-    from stedm_jax.models.functional import Functional
-    from stedm_jax.models.segmenter import Segmenter
-
-    network = Functional(lambda rngs: Segmenter(classes=2, encoder="resnet18", norm="batch", rngs=rngs))
-    rng, leaves = np.random.default_rng(0), flatten(network.abstract)
-    params = unflatten({p: 0.1 * rng.random(leaf.shape, np.float32) for p, leaf in leaves.items()})
-    export(params, tmp_path / "o", card={}, network="segmenter", format="published")
-    theirs = smp.Unet("resnet18", encoder_weights=None, classes=2)
-    theirs.load_state_dict(load_file(tmp_path / "o" / "model.safetensors"))
-    image = np.random.default_rng(0).uniform(-1, 1, (1, 32, 32, 3)).astype(np.float32)
-    with torch.no_grad():
-        expected = peers.from_torch_image(theirs.eval()(peers.to_torch_image(image)))
-    found = jax.jit(network.apply)(params, image)
-    assert peers.relative_error(found, expected) < peers.TOLERANCE

@@ -1,8 +1,11 @@
 """Stages of a run as exported weights."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,8 +13,15 @@ import pytest
 from stedm_jax.convert import __main__ as command
 from stedm_jax.convert.files import read_tensors
 from stedm_jax.convert.folder import load_folder
+from stedm_jax.convert.registry import tables
 from stedm_jax.convert.run import read_run
+from stedm_jax.convert.table import flatten, from_torch, unflatten
+from stedm_jax.convert.tables import convnext
 from stedm_jax.errors import UserError
+from stedm_jax.models.fcn8s import Fcn8s
+from stedm_jax.models.functional import Functional
+from stedm_jax.models.segmenter import Segmenter
+from stedm_jax.models.vgg import pool
 from stedm_jax.training.checkpoints import Checkpoints
 from stedm_jax.training.state import TrainState
 
@@ -29,6 +39,8 @@ AUTOENCODER = {
     "encoder": {"conv_in": {"kernel": jnp.ones((3, 3, 3, 4))}},
     "discriminator": {"main": {"kernel": jnp.ones((4, 4, 3, 4))}},
 }
+DECODER = (16, 16, 8, 8, 8)
+FCN8S = {"widths": (8,) * 5, "hidden": 24}
 MODEL = "autoencoder.model."
 CONFIG = {
     "name": "made", "title": "", "data.tiles": "{workdir}/data/tiles", "diffusion.train.steps": 7,
@@ -73,7 +85,7 @@ def test_a_diffusion_stage_in_both_formats(tmp_path, workdir):
     assert unet["middle_block.1.in_layers.2.weight"].shape == (4, 4, 3, 3)
     text = (tmp_path / "theirs" / "README.md").read_text()
     assert "| train | 2 | 9 |" in text and "classes: tumour" in text and "- mpp: 0.5" in text
-    with pytest.raises(UserError, match="for autoencoders"):
+    with pytest.raises(UserError, match="an autoencoder of the kind"):
         command.main(["export", str(folder), f"--out={tmp_path / 'x'}", "--format=diffusers"])
 
 
@@ -87,37 +99,174 @@ def test_what_is_no_stage_is_refused_with_what_there_is(tmp_path, workdir):
     stage(workdir, "diffusion", DIFFUSION)
     with pytest.raises(UserError, match="Name one of .*diffusion"):
         read_run(workdir)
-    with pytest.raises(UserError, match="no trained stage"):
+    with pytest.raises(UserError, match="no folder"):
         read_run(tmp_path / "nothing")
+    with pytest.raises(UserError, match="no trained stage"):
+        read_run(tmp_path)
     (workdir / "autoencoder" / "checkpoints").mkdir(parents=True)
     with pytest.raises(UserError, match="no whole checkpoint"):
         read_run(workdir / "autoencoder")
 
 
+@pytest.fixture
+def trained(workdir, monkeypatch):
+    """Makes a stage that has finished with the given parameters, without writing them; gives its folder."""
+
+    def make(name: str, params: dict, **settings: object) -> Path:
+        (workdir / name / "checkpoints").mkdir(parents=True)
+        (workdir / "config.json").write_text(json.dumps(CONFIG | settings))
+        store = SimpleNamespace(read_params=lambda step: params, fingerprint=lambda step: "abc")
+        monkeypatch.setattr("stedm_jax.convert.run.finished", lambda folder: nullcontext((store, 7)))
+        return workdir / name
+
+    return make
+
+
+def random_params(network: Functional) -> dict:
+    rng, leaves = np.random.default_rng(0), flatten(network.abstract)
+    return unflatten({path: 0.1 * rng.random(leaf.shape, np.float32) for path, leaf in leaves.items()})
+
+
+def publish(folder: Path, out: Path) -> str:
+    """Exports a stage under the published names; its card."""
+    command.main(["export", str(folder), f"--out={out}", "--format=published"])
+    return (out / "README.md").read_text()
+
+
+def segmenter_settings(**model: object) -> dict[str, object]:
+    plain = {"kind": "unet", "encoder": "mit", "norm": "batch", "decoder": DECODER}
+    return {f"segmentation.model.{key}": value for key, value in (plain | model).items()}
+
+
+def test_an_fcn8s_has_the_names_and_shapes_of_vgg16(tmp_path, trained, capsys):
+    """Its two wide convolutions are linear layers there."""
+    network = Functional(lambda rngs: Fcn8s(classes=3, **FCN8S, rngs=rngs))
+    params = random_params(network)
+    settings = segmenter_settings(kind="fcn8s", encoder="convnext_tiny")  # which this kind does not read
+    card = publish(trained("segmentation/labelled-0", params, **settings), tmp_path / "o")
+    state = read_tensors(tmp_path / "o")
+    assert state["classifier.0.weight"].shape == (24, 8 * 49) and state["classifier.3.weight"].shape == (24, 24)
+    assert state["features.28.weight"].shape == (8, 8, 3, 3) and state["score_fr.weight"].shape == (3, 24, 1, 1)
+    kernel = params["classifier"]["0"]["kernel"]
+    np.testing.assert_array_equal(state["classifier.0.weight"].reshape(24, 8, 7, 7)[5, 3], kernel[:, :, 3, 5])
+    back = flatten(from_torch(state, network.abstract, tables("vgg16-fcn8s")[0]))
+    assert all(np.array_equal(back[path], leaf) for path, leaf in flatten(params).items())
+    assert "torchvision's vgg16" in card and "torchvision's vgg16" in capsys.readouterr().out
+
+
+def test_a_taef2_goes_out_in_two_files(tmp_path, trained):
+    params = {"encoder": {"0": {"kernel": np.ones((3, 3, 3, 4))}}, "decoder": {"1": {"bias": np.ones(4)}}}
+    folder = trained("autoencoder", params, **{f"{MODEL}kind": "taef2"})
+    publish(folder, tmp_path / "o")
+    assert {each.name for each in (tmp_path / "o").glob("*.safetensors")} == {
+        "taef2_encoder.safetensors", "taef2_decoder.safetensors",
+    }  # fmt: skip
+    assert list(read_tensors(tmp_path / "o" / "taef2_decoder.safetensors")) == ["1.bias"]
+    with pytest.raises(UserError, match="kind vq or kl"):
+        command.main(["export", str(folder), f"--out={tmp_path / 'x'}", "--format=diffusers"])
+
+
+@pytest.mark.parametrize(
+    "model, part",
+    (
+        ({"encoder": "resnet34"}, "smp.Unet('resnet34', decoder_channels=(16, 16, 8, 8, 8))"),
+        ({"encoder": "convnext_base"}, "smp.Unet('tu-convnext_base', "),
+        ({"encoder": "mit_b5"}, "smp.Unet('mit_b5', "),
+        (
+            {"widths": [64, 128, 320, 512], "depths": [3, 4, 6, 3], "heads": [1, 2, 5, 8], "reductions": [8, 4, 2, 1]},
+            "smp.Unet('mit_b2', ",
+        ),
+        ({"widths": [8, 8]}, "MiT of sizes that smp has not"),
+        ({"encoder": "resnet18", "norm": "group"}, "group norms, which smp does not have"),
+    ),
+)
+def test_the_card_says_what_the_names_are_of(tmp_path, trained, model, part):
+    params = {"encoder": {"stages": {"0": {"norm": {"scale": np.ones(3)}}}}}
+    folder = trained("segmentation/labelled-0", params, **segmenter_settings(**model))
+    assert part in publish(folder, tmp_path / "o")
+
+
 @pytest.mark.parity
-def test_diffusers_loads_an_exported_autoencoder(tmp_path):
+@pytest.mark.parametrize(
+    "encoder, peer",
+    (
+        ("mit_b0", "mit_b0"), ("resnet18", "resnet18"), ("convnext_tiny", "tu-convnext_tiny"),
+        pytest.param("resnet50", "resnet50", marks=pytest.mark.slow),
+    ),
+)  # fmt: skip
+def test_smp_loads_every_family_of_segmenters(tmp_path, trained, encoder, peer):
+    """Strictly, and with the same output."""
+    from tests import peers
+
+    smp, torch = peers.peer("segmentation_models_pytorch"), peers.torch
+    from safetensors.torch import load_file
+
+    network = Functional(lambda rngs: Segmenter(classes=2, encoder=encoder, norm="batch", decoder=DECODER, rngs=rngs))
+    theirs = smp.Unet(peer, encoder_weights=None, classes=2, decoder_channels=DECODER)
+    params = peers.mapped(peers.randomise(theirs), network, convnext.TABLE if "convnext" in encoder else ())
+    want = peers.state_of(theirs)
+    card = publish(trained("segmentation/a-0", params, **segmenter_settings(encoder=encoder)), tmp_path / "o")
+    assert f"smp.Unet('{peer}'" in card
+    state = load_file(tmp_path / "o" / "model.safetensors")
+    for name, value in state.items():
+        np.testing.assert_array_equal(value.numpy(), want[name], err_msg=name)
+    peers.randomise(theirs, seed=1)
+    theirs.load_state_dict(state)
+    image = np.random.default_rng(0).uniform(-1, 1, (1, 64, 64, 3)).astype(np.float32)
+    with torch.no_grad():
+        expected = peers.from_torch_image(theirs.eval()(peers.to_torch_image(image)))
+    assert peers.relative_error(jax.jit(network.apply)(params, image), expected) < peers.TOLERANCE
+
+
+@pytest.mark.parity
+def test_torchvision_loads_an_exported_fcn8s(tmp_path, trained):
+    """All of vgg16 but its last layer, which FCN-8s does not have."""
+    from tests import peers
+
+    vgg, torch = peers.peer("torchvision.models").vgg, peers.torch
+    from safetensors.torch import load_file
+
+    plan = [8, 8, "M", 8, 8, "M", 8, 8, 8, "M", 8, 8, 8, "M", 8, 8, 8, "M"]
+    theirs = vgg.VGG(vgg.make_layers(plan), init_weights=False)
+    wide = torch.nn.Linear(8 * 49, 24), torch.nn.Linear(24, 24), torch.nn.Linear(24, 5)
+    theirs.classifier[0], theirs.classifier[3], theirs.classifier[6] = wide
+    network = Functional(lambda rngs: Fcn8s(classes=2, **FCN8S, rngs=rngs))
+    params = random_params(network)
+    publish(trained("segmentation/a-0", params, **segmenter_settings(kind="fcn8s")), tmp_path / "o")
+    result = theirs.load_state_dict(load_file(tmp_path / "o" / "model.safetensors"), strict=False)
+    assert sorted(result.missing_keys) == ["classifier.6.bias", "classifier.6.weight"]
+    assert all(name.startswith("score_") for name in result.unexpected_keys)
+    image = np.random.default_rng(0).uniform(-1, 1, (1, 224, 224, 3)).astype(np.float32)
+    with torch.no_grad():
+        maps = theirs.features(peers.to_torch_image(image))
+        expected = theirs.classifier[0](maps.flatten(1))
+
+    @jax.jit
+    def middle(params, image):
+        net = network.module(params)
+        return net.classifier[0](pool(net.features(image)[4]))[:, 3, 3]
+
+    assert peers.relative_error(middle(params, image), expected) < peers.TOLERANCE
+
+
+@pytest.mark.parity
+def test_diffusers_loads_an_exported_autoencoder(tmp_path, trained):
     from tests import peers
 
     diffusers, torch = peers.peer("diffusers"), peers.torch
-    import jax
-
-    from stedm_jax.convert.export import export
-    from stedm_jax.convert.run import _diffusers
-    from stedm_jax.convert.table import flatten, unflatten
     from stedm_jax.models.autoencoder import Autoencoder
-    from stedm_jax.models.functional import Functional
 
     for kind in ("vq", "kl"):
-        table, settings = _diffusers(CONFIG | {f"{MODEL}kind": kind})["model"]
         small = {"channels": 128, "multipliers": (1, 1), "res_blocks": 1, "latent_channels": 3, "codes": 16}
         network = Functional(
             lambda rngs, kind=kind, small=small: Autoencoder(kind=kind, attention=True, **small, rngs=rngs)
         )
-        rng, leaves = np.random.default_rng(0), flatten(network.abstract)
-        params = unflatten({p: rng.normal(0, 0.05, leaf.shape).astype(np.float32) for p, leaf in leaves.items()})
-        out = tmp_path / kind
-        export(params, out, card={}, network=kind, table=table, format="diffusers", settings=settings)
-        theirs = getattr(diffusers, settings["_class_name"]).from_pretrained(out).eval()
+        out, params = tmp_path / kind, jax.tree.map(lambda x: x - 0.05, random_params(network))
+        folder = trained(f"autoencoder/{kind}", params, **{f"{MODEL}kind": kind})
+        command.main(["export", str(folder), f"--out={out}", "--format=diffusers"])
+        name = json.loads((out / "config.json").read_text())["_class_name"]
+        assert name == {"vq": "VQModel", "kl": "AutoencoderKL"}[kind]
+        theirs = getattr(diffusers, name).from_pretrained(out).eval()
         image = np.random.default_rng(0).uniform(-1, 1, (1, 16, 16, 3)).astype(np.float32)
         with torch.no_grad():
             given = theirs.encode(peers.to_torch_image(image))

@@ -3,6 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from stedm_jax.convert.files import Tensors
+from stedm_jax.convert.registry import entry
 from stedm_jax.convert.table import flatten, from_torch, to_torch
 from stedm_jax.convert.tables import diffusers_autoencoder, ldm_autoencoder
 from stedm_jax.models import autoencoder as ae
@@ -162,10 +164,12 @@ def test_names_are_those_of_ldm_both_ways(kind):
         **({"quantize.embedding.weight": (32, 3)} if kind == "vq" else {}),
     }.items():
         assert state[name].shape == shape, name
-    whole = {ldm_autoencoder.PREFIX + name: value for name, value in state.items()}
-    whole |= {"model.diffusion_model.out.2.weight": np.zeros(3), ldm_autoencoder.PREFIX + "loss.logvar": np.zeros(())}
-    found = ldm_autoencoder.only_first_stage(whole)
-    back = from_torch(found, small(kind).abstract, ldm_autoencoder.TABLE, ignore=ldm_autoencoder.IGNORE)
+    known = entry("ldm-vq-f4")
+    whole = {f"first_stage_model.{name}": lambda value=value: value for name, value in state.items()}
+    whole |= {"model.diffusion_model.out.2.weight": lambda: np.zeros(3)}
+    whole |= {"first_stage_model.loss.logvar": lambda: np.zeros(())}
+    found = Tensors(whole).renamed("a.ckpt", known.under, known.strip)
+    back = from_torch(found, small(kind).abstract, ldm_autoencoder.TABLE, ignore=known.ignore)
     for path, leaf in flatten(back).items():
         np.testing.assert_array_equal(leaf, flatten(params)[path])
 

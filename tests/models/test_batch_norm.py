@@ -84,9 +84,30 @@ def test_group_norm_has_no_statistics_and_other_names_are_refused():
         make_norm("layer", 4)
 
 
-def test_a_single_value_is_refused():
+@pytest.mark.parametrize("norm, train", [(BatchNorm(4), True), (BatchNorm(4, track=False), False)])
+def test_a_single_value_is_refused(norm, train):
     with pytest.raises(ValueError, match="single value"):
-        BatchNorm(4)(jnp.zeros((1, 1, 1, 4)), train=True)
+        norm(jnp.zeros((1, 1, 1, 4)), train=train)
+
+
+def test_without_running_statistics_those_of_the_batch_serve_always():
+    scale = jnp.array([1.0, 2.0, 3.0, 4.0])
+    free = Functional(lambda rngs: BatchNorm(4, track=False, scale=scale))
+    params = free.init(jax.random.key(0))
+    assert params.keys() == {"scale", "bias"} and running_stats(free.module(params)) == {}
+    tracking = BatchNorm(4, scale=scale)
+    for train in (False, True):
+        y = free.module(params)(images(1), train=train)
+        np.testing.assert_array_equal(y, tracking(images(1), train=True))
+
+
+def test_the_discriminator_has_this_one():
+    from stedm_jax.models import discriminator
+
+    network = Functional(lambda rngs: discriminator.Discriminator(filters=4, layers=1, rngs=rngs))
+    params = network.init(jax.random.key(0))
+    assert isinstance(network.module(params).main[3], BatchNorm) and params["main"]["3"].keys() == {"scale", "bias"}
+    assert 0 < float(jnp.std(params["main"]["3"]["scale"])) < 0.1
 
 
 @pytest.mark.parity

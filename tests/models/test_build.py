@@ -30,7 +30,7 @@ AUTOENCODER = {
     "attention": False,
     "legacy_codebook": False,
 }
-STYLE = {"encoder": "swin_v2", "width": 32, "aggregation": "attention", "dim": 16, "tiles": 2}
+STYLE = {"encoder": "swin_v2", "width": 32, "aggregation": "attention", "dim": 16, "tiles": 2, "remat": False}
 SEGMENTER = {
     "kind": "unet",
     "encoder": "mit",

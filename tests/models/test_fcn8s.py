@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from stedm_jax.convert.registry import entry
 from stedm_jax.convert.table import from_torch, to_torch
 from stedm_jax.convert.tables import fcn8s as table
 from stedm_jax.models.fcn8s import Fcn8s, enlarge
@@ -10,6 +11,7 @@ from stedm_jax.models.functional import Functional, param_count
 from stedm_jax.models.vgg import CONVOLUTIONS
 from tests.models.fakes import random_params
 
+VGG16 = entry("vgg16-imagenet")
 SMALL = {"widths": (4, 6, 8, 8, 8), "hidden": 12}
 
 
@@ -63,7 +65,7 @@ def test_vgg16_of_torchvision_goes_in_and_comes_out(network):
 
     module = small_vgg16()
     state = peers.state_of(module)
-    loaded = from_torch(state, network.abstract, table.TABLE, ignore=table.IGNORE, load_only=table.LOAD_ONLY)
+    loaded = from_torch(state, network.abstract, table.TABLE, ignore=VGG16.ignore, load_only=VGG16.load_only)
     params = jax.tree.map(jnp.asarray, {**random_params(network), **loaded})
     x = np.random.default_rng(0).uniform(-1, 1, (1, 224, 224, 3)).astype(np.float32)
 
@@ -93,7 +95,7 @@ def test_whole_network_is_that_of_an_oracle(network):
     params = random_params(network)
     params |= jax.tree.map(
         jnp.asarray,
-        from_torch(peers.state_of(vgg), network.abstract, table.TABLE, ignore=table.IGNORE, load_only=table.LOAD_ONLY),
+        from_torch(peers.state_of(vgg), network.abstract, table.TABLE, ignore=VGG16.ignore, load_only=VGG16.load_only),
     )
     score = {name: peers.torch.tensor(value) for name, value in to_torch(params).items() if name.startswith("score")}
     x = np.random.default_rng(0).uniform(-1, 1, (2, 64, 96, 3)).astype(np.float32)
@@ -126,7 +128,7 @@ def test_full_size_takes_vgg16_of_torchvision():
     network = Functional(lambda rngs: Fcn8s(classes=2, rngs=rngs))
     module = peers.randomise(peers.peer("torchvision.models").vgg16(weights=None))
     loaded = from_torch(
-        peers.state_of(module), network.abstract, table.TABLE, ignore=table.IGNORE, load_only=table.LOAD_ONLY
+        peers.state_of(module), network.abstract, table.TABLE, ignore=VGG16.ignore, load_only=VGG16.load_only
     )
     x = np.random.default_rng(0).uniform(-1, 1, (1, 64, 64, 3)).astype(np.float32)
     with peers.torch.no_grad():

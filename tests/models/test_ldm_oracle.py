@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from stedm_jax.convert.table import from_torch, to_torch
-from stedm_jax.convert.tables import diffusers_unet, ldm_unet
+from stedm_jax.convert.tables import ldm_unet
 from stedm_jax.models.functional import Functional, param_count
 from stedm_jax.models.transformer import Tokens
 from stedm_jax.models.unet import UNet
+from tests.models import diffusers_unet
 
 STEDM = {"base": 128, "multipliers": (1, 4, 8), "res_blocks": 2, "heads": 8}
 LID = {"base": 192, "multipliers": (1, 2, 3, 5), "res_blocks": 2, "heads": 1, "attention_at": (2, 4, 8)}

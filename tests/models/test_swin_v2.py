@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from stedm_jax.convert.registry import entry
 from stedm_jax.convert.table import to_torch
-from stedm_jax.convert.tables import swin_v2 as table
 from stedm_jax.models.functional import Functional, param_count
 from stedm_jax.models.swin_v2 import SwinV2, relative_index, relative_table, shift_groups
 from tests.models.fakes import random_params
@@ -32,6 +32,15 @@ def test_padded_size_has_finite_output_that_depends_on_every_corner(network):
     assert np.all(np.isfinite(grad))
     corners = [grad[0, i, j] for i in (slice(0, 4), slice(-4, None)) for j in (slice(0, 4),)]
     assert all(np.abs(c).max() > 0 for c in corners)
+
+
+def test_computing_blocks_again_changes_no_gradient(network):
+    params = random_params(network)
+    again = Functional(lambda rngs: SwinV2(classes=5, **SMALL, remat=True, rngs=rngs))
+    x = jax.random.normal(jax.random.key(2), (1, 16, 16, 3))
+    loss = lambda p, net: jnp.square(net.apply(p, x)).sum()  # noqa: E731
+    kept, new = (jax.jit(jax.grad(loss), static_argnums=1)(params, net) for net in (network, again))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), kept, new)
 
 
 def test_shift_keeps_opposite_edges_apart():
@@ -80,9 +89,9 @@ def test_torchvision_and_all_its_gradients(size):
 
     module = torchvision_swin(24, (2, 2), (3, 6), classes=5)
     network = Functional(lambda rngs: SwinV2(classes=5, embed_dim=24, depths=(2, 2), heads=(3, 6), rngs=rngs))
-    params = peers.mapped(module, network, table.TABLE, table.IGNORE)
+    params = peers.mapped(module, network, ignore=entry("swin-v2-t-imagenet").ignore)
     assert param_count(params) == sum(p.numel() for p in module.parameters())
-    state, back = peers.state_of(module), to_torch(params, table.TABLE)
+    state, back = peers.state_of(module), to_torch(params)
     assert all(np.array_equal(back.pop(name), state[name]) for name, _ in module.named_parameters()) and not back
     x = jax.random.normal(jax.random.key(0), (2, *size, 3))
     theirs = module(peers.to_torch_image(x))
@@ -115,7 +124,7 @@ def test_torchvision_at_full_size(size):
         n: p.shape for n, p in module.state_dict().items()
     }
     x = jax.random.normal(jax.random.key(0), (1, *size, 3))
-    params = peers.mapped(module, network, table.TABLE, table.IGNORE)
+    params = peers.mapped(module, network, ignore=entry("swin-v2-t-imagenet").ignore)
     with peers.torch.no_grad():
         theirs = module(peers.to_torch_image(x))
     error = peers.relative_error(jax.jit(network.apply)(params, x), theirs)

@@ -5,7 +5,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
+from stedm_jax.convert.files import read_tensors
+from stedm_jax.convert.registry import entry
 from stedm_jax.convert.table import flatten, from_torch, to_torch
 from stedm_jax.convert.tables import taef2 as tables
 from stedm_jax.evaluation.image_quality import psnr
@@ -31,15 +34,17 @@ def test_shapes_and_size():
     assert param_count(taef2.abstract["decoder"]) == 1_338_499
 
 
-def test_names_are_the_published_ones_and_both_kinds_of_file_are_read():
+def test_names_are_the_published_ones_and_both_kinds_of_file_are_read(tmp_path):
     small = network(channels=8, latent_channels=4)
     params = random_params(small)
     state = to_torch(params, tables.TABLE)
     assert state["decoder.3.pool.1.weight"].shape == (32,) and state["decoder.1.weight"].shape == (8, 4, 3, 3)
-    split = [{n.removeprefix(p): v for n, v in state.items() if n.startswith(p)} for p in ("encoder.", "decoder.")]
+    for name, tensors in tables.files(state).items():
+        save_file(tensors, tmp_path / f"{name}.safetensors")
+    two = read_tensors(tmp_path, parts=entry("taef2").parts)
     single = to_torch(params, tables.DIFFUSERS)
     assert single["decoder.layers.2.pool.1.weight"].shape == (32,)
-    for tensors, table in ((tables.join(*split), tables.TABLE), (single, tables.DIFFUSERS)):
+    for tensors, table in ((two, tables.TABLE), (single, tables.DIFFUSERS)):
         back = from_torch(tensors, small.abstract, table)
         for path, leaf in flatten(back).items():
             np.testing.assert_array_equal(leaf, flatten(params)[path])
@@ -109,14 +114,12 @@ def test_the_pooled_block_equals_a_torch_oracle():
 @pytest.mark.data
 def test_published_weights_reconstruct_real_tissue():
     from PIL import Image
-    from safetensors.numpy import load_file
 
     weights, images = DATA.parent / "weights" / "taef2", sorted((DATA / "glas" / "images").glob("testA_*.jpg"))[:16]
     if not weights.is_dir() or not images:
         pytest.skip(f"needs weights/taef2 and data/glas beside {DATA}; set STEDM_DATA to the folder that has glas/")
-    files = [load_file(weights / f"taef2_{part}.safetensors") for part in ("encoder", "decoder")]
     taef2 = network()
-    params = from_torch(tables.join(*files), taef2.abstract, tables.TABLE)
+    params = from_torch(read_tensors(weights, parts=entry("taef2").parts), taef2.abstract, tables.TABLE)
     crops = np.stack([np.asarray(Image.open(path).convert("RGB"))[100:356, 100:356] for path in images])
     x = jnp.asarray(crops / 127.5 - 1, jnp.float32)
 

@@ -5,11 +5,12 @@ import pytest
 from flax import nnx
 
 from stedm_jax.convert.table import from_torch, to_torch
-from stedm_jax.convert.tables import diffusers_unet, ldm_unet
+from stedm_jax.convert.tables import ldm_unet
 from stedm_jax.models import blocks, transformer
 from stedm_jax.models.functional import Functional, param_count
 from stedm_jax.models.layers import norm_groups
 from stedm_jax.models.transformer import SpatialTransformer, Tokens
+from tests.models import diffusers_unet
 from tests.models.fakes import random_params
 
 F32 = jnp.float32

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from stedm_jax.convert.registry import entry
 from stedm_jax.convert.table import from_torch, to_torch
-from stedm_jax.convert.tables.vit import IGNORE, TABLE
 from stedm_jax.errors import UserError
 from stedm_jax.models.functional import Functional, param_count
 from stedm_jax.models.vit import ViT, resampling_matrix
@@ -107,11 +107,11 @@ def test_resampling_matrices():
 def test_names_go_to_torch_and_back_and_other_parts_are_left_alone():
     network = vit(VARIANTS["all"])
     params = random_params(network)
-    there = to_torch(params, TABLE)
+    there = to_torch(params)
     assert {"cls_token", "reg_token", "pos_embed", "patch_embed.proj.weight", "blocks.1.attn.qkv.weight"} < set(there)
     assert {"blocks.0.ls1.gamma", "blocks.0.norm1.weight", "blocks.1.mlp.fc2.bias", "norm.weight"} < set(there)
     extra = {"head.mlp.0.weight": np.zeros((2, 2)), "head.weight": np.zeros((3, 16)), "mask_token": np.zeros((1, 16))}
-    back = from_torch(there | extra, network.abstract, TABLE, ignore=IGNORE)
+    back = from_torch(there | extra, network.abstract, ignore=entry("uni2-h").ignore)
     jax.tree.map(np.testing.assert_array_equal, back, params)
 
 
@@ -151,7 +151,7 @@ def test_outputs_are_timms(name, shape):
     size = VARIANTS[name]
     theirs = peers.randomise(timm_vit(size))
     network, x = vit(size), image(2, *shape, 3)
-    params = peers.mapped(theirs, network, TABLE)
+    params = peers.mapped(theirs, network)
     wanted = theirs(peers.to_torch_image(x)).detach().numpy()
     both = jax.jit(lambda p: (network.apply(p, x, method="features"), network.apply(p, x)))
     tokens, ours = both(params)
@@ -160,7 +160,7 @@ def test_outputs_are_timms(name, shape):
     if size.embedding == "class+mean":
         embedding = np.concatenate([embedding, wanted[:, 1 + size.registers :].mean(1)], axis=1)
     assert peers.relative_error(ours, embedding) <= peers.TOLERANCE
-    for key, value in to_torch(params, TABLE).items():
+    for key, value in to_torch(params).items():
         np.testing.assert_array_equal(value, theirs.state_dict()[key].numpy())
 
 
@@ -172,11 +172,11 @@ def test_gradients_are_timms(name):
     size = VARIANTS[name]
     theirs = peers.randomise(timm_vit(size))
     network, x = vit(size, remat=name == "all"), image(2, 8, 24, 3)
-    params = peers.mapped(theirs, network, TABLE)
+    params = peers.mapped(theirs, network)
     weights = np.random.default_rng(1).normal(size=theirs(peers.to_torch_image(x)).shape).astype(np.float32)
     (theirs(peers.to_torch_image(x)) * peers.torch.from_numpy(weights)).sum().backward()
     grads = jax.jit(jax.grad(lambda p: (network.apply(p, x, method="features") * weights).sum()))(params)
-    errors = peers.gradient_errors(grads, theirs, network, TABLE)
+    errors = peers.gradient_errors(grads, theirs, network)
     assert max(errors.values()) <= peers.TOLERANCE, errors
 
 
@@ -192,7 +192,7 @@ def test_parameter_counts_are_timms():
         zeros = {key: np.broadcast_to(np.float32(0), value.shape) for key, value in short.state_dict().items()}
         abstract = vit(replace(size, depth=2)).abstract
         ours = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), abstract)
-        assert {k: v.shape for k, v in to_torch(ours, TABLE).items()} == {k: v.shape for k, v in zeros.items()}, name
+        assert {k: v.shape for k, v in to_torch(ours).items()} == {k: v.shape for k, v in zeros.items()}, name
 
 
 def dino_positions(table, height, width):
@@ -227,7 +227,7 @@ def test_hipt_at_full_size():
     size = vit_size("hipt_vit256")
     theirs = peers.randomise(timm_vit(size))
     network, x = vit(size), image(2, 256, 256, 3)
-    params = peers.mapped(theirs, network, TABLE)
+    params = peers.mapped(theirs, network)
     with peers.torch.no_grad():  # timm with DINO's positions for 16 x 16 patches
         table = params["pos_embed"]
         wide = np.concatenate([table[:, :1], dino_positions(np.asarray(table), 16, 16)], axis=1)

@@ -1,6 +1,6 @@
 """torchvision's vgg16: its first linear layer reads 7x7 pixels and is a convolution here, as is the second.
 
-For `vgg16` itself, leave `classifier.6` alone (IGNORE) and load what is there (LOAD_ONLY): the scores are new.
+vgg16's own last layer, `classifier.6`, has no place here, and the scores are new (entries.py).
 """
 
 from stedm_jax.convert.table import LAYOUTS, Rule, Table
@@ -15,5 +15,3 @@ TABLE: Table = (
     Rule("classifier.0.weight", "classifier/0/kernel", "linear7x7"),
     Rule("classifier.3.weight", "classifier/3/kernel", "linear1x1"),
 )
-IGNORE = (r"^classifier\.6\.",)
-LOAD_ONLY = (r"^features/", r"^classifier/")

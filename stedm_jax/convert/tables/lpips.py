@@ -1,6 +1,11 @@
-"""LPIPS with AlexNet, from a file in flax layout; the names of the PyTorch package need no table."""
+"""LPIPS with AlexNet: names of the PyTorch package, which are ours, and those of a file in flax layout."""
+
+from collections.abc import Mapping
+
+import numpy as np
 
 from stedm_jax.convert.table import Rule, Table
+from stedm_jax.models.lpips import SCALE, SHIFT
 
 _SLICES = ((1, 0), (2, 3), (3, 6), (4, 8), (5, 10))
 TABLE: Table = (
@@ -8,5 +13,11 @@ TABLE: Table = (
     *(Rule(f"NetLinLayer_{i}/Conv_0/{{a}}", f"lin{i}/model/1/{{a}}") for i in range(5)),
 )
 PYTORCH: Table = ()
-PYTORCH_IGNORE = (r"^lins\.", r"^scaling_layer\.")
-"""The package's heads stand in its state dict twice, and so do the constants of the input."""
+
+
+def files(tensors: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+    """The state dict of the package's module, which has the heads twice, and the constants of its input."""
+    heads = {f"lins.{name.removeprefix('lin')}": value for name, value in tensors.items() if name.startswith("lin")}
+    pairs = (("shift", SHIFT), ("scale", SCALE))
+    fixed = {f"scaling_layer.{name}": np.array(value, np.float32)[None, :, None, None] for name, value in pairs}
+    return {"lpips_alex": {**tensors, **heads, **fixed}}

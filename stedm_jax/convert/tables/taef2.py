@@ -7,7 +7,7 @@ import numpy as np
 from stedm_jax.convert.table import Rule, Table
 
 TABLE: Table = ()
-"""Of the names that `join` makes."""
+"""Of the two files, whose names get `encoder.` and `decoder.` before them."""
 
 # Diffusers does not count the clamp, so that its decoder's numbers are one lower.
 _LAYERS = [(f"encoder.layers.{n}", f"encoder/{n}") for n in range(15)]
@@ -25,7 +25,10 @@ DIFFUSERS: Table = tuple(
 """Of the single file, and of diffusers' AutoencoderTiny."""
 
 
-def join(encoder: Mapping[str, np.ndarray], decoder: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Tensors of the two published files under `encoder.` and `decoder.`."""
-    parts = (("encoder", encoder), ("decoder", decoder))
-    return {f"{part}.{name}": value for part, tensors in parts for name, value in tensors.items()}
+def files(tensors: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+    """The two files as published: name of the file -> its tensors."""
+    out: dict[str, dict[str, np.ndarray]] = {}
+    for name, tensor in tensors.items():
+        part, _, rest = name.partition(".")
+        out.setdefault(f"taef2_{part}", {})[rest] = tensor
+    return out
