@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from data_prep.pool import leave_with
+from data_prep.engine.executors import leave_with
 from stedm_jax.errors import PARENT, UserError
 
 

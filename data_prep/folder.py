@@ -7,24 +7,24 @@ never annotated), and may have mpp (microns per pixel of the image; goes before 
 column becomes a tag of every tile. Masks hold class ids by the order of --classes, and 255 where unlabelled.
 
 The last row and column of tiles are shifted inwards. In val and test, the pixels that an earlier tile has are
-unlabelled there, so that no pixel counts twice; --stride holds for train and style only.
+unlabelled there, so that no pixel counts twice; --stride holds for train and style only. A bad image is named and
+stops no other. OUT-report/ gets report.jsonl, summary.md and a picture of each image; the same command again packs
+only what is missing.
 
-Exit status: 0 packed; 2 nothing was packed, because of the error that is told.
+Exit status: 0 all images packed; 1 some failed, the others are packed; 2 nothing was packed.
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from data_prep.classes import palette, parse_classes
-from data_prep.command import Progress, identifier, run_command
-from data_prep.images import Picture, fit_picture, read_picture, scale_picture
-from data_prep.table import Row, check_files, parse_splits, read_table
-from data_prep.tiling import covering_starts
-from stedm_jax.data.records import TileWriter
-from stedm_jax.data.schema import VOID, ClassSpec, Tile
+from data_prep.classes import ClassPlan, palette, read_classes
+from data_prep.command import run_command
+from data_prep.engine.job import CutRules, Job, MaskFile
+from data_prep.engine.options import add_options, rules_from
+from data_prep.engine.run import prepare
+from data_prep.table import Row, check_files, missing_files, parse_splits, read_table
+from stedm_jax.data.schema import VOID, ClassSpec
 from stedm_jax.errors import UserError
 
 
@@ -41,18 +41,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--images", type=Path, required=True, help="folder that the column image is relative to")
     add("--masks", type=Path, required=True, help="folder that the column mask is relative to")
     add("--table", type=Path, required=True, help="CSV with image, mask, patient, split")
-    add("--classes", required=True, help="class names by id: background,gland")
-    add("--out", type=Path, required=True, help="folder of the tile set")
-    add("--tile", type=int, default=256, help="side of the tiles in pixels (256)")
-    add("--stride", type=int, default=0, help="pixels from tile to tile in train and style (as --tile)")
-    add("--mpp", type=float, help="microns per pixel of the tiles (those of the images)")
+    add("--classes", required=True, help="class names by id: background,gland:#c80000")
     add("--source_mpp", type=float, help="microns per pixel of the images (as --mpp)")
     add("--fit", action="store_true", help="scale each image so that its shorter side is --tile")
     add("--values", help="values in the masks by class id, e.g. 0,255 (0,1,2,...)")
-    add("--splits", default="", help="splits by patient, train:P1,P2;test:P3 (the column split of the table)")
-    add("--codec", default="png", help="png, or jpeg50 to jpeg100 (png)")
-    add("--name", help="name of the data set (that of OUT)")
-    add("--overwrite", action="store_true", help="replace a tile set that stands at OUT")
+    add_options(parser, tile=256, mpp=None)
     return parser.parse_args(argv)
 
 
@@ -98,130 +91,88 @@ def choose_scale(row: Row, args: argparse.Namespace) -> tuple[float, float]:
     return mpp, 1.0 if abs(ratio - 1) < 0.01 else ratio
 
 
-def cut_picture(picture: Picture, tile: int, stride: int, once: bool) -> Iterator[tuple[int, int, Picture]]:
-    """Cuts a picture into tiles that cover it.
-
-    Args:
-      picture: image and mask, at least one tile large.
-      tile, stride: in pixels.
-      once: mask what an earlier tile has, so that every labelled pixel is in exactly one tile.
-
-    Yields:
-      (y, x, tile) by rows.
-    """
-    height, width = picture.mask.shape
-    left = picture.mask.copy()
-    for y in covering_starts(height, tile, stride):
-        for x in covering_starts(width, tile, stride):
-            box = np.s_[y : y + tile, x : x + tile]
-            yield y, x, Picture(np.ascontiguousarray(picture.image[box]), left[box].copy())
-            if once:
-                left[box] = VOID
-
-
-def picture_tiles(row: Row, args: argparse.Namespace, values: Sequence[int]) -> Iterator[Tile]:
-    """All tiles of one image of the table, those without a label among them."""
-    mask = args.masks / row.extra["mask"] if row.extra["mask"] and row.split != "style" else None
-    picture = read_picture(args.images / row.file, mask, values)
-    mpp, ratio = choose_scale(row, args)
-    if args.fit:
-        ratio = min(picture.mask.shape) / args.tile
-        picture = fit_picture(picture, args.tile)
-    elif ratio != 1:
-        picture = scale_picture(picture, ratio)
-    height, width = picture.mask.shape
-    if min(height, width) < args.tile:
-        raise UserError(
-            f"Image {row.file} is {width}x{height} pixels at {mpp:g} um, smaller than a tile of "
-            f"{args.tile}; set a smaller "
-            "--tile, or --fit to scale each image to it."
-        )
-    once = row.split in ("val", "test")
-    stride = args.tile if once else args.stride or args.tile
-    for y, x, part in cut_picture(picture, args.tile, stride, once):
-        yield Tile(
-            image=part.image,
-            mask=part.mask,
-            patient=row.patient,
-            slide=row.file,
-            split=row.split,
-            x=round(x * ratio),
-            y=round(y * ratio),
-            level=0,
-            mpp=mpp,
-            tags=row.tags,
-        )
-
-
-def pack(args: argparse.Namespace, quiet: bool = False) -> dict[str, int]:
-    """Packs the images that the table names.
-
-    Returns:
-      Tiles of each split, and under "unlabelled" how many were left out because nothing in them is labelled.
+def first_scale(rows: Sequence[Row], args: argparse.Namespace) -> float:
+    """Microns per pixel of the tiles: --mpp, or those of the first image that has any.
 
     Raises:
-      UserError: anything amiss; nothing is written then.
+      UserError: nobody says the microns, or every image is coarser than the tiles are to be.
     """
+    wrong: list[UserError] = []
+    for row in rows:
+        try:
+            return choose_scale(row, args)[0]
+        except UserError as error:
+            wrong.append(error)
+    raise wrong[0]
+
+
+def make_job(number: int, row: Row, args: argparse.Namespace, values: Sequence[int] | None, mpp: float) -> Job:
+    """The job of a row.
+
+    Raises:
+      UserError: the row has no mask though its split is annotated, or another resolution than it can be given.
+    """
+    own = choose_source(row, args, mpp)
+    tiles, _ = choose_scale(row, args)
+    if abs(tiles / mpp - 1) > 0.02:
+        raise UserError(
+            f"Image {row.file} has {tiles:g} um per pixel, the first one {mpp:g}; give --mpp, so that all "
+            "are brought to one resolution."
+        )
+    if args.mpp is None and abs(own / mpp - 1) <= 0.02:
+        own = mpp
+    labels = None
+    if row.split != "style":
+        mask = args.masks / row.extra["mask"]
+        if not mask.is_file():
+            raise UserError(
+                f"Image {row.file} of the split {row.split} has no mask in --masks={args.masks}. Fill the column mask "
+                "in, or give it the split 'style'."
+            )
+        labels = MaskFile(mask.absolute(), None if values is None else tuple(values))
+    return Job(row.file, row, args.images / row.file, labels, mpp=own, number=number, picture=True)
+
+
+def choose_source(row: Row, args: argparse.Namespace, mpp: float) -> float:
+    """Microns per pixel of an image: what its row says, or --source_mpp, or those of the tiles."""
+    own = row.number("mpp", args.table)
+    return own if own is not None else args.source_mpp if args.source_mpp is not None else mpp
+
+
+def make_jobs(
+    rows: Sequence[Row], args: argparse.Namespace, values: Sequence[int] | None, mpp: float
+) -> tuple[list[Job], dict[int, str]]:
+    """A job for each row, and by number what is wrong with one."""
+    jobs, errors = [], missing_files(rows, args.images, "--images")
+    for number, row in enumerate(rows):
+        try:
+            job = make_job(number, row, args, values, mpp)
+        except UserError as error:
+            job = Job(row.file, row, args.images / row.file, None, number=number, picture=True)
+            errors.setdefault(number, str(error))
+        jobs.append(job)
+    return jobs, errors
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command."""
+    args = parse_args(argv)
     for option in ("images", "masks"):
         if not getattr(args, option).is_dir():
             raise UserError(f"--{option}={getattr(args, option)} is no folder; correct the path.")
-    for option, least in (("tile", 8), ("stride", 0)):
-        if not least <= getattr(args, option) <= 8192:
-            raise UserError(f"--{option}={getattr(args, option)} is out of range; give {least} to 8192.")
-    names = list(parse_classes(args.classes))
-    values = parse_values(args.values, names)
+    wanted = read_classes(args.classes)
+    values = None if args.values is None else parse_values(args.values, list(wanted))
     rows = read_table(args.table, "image", needed=("mask",), optional=("mpp",), splits=parse_splits(args.splits))
+    rows = rows[: args.limit or None]
     check_files(rows, args.images, "--images")
-    bare = [row.file for row in rows if row.split != "style" and not (args.masks / row.extra["mask"]).is_file()]
-    if bare:
-        raise UserError(
-            f"{len(bare)} images of annotated splits have no mask in --masks={args.masks}: "
-            f"{', '.join(bare[:5])}. Fill the "
-            "column mask in, or give them the split 'style'."
-        )
-    options = ("classes", "tile", "stride", "mpp", "source_mpp", "fit", "values", "splits")
-    source = {"prepared_by": "data_prep.folder", "table": args.table.name}
-    writer = TileWriter(
-        args.out,
-        name=args.name or identifier(args.out.name),
-        classes=[ClassSpec(name, palette(i)) for i, name in enumerate(names)],
-        mpp=choose_scale(rows[0], args)[0],
-        tile=args.tile,
-        codec=args.codec,
-        source=source | {option: str(getattr(args, option)) for option in options},
-        overwrite=args.overwrite,
-    )
-    counts: dict[str, int] = {"unlabelled": 0}
-    seen: set[int] = set()
-    progress = Progress("images", len(rows), "images", quiet)
-    with writer:
-        for done, row in enumerate(rows, start=1):
-            for tile in picture_tiles(row, args, values):
-                ids = set(np.unique(tile.mask).tolist())
-                if tile.split != "style" and ids == {VOID}:
-                    counts["unlabelled"] += 1
-                    continue
-                seen |= ids
-                writer.write(tile)
-                counts[tile.split] = counts.get(tile.split, 0) + 1
-            progress.update(done)
-        if len(names) > 1 and args.values is None and seen == {0, VOID} and any(r.split != "style" for r in rows):
-            raise UserError(
-                "All masks hold only 0 and 255, and 255 means unlabelled. If 255 is the class "
-                f"'{names[1]}', say "
-                "--values=0,255."
-            )
-    return counts
-
-
-def main() -> int:
-    """The command."""
-    args = parse_args()
-    counts = pack(args)
-    unlabelled = counts.pop("unlabelled")
-    listed = ", ".join(f"{split} {count}" for split, count in sorted(counts.items()))
-    print(f"{args.out}: {sum(counts.values())} tiles ({listed}); left out {unlabelled} without a label")
-    return 0
+    mpp = first_scale(rows, args)
+    if args.mpp is not None and args.source_mpp is None and not args.fit and not any(r.extra["mpp"] for r in rows):
+        print(f"note: the images are taken to be at {mpp:g} um a pixel, as --mpp says; else give --source_mpp")
+    jobs, errors = make_jobs(rows, args, values, mpp)
+    rules: CutRules = rules_from(args, mpp=mpp, cover=True, fit=args.fit)
+    specs = tuple(ClassSpec(name, rule.color or palette(i)) for i, (name, rule) in enumerate(wanted.items()))
+    plan = ClassPlan(specs, {spec.name: i for i, spec in enumerate(specs)}, VOID)
+    return prepare("data_prep.folder", args, jobs, plan, rules, errors)
 
 
 if __name__ == "__main__":

@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from data_prep.resample import area_resample
+from data_prep.readers.resample import area_resample
 from stedm_jax.data.schema import VOID
 from stedm_jax.errors import UserError
 
@@ -45,16 +46,7 @@ def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     return np.array(picture.convert("RGB"))
 
 
-def read_mask(path: Path, values: Sequence[int]) -> UInt8[np.ndarray, "h w"]:
-    """Reads a mask as class ids.
-
-    Args:
-      path: one channel (or three equal ones), or a palette image whose indices count.
-      values: value of each class; VOID otherwise means unlabelled.
-
-    Raises:
-      UserError: unreadable, a coloured mask, or a value that is no class.
-    """
+def _one_channel(path: Path) -> np.ndarray:
     pixels = np.asarray(_open(path)).astype(np.int64)
     if pixels.ndim == 3:
         if np.any(pixels[..., 0] != pixels[..., 1 % pixels.shape[-1]]) or (
@@ -62,32 +54,95 @@ def read_mask(path: Path, values: Sequence[int]) -> UInt8[np.ndarray, "h w"]:
         ):
             raise UserError(f"The mask {path} is coloured; save it with one channel that holds class ids.")
         pixels = pixels[..., 0]
-    mask = np.full(pixels.shape, VOID, np.uint8)
-    for number, value in enumerate(values):
-        mask[pixels == value] = number
-    known = {*values, VOID}
-    wrong = sorted(set(np.unique(pixels).tolist()) - known)
-    if wrong:
+    return pixels
+
+
+def _packed(color: Sequence[int]) -> int:
+    return color[0] << 16 | color[1] << 8 | color[2]
+
+
+def read_mask(path: Path, values: Sequence[int | Sequence[int]], void: Sequence[int] = ()) -> UInt8[np.ndarray, "h w"]:
+    """Reads a mask as class ids.
+
+    Args:
+      path: one channel (or three equal ones), or a palette image whose indices count.
+      values: value of each class, or its values; VOID otherwise means unlabelled.
+      void: further values that mean unlabelled.
+
+    Raises:
+      UserError: unreadable, a coloured mask, or a value that is no class.
+    """
+    pixels = _one_channel(path)
+    mask, unknown = _translate(pixels, values, (*void, VOID))
+    if unknown.size:
+        listed = [value for each in values for value in (each if isinstance(each, Sequence) else (each,))]
         raise UserError(
-            f"The mask {path} holds the value {', '.join(map(str, wrong[:8]))}, which is no class id; "
-            "valid are "
-            f"{', '.join(map(str, values))}, and {VOID} for unlabelled. Correct the mask, name more "
-            "--classes, or map "
-            "with --values."
+            f"The mask {path} holds the value {', '.join(map(str, unknown[:8]))}, which is no class id; valid are "
+            f"{', '.join(map(str, listed))}, and {', '.join(map(str, (*void, VOID)))} for unlabelled. Correct the "
+            "mask, name more --classes, or map with --values."
         )
     return mask
 
 
-def read_picture(image: Path, mask: Path | None, values: Sequence[int]) -> Picture:
-    """Reads an image and its mask; without one, all is unlabelled.
+def read_colored_mask(
+    path: Path, palette: Sequence[Sequence[Any]], void: Sequence[Sequence[int]] = ()
+) -> UInt8[np.ndarray, "h w"]:
+    """Reads a coloured mask as class ids.
+
+    Args:
+      path: an RGB image, or one with a palette.
+      palette: colour of each class, or its colours.
+      void: colours that mean unlabelled.
 
     Raises:
-      UserError: unreadable, or sizes differ.
+      UserError: unreadable, or a colour that is no class.
     """
-    pixels = read_image(image)
-    if mask is None:
-        return Picture(pixels, np.full(pixels.shape[:2], VOID, np.uint8))
-    labels = read_mask(mask, values)
+    pixels = read_image(path).astype(np.int64)
+    codes = pixels[..., 0] << 16 | pixels[..., 1] << 8 | pixels[..., 2]
+    groups = [
+        [_packed(color) for color in (entry if isinstance(entry[0], Sequence) else (entry,))] for entry in palette
+    ]
+    mask, unknown = _translate(codes, groups, [_packed(color) for color in void])
+    if unknown.size:
+        listed = ", ".join(f"#{code:06x}" for code in unknown[:8].tolist())
+        known = ", ".join(f"#{code:06x}" for group in groups for code in group)
+        raise UserError(f"The mask {path} holds the colour {listed}, which is no class; valid are {known}.")
+    return mask
+
+
+def _translate(
+    codes: np.ndarray, groups: Sequence[int | Sequence[int]], void: Sequence[int]
+) -> tuple[UInt8[np.ndarray, "h w"], np.ndarray]:
+    """Class ids of codes, and the codes that are of no class; the first class that names a code has it."""
+    found, place = _distinct(codes)
+    table = np.full(len(found), VOID, np.uint8)
+    known = np.isin(found, np.array(void, np.int64))
+    for number, group in reversed(list(enumerate(groups))):
+        members = np.isin(found, np.array(group if isinstance(group, Sequence) else (group,), np.int64))
+        table[members] = number
+        known |= members
+    return table[place].reshape(codes.shape), found[~known]
+
+
+def _distinct(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Codes that occur, and for each pixel the number of its own; sorted only where they are many."""
+    if codes.size == 0 or codes.min() < 0 or codes.max() > 0xFFFF:
+        found, place = np.unique(codes, return_inverse=True)
+        return found, place.ravel()
+    found = np.flatnonzero(np.bincount(codes.ravel()))
+    table = np.zeros(found[-1] + 1, np.int64)
+    table[found] = np.arange(len(found))
+    return found, table[codes.ravel()]
+
+
+def join_picture(
+    image: Path, pixels: UInt8[np.ndarray, "h w 3"], mask: Path, labels: UInt8[np.ndarray, "lh lw"]
+) -> Picture:
+    """An image with its mask.
+
+    Raises:
+      UserError: sizes differ.
+    """
     if labels.shape != pixels.shape[:2]:
         raise UserError(
             f"The mask {mask} is {labels.shape[1]}x{labels.shape[0]} pixels, its image {image} is "
@@ -99,7 +154,7 @@ def read_picture(image: Path, mask: Path | None, values: Sequence[int]) -> Pictu
 def scale_picture(picture: Picture, ratio: float) -> Picture:
     """Shrinks by `ratio` source pixels for each new one; a mask pixel is the source pixel at its centre."""
     height, width = (max(int(side / ratio + 1e-6), 1) for side in picture.mask.shape)
-    image = area_resample(picture.image, (0.0, 0.0), float(ratio), (height, width))
+    image = area_resample(picture.image, (0, 0), float(ratio), (0, 0, height, width))
     rows = np.minimum(((np.arange(height) + 0.5) * ratio).astype(int), picture.mask.shape[0] - 1)
     columns = np.minimum(((np.arange(width) + 0.5) * ratio).astype(int), picture.mask.shape[1] - 1)
     return Picture(image, picture.mask[rows[:, None], columns[None, :]])

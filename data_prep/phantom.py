@@ -25,11 +25,11 @@ import cv2
 import numpy as np
 
 from data_prep.command import Progress, run_command
+from data_prep.engine.executors import map_in_order
 from data_prep.phantom_annotation import write_annotation
 from data_prep.phantom_draw import Painter
 from data_prep.phantom_stain import Stain, narrow_stain, vary, wide_stains
 from data_prep.phantom_tissue import GRID, MPP, make_tissue, place_nuclei
-from data_prep.pool import map_in_order
 from data_prep.tiff import write_pyramid
 from stedm_jax.errors import UserError
 

@@ -1,13 +1,18 @@
 """The cohort table: which slide or image belongs to which patient and split."""
 
 import csv
+import difflib
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from stedm_jax.data.schema import SPLITS
 from stedm_jax.data.splits import check_disjoint
 from stedm_jax.errors import UserError
+
+FILES = ("mask", "annotation")
+"""Optional columns that name files, several separated by ";"."""
 
 
 @dataclass(frozen=True)
@@ -17,7 +22,7 @@ class Row:
     Attributes:
       file: the slide or image as the table names it.
       patient, split: of the row; the split is one of SPLITS.
-      extra: the optional columns that the command knows ("mask", "mpp", "annotation"); "" where empty.
+      extra: the optional columns that the command knows, such as "mask", "mpp" and "annotation"; "" where empty.
       tags: all other columns.
       line: line of the table, for messages.
     """
@@ -39,7 +44,7 @@ class Row:
         try:
             return float(text) if text else None
         except ValueError as error:
-            raise UserError(f"{table} line {self.line}: {column}='{text}' is no number; correct it.") from error
+            raise UserError(f"{table} line {self.line}: {column}='{text}' is no number; write it like 0.25.") from error
 
 
 def parse_splits(text: str) -> dict[str, str]:
@@ -84,7 +89,7 @@ def read_table(
     must = (key, "patient", *(() if splits else ("split",)), *needed)
     known = {*must, *optional, "split"}
     rows: list[Row] = []
-    for line, cells in _cells(path, must):
+    for line, cells in _cells(path, must, optional):
         split = cells.get("split", "")
         tags = {name: text for name, text in cells.items() if name not in known}
         if splits:
@@ -101,18 +106,47 @@ def read_table(
     for row in rows:
         patients.setdefault(row.split, []).append(row.patient)
     check_disjoint(patients, f"the table {path}")
+    _check_spelling(patients, path)
     strangers = set(splits or {}) - {row.patient for row in rows}
     if strangers:
         raise UserError(f"--splits names patients that {path} does not have: {', '.join(sorted(strangers))}.")
     return rows
 
 
-def _cells(path: Path, must: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """Line number and stripped cells of each row."""
+def _check_spelling(patients: Mapping[str, Sequence[str]], path: Path) -> None:
+    """Refuses patients of different splits whose names differ in case or spaces only."""
+    seen: dict[str, tuple[str, str]] = {}
+    for split, names in patients.items():
+        for name in names:
+            other, where = seen.setdefault("".join(name.split()).casefold(), (name, split))
+            if other != name and where != split:
+                raise UserError(
+                    f"The table {path} has patient '{other}' in {where} and '{name}' in {split}, which differ in case "
+                    "or spaces only. If they are one, spell them alike; if not, give one another name."
+                )
+
+
+def _known_names(header: Sequence[str], must: Sequence[str], optional: Sequence[str], path: Path) -> list[str]:
+    """The header with known columns spelt as this package does; warns of tags that look like a known column."""
+    known = {*must, *optional, "split"}
+    spelt = [name if name in known or name.casefold() not in known else name.casefold() for name in header]
+    for name in spelt:
+        meant = difflib.get_close_matches(name.casefold(), sorted(known - set(spelt)), 1, 0.8)
+        if name not in known and meant:
+            print(f"warning: the column '{name}' of {path} becomes a tag; is '{meant[0]}' meant?", file=sys.stderr)
+    return spelt
+
+
+def _cells(path: Path, must: Sequence[str], optional: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Line number and stripped cells of each row that is not empty; the separator is a comma, semicolon or tab."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            header = reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
+            first = file.readline()
+            file.seek(0)
+            separator = next((mark for mark in ",;\t" if mark in first), ",")
+            reader = csv.DictReader(file, delimiter=separator)
+            header = [name.strip() for name in reader.fieldnames or []]
+            header = reader.fieldnames = _known_names(header, must, optional, path)
             missing = [column for column in must if column not in header]
             if missing:
                 raise UserError(
@@ -122,7 +156,13 @@ def _cells(path: Path, must: Sequence[str]) -> Iterator[tuple[int, dict[str, str
                 )
             for entry in reader:
                 if None in entry or None in entry.values():
-                    raise UserError(f"{path} line {reader.line_num} has not {len(header)} cells as the header has.")
+                    count = sum(len(cell) if isinstance(cell, list) else cell is not None for cell in entry.values())
+                    raise UserError(
+                        f"{path} line {reader.line_num} has {count} cells and the header {len(header)}; add or remove "
+                        "separators."
+                    )
+                if not any(text.strip() for text in entry.values()):
+                    continue
                 yield reader.line_num, {name: text.strip() for name, text in entry.items()}
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"The table {path} is no CSV in UTF-8 ({error}); save it again as such.") from error
@@ -141,21 +181,41 @@ def _check_row(row: Row, path: Path, key: str, lines: dict[str, int]) -> None:
             raise UserError(f"{where}: the column {column} is empty; fill it in.")
     if row.split not in SPLITS:
         raise UserError(f"{where}: unknown split '{row.split}'; use one of {', '.join(SPLITS)}.")
-    if row.file in lines:
-        raise UserError(f"{where}: {key} '{row.file}' stands in line {lines[row.file]} already; remove one.")
-    lines[row.file] = row.line
+    named = [(key, row.file), *((name, part) for name in FILES for part in row.extra.get(name, "").split(";"))]
+    for column, text in named:
+        within = PurePath(text.strip())
+        if within.is_absolute() or ".." in within.parts:
+            raise UserError(f"{where}: {column}='{text.strip()}' must be a path within its folder, without '..'.")
+    plain = PurePath(row.file).as_posix()
+    if plain in lines:
+        raise UserError(f"{where}: {key} '{row.file}' stands in line {lines[plain]} already; remove one.")
+    lines[plain] = row.line
 
 
 def check_files(rows: Sequence[Row], folder: Path, option: str) -> None:
-    """Refuses a table that names files which are not there.
+    """Refuses a table none of whose files is there, or that names one twice by links.
 
     Raises:
       UserError: names the first of them.
     """
-    missing = [row.file for row in rows if not (folder / row.file).exists()]
-    if missing:
-        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-        raise UserError(
-            f"The table names files that are not in {option}={folder}: {', '.join(missing[:5])}{more}. "
-            "Correct the table or the folder."
-        )
+    missing = missing_files(rows, folder, option)
+    if len(missing) == len(rows):
+        raise UserError(f"None of the files of the table is there. {missing[0]}")
+    lines: dict[Path, Row] = {}
+    for row in rows:
+        real = (folder / row.file).resolve()
+        if real in lines:
+            raise UserError(
+                f"'{row.file}' in line {row.line} of the table is the same file as '{lines[real].file}' in line "
+                f"{lines[real].line}; remove one."
+            )
+        lines[real] = row
+
+
+def missing_files(rows: Sequence[Row], folder: Path, option: str) -> dict[int, str]:
+    """By number of the row, which files are not there."""
+    return {
+        number: f"{row.file} is not in {option}={folder}; put it there, or correct line {row.line} of the table."
+        for number, row in enumerate(rows)
+        if not (folder / row.file).exists()
+    }

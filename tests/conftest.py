@@ -37,7 +37,7 @@ def make_tile(split: str = "train", patient: str = "p0", x: int = 0, size: int =
     mask = np.full_like(mask, VOID) if split == "style" else mask
     values = {
         "image": image, "mask": mask, "patient": patient, "slide": f"{patient}-s", "split": split,
-        "x": x * size, "y": 0, "level": 0, "mpp": 2.0,
+        "x": x * size, "y": 0, "level": 0, "mpp": 2.0, "extent": float(size),
     }  # fmt: skip
     return Tile(**(values | changes))
 

@@ -1,15 +1,87 @@
-"""Augmentation of tiles on the host: the eight symmetries of a square, stain jitter, affine copies as style."""
+"""Augmentation of tiles on the host: where in its margin a tile is taken and at which angle, the eight symmetries of
+a square, stain jitter, affine copies as style."""
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from jaxtyping import UInt8
 
+from stedm_jax.data.schema import VOID, core
+from stedm_jax.errors import UserError
+
 Image = UInt8[np.ndarray, "h w 3"]
 
 # Ruifrok and Johnston (2001): optical density of haematoxylin, eosin and DAB, a row each.
 _HED = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]], np.float32)
+
+
+@dataclass(frozen=True)
+class Movement:
+    """How training moves a tile within the record, which has a margin of true context on each side.
+
+    Attributes:
+      shift: most pixels along each axis, either way.
+      rotate: by any angle, together with `dihedral` (this one adds up to 45 degrees either way).
+    """
+
+    shift: int = 0
+    rotate: bool = False
+
+    def margin(self, tile: int) -> int:
+        """Least margin, in pixels, of tiles of a side: half of what the diagonal exceeds the side by, and the shift."""
+        return self.shift + (math.ceil((math.sqrt(2) - 1) / 2 * tile) if self.rotate else 0)
+
+    def check(self, tile: int, margin: int, where: str) -> None:
+        """Refuses tiles whose margin is too small for it.
+
+        Raises:
+          UserError: says which margin is needed.
+        """
+        if self.shift < 0:
+            raise UserError(f"config.data.shift is {self.shift}; give 0 or more pixels.")
+        if self.margin(tile) > margin:
+            raise UserError(
+                f"config.data.shift={self.shift} and data.rotate={self.rotate} need a margin of {self.margin(tile)} px "
+                f"round tiles of {tile} px, and {where} has one of {margin}. Pack it again with "
+                f"--margin={self.margin(tile)}, or set data.shift=0 and data.rotate=False."
+            )
+
+    def take(
+        self, image: Image, mask: UInt8[np.ndarray, "h w"], margin: int, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The tile in a record, moved at random; without movement, its middle, and the generator is not used.
+
+        Args:
+          image, mask: of a record, the margin included.
+          margin: pixels on each side.
+          rng: source of the randomness.
+        """
+        tile = mask.shape[0] - 2 * margin
+        down, right = rng.integers(-self.shift, self.shift + 1, 2).tolist() if self.shift else (0, 0)
+        if self.rotate:
+            return _turned(image, mask, tile, (down, right), float(rng.uniform(-math.pi / 4, math.pi / 4)))
+        if self.shift:
+            box = np.s_[margin + down : margin + down + tile, margin + right : margin + right + tile]
+            return image[box], mask[box]
+        return core(image, margin), core(mask, margin)
+
+
+def _turned(
+    image: Image, mask: UInt8[np.ndarray, "h w"], tile: int, shift: tuple[int, int], angle: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """A square cut at an angle about the middle moved by (down, right); image cubic, mask nearest."""
+    centre = np.array([(mask.shape[1] - 1) / 2 + shift[1], (mask.shape[0] - 1) / 2 + shift[0]])
+    rotation = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    # From pixels of the tile to those of the record.
+    matrix = np.column_stack([rotation, centre - rotation @ np.full(2, (tile - 1) / 2)])
+    flags, size = cv2.WARP_INVERSE_MAP, (tile, tile)
+    return (
+        cv2.warpAffine(image, matrix, size, flags=flags | cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101),
+        cv2.warpAffine(mask, matrix, size, flags=flags | cv2.INTER_NEAREST, borderValue=(VOID,)),
+    )
 
 
 def dihedral(array: np.ndarray, element: int) -> np.ndarray:

@@ -4,6 +4,7 @@ source -> shuffle (seeded) -> repeat -> mix by weight -> load and augment with t
 batch -> this host's part, from the wanted step on. So the step number is the whole state of the data.
 """
 
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,11 +12,21 @@ from dataclasses import dataclass
 import grain
 import numpy as np
 
-from stedm_jax.data.augment import affine_copy, dihedral, stain_jitter
-from stedm_jax.data.records import IndexRow, TileSet
-from stedm_jax.data.schema import decode_arrays
+from stedm_jax.data.augment import Movement, affine_copy, dihedral, stain_jitter
+from stedm_jax.data.index import IndexRow
+from stedm_jax.data.records import TileSet
+from stedm_jax.data.sampling import Rounds
+from stedm_jax.data.schema import core, decode_arrays
 from stedm_jax.data.styles import StylePool
 from stedm_jax.errors import UserError
+
+
+class DamagedTile(UserError):
+    """A record that cannot be read, of so few that they may be skipped. `key` is its (split, record)."""
+
+    def __init__(self, key: tuple[str, int], text: str) -> None:
+        super().__init__(text)
+        self.key = key
 
 
 class TileReader:
@@ -25,11 +36,24 @@ class TileReader:
       tiles: the tile set.
       table: uint8 (256,), class id in the records -> class id wanted.
       cache_mb: decoded tiles kept in memory, in MB; the first ones to be read stay.
+      max_damaged: records that cannot be read and may be skipped; the next one is a UserError.
+      damaged: where they are noted, file and index -> what is wrong; several readers may share it.
     """
 
-    def __init__(self, tiles: TileSet, table: np.ndarray, cache_mb: int = 0):
-        self.tiles, self.table = tiles, table
-        self._sources = {split: tiles.source(split) for split in tiles.splits}
+    def __init__(
+        self,
+        tiles: TileSet,
+        table: np.ndarray,
+        cache_mb: int = 0,
+        max_damaged: int = 0,
+        damaged: dict[str, str] | None = None,
+    ):
+        self.tiles, self.table, self.max_damaged = tiles, table, max_damaged
+        self.damaged = {} if damaged is None else damaged
+        try:
+            self._sources = {split: tiles.source(split) for split in tiles.splits}
+        except RuntimeError as error:
+            raise UserError(f"A file of {tiles.path} is damaged ({str(error)[:300]}); pack the tiles again.") from error
         self._cache: dict[tuple[str, int], dict[str, np.ndarray]] = {}
         self._room = cache_mb * 1_000_000
         self._lock = threading.Lock()
@@ -45,10 +69,18 @@ class TileReader:
 
     def read(self, row: IndexRow) -> tuple[np.ndarray, np.ndarray]:
         """Image, uint8 (h, w, 3), and mapped mask, uint8 (h, w), of a row; not to be written to."""
+        image, mask = self.read_whole(row)
+        return core(image, self.tiles.margin), core(mask, self.tiles.margin)
+
+    def read_whole(self, row: IndexRow) -> tuple[np.ndarray, np.ndarray]:
+        """As `read`, with the margin that the tiles were packed with."""
         key = (row.split, row.record)
         arrays = self._cache.get(key)
         if arrays is None:
-            arrays = decode_arrays(self._sources[row.split][row.record])
+            try:
+                arrays = decode_arrays(self._sources[row.split][row.record])
+            except Exception as error:  # of the file, the record, or the image in it: none of them can be used
+                raise self._damage(row, error) from error
             arrays["mask"] = self.table[arrays["mask"]]
             size = sum(array.nbytes for array in arrays.values())
             with self._lock:
@@ -56,6 +88,23 @@ class TileReader:
                     self._cache[key] = arrays
                     self._room -= size
         return arrays["image"], arrays["mask"]
+
+    def _damage(self, row: IndexRow, error: Exception) -> UserError:
+        file, index = self.tiles.place(row.split, row.record)
+        what, why = f"Record {index} of {file}", (str(error).splitlines() or [type(error).__name__])[0][:200]
+        with self._lock:
+            new = what not in self.damaged
+            self.damaged[what] = why
+            count = len(self.damaged)
+        if count > self.max_damaged:
+            return UserError(
+                f"{what} is damaged ({why}); {count} such record(s) were met, and data.max_damaged={self.max_damaged} "
+                "may be skipped. Pack the tiles again, or allow more."
+            )
+        if new:
+            text = f"{what} is damaged ({why}) and is skipped, number {count} of at most {self.max_damaged}"
+            print(text, file=sys.stderr, flush=True)
+        return DamagedTile((row.split, row.record), f"{what} is damaged ({why}), and no other can stand for it here.")
 
 
 @dataclass(frozen=True)
@@ -68,6 +117,9 @@ class Source:
       weight: share, relative to the other sources.
       pool: style tiles for the rows, from the same rows; None where no style is wanted.
       chosen: positions in the rows that are drawn from; None: all. The others still lend their style.
+      groups: the chosen positions divided into groups (slides, patients) that weigh the same; none: every tile does.
+      movement: of tiles within their margin, in training; style tiles are not moved, and of the source "multipatch"
+        they keep away from all that a moved tile may show.
     """
 
     reader: TileReader
@@ -75,6 +127,8 @@ class Source:
     weight: float
     pool: StylePool | None = None
     chosen: Sequence[int] | None = None
+    groups: Sequence[Sequence[int]] = ()
+    movement: Movement = Movement()
 
     @property
     def positions(self) -> Sequence[int]:
@@ -92,13 +146,28 @@ class LoadTile(grain.transforms.RandomMap):
         self.sources, self.jitter, self.augment = sources, jitter, augment
 
     def random_map(self, element: tuple[int, int], rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """That tile; where its record is damaged, the next sound one of its source. Damaged style tiles are redrawn."""
         number, position = element
         source = self.sources[number]
-        image, mask = source.reader.read(source.rows[position])
+        for _ in range(source.reader.max_damaged + 1000):
+            try:
+                return self.load(source, position, rng)
+            except DamagedTile as damage:
+                row = source.rows[position]
+                if damage.key == (row.split, row.record):
+                    places = list(source.positions)
+                    position = places[(places.index(position) + 1) % len(places)]
+        raise UserError(f"Too many records of {source.reader.tiles.path} are damaged; pack the tiles again.")
+
+    def load(self, source: Source, position: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """The tile at a position; a damaged one is a DamagedTile."""
+        margin, whole = source.reader.tiles.margin, source.reader.read_whole(source.rows[position])
+        image, mask = (core(array, margin) for array in whole)
         images = [image]
         if source.pool is not None:
             images += self._styles(source, position, image, rng)
         if self.augment:
+            images[0], mask = source.movement.take(*whole, margin, rng)
             turn = int(rng.integers(8))
             images[0], mask = dihedral(images[0], turn), dihedral(mask, turn)
             images = stain_jitter(images, self.jitter, rng)
@@ -112,33 +181,9 @@ class LoadTile(grain.transforms.RandomMap):
             return [np.full_like(image, 255)] * pool.count
         if pool.source == "augmented":
             return [affine_copy(image, rng) for _ in range(pool.count)]
-        return [source.reader.read(source.rows[i])[0] for i in pool.choose(position, rng)]
-
-
-def by_foreground(
-    rows: Sequence[IndexRow], table: np.ndarray, foreground: Sequence[int], share: float
-) -> list[tuple[list[int], float]]:
-    """Positions of the rows that hold foreground and of those that do not, with the wanted shares.
-
-    Shares add up to 1, also where one of the two is empty.
-
-    Args:
-      rows: labelled rows.
-      table: class id in the records -> class id of the experiment.
-      foreground: ids of the experiment.
-      share: of tiles with foreground; 0 leaves the rows together as they come.
-    """
-    if share == 0.0:
-        return [(list(range(len(rows))), 1.0)]
-    with_it: list[int] = []
-    without: list[int] = []
-    for position, row in enumerate(rows):
-        pixels = sum(n for number, n in enumerate(row.pixels) if table[number] in foreground)
-        (with_it if pixels else without).append(position)
-    parts = [(with_it, share), (without, 1.0 - share)]
-    kept = [(part, weight) for part, weight in parts if part and weight > 0]
-    total = sum(weight for _, weight in kept)
-    return [(part, weight / total) for part, weight in kept]
+        tile = source.reader.tiles.tile
+        reach = source.movement.margin(tile) / tile if self.augment else 0.0
+        return [source.reader.read(source.rows[i])[0] for i in pool.choose(position, rng, reach)]
 
 
 def tile_dataset(
@@ -147,19 +192,25 @@ def tile_dataset(
     """An endless data set of shuffled tiles, mixed by weight; element i is a pure function of (seed, i).
 
     Raises:
-      UserError: a source without a row, or no source.
+      UserError: a source without a row, or no source, or tiles with too small a margin.
     """
     if not sources or not all(source.positions for source in sources):
         raise UserError("A source of training tiles is empty; check the splits of the tile set and the config.")
-    parts = [
-        grain.MapDataset.source([(number, position) for position in source.positions])
-        .seed(seed + 7919 * number)
-        .shuffle()
-        .repeat()
-        for number, source in enumerate(sources)
-    ]
+    for source in sources:
+        tiles = source.reader.tiles
+        source.movement.check(tiles.tile, tiles.margin, f"the tile set {tiles.path}")
+    parts = [_order(source, number, seed + 7919 * number) for number, source in enumerate(sources)]
     mixed = grain.MapDataset.mix(parts, weights=[source.weight for source in sources])
     return mixed.seed(seed).random_map(LoadTile(sources, jitter, augment))
+
+
+def _order(source: Source, number: int, seed: int) -> grain.MapDataset:
+    """Endless (number, position) pairs of a source, in its order."""
+    if source.groups:
+        rounds = grain.MapDataset.source(Rounds(source.groups, seed))
+        return rounds.map(lambda position: (number, position)).repeat()
+    pairs = [(number, position) for position in source.positions]
+    return grain.MapDataset.source(pairs).seed(seed).shuffle().repeat()
 
 
 def training_batches(
@@ -207,13 +258,20 @@ def evaluation_batches(
       pool: style tiles, from the same rows.
     """
     part = batch // hosts
-    load = LoadTile([Source(reader, rows, 1.0, pool)], augment=False)
+    source = Source(reader, rows, 1.0, pool)
+    load = LoadTile([source], augment=False)
     for start in range(0, len(rows), batch):
         first = start + host * part
         count = max(0, min(part, len(rows) - first))
         positions = [*range(first, first + count), *[0] * (part - count)]
-        loaded = [load.random_map((0, position), np.random.default_rng(position)) for position in positions]
+        weights, loaded = [1.0] * count + [0.0] * (part - count), []
+        for number, position in enumerate(positions):
+            try:
+                loaded.append(load.load(source, position, np.random.default_rng(position)))
+            except DamagedTile:  # something has to fill its place, and does not count
+                loaded.append(load.random_map((0, position), np.random.default_rng(position)))
+                weights[number] = 0.0
         yield {name: np.stack([each[name] for each in loaded]) for name in loaded[0]} | {
             "patient": np.array([patients[rows[position].patient] for position in positions], np.int32),
-            "weight": np.array([1.0] * count + [0.0] * (part - count), np.float32),
+            "weight": np.array(weights, np.float32),
         }

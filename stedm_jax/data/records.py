@@ -8,27 +8,26 @@
 A tile set appears under its name when it is complete and not before.
 """
 
-import csv
+import errno
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
-from grain.sources import ArrayRecordDataSource
 
 from stedm_jax import __version__
+from stedm_jax.data.index import IndexRow, index_row, read_index, write_index
+from stedm_jax.data.remote import fetch, is_remote
 from stedm_jax.data.schema import (
     SCHEMA_VERSION,
     SPLITS,
     SYNTHETIC,
-    VOID,
     ClassSpec,
     Tile,
     check_tile,
@@ -40,31 +39,6 @@ from stedm_jax.data.tfds import write_tfds_metadata
 from stedm_jax.errors import UserError
 
 RECORD_OPTIONS = "group_size:1,uncompressed"
-INDEX_COLUMNS = (
-    "split", "record", "patient", "slide", "roi", "x", "y", "level", "mpp", "style_patient", "pixels",
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class IndexRow:
-    """What is known of a record without opening it; pixels counts those of each class."""
-
-    split: str
-    record: int
-    patient: str
-    slide: str
-    roi: str
-    x: int
-    y: int
-    level: int
-    mpp: float
-    style_patient: str
-    pixels: tuple[int, ...]
-
-    @property
-    def labelled(self) -> int:
-        """Number of labelled pixels."""
-        return sum(self.pixels)
 
 
 def file_sha256(path: Path) -> str:
@@ -76,18 +50,147 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def settle(folder: Path) -> None:
+    """Waits until a folder and its files are on the disk, so that a name given next never outlives what it names."""
+    for path in (*(file for file in folder.iterdir() if file.is_file()), folder):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):  # file systems without it
+                raise
+        finally:
+            os.close(handle)
+
+
+@dataclass(frozen=True)
+class SetSpec:
+    """What holds for a whole tile set.
+
+    Attributes:
+      name: of the data set (letters, digits, underscores).
+      classes: of the masks, by id.
+      mpp: microns per pixel of the tiles.
+      tile: side of the square tiles in pixels, without the margin.
+      margin: pixels of context on each side of a tile.
+      codec: "png" or "jpegQ".
+      source: what to say in the manifest about where the tiles come from.
+    """
+
+    name: str
+    classes: tuple[ClassSpec, ...]
+    mpp: float
+    tile: int
+    margin: int = 0
+    codec: str = "png"
+    source: Mapping[str, str] = field(default_factory=dict)
+
+    def check(self, tile: Tile) -> None:
+        """Refuses a tile that does not belong into the set.
+
+        Raises:
+          UserError: it breaks the schema, or has another size or resolution.
+        """
+        check_tile(tile, len(self.classes))
+        side = self.tile + 2 * self.margin
+        if tile.image.shape[:2] != (side, side):
+            raise UserError(
+                f"A tile of slide '{tile.slide}' is {tile.image.shape[:2]} pixels; this set holds {side}x{side}. "
+                "Set --tile to one size for all."
+            )
+        if abs(tile.mpp / self.mpp - 1) > 0.02:
+            raise UserError(
+                f"A tile of slide '{tile.slide}' has {tile.mpp:g} um per pixel; this set holds {self.mpp:g}. "
+                "Give --mpp, so that all are brought to one resolution."
+            )
+
+
+@dataclass
+class Shard:
+    """A finished shard: its file under any name, records, bytes of all of them, and checksum (None: not known)."""
+
+    path: Path
+    records: int
+    payload: int
+    sha256: str | None = None
+
+
+def write_set(
+    folder: Path, spec: SetSpec, shards: Mapping[str, Sequence[Shard]], rows: Sequence[IndexRow], out: Path
+) -> None:
+    """Gives shards that lie in a folder their final names, writes all that describes them, and moves the folder.
+
+    Args:
+      folder: holds the shards; becomes `out`.
+      spec: what holds for the set.
+      shards: split -> its shards in order.
+      rows: a row a record, splits in any order, records of a split in theirs.
+      out: where the set is to be; a set that stands there is replaced.
+
+    Raises:
+      UserError: there is no record.
+    """
+    if not rows:
+        raise UserError(f"No tile was written to {out}: every candidate was left out.")
+    entries: dict[str, list[dict[str, Any]]] = {}
+    for split, members in shards.items():
+        for number, shard in enumerate(members):
+            name = f"{spec.name}-{split}.array_record-{number:05d}-of-{len(members):05d}"
+            path = shard.path.rename(folder / name)
+            entry = {"file": name, "records": shard.records, "bytes": path.stat().st_size}
+            entries.setdefault(split, []).append(entry | {"sha256": shard.sha256 or file_sha256(path)})
+    lengths = {split: [shard.records for shard in members] for split, members in shards.items()}
+    payload = {split: sum(shard.payload for shard in members) for split, members in shards.items()}
+    write_tfds_metadata(folder, spec.name, spec.tile + 2 * spec.margin, spec.codec, lengths, payload)
+    write_index(folder / "index.csv", rows)
+    patients = {split: sorted({row.patient for row in rows if row.split == split}) for split in shards}
+    manifest = {
+        "schema": SCHEMA_VERSION,
+        "name": spec.name,
+        "written_by": f"stedm_jax {__version__}",
+        "classes": [{"name": each.name, "color": list(each.color)} for each in spec.classes],
+        "mpp": spec.mpp,
+        "tile": spec.tile,
+        "margin": spec.margin,
+        "codec": spec.codec,
+        "source": dict(spec.source),
+        "patients": patients,
+        "records": {split: sum(members) for split, members in lengths.items()},
+        "shards": entries,
+        "index_sha256": file_sha256(folder / "index.csv"),
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1))
+    settle(folder)
+    replace_folder(folder, out)
+
+
+def replace_folder(folder: Path, out: Path) -> None:
+    """Moves a folder to `out`; what stood there goes only when the new one is in place."""
+    old = out.with_name(f"{out.name}.replaced-{os.getpid()}")
+    if out.exists():
+        out.rename(old)
+    folder.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def sweep(out: Path) -> None:
+    """Removes what killed runs left beside `out`; brings back a set that one of them was about to replace."""
+    for stale in out.parent.glob(f"{out.name}.partial-*"):
+        shutil.rmtree(stale, ignore_errors=True)
+    for old in sorted(out.parent.glob(f"{out.name}.replaced-*")):
+        if not out.exists() and (old / "manifest.json").exists():
+            old.rename(out)
+        else:
+            shutil.rmtree(old, ignore_errors=True)
+
+
 class TileWriter:
-    """Writes a tile set; a context manager.
+    """Writes a tile set tile by tile; a context manager.
 
     Args:
       out: folder of the tile set, made when the block ends without an error.
-      name: name of the data set (letters, digits, underscores).
-      classes: classes of the masks, by id.
-      mpp: microns per pixel of the tiles.
-      tile: side of the square tiles in pixels.
-      codec: "png" or "jpegQ".
+      name, classes, mpp, tile, margin, codec, source: see SetSpec.
       shard_size: most records in a shard.
-      source: what to say in the manifest about where the tiles come from.
       overwrite: replace a tile set that stands there.
 
     Raises:
@@ -102,6 +205,7 @@ class TileWriter:
         classes: Sequence[ClassSpec],
         mpp: float,
         tile: int,
+        margin: int = 0,
         codec: str = "png",
         shard_size: int = 4096,
         source: dict[str, str] | None = None,
@@ -109,52 +213,39 @@ class TileWriter:
     ):
         if out.exists() and not overwrite:
             raise UserError(f"{out} exists already; give another --out, or --overwrite to replace it.")
-        if not name.isidentifier():
-            raise UserError(f"'{name}' is no name for a tile set; use letters, digits and underscores.")
-        self.out, self.name, self.classes = Path(out), name, tuple(classes)
-        self.mpp, self.tile, self.codec, self.shard_size = mpp, tile, codec, shard_size
-        self.source = source or {}
+        check_name(name)
+        self.out, self.shard_size = Path(out), shard_size
+        self.spec = SetSpec(name, tuple(classes), mpp, tile, margin, codec, source or {})
         self._partial = self.out.with_name(f"{self.out.name}.partial-{os.getpid()}")
         self._writers: dict[str, ArrayRecordWriter] = {}
-        self._shards: dict[str, list[int]] = {}
-        self._bytes: dict[str, int] = {}
+        self._shards: dict[str, list[Shard]] = {}
         self._patients: dict[str, set[str]] = {}
         self._rows: list[IndexRow] = []
 
     def __enter__(self) -> "TileWriter":
-        for stale in self.out.parent.glob(f"{self.out.name}.partial-*"):  # of runs that were killed
-            shutil.rmtree(stale, ignore_errors=True)
+        sweep(self.out)
         self._partial.mkdir(parents=True)
         return self
 
     def write(self, tile: Tile) -> None:
         """Appends a tile to its split."""
-        check_tile(tile, len(self.classes))
-        if tile.image.shape[:2] != (self.tile, self.tile):
-            raise UserError(
-                f"A tile of slide '{tile.slide}' is {tile.image.shape[:2]} pixels; this set holds "
-                f"{self.tile}x{self.tile}. Set --tile to one size for all."
-            )
-        if abs(tile.mpp / self.mpp - 1) > 0.02:
-            raise UserError(
-                f"A tile of slide '{tile.slide}' has {tile.mpp:g} um per pixel; this set holds {self.mpp:g}. "
-                "Give --mpp, so that all are brought to one resolution."
-            )
+        self.spec.check(tile)
         split = tile.split
         if tile.patient not in self._patients.setdefault(split, set()):
             self._patients[split].add(tile.patient)
             check_disjoint(self._patients, f"the tiles for {self.out}")
         shards = self._shards.setdefault(split, [])
-        if not shards or shards[-1] == self.shard_size:
+        record = sum(shard.records for shard in shards)
+        if not shards or shards[-1].records == self.shard_size:
             self._close_shard(split)
             path = self._partial / f"{split}-{len(shards)}"
             self._writers[split] = ArrayRecordWriter(str(path), RECORD_OPTIONS)
-            shards.append(0)
-        data = encode_tile(tile, self.codec)
+            shards.append(Shard(path, 0, 0))
+        data = encode_tile(tile, self.spec.codec)
         self._writers[split].write(data)
-        self._rows.append(_index_row(tile, sum(shards), len(self.classes)))
-        shards[-1] += 1
-        self._bytes[split] = self._bytes.get(split, 0) + len(data)
+        self._rows.append(index_row(tile, record, len(self.spec.classes), self.spec.margin))
+        shards[-1].records += 1
+        shards[-1].payload += len(data)
 
     def _close_shard(self, split: str) -> None:
         if split in self._writers:
@@ -167,7 +258,7 @@ class TileWriter:
             for split in list(self._writers):
                 self._close_shard(split)
             if kind is None:
-                self._finish()
+                write_set(self._partial, self.spec, self._shards, self._rows, self.out)
         except RuntimeError as failure:  # what the shard writer raises when the disk is full
             raise UserError(
                 f"{self.out} could not be written ({failure}). Make room on the disk and run again."
@@ -175,60 +266,15 @@ class TileWriter:
         finally:
             shutil.rmtree(self._partial, ignore_errors=True)
 
-    def _finish(self) -> None:
-        if not self._rows:
-            raise UserError(f"No tile was written to {self.out}: every candidate was left out.")
-        shards: dict[str, list[dict[str, Any]]] = {}
-        for split, lengths in self._shards.items():
-            for number, length in enumerate(lengths):
-                name = f"{self.name}-{split}.array_record-{number:05d}-of-{len(lengths):05d}"
-                path = (self._partial / f"{split}-{number}").rename(self._partial / name)
-                entry = {"file": name, "records": length, "bytes": path.stat().st_size}
-                shards.setdefault(split, []).append(entry | {"sha256": file_sha256(path)})
-        write_tfds_metadata(self._partial, self.name, self.tile, self.codec, self._shards, self._bytes)
-        with (self._partial / "index.csv").open("w", newline="") as file:
-            table = csv.writer(file)
-            table.writerow(INDEX_COLUMNS)
-            for row in self._rows:
-                values = [getattr(row, column) for column in INDEX_COLUMNS[:-1]]
-                table.writerow([*values, " ".join(map(str, row.pixels))])
-        (self._partial / "manifest.json").write_text(json.dumps(self._manifest(shards), indent=1))
-        if self.out.exists():
-            shutil.rmtree(self.out)
-        self._partial.rename(self.out)
 
-    def _manifest(self, shards: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-        return {
-            "schema": SCHEMA_VERSION,
-            "name": self.name,
-            "written_by": f"stedm_jax {__version__}",
-            "classes": [{"name": spec.name, "color": list(spec.color)} for spec in self.classes],
-            "mpp": self.mpp,
-            "tile": self.tile,
-            "codec": self.codec,
-            "source": self.source,
-            "patients": {split: sorted(names) for split, names in self._patients.items()},
-            "records": {split: sum(lengths) for split, lengths in self._shards.items()},
-            "shards": shards,
-            "index_sha256": file_sha256(self._partial / "index.csv"),
-        }
+def check_name(name: str) -> None:
+    """Refuses what cannot be the name of a data set.
 
-
-def _index_row(tile: Tile, record: int, classes: int) -> IndexRow:
-    counts = np.bincount(tile.mask[tile.mask != VOID], minlength=classes)
-    return IndexRow(
-        split=tile.split,
-        record=record,
-        patient=tile.patient,
-        slide=tile.slide,
-        roi=tile.roi,
-        x=tile.x,
-        y=tile.y,
-        level=tile.level,
-        mpp=tile.mpp,
-        style_patient=tile.provenance.get("style_patient", ""),
-        pixels=tuple(int(count) for count in counts),
-    )
+    Raises:
+      UserError: not letters, digits and underscores.
+    """
+    if not name.isidentifier():
+        raise UserError(f"'{name}' is no name for a tile set; use letters, digits and underscores.")
 
 
 class TileSet:
@@ -239,23 +285,24 @@ class TileSet:
       manifest: the manifest.
       classes: classes of the masks, by id.
       mpp: microns per pixel.
-      tile: side of the tiles in pixels.
+      tile: side of the tiles in pixels, without their margin.
+      margin: pixels of context on each side of a tile.
     """
 
     def __init__(self, path: Path, manifest: dict[str, Any], rows: dict[str, list[IndexRow]]):
         self.path, self.manifest, self._rows = path, manifest, rows
-        self._open: dict[str, ArrayRecordDataSource] = {}
+        self._open: dict[str, Any] = {}
         self.classes = tuple(ClassSpec(c["name"], tuple(c["color"])) for c in manifest["classes"])
-        self.mpp, self.tile = float(manifest["mpp"]), int(manifest["tile"])
+        self.mpp, self.tile, self.margin = float(manifest["mpp"]), int(manifest["tile"]), int(manifest["margin"])
 
     @classmethod
     def open(cls, path: Path | str) -> "TileSet":
-        """Opens a tile set.
+        """Opens a tile set, in a folder or at a URL such as gs://bucket/tiles, whose files are fetched first.
 
         Raises:
           UserError: no tile set there, another schema, shards missing or of another size, patients in two splits.
         """
-        path = Path(path)
+        path = fetch(str(path)) if is_remote(path) else Path(path)
         file = path / "manifest.json"
         if not file.exists():
             raise UserError(f"{path} is no tile set: it has no manifest.json. Prepare one with data_prep.")
@@ -276,7 +323,7 @@ class TileSet:
             {split: names for split, names in manifest["patients"].items() if split in SPLITS},
             f"the tile set {path}",
         )
-        return cls(path, manifest, _read_index(path / "index.csv"))
+        return cls(path, manifest, read_index(path / "index.csv"))
 
     def verify(self) -> None:
         """Compares every shard and the index with the checksums in the manifest.
@@ -310,42 +357,29 @@ class TileSet:
         """Names of the patients of a split, sorted."""
         return sorted({row.patient for row in self.index(split)})
 
-    def source(self, split: str) -> ArrayRecordDataSource:
-        """Random access to the encoded records of a split.
+    def source(self, split: str) -> Any:
+        """Random access to the encoded records of a split, a grain.sources.ArrayRecordDataSource.
 
         Raises:
           UserError: the set has no such split.
         """
         if split not in self._rows:
             raise UserError(f"The tile set {self.path} has no split '{split}'; it has {', '.join(self.splits)}.")
+        from grain.sources import ArrayRecordDataSource  # takes seconds, and who packs does not need it
+
         files = [str(self.path / shard["file"]) for shard in self.manifest["shards"][split]]
         return ArrayRecordDataSource(files)
+
+    def place(self, split: str, record: int) -> tuple[Path, int]:
+        """The file that holds a record of a split, and its number there."""
+        for shard in self.manifest["shards"][split]:
+            if record < shard["records"]:
+                return self.path / shard["file"], record
+            record -= shard["records"]
+        raise IndexError(f"the split {split} has no record {record} more than it has")
 
     def read(self, split: str, record: int) -> Tile:
         """Reads one whole tile."""
         if split not in self._open:
             self._open[split] = self.source(split)
         return decode_tile(self._open[split][record])
-
-
-def _read_index(path: Path) -> dict[str, list[IndexRow]]:
-    rows: dict[str, list[IndexRow]] = {}
-    if not path.exists():
-        raise UserError(f"{path} is missing; pack the tiles again.")
-    with path.open(newline="") as file:
-        for entry in csv.DictReader(file):
-            row = IndexRow(
-                split=entry["split"],
-                record=int(entry["record"]),
-                patient=entry["patient"],
-                slide=entry["slide"],
-                roi=entry["roi"],
-                x=int(entry["x"]),
-                y=int(entry["y"]),
-                level=int(entry["level"]),
-                mpp=float(entry["mpp"]),
-                style_patient=entry["style_patient"],
-                pixels=tuple(int(count) for count in entry["pixels"].split()),
-            )
-            rows.setdefault(row.split, []).append(row)
-    return rows

@@ -7,6 +7,7 @@ data set and through our own reader, which decodes only what it is asked for. No
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import cv2
@@ -16,13 +17,15 @@ from tensorflow_datasets.proto import tf_example_generated_pb2 as example_pb2
 
 from stedm_jax.errors import UserError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 VOID = 255
 """Mask value of a pixel without a label; it changes no loss and no score."""
 SPLITS = ("train", "val", "test", "style")
 """train, val and test are annotated; style holds patients never annotated, a source of style only."""
 SYNTHETIC = "synthetic"
 """The split of generated tiles."""
+FEW = 8
+"""Values that are counted one by one before all are."""
 
 
 @dataclass(frozen=True)
@@ -38,14 +41,16 @@ class Tile:
     """One tile.
 
     Attributes:
-      image: RGB, uint8 (h, w, 3).
-      mask: class ids, uint8 (h, w); VOID where nobody said what is there.
+      image: RGB, uint8 (h, w, 3); with a margin, the sides are longer by it at both ends.
+      mask: class ids, uint8 (h, w), of the same size; VOID where nobody said what is there.
       patient: the unit of splits and statistics. Of a synthetic tile, the patient whose layout it is.
       slide, roi: where it was cut from.
       split: one of SPLITS, or SYNTHETIC.
-      x, y: top-left corner in level-0 pixels of the slide.
+      x, y: top-left corner in level-0 pixels of the slide, without the margin.
       level: pyramid level that was read.
       mpp: microns per pixel of the tile.
+      kind: why it was taken: "glass", or the class or tissue that it was sampled for; "" for a tile of the grid.
+      extent: its side in level-0 pixels, without the margin; 0 where that is unknown.
       tags: anything else that the cohort table says.
       provenance: of a synthetic tile: layout, style tiles, checkpoint, sampler, scales, seed. Empty if real.
     """
@@ -60,6 +65,8 @@ class Tile:
     level: int
     mpp: float
     roi: str = ""
+    kind: str = ""
+    extent: float = 0.0
     tags: Mapping[str, str] = field(default_factory=dict)
     provenance: Mapping[str, str] = field(default_factory=dict)
 
@@ -89,7 +96,7 @@ def check_tile(tile: Tile, classes: int) -> None:
         raise UserError(f"The {where} names no patient; splits are by patient, so fill the column in.")
     if not 0.05 <= tile.mpp <= 100:
         raise UserError(f"The {where} has {tile.mpp} um per pixel; that is no microscope's.")
-    present = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
+    present = np.flatnonzero(histogram(mask))
     wrong = [int(value) for value in present if value >= classes and value != VOID]
     if wrong:
         raise UserError(
@@ -100,11 +107,44 @@ def check_tile(tile: Tile, classes: int) -> None:
         raise UserError(f"The {where} is of split 'style', which is never annotated, but has labels.")
 
 
+def histogram(mask: UInt8[np.ndarray, "h w"]) -> np.ndarray:
+    """Pixels of each of the 256 values, int64; many times as fast as np.bincount."""
+    counts = np.zeros(256, np.int64)
+    least, most = int(mask.min(initial=255)), int(mask.max(initial=0))
+    left = mask.size
+    for value in (most, *range(least, min(most, least + FEW))):  # most masks hold few values, neighbours and VOID
+        if not left:
+            return counts
+        counts[value] = np.count_nonzero(mask == value)
+        left -= int(counts[value])
+    if not left:
+        return counts
+    if mask.size >= 1 << 24:  # OpenCV counts in float32
+        return np.bincount(mask.ravel(), minlength=256)
+    return cv2.calcHist([np.ascontiguousarray(mask)], [0], None, [256], [0, 256]).ravel().astype(np.int64)
+
+
+def core(array: np.ndarray, margin: int) -> np.ndarray:
+    """A tile's image or mask (h, w, ...) without its margin; a view."""
+    return array[margin : array.shape[0] - margin, margin : array.shape[1] - margin]
+
+
+def _png(row_filter: str) -> list[int]:
+    """How PNG is written: one fixed filter for all rows and run lengths instead of a search for repeats.
+
+    On H&E tiles of 256 pixels, 4.9 ms and 85 kB against 9.8 ms and 92 kB of level 3 with the usual choices; on their
+    masks 0.20 ms and 529 bytes against 0.75 ms and 663.
+    """
+    options = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
+    number = getattr(cv2, f"IMWRITE_PNG_FILTER_{row_filter}", None)  # OpenCV before 4.12 chooses by itself
+    return options if number is None else [*options, cv2.IMWRITE_PNG_FILTER, number]
+
+
 def encode_image(image: UInt8[np.ndarray, "h w 3"], codec: str) -> bytes:
     """Encodes an RGB image as "png" or "jpegQ" (Q the quality of 50 to 100, chroma not subsampled)."""
     bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     if codec == "png":
-        ok, data = cv2.imencode(".png", bgr, [cv2.IMWRITE_PNG_COMPRESSION, 3])
+        ok, data = cv2.imencode(".png", bgr, _png("PAETH"))
     elif codec.startswith("jpeg") and codec[4:].isdigit() and 50 <= int(codec[4:]) <= 100:
         options = [cv2.IMWRITE_JPEG_QUALITY, int(codec[4:])]
         options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
@@ -114,6 +154,21 @@ def encode_image(image: UInt8[np.ndarray, "h w 3"], codec: str) -> bytes:
     if not ok:
         raise ValueError("the image could not be encoded")
     return data.tobytes()
+
+
+def encode_mask(mask: UInt8[np.ndarray, "h w"]) -> bytes:
+    """Encodes a mask of class ids as PNG; one that is all of one value only once."""
+    least, most = int(mask.min()), int(mask.max())
+    return _encode_even(mask.shape, most) if least == most else _encode_mask(mask)
+
+
+@lru_cache(maxsize=64)
+def _encode_even(shape: tuple[int, int], value: int) -> bytes:
+    return _encode_mask(np.full(shape, value, np.uint8))
+
+
+def _encode_mask(mask: UInt8[np.ndarray, "h w"]) -> bytes:
+    return cv2.imencode(".png", mask, _png("UP"))[1].tobytes()
 
 
 def decode_image(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
@@ -142,12 +197,13 @@ def decode_mask(data: bytes) -> UInt8[np.ndarray, "h w"]:
 
 def encode_tile(tile: Tile, codec: str = "png") -> bytes:
     """Turns a tile into the bytes of one record; the mask is always lossless."""
-    mask = cv2.imencode(".png", tile.mask, [cv2.IMWRITE_PNG_COMPRESSION, 3])[1].tobytes()
+    mask = encode_mask(tile.mask)
     texts = {
         "patient": tile.patient,
         "slide": tile.slide,
         "roi": tile.roi,
         "split": tile.split,
+        "kind": tile.kind,
         "tags": json.dumps(dict(tile.tags), sort_keys=True),
         "provenance": json.dumps(dict(tile.provenance), sort_keys=True),
     }
@@ -160,6 +216,7 @@ def encode_tile(tile: Tile, codec: str = "png") -> bytes:
     for name, number in (("x", tile.x), ("y", tile.y), ("level", tile.level)):
         fields[name].int64_list.value.append(int(number))
     fields["mpp"].float_list.value.append(tile.mpp)
+    fields["extent"].float_list.value.append(tile.extent)
     return message.SerializeToString(deterministic=True)
 
 
@@ -174,6 +231,11 @@ def decode_arrays(data: bytes, names: Collection[str] = ("image", "mask")) -> di
     fields = example_pb2.Example.FromString(data).features.feature
     decoders = {"image": decode_image, "mask": decode_mask}
     return {name: decoders[name](_field(fields, name)) for name in names}
+
+
+def decode_tags(data: bytes) -> dict[str, str]:
+    """Decodes only the tags of a record."""
+    return json.loads(_field(example_pb2.Example.FromString(data).features.feature, "tags"))
 
 
 def decode_tile(data: bytes) -> Tile:
@@ -194,6 +256,8 @@ def decode_tile(data: bytes) -> Tile:
         level=fields["level"].int64_list.value[0],
         mpp=fields["mpp"].float_list.value[0],
         roi=text("roi"),
+        kind=text("kind"),
+        extent=fields["extent"].float_list.value[0],
         tags=json.loads(text("tags")),
         provenance=json.loads(text("provenance")),
     )

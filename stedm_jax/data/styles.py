@@ -4,19 +4,21 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from stedm_jax.data.records import IndexRow
+from stedm_jax.data.index import IndexRow
+from stedm_jax.data.sampling import GLASS
 from stedm_jax.errors import UserError
 
 SOURCES = ("multipatch", "nearby", "augmented", "none")
 
 
 class StylePool:
-    """Finds the style tiles of a tile among the tiles of the same patient.
+    """Finds the style tiles of a tile among the tiles of the same patient. Tiles of glass never lend theirs.
 
     Args:
       rows: the tiles to choose from; positions in this list are what `choose` returns.
-      source: "multipatch": other tiles of the same slide or patient; "nearby": tiles of the same slide whose
-        corner is within one tile width; "augmented" and "none" need no pool.
+      source: "multipatch": other tiles of the same slide or patient, without any pixel of the tile itself as long as
+        there are such; "nearby": tiles of the same slide whose corner is within one tile width, which may overlap it
+        (where there are none, the nearest); "augmented" and "none" need no pool.
       scope: "slide" or "patient", for "multipatch".
       count: style tiles for each tile.
 
@@ -31,61 +33,80 @@ class StylePool:
             raise UserError(f"Unknown diffusion.style.scope '{scope}'; valid are slide and patient.")
         self.source, self.scope, self.count = source, scope, count
         self._rows = list(rows)
-        self._groups: dict[tuple[str, ...], list[int]] = {}
+        members: dict[tuple[str, ...], list[int]] = {}
+        slides: dict[tuple[str, str, str], list[int]] = {}
         for position, row in enumerate(self._rows):
-            self._groups.setdefault(self._key(row), []).append(position)
-        self._places = {
-            key: np.array([(self._rows[i].x, self._rows[i].y) for i in members])
-            for key, members in self._groups.items()
-        }
+            members.setdefault(self._key(row), []).append(position)
+            slides.setdefault((row.split, row.patient, row.slide), []).append(position)
+        lends = np.array([row.kind != GLASS for row in self._rows], bool)
+        self._lenders = {key: np.array(group)[lends[group]] for key, group in members.items()}
         if source == "multipatch":
             self._check_sizes()
-        self._width = {key: _tile_width(places) for key, places in self._places.items()}
+        self._corners = np.array([(row.x, row.y) for row in self._rows], np.int64).reshape(-1, 2)
+        self._slide = np.zeros(len(self._rows), np.int64)
+        self._near, self._side = np.zeros(len(self._rows)), np.zeros(len(self._rows))
+        for number, group in enumerate(slides.values()):
+            self._slide[group] = number
+            step = _step(self._corners[group])
+            for i in group:
+                # Corners are rounded to whole pixels. An inferred width may be off by more.
+                extent = self._rows[i].extent
+                self._near[i] = extent + 1 if extent else np.ceil(step * 1.02)
+                self._side[i] = extent if extent else step * 0.98
 
     def _key(self, row: IndexRow) -> tuple[str, ...]:
         by_patient = self.scope == "patient" and self.source == "multipatch"
         return (row.split, row.patient) if by_patient else (row.split, row.patient, row.slide)
 
     def _check_sizes(self) -> None:
-        small = {" / ".join(key[1:]): len(group) for key, group in self._groups.items() if len(group) <= self.count}
+        small = {" / ".join(key[1:]): len(group) for key, group in self._lenders.items() if len(group) <= self.count}
         if small:
             listed = ", ".join(f"{name} ({size} tiles)" for name, size in sorted(small.items()))
             raise UserError(
                 f"The style pool is too small: {self.count} style tiles beside the tile itself need at least "
-                f"{self.count + 1} tiles for each {self.scope}; too few are in {listed}. Lower "
+                f"{self.count + 1} tiles of tissue for each {self.scope}; too few are in {listed}. Lower "
                 "diffusion.style.tiles, set diffusion.style.scope=patient, or prepare more tiles."
             )
 
     @property
     def patients(self) -> list[str]:
-        """Patients in the pool, sorted."""
-        return sorted({row.patient for row in self._rows})
+        """Patients in the pool who have a tile to lend, sorted."""
+        return sorted({key[1] for key, lenders in self._lenders.items() if lenders.size})
 
-    def choose(self, position: int, rng: np.random.Generator) -> list[int]:
-        """Positions of the style tiles of the tile at a position; never the tile itself, if there is another."""
-        key = self._key(self._rows[position])
-        members = self._groups[key]
-        candidates = [other for other in members if other != position]
-        if self.source == "nearby":
-            here = np.array([self._rows[position].x, self._rows[position].y])
-            near = np.abs(self._places[key] - here).max(axis=1) <= self._width[key]
-            candidates = [members[i] for i in np.flatnonzero(near) if members[i] != position]
-        if not candidates:
+    def choose(self, position: int, rng: np.random.Generator, reach: float = 0.0) -> list[int]:
+        """Positions of the style tiles of the tile at a position; never the tile itself, if there is another.
+
+        Args:
+          position: of the tile.
+          rng: source of the randomness.
+          reach: how far beyond its place the tile may be taken on each side, in sides of a tile; "multipatch" keeps
+            style tiles so much further away.
+        """
+        lenders = self._lenders[self._key(self._rows[position])]
+        others = lenders[lenders != position]
+        if not others.size:
             return [position] * self.count
-        replace = len(candidates) < self.count
-        return [int(i) for i in rng.choice(candidates, self.count, replace=replace)]
+        away = np.abs(self._corners[others] - self._corners[position]).max(axis=1)
+        if self.source == "nearby":
+            fit = others[away <= self._near[position]]
+            fit = fit if fit.size else others[away == away.min()]  # of scattered tiles, the nearest
+        else:
+            least = self._side[position] * (1 + reach) - 1  # corners are rounded
+            fit = others[(self._slide[others] != self._slide[position]) | (away >= least)]
+            fit = fit if fit.size else others
+        return [int(i) for i in rng.choice(fit, self.count, replace=fit.size < self.count)]
 
     def choose_for_patient(self, patient: str, rng: np.random.Generator) -> list[int]:
-        """Positions of the style tiles of a patient, all from one slide unless the scope is the patient."""
-        keys = [key for key in self._groups if key[1] == patient]
-        members = self._groups[keys[int(rng.integers(len(keys)))]]
-        return [int(i) for i in rng.choice(members, self.count, replace=len(members) < self.count)]
+        """Positions of the style tiles of one of the patients, all from one slide unless the scope is the patient."""
+        keys = [key for key, lenders in self._lenders.items() if key[1] == patient and lenders.size]
+        lenders = self._lenders[keys[int(rng.integers(len(keys)))]]
+        return [int(i) for i in rng.choice(lenders, self.count, replace=lenders.size < self.count)]
 
 
-def _tile_width(places: np.ndarray) -> int:
-    """Distance of neighbouring tiles of a slide, in level-0 pixels: the commonest one, and 2 % for rounding."""
-    steps = np.concatenate([np.diff(np.unique(places[:, axis])) for axis in (0, 1)])
+def _step(corners: np.ndarray) -> int:
+    """Distance of neighbouring tiles of a slide, in level-0 pixels, where no one says it: the commonest one."""
+    steps = np.concatenate([np.diff(np.unique(corners[:, axis])) for axis in (0, 1)])
     if not steps.size:
         return 0
     values, counts = np.unique(steps, return_counts=True)
-    return int(np.ceil(values[np.argmax(counts)] * 1.02))
+    return int(values[np.argmax(counts)])

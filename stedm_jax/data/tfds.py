@@ -23,7 +23,7 @@ def write_tfds_metadata(
     Args:
       folder: where the shards lie under their final names.
       name: name of the data set.
-      tile: side of the tiles in pixels.
+      tile: side of the images in pixels, with their margins.
       codec: codec of the images, "png" or "jpegQ".
       shard_lengths: split -> records of each shard.
       num_bytes: split -> bytes of all its records.
@@ -34,8 +34,8 @@ def write_tfds_metadata(
         {
             "image": tfds.features.Image(shape=(tile, tile, 3), encoding_format=encoding),
             "mask": tfds.features.Image(shape=(tile, tile, 1), encoding_format="png"),
-            "patient": text, "slide": text, "roi": text, "split": text, "tags": text, "provenance": text,
-            "x": number, "y": number, "level": number, "mpp": np.float32,
+            "patient": text, "slide": text, "roi": text, "split": text, "kind": text, "tags": text, "provenance": text,
+            "x": number, "y": number, "level": number, "mpp": np.float32, "extent": np.float32,
         }
     )  # fmt: skip
     template = tfds.core.ShardedFileTemplate(

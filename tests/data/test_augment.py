@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 
-from stedm_jax.data.augment import affine_copy, dihedral, stain_jitter
+from stedm_jax.data.augment import Movement, affine_copy, dihedral, stain_jitter
+from stedm_jax.data.schema import VOID, core
+from stedm_jax.errors import UserError
 
 
 def test_the_eight_symmetries_differ_and_keep_the_pixels():
@@ -44,3 +46,45 @@ def test_affine_copy_keeps_the_colours_and_moves_the_pixels():
 def test_affine_copy_is_a_function_of_the_generator(seed):
     a, b = (affine_copy(image(), np.random.default_rng(seed)) for _ in range(2))
     np.testing.assert_array_equal(a, b)
+
+
+def ramp(side):
+    """An image whose first two channels say where a pixel lies."""
+    place = np.indices((side, side)).astype(np.uint8)
+    return np.stack([*place, np.zeros((side, side), np.uint8)], -1)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_any_angle_shows_only_true_context_at_true_distances(seed):
+    tile, movement = 40, Movement(shift=3, rotate=True)
+    margin = movement.margin(tile)
+    assert margin == 3 + 9  # 0.2071 of 40, rounded up, and the shift
+    image = ramp(tile + 2 * margin)
+    mask = (image[..., 0] // 8 % 2).astype(np.uint8)
+    turned, its_mask = movement.take(image, mask, margin, np.random.default_rng(seed))
+    assert turned.shape == (tile, tile, 3) and not (its_mask == VOID).any()
+    place = turned[..., :2].astype(float)
+    across = np.linalg.norm(place[0, 0] - place[-1, -1])
+    assert abs(across - np.sqrt(2) * (tile - 1)) < 1.5
+    assert np.abs(place.mean((0, 1)) - (tile + 2 * margin - 1) / 2).max() <= 3.1
+    wrong = its_mask != np.round(place[..., 0]).astype(int) // 8 % 2
+    assert wrong.mean() < 0.1  # next to the edges of the stripes, where rounding decides
+
+
+def test_a_tile_without_movement_leaves_the_generator_alone():
+    rng = np.random.default_rng(0)
+    image = ramp(20)
+    taken, mask = Movement().take(image, image[..., 0], 2, rng)
+    np.testing.assert_array_equal(taken, core(image, 2))
+    np.testing.assert_array_equal(mask, core(image[..., 0], 2))
+    assert rng.bit_generator.state == np.random.default_rng(0).bit_generator.state
+
+
+def test_the_margin_that_is_needed():
+    assert [Movement(rotate=True).margin(tile) for tile in (64, 128, 512)] == [14, 27, 107]
+    assert Movement(shift=5).margin(512) == 5
+    Movement(rotate=True).check(512, 107, "x")
+    with pytest.raises(UserError, match="--margin=107"):
+        Movement(rotate=True).check(512, 106, "the tile set x")
+    with pytest.raises(UserError, match="0 or more"):
+        Movement(shift=-1).check(512, 106, "the tile set x")

@@ -108,3 +108,12 @@ def test_what_a_killed_writer_left_is_swept(tmp_path):
 def test_tiles_of_another_resolution_are_refused(tmp_path):
     with pytest.raises(UserError, match="0.5 um per pixel; this set holds 2"):
         write(tmp_path / "tiles", [make_tile(mpp=0.5)])
+
+
+def test_rows_of_an_index_are_small(tmp_path):
+    """No dict a row, and one string for a name that many rows have."""
+    with TileWriter(tmp_path / "tiles", name="made", classes=CLASSES, mpp=2.0, tile=32) as out:
+        for number in range(2):
+            out.write(make_tile("train", "patient-1", number))
+    first, second = TileSet.open(tmp_path / "tiles").index("train")
+    assert not hasattr(first, "__dict__") and first.slide is second.slide and first.patient is second.patient

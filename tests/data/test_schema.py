@@ -3,7 +3,16 @@ import dataclasses
 import numpy as np
 import pytest
 
-from stedm_jax.data.schema import VOID, check_tile, decode_arrays, decode_tile, encode_tile
+from stedm_jax.data.schema import (
+    VOID,
+    check_tile,
+    decode_arrays,
+    decode_mask,
+    decode_tile,
+    encode_mask,
+    encode_tile,
+    histogram,
+)
 from stedm_jax.errors import UserError
 from tests.conftest import make_tile
 
@@ -56,3 +65,11 @@ def test_void_is_a_valid_mask_value():
 def test_unknown_codec_is_refused():
     with pytest.raises(UserError, match="codec 'webp'"):
         encode_tile(make_tile(), "webp")
+
+
+@pytest.mark.parametrize("mask", [np.zeros((5, 7)), np.full((64, 64), VOID), np.arange(35).reshape(5, 7) % 3])
+def test_masks_of_one_value_are_counted_and_encoded_as_all_others(mask):
+    mask = mask.astype(np.uint8)
+    for _ in range(2):  # the second from memory
+        np.testing.assert_array_equal(decode_mask(encode_mask(mask)), mask)
+    np.testing.assert_array_equal(histogram(mask), np.bincount(mask.ravel(), minlength=256))

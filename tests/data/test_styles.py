@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from stedm_jax.data.records import IndexRow
+from stedm_jax.data.index import IndexRow
 from stedm_jax.data.styles import StylePool
 from stedm_jax.errors import UserError
 
@@ -61,3 +61,59 @@ def test_nearby_is_not_misled_by_a_last_column_that_was_shifted_inwards():
     pool = StylePool(table, "nearby", "slide", 1)
     found = {i for seed in range(200) for i in pool.choose(5, np.random.default_rng(seed))}
     assert found == {0, 1, 2, 4, 6, 8, 9, 10}
+
+
+def row(x, y=0, slide="s", kind="", extent=100.0, patient="p"):
+    return IndexRow("train", 0, patient, slide, "", x, y, 0, 1.0, "", (0,), kind, extent)
+
+
+def found(pool, position, draws=60):
+    return {i for seed in range(draws) for i in pool.choose(position, np.random.default_rng(seed))}
+
+
+def test_nearby_knows_the_width_of_a_tile_whatever_the_packing():
+    scattered = [row(0), row(60, 70), row(101, 3), row(0, 130), row(250, 250), row(50, 50, slide="other")]
+    assert found(StylePool(scattered, "nearby", "slide", 1), 0) == {1, 2}
+    dense = [row(x) for x in range(0, 500, 25)]
+    assert found(StylePool(dense, "nearby", "slide", 1), 0) == {1, 2, 3, 4}
+
+
+def test_a_tile_that_stands_alone_takes_the_nearest_and_only_then_itself():
+    table = [row(0), row(400), row(1000), row(0, slide="alone")]
+    pool = StylePool(table, "nearby", "slide", 2)
+    assert found(pool, 0) == {1} and found(pool, 2) == {1} and found(pool, 3) == {3}
+
+
+@pytest.mark.parametrize("source", ["multipatch", "nearby"])
+def test_glass_never_lends_style(source):
+    table = [row(100 * n, kind="glass" if n % 3 == 0 else "") for n in range(12)]
+    pool = StylePool(table, source, "slide", 2)
+    for position in range(12):
+        assert all(table[i].kind != "glass" for i in found(pool, position))
+    drawn = pool.choose_for_patient("p", np.random.default_rng(0))
+    assert all(table[i].kind != "glass" for i in drawn)
+    with pytest.raises(UserError, match=r"of tissue.*s .2 tiles"):
+        StylePool([row(0), row(100), row(200, kind="glass")], "multipatch", "slide", 2)
+
+
+def test_multipatch_leaves_out_what_overlaps_the_tile_itself():
+    table = [row(0), row(100), row(200), row(203), row(203, slide="other"), row(0, slide="other")]
+    assert found(StylePool(table, "multipatch", "slide", 1), 2) == {0, 1}
+    assert found(StylePool(table, "multipatch", "patient", 1), 2) == {0, 1, 4, 5}
+    assert 3 in found(StylePool(table, "nearby", "slide", 1), 2)
+    overlapping = [row(0), row(10), row(20)]
+    assert found(StylePool(overlapping, "multipatch", "slide", 1), 1) == {0, 2}
+
+
+def test_patients_with_nothing_but_glass_are_no_source_of_style():
+    table = [row(0), row(0, patient="q", slide="t", kind="glass")]
+    assert StylePool(table, "none", "slide", 1).patients == ["p"]
+
+
+def test_multipatch_keeps_away_from_where_the_tile_may_be_moved():
+    table = [row(0), row(100), row(115), row(121), row(200)]
+    pool = StylePool(table, "multipatch", "slide", 1)
+    draws = {i for seed in range(60) for i in pool.choose(0, np.random.default_rng(seed), reach=0.21)}
+    assert found(pool, 0) == {1, 2, 3, 4} and draws == {3, 4}
+    alone = StylePool(table[:2], "multipatch", "slide", 1)
+    assert alone.choose(0, np.random.default_rng(0), reach=0.21) == [1]

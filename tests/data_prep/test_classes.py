@@ -1,6 +1,6 @@
 import pytest
 
-from data_prep.classes import plan_classes
+from data_prep.classes import plan_classes, unseen_classes
 from stedm_jax.data.schema import VOID
 from stedm_jax.errors import UserError
 
@@ -33,7 +33,40 @@ def test_a_class_may_be_absent():
     ("stroma", "does not name: Tumor, tumor"),
     ("stroma,stroma", "named twice"),
     ("stroma,,Tumor", "empty"),
+    ("a:#12=x", "no colour"),
+    ("nowhere.json", "is no file"),
 ])  # fmt: skip
 def test_errors(wanted, says):
     with pytest.raises(UserError, match=says):
         plan_classes(FOUND, wanted)
+
+
+def test_colours_and_files(tmp_path):
+    text = "stroma,tumour:#c80000=Tumor|tumor"
+    (tmp_path / "c.json").write_text('{"stroma": null, "tumour": {"from": ["Tumor", "tumor"], "color": "#c80000"}}')
+    for wanted in (text, str(tmp_path / "c.json")):
+        plan = plan_classes(FOUND, wanted)
+        assert plan.ids == {"stroma": 0, "Tumor": 1, "tumor": 1}
+        assert [spec.name for spec in plan.classes] == ["stroma", "tumour"] and plan.classes[1].color == (200, 0, 0)
+
+
+def test_a_background_that_polygons_do_not_leave():
+    plan = plan_classes(FOUND | {"ROI": None}, None, background="glass", complete=False, rois=["ROI"])
+    assert plan.outside == VOID and plan.background == 0 and plan.classes[0].name == "glass" and "ROI" not in plan.ids
+
+
+def test_classes_that_nobody_drew():
+    plan = plan_classes(FOUND, "stroma,tumour=Tumor|tumor,fat", background="background")
+    assert unseen_classes(plan, FOUND) == ["fat"]
+
+
+@pytest.mark.parametrize(("text", "says"), [
+    ('{"a": {"color": "red"}}', "'red' is no colour"),
+    ("[1]", "holds no object"),
+    ("{", "holds no object"),
+    ('{"a": ["x"], "b": ["x"]}', "'x' is to be both a and b"),
+])  # fmt: skip
+def test_wrong_files(tmp_path, text, says):
+    (tmp_path / "c.json").write_text(text)
+    with pytest.raises(UserError, match=says):
+        plan_classes(FOUND, str(tmp_path / "c.json"))

@@ -1,12 +1,15 @@
+import re
+
 import cv2
 import numpy as np
 import pytest
 
-from data_prep.folder import cut_picture, pack, parse_args
+from data_prep.folder import main
 from data_prep.images import Picture, fit_picture, read_mask, scale_picture
 from stedm_jax.data.records import TileSet
-from stedm_jax.data.schema import VOID
+from stedm_jax.data.schema import VOID, core
 from stedm_jax.errors import UserError
+from tests.data_prep.conftest import call
 
 SPLITS = ("train", "val", "test", "style")
 
@@ -29,9 +32,15 @@ def folder(tmp_path):
 def run(folder, **changes):
     options = {
         "images": folder / "images", "masks": folder / "masks", "table": folder / "t.csv", "tile": 32,
-        "mpp": 1.0, "classes": "background,gland", "out": folder / "out"} | changes  # fmt: skip
-    flags = [f"--{name}={value}" if value is not True else f"--{name}" for name, value in options.items()]
-    return pack(parse_args([flag for flag in flags if not flag.endswith("=None")]), quiet=True)
+        "mpp": 1.0, "classes": "background,gland", "workers": 1} | changes  # fmt: skip
+    return call(main, folder / "out", options)
+
+
+def counts(reports):
+    found = {report["split"]: 0 for report in reports}
+    for report in reports:
+        found[report["split"]] += report["tiles"]
+    return found
 
 
 def edit(folder, old, new):
@@ -41,9 +50,9 @@ def edit(folder, old, new):
 
 
 def test_packs(folder):
-    counts = run(folder)
+    status, reports = run(folder)
     tiles = TileSet.open(folder / "out")
-    assert counts == {"unlabelled": 0, "train": 12, "val": 12, "test": 12, "style": 12}
+    assert status == 0 and counts(reports) == {"train": 12, "val": 12, "test": 12, "style": 12}
     tile = tiles.read("train", 1)
     image = cv2.imread(str(folder / "images" / "0.png"))[..., ::-1]
     np.testing.assert_array_equal(tile.image, image[tile.y : tile.y + 32, tile.x : tile.x + 32])
@@ -51,18 +60,37 @@ def test_packs(folder):
     assert np.all(tiles.read("style", 0).mask == VOID)
 
 
-def test_judged_pixels_count_once():
+@pytest.mark.parametrize("margin", [0, 8])
+def test_judged_pixels_count_once(folder, margin):
     """In val and test the tiles hold every labelled pixel once; in train the overlap is labelled in both."""
-    mask = np.random.default_rng(0).integers(0, 3, (75, 110)).astype(np.uint8)
-    picture = Picture(np.zeros((75, 110, 3), np.uint8), mask)
-    for once in (True, False):
+    run(folder, margin=margin)
+    tiles = TileSet.open(folder / "out")
+    for number, split in enumerate(("train", "val", "test")):
+        mask = cv2.imread(str(folder / "masks" / f"{number}.png"), cv2.IMREAD_GRAYSCALE)
         counted = np.zeros(mask.shape, int)
-        for y, x, part in cut_picture(picture, 32, 32, once):
-            known = part.mask != VOID
-            np.testing.assert_array_equal(part.mask[known], mask[y : y + 32, x : x + 32][known])
-            counted[y : y + 32, x : x + 32] += known
+        for record in range(len(tiles.index(split))):
+            tile = tiles.read(split, record)
+            part = core(tile.mask, margin)
+            known = part != VOID
+            box = np.s_[tile.y : tile.y + 32, tile.x : tile.x + 32]
+            np.testing.assert_array_equal(part[known], mask[box][known])
+            counted[box] += known
         assert counted.min() == 1
-        assert (counted.max() == 1) == once
+        assert (counted.max() == 1) == (split != "train")
+
+
+def test_margins_are_the_image_round_the_tile_and_its_mirror_beyond(folder):
+    run(folder, margin=8)
+    tiles = TileSet.open(folder / "out")
+    image = np.pad(cv2.imread(str(folder / "images" / "0.png"))[..., ::-1], [(8, 8), (8, 8), (0, 0)], mode="reflect")
+    mask = cv2.imread(str(folder / "masks" / "0.png"), cv2.IMREAD_GRAYSCALE)
+    mask = np.pad(mask, 8, constant_values=VOID)
+    assert tiles.margin == 8 and tiles.tile == 32
+    for record in range(12):
+        tile = tiles.read("train", record)
+        box = np.s_[tile.y : tile.y + 48, tile.x : tile.x + 48]
+        np.testing.assert_array_equal(tile.image, image[box])
+        np.testing.assert_array_equal(tile.mask, mask[box])
 
 
 def test_counts_of_val_equal_the_mask(folder):
@@ -124,15 +152,14 @@ def test_palette_masks_count_by_index(tmp_path):
 
 def test_a_mask_of_another_size(folder):
     cv2.imwrite(str(folder / "masks" / "1.png"), np.zeros((70, 99), np.uint8))
-    with pytest.raises(UserError, match=r"masks/1\.png is 99x70 pixels.*100x70"):
-        run(folder)
-    assert not (folder / "out").exists()
+    status, reports = run(folder)
+    assert status == 1 and re.search(r"masks/1\.png is 99x70 pixels.*100x70", reports[1]["error"])
+    assert TileSet.open(folder / "out").splits == ("train", "test", "style")
 
 
 def test_a_class_id_out_of_range(folder):
     cv2.imwrite(str(folder / "masks" / "0.png"), np.full((70, 100), 7, np.uint8))
-    with pytest.raises(UserError, match=r"masks/0\.png holds the value 7.*valid are 0, 1"):
-        run(folder)
+    assert re.search(r"masks/0\.png holds the value 7.*valid are 0, 1", run(folder)[1][0]["error"])
 
 
 def test_a_coloured_mask(folder):
@@ -140,14 +167,12 @@ def test_a_coloured_mask(folder):
         str(folder / "masks" / "0.png"),
         np.random.default_rng(0).integers(0, 2, (70, 100, 3)).astype(np.uint8),
     )
-    with pytest.raises(UserError, match=r"masks/0\.png is coloured"):
-        run(folder)
+    assert "masks/0.png is coloured" in run(folder)[1][0]["error"]
 
 
 @pytest.mark.parametrize(("old", "new", "says"), [
-    ("1.png,1.png", "1.png,gone.png", "have no mask.*1.png"),
-    ("1.png,1.png", "1.png,", "have no mask.*1.png"),
-    ("1.png,1.png", "none.png,1.png", "none.png"),
+    ("1.png,1.png", "/1.png,1.png", "must be a path within its folder"),
+    ("1.png,1.png", "1.png,../masks/1.png", "mask='../masks/1.png' must be a path within"),
     ("image,mask", "picture,mask", "no column image"),
     ("image,mask", "image,masque", "no column mask"),
     ("P1,val", "P0,val", "'P0' in train and val"),
@@ -159,22 +184,42 @@ def test_wrong_tables(folder, old, new, says):
         run(folder)
 
 
+@pytest.mark.parametrize(("new", "says"), [
+    ("1.png,gone.png", "1.png .*has no mask"),
+    ("1.png,", "1.png .*has no mask"),
+    ("none.png,1.png", "none.png is not in --images"),
+])  # fmt: skip
+def test_a_bad_row_stops_no_other(folder, new, says):
+    edit(folder, "1.png,1.png", new)
+    status, reports = run(folder)
+    assert status == 1 and re.search(says, reports[1]["error"])
+    assert [bool(line["error"]) for line in reports] == [False, True, False, False]
+
+
 def test_an_unreadable_image(folder):
     (folder / "images" / "2.png").write_bytes(b"\x89PNG nothing")
-    with pytest.raises(UserError, match=r"images/2\.png cannot be read"):
-        run(folder)
+    status, reports = run(folder)
+    assert status == 1 and "images/2.png cannot be read" in reports[2]["error"]
+    cv2.imwrite(str(folder / "images" / "2.png"), np.zeros((70, 100, 3), np.uint8))
+    status, reports = run(folder)
+    assert status == 0 and [report["taken_over"] for report in reports] == [True, True, False, True]
 
 
 @pytest.mark.parametrize(("changes", "says"), [
     ({"mpp": None}, "how many microns"),
     ({"mpp": 0.5, "source_mpp": 1.0}, "cannot give 0.5"),
-    ({"tile": 80}, "100x70 pixels at 1 um, smaller than a tile of 80"),
     ({"values": "0"}, "2 different numbers"),
     ({"masks": "nowhere"}, "--masks=nowhere"),
 ])  # fmt: skip
 def test_wrong_options(folder, changes, says):
     with pytest.raises(UserError, match=says):
         run(folder, **changes)
+
+
+def test_images_smaller_than_a_tile(folder):
+    status, reports = run(folder, tile=80)
+    assert status == 2 and "100x70 pixels at 1 um, smaller than a tile of 80" in reports[0]["error"]
+    assert not (folder / "out").exists()
 
 
 @pytest.mark.data
@@ -186,6 +231,6 @@ def test_glas(real_data, tmp_path):
     patients = {line.split(",")[3] for line in lines[1:12]}
     splits = "train:" + ",".join(sorted(patients))
     changes = {"images": glas, "masks": glas, "source_mpp": 0.62, "mpp": 1.24, "tile": 128, "splits": splits}
-    counts = run(tmp_path, **changes)
+    _, reports = run(tmp_path, **changes)
     tile = TileSet.open(tmp_path / "out").read("train", 0)
-    assert counts["train"] > 40 and tile.tags["grade_glas"] in ("benign", "malignant")
+    assert counts(reports)["train"] > 40 and tile.tags["grade_glas"] in ("benign", "malignant")

@@ -5,24 +5,19 @@ import shutil
 import numpy as np
 import pytest
 
-from data_prep.slides import pack, parse_args, summarise
+from data_prep.slides import main
 from data_prep.tiff import write_pyramid
 from stedm_jax.data.records import TileSet
 from stedm_jax.data.schema import VOID
 from stedm_jax.errors import UserError
-
-
-def arguments(cohort, out, **changes):
-    options = {
-        "slides": cohort / "slides", "annotations": cohort / "annotations", "table": cohort / "cohort.csv",
-        "mpp": 2.0, "tile": 64, "out": out, "workers": 1} | changes  # fmt: skip
-    flags = [f"--{name}={value}" if value is not True else f"--{name}" for name, value in options.items()]
-    return parse_args(flags)
+from tests.data_prep.conftest import call, content
 
 
 def run(cohort, out, **changes):
-    reports = pack(arguments(cohort, out, **changes))
-    return summarise(reports, out), reports
+    options = {
+        "slides": cohort / "slides", "annotations": cohort / "annotations", "table": cohort / "cohort.csv",
+        "mpp": 2.0, "tile": 64, "workers": 1} | changes  # fmt: skip
+    return call(main, out, options)
 
 
 def rows_of(cohort):
@@ -40,7 +35,7 @@ def write_table(path, rows):
 @pytest.fixture(scope="module")
 def packed(cohort, tmp_path_factory):
     out = tmp_path_factory.mktemp("packed") / "tiles"
-    status, reports = run(cohort, out, classes="stroma,tumour,necrosis")
+    status, reports = run(cohort, out, classes="stroma,tumour,necrosis", name="made")
     assert status == 0
     return out, reports
 
@@ -75,10 +70,11 @@ def test_report_and_thumbnails(cohort, packed):
 
 
 def test_workers_change_nothing(cohort, packed, tmp_path):
-    run(cohort, tmp_path / "tiles", classes="stroma,tumour,necrosis", workers=2)
-    first, second = (json.loads((folder / "manifest.json").read_text()) for folder in (packed[0], tmp_path / "tiles"))
-    assert first["shards"] == second["shards"] and first["index_sha256"] == second["index_sha256"]
-    assert not list(tmp_path.glob("*spool*"))
+    run(cohort, tmp_path / "tiles", classes="stroma,tumour,necrosis", workers=2, name="made")
+    first, second = content(packed[0]), content(tmp_path / "tiles")
+    assert json.loads(first.pop("manifest.json")) == json.loads(second.pop("manifest.json"))  # but for its table's path
+    assert first == second
+    assert [path.name for path in tmp_path.iterdir() if "report" not in path.name] == ["tiles"]
 
 
 def test_background_where_the_annotation_is_complete(cohort, tmp_path):
@@ -98,11 +94,11 @@ def test_a_bad_slide_stops_no_other(cohort, tmp_path):
     (tmp_path / "c" / "annotations" / f"{stem}.geojson").write_text("{")
     status, reports = run(tmp_path / "c", tmp_path / "tiles", workers=2)
     assert status == 1
-    assert {r.slide for r in reports if r.error} == {rows[0]["slide"], annotated[-1]["slide"]}
-    assert "does not open" in reports[0].error
+    assert {r["slide"] for r in reports if r["error"]} == {rows[0]["slide"], annotated[-1]["slide"]}
+    assert "does not open" in reports[0]["error"]
     tiles = TileSet.open(tmp_path / "tiles")
     packed = {row.slide for split in tiles.splits for row in tiles.index(split)}
-    assert packed == {r.slide for r in reports if not r.error}
+    assert packed == {r["slide"] for r in reports if not r["error"]}
 
 
 def test_nothing_packed(cohort, tmp_path):
@@ -122,14 +118,16 @@ def test_no_microns_is_refused_then_given(tmp_path):
     (tmp_path / "cohort.csv").write_text("slide,patient,split\na.tif,P1,style\n")
     changes = {"annotations": tmp_path, "tile": 128, "classes": "x"}
     status, reports = run(tmp_path, tmp_path / "tiles", **changes)
-    assert status == 2 and "100 um per pixel" in reports[0].error
+    assert status == 2 and "100 um per pixel" in reports[0]["error"]
     (tmp_path / "cohort.csv").write_text("slide,patient,split,mpp\na.tif,P1,style,0.5\n")
     status, reports = run(tmp_path, tmp_path / "tiles", **changes)
-    assert status == 0 and reports[0].tiles == 1
+    assert status == 0 and reports[0]["tiles"] == 1
 
 
 @pytest.mark.parametrize(("change", "says"), [
-    (lambda rows: rows[0].update(slide="gone.tif"), "gone.tif"),
+    (lambda rows: [row.update(slide=f"gone/{row['slide']}") for row in rows], "None of the files.*gone/"),
+    (lambda rows: rows[1].update(slide=f"./{rows[0]['slide']}"), "stands in line 2"),
+    (lambda rows: rows[1].update(slide=f"../slides/{rows[0]['slide']}"), "without '..'"),
     (lambda rows: rows[1].update(slide=rows[0]["slide"]), "stands in line 2"),
     (lambda rows: rows[1].update(split="Test"), "unknown split 'Test'"),
     (lambda rows: [row.update(patient="P") for row in rows], "'P' in "),
@@ -158,14 +156,14 @@ def test_an_annotated_slide_needs_its_annotation(cohort, tmp_path):
     (tmp_path / "empty").mkdir()
     status, reports = run(cohort, tmp_path / "tiles", annotations=tmp_path / "empty", classes="stroma")
     assert status == 1
-    assert all(("has no annotation" in r.error) == (r.split != "style") for r in reports)
+    assert all(("has no annotation" in r["error"]) == (r["split"] != "style") for r in reports)
 
 
 def test_max_tiles_are_chosen_by_seed(cohort, tmp_path):
     places = []
     for number, seed in enumerate((0, 0, 1)):
         _, reports = run(cohort, tmp_path / f"t{number}", max_tiles=3, seed=seed)
-        assert all(report.tiles == 3 for report in reports)
+        assert all(report["tiles"] == 3 for report in reports)
         tiles = TileSet.open(tmp_path / f"t{number}")
         places.append([(row.slide, row.x, row.y) for split in tiles.splits for row in tiles.index(split)])
     assert places[0] == places[1] != places[2]
@@ -187,7 +185,16 @@ def test_real_slides(real_data, tmp_path):
         "tile": 256,
     }
     status, reports = run(tmp_path, tmp_path / "tiles", **changes)
-    assert status == 1 and "does not say how many microns" in reports[0].error
+    assert status == 1 and "does not say how many microns" in reports[0]["error"]
     status, reports = run(tmp_path, tmp_path / "good", slide_mpp=0.466667, **changes)
-    assert status == 0 and reports[0].tiles > 10 and reports[0].unlabelled > 0
-    assert reports[1].mpp == pytest.approx(0.499)
+    assert status == 0 and reports[0]["tiles"] > 10 and reports[0]["unlabelled"] > 0
+    assert reports[1]["mpp"] == pytest.approx(0.499)
+
+
+def test_bad_rows_stop_no_other(cohort, tmp_path):
+    rows = [row | {"mpp": ""} for row in rows_of(cohort)]
+    rows[0]["slide"], rows[1]["mpp"] = "gone.tif", "fine"
+    table = write_table(tmp_path / "t.csv", rows)
+    status, reports = run(cohort, tmp_path / "tiles", table=table, classes="stroma,tumour,necrosis")
+    assert status == 1 and [bool(line["error"]) for line in reports] == [True, True, False, False, False, False]
+    assert "gone.tif is not in --slides" in reports[0]["error"] and "mpp='fine'" in reports[1]["error"]

@@ -1,6 +1,6 @@
 import pytest
 
-from data_prep.table import parse_splits, read_table
+from data_prep.table import check_files, parse_splits, read_table
 from stedm_jax.errors import UserError
 
 
@@ -24,12 +24,20 @@ def test_reads_rows_tags_and_optional_columns(tmp_path):
     ("slide,patient,split\na,,train\n", "patient is empty"),
     ("slide,patient,split\na,P1,train\na,P1,train\n", "line 3.*'a' stands in line 2"),
     ("slide,patient,split\na,P1,train\nb,P1,test\n", "'P1' in test and train"),
-    ("slide,patient,split\na,P1\n", "line 2 has not 3 cells"),
-    ("slide,patient,split\na,P1,train,x\n", "line 2 has not 3 cells"),
+    ("slide,patient,split\na,P1\n", "line 2 has 2 cells and the header 3"),
+    ("slide,patient,split\na,P1,train,x\n", "line 2 has 4 cells and the header 3"),
+    ("slide,patient,split\na,P04,train\nb,p 04,test\n", "'P04' in train and 'p 04' in test, which differ in case"),
 ])  # fmt: skip
 def test_errors_name_the_place(tmp_path, text, says):
     with pytest.raises(UserError, match=says):
         read_table(table(tmp_path, text), "slide")
+
+
+def test_what_spreadsheets_make_of_a_table_is_read(tmp_path, capsys):
+    path = table(tmp_path, "Slide;Patient;SPLIT;MPP;anotation\r\na;P1;train;0.5;x\r\n;;;;\r\n")
+    (row,) = read_table(path, "slide", optional=("mpp", "annotation"))
+    assert (row.file, row.split, row.extra["mpp"], row.tags) == ("a", "train", "0.5", {"anotation": "x"})
+    assert "is 'annotation' meant?" in capsys.readouterr().err
 
 
 def test_missing_table_and_wrong_number(tmp_path):
@@ -59,3 +67,11 @@ def test_wrong_splits_by_patient(tmp_path, splits, says):
     path = table(tmp_path, "image,patient\na,P1\nb,P2\n")
     with pytest.raises(UserError, match=says):
         read_table(path, "image", splits=parse_splits(splits))
+
+
+def test_one_file_by_two_names(tmp_path):
+    (tmp_path / "a.tif").write_text("")
+    (tmp_path / "b.tif").symlink_to(tmp_path / "a.tif")
+    rows = read_table(table(tmp_path, "slide,patient,split\na.tif,P1,train\nb.tif,P2,test\n"), "slide")
+    with pytest.raises(UserError, match=r"'b.tif' in line 3 .* same file as 'a.tif' in line 2"):
+        check_files(rows, tmp_path, "--slides")

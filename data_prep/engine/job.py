@@ -1,0 +1,215 @@
+"""What the engine works on: jobs (a slide or an image each), the rules of cutting, and what became of a job."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from data_prep.classes import ClassPlan
+from data_prep.table import Row
+
+RGB = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class PolygonFiles:
+    """Labels that are polygons.
+
+    Attributes:
+      paths: annotation files, each in any format that data_prep.annotations reads.
+      slide: the name by which files on several slides know this one.
+    """
+
+    paths: tuple[Path, ...]
+    slide: str
+
+
+@dataclass(frozen=True)
+class MaskFile:
+    """Labels that are an image of the same size as the picture.
+
+    Attributes:
+      path: the mask.
+      values: of each class the value, or the values, that mean it; None: 0, 1, 2, ... VOID always means unlabelled.
+      palette: of each class the colour, or the colours, that mean it, for coloured masks; in place of values.
+      void: further values (or, with a palette, colours) that mean unlabelled.
+      decode: reads class ids, uint8 (h, w), in its own way, in place of all that; a function of a module, or a
+        functools.partial of one.
+    """
+
+    path: Path
+    values: tuple[int | tuple[int, ...], ...] | None = None
+    palette: tuple[RGB | tuple[RGB, ...], ...] | None = None
+    void: tuple[int | RGB, ...] = ()
+    decode: Callable[[Path], np.ndarray] | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One slide or image to cut.
+
+    Attributes:
+      key: its name among the jobs; unlike every other.
+      row: what the table says of it.
+      path: the file of the slide or image.
+      labels: where its labels are; None where it is not annotated. With a MaskFile the job is a picture: it is read
+        as a whole, and tissue is not looked for.
+      mpp: microns per pixel of level 0 that the table says.
+      fallback_mpp: that where nobody else says.
+      number: its place in the table.
+      slide: the slide that the tiles are said to be from; "": the file that the table names.
+      roi: region of interest that the tiles are said to be from.
+      offset: x, y of the image's corner in its slide, in level-0 pixels.
+      picture: read it as a whole although it has no MaskFile.
+    """
+
+    key: str
+    row: Row
+    path: Path
+    labels: PolygonFiles | MaskFile | None
+    mpp: float | None = None
+    fallback_mpp: float | None = None
+    number: int = 0
+    slide: str = ""
+    roi: str = ""
+    offset: tuple[int, int] = (0, 0)
+    picture: bool = False
+
+    @property
+    def slide_name(self) -> str:
+        """The slide that the tiles are said to be from."""
+        return self.slide or self.row.file
+
+    @property
+    def is_picture(self) -> bool:
+        """Whether it is read as a whole, its tissue not looked for."""
+        return isinstance(self.labels, MaskFile) or (self.picture and self.labels is None)
+
+
+@dataclass(frozen=True)
+class CutRules:
+    """How slides are cut; see the options of the commands.
+
+    Attributes:
+      mpp, tile, margin: of the tiles: microns per pixel, side and context on each side in pixels.
+      stride: pixels from tile to tile in train and style; 0: as tile. In val and test tiles never overlap.
+      min_tissue: least share of tissue in a tile; 0: tissue is not looked for.
+      max_tiles: most tiles of a slide; 0: all.
+      shares, per_slide: of the train split, so many tiles of each slide, by kind of their centre pixel.
+      glass: share of glass tiles among the tiles of a train or style slide.
+      cover: shift the last row and column of tiles inwards, so that the slide is covered; val and test always are.
+      fit: scale each image so that its shorter side is one tile, and ignore microns.
+      complete: what lies in no polygon is background.
+      rois: names of polygons inside which the annotation is complete; outside of them nothing is labelled.
+      seed: of all that is chosen by chance.
+      stain, stain_target: "macenko" or "reinhard", and the image whose stain all tiles get ("": the usual one).
+      codec: "png" or "jpegQ".
+    """
+
+    mpp: float
+    tile: int
+    margin: int = 0
+    stride: int = 0
+    min_tissue: float = 0.5
+    max_tiles: int = 0
+    shares: tuple[tuple[str, float], ...] = ()
+    per_slide: int = 0
+    glass: float = 0.0
+    cover: bool = True
+    fit: bool = False
+    complete: bool = False
+    rois: tuple[str, ...] = ()
+    seed: int = 0
+    stain: str = ""
+    stain_target: str = ""
+    codec: str = "png"
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a worker gets.
+
+    Attributes:
+      job, plan, rules: what is cut, and how.
+      fingerprint: of all that the result depends on, but for job.fallback_mpp, which may not be needed.
+      part: folder of the part; None in a dry run, which only looks.
+      thumbnail: file of the thumbnail, if one is wanted.
+    """
+
+    job: Job
+    plan: ClassPlan
+    rules: CutRules
+    fingerprint: str = ""
+    part: Path | None = None
+    thumbnail: Path | None = None
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the job has labels; one of the split style never has."""
+        return self.job.labels is not None and self.job.row.split != "style"
+
+    @property
+    def sampled(self) -> bool:
+        """Whether tiles are sampled by kind: in train, where the rules name kinds."""
+        return bool(self.rules.shares) and self.job.row.split == "train"
+
+    def fingerprint_of(self, fallback: float | None) -> str:
+        """The whole fingerprint, given what was used of job.fallback_mpp."""
+        return self.fingerprint if fallback is None else f"{self.fingerprint}-{fallback:g}"
+
+
+@dataclass
+class SlideReport:
+    """What became of a job; a line of report.jsonl.
+
+    Attributes:
+      key, slide, roi, patient, split: whose line it is.
+      error: why it was not packed; "" if it was.
+      mpp, level, size: of the slide: microns per pixel, the level read, width and height.
+      mpp_from: who said the microns per pixel: table, slide, annotation or --slide_mpp.
+      tissue_share: share of the slide that is tissue.
+      grid, on_tissue, unlabelled, not_chosen, tiles: tiles in the grid, those on tissue, those of them left out since
+        nothing in them is labelled, those left out by --max_tiles or --per_slide, and those packed.
+      kinds: tiles by kind, where they were sampled or are glass.
+      polygons, passed_over, left_out: polygons read, features that are no polygons of a class, and a sentence for each
+        that was left out or mended.
+      labelled_pixels, void_pixels: of the packed tiles without margin.
+      bytes: of the records; in a dry run estimated.
+      fallback_mpp: what --slide_mpp says, where nobody else did.
+      seconds: time on it; 0 where it was taken over from a run before.
+      stale: it could not be packed again, so that the set keeps what an earlier run made of it.
+    """
+
+    key: str
+    slide: str
+    patient: str
+    split: str
+    roi: str = ""
+    error: str = ""
+    mpp: float = 0.0
+    level: int = 0
+    size: tuple[int, int] = (0, 0)
+    tissue_share: float = 0.0
+    grid: int = 0
+    on_tissue: int = 0
+    unlabelled: int = 0
+    not_chosen: int = 0
+    tiles: int = 0
+    kinds: dict[str, int] = field(default_factory=dict)
+    polygons: int = 0
+    passed_over: int = 0
+    left_out: list[str] = field(default_factory=list)
+    labelled_pixels: dict[str, int] = field(default_factory=dict)
+    void_pixels: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+    fallback_mpp: float | None = None
+    taken_over: bool = False
+    stale: bool = False
+    mpp_from: str = ""
+
+
+def report_of(job: Job, error: str = "") -> SlideReport:
+    """An empty report of a job."""
+    return SlideReport(job.key, job.slide_name, job.row.patient, job.row.split, job.roi, error)

@@ -1,0 +1,124 @@
+"""Fetches Flowers-102 where the user asks for it: the archives of its authors, or a copy of TensorFlow Datasets."""
+
+import csv
+import hashlib
+import re
+import shutil
+import tarfile
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from data_prep.command import Progress
+from stedm_jax.errors import UserError
+
+BASE = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/"
+ARCHIVES = {
+    "imagelabels.mat": "4903e94206bac23bf772aadf06451916df56b58fc483a62db32a97b82656651d",
+    "setid.mat": "46b8678f91fd95d3c8f4feab80d271a6c834a1dd896fe29fd3e6ad9ce5c8dccd",
+    "102flowers.tgz": "2d01ecc807db462958cfe3d92f57a8c252b4abd240eb955770201e45f783b246",
+    "102segmentations.tgz": "",
+}
+"""Files and their SHA-256, as TensorFlow Datasets records them; of the segmentations none is on record."""
+NAME = re.compile(r"image_([0-9]{5})\.jpg")
+UNPACKED = {"102flowers.tgz": "jpg", "102segmentations.tgz": "segmim"}
+
+
+def download(folder: Path, base: str = BASE) -> None:
+    """Fetches what is not there yet, compares it with the checksums and unpacks it.
+
+    Args:
+      folder: where to put it; made if it is not there.
+      base: address of the files.
+
+    Raises:
+      UserError: no network, or a damaged file.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, digest in ARCHIVES.items():
+        if (folder / UNPACKED.get(name, name)).exists():
+            continue
+        path = folder / name
+        if not path.exists():
+            _fetch(base + name, path)
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+        if digest and found != digest:
+            path.unlink()
+            raise UserError(f"{base}{name} is not the published file (SHA-256 {found}, not {digest}); try again later.")
+        if name in UNPACKED:
+            _unpack(path, folder, UNPACKED[name])
+
+
+def _fetch(url: str, path: Path) -> None:
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        with urllib.request.urlopen(url, timeout=60) as answer, partial.open("wb") as file:
+            total = int(answer.headers.get("Content-Length") or 0)
+            progress, done = Progress(path.name, max(total >> 20, 1), "MB"), 0
+            while block := answer.read(1 << 20):
+                file.write(block)
+                done += len(block)
+                progress.update(min(done >> 20, max(total >> 20, 1)))
+        if total and done != total:
+            raise OSError(f"it ended after {done} of {total} bytes")
+    except (urllib.error.URLError, OSError, ValueError) as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(f"{url} cannot be fetched ({error}); fetch it by other means into {path.parent}.") from error
+    partial.replace(path)
+
+
+def _unpack(archive: Path, folder: Path, inside: str) -> None:
+    """Unpacks the one folder of an archive, which appears when it is complete."""
+    work = folder / f".{inside}.partial"
+    try:
+        with tarfile.open(archive) as file:
+            file.extractall(work, filter="data")
+        (work / inside).rename(folder / inside)
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise UserError(f"{archive} cannot be unpacked ({error}); delete it and run again.") from error
+    finally:  # an archive may hold more than the one folder
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def from_tfds(copy: Path, folder: Path) -> None:
+    """Writes the images of a prepared TensorFlow Datasets copy as jpg/image_NNNNN.jpg, and labels.csv.
+
+    Args:
+      copy: the folder with dataset_info.json, or one above it.
+      folder: the folder that data_prep.flowers takes as --source.
+
+    Raises:
+      UserError: there is no such copy, or it is not in the format array_record.
+    """
+    import tensorflow_datasets as tfds
+
+    found = sorted(copy.rglob("dataset_info.json")) if copy.is_dir() else []
+    if not found:
+        raise UserError(
+            f"--tfds={copy} holds no data set of TensorFlow Datasets; make one with tfds.builder('oxford_flowers102', "
+            "file_format='array_record').download_and_prepare(), or leave the option out."
+        )
+    builder: Any = tfds.builder_from_directory(found[-1].parent)
+    raw: Any = tfds.decode.SkipDecoding  # a class made by a decorator that hides it from type checkers
+    rows = []
+    (folder / "jpg").mkdir(parents=True, exist_ok=True)
+    for part, name in (("train", "train"), ("validation", "val"), ("test", "test")):
+        try:
+            source = builder.as_data_source(split=part, decoders={"image": raw()})
+        except (ValueError, NotImplementedError, KeyError) as error:
+            raise UserError(
+                f"--tfds={copy}: the set {part} cannot be read ({error}); prepare it as array_record."
+            ) from error
+        for example in source:
+            text = example["file_name"]
+            file = text.decode() if isinstance(text, bytes) else str(text)
+            match = NAME.fullmatch(file)
+            if not match:  # it becomes a path
+                raise UserError(f"--tfds={copy} names an image {file!r}, not like image_00001.jpg; prepare it again.")
+            (folder / "jpg" / file).write_bytes(example["image"])
+            rows.append((int(match[1]), int(example["label"]) + 1, name))
+    with (folder / "labels.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["number", "class", "set"])
+        table.writerows(sorted(rows))

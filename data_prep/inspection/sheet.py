@@ -1,0 +1,128 @@
+"""The contact sheet: for each split a row of tiles a class, with the outlines of the masks."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+from stedm_jax.data.index import IndexRow
+from stedm_jax.data.records import TileSet
+from stedm_jax.data.schema import VOID, core
+
+CELL, GAP, LEFT, CAPTION, HEAD = 144, 6, 190, 16, 44
+MOST_ROWS = 60
+INK, FAINT, PAPER = (20, 20, 20), (110, 110, 110), (255, 255, 255)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of the sheet: what it shows, how much there is of it, the class's id (-1: of no class) and the tiles."""
+
+    split: str
+    what: str
+    note: str
+    number: int
+    rows: tuple[IndexRow, ...]
+
+
+def lines(tiles: TileSet, columns: int) -> Iterator[Line]:
+    """The rows of the sheet: a class each where a split has labels, tiles without a label, and glass."""
+    area = tiles.tile**2
+    for split in tiles.splits:
+        rows, shown = tiles.index(split), set()
+        total = sum(row.labelled for row in rows)
+        for number, spec in enumerate(tiles.classes):
+            having = [row for row in rows if row.pixels[number]]
+            if having:
+                share = sum(row.pixels[number] for row in having) / total
+                # Half and half shows most of how the class is drawn.
+                best = sorted(having, key=lambda row: abs(row.pixels[number] / area - 0.5))
+                note = f"{len(having):,} tiles, {share:.1%}"
+                chosen = _of_all_patients([row for row in best if row.record not in shown] or best, columns)
+                shown |= {row.record for row in chosen}
+                yield Line(split, spec.name, note, number, chosen)
+        for what, those in (
+            ("no label", [row for row in rows if not row.labelled and row.kind != "glass"]),
+            ("glass", [row for row in rows if row.kind == "glass"]),
+        ):
+            if those:
+                even = [those[i] for i in np.random.default_rng(0).permutation(len(those))]
+                yield Line(split, what, f"{len(those):,} tiles", -1, _of_all_patients(even, columns))
+
+
+def _of_all_patients(rows: Sequence[IndexRow], count: int) -> tuple[IndexRow, ...]:
+    """The first tile of each patient, then the second of each, and so on; and so with the slides of each."""
+    ranked = _in_turns(_in_turns(rows, lambda row: (row.patient, row.slide)), lambda row: (row.patient,))
+    return tuple(sorted(ranked[:count], key=lambda row: row.patient))
+
+
+def _in_turns(rows: Sequence[IndexRow], key: Callable[[IndexRow], tuple[str, ...]]) -> list[IndexRow]:
+    """The first row of each key, then the second of each, and so on."""
+    turns: dict[tuple[str, ...], int] = {}
+    ranked = []
+    for number, row in enumerate(rows):
+        turns[key(row)] = turns.get(key(row), 0) + 1
+        ranked.append((turns[key(row)], number, row))
+    return [row for _, _, row in sorted(ranked, key=lambda each: each[:2])]
+
+
+def outlined(
+    image: UInt8[np.ndarray, "h w 3"], mask: UInt8[np.ndarray, "h w"], colors: Sequence[tuple[int, int, int]], side: int
+) -> UInt8[np.ndarray, "n n 3"]:
+    """A tile at a size, with a line along the inside of each class; unlabelled parts hatched where others are not."""
+    how = cv2.INTER_AREA if image.shape[0] > side else cv2.INTER_LINEAR
+    out = cv2.resize(image, (side, side), interpolation=how)
+    small = cv2.resize(mask, (side, side), interpolation=cv2.INTER_NEAREST)
+    if np.all(small == VOID):
+        return out
+    y, x = np.indices(small.shape)
+    out[(small == VOID) & ((x + y) % 8 < 2)] = (150, 150, 150)
+    for number, color in enumerate(colors):
+        region = (small == number).astype(np.uint8)
+        if region.any():
+            thick, thin = (cv2.erode(region, np.ones((n, n), np.uint8)) for n in (9, 3))
+            out[(region > 0) & (thick == 0)] = color
+            out[(region > 0) & (thin == 0)] = [part // 3 for part in color]
+    return out
+
+
+def draw_sheet(tiles: TileSet, columns: int = 8) -> UInt8[np.ndarray, "h w 3"]:
+    """The contact sheet as a picture; of very many rows the first MOST_ROWS."""
+    shown = list(lines(tiles, columns))[:MOST_ROWS]
+    colors = [spec.color for spec in tiles.classes]
+    height = HEAD + len(shown) * (CELL + CAPTION + GAP) + GAP
+    sheet = Image.new("RGB", (LEFT + columns * (CELL + GAP) + GAP, height), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    title, plain, small = (ImageFont.load_default(size) for size in (18, 15, 12))
+    about = f"{tiles.manifest['name']}: {tiles.tile} px at {tiles.mpp:g} um, margin {tiles.margin} px (not shown)"
+    draw.text((GAP, 12), about, INK, font=title)
+    before = ""
+    for number, line in enumerate(shown):
+        top = HEAD + number * (CELL + CAPTION + GAP)
+        if line.split != before:
+            draw.line([(GAP, top - 3), (sheet.width - GAP, top - 3)], FAINT)
+            before = line.split
+            draw.text((GAP, top + 4), line.split, INK, font=title)
+        if line.number >= 0:
+            draw.rectangle([GAP, top + 30, GAP + 14, top + 44], fill=colors[line.number], outline=INK)
+        draw.text((GAP + 22, top + 28), _cut(line.what, LEFT - 34, plain), INK, font=plain)
+        draw.text((GAP + 22, top + 50), line.note, FAINT, font=small)
+        for place, row in enumerate(line.rows):
+            tile = tiles.read(row.split, row.record)
+            cell = outlined(core(tile.image, tiles.margin), core(tile.mask, tiles.margin), colors, CELL)
+            left = LEFT + place * (CELL + GAP)
+            sheet.paste(Image.fromarray(cell), (left, top))
+            draw.text((left, top + CELL + 1), _cut(row.patient, CELL, small), FAINT, font=small)
+    return np.asarray(sheet)
+
+
+def _cut(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    """A text that fits, its end cut off if need be."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(f"{text}...") > width:
+        text = text[:-1]
+    return f"{text}..."

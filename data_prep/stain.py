@@ -1,0 +1,222 @@
+"""Stain normalisation by Macenko and by Reinhard, tile by tile: baselines, off unless asked for.
+
+Macenko et al. (ISBI 2009), with optical density
+
+    (1)  OD = -ln((RGB + 1) / 240)
+
+find the plane of the two stains by singular value decomposition of the OD of tissue, the stains as the extreme
+directions in it (1st and 99th percentile of the angle), and scale the amount of each so that its 99th percentile is
+that of the target. Reinhard et al. (2001) match mean and standard deviation of each channel of l-alpha-beta:
+
+    (2)  l = log of the cone responses, rotated to achromatic, yellow-blue and red-green
+
+Here both are taken over tissue. A tile of glass, or one where two stains cannot be told apart, stays as it is.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+
+from stedm_jax.errors import UserError
+
+Image = UInt8[np.ndarray, "h w 3"]
+
+KINDS = ("macenko", "reinhard")
+LIGHT = 240.0
+"""Grey level of glass in equation (1), as published."""
+LEAST_DENSITY = 0.15
+"""Of tissue, as published; here of the mean over channels, since eosin alone hardly takes any red."""
+MOST_PIXELS = 65_536
+"""That an image is measured by."""
+LEAST_TISSUE = 0.02
+"""Share of a tile below which its tissue tells no stain."""
+LEAST_ANGLE = np.deg2rad(4.0)
+"""Between two stains; below it, amounts are noise."""
+_DENSITY = -np.log((np.arange(256, dtype=np.float32) + 1.0) / LIGHT)
+
+# Cone responses of RGB, and the rotation of their logarithms (Reinhard et al., equations 4 and 6).
+_LMS = np.array([[0.3811, 0.5783, 0.0402], [0.1967, 0.7244, 0.0782], [0.0241, 0.1288, 0.8444]], np.float32)
+_AXES = np.array([[1.0, 1.0, 1.0], [1.0, 1.0, -2.0], [1.0, -1.0, 0.0]], np.float32)
+_LAB = _AXES / np.linalg.norm(_AXES, axis=1, keepdims=True)
+
+
+class Unfit(Exception):
+    """An image that tells no stain."""
+
+
+@dataclass(frozen=True, eq=False)
+class Stains:
+    """Stains of an image after Macenko.
+
+    Attributes:
+      vectors: optical density of one unit of haematoxylin and of eosin, a row each, of length 1.
+      amounts: 99th percentile of the amount of each.
+    """
+
+    vectors: Float[np.ndarray, "2 3"]
+    amounts: Float[np.ndarray, "2"]
+
+    def give(self, image: Image) -> Image:
+        """An image with these stains instead of its own; what in it is of neither stain goes.
+
+        Raises:
+          Unfit: it tells no stain.
+        """
+        own = find_stains(image)
+        amounts = _amounts(_DENSITY[image].reshape(-1, 3), own.vectors)
+        scaled = (self.vectors * (self.amounts / own.amounts)[:, None]).astype(np.float32)
+        return _bytes(LIGHT * np.exp(-amounts @ scaled) - 1.0).reshape(image.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Colors:
+    """Mean and standard deviation of l, alpha and beta over the tissue of an image, after Reinhard."""
+
+    mean: Float[np.ndarray, "3"]
+    std: Float[np.ndarray, "3"]
+
+    def give(self, image: Image) -> Image:
+        """An image with these colours instead of its own. Glass fades into the unchanged image, to stay clear.
+
+        Raises:
+          Unfit: it has hardly any tissue.
+        """
+        own = find_colors(image)
+        scale = self.std / own.std
+        shift = self.mean - own.mean * scale
+        new = from_lab(to_lab(image) * scale.astype(np.float32) + shift.astype(np.float32)).astype(np.float32)
+        share = np.clip(_DENSITY[image].mean(axis=-1) / LEAST_DENSITY, 0, 1)[..., None]
+        return _bytes(share * new + (1 - share) * image)
+
+
+MACENKO_REFERENCE = Stains(np.array([[0.5626, 0.7201, 0.4062], [0.2159, 0.8012, 0.5581]]), np.array([1.9705, 1.0308]))
+"""What the authors' own code takes where no target is given."""
+REINHARD_REFERENCE = Colors(
+    np.array([8.74108109, -0.12440419, 0.0444982]), np.array([0.6135447, 0.10989545, 0.0286032])
+)
+"""Of the region of TCGA-A2-A3XS-DX1 to which Amgad et al. (2019) normalised."""
+
+
+def find_stains(image: Image) -> Stains:
+    """Stains of an image.
+
+    Raises:
+      Unfit: hardly any tissue, or one stain only.
+    """
+    image = _thin_out(image)
+    tissue = _DENSITY[image][_tissue(image)]
+    # Not centred: the plane of the stains goes through the origin, which is glass.
+    _, _, directions = np.linalg.svd(tissue.T @ tissue / len(tissue))
+    plane = directions[:2] * np.where(directions[:2].sum(axis=1) < 0, -1.0, 1.0).astype(np.float32)[:, None]
+    along = tissue @ plane.T
+    low, high = np.percentile(np.arctan2(along[:, 1], along[:, 0]), [1, 99])
+    if high - low < LEAST_ANGLE:
+        raise Unfit
+    pair = np.array([[np.cos(angle), np.sin(angle)] for angle in (low, high)]) @ plane
+    pair = np.maximum(pair, 1e-3)  # no stain gives light
+    vectors = pair / np.linalg.norm(pair, axis=1, keepdims=True)
+    vectors = vectors[np.argsort(-vectors[:, 0])]  # haematoxylin takes more of the red
+    amounts = np.percentile(_amounts(tissue, vectors), 99, axis=0).astype(np.float64)
+    if not np.all(np.isfinite(amounts)) or amounts.min() < 0.01:
+        raise Unfit
+    return Stains(vectors, amounts)
+
+
+def find_colors(image: Image) -> Colors:
+    """Colours of the tissue of an image.
+
+    Raises:
+      Unfit: hardly any tissue.
+    """
+    image = _thin_out(image)
+    tissue = to_lab(image)[_tissue(image)].astype(np.float64)
+    return Colors(tissue.mean(axis=0), np.maximum(tissue.std(axis=0), 1e-3))
+
+
+def to_lab(image: Image) -> Float[np.ndarray, "h w 3"]:
+    """l, alpha, beta of equation (2)."""
+    return np.log(np.maximum(image.astype(np.float32) @ _LMS.T, 1.0)) @ _LAB.T
+
+
+def from_lab(lab: Float[np.ndarray, "h w 3"]) -> Image:
+    """The inverse of to_lab."""
+    return _bytes(np.exp(lab @ np.linalg.inv(_LAB).T) @ np.linalg.inv(_LMS).T)
+
+
+def _thin_out(image: Image) -> Image:
+    """Every nth pixel, so that about MOST_PIXELS stay."""
+    step = max(1, round((image.size / 3 / MOST_PIXELS) ** 0.5))
+    return image[::step, ::step]
+
+
+def _tissue(image: Image) -> Bool[np.ndarray, "h w"]:
+    dense = _DENSITY[image].mean(axis=-1) >= LEAST_DENSITY
+    if np.count_nonzero(dense) < LEAST_TISSUE * dense.size:
+        raise Unfit
+    return np.asarray(dense)
+
+
+def _amounts(density: Float[np.ndarray, "n 3"], vectors: Float[np.ndarray, "2 3"]) -> Float[np.ndarray, "n 2"]:
+    """Least-squares amounts of the two stains."""
+    return density @ np.linalg.pinv(vectors).astype(np.float32)
+
+
+def _bytes(values: Float[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
+    return np.clip(np.round(values), 0, 255).astype(np.uint8)
+
+
+@dataclass
+class Normaliser:
+    """Brings images to one stain, each by its own measure.
+
+    Attributes:
+      target: what they are to look like.
+      changed, unchanged: images so far that were brought to it, and that were left because they tell no stain.
+    """
+
+    target: Stains | Colors
+    changed: int = 0
+    unchanged: int = 0
+
+    def __call__(self, image: Image) -> Image:
+        """The image in the target's stain; itself where it tells none."""
+        try:
+            new = self.target.give(image)
+        except Unfit:
+            self.unchanged += 1
+            return image
+        self.changed += 1
+        return new
+
+
+def normaliser(kind: str, target: Path | None = None) -> Normaliser:
+    """A normaliser towards a target image, or towards the published reference.
+
+    Args:
+      kind: "macenko" or "reinhard".
+      target: an image with tissue; None: MACENKO_REFERENCE or REINHARD_REFERENCE.
+
+    Raises:
+      UserError: unknown kind, or a target that cannot be read or tells no stain.
+    """
+    if kind not in KINDS:
+        raise UserError(f"There is no stain normalisation '{kind}'; valid are {', '.join(KINDS)}.")
+    if target is None:
+        return Normaliser(MACENKO_REFERENCE if kind == "macenko" else REINHARD_REFERENCE)
+    try:
+        image = cv2.imdecode(np.fromfile(target, np.uint8), cv2.IMREAD_COLOR)
+    except (OSError, cv2.error):
+        image = None
+    if image is None:
+        raise UserError(f"The target {target} of the stain normalisation is no image that can be read.")
+    image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    try:
+        return Normaliser(find_stains(image) if kind == "macenko" else find_colors(image))
+    except Unfit:
+        raise UserError(
+            f"The target {target} of the stain normalisation shows hardly any tissue, or one stain only; give a "
+            "tile of well-stained tissue."
+        ) from None

@@ -1,0 +1,186 @@
+"""Which tiles training draws, and how often: shares of kinds of tiles, and patients or slides of equal weight.
+
+A kind is the name of a class of the experiment; "foreground", any class that scores are about; "glass", a tile that
+was cut as glass; or "rest", whatever is of no other kind that is listed. A tile counts for the first kind listed that
+it is of. What it is of is what it was sampled for (its kind), and where nobody sampled, what is drawn in it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from stedm_jax.data.classes import ClassMap
+from stedm_jax.data.index import IndexRow
+from stedm_jax.data.schema import ClassSpec
+from stedm_jax.errors import UserError
+
+GLASS = "glass"
+"""Kind of a tile that was cut as glass."""
+REST, FOREGROUND = "rest", "foreground"
+UNIFORM = ("tile", "slide", "patient")
+
+Shares = Sequence[tuple[str, float]]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Tiles that make up a share of what is drawn.
+
+    Attributes:
+      positions: of these tiles among the rows.
+      weight: their share; those of all parts add up to 1.
+      groups: the positions, divided into slides or patients of equal weight; empty: every tile weighs the same.
+    """
+
+    positions: tuple[int, ...]
+    weight: float
+    groups: tuple[tuple[int, ...], ...] = ()
+
+    def draw(self, rng: np.random.Generator) -> int:
+        """One of the positions."""
+        members = self.groups[int(rng.integers(len(self.groups)))] if self.groups else self.positions
+        return members[int(rng.integers(len(members)))]
+
+
+def check_shares(shares: Sequence[Any], names: Sequence[str], key: str) -> None:
+    """Refuses shares that say nothing definite.
+
+    Args:
+      shares: (kind, share) pairs; none: tiles as they come.
+      names: classes of the experiment.
+      key: name of the key of the configuration, for the message.
+
+    Raises:
+      UserError: not pairs, an unknown kind, one named twice, or shares that do not add up to 1.
+    """
+    kinds = (*names, FOREGROUND, GLASS, REST)
+    for pair in shares:
+        if not isinstance(pair, tuple | list) or len(pair) != 2 or isinstance(pair[1], str) or not 0 < pair[1] <= 1:
+            raise UserError(
+                f"config.{key} holds {pair!r}; give pairs of a kind of tiles and its share above 0, such as "
+                f"(('{names[-1]}', 0.5), ('{REST}', 0.5)), in the config file."
+            )
+        if pair[0] not in kinds:
+            raise UserError(f"config.{key} names '{pair[0]}'; kinds of tiles are {', '.join(kinds)}.")
+    listed = [kind for kind, _ in shares]
+    if len(set(listed)) < len(listed):
+        raise UserError(f"config.{key} names a kind twice ({', '.join(listed)}); a tile counts for one only.")
+    total = sum(share for _, share in shares)
+    if shares and abs(total - 1) > 1e-6:
+        raise UserError(f"The shares of config.{key} add up to {total:g}; make it 1.")
+
+
+def check_uniform(uniform: str) -> None:
+    """Refuses an unknown value of config.data.uniform.
+
+    Raises:
+      UserError: names the valid ones.
+    """
+    if uniform not in UNIFORM:
+        raise UserError(f"config.data.uniform is '{uniform}'; valid are {', '.join(UNIFORM)}.")
+
+
+def divide(
+    rows: Sequence[IndexRow],
+    tile_classes: Sequence[ClassSpec],
+    classes: ClassMap,
+    *,
+    shares: Shares = (),
+    uniform: str = "tile",
+    key: str = "data.shares",
+) -> list[Part]:
+    """Divides rows into parts with the wanted shares.
+
+    Args:
+      rows: labelled rows.
+      tile_classes: classes of the tile set.
+      classes: those of the experiment.
+      shares: (kind, share) pairs; empty leaves the rows together.
+      uniform: what weighs the same within a part: "tile", "slide" or "patient".
+      key: name of the key of the configuration that the shares come from, for messages.
+
+    Returns:
+      Parts in the order of the shares. Where no tile is left for "rest", the others make up for it.
+
+    Raises:
+      UserError: impossible shares, or a kind of which there is no tile.
+    """
+    check_shares(shares, classes.names, key)
+    check_uniform(uniform)
+    if not shares:
+        return [Part(tuple(range(len(rows))), 1.0, _groups(rows, range(len(rows)), uniform))]
+    order = [kind for kind, _ in shares]
+    found: dict[str, list[int]] = {kind: [] for kind in order}
+    ids = {spec.name: number for number, spec in enumerate(tile_classes)}
+    for position, row in enumerate(rows):
+        kinds = _kinds(row, ids, classes)
+        kind = next((kind for kind in order if kind in kinds), REST)
+        found.setdefault(kind, []).append(position)
+    lacking = [kind for kind in order if not found[kind] and kind != REST]
+    if lacking:
+        where = ", ".join(sorted({row.split for row in rows})) or "none"
+        raise UserError(
+            f"config.{key} gives a share to {', '.join(lacking)}, and no tile (of split {where}) is of that kind. "
+            f"Prepare such tiles (for {GLASS}: data_prep with --glass), or take it out of the shares."
+        )
+    kept = [(tuple(found[kind]), share) for kind, share in shares if found[kind]]
+    total = sum(share for _, share in kept)
+    return [Part(part, share / total, _groups(rows, part, uniform)) for part, share in kept]
+
+
+def _kinds(row: IndexRow, ids: Mapping[str, int], classes: ClassMap) -> set[str]:
+    """What a tile is of; never "rest". `ids` are those of the classes of the tile set, by name."""
+    if row.kind == GLASS:
+        return {GLASS}
+    if row.kind in ids:
+        present = {int(classes.table[ids[row.kind]])}
+    elif row.kind in classes.names:
+        present = {classes.names.index(row.kind)}
+    elif row.kind:  # sampled as something else, such as tissue of no class in particular
+        present = set()
+    else:
+        present = {int(classes.table[number]) for number, count in enumerate(row.pixels) if count}
+    kinds = {classes.names[number] for number in present if number < len(classes.names)}
+    return kinds | ({FOREGROUND} if present & set(classes.foreground) else set())
+
+
+def _groups(rows: Sequence[IndexRow], positions: Sequence[int], uniform: str) -> tuple[tuple[int, ...], ...]:
+    if uniform == "tile":
+        return ()
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for position in positions:
+        row = rows[position]
+        groups.setdefault((row.patient, row.slide) if uniform == "slide" else (row.patient,), []).append(position)
+    return tuple(tuple(group) for group in groups.values())
+
+
+class Rounds:
+    """An endless order in which every group comes once a round, and within a group every member once a pass.
+
+    Item i is a pure function of (seed, i): the place in its round says which group, the round which member.
+
+    Args:
+      groups: positions, divided into groups.
+      seed: of the order.
+    """
+
+    def __init__(self, groups: Sequence[Sequence[int]], seed: int):
+        self.groups, self.seed = tuple(tuple(group) for group in groups), seed
+
+    def __len__(self) -> int:
+        return 2**40
+
+    def __getitem__(self, index: int) -> int:
+        number, place = divmod(index, len(self.groups))
+        group = int(_order(len(self.groups), (self.seed, 0, number))[place])
+        members = self.groups[group]
+        visit, turn = divmod(number, len(members))
+        return members[int(_order(len(members), (self.seed, 1 + group, visit))[turn])]
+
+
+@lru_cache(maxsize=1024)
+def _order(length: int, seed: tuple[int, ...]) -> np.ndarray:
+    return np.random.default_rng(seed).permutation(length)

@@ -1,0 +1,230 @@
+"""Times packing a slide against a plain loop over its tiles, in turns, and shows where the engine's time goes.
+
+    python -m tests.data_prep.engine.bench_pack [--size=30000] [--mpp=1.0] [--tile=256] [--turns=3] [--workers=1,2]
+
+Both sides end with the same product: a file of records with image and mask, for the same tiles. The plain side calls
+OpenSlide.read_region for each tile at the best level that OpenSlide names, scales by Pillow's box filter, draws the
+mask of each tile, and encodes both by OpenCV with its own settings; it looks for no tissue, draws no thumbnail,
+counts no pixels and computes no checksums. Times are of the processor, since other things run on the machine; with
+--workers, runs of the whole command on four slides are timed by the wall. A slide of the size wanted is made.
+
+Kinds of the profile: read, scale and encode, of tiles and, told apart, of the overview (the coarse image that tissue
+is found on); tissue; masks, drawing them; records, messages, files and checksums; thumbnail; opening; rest.
+"""
+
+import argparse
+import functools
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import cv2
+import numpy as np
+import openslide
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+from PIL import Image
+
+import data_prep.engine.cut as cut_module
+import data_prep.engine.source as source_module
+import data_prep.readers.openslide_file as file_module
+import data_prep.readers.scaled as scaled_module
+import stedm_jax.data.parts as parts_module
+import stedm_jax.data.schema as schema_module
+from data_prep.annotations import draw_mask, load_annotation
+from data_prep.classes import ClassPlan
+from data_prep.engine.job import CutRules, Job, PolygonFiles, SlideReport, Task
+from data_prep.slides import main as slides
+from data_prep.table import Row
+from data_prep.tiling import Position
+from stedm_jax.data.index import read_index
+from stedm_jax.data.records import RECORD_OPTIONS
+from stedm_jax.data.schema import ClassSpec, Tile
+from tests.data_prep.readers.big_slide import write_big_slide
+
+PLAN = ClassPlan(tuple(ClassSpec(name, (0, 0, 0)) for name in ("background", "a", "b")), {"a": 1, "b": 2}, 0, 0)
+WATCHED = (
+    (file_module.OpenSlideFile, "read_level", "read"), (scaled_module, "area_resample", "scale"),
+    (schema_module, "encode_image", "encode"), (schema_module, "encode_mask", "encode"),
+    (scaled_module.Slide, "overview", "overview"), (cut_module, "find_tissue", "tissue"),
+    (source_module.SlideSource, "labels", "masks"), (parts_module.PartWriter, "write", "records"),
+    (parts_module.PartWriter, "finish", "records"), (cut_module, "_draw", "thumbnail"),
+    (cut_module, "opened", "opening"),
+)  # fmt: skip
+
+
+PIXELS = ("read", "scale", "encode")
+
+
+class Clock:
+    """Processor time by kind; what is read and scaled for the overview is told apart."""
+
+    def __init__(self) -> None:
+        self.spent: dict[str, float] = {}
+        self._stack, self._since = ["rest"], time.process_time()
+
+    def _switch(self) -> None:
+        now = time.process_time()
+        self.spent[self._stack[-1]] = self.spent.get(self._stack[-1], 0.0) + now - self._since
+        self._since = now
+
+    def watch(self, function: Callable[..., Any], kind: str) -> Callable[..., Any]:
+        """The function, its time counted for a kind."""
+
+        @functools.wraps(function)
+        def watched(*args: Any, **options: Any) -> Any:
+            self._switch()
+            coarse = any(each.startswith("overview") for each in self._stack)
+            self._stack.append(f"overview {kind}" if coarse else kind)
+            try:
+                return function(*args, **options)
+            finally:
+                self._switch()
+                self._stack.pop()
+
+        return watched
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Watches all kinds."""
+        with ExitStack() as stack:
+            for owner, name, kind in WATCHED:
+                if hasattr(owner, name):
+                    stack.enter_context(mock.patch.object(owner, name, self.watch(getattr(owner, name), kind)))
+            self._since = time.process_time()
+            yield
+            self._switch()
+
+
+def write_annotation(path: Path, size: int) -> None:
+    """Wavy regions of two classes all over the slide, as a pathologist draws them."""
+    features, rng, step = [], np.random.default_rng(0), 3000
+    angle = np.linspace(0, 2 * np.pi, 200)
+    for number, (y, x) in enumerate((y, x) for y in range(0, size, step) for x in range(0, size, step)):
+        radius = step * (0.35 + 0.05 * np.sin(rng.integers(3, 9) * angle) + 0.01 * rng.standard_normal(200))
+        ring = np.stack([x + step / 2 + radius * np.cos(angle), y + step / 2 + radius * np.sin(angle)], 1)
+        ring = np.concatenate([ring[:-1], ring[:1]]).clip(0, size).round(1).tolist()
+        geometry = {"type": "Polygon", "coordinates": [ring]}
+        named = {"objectType": "annotation", "classification": {"name": "ab"[number % 2]}}
+        features.append({"type": "Feature", "geometry": geometry, "properties": named})
+    path.write_text(json.dumps(features))
+
+
+def engine(slide: Path, labels: Path, rules: CutRules, part: Path) -> SlideReport:
+    """Cuts it as a worker does."""
+    row = Row(slide.name, "P", "train", {}, {}, 1)
+    job = Job("k", row, slide, PolygonFiles((labels,), slide.name), fallback_mpp=0.25)
+    report = cut_module.cut(Task(job, PLAN, rules, "f", part, part.with_suffix(".png")))
+    if report.error:
+        raise SystemExit(report.error)
+    return report
+
+
+def plain(slide: Path, labels: Path, rules: CutRules, places: list[Position], out: Path) -> None:
+    """One read_region a tile."""
+    file, tile = openslide.OpenSlide(slide), rules.tile
+    polygons = load_annotation((labels,), slide.name, file.dimensions).polygons
+    factor = rules.mpp / 0.25
+    level = file.get_best_level_for_downsample(factor * 1.005)
+    side = round(tile * factor / file.level_downsamples[level])
+    writer = ArrayRecordWriter(str(out), RECORD_OPTIONS)
+    usual = mock.patch.object(schema_module, "_png", lambda _: [])
+    png = mock.patch.object(schema_module, "encode_mask", lambda mask: cv2.imencode(".png", mask)[1].tobytes())
+    with usual, png:
+        for y, x in places:
+            region = file.read_region((round(x * factor), round(y * factor)), level, (side, side)).convert("RGB")
+            if side != tile:
+                region = region.resize((tile, tile), Image.Resampling.BOX)
+            mask = draw_mask(polygons, PLAN.ids, (y, x, tile, tile), factor, 0)
+            made = Tile(np.asarray(region), mask, "P", slide.name, "train", x, y, level, rules.mpp)
+            writer.write(schema_module.encode_tile(made))
+    writer.close()
+    file.close()
+
+
+def digest(part: Path) -> str:
+    """Of all records in their order: unlike the file's own checksum, it says what any writer must keep."""
+    reader, total = ArrayRecordReader(str(part / parts_module.RECORDS)), hashlib.sha256()
+    for data in reader.read_all():
+        tile = schema_module.decode_tile(data)
+        total.update(tile.image.tobytes() + tile.mask.tobytes() + f"{tile.x},{tile.y},{tile.kind}".encode())
+    reader.close()
+    return total.hexdigest()[:16]
+
+
+def seconds(function: Callable[..., Any], *arguments: object) -> float:
+    """Processor time."""
+    started = time.process_time()
+    function(*arguments)
+    return time.process_time() - started
+
+
+def by_workers(folder: Path, slide: Path, labels: Path, rules: CutRules, counts: list[int], turns: int) -> None:
+    """Times the whole command on four slides, in turns; prints a line a turn."""
+    for name in ("slides", "annotations"):
+        (folder / name).mkdir()
+    rows = ["slide,patient,split"]
+    for number in range(4):
+        os.link(slide, folder / "slides" / f"{number}.tif")
+        os.link(labels, folder / "annotations" / f"{number}.geojson")
+        rows.append(f"{number}.tif,P{number},train")
+    (folder / "t.csv").write_text("\n".join(rows))
+    flags = [f"--{name}={folder / name}" for name in ("slides", "annotations")]
+    flags += [f"--table={folder / 't.csv'}", f"--mpp={rules.mpp}", f"--tile={rules.tile}", "--slide_mpp=0.25"]
+    flags += ["--annotation_complete", "--overwrite", "--name=bench"]
+    for _ in range(turns):
+        took = {}
+        for count in counts:
+            started = time.monotonic()
+            slides([*flags, f"--out={folder / f'out-{count}'}", f"--workers={count}"])
+            took[count] = time.monotonic() - started
+        told = ", ".join(f"{count} workers {took[count]:.1f} s" for count in counts)
+        print(f"four slides, by the wall: {told}; ratio {took[counts[0]] / took[counts[-1]]:.2f}", flush=True)
+
+
+def main() -> None:
+    """Prints ratios, the profile, and the records' checksum."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", type=int, default=30_000)
+    parser.add_argument("--mpp", type=float, default=1.0)
+    parser.add_argument("--tile", type=int, default=256)
+    parser.add_argument("--margin", type=int, default=0, help="of the engine only")
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--workers", default="", help="such as 1,2: time the whole command with so many")
+    args = parser.parse_args()
+    cv2.setNumThreads(0)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        slide, labels, part = folder / "big.tif", folder / "big.geojson", folder / "part"
+        write_big_slide(slide, args.size)
+        write_annotation(labels, args.size)
+        rules = CutRules(args.mpp, args.tile, args.margin)
+        common = (slide, labels, rules)
+        engine(*common, part)  # first calls load libraries
+        factor = args.mpp / 0.25
+        rows = read_index(part / "index.csv")["train"]
+        places = [(round(row.y / factor), round(row.x / factor)) for row in rows]
+        print(f"{args.size} pixels at {args.mpp} um, {len(places)} tiles; records {digest(part)}", flush=True)
+        for _ in range(args.turns):
+            own, other = seconds(engine, *common, part), seconds(plain, *common, places, folder / "plain")
+            rates = f"{len(places) / own:.1f} and {len(places) / other:.1f} tiles/s of processor time"
+            print(f"engine and plain loop: {rates}; ratio {other / own:.2f}", flush=True)
+        clock = Clock()
+        with clock.running():
+            engine(*common, part)
+        total = sum(clock.spent.values())
+        pixels = sum(clock.spent.get(f"{where}{kind}", 0.0) for where in ("", "overview ") for kind in PIXELS) / total
+        told = {kind: f"{100 * spent / total:.1f} %" for kind, spent in clock.spent.items()}
+        print(f"profile of {total:.2f} s: {told}; read, scale and encode {100 * pixels:.1f} %", flush=True)
+        if args.workers:
+            by_workers(folder, slide, labels, rules, [int(count) for count in args.workers.split(",")], args.turns)
+
+
+if __name__ == "__main__":
+    main()
