@@ -4,15 +4,13 @@ Runs the stages of the configuration in order in the workdir. The same command a
 """
 
 import argparse
-import errno
 import importlib
-import os
 import sys
 from pathlib import Path
 
 from stedm_jax import __version__
 from stedm_jax.config import check_config, load_config, override
-from stedm_jax.errors import UserError
+from stedm_jax.errors import UserError, explain
 from stedm_jax.workdir import STAGES, Workdir
 
 
@@ -31,6 +29,10 @@ def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         "--on_change", choices=("refuse", "redo", "keep"), default="refuse",
         help="what to do with finished stages that a changed configuration makes untrue",
     )  # fmt: skip
+    several = parser.add_argument_group("several processes, where no scheduler tells (launch/README.md)")
+    several.add_argument("--coordinator", default="", help="HOST:PORT of process 0; or STEDM_COORDINATOR")
+    several.add_argument("--processes", type=int, default=0, help="how many; or STEDM_PROCESSES")
+    several.add_argument("--process_id", type=int, default=-1, help="which, from 0; or STEDM_PROCESS_ID")
     parser.add_argument("--version", action="version", version=__version__)
     known, rest = parser.parse_known_args(argv)
     stray = [word for word in rest if not word.startswith("--config.")]
@@ -57,33 +59,29 @@ def main(argv: list[str]) -> None:
     workdir = Workdir(Path(arguments.workdir or f"runs/{name}{'-' + arm if arm else ''}"))
 
     from stedm_jax.stages import start  # imports jax, which --help and a misspelled key need not wait for
+    from stedm_jax.training import distributed
 
     if "plan" in wanted:
         start.plan(config, workdir)
         return
-    with workdir.locked():
+    with distributed.joined(arguments.coordinator, arguments.processes, arguments.process_id):
         start.run_stages(config, workdir, wanted, arguments.on_change)
 
 
 def cli() -> None:
-    """Runs main and turns what a user can mend into one paragraph and exit status 2."""
+    """Runs main and turns what a user can mend into one paragraph and an exit status; 0 when told to stop."""
     try:
         main(sys.argv[1:])
-    except UserError as error:
-        sys.exit(_report(str(error), 2))
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+    except BaseException as error:
+        told = None if isinstance(error, SystemExit) and type(error) is SystemExit else explain(error)
+        if told is None:
             raise
-        place = f" at {error.filename}" if error.filename else ""
-        text = f"{os.strerror(error.errno or 0)}{place}. What was finished is kept; make room or change the"
-        sys.exit(_report(f"{text} workdir, and run the same command again.", 2))
-    except KeyboardInterrupt:
-        sys.exit(_report("Interrupted; run the same command again to go on.", 130))
-
-
-def _report(text: str, status: int) -> int:
-    print(f"\nerror: {text}", file=sys.stderr, flush=True)
-    return status
+        text, status = told
+        if isinstance(error, SystemExit):
+            print(text, flush=True)
+        else:
+            print(f"\nerror: {text}", file=sys.stderr, flush=True)
+        sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -4,10 +4,11 @@ Orbax writes the arrays; a manifest (see manifest.py) is added when all is on di
 whose files are no longer what was written, is set aside as `<step>.damaged`; the step before it is used.
 """
 
+import os
 import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ class Checkpoints:
             self._retire()
         if step in self._sound:
             return
+        self._check_room(state, step)
         try:
             self._open().save(step, args=_save_args(state), force=True)
         except OSError as error:
@@ -69,6 +71,8 @@ class Checkpoints:
         step, self._sealer, self._sealing = self._sealing, None, None
         if self._error is not None:
             error, self._error = self._error, None
+            self._drop()
+            self._discard(step)
             raise self._unwritable(step, error) from error
         self._sound.add(step)
 
@@ -80,6 +84,13 @@ class Checkpoints:
             if self._manager is not None:
                 self._manager.close()
                 self._manager = None
+
+    def _drop(self) -> None:
+        """Lets go of a manager whose save failed; it says so once more whatever is asked of it."""
+        manager, self._manager = self._manager, None
+        with suppress(Exception):
+            if manager is not None:
+                manager.close()
 
     def _seal(self, step: int, metrics: dict[str, float]) -> None:
         assert self._manager is not None
@@ -118,6 +129,39 @@ class Checkpoints:
             for step in set(_numbered(self.dir)) - set(self.steps()):
                 self._set_aside(step, "it was never finished")
         self.latest()  # moves damaged ones; with several processes, all wait here for the first
+
+    def check_place(self, state: TrainState) -> None:
+        """Refuses (UserError) a place that cannot be written or has no room for one checkpoint of such a state."""
+        try:
+            self.dir.mkdir(parents=True, exist_ok=True)
+            probe = self.dir / f".probe-{os.getpid()}"
+            try:
+                probe.write_bytes(b"0" * 4096)
+            finally:
+                probe.unlink(missing_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"{self.dir} cannot be written ({error.strerror}). Give another --workdir, make room on the disk, or "
+                "change who may write there, then run the same command again."
+            ) from error
+        self._check_room(state, None)
+
+    def _check_room(self, state: TrainState, step: int | None) -> None:
+        needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+        free = shutil.disk_usage(self.dir if self.dir.exists() else self.dir.parent).free
+        if free < needed and jax.process_index() == 0:
+            what = "A checkpoint" if step is None else f"The checkpoint of step {step}"
+            kept = self.steps()
+            raise UserError(
+                f"{what} needs {needed / 1e6:,.1f} MB, and the disk of {self.dir} has {free / 1e6:,.1f} MB left. "
+                f"{f'Step {kept[-1]} is kept. ' if kept else ''}Make room, then run the same command again."
+            )
+
+    def _discard(self, step: int) -> None:
+        """Deletes what a failed save left, so that it does not fill the disk."""
+        if jax.process_index() == 0 and not (self._folder(step) / manifest.NAME).exists():
+            for folder in (self._folder(step), *self.dir.glob(f"{step}.orbax-checkpoint-tmp*")):
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _unwritable(self, step: int, error: BaseException) -> UserError:
         kept = self.steps()

@@ -30,8 +30,10 @@ class Evaluator:
     ) -> dict[str, float] | None:
         """The task's scores over all batches; None when told to stop. Arguments as for `sums`."""
         sums = self.sums(params, frozen, batches, seed, stop)
-        if sums is None:
-            return None
+        return None if sums is None else self.scores(sums)
+
+    def scores(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
+        """The task's scores from its sums over all batches."""
         return {name: float(value) for name, value in self.task.summarise(sums).items()}
 
     def sums(

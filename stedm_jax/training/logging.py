@@ -1,5 +1,6 @@
 """What one sees: curves on disk (JSONL, TensorBoard) and a status line. Only process 0 writes."""
 
+import errno
 import json
 import math
 import sys
@@ -13,6 +14,8 @@ import jax
 import numpy as np
 from PIL import Image
 from tensorboardX import SummaryWriter
+
+from stedm_jax.training.hardware import memory_used
 
 
 class MetricLog:
@@ -41,6 +44,7 @@ class MetricLog:
         self._file.write(json.dumps({"step": step, "time": round(time.time(), 3), **row}) + "\n")
         self._file.flush()
         for name, value in named.items():
+            self._check_board()
             self._board.add_scalar(name, value, step)
 
     def images(self, step: int, pictures: Mapping[str, Any]) -> None:
@@ -51,13 +55,25 @@ class MetricLog:
         for name, picture in pictures.items():
             pixels = np.asarray(picture)
             Image.fromarray(pixels).save(self._images / f"{name.replace('/', '_')}-{step:08d}.png")
+            self._check_board()
             self._board.add_image(name, pixels, step, dataformats="HWC")
 
     def close(self) -> None:
         """Flushes and closes all files."""
         if self._active:
             self._file.close()
-            self._board.close()
+            if self._board_writes():
+                self._board.close()
+
+    def _board_writes(self) -> bool:
+        """Whether the thread that writes the TensorBoard file lives; a full disk ends it, and then who waits for it
+        waits for ever."""
+        writer = getattr(getattr(self._board.file_writer, "event_writer", None), "_worker", None)
+        return writer is None or writer.is_alive()
+
+    def _check_board(self) -> None:
+        if not self._board_writes():
+            raise OSError(errno.ENOSPC, "the TensorBoard file could not be written", str(self.path.parent))
 
     def _truncate(self, step: int) -> None:
         if not self.path.exists():
@@ -82,7 +98,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 class Progress:
-    """The status line: stage, step, images/s, share of time spent waiting for data, ETA, loss.
+    """The status line: stage, step, images, loss, images/s, MFU, share of time spent waiting for data, memory, ETA.
 
     On a terminal one line is rewritten; elsewhere a line is printed at most every `interval` seconds.
     Time inside `paused()` (evaluation, saving, compiling) counts in no speed.
@@ -104,6 +120,7 @@ class Progress:
         self._width, self._last_print = 0, -math.inf
         self._began, self._pauses = time.perf_counter(), 0.0
         self._done, self._waited = 0, 0.0
+        self._flops, self._peak = 0.0, None
         self._mark = (0.0, 0, 0.0)  # busy seconds, steps and waited seconds at the last call of rates()
 
     def advance(self, step: int, loss: float | None = None, waited: float = 0.0) -> None:
@@ -113,6 +130,10 @@ class Progress:
         if now - self._last_print >= self._interval:
             self._last_print = now
             self._show(self._line(step, loss))
+
+    def measure(self, flops: float, peak: float | None) -> None:
+        """FLOPs of a step on one device, and what that device could do in a second, where it is known: shows MFU."""
+        self._flops, self._peak = flops, peak
 
     def rates(self) -> dict[str, float]:
         """`images_per_second` and `data_wait` (a share, 0 to 1) since the last call."""
@@ -145,11 +166,13 @@ class Progress:
         busy = max(self._busy(), 1e-9)
         speed = self._done / busy
         left = (self.steps - step) / max(speed, 1e-9)
-        text = (
-            f"step {step:,}/{self.steps:,}  {step * self.batch:,} images  {speed * self.batch:.3g} images/s  "
-            f"wait {self._waited / busy:.0%}  ETA {clock(left)}"
+        what, used = memory_used()
+        shown = "" if loss is None else f"loss {loss:.4g}  "
+        share = f"MFU {self._flops * speed / self._peak:.1%}  " if self._peak and self._flops else ""
+        return (
+            f"step {step:,}/{self.steps:,}  {step * self.batch:,} images  {shown}{speed * self.batch:.3g} images/s  "
+            f"{share}wait {self._waited / busy:.0%}  {what} {count(used)}B  ETA {clock(left)}"
         )
-        return text if loss is None else f"{text}  loss {loss:.4g}"
 
     def _show(self, text: str) -> None:
         if jax.process_index() != 0:
@@ -160,6 +183,14 @@ class Progress:
         self._out.write("\r" + line.ljust(self._width))
         self._out.flush()
         self._width = len(line)
+
+
+def count(number: float) -> str:
+    """A large number with its unit: 1.23 G."""
+    for unit, size in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number:.3g} "
 
 
 def clock(seconds: float) -> str:

@@ -7,6 +7,7 @@ resume from. The device is never waited for: while it works on a step, the metri
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ import jax
 import numpy as np
 
 from stedm_jax.errors import UserError
+from stedm_jax.training import peers
 from stedm_jax.training.checkpoints import Checkpoints
-from stedm_jax.training.logging import MetricLog, Progress, clock
+from stedm_jax.training.hardware import Profile, peak_flops
+from stedm_jax.training.logging import MetricLog, Progress, clock, count, read_rows
 from stedm_jax.training.program import Program
 from stedm_jax.training.rng import stream_key
-from stedm_jax.training.sharding import local_batch_size, param_shardings, replicated, to_global, to_replicated
+from stedm_jax.training.sharding import local_batch_size, param_shardings, place, replicated, to_global, to_replicated
 from stedm_jax.training.signals import Signals
 from stedm_jax.training.state import TrainState, count_params
 from stedm_jax.training.step import WATCHED, TrainingDiverged
@@ -29,12 +32,16 @@ HostBatch = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a training leaves: last state, its scores, best step (the last, without `best`), seconds."""
+    """What a training leaves: last state, its scores, best step (the last, without `best`), seconds.
+
+    `sums` are those that the scores were made from; None where this call did not have to evaluate.
+    """
 
     state: TrainState
     metrics: dict[str, float]
     best_step: int
     seconds: float
+    sums: dict[str, np.ndarray] | None = None
 
 
 def train(
@@ -49,6 +56,7 @@ def train(
     init_params: Callable[[], Any] = lambda: None,
     best: tuple[str, str] | None = None,
     label: str = "",
+    signals: Signals | None = None,
 ) -> TrainResult:
     """Trains to the last step, going on from `workdir/checkpoints` if there are any.
 
@@ -60,6 +68,7 @@ def train(
       visual_batch: one batch, equal on every host, to draw from.
       init_params: called when there is no sound checkpoint; gives the weights to start from, None for fresh ones.
       best: (metric, "max" or "min"): that checkpoint is kept as well.
+      signals: those of the run, which listen already; None: SIGTERM and Ctrl-C are heard while this trains.
 
     Raises:
       UserError: starting weights that do not fit, a disk that is full, data that end too early.
@@ -78,12 +87,14 @@ def train(
         return TrainResult(state, scores, best_step, time.perf_counter() - began)
 
     frozen = {} if frozen is None else frozen
-    frozen = jax.device_put(frozen, param_shardings(frozen, program.mesh))
-    run = _Run(program, seed, frozen, checkpoints, progress, eval_batches, visual_batch, state, saved)
-    run.go(batches, Path(workdir))
+    frozen = place(frozen, param_shardings(frozen, program.mesh))
+    with nullcontext(signals) if signals else Signals() as heard, heard.politely():
+        peers.on_first(lambda: checkpoints.check_place(program.state))
+        run = _Run(program, seed, frozen, checkpoints, progress, eval_batches, visual_batch, state, saved, heard)
+        run.go(batches, Path(workdir))
     seconds = time.perf_counter() - began
-    progress.note(f"done: step {run.step:,} in {clock(seconds)}{_scores(run.scores)}")
-    return TrainResult(run.state, run.scores, checkpoints.best_step() or run.step, seconds)
+    progress.note(f"done: step {run.step:,} in {clock(seconds)}{_scores(run.scores)}{run.left_out()}")
+    return TrainResult(run.state, run.scores, checkpoints.best_step() or run.step, seconds, run.sums)
 
 
 @dataclass
@@ -97,24 +108,30 @@ class _Run:
     visual_batch: HostBatch | None
     state: TrainState
     saved: int | None  # newest step in the checkpoints
+    signals: Signals
     scores: dict[str, float] = field(default_factory=dict)
-    signals: Signals = field(default_factory=Signals)
+    sums: dict[str, np.ndarray] | None = None  # of the scores
     pending: tuple[int, dict[str, jax.Array], float] | None = None  # step, metrics not yet read, data wait
     window: list[dict[str, float]] = field(default_factory=list)  # metrics since the last row of the log
+    skipped: int = 0  # steps left out, those of runs before included
 
     def __post_init__(self) -> None:
         self.task, self.mesh, self.settings = self.program.task, self.program.mesh, self.program.settings
         self.step = self.saved or 0
-        self.key = jax.device_put(jax.random.key(self.seed), replicated(self.mesh))
+        self.key = jax.jit(lambda: jax.random.key(self.seed), out_shardings=replicated(self.mesh))()
 
     def go(self, batches: Callable[[int], Iterator[HostBatch]], workdir: Path) -> None:
         """Trains to the end, and leaves checkpoints and log closed, whatever happens."""
         self.progress.note(_greeting(self))
+        self.profile = Profile(workdir / "profile", self.settings.profile)
         try:
             self.log = MetricLog(workdir, self.step)
-            with jax.set_mesh(self.mesh), self.signals:
+            self.skipped = peers.on_first(lambda: sum("skipped" in row for row in read_rows(self.log.path)))
+            with jax.set_mesh(self.mesh):
                 self._steps(batches)
             self.checkpoints.close()
+            if self.signals.leaving():
+                self._leave()
         except KeyboardInterrupt:
             raise  # at once: what was told to stop politely is saved already
         except OSError as error:
@@ -127,17 +144,18 @@ class _Run:
             self.checkpoints.close()
             raise
         finally:
+            self.profile.stop()
             if hasattr(self, "log"):
                 self.log.close()
 
     def _steps(self, batches: Callable[[int], Iterator[HostBatch]]) -> None:
         if self.saved is not None and self._evaluates() and not self.checkpoints.metrics(self.step):
             self._milestone()  # a run before was stopped in the middle of this evaluation
-            if self.signals.wanted():
+            if self.signals.leaving():
                 self._leave()
         if self.settings.steps == 0 and self.saved is None:
             self._milestone()
-            if self.signals.wanted():
+            if self.signals.leaving():
                 self._leave()
         if self.step >= self.settings.steps:
             return
@@ -147,16 +165,19 @@ class _Run:
             batch, waited = self._next(feed)
             if compiled is None:
                 compiled = self._compile(batch)
+            self.profile.before(self.step + 1)
             self.state, metrics = compiled(self.state, self.frozen, batch, self.key)
             self.step += 1
             self._read()
             self.pending = (self.step, metrics, waited)
-            stop = self.signals.stop_at(self.step)
-            if stop or self._pausing():
+            stop = self.signals.due(self.mesh)
+            if stop or self._pausing() or self.profile.ends(self.step):
                 self._read()  # waits for this step: nothing is saved before it is known to be finite
+                if self.profile.ends(self.step):
+                    self.profile.stop()
                 if not stop:
                     self._milestone()
-            if stop or self.signals.received is not None:
+            if stop or self.signals.leaving():
                 self._leave()
 
     def _next(self, feed: Iterator[HostBatch]) -> tuple[dict[str, jax.Array], float]:
@@ -183,8 +204,11 @@ class _Run:
         with self.progress.paused():
             began = time.perf_counter()
             compiled, new = self.program.step(self.frozen, batch, self.key)
+            flops = self.program.flops / self.mesh.size
+            self.progress.measure(flops, peak_flops(self.mesh.devices.flat[0].device_kind))
             if new:
-                self.progress.note(f"compiled in {time.perf_counter() - began:.1f} s")
+                each = f"; {count(self.program.flops / self.settings.batch)}FLOP for each image" if flops else ""
+                self.progress.note(f"compiled in {time.perf_counter() - began:.1f} s{each}")
         return compiled
 
     def _read(self) -> None:
@@ -193,15 +217,30 @@ class _Run:
             return
         (step, arrays, waited), self.pending = self.pending, None
         values = {name: float(value) for name, value in jax.device_get(arrays).items()}
-        for name in WATCHED:
-            if not math.isfinite(values[name]):
-                raise TrainingDiverged(step, name, values[name], self.saved)
-        self.window.append(values)
-        self.progress.advance(step, values["loss"], waited)
-        if step % self.settings.log_every == 0 or step == self.settings.steps:
+        values.pop("skipped", None)
+        wrong = [name for name in WATCHED if not math.isfinite(values[name])]
+        if wrong:
+            self._left_out(step, wrong[0], values[wrong[0]])
+        else:
+            self.window.append(values)
+        self.progress.advance(step, None if wrong else values["loss"], waited)
+        if self.window and (step % self.settings.log_every == 0 or step == self.settings.steps):
             means = {name: float(np.mean([row[name] for row in self.window])) for name in values}
             self.log.scalars(step, {**means, **self.progress.rates()})
             self.window.clear()
+
+    def _left_out(self, step: int, metric: str, value: float) -> None:
+        """Counts a step that changed nothing because something was not finite; too many of them end the training."""
+        most = self.settings.skip_bad
+        if self.skipped >= most:
+            raise TrainingDiverged(step, metric, value, self.saved, self.skipped)
+        self.skipped += 1
+        self.log.scalars(step, {"skipped": 1.0})
+        self.progress.note(f"step {step:,} is left out: {metric} is {value} ({self.skipped} of at most {most})")
+
+    def left_out(self) -> str:
+        """How many steps were left out, for the last line; empty if none was."""
+        return f"  {self.skipped} step(s) left out" if self.skipped else ""
 
     def _at(self, every: int) -> bool:
         return self.step == self.settings.steps or (every > 0 and self.step % every == 0)
@@ -223,7 +262,7 @@ class _Run:
         """Evaluates, draws and saves what is due at this step."""
         with self.progress.paused():
             scores = self._score() if self._evaluates() else None
-            if self._draws() and not self.signals.wanted():
+            if self._draws() and not self.signals.leaving():
                 batch = to_replicated(self.visual_batch, self.mesh)
                 key = stream_key(self.seed, "visual")
                 drawn = self.program.draw(self.state.weights, self.frozen, batch, key)
@@ -233,16 +272,16 @@ class _Run:
 
     def _score(self) -> dict[str, float] | None:
         assert self.eval_batches is not None
-        # Several hosts must all evaluate or none: they leave at the next step, together.
-        stop = self.signals.wanted if jax.process_count() == 1 else lambda: False
-        scores = self.program.evaluate(self.state.weights, self.frozen, self.eval_batches(), self.seed, stop)
-        if scores is not None:
-            best = self.checkpoints.best
-            if best is not None and best[0] not in scores:
-                raise ValueError(f"best names {best[0]!r}, but task {self.task.name!r} gives {sorted(scores)}")
-            self.scores = scores
-            self.log.scalars(self.step, scores, "eval/")
-            self.progress.note(f"step {self.step:,}{_scores(scores)}")
+        evaluate, stop = self.program.evaluate, lambda: self.signals.due(self.mesh)
+        sums = evaluate.sums(self.state.weights, self.frozen, self.eval_batches(), self.seed, stop)
+        if sums is None:
+            return None
+        scores, best = evaluate.scores(sums), self.checkpoints.best
+        if best is not None and best[0] not in scores:
+            raise ValueError(f"best names {best[0]!r}, but task {self.task.name!r} gives {sorted(scores)}")
+        self.scores, self.sums = scores, sums
+        self.log.scalars(self.step, scores, "eval/")
+        self.progress.note(f"step {self.step:,}{_scores(scores)}")
         return scores
 
     def _save(self, scores: dict[str, float] | None) -> None:
@@ -253,17 +292,22 @@ class _Run:
         if self.saved != self.step:
             self._save(None)
         self.checkpoints.close()
-        self.progress.note(f"stopped at step {self.step:,}, which is saved; run the same command to go on")
-        self.signals.end(self.step, self.checkpoints.dir)
+        self.progress.note(
+            f"stopped at step {self.step:,}, which is saved; run the same command to go on{self.left_out()}"
+        )
+        self.signals.end(f"at step {self.step}, which is saved in {self.checkpoints.dir}")
 
 
 def _greeting(run: _Run) -> str:
     frozen, shape, steps = count_params(run.frozen), run.mesh.shape, run.settings.steps
     size = f"{count_params(run.state.params):,} parameters" + (f" and {frozen:,} frozen" if frozen else "")
     origin = f"going on from step {run.step:,}" if run.step else "starting"
+    parts = {name: count_params(tree) for name, tree in run.state.params.items()}
+    parts |= {f"{name} (frozen)": count_params(tree) for name, tree in run.frozen.items()}
+    table = "".join(f"\n    {name:<24}{number:>16,}" for name, number in parts.items())
     return (
         f"{origin}: {size}, {steps:,} steps of {run.settings.batch} images "
-        f"on mesh data {shape['data']} x fsdp {shape['fsdp']}"
+        f"on mesh data {shape['data']} x fsdp {shape['fsdp']}{table}"
     )
 
 

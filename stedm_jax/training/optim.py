@@ -20,15 +20,21 @@ from stedm_jax.training.settings import OptimizerSettings, read_settings
 OPTIMIZERS = ("adam", "adamw")
 SCHEDULES = ("constant", "cosine")
 LearningRate = Callable[[Any], Float[Array, ""]]
+Groups = Callable[[Any], Any]
 
 
-def make_optimizer(cfg: Any, steps: int) -> tuple[optax.GradientTransformation, LearningRate]:
+def make_optimizer(
+    cfg: Any, steps: int, groups: Groups | None = None
+) -> tuple[optax.GradientTransformation, LearningRate]:
     """Builds the optimiser and the schedule of its learning rate (equations 1, 2).
 
     Args:
       cfg: the keys of OptimizerSettings. Weight decay spares leaves of fewer than two dimensions
         (biases, norms). "adam" has no weight decay at all.
       steps: length of the whole training, for the cosine schedule.
+      groups: gives, for a tree of parameters, a tree (or a prefix of it) of labels. Each label is optimised as if
+        by an optimiser of its own: the gradient is clipped by the norm over its leaves, and all else acts on each
+        element by itself. None: one group.
 
     Raises:
       UserError: an unknown name, a key missing or out of range.
@@ -36,12 +42,28 @@ def make_optimizer(cfg: Any, steps: int) -> tuple[optax.GradientTransformation, 
     cfg = read_settings(OptimizerSettings, cfg, "optimizer")
     _check(cfg)
     lr = make_schedule(cfg.schedule, cfg.lr, cfg.warmup, steps)
-    parts = [optax.clip_by_global_norm(cfg.clip)] if cfg.clip > 0 else []
+    parts = [clip_by_group_norm(cfg.clip, groups)] if cfg.clip > 0 else []
     parts.append(optax.scale_by_adam(b1=cfg.b1, b2=cfg.b2, eps=1e-8))
     if cfg.weight_decay > 0:
         parts.append(optax.add_decayed_weights(cfg.weight_decay, mask=decays))
     parts.append(optax.scale_by_learning_rate(lr))
     return _lenient(optax.chain(*parts)), lr
+
+
+def clip_by_group_norm(limit: float, groups: Groups | None = None) -> optax.GradientTransformation:
+    """Bounds the norm of the gradient of each group (see `make_optimizer`) by itself; the rest is not touched."""
+    if groups is None:
+        return optax.clip_by_global_norm(limit)
+
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
+        labels = jax.tree.broadcast(groups(updates), updates)
+        pairs = list(zip(jax.tree.leaves(updates), jax.tree.leaves(labels), strict=True))
+        norms = {label: optax.tree.norm([g for g, of in pairs if of == label]) for _, label in pairs}
+        # Selected, so that 0 / 0 is never taken.
+        clip = lambda g, of: jnp.where(norms[of] < limit, g, g / norms[of].astype(g.dtype) * limit)  # noqa: E731
+        return jax.tree.map(clip, updates, labels), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
 def decays(params: Any) -> Any:

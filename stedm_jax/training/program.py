@@ -9,7 +9,7 @@ from stedm_jax.training.evaluate import Evaluator
 from stedm_jax.training.optim import make_optimizer
 from stedm_jax.training.rng import stream_key
 from stedm_jax.training.settings import LoopSettings, read_settings
-from stedm_jax.training.sharding import check_batch, replicated
+from stedm_jax.training.sharding import check_batch, place, replicated
 from stedm_jax.training.state import TrainState, abstract_state, check_params, fresh_state
 from stedm_jax.training.step import make_train_step
 from stedm_jax.training.task import Task
@@ -21,6 +21,9 @@ class Program:
     Args:
       config: the keys of LoopSettings.
 
+    Attributes:
+      flops: of a training step on a global batch, once it is compiled, before the compiler's own changes; 0: not known.
+
     Raises:
       UserError: bad settings, a batch that does not divide.
     """
@@ -29,14 +32,17 @@ class Program:
         self.task, self.mesh = task, mesh
         self.settings = read_settings(LoopSettings, config)
         check_batch(self.settings.batch, mesh)
-        self.tx, lr = make_optimizer(self.settings.optimizer, self.settings.steps)
+        self.tx, lr = make_optimizer(self.settings.optimizer, self.settings.steps, getattr(task, "groups", None))
         average = self.settings.ema.decay > 0
         self.state: TrainState = abstract_state(task, self.tx, mesh, average)
         self.shardings = jax.tree.map(lambda leaf: leaf.sharding, self.state)
         self.evaluate = Evaluator(task, mesh)
         self.draw = jax.jit(task.visualise, out_shardings=replicated(mesh))
-        self._step = make_train_step(task, self.tx, lr, mesh, self.settings.ema.decay, self.shardings)
+        self._step = make_train_step(
+            task, self.tx, lr, mesh, self.settings.ema.decay, self.shardings, self.settings.skip_bad > 0
+        )
         self._compiled: dict[Any, Any] = {}
+        self.flops = 0.0
         fresh = lambda params: fresh_state(params, self.tx, average)  # noqa: E731
         self._init = jax.jit(lambda key: fresh(task.init(key)), out_shardings=self.shardings)
         self._start = jax.jit(fresh, out_shardings=self.shardings)
@@ -51,7 +57,7 @@ class Program:
             return self._init(stream_key(seed, "init"))
         check_params(params, self.state.params)
         cast = jax.tree.map(lambda given, like: given.astype(like.dtype), params, self.state.params)
-        return self._start(jax.device_put(cast, self.shardings.params))
+        return self._start(place(cast, self.shardings.params))
 
     def step(self, frozen: Any, batch: dict[str, jax.Array], key: jax.Array) -> tuple[Any, bool]:
         """The compiled train step for arrays of these shapes, and whether it had to be compiled."""
@@ -60,5 +66,11 @@ class Program:
             *((leaf.shape, leaf.dtype, leaf.sharding) for leaf in jax.tree.leaves((frozen, batch))),
         )
         if new := shapes not in self._compiled:
-            self._compiled[shapes] = self._step.lower(self.state, frozen, batch, key).compile()
+            lowered = self.trace(frozen, batch, key).lower()
+            self.flops = float((lowered.cost_analysis() or {}).get("flops", 0.0))
+            self._compiled[shapes] = lowered.compile()
         return self._compiled[shapes], new
+
+    def trace(self, frozen: Any, batch: Any, key: Any) -> Any:
+        """The train step for arrays, or ShapeDtypeStructs, of these shapes (`jax.stages.Traced`)."""
+        return self._step.trace(self.state, frozen, batch, key)

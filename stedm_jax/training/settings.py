@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerSettings:
-    """Optimiser: `clip` is a global gradient norm (0 = off), `warmup` is in steps."""
+    """Optimiser: `clip` is a gradient norm, over all leaves or those of a group (0 = off), `warmup` is in steps."""
 
     name: str
     lr: float
@@ -39,6 +39,8 @@ class LoopSettings:
 
     `eval_every`, `checkpoint_every` 0: only at the end. `visual_every` 0: never. `keep`: how many of the
     last checkpoints stay. `steps` 0: the weights that it starts from are evaluated and kept as they are.
+    `skip_bad`: how many steps whose loss or gradient is not finite are left out before the training stops.
+    `profile`: (first, last) step of those that are profiled; () = none.
     """
 
     steps: int
@@ -50,14 +52,21 @@ class LoopSettings:
     optimizer: OptimizerSettings
     ema: EmaSettings
     visual_every: int
+    skip_bad: int
+    profile: tuple
 
     def __post_init__(self) -> None:
         for key in ("batch", "log_every", "keep"):
             if getattr(self, key) < 1:
                 raise UserError(f"The training setting {key!r} is {getattr(self, key)}; give 1 or more.")
-        for key in ("steps", "eval_every", "checkpoint_every", "visual_every"):
+        for key in ("steps", "eval_every", "checkpoint_every", "visual_every", "skip_bad"):
             if getattr(self, key) < 0:
                 raise UserError(f"The training setting {key!r} is {getattr(self, key)}; give 0 or more.")
+        if self.profile and not (len(self.profile) == 2 and 0 < self.profile[0] <= self.profile[1]):
+            raise UserError(
+                f"The training setting 'profile' is {self.profile}; give (first, last) step of those to profile, the "
+                "first being 1 or more, or () for none."
+            )
         if not 0 <= self.ema.decay < 1:
             raise UserError(f"ema.decay is {self.ema.decay}; give 0 (off) or a number below 1, e.g. 0.9999.")
 
@@ -82,8 +91,10 @@ def read_settings(cls: type[T], cfg: Any, where: str = "") -> T:
 def _convert(kind: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(kind):
         return read_settings(kind, value, where)  # pyright: ignore[reportArgumentType]
+    if kind is tuple and isinstance(value, (tuple, list)):
+        return tuple(_convert(int, each, where) for each in value)
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     fits = isinstance(value, str) if kind is str else number and (kind is float or int(value) == value)
     if not fits:
         raise UserError(f"The training setting {where!r} is {value!r}; it must be of type {kind.__name__}.")
-    return kind(value)
+    return kind(value)  # pyright: ignore[reportArgumentType]

@@ -86,6 +86,30 @@ def to_replicated(tree: Any, mesh: Mesh) -> Any:
     return jax.tree.map(lambda v: jax.make_array_from_process_local_data(sharding, np.asarray(v)), tree)
 
 
+def place(tree: Any, shardings: Any) -> Any:
+    """Puts a tree where `shardings`, of the same structure, say.
+
+    With several hosts, arrays in the memory or on the devices of one are the same on every host.
+    """
+    if jax.process_count() == 1:
+        return jax.device_put(tree, shardings)
+
+    def put(leaf: Any, sharding: NamedSharding) -> jax.Array:
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            return jax.jit(lambda x: x, out_shardings=sharding)(leaf)
+        whole = np.asarray(leaf)
+        return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
+
+    return jax.tree.map(put, tree, shardings)
+
+
+def own_rows(rows: int, mesh: Mesh) -> np.ndarray:
+    """Which rows of a batch of so many the devices of this host hold, in the order in which `to_global` takes them."""
+    places = batch_sharding(mesh).addressable_devices_indices_map((rows,))
+    slices = sorted({(index[0].start or 0, index[0].stop or rows) for index in places.values() if index})
+    return np.concatenate([np.arange(start, stop) for start, stop in slices])
+
+
 def local_batch_size(batch: int) -> int:
     """This host's share of a global batch size; UserError when it does not divide over the hosts."""
     hosts = jax.process_count()

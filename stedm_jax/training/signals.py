@@ -1,65 +1,161 @@
-"""Stopping politely: SIGTERM and Ctrl-C finish the step, save, then end; a second one ends at once."""
+"""Stopping politely: SIGTERM, Ctrl-C or a file STOP end a run where nothing is lost; a second signal ends it at once.
 
+Within `politely()` a signal is only noted, and whoever works there asks `due()` now and then; elsewhere it ends the
+run where it is, which is safe because every file is written whole or not at all. Several processes leave together,
+at the same call of `due`, whichever of them was told, and when.
+"""
+
+import functools
 import os
 import signal
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import jax
-from jax.experimental import multihost_utils
+import numpy as np
+from jax.sharding import Mesh
+
+from stedm_jax.training import peers
+from stedm_jax.training.sharding import batch_sharding, replicated
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+STOP = "STOP"
+"""File in the workdir that asks a run to end; it is removed when it was heard."""
+REQUEUE = "STEDM_REQUEUE"
+"""Environment variable: exit status after SIGTERM (default 0), for schedulers that start a run again by its status."""
+_FILE = 1  # what the file is called where signals have numbers
 
 
 class Stopped(SystemExit):
-    """Training was told to stop, saved its step and may be run again. Exit code 0."""
+    """A run was told to stop, saved what it had, and can be run again. `agreed`: all processes end in this way."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(0)
-        self.message = message
+    def __init__(self, message: str, status: int = 0, agreed: bool = False) -> None:
+        super().__init__(status)
+        self.message, self.agreed = message, agreed
 
     def __str__(self) -> str:
         return self.message
 
 
-class Signals:
-    """Context in which the first SIGTERM or Ctrl-C is only noted; it does nothing outside the main thread."""
+class Interrupted(KeyboardInterrupt):
+    """As Stopped, after Ctrl-C."""
 
-    def __init__(self) -> None:
-        self.received: int | None = None
+    def __init__(self, message: str, agreed: bool = False) -> None:
+        super().__init__(message)
+        self.agreed = agreed
+
+
+class Signals:
+    """Context in which a run can be told to stop; signals are heard in the main thread's process only.
+
+    Args:
+      workdir: where the file STOP is looked for; None: nowhere.
+    """
+
+    def __init__(self, workdir: Path | None = None) -> None:
+        self.received = 0
+        self._file = workdir / STOP if workdir else None
+        self._looked, self._there = -1.0, False
+        self._polite = 0
         self._before: dict[int, Any] = {}
+        self._votes: list[jax.Array] = []
+        self._agreed = 0
 
     def __enter__(self) -> "Signals":
         if threading.current_thread() is threading.main_thread():
-            # After a distributed start JAX itself waits for SIGTERM, to let all hosts agree on the step.
-            mine = SIGNALS if jax.process_count() == 1 else ()
-            self._before = {number: signal.signal(number, self._note) for number in mine}
+            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+            # A handler runs between two lines of Python, which may be minutes apart; a thread hears at once.
+            self._pipe = os.pipe()
+            os.set_blocking(self._pipe[1], False)
+            self._wakeup = signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
+            threading.Thread(target=self._listen, name="signals", daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self._before:
+            signal.set_wakeup_fd(self._wakeup)
+            os.close(self._pipe[1])  # ends the thread
+        self._before = {}
+
+    @contextmanager
+    def politely(self) -> Iterator[None]:
+        """Within this a signal is only noted."""
+        self._polite += 1
+        try:
+            yield
+        finally:
+            self._polite -= 1
+
+    def wanted(self) -> bool:
+        """Whether this process was told to stop; others may not know."""
+        return self._agreed > 0 or self._reason() > 0
+
+    def due(self, mesh: Mesh | None = None) -> bool:
+        """Whether to leave here. With several processes all have to ask, equally often, and get the same answer.
+
+        Args:
+          mesh: of all devices; needed with several processes. What it computes runs beside the work and is read one
+            call later.
+        """
+        if self._agreed or not peers.several():
+            return self.wanted()
+        assert mesh is not None
+        mine = np.full(jax.local_device_count(), self._reason(), np.int32)
+        self._votes.append(_largest(mesh)(jax.make_array_from_process_local_data(batch_sharding(mesh), mine)))
+        if len(self._votes) > 1:
+            self._agreed = int(self._votes.pop(0))
+        return self._agreed > 0
+
+    def leaving(self) -> bool:
+        """As the last `due` said; where there is one process, as the next one would say."""
+        return self._agreed > 0 if peers.several() else self.wanted()
+
+    def end(self, where: str) -> None:
+        """Leaves: KeyboardInterrupt after Ctrl-C, else Stopped. `where` says what was reached, and what is kept."""
+        reason, agreed = self._agreed or self._reason(), bool(self._agreed)
+        if reason == signal.SIGINT:
+            raise Interrupted(f"Stopped {where}", agreed)
+        text = f"Stopped {where}; run the same command to go on."
+        if reason == _FILE:
+            if peers.first() and self._file is not None:
+                self._file.unlink(missing_ok=True)
+            raise Stopped(f"{text} ({self._file} was heard and removed.)", 0, agreed)
+        raise Stopped(text, int(os.environ.get(REQUEUE, "") or 0), agreed)
+
+    def _reason(self) -> int:
+        now = time.monotonic()
+        if self._file is not None and now - self._looked >= 1.0 and peers.first():
+            self._looked, self._there = now, self._file.exists()
+        return self.received or (_FILE if self._there else 0)
 
     def _note(self, number: int, _: FrameType | None) -> None:
         self.received = number
-        for each in self._before:  # the next one ends at once
-            signal.signal(each, signal.default_int_handler if each == signal.SIGINT else signal.SIG_DFL)
-        os.write(2, f"\n{signal.Signals(number).name}: saving after this step; once more to end at once\n".encode())
+        if not self._polite:
+            self.end("where nothing has to be saved")
 
-    def wanted(self) -> bool:
-        """Whether this process was told to stop."""
-        return self.received is not None
+    def _listen(self) -> None:
+        heard, pipe = 0, self._pipe[0]
+        while byte := os.read(pipe, 1):
+            number = byte[0]
+            if number not in SIGNALS:
+                continue
+            heard, name = heard + 1, signal.Signals(number).name
+            if heard > 1:
+                os.write(2, f"\n{name} once more: ends at once\n".encode())
+                os._exit(128 + number)
+            self.received = number
+            if self._polite:
+                os.write(2, f"\n{name}: saving soon, then it ends; once more to end at once\n".encode())
+        os.close(pipe)
 
-    def stop_at(self, step: int) -> bool:
-        """Whether to stop after `step`; with several processes, all get the same answer."""
-        if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step):
-            self.received = signal.SIGTERM
-            return True
-        return jax.process_count() == 1 and self.wanted()
 
-    def end(self, step: int, workdir: object) -> None:
-        """Leaves: KeyboardInterrupt after Ctrl-C, else Stopped."""
-        if self.received == signal.SIGINT:
-            raise KeyboardInterrupt(f"stopped at step {step}")
-        raise Stopped(f"Stopped at step {step}, which is saved in {workdir}; run the same command to go on.")
+@functools.lru_cache(maxsize=4)
+def _largest(mesh: Mesh) -> Any:
+    return jax.jit(lambda votes: votes.max(), out_shardings=replicated(mesh))

@@ -1,5 +1,6 @@
 """One compiled training step."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -21,10 +22,11 @@ WATCHED = ("loss", "grad_norm", "param_norm")  # not finite in one of these: the
 class TrainingDiverged(UserError):
     """The loss, the gradient or the parameters are no longer finite."""
 
-    def __init__(self, step: int, metric: str, value: float, last_good: int | None) -> None:
+    def __init__(self, step: int, metric: str, value: float, last_good: int | None, skipped: int = 0) -> None:
         kept = f"The checkpoint of step {last_good} is kept" if last_good is not None else "There is no checkpoint yet"
+        before = f", after {skipped} step(s) that were left out for the like" if skipped else ""
         super().__init__(
-            f"Training diverged: {metric} is {value} at step {step}. {kept}. Try a lower optimizer.lr, a "
+            f"Training diverged: {metric} is {value} at step {step}{before}. {kept}. Try a lower optimizer.lr, a "
             f"longer optimizer.warmup or optimizer.clip of 1.0, look at the data of that step, and run again."
         )
         self.step, self.metric, self.last_good = step, metric, last_good
@@ -37,10 +39,13 @@ def make_train_step(
     mesh: Mesh,
     ema_decay: float,
     shardings: TrainState,
+    skips: bool = False,
 ) -> Any:
     """Builds the jitted `(state, frozen, batch, key) -> (state, metrics)`; the state given is consumed.
 
-    Metrics are float32 scalars: loss, grad_norm (before clipping), param_norm, lr and those of the task.
+    Metrics are float32 scalars: loss, grad_norm (over all parameters, before clipping), param_norm, lr and the task's.
+    With `skips`, a step whose loss, gradient or result is not finite changes nothing but the count of steps; the metric
+    `skipped` is 1 then.
     The task's key is fold_in(key, step). `key` is that of the seed: an argument, so that every seed shares one program.
     """
 
@@ -64,7 +69,13 @@ def make_train_step(
             raise ValueError(f"task {task.name!r} names its metrics {sorted(clash)}, which the loop names itself")
         metrics = {name: value.astype(jnp.float32) for name, value in {**metrics, **extra}.items()}
         ema = update_ema(state.ema, params, ema_decay, state.step + 1)
-        return TrainState(state.step + 1, params, ema, opt_state), metrics
+        new = TrainState(state.step + 1, params, ema, opt_state)
+        if skips:
+            bad = ~jnp.isfinite(jnp.stack([metrics[name] for name in WATCHED])).all()
+            metrics["skipped"] = bad.astype(jnp.float32)
+            kept_back = jax.tree.map(lambda old, now: jnp.where(bad, old, now), state, new)
+            new = dataclasses.replace(kept_back, step=new.step)
+        return new, metrics
 
     return jax.jit(
         step,

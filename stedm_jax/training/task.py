@@ -17,7 +17,12 @@ STATE = "state"
 
 @runtime_checkable
 class Task(Protocol):
-    """A trained thing. Every method but `summarise` is compiled by the loop: pure, of fixed shapes."""
+    """A trained thing. Every method but `summarise` is compiled by the loop: pure, of fixed shapes.
+
+    A task of several networks that work against each other has a method `groups(params)` besides: labels as
+    `optim.make_optimizer` takes them, so that none is clipped for another's gradient. `optional` names those of its
+    parameters, at the top, that weights to start from may lack as a whole, or hold though the task has none.
+    """
 
     name: str
 

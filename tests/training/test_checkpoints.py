@@ -69,27 +69,44 @@ def test_restores_on_another_mesh(tmp_path, before, after) -> None:
     checkpoints.close()
 
 
-@pytest.mark.parametrize("seed", range(20))
+def spoil(target: Path, kind: str, rng: np.random.Generator) -> None:
+    """Damages a file as disks, kills and people do."""
+    data = bytearray(target.read_bytes())
+    if kind == "flip":
+        bit = rng.integers(len(data) * 8)
+        data[bit // 8] ^= 1 << (bit % 8)
+    elif kind == "truncate":
+        data = data[: rng.integers(len(data))]
+    elif kind == "zero":
+        start = rng.integers(len(data))
+        start = start if any(data[start : start + 512]) else 0
+        data[start : start + 512] = bytes(len(data[start : start + 512]))
+    elif kind == "grow":
+        data += bytes(1)
+    if kind == "delete":
+        target.unlink()
+    else:
+        target.write_bytes(data)
+
+
+@pytest.mark.parametrize("seed", range(50))
 def test_no_damage_is_loaded_silently(tmp_path, two, seed, capsys) -> None:
     dir = tmp_path / "checkpoints"
     shutil.copytree(two, dir)
     rng = np.random.default_rng(seed)
     files = sorted(path for path in (dir / "20").rglob("*") if path.is_file() and path.stat().st_size)
-    target = files[rng.integers(len(files))]
-    data = bytearray(target.read_bytes())
-    kind = ("flip", "truncate", "delete")[seed % 3]
-    if kind == "flip":
-        bit = rng.integers(len(data) * 8)
-        data[bit // 8] ^= 1 << (bit % 8)
-        target.write_bytes(data)
-    elif kind == "truncate":
-        target.write_bytes(data[: rng.integers(len(data))])
-    else:
-        target.unlink()
+    # Every tenth the manifest, which would seldom be drawn.
+    target = dir / "20" / manifest.NAME if seed % 10 >= 8 else files[rng.integers(len(files))]
+    kind = ("flip", "truncate", "zero", "delete", "grow", "flip", "zero")[seed % 7]
+    before = target.read_bytes()
+    spoil(target, kind, rng)
+    assert not target.exists() or target.read_bytes() != before
     checkpoints = Checkpoints(dir)
+    gone = target.name == manifest.NAME and kind == "delete"
     assert checkpoints.latest() == 10
-    assert "step 20 is not used" in capsys.readouterr().out
-    assert (dir / "20.damaged").is_dir() != (target.name == manifest.NAME and kind == "delete")
+    said = capsys.readouterr().out
+    assert "step 20" in said and "is not used" in said and (gone or target.name in said or "cannot be read" in said)
+    assert (dir / "20.damaged").is_dir() != gone
     if seed < 2:
         assert toy.same(checkpoints.restore(abstract_of()), state_of(10))
         checkpoints.save(20, state_of(21))  # the number is free again
@@ -157,3 +174,24 @@ def test_an_unwritable_place_is_a_user_error(tmp_path) -> None:
         checkpoints = Checkpoints(tmp_path / "file" / "checkpoints")
         checkpoints.save(1, state_of(1))
         checkpoints.close()
+
+
+def test_a_place_without_room_is_refused_before(tmp_path, monkeypatch) -> None:
+    filled(tmp_path / "checkpoints", (10,))
+    left = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: left)
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    with pytest.raises(UserError, match="A checkpoint needs 0.1 MB, and the disk"):
+        checkpoints.check_place(state_of(1))
+    with pytest.raises(UserError, match="checkpoint of step 20 needs.* Step 10 is kept"):
+        checkpoints.save(20, state_of(20))
+    checkpoints.close()
+    monkeypatch.undo()
+    assert Checkpoints(tmp_path / "checkpoints").latest() == 10
+
+
+def test_an_unwritable_place_is_refused_before(tmp_path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        Checkpoints(tmp_path / "file" / "checkpoints").check_place(state_of(1))
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]

@@ -4,7 +4,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from stedm_jax.errors import UserError
-from stedm_jax.training import distributed
+from stedm_jax.training import distributed, peers
 from stedm_jax.training.cache import enable_compile_cache
 from stedm_jax.training.rng import step_key, stream_key
 
@@ -15,26 +15,58 @@ def test_alone_nothing_happens(monkeypatch) -> None:
     assert distributed.start() is False
 
 
+@pytest.fixture
+def started(monkeypatch) -> list:
+    """What jax.distributed.initialize was called with."""
+    calls: list = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *a, **k: calls.append((a, k)))
+    for name in ("STEDM_COORDINATOR", "STEDM_PROCESSES", "STEDM_PROCESS_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS"):
+        monkeypatch.delenv(name, raising=False)
+    return calls
+
+
 @pytest.mark.parametrize(
-    "env",
+    ("env", "cards"),
     [
-        {"SLURM_STEP_NODELIST": "n[1-2]", "SLURM_NTASKS": "2"},
-        {"TPU_WORKER_HOSTNAMES": "a,b"},
-        {"STEDM_COORDINATOR": "h:1", "STEDM_PROCESSES": "2", "STEDM_PROCESS_ID": "1"},
+        ({"SLURM_STEP_NODELIST": "n[1-2]", "SLURM_NTASKS": "2"}, None),
+        ({"SLURM_STEP_NODELIST": "n1", "SLURM_NTASKS": "2", "SLURM_NNODES": "1"}, None),
+        (
+            {"SLURM_STEP_NODELIST": "n[1-2]", "SLURM_NTASKS": "2", "SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "4"},
+            [0, 1, 2, 3],
+        ),
+        ({"TPU_WORKER_HOSTNAMES": "a,b"}, None),
+        ({"MEGASCALE_NUM_SLICES": "2"}, None),
     ],
 )
-def test_the_environment_starts_it(monkeypatch, env) -> None:
-    calls = []
-    monkeypatch.setattr(jax.distributed, "initialize", lambda *a: calls.append(a))
+def test_a_scheduler_starts_it(monkeypatch, started, env, cards) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     for name, value in env.items():
         monkeypatch.setenv(name, value)
     assert distributed.start() is True
-    assert calls == [("h:1", 2, 1)] if "STEDM_COORDINATOR" in env else calls == [()]
+    assert started == [((), {"local_device_ids": cards, "heartbeat_timeout_seconds": 30})]
 
 
-def test_half_a_coordinator_is_refused() -> None:
+def test_flags_win_over_the_environment_and_no_scheduler_is_asked(monkeypatch, started) -> None:
+    for name, value in {"STEDM_COORDINATOR": "h:1", "STEDM_PROCESSES": "2", "STEDM_PROCESS_ID": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("STEDM_HEARTBEAT", "7")
+    assert distributed.start() is True and distributed.start("other:2", 3, 0) is True
+    assert [call[0] for call in started] == [("h:1", 2, 1), ("other:2", 3, 0)]
+    assert started[0][1] == {"cluster_detection_method": "deactivate", "heartbeat_timeout_seconds": 7}
+
+
+def test_half_a_coordinator_is_refused(monkeypatch, started) -> None:
     with pytest.raises(UserError, match="STEDM_PROCESSES"):
         distributed.start("host:1")
+    with pytest.raises(UserError, match="no coordinator"):
+        distributed.start(processes=2, process=1)
+    monkeypatch.setenv("STEDM_PROCESSES", "two")
+    with pytest.raises(UserError, match="no whole number"):
+        distributed.start("host:1")
+
+
+def test_a_process_alone_asks_nobody() -> None:
+    assert peers.first() and not peers.several() and peers.on_first(lambda: 7) == 7
 
 
 def test_streams_and_steps_never_share_a_key() -> None:

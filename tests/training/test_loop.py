@@ -84,7 +84,9 @@ def test_a_finished_run_returns_at_once_and_compiles_nothing(whole, monkeypatch,
     dir, first = whole
     monkeypatch.setattr("stedm_jax.training.program.Program.step", lambda *_: pytest.fail("compiled"))
     began = time.perf_counter()
+    assert first.sums is not None and toy.ToyTask().summarise(first.sums) == first.metrics
     again = toy.run(dir, eval_batches=lambda: pytest.fail("evaluated"), batches=lambda _: pytest.fail("read"))
+    assert again.sums is None
     assert time.perf_counter() - began < 2 and "was done before: step 10" in capsys.readouterr().out
     assert toy.same(again.state, first.state) and again.metrics == first.metrics and again.best_step == 10
 
@@ -121,6 +123,56 @@ def test_nan_stops_and_the_last_good_checkpoint_stays(tmp_path, at) -> None:
     kernel = toy.ToyTask().init(jax.random.key(0))
     loaded = checkpoints.restore_params(jax.eval_shape(lambda: kernel))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(loaded))
+
+
+def spoilt(*bad: int, value: float = np.nan):
+    def batches(start: int):
+        for step, batch in enumerate(toy.batches(start), start + 1):
+            yield {**batch, "bad": np.full(toy.BATCH, value if step in bad else 0, np.float32)}
+
+    return batches
+
+
+def test_a_bad_batch_is_left_out_up_to_a_limit(tmp_path, capsys) -> None:
+    config = toy.settings(skip_bad=2, checkpoint_every=2, log_every=2)
+    with pytest.raises(TrainingDiverged, match=r"step 9, after 2 step\(s\) that were left out"):
+        toy.run(tmp_path / "a", task=Exploding(), config=config, batches=spoilt(4, 7, 9), devices=8)
+    out = capsys.readouterr().out
+    assert "step 4 is left out: loss is nan (1 of at most 2)" in out and "step 7 is left out" in out
+    assert Checkpoints(tmp_path / "a" / "checkpoints").latest() == 8
+    # The count goes on where it stood; a kill between changes nothing.
+    with pytest.raises(TrainingDiverged, match="after 2 step"):
+        toy.run(tmp_path / "a", task=Exploding(), config=config, batches=spoilt(4, 7, 9))
+    whole = toy.run(tmp_path / "b", task=Exploding(), config=config, batches=spoilt(4, 7))
+    assert "2 step(s) left out" in capsys.readouterr().out
+    again = toy.run(tmp_path / "a", task=Exploding(), config=config, batches=spoilt(4, 7))
+    jax.tree.map(lambda one, two: np.testing.assert_allclose(one, two, atol=1e-5), again.state, whole.state)
+    rows = read_rows(tmp_path / "a" / "metrics.jsonl")
+    assert [row["step"] for row in rows if "skipped" in row] == [4, 7]
+    assert [row["step"] for row in rows if "loss" in row] == [2, 4, 6, 8, 10] and all(
+        row["loss"] > 0 for row in rows if "loss" in row
+    )
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_step_left_out_changes_nothing_but_the_count(tmp_path, value) -> None:
+    config = toy.settings(steps=3, skip_bad=1, checkpoint_every=1, keep=9)
+    toy.run(tmp_path, task=Exploding(), config=config, batches=spoilt(3, value=value))
+    store, program = Checkpoints(tmp_path / "checkpoints"), Program(toy.ToyTask(), config, make_mesh())
+    before, after = (store.restore(program.state, step) for step in (2, 3))
+    assert before.step == 2 and after.step == 3
+    assert toy.same((before.params, before.ema, before.opt_state), (after.params, after.ema, after.opt_state))
+    # With nothing bad the masked step computes what the plain one does.
+    masked = toy.run(tmp_path / "a", task=Exploding(), config=config, batches=spoilt())
+    plain = toy.run(tmp_path / "b", task=Exploding(), config=toy.settings(steps=3), batches=spoilt())
+    jax.tree.map(lambda one, two: np.testing.assert_allclose(one, two, atol=1e-6), masked.state, plain.state)
+
+
+def test_some_steps_are_profiled(tmp_path) -> None:
+    toy.run(tmp_path, config=toy.settings(steps=4, profile=(2, 3)))
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+    with pytest.raises(UserError, match="first, last"):
+        toy.run(tmp_path / "b", config=toy.settings(profile=(3, 2)))
 
 
 def test_best_is_kept_pictures_are_drawn_and_evaluations_logged(tmp_path) -> None:

@@ -1,11 +1,14 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from stedm_jax.errors import UserError
 from stedm_jax.training.optim import decays, make_optimizer
-from tests.training.toy import settings
+from stedm_jax.training.program import Program
+from stedm_jax.training.sharding import make_mesh
+from tests.training.toy import ToyTask, same, settings
 
 PARAMS = {"norm": {"scale": jnp.ones(4)}, "fc": {"kernel": jnp.ones((3, 4)), "bias": jnp.ones(4)}}
 
@@ -38,6 +41,49 @@ def test_clipping_bounds_the_gradient() -> None:
         states.append(tx.update(jax.tree.map(lambda g: g * scale, grads), tx.init(PARAMS), PARAMS)[1])  # noqa: B023
     for one, two in zip(*(jax.tree.leaves(s) for s in states), strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-5)
+
+
+TWO = {"made": {"kernel": jnp.full((2, 3), 0.1)}, "judge": {"kernel": jnp.full((3, 3), 0.2), "bias": jnp.ones(3)}}
+
+
+def first_moments(grads, groups, clip=1.0):
+    tx, _ = make_optimizer(optimizer(clip=clip), 10, groups)
+    return jax.jit(lambda grads: optax.tree.get(tx.update(grads, tx.init(TWO), TWO)[1], "mu"))(grads)
+
+
+def test_each_group_is_clipped_by_its_own_norm() -> None:
+    grads, huge = TWO, {**TWO, "judge": jax.tree.map(lambda g: 1e6 * g, TWO["judge"])}
+    groups = lambda params: {name: name for name in params}  # noqa: E731
+    calm, stirred = first_moments(grads, groups), first_moments(huge, groups)
+    assert same(calm["made"], stirred["made"])
+    unclipped = first_moments(grads, groups, clip=0.0)
+    np.testing.assert_allclose(stirred["made"]["kernel"], unclipped["made"]["kernel"], rtol=1e-6)
+    assert float(optax.tree.norm(stirred["judge"])) == pytest.approx(0.1, rel=1e-5)
+    together = first_moments(huge, None)
+    assert float(together["made"]["kernel"].max()) < 1e-5 * float(stirred["made"]["kernel"].max())
+
+
+def test_one_group_is_none_and_nothing_is_divided_by_zero() -> None:
+    huge = jax.tree.map(lambda g: 1e3 * g, TWO)
+    one = first_moments(huge, lambda params: "all")
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), one, first_moments(huge, None))
+    prefix = {"made": 0, "judge": {"kernel": 1, "bias": 0}}
+    zero = first_moments(jax.tree.map(jnp.zeros_like, TWO), lambda params: prefix)
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(zero))
+
+
+def test_a_program_asks_its_task_for_the_groups() -> None:
+    class Two(ToyTask):
+        def groups(self, params):
+            return {name: name for name in params}
+
+    grads = {"hidden": np.full((3, 3), 1.0, np.float32), "out": np.full(3, 1e6, np.float32)}
+    moments = []
+    for task in (Two(), ToyTask()):
+        tx = Program(task, settings(), make_mesh(devices=jax.devices()[:1])).tx
+        moments.append(jax.jit(lambda g, tx=tx: optax.tree.get(tx.update(g, tx.init(g), g)[1], "mu"))(grads))
+    apart, together = (float(np.linalg.norm(each["hidden"])) for each in moments)
+    assert apart == pytest.approx(0.1, rel=1e-5) and together < 1e-4 * apart
 
 
 @pytest.mark.parametrize(

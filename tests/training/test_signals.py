@@ -5,11 +5,10 @@ import sys
 import time
 from pathlib import Path
 
-import jax
 import pytest
 
 from stedm_jax.training.checkpoints import Checkpoints
-from stedm_jax.training.signals import Signals
+from stedm_jax.training.signals import Signals, Stopped
 from tests.training import toy
 
 SCRIPT = """
@@ -76,14 +75,63 @@ def test_a_signal_during_the_last_evaluation_loses_nothing(tmp_path) -> None:
     assert Checkpoints(tmp_path / "checkpoints").metrics(10) == again.metrics
 
 
-def test_handlers_are_put_back() -> None:
+def test_handlers_are_put_back_and_outside_of_polite_work_a_signal_ends_it() -> None:
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     with Signals() as signals:
-        assert not signals.wanted()
-        os.kill(os.getpid(), signal.SIGINT)
-        assert signals.wanted() and signals.stop_at(3)
-        with pytest.raises(KeyboardInterrupt):  # the second one ends at once
+        assert not signals.wanted() and not signals.due()
+        with signals.politely():
             os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(1)
+            assert signals.wanted() and signals.due() and signals.leaving()
+            with pytest.raises(KeyboardInterrupt, match="here"):
+                signals.end("here")
     assert before == (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT))
-    assert jax.process_count() == 1
+    with Signals(), pytest.raises(Stopped, match="nothing has to be saved"):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(1)
+    assert before == (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT))
+
+
+def test_a_file_stops_it_and_is_removed(tmp_path) -> None:
+    def batches(start: int):
+        for step, batch in enumerate(toy.batches(start)):
+            if step == 3:
+                (tmp_path / "STOP").touch()
+                time.sleep(1.1)  # it is looked for once a second
+            yield batch
+
+    with Signals(tmp_path) as signals, pytest.raises(Stopped, match="STOP was heard and removed") as caught:
+        toy.run(tmp_path / "toy", batches=batches, signals=signals)
+    assert caught.value.code == 0 and not (tmp_path / "STOP").exists()
+    assert Checkpoints(tmp_path / "toy" / "checkpoints").latest() == 4
+    with Signals(tmp_path) as signals:
+        assert toy.run(tmp_path / "toy", signals=signals).state.step == 10
+
+
+def test_a_status_of_ones_own_after_sigterm(monkeypatch) -> None:
+    monkeypatch.setenv("STEDM_REQUEUE", "75")
+    with Signals() as signals, signals.politely(), pytest.raises(Stopped) as caught:
+        os.kill(os.getpid(), signal.SIGTERM)
+        signals.end("here")
+    assert caught.value.code == 75
+
+
+def test_a_second_signal_ends_at_once_even_while_the_main_thread_is_deaf() -> None:
+    code = """
+import ctypes, os, sys, time
+from stedm_jax.training.signals import Signals, Stopped
+with Signals() as signals, signals.politely():
+    print("ready", flush=True)
+    ctypes.CDLL(None).usleep(0)
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        ctypes.CDLL(None).sleep(60)  # in C, where no handler of Python runs
+"""
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    process = subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None and process.stderr is not None
+    assert process.stdout.readline() == b"ready\n"
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=5) == 143
+    assert b"once more to end at once" in process.stderr.read()
