@@ -19,6 +19,8 @@ def training(steps: int, batch: int, lr: float, **changes: object) -> Any:
             "checkpoint_every": 1000,
             "visual_every": 0,  # 0: never, otherwise at the end as well
             "keep": 2,
+            "skip_bad": 0,  # steps with a loss or gradient that is not finite that are left out before it stops
+            "profile": (),  # (first, last) step of those profiled, into <stage>/profile
             "optimizer": {
                 "name": "adamw",
                 "lr": lr,
@@ -60,13 +62,14 @@ def _autoencoder() -> Any:
                 "legacy_codebook": False,  # beta on the other term, as in LDM's code
             },
             "crop": 0,  # side of the random crops that a step learns from; 0: whole tiles
+            "tiling": 0,  # larger images are encoded and decoded in overlapping parts of this side; 0: never
             "initial_log_variance": 0.0,  # of the latents of an untrained kl autoencoder
             "kl_weight": 1e-6,
             "codebook_weight": 1.0,
             "perceptual_weight": 1.0,  # of LPIPS, where its weights are given
             "lpips": "",  # a converted folder, or lpips-alex; empty: no perceptual loss and no such score
             "adversarial": {
-                "weight": 0.0,  # 0: no discriminator; LDM: 0.75 (vq), 0.5 (kl), with b1=0.5 and b2=0.9
+                "weight": 0.0,  # 0: no discriminator; LDM: 0.75 (vq), 0.5 (kl), with b1=0.5, b2=0.9, weight_decay=0
                 "start": 50_000,  # step
                 "ramp": 5_000,  # steps over which its weight grows from 0; 0: at once, as published
                 "filters": 64,
@@ -106,6 +109,7 @@ def _diffusion() -> Any:
                 "dim": 512,
                 "tiles": 10,
                 "drop": 0.25,
+                "remat": False,  # the encoder's blocks are computed again in the backward pass, for memory
             },
             "layout_channels": 3,
             "drop_layout": 0.0,  # share of dropped styles whose layout goes too: guidance then strengthens both
@@ -133,7 +137,7 @@ def _synthesis() -> Any:
             "batch": 64,
             "styles": "style",  # split whose patients lend their style
             "layouts": "train",  # split whose masks are the layouts
-            "foreground_share": 0.5,  # of layouts with foreground; 0: as they come
+            "shares": (("foreground", 0.5), ("rest", 0.5)),  # of layouts, as data.shares; empty: as they come
             "min_labelled": 0.99,  # least labelled share of a layout
             "weights": "ema",  # or params
             "sampler": "ddim",  # or dpmpp_2m
@@ -167,7 +171,9 @@ def _segmentation() -> Any:
                 "reductions": (8, 4, 2, 1),
                 "decoder": (256, 128, 64, 32, 16),
             },
-            # arm -> share of real tiles in a batch (the rest is synthetic), and the stain jitter of training
+            # arm -> share of real tiles in a batch (the rest is synthetic), and the stain jitter of training. The usual
+            # remedies against other stains are arms too: "labelled+jitter": {"real": 1.0, "stain_jitter": 0.2} is HED
+            # jitter (Tellez et al., 2018); stain normalisation is --stain_norm of data_prep.
             "arms": {
                 "labelled": {"real": 1.0, "stain_jitter": 0.0},
                 "labelled+synthetic": {"real": 0.2, "stain_jitter": 0.0},
@@ -198,16 +204,20 @@ def get_base() -> Any:
                 "data", "autoencoder", "latents", "diffusion", "synthesis", "segmentation", "report",
             ),
             "data": {
-                "tiles": "",  # a packed tile set; {workdir} stands for the workdir
+                "tiles": "",  # a packed tile set, a folder or s3://..., gs://...; {workdir} stands for the workdir
                 "prepare": (),  # commands of data_prep that make it
                 "missing": "",  # where the data is to be had, and how it is prepared
                 "tile": 512,
                 "mpp": 0.0,  # 0: whatever the tile set says
                 "groups": (),  # (name, (classes...)) pairs; empty: the classes of the tile set
                 "foreground": (),  # classes (after grouping) that the scores are about
-                "foreground_share": 0.0,  # of training tiles that hold foreground; 0: as they come
+                "shares": (),  # of training tiles: (kind, share) pairs, a kind being a class, foreground, glass or rest
+                "uniform": "tile",  # or slide, patient: what is drawn equally often within a share
+                "shift": 0,  # most pixels that training moves a real tile, both ways, into the margin packed with it
+                "rotate": False,  # turns real tiles by any angle, not quarter turns only; needs a margin of 0.21 tiles
                 "threads": 8,
                 "cache_mb": 2048,  # decoded tiles kept in memory
+                "max_damaged": 0,  # records that cannot be read and are skipped before a run stops
             },
             "autoencoder": _autoencoder(),
             "latents": {"scale": 1.0, "tiles": 1024},  # scale 0: measured on so many tiles, each channel by itself

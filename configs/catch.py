@@ -6,6 +6,9 @@ Command: python -m stedm_jax.main --config=configs/catch.py --workdir=runs/catch
 Arms: multipatch (default), nearby, augmented, semantic (no style: the paper's diffusion baseline), for example
 --config=configs/catch.py:nearby
 Hardware: 8 accelerators of 40 GB or more; the published pipeline costs about 5 EFLOP for sampling alone.
+Data: python -m data_prep.catch --source=CATCH --out=data/catch
+(42 annotated slides, 203 of style, 35 and 70 of validation and test; what no polygon covers is background within the
+box round a slide's polygons, as the authors' code has it).
 Weights: starts from ldm-vq-f4, ldm-landscape and mit-b2-imagenet, as the paper does; `python -m stedm_jax.convert list`
 says where they are to be had, `python -m stedm_jax.convert NAME FILE --out=weights/NAME` prepares each.
 To start from nothing:
@@ -17,17 +20,12 @@ Not run by us at this size; no score is claimed.
 from configs.base import from_published, get_base
 
 MISSING = (
-    "CATCH (CC BY 4.0) is to be had from The Cancer Imaging Archive under the name CATCH: 350 SVS slides and "
-    "their annotations. "
-    "Convert the annotations to GeoJSON named like the slides, write a table with the columns slide, patient, "
-    "split (the published "
-    "CSV gives train, val and test; set the split of training slides beyond six a subtype to 'style'), then "
-    "run: python -m "
-    "data_prep.slides --slides=CATCH --annotations=CATCH/annotations --table=catch.csv --mpp=2.02 --tile=512 "
-    "--out=data/catch"
+    "CATCH (CC BY 4.0) is to be had from The Cancer Imaging Archive under the name CATCH: 350 SVS slides and their "
+    "annotations, CATCH.json; the split, datasets.csv, from the project DeepMicroscopy/CanineCutaneousTumors. Put all "
+    "in a folder CATCH and run: python -m data_prep.catch --source=CATCH --out=data/catch"
 )
 TUMOURS = (
-    "Trichoblastoma", "Mast cell tumor", "Melanoma", "PNST", "Plasmacytoma", "SCC", "Histiocytoma",
+    "Trichoblastoma", "Mast Cell Tumor", "Melanoma", "PNST", "Plasmacytoma", "SCC", "Histiocytoma",
 )  # fmt: skip
 REST = ("Dermis", "Epidermis", "Subcutis", "Bone", "Cartilage", "Inflamm/Necrosis")
 
@@ -48,11 +46,13 @@ def get_config(arm: str = "multipatch"):
     config.name = f"catch_{arm}"
     config.title = f"CATCH, {arm}"
     config.data.update({"tiles": "data/catch", "missing": MISSING, "tile": 512})
-    config.data.groups = (("background", REST), ("tumour", TUMOURS))
+    config.data.groups = (("background", ("background", *REST)), ("tumour", TUMOURS))
     config.data.foreground = ("tumour",)
-    config.data.foreground_share = 0.5
+    config.data.shares = (("tumour", 0.5), ("glass", 0.1), ("rest", 0.4))
     config.data.cache_mb = 16_000
     config.diffusion.style.update(styles[arm])
+    # Without it, the step with ten style tiles an image needs 18.01 GiB of a TPU v5e at four images a chip, of 15.75.
+    config.diffusion.style.remat = True
     config.segmentation.border = 64
     config.segmentation.checkpoint = "best"
     config.segmentation.train.eval_every = 1000

@@ -27,7 +27,7 @@ def get_config(arm: str = ""):
     config.data.tile = 64
     config.data.groups = (("other", ("stroma", "necrosis")), ("tumour", ("tumour",)))
     config.data.foreground = ("tumour",)
-    config.data.foreground_share = 0.6
+    config.data.shares = (("tumour", 0.6), ("rest", 0.4))
     shrink(config)
     config.autoencoder.crop = 32
     config.autoencoder.train = short(700, 16, 2e-3, visual_every=700)

@@ -2,6 +2,7 @@
 
 Purpose: 48 classes annotated, 54 lend only their style, 3 (default 20) labelled images a class, 512 px. A class of
 flowers takes the place of a patient.
+Data: python -m data_prep.flowers --source=FLOWERS --out=data/flowers
 Command: python -m stedm_jax.main --config=configs/flowers.py --workdir=runs/flowers
 Arms: augmented (default), multipatch, semantic.
 Hardware: as configs/catch.py. Not run by us at this size; no score is claimed.
@@ -10,13 +11,9 @@ Hardware: as configs/catch.py. Not run by us at this size; no score is claimed.
 from configs.base import from_published, get_base
 
 MISSING = (
-    "Oxford Flowers-102 (images and segmentations) is to be had from the Visual Geometry Group, Oxford. Write "
-    "masks (0 background, 1 flower; "
-    "the published segmentations have a pure blue background), and a table with the columns image, mask, "
-    "patient (the class), split; "
-    "then run: python -m data_prep.folder --images=FLOWERS --masks=FLOWERS --table=flowers.csv "
-    "--classes=background,flower --mpp=1 --fit "
-    "--tile=512 --out=data/flowers"
+    "Oxford Flowers-102 is to be had from the Visual Geometry Group, Oxford: 102flowers.tgz, 102segmentations.tgz, "
+    "imagelabels.mat, setid.mat. Unpack them in a folder FLOWERS and run: python -m data_prep.flowers --source=FLOWERS "
+    "--out=data/flowers (with --download it fetches them itself)"
 )
 
 

@@ -4,12 +4,9 @@ Purpose: STEDM's question on real images, on a small machine. Patients with a pa
 4, 5; val 8, 11, 14); unannotated patients (7, 10, 16) lend their style; the other six, mostly stained much darker,
 are the test. The official split of GlaS shares patients between train and test and is not used here.
 
-Data: research only, from the GlaS challenge. Put images/, masks/ (0 background, 1 gland) and index.csv (columns
-image, mask, patient; others become tags) in one folder GLAS, then
+Data: research only, from the GlaS challenge; the folder GLAS is that of the challenge (BMP files and Grade.csv):
 
-    python -m data_prep.folder --images=GLAS --masks=GLAS --table=GLAS/index.csv --classes=background,gland \\
-        --source_mpp=0.62 --mpp=1.24 --tile=128 --out=data/glas128 \\
-        --splits="train:1,3,4,5;val:8,11,14;style:7,10,16;test:2,6,9,12,13,15"
+    python -m data_prep.glas --source=GLAS --out=data/glas128
 
 Command: python -m stedm_jax.main --config=configs/glas.py:small
 Hardware and time: two shared CPU cores, 26 minutes, 2.1 GB. Seen (README.md): IoU of the test patients 0.633
@@ -20,9 +17,8 @@ labelled, 0.536 with synthetic tiles: after ten minutes of training these do mor
 from configs.base import get_base, short, shrink
 
 MISSING = (
-    "The GlaS images (research use only) come from the GlaS challenge at MICCAI 2015. Put images/, masks/ and an "
-    "index.csv (columns image, mask, patient) in a folder and pack it with the data_prep.folder command in the "
-    "docstring of configs/glas.py."
+    "The GlaS images (research use only) come from the GlaS challenge at MICCAI 2015. Unpack them in a folder GLAS and "
+    "run: python -m data_prep.glas --source=GLAS --out=data/glas128"
 )
 
 
@@ -34,7 +30,7 @@ def get_config(arm: str = "small"):
     config.name = "glas"
     config.title = "GlaS, pale stains annotated, dark ones not"
     config.data.update({"tiles": "data/glas128", "missing": MISSING, "tile": 128, "mpp": 1.24})
-    config.data.groups = (("background", ("background",)), ("gland", ("gland",)))
+    config.data.groups = (("background", ("stroma",)), ("gland", ("gland",)))
     config.data.foreground = ("gland",)
     shrink(config)
     config.autoencoder.crop = 64

@@ -161,7 +161,16 @@ def test_mistakes_end_in_one_paragraph(arguments, says, tmp_path):
     assert done.returncode == 2 and says in done.stderr and "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("module", ["stedm_jax.main", "data_prep.phantom", "data_prep.slides", "data_prep.folder"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "stedm_jax.main",
+        *(
+            f"data_prep.{name}"
+            for name in ["phantom", "slides", "folder", "catch", "her2", "bcss", "glas", "flowers", "inspect"]
+        ),
+    ],
+)
 def test_every_entry_point_answers_help(module):
     done = subprocess.run(
         [sys.executable, "-m", module, "--help"], capture_output=True, text=True, cwd=ROOT, timeout=60

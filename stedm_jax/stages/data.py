@@ -7,6 +7,7 @@ import sys
 
 from stedm_jax.errors import ORPHANED, PARENT, UserError
 from stedm_jax.stages.run import Run
+from stedm_jax.training import peers
 
 
 def run(run: Run) -> None:
@@ -19,19 +20,24 @@ def run(run: Run) -> None:
     if not data.tiles:
         raise UserError(data.missing or "config.data.tiles is empty; name the folder of a prepared tile set.")
     with run.workdir.timed("data") as result:
-        if not (run.tiles_path / "manifest.json").exists():
-            if not data.prepare:
-                text = data.missing or "Prepare one with data_prep.slides or data_prep.folder."
-                raise UserError(f"There is no tile set in {run.tiles_path}. {text}")
-            for command in data.prepare:
-                _prepare(run, command)
-        run.tiles.verify()
+        peers.on_first(lambda: _make(run))
         result["records"] = {split: len(run.tiles.index(split)) for split in run.tiles.splits}
         result["patients"] = {split: len(run.tiles.patients(split)) for split in run.tiles.splits}
         result["fingerprint"] = run.tiles.fingerprint
         result["classes"] = list(run.classes.names)
     counts = ", ".join(f"{split} {number}" for split, number in result["records"].items())
     print(f"data: {run.tiles_path}: tiles {counts}; classes {', '.join(run.classes.names)}", flush=True)
+
+
+def _make(run: Run) -> None:
+    data = run.config.data
+    if not (run.tiles_path / "manifest.json").exists():
+        if not data.prepare:
+            text = data.missing or "Prepare one with data_prep.slides or data_prep.folder (data_prep/README.md)."
+            raise UserError(f"There is no tile set in {run.tiles_path}. {text}")
+        for command in data.prepare:
+            _prepare(run, command)
+    run.tiles.verify()
 
 
 def check_unchanged(run: Run, on_change: str) -> None:
@@ -74,7 +80,7 @@ def _prepare(run: Run, template: str) -> None:
     if status == 1:
         raise UserError(
             f"The command 'python -m {command}' left out what it could not read; see its message above. Mend that and "
-            "delete the tiles; or run the same command again to go on without it."
+            "run the same again: only what is missing is packed; or run the same again to go on without it."
         )
     if status:
         raise UserError(f"The command 'python -m {command}' failed with status {status}; see its message above.")

@@ -5,39 +5,46 @@ from typing import Any
 from stedm_jax.data.pipeline import tile_dataset
 from stedm_jax.data.styles import StylePool
 from stedm_jax.stages import autoencoder, latents
+from stedm_jax.stages.frozen import Weights, identify, pin
 from stedm_jax.stages.initial import load_weights
 from stedm_jax.stages.learn import learn
 from stedm_jax.stages.run import Run
 from stedm_jax.tasks.diffusion import DiffusionTask
 from stedm_jax.training.program import Program
 
+GUIDE = "diffusion.style.weights"
 
-def build(run: Run) -> tuple[DiffusionTask, Any]:
-    """The task of this stage and its frozen parameters: of the autoencoder and, where there is one, of the guide."""
-    first, params = autoencoder.trained(run)
+
+def build(run: Run) -> tuple[DiffusionTask, Any, dict[str, Weights]]:
+    """The task of this stage, its frozen parameters (of the autoencoder and, where there is one, of the guide), and
+    which those are, for `frozen.pin`."""
+    first, params, origin = autoencoder.trained(run)
     task = DiffusionTask(run.config.diffusion, first, latents.scale(run), run.classes.colors, run.dtype)
-    frozen = {"first": params}
+    frozen, used = {"first": params}, {"first": origin}
     if task.guide is not None:
-        frozen["guide"] = load_weights(
-            task.guide.abstract, run.config.diffusion.style.weights, "diffusion.style.weights"
-        )
-    return task, frozen
+        frozen["guide"] = load_weights(task.guide.abstract, run.config.diffusion.style.weights, GUIDE)
+        used["guide"] = identify(run.config.diffusion.style.weights, GUIDE)
+    return task, frozen, used
 
 
 def run(run: Run) -> None:
     """Trains; with eval_every, the loss on validation patients is logged too."""
     run.need("autoencoder", "latents")
     config = run.config.diffusion
-    task, frozen = build(run)
-    dataset = tile_dataset(run.sources(config.splits, config.style), seed=run.config.seed, jitter=config.stain_jitter)
+    task, frozen, used = build(run)
+    program = Program(task, config.train, run.mesh)
+    dataset = tile_dataset(
+        run.sources(dict(config.splits), config.style), seed=run.config.seed, jitter=config.stain_jitter
+    )
     watched = None
     if config.train.eval_every:
         rows, style = run.rows("val"), config.style
         pool = StylePool(rows, style.source, style.scope, style.tiles)
         watched = run.eval_batches(run.reader, rows, config.train.batch, pool)
     with run.workdir.timed("diffusion") as result:
+        result["frozen"] = pin(run.workdir.stage("diffusion"), used)
         trained = learn(
-            run, Program(task, config.train, run.mesh), config, "diffusion",
+            run, program, config, "diffusion",
             dataset=dataset, frozen=frozen, eval_batches=watched,
         )  # fmt: skip
         result["metrics"] = trained.metrics

@@ -4,12 +4,13 @@ An entry is a SOURCE, or PART=SOURCE where PART is a path in the parameters (une
     a stage folder of a run     runs/catch/diffusion: its moving average, if one was kept; with a PART, that part
     a converted folder          what `python -m stedm_jax.convert` wrote
     a name of the registry      weights/NAME, or NAME in the folder that STEDM_WEIGHTS names
-Everything has to fit; with `init_partial` what a source lacks starts fresh, and what the network lacks is left out.
-What was loaded from where is printed.
+Everything has to fit; with `init_partial` what a source lacks starts fresh, and what the network lacks is left out. So
+it always is with what the task calls optional (a discriminator), where one side lacks it as a whole. What was loaded
+from where is printed.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from stedm_jax.convert.folder import is_converted, load_folder
+from stedm_jax.convert.folder import INFO, is_converted, load_folder
 from stedm_jax.convert.registry import names
 from stedm_jax.convert.table import flatten, unflatten
 from stedm_jax.errors import UserError
@@ -54,7 +55,8 @@ def initial_params(program: Program, entries: Sequence[str], partial: bool, seed
                 f"{', '.join(sorted({path.split('/')[0] for path in abstract}))}, or a path below one of them."
             )
         given, origin = _read(source, part, "init_from")
-        chosen = _fit(wanted, given, f"init_from='{entry}'", partial)
+        optional = () if part else getattr(program.task, "optional", ())
+        chosen = _fit(wanted, given, f"init_from='{entry}'", partial, optional)
         found |= {f"{part}/{path}" if part else path: array for path, array in chosen.items()}
         left = _told("start fresh", [path for path in wanted if path not in chosen])
         left += _told("left out", [path for path in given if path not in chosen])
@@ -90,15 +92,23 @@ def _told(what: str, paths: Sequence[str]) -> str:
     return f"; {len(paths)} {what} ({', '.join(parts[:6])}{', ...' if len(parts) > 6 else ''})" if paths else ""
 
 
+def _tops(paths: Iterable[str]) -> set[str]:
+    return {path.split("/")[0] for path in paths}
+
+
 def _below(leaves: dict[str, Any], part: str) -> dict[str, Any]:
     if not part:
         return leaves
     return {path.removeprefix(f"{part}/"): leaf for path, leaf in leaves.items() if path.startswith(f"{part}/")}
 
 
-def _fit(wanted: dict[str, Any], given: dict[str, Any], what: str, partial: bool) -> dict[str, Any]:
-    missing = [path for path in wanted if path not in given]
-    unknown = [path for path in given if path not in wanted]
+def _fit(
+    wanted: dict[str, Any], given: dict[str, Any], what: str, partial: bool, optional: Sequence[str] = ()
+) -> dict[str, Any]:
+    # Of a part that both have, all has to fit: half a discriminator is a mistake.
+    spared = set(optional) - (_tops(wanted) & _tops(given))
+    missing = [path for path in wanted if path not in given and not spared & _tops([path])]
+    unknown = [path for path in given if path not in wanted and not spared & _tops([path])]
     chosen = {path: array for path, array in given.items() if path in wanted}
     shapes = [
         f"{path} {tuple(array.shape)}, needed {tuple(wanted[path].shape)}"
@@ -108,13 +118,14 @@ def _fit(wanted: dict[str, Any], given: dict[str, Any], what: str, partial: bool
     if not shapes and chosen and (partial or not (missing or unknown)):
         return chosen
     lists = (("of another shape", shapes), ("missing", missing), ("unknown", unknown))
+    strange = "" if chosen else " at all: none of their names is one of its"
     told = "; ".join(f"{len(names)} {kind}: {', '.join(names)}" for kind, names in lists if names)
     hint = (
         ""
         if shapes or not chosen or not what.startswith("init_from")
         else " To start with what fits and the rest fresh, set init_partial=True."
     )
-    raise UserError(f"The weights of {what} do not fit this network. {told}.{hint}")
+    raise UserError(f"The weights of {what} do not fit this network{strange}. {told}.{hint}")
 
 
 def source_folder(source: str, key: str = "init_from") -> Path:
@@ -132,6 +143,11 @@ def source_folder(source: str, key: str = "init_from") -> Path:
                 f"Get the file (python -m stedm_jax.convert list says where) and run python -m stedm_jax.convert "
                 f"{source} FILE --out={folder}; or set {WEIGHTS} to the folder that holds it."
             )
+    if (folder / INFO).is_file() and not is_converted(folder):
+        raise UserError(
+            f"{key} names '{source}', which is an export under published names; export with --format=ours instead, or "
+            "convert its file."
+        )
     if not is_converted(folder) and not (folder / "checkpoints").is_dir():
         raise UserError(
             f"{key} names '{source}', which is neither a stage folder of a run (it would hold checkpoints), nor a "
@@ -151,7 +167,8 @@ def _read(source: str, part: str, key: str) -> tuple[dict[str, Any], str]:
     if is_converted(folder):
         params, info = load_folder(folder)
         leaves = flatten(params)
-        return _below(leaves, part) or leaves, f"{folder} ({info['name']}, {info['sha256'][:12]})"
+        averages = ", averages over its training" if info.get("averages") else ""
+        return _below(leaves, part) or leaves, f"{folder} ({info['name']}{averages}, {info['sha256'][:12]})"
     with finished(folder) as (store, step):
         params = jax.tree.map(np.asarray, store.read_params(step))
     return _below(flatten(params), part), f"{folder}, step {step}"

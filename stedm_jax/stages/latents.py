@@ -10,7 +10,7 @@ from stedm_jax.stages.run import Run
 from stedm_jax.tasks.autoencoder import latent_moments
 from stedm_jax.tasks.diffusion import LatentScale
 from stedm_jax.tasks.images import to_network
-from stedm_jax.training.sharding import to_global
+from stedm_jax.training.sharding import replicated, to_global
 
 
 def scale(run: Run) -> LatentScale:
@@ -39,11 +39,13 @@ def run(run: Run) -> None:
 
 def _measure(run: Run) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of each channel over tiles of the autoencoder's splits."""
-    task, params = autoencoder.trained(run)
+    task, params, _ = autoencoder.trained(run)
     batch = run.config.autoencoder.train.batch
-    dataset = tile_dataset(run.sources(run.config.autoencoder.splits), seed=run.config.seed, augment=False)
+    dataset = tile_dataset(run.sources(dict(run.config.autoencoder.splits)), seed=run.config.seed, augment=False)
     batches = run.train_batches(dataset, batch)(0)
-    moments = jax.jit(lambda params, image: latent_moments(task, params, to_network(image)))
+    moments = jax.jit(
+        lambda params, image: latent_moments(task, params, to_network(image)), out_shardings=replicated(run.mesh)
+    )
     sums = [np.zeros(()), np.zeros(()), np.zeros(())]
     for _ in range(max(1, run.config.latents.tiles // batch)):
         image = to_global({"image": next(batches)["image"]}, run.mesh)["image"]

@@ -58,6 +58,7 @@ def learn(
         init_params=lambda: initial_params(program, config.init_from, config.init_partial, start_seed),
         best=best,
         label=folder,
+        signals=run.signals,
     )
 
 

@@ -8,12 +8,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from stedm_jax.data.classes import ClassMap, class_map
+from stedm_jax.data.classes import ClassMap
 from stedm_jax.data.records import TileSet
+from stedm_jax.data.remote import is_remote, read_manifest
+from stedm_jax.data.schema import SPLITS, SYNTHETIC
 from stedm_jax.diffusion.samplers import timesteps
 from stedm_jax.models.flops import forward_flops
 from stedm_jax.models.functional import Functional, param_count
-from stedm_jax.stages.run import check_tiles
+from stedm_jax.stages.run import check_classes, check_tiles
 from stedm_jax.tasks.autoencoder import AutoencoderTask
 from stedm_jax.tasks.diffusion import DiffusionTask, LatentScale
 from stedm_jax.tasks.segmentation import SegmentationTask
@@ -36,11 +38,12 @@ class Line:
 def print_plan(config: Any, workdir: Workdir) -> None:
     """Prints the stages with parameter counts and FLOPs (a multiplication with its addition is two)."""
     tiles = _tiles(config, workdir)
-    classes = class_map(tiles.classes if tiles else None, config.data.groups, config.data.foreground)
+    classes = check_classes(tiles, config)
     print(f"{config.name}: plan for the workdir {workdir.path}")
     if tiles:
-        counts = ", ".join(f"{split} {len(tiles.index(split))}" for split in tiles.splits)
-        print(f"data          {tiles.path}: tiles {counts}")
+        records = tiles.manifest["records"]
+        counts = ", ".join(f"{split} {records[split]}" for split in (*SPLITS, SYNTHETIC) if split in records)
+        print(f"data          {workdir.fill(config.data.tiles)}: tiles {counts}")
     elif config.data.prepare:
         for command in config.data.prepare:
             print(f"data          python -m {workdir.fill(command)}")
@@ -59,10 +62,14 @@ def print_plan(config: Any, workdir: Workdir) -> None:
 
 
 def _tiles(config: Any, workdir: Workdir) -> TileSet | None:
-    path = Path(workdir.fill(config.data.tiles))
-    if not config.data.tiles or not (path / "manifest.json").exists():
+    """The tile set, if there is one; of a remote one, only what its manifest says."""
+    place = workdir.fill(config.data.tiles)
+    if is_remote(place):
+        tiles = TileSet(Path(place), read_manifest(place), {})
+    elif place and (Path(place) / "manifest.json").exists():
+        tiles = TileSet.open(place)
+    else:
         return None
-    tiles = TileSet.open(path)
     check_tiles(tiles, config.data)
     return tiles
 

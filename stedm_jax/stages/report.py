@@ -17,17 +17,21 @@ from stedm_jax.evaluation.report_content import CohortRow, ReportContent, Result
 from stedm_jax.stages.run import Run, spread
 from stedm_jax.stages.segmentation import JUDGE
 from stedm_jax.stages.synthesis import Orders
+from stedm_jax.training import peers
 from stedm_jax.workdir import STAGES, flatten, write_text
 
 
 def run(run: Run) -> None:
     """Writes report/index.html, summary.json and per_patient.csv."""
     run.need("segmentation")
-    folder = run.workdir.stage("report")
     with run.workdir.timed("report"):
-        content = _content(run)
-        write_report(folder, content)
-        write_text(folder / "table.txt", results_table(content))
+        peers.on_first(lambda: _write(run))
+
+
+def _write(run: Run) -> None:
+    folder, content = run.workdir.stage("report"), _content(run)
+    write_report(folder, content)
+    write_text(folder / "table.txt", results_table(content))
 
 
 def show(run: Run) -> None:

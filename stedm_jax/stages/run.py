@@ -1,7 +1,7 @@
 """What every stage needs: the configuration, the workdir, the mesh, the tiles and the classes."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from stedm_jax.data.augment import Movement
 from stedm_jax.data.classes import ClassMap, class_map
-from stedm_jax.data.pipeline import Source, TileReader, by_foreground, evaluation_batches, training_batches
-from stedm_jax.data.records import IndexRow, TileSet
+from stedm_jax.data.index import IndexRow
+from stedm_jax.data.pipeline import Source, TileReader, evaluation_batches, training_batches
+from stedm_jax.data.records import TileSet
+from stedm_jax.data.remote import fetch, is_remote
+from stedm_jax.data.sampling import check_shares, check_uniform, divide
 from stedm_jax.data.styles import StylePool
 from stedm_jax.errors import UserError
+from stedm_jax.training.signals import Signals
 from stedm_jax.workdir import Workdir
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -28,6 +33,8 @@ class Run:
     config: Any
     workdir: Workdir
     mesh: Mesh
+    signals: Signals = field(default_factory=Signals)
+    damaged: dict[str, str] = field(default_factory=dict)
 
     @property
     def dtype(self) -> Any:
@@ -36,10 +43,15 @@ class Run:
             raise UserError(f"config.dtype is '{self.config.dtype}'; valid are {', '.join(DTYPES)}.")
         return DTYPES[self.config.dtype]
 
-    @property
+    @cached_property
     def tiles_path(self) -> Path:
-        """Folder of the real tiles."""
-        return Path(self.workdir.fill(self.config.data.tiles))
+        """Folder of the real tiles; where they are in an object store, that of their copy here, fetched on first use.
+
+        Raises:
+          UserError: the object store does not give them.
+        """
+        place = self.workdir.fill(self.config.data.tiles)
+        return fetch(place) if is_remote(place) else Path(place)
 
     @cached_property
     def tiles(self) -> TileSet:
@@ -54,13 +66,22 @@ class Run:
 
     @cached_property
     def classes(self) -> ClassMap:
-        """The classes learnt."""
-        return class_map(self.tiles.classes, self.config.data.groups, self.config.data.foreground)
+        """The classes learnt.
+
+        Raises:
+          UserError: impossible ones, or shares of others.
+        """
+        return check_classes(self.tiles, self.config)
 
     @cached_property
     def reader(self) -> TileReader:
         """Decoded real tiles."""
-        return TileReader(self.tiles, self.classes.table, self.config.data.cache_mb)
+        return self.read(self.tiles, self.classes.table)
+
+    def read(self, tiles: TileSet, table: np.ndarray) -> TileReader:
+        """A reader of tiles that notes the damaged records it skips."""
+        data = self.config.data
+        return TileReader(tiles, table, data.cache_mb, data.max_damaged, self.damaged)
 
     def rows(self, split: str) -> list[IndexRow]:
         """Rows of a split of the real tiles.
@@ -77,7 +98,7 @@ class Run:
         return rows
 
     def sources(self, splits: Mapping[str, float], style: Any | None = None) -> list[Source]:
-        """Sources of training tiles: split -> share, tiles with foreground at the configured share.
+        """Sources of training tiles: split -> share, kinds of tiles at the configured shares where there are labels.
 
         With the settings of a style each source has its pool, over all tiles of the split.
         """
@@ -93,13 +114,18 @@ class Run:
                 continue
             rows = self.rows(split)
             pool = StylePool(rows, style.source, style.scope, style.tiles) if style else None
-            parts = [(list(range(len(rows))), 1.0)]
-            if split != "style":
-                parts = by_foreground(
-                    rows, self.classes.table, self.classes.foreground, self.config.data.foreground_share
-                )
-            out += [Source(self.reader, rows, weight * share, pool, chosen) for chosen, share in parts]
+            shares = self.config.data.shares if split != "style" else ()
+            parts = divide(rows, self.tiles.classes, self.classes, shares=shares, uniform=self.config.data.uniform)
+            out += [
+                Source(self.reader, rows, weight * part.weight, pool, part.positions, part.groups, self.movement)
+                for part in parts
+            ]
         return out
+
+    @property
+    def movement(self) -> Movement:
+        """How training moves real tiles within their margin."""
+        return Movement(self.config.data.shift, self.config.data.rotate)
 
     def train_batches(self, dataset: Any, batch: int) -> Callable[[int], Iterator[dict[str, np.ndarray]]]:
         """What the loop calls with the step to start from."""
@@ -131,8 +157,21 @@ class Run:
             )
 
 
+def check_classes(tiles: TileSet | None, config: Any) -> ClassMap:
+    """The classes that an experiment learns from a tile set, or from one that is yet to be made.
+
+    Raises:
+      UserError: impossible classes, or shares of kinds of tiles that there are not.
+    """
+    classes = class_map(tiles.classes if tiles else None, config.data.groups, config.data.foreground)
+    check_shares(config.data.shares, classes.names, "data.shares")
+    check_shares(config.synthesis.shares, classes.names, "synthesis.shares")
+    check_uniform(config.data.uniform)
+    return classes
+
+
 def check_tiles(tiles: TileSet, data: Any) -> None:
-    """Refuses tiles that are not of the size and resolution of config.data.
+    """Refuses tiles that are not of the size and resolution of config.data, or whose margin is too small for it.
 
     Raises:
       UserError: says what they are and what they should be.
@@ -142,6 +181,7 @@ def check_tiles(tiles: TileSet, data: Any) -> None:
             f"The tiles in {tiles.path} are {tiles.tile} px at {tiles.mpp:g} um/px; the configuration says "
             f"data.tile={data.tile}, data.mpp={data.mpp:g}. Prepare them again, or change the configuration."
         )
+    Movement(data.shift, data.rotate).check(tiles.tile, tiles.margin, f"the tile set {tiles.path}")
 
 
 def spread(rows: Sequence[Any], count: int) -> list[Any]:

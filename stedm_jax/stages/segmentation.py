@@ -18,6 +18,7 @@ from stedm_jax.errors import UserError
 from stedm_jax.stages.learn import learn, restore
 from stedm_jax.stages.run import Run
 from stedm_jax.tasks.segmentation import SegmentationTask
+from stedm_jax.training import peers
 from stedm_jax.training.program import Program
 from stedm_jax.workdir import write_text
 
@@ -40,8 +41,7 @@ class Rows:
 def synthetic(run: Run) -> Rows:
     """The synthetic tiles of this run."""
     tiles = TileSet.open(run.workdir.path / "synthesis" / "tiles")
-    reader = TileReader(tiles, np.arange(256, dtype=np.uint8), run.config.data.cache_mb)
-    return Rows(reader, tiles.index(SYNTHETIC))
+    return Rows(run.read(tiles, np.arange(256, dtype=np.uint8)), tiles.index(SYNTHETIC))
 
 
 def run(run: Run) -> None:
@@ -90,7 +90,7 @@ def _learn_and_score(
 ) -> None:
     folder = f"segmentation/{name}-{seed}"
     file = run.workdir.stage(folder) / "scores.json"
-    if file.exists():
+    if peers.on_first(file.exists):
         return
     config = run.config.segmentation
     sources = run.sources({"train": arm.real} if arm.real else {})
@@ -116,4 +116,5 @@ def _learn_and_score(
             raise ValueError("an evaluation that nothing can stop was stopped")
         counts = sums["confusion"]
         matrices[split] = {patient: counts[number].tolist() for number, patient in enumerate(rows.patients)}
-    write_text(file, json.dumps({"arm": name, "seed": seed, "confusion": matrices}))
+    text = json.dumps({"arm": name, "seed": seed, "confusion": matrices})
+    peers.on_first(lambda: write_text(file, text))

@@ -4,18 +4,19 @@ import importlib
 import os
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack, redirect_stdout
 from typing import Any
 
 import jax
 
-from stedm_jax.errors import UserError
 from stedm_jax.stages.data import check_unchanged
 from stedm_jax.stages.initial import check_sources, source_folder
 from stedm_jax.stages.plan import print_plan
 from stedm_jax.stages.run import Run
-from stedm_jax.training import distributed
+from stedm_jax.training import peers
 from stedm_jax.training.cache import enable_compile_cache
 from stedm_jax.training.sharding import make_mesh
+from stedm_jax.training.signals import Signals
 from stedm_jax.workdir import STAGES, Workdir, flatten
 
 
@@ -48,30 +49,38 @@ def _changes(config: Any) -> dict[str, Any]:
 def run_stages(config: Any, workdir: Workdir, wanted: Sequence[str], on_change: str) -> None:
     """Runs the wanted stages in their order; finished ones are skipped.
 
+    Of several processes each calls this; process 0 alone writes into the workdir and speaks, but for errors.
+
     Raises:
       UserError: the configuration does not go with the workdir, or a stage meets something the user can mend.
+      Stopped, KeyboardInterrupt: told to stop.
     """
-    begun = time.monotonic()
-    distributed.start()
-    divide_cpu(config.mesh.cpu_devices)
-    if jax.process_count() > 1:
-        raise UserError(
-            f"This is one of {jax.process_count()} processes; so far the stages run in one process, "
-            "with any number of devices. Start one."
-        )
-    for line in workdir.adopt(config, on_change):
-        print(f"changed  {line}", flush=True)
-    if config.compile_cache:
-        enable_compile_cache(workdir.path / ".compile_cache")
-    run = Run(config, workdir, make_mesh(config.mesh.data, config.mesh.fsdp))
+    with ExitStack() as stack:
+        workdir.writes = peers.first()
+        if not workdir.writes:
+            stack.enter_context(redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
+        signals = stack.enter_context(Signals(workdir.path))
+        divide_cpu(config.mesh.cpu_devices)
+        peers.on_first(lambda: stack.enter_context(workdir.locked()))
+        for line in peers.on_first(lambda: workdir.adopt(config, on_change)):
+            print(f"changed  {line}", flush=True)
+        if config.compile_cache:
+            enable_compile_cache(workdir.path / ".compile_cache")
+        run = Run(config, workdir, make_mesh(config.mesh.data, config.mesh.fsdp), signals)
+        stack.callback(_damaged, run)
+        _run(run, [stage for stage in STAGES if stage in wanted], on_change)
+
+
+def _run(run: Run, stages: Sequence[str], on_change: str) -> None:
+    begun, config, workdir = time.monotonic(), run.config, run.workdir
     devices = jax.devices()
     print(
         f"stedm_jax: {config.name} in {workdir.path} on {len(devices)} x {devices[0].device_kind} "
         f"({devices[0].platform}), {jax.process_count()} process(es), mesh {dict(run.mesh.shape)}",
         flush=True,
     )
-    check_unchanged(run, on_change)
-    stages = [stage for stage in STAGES if stage in wanted]
+    peers.on_first(lambda: check_unchanged(run, on_change))
+    _tell(run)
     done = {stage: workdir.result(stage) for stage in stages}
     states = (f"{stage} (done)" if done[stage] else stage for stage in stages)
     for key, value in sorted(_changes(config).items()):
@@ -81,12 +90,25 @@ def run_stages(config: Any, workdir: Workdir, wanted: Sequence[str], on_change: 
     for number, stage in enumerate(left):
         if "data" not in left[number:]:
             _check_weights(config, left[number:])
+        if run.signals.due(run.mesh):
+            run.signals.end(f"before the stage {stage}")
         importlib.import_module(f"stedm_jax.stages.{stage}").run(run)
+        _tell(run)
     if all(done.values()):
         print(f"All is done in {workdir.path}.", flush=True)
     if "report" in stages:
         importlib.import_module("stedm_jax.stages.report").show(run)
     print(f"{time.monotonic() - begun:.0f} s", flush=True)
+
+
+def _damaged(run: Run) -> None:
+    if run.damaged:
+        print(f"{len(run.damaged)} damaged record(s) were met: {'; '.join(sorted(run.damaged)[:20])}", flush=True)
+
+
+def _tell(run: Run) -> None:
+    """Lets every process know what the stages left, which only process 0 reads from the disk; waits for it."""
+    run.workdir.told = peers.on_first(lambda: {stage: run.workdir.result(stage) for stage in STAGES})
 
 
 def _check_weights(config: Any, stages: Sequence[str]) -> None:

@@ -5,7 +5,7 @@ batches are kept as parts, so that an interrupted run goes on; in the end they b
 """
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,21 +13,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 
 from stedm_jax.data.augment import dihedral
-from stedm_jax.data.pipeline import by_foreground
 from stedm_jax.data.records import IndexRow, TileWriter
+from stedm_jax.data.sampling import divide
 from stedm_jax.data.schema import SYNTHETIC, ClassSpec, Tile
 from stedm_jax.data.splits import check_disjoint
 from stedm_jax.data.styles import StylePool
 from stedm_jax.errors import UserError
 from stedm_jax.stages import diffusion
+from stedm_jax.stages.frozen import pin
 from stedm_jax.stages.learn import restore_with_provenance
 from stedm_jax.stages.run import Run, spread
 from stedm_jax.tasks.diffusion import DiffusionTask
+from stedm_jax.training import peers
 from stedm_jax.training.logging import Progress
-from stedm_jax.training.sharding import batch_sharding, check_batch, to_global
+from stedm_jax.training.sharding import batch_sharding, check_batch, own_rows, replicated, to_global
 
 GRID = 2**31
 """Numbers from here on are those of the grid of layouts and styles in the report."""
@@ -67,16 +68,19 @@ class Orders:
         self.styles = run.rows(config.styles)
         scope = "multipatch" if style.source in ("nearby", "augmented") else style.source
         self.pool = StylePool(self.styles, scope, style.scope, style.tiles)
-        self.parts = by_foreground(self.layouts, run.classes.table, run.classes.foreground, config.foreground_share)
+        self.parts = divide(
+            self.layouts, run.tiles.classes, run.classes, shares=config.shares, uniform=run.config.data.uniform,
+            key="synthesis.shares",
+        )  # fmt: skip
         used = {row.patient for row in (*self.layouts, *self.styles)}
         held_out = {split: run.tiles.patients(split) for split in ("val", "test")}
         check_disjoint({"synthesis": used, **held_out}, "the patients that synthesis would use")
 
     def __getitem__(self, index: int) -> Order:
         rng = np.random.default_rng((self.seed, index))
-        weights = np.array([weight for _, weight in self.parts])
-        positions = self.parts[rng.choice(len(self.parts), p=weights / weights.sum())][0]
-        layout = self.layouts[positions[int(rng.integers(len(positions)))]]
+        weights = np.array([part.weight for part in self.parts])
+        part = self.parts[rng.choice(len(self.parts), p=weights / weights.sum())]
+        layout = self.layouts[part.draw(rng)]
         patients = self.pool.patients
         patient = patients[index % len(patients)]
         chosen = self.pool.choose_for_patient(patient, rng)
@@ -113,37 +117,50 @@ def run(run: Run) -> None:
     parts = run.workdir.stage("synthesis") / "parts"
     parts.mkdir(exist_ok=True)
     with run.workdir.timed("synthesis") as result:
-        task, frozen = diffusion.build(run)
+        task, frozen, used = diffusion.build(run)
+        noted = pin(run.workdir.stage("diffusion"), used)
         which = config.weights if run.config.diffusion.train.ema.decay else "params"
         params, checkpoint = restore_with_provenance(run, task, "diffusion", which=which)
-        sampler = _sampler(run, task)
+        checkpoint |= {f"{part}_sha256": weights["sha256"] for part, weights in noted.items()}
+        sampler = make_sampler(run, task)
 
         def make(wanted: Sequence[Order]) -> np.ndarray:
             images = []
             for start in range(0, len(wanted), config.batch):
                 part = list(wanted[start : start + config.batch])
-                batch = load(run, part + part[:1] * (config.batch - len(part)))
-                images.append(_whole(sampler(params, frozen, to_global(_mine(batch), run.mesh)))[: len(part)])
+                filled = part + part[:1] * (config.batch - len(part))
+                mine = load(run, [filled[row] for row in rows])
+                images.append(np.asarray(sampler(params, frozen, to_global(mine, run.mesh)))[: len(part)])
             return np.concatenate(images)
 
+        rows = own_rows(config.batch, run.mesh)
+        there = set(peers.on_first(lambda: [file.name for file in parts.glob("*.npy")]))
         starts = range(0, config.count, config.batch)
         progress = Progress("synthesis", len(starts), config.batch)
         for number, start in enumerate(starts, start=1):
             numbers = range(start, min(start + config.batch, config.count))
             file = parts / f"{start:08d}.npy"
-            if not file.exists():
-                save_array(file, make([orders[n] for n in numbers]))
-                progress.advance(number)
+            if file.name in there:
+                continue
+            with run.signals.politely():
+                images = make([orders[n] for n in numbers])
+                if peers.first():
+                    save_array(file, images)
+                if run.signals.due(run.mesh):
+                    run.signals.end(f"after {numbers[-1] + 1} of {config.count} synthetic tiles, which are saved")
+            progress.advance(number)
         grid = orders.grid(run.config.report.layouts, run.config.report.styles)
-        save_array(run.workdir.stage("synthesis") / "grid.npy", make([order for row in grid for order in row]))
-        if jax.process_index() == 0:
-            _pack(run, orders, parts, checkpoint)
+        shown = make([order for row in grid for order in row])
+        peers.on_first(lambda: save_array(run.workdir.stage("synthesis") / "grid.npy", shown))
+        peers.on_first(lambda: _pack(run, orders, parts, checkpoint))
         result["tiles"] = config.count
         result["style_patients"] = orders.pool.patients
-    shutil.rmtree(parts, ignore_errors=True)
+    if peers.first():
+        shutil.rmtree(parts, ignore_errors=True)
 
 
-def _sampler(run: Run, task: DiffusionTask) -> Callable[..., jax.Array]:
+def make_sampler(run: Run, task: DiffusionTask) -> Any:
+    """The jitted `(params, frozen, batch of load) -> images`; image n's noise depends on the seed and n only."""
     config, seed = run.config.synthesis, run.config.seed
 
     def sample(params: Any, frozen: Any, batch: dict[str, jax.Array]) -> jax.Array:
@@ -155,18 +172,9 @@ def _sampler(run: Run, task: DiffusionTask) -> Callable[..., jax.Array]:
         fresh = jax.random.fold_in(key, batch["index"][0])
         return task.sample(params, frozen, batch["mask"], batch["styles"], noise, config, fresh)
 
-    return jax.jit(sample, in_shardings=(None, None, batch_sharding(run.mesh)))
-
-
-def _mine(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    hosts, host = jax.process_count(), jax.process_index()
-    return {name: np.split(array, hosts)[host] for name, array in batch.items()}
-
-
-def _whole(images: jax.Array) -> np.ndarray:
-    if jax.process_count() > 1:
-        return np.asarray(multihost_utils.process_allgather(images, tiled=True))
-    return np.asarray(images)
+    # Several hosts each get all images, of which the first writes them.
+    out = replicated(run.mesh) if peers.several() else None
+    return jax.jit(sample, in_shardings=(None, None, batch_sharding(run.mesh)), out_shardings=out)
 
 
 def save_array(file: Path, images: np.ndarray) -> None:

@@ -6,7 +6,8 @@
     rec  = mean |x - D(z)| + perceptual_weight LPIPS, and what reconstruction.py adds where adversarial.weight > 0
 
 KL is summed over the latent of an image and divided by its number of pixels and channels. Parameters are those of the
-autoencoder; where there is a discriminator its own stand beside them under the name "discriminator".
+autoencoder; where there is a discriminator its own stand beside them under the name "discriminator". Outside the loss,
+images with a side above `tiling` are encoded and decoded in overlapping tiles of that side.
 """
 
 from typing import Any
@@ -17,16 +18,17 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int32, PRNGKeyArray, PyTree
 
+from stedm_jax.errors import UserError
 from stedm_jax.evaluation.image_quality import WINDOW, mean_over_patients, patient_means, patient_sums, psnr, ssim
 from stedm_jax.models.build import build_autoencoder
-from stedm_jax.models.discriminator import Discriminator
+from stedm_jax.models.discriminator import DISCRIMINATOR, Discriminator, own
 from stedm_jax.models.functional import Functional
 from stedm_jax.models.lpips import LPIPS
 from stedm_jax.models.lpips import SMALLEST as SMALLEST_FOR_LPIPS
+from stedm_jax.models.tiling import decode_tiled, encode_tiled, tile_sizes
 from stedm_jax.tasks.images import image_rows, to_bytes, to_network
 from stedm_jax.tasks.reconstruction import Adversary, leaf_at, with_leaf
 
-DISCRIMINATOR = "discriminator"
 PERCEPTUAL = "lpips"
 """Name of LPIPS's parameters in `frozen`; without them there is no perceptual loss and no such score."""
 
@@ -38,9 +40,14 @@ class AutoencoderTask:
       config: config.autoencoder.
       dtype: of the computation.
       patients: number of patients of the data that is evaluated; 0: scores are means over images.
+
+    Raises:
+      UserError: `tiling` is no side that tiles can have.
     """
 
     name = "autoencoder"
+    optional = (DISCRIMINATOR,)
+    """As training.task.Task says: published autoencoders come without."""
 
     def __init__(self, config: Any, dtype: DTypeLike, patients: int = 0):
         self.config, self.patients = config, patients
@@ -52,6 +59,21 @@ class AutoencoderTask:
             shape = {"filters": adversarial.filters, "layers": adversarial.layers, "norm": adversarial.norm}
             discriminator = Functional(lambda rngs: Discriminator(**shape, dtype=dtype, rngs=rngs))
             self.adversary = Adversary(adversarial, discriminator)
+        self.tiles = self._tile_sizes(config.get("tiling", 0))
+
+    def _tile_sizes(self, tiling: int) -> dict[str, int]:
+        """Arguments of the tiled functions; empty where images are passed whole."""
+        try:
+            return tile_sizes(tiling, self.factor) if tiling else {}
+        except ValueError as error:
+            raise UserError(
+                f"The config has autoencoder.tiling = {tiling}; give 0 (off), or a multiple of {self.factor}, which is "
+                f"what this autoencoder divides the side of an image by, of {4 * self.factor} and more."
+            ) from error
+
+    def groups(self, params: PyTree) -> PyTree:
+        """Autoencoder and discriminator, each to be clipped by itself."""
+        return {name: DISCRIMINATOR if name == DISCRIMINATOR else self.name for name in params}
 
     @property
     def factor(self) -> int:
@@ -76,12 +98,23 @@ class AutoencoderTask:
     ) -> Float[Array, "b hs ws c"]:
         """Latents of images in [-1, 1]: a sample where a key is given, else the mode; of vq before quantisation."""
         network = self.network.module(own(params))
-        moments = network.encode(image)
+        if self._in_tiles(image, 1):
+            encode = lambda part: self.network.apply(own(params), part, method="encode")  # noqa: E731
+            moments = encode_tiled(encode, image, **self.tiles)
+        else:
+            moments = network.encode(image)
         return network.mode(moments) if key is None else network.sample(moments, key)
 
     def decode(self, params: PyTree, latents: Float[Array, "b hs ws c"]) -> Float[Array, "b h w 3"]:
         """Images in about [-1, 1]; vq quantises first."""
-        return self.network.apply(own(params), latents, method="decode")
+        decode = lambda part: self.network.apply(own(params), part, method="decode")  # noqa: E731
+        if self._in_tiles(latents, self.factor):
+            return decode_tiled(decode, latents, **self.tiles)
+        return decode(latents)
+
+    def _in_tiles(self, x: Array, scale: int) -> bool:
+        """Whether images, or latents of images `scale` times as large, are larger than a tile."""
+        return bool(self.tiles) and max(x.shape[1:3]) * scale > self.tiles["tile"]
 
     def loss(
         self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray, step: Int32[Array, ""]
@@ -175,11 +208,6 @@ class AutoencoderTask:
         image = batch["image"][:8]
         decoded = to_bytes(self.decode(params, self.encode(params, to_network(image))))
         return {"reconstruction": image_rows([image, decoded])}
-
-
-def own(params: PyTree) -> PyTree:
-    """The autoencoder's own parameters."""
-    return {name: value for name, value in params.items() if name != DISCRIMINATOR}
 
 
 def latent_moments(

@@ -213,11 +213,11 @@ class DiffusionTask:
         def denoise_both(x: Array, t: Array) -> tuple[Array, Array]:
             dropped = guidance.without_layout(t, self.schedule.steps)
             known = jnp.where(dropped[:, None, None, None], empty, layout)
-            stacked = jnp.concatenate([jnp.concatenate([x, layout], axis=-1), jnp.concatenate([x, known], axis=-1)])
-            both = jax.tree.map(lambda one, other: jnp.concatenate([one, other]), cond, uncond)
-            out = self.unet.apply(params["unet"], stacked, jnp.concatenate([t, t]), both)
-            first, second = jnp.split(out, 2)
-            return first, second
+            stacked = _pairs(jnp.concatenate([x, layout], axis=-1), jnp.concatenate([x, known], axis=-1))
+            both = jax.tree.map(_pairs, cond, uncond)
+            out = self.unet.apply(params["unet"], stacked, _pairs(t, t), both)
+            out = out.reshape(-1, 2, *out.shape[1:])
+            return out[:, 0], out[:, 1]
 
         steps = timesteps(config.spacing, config.steps, self.schedule)
         z = sample(
@@ -250,3 +250,8 @@ class DiffusionTask:
         images = self.sample(params, frozen, few["mask"], few["styles"], noise, config, key)
         rows = [colorize(few["mask"], self.colors), few["styles"][:, 0], images, few["image"]]
         return {"samples": image_rows(rows)}
+
+
+def _pairs(one: Array, other: Array) -> Array:
+    """Two batches image by image, so that both of an image stay on the device that holds it."""
+    return jnp.stack([one, other], axis=1).reshape(-1, *one.shape[1:])

@@ -8,7 +8,7 @@
 
 n counts updates. Between start and start + ramp the discriminator learns already while the generator hardly hears it:
 with ramp 0, as published, an untrained discriminator speaks at full weight at once, which is what makes the start
-unstable. (4) and (5) are minimised together by one optimiser, each with the other's parameters held.
+unstable. (4) and (5) are minimised in one step, each with the other's parameters held and clipped by itself.
 """
 
 from collections.abc import Callable
@@ -75,8 +75,9 @@ class Adversary:
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
         """rec(made) + the rest of (4) + (5), and scalars to log.
 
-        Each network is run once: the two gradients with respect to the image, which (3) needs anyhow, are handed on
-        to the decoder as they are.
+        The decoder, all but its last layer, is run and differentiated once: the two gradients with respect to the
+        image, which (3) needs anyhow, are handed on to it as they are. The discriminator is run three times from
+        `start` on, for (2) and for both terms of (5), and not before.
 
         Args:
           params: of the discriminator.

@@ -13,9 +13,9 @@ from stedm_jax.evaluation.confusion import VOID, foreground_scores
 from stedm_jax.models.batch_norm import running_stats
 from stedm_jax.models.build import build_segmenter
 from stedm_jax.tasks.images import colorize, image_rows, to_network
+from stedm_jax.training.task import STATE
 
 DICE_EPSILON = 0.01
-STATE = "state"  # training.task.STATE
 
 
 def valid_pixels(mask: UInt8[Array, "b h w"], border: int) -> Bool[Array, "b h w"]:

@@ -8,14 +8,18 @@ from flax import nnx
 from scipy.ndimage import gaussian_filter
 
 from configs.demo import get_config
+from stedm_jax.errors import UserError
 from stedm_jax.models.discriminator import Discriminator
 from stedm_jax.models.functional import Functional
 from stedm_jax.models.lpips import LPIPS
 from stedm_jax.models.taef2 import TAEF2
 from stedm_jax.tasks.autoencoder import DISCRIMINATOR, PERCEPTUAL, AutoencoderTask
+from stedm_jax.tasks.images import to_network
 from stedm_jax.tasks.reconstruction import Adversary, adaptive_weight, leaf_at, ramp_weight
 from stedm_jax.training.logging import read_rows
+from stedm_jax.training.optim import make_optimizer
 from tests.models.fakes import random_params
+from tests.training.toy import same, settings
 
 PATH = ("decoder", "conv_out", "kernel")
 KEY = jax.random.key(1)
@@ -157,6 +161,55 @@ def test_from_the_start_each_side_learns_against_the_other_as_by_the_book(made):
     close(grads[DISCRIMINATOR], jax.tree.map(lambda g: g[3], both[DISCRIMINATOR]))
 
 
+def test_a_huge_gradient_of_the_discriminator_leaves_the_step_of_the_generator_as_it_is(made):
+    task, kernel = made[0], np.full((2, 2), 0.01, np.float32)
+    tx, _ = make_optimizer(settings()["optimizer"] | {"clip": 1.0}, 10, task.groups)
+    params = dict.fromkeys(made[1], kernel)
+
+    @jax.jit
+    def second(huge):
+        grads = params | {"encoder": 3 * kernel}, params | {DISCRIMINATOR: huge * kernel}
+        return without(tx.update(grads[1], tx.update(grads[0], tx.init(params), params)[1], params)[0])
+
+    assert DISCRIMINATOR in params and same(second(1.0), second(1e6)) and largest(second(1.0)) > 0
+
+
+def test_large_images_go_in_tiles_and_small_ones_whole(plain, monkeypatch):
+    config = plain.config.copy_and_resolve_references()
+    config.tiling = 24
+    tiled, whole = AutoencoderTask(config, jnp.float32), plain
+    params, image = random_params(whole.network), jnp.asarray(tiles(1, 40))
+    sides = []
+    apply = tiled.network.apply
+
+    def watched(params, x, **kw):
+        sides.append((kw["method"], *x.shape[1:3]))
+        return apply(params, x, **kw)
+
+    monkeypatch.setattr(tiled.network, "apply", watched)
+    round_trip = lambda task, x: task.decode(params, task.encode(params, x, KEY))  # noqa: E731
+    out = jax.eval_shape(lambda x: round_trip(tiled, x), to_network(image))
+    assert out.shape == (1, 40, 40, 3) and set(sides) == {("encode", 24, 24), ("decode", 24, 24)}
+    sides.clear()
+    small = to_network(image[:, :24, :20])
+    assert same(*(jax.jit(lambda x, task=task: round_trip(task, x))(small) for task in (tiled, whole)))
+    assert set(sides) == {("decode", 24, 20)}
+    latents = jax.eval_shape(lambda x: tiled.encode(params, x), to_network(image))
+    assert latents.shape == (1, 40, 40, 4) and latents.dtype == jnp.float32
+
+
+def test_tiles_that_the_autoencoder_cannot_divide_are_refused():
+    config = get_config("tiny").autoencoder.unlock()
+    config.model.multipliers = (1, 1, 1)
+    for tiling, fits in ((0, True), (16, True), (18, False), (8, False)):
+        config.tiling = tiling
+        if fits:
+            assert bool(AutoencoderTask(config, jnp.float32).tiles) == bool(tiling)
+        else:
+            with pytest.raises(UserError, match=f"autoencoder.tiling = {tiling}; .* multiple of 4.* of 16 and more"):
+                AutoencoderTask(config, jnp.float32)
+
+
 def test_the_adaptive_weight_is_clamped():
     rec, gan = np.float32([3, 4]), np.float32([0.6, 0.8])
     assert float(adaptive_weight(jnp.array(rec), jnp.array(gan))) == pytest.approx(5 / 1.0001, rel=1e-6)
@@ -220,7 +273,6 @@ def test_the_start_of_the_discriminator_is_survived(tmp_path, ramp, fall):
     from stedm_jax.training.loop import train
     from stedm_jax.training.program import Program
     from stedm_jax.training.sharding import make_mesh
-    from tests.training.toy import settings
 
     task = make(start=150, ramp=ramp, filters=16, layers=2)
     task.config.model.update({"channels": 16, "multipliers": (1, 2), "latent_channels": 4, "res_blocks": 1})

@@ -1,0 +1,76 @@
+"""Which frozen weights a training used, so that neither its rest nor what builds on it uses others.
+
+The folder of the stage keeps `frozen.json`: part -> where its weights came from, and their SHA-256.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from stedm_jax.convert.folder import INFO, is_converted
+from stedm_jax.errors import UserError
+from stedm_jax.stages.initial import source_folder
+from stedm_jax.training import peers
+from stedm_jax.training.checkpoints import finished
+from stedm_jax.workdir import write_text
+
+NAME = "frozen.json"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights that are used as they are: where they lie, and a SHA-256 over them."""
+
+    source: str
+    sha256: str
+
+
+def identify(source: str, key: str) -> Weights:
+    """The weights of a source, as `initial.load_weights` takes it.
+
+    The checksum of a converted folder is the one noted there, which is compared with the file whenever it is loaded.
+
+    Raises:
+      UserError: it is not there, or no source.
+    """
+    folder = source_folder(source, key)
+    if is_converted(folder):
+        return Weights(str(folder), json.loads((folder / INFO).read_text())["sha256"])
+    with finished(folder) as (store, step):
+        return Weights(f"{folder}, step {step}", store.fingerprint(step))
+
+
+def pin(stage: Path, used: Mapping[str, Weights]) -> dict[str, dict[str, str]]:
+    """Notes the weights that a stage uses; compares them with those that it learnt with before, if it did.
+
+    Args:
+      stage: folder of the stage.
+      used: part -> weights.
+
+    Returns:
+      What is noted, for done.json.
+
+    Raises:
+      UserError: a part has other weights than before; names both.
+    """
+    return peers.on_first(lambda: _pin(stage, used))
+
+
+def _pin(stage: Path, used: Mapping[str, Weights]) -> dict[str, dict[str, str]]:
+    file = stage / NAME
+    known: dict[str, dict[str, str]] = {}
+    if file.exists() and ((stage / "checkpoints").exists() or (stage / "done.json").exists()):
+        known = json.loads(file.read_text())
+    for part, now in used.items():
+        before = Weights(**known[part]) if part in known else now
+        if before.sha256 != now.sha256:
+            raise UserError(
+                f"What {stage} holds was learnt with the weights of '{part}' from {before.source} (SHA-256 "
+                f"{before.sha256[:12]}), but now they come from {now.source} (SHA-256 {now.sha256[:12]}). Put the "
+                f"former back; or delete {stage} and the folders of the stages after it, which then learn anew."
+            )
+    # What was first stays noted: the same weights may lie elsewhere by now.
+    noted = {part: asdict(weights) for part, weights in used.items()} | known
+    write_text(file, json.dumps(noted, indent=1))
+    return noted
