@@ -183,7 +183,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = read_table(
         args.table, "slide", optional=("mpp", "annotation", "annotation_origin"), splits=parse_splits(args.splits)
     )
-    rows = rows[: args.limit or None]
     check_files(rows, args.slides, "--slides")
     jobs, errors = make_jobs(rows, args)
     found = scan(jobs, errors, args)

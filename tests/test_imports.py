@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 OURS = ("stedm_jax", "data_prep", "configs")
 DATA_NO_JAX = (
-    "schema", "records", "splits", "tfds", "classes", "styles", "augment", "index", "parts",
+    "schema", "records", "splits", "tfds", "classes", "styles", "augment", "index", "parts", "png",
     "sampling", "remote",
 )  # fmt: skip
 # room -> our modules it may import, by prefix

@@ -90,9 +90,11 @@ def _compare(what: str, before: Mapping[str, Any], command: str, now: Mapping[st
     if before.get("schema") != SCHEMA_VERSION or before.get("prepared_by") != command:
         differs = ["another command, or another version of it, made it"]
     if differs:
+        classes = any(rules.get(name) != now[name] for name in ("classes", "names") if name in now)
+        hint = " The annotations name other classes than before; --classes says which are wanted." if classes else ""
         raise UserError(
             f"{what} exists already, made with other settings ({'; '.join(differs)}); give another --out, the "
-            "same settings to add what is missing, or --overwrite to replace it."
+            f"same settings to add what is missing, or --overwrite to replace it.{hint}"
         )
 
 
