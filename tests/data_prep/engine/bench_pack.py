@@ -126,6 +126,11 @@ def engine(slide: Path, labels: Path, rules: CutRules, part: Path) -> SlideRepor
     return report
 
 
+def usual_png(image: np.ndarray) -> bytes:
+    """A PNG by OpenCV with its own settings."""
+    return cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
+
+
 def plain(slide: Path, labels: Path, rules: CutRules, places: list[Position], out: Path) -> None:
     """One read_region a tile."""
     file, tile = openslide.OpenSlide(slide), rules.tile
@@ -134,7 +139,7 @@ def plain(slide: Path, labels: Path, rules: CutRules, places: list[Position], ou
     level = file.get_best_level_for_downsample(factor * 1.005)
     side = round(tile * factor / file.level_downsamples[level])
     writer = ArrayRecordWriter(str(out), RECORD_OPTIONS)
-    usual = mock.patch.object(schema_module, "_png", lambda _: [])
+    usual = mock.patch.object(schema_module, "encode_png", usual_png)
     png = mock.patch.object(schema_module, "encode_mask", lambda mask: cv2.imencode(".png", mask)[1].tobytes())
     with usual, png:
         for y, x in places:
