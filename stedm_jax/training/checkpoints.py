@@ -148,7 +148,7 @@ class Checkpoints:
 
     def _check_room(self, state: TrainState, step: int | None) -> None:
         needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-        free = shutil.disk_usage(self.dir if self.dir.exists() else self.dir.parent).free
+        free = shutil.disk_usage(next(each for each in (self.dir, *self.dir.parents) if each.exists())).free
         if free < needed and jax.process_index() == 0:
             what = "A checkpoint" if step is None else f"The checkpoint of step {step}"
             kept = self.steps()
