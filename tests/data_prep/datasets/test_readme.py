@@ -47,6 +47,6 @@ def test_every_option_is_one(monkeypatch, capsys):
 
 
 def test_every_module_and_column_is_there():
-    for name in set(re.findall(r"data_prep\.(\w+)", PAGE)):
+    for name in set(re.findall(r"(?<!tests\.)data_prep\.(\w+)", PAGE)):
         assert (REPO / "data_prep" / f"{name}.py").exists()
     assert len(PAGE.splitlines()) <= 180
