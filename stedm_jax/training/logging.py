@@ -1,21 +1,20 @@
 """What one sees: curves on disk (JSONL, TensorBoard) and a status line. Only process 0 writes."""
 
-import errno
 import json
 import math
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from PIL import Image
-from tensorboardX import SummaryWriter
 
 from stedm_jax.training.hardware import memory_used
+from stedm_jax.training.tensorboard import EventFile
 
 
 class MetricLog:
@@ -33,7 +32,7 @@ class MetricLog:
             Path(dir).mkdir(parents=True, exist_ok=True)
             self._truncate(step)
             self._file = open(self.path, "a")  # noqa: SIM115
-            self._board = SummaryWriter(str(Path(dir) / "tensorboard"), purge_step=step + 1, flush_secs=30)
+            self._board = EventFile(Path(dir) / "tensorboard", step)
 
     def scalars(self, step: int, values: Mapping[str, float], prefix: str = "") -> None:
         """Writes one row: `step`, `time` (unix seconds) and the values, their names after `prefix`."""
@@ -41,11 +40,14 @@ class MetricLog:
             return
         named = {prefix + name: float(value) for name, value in values.items()}
         row = {name: value if math.isfinite(value) else None for name, value in named.items()}  # JSON has no NaN
-        self._file.write(json.dumps({"step": step, "time": round(time.time(), 3), **row}) + "\n")
-        self._file.flush()
-        for name, value in named.items():
-            self._check_board()
-            self._board.add_scalar(name, value, step)
+        try:
+            self._file.write(json.dumps({"step": step, "time": round(time.time(), 3), **row}) + "\n")
+            self._file.flush()
+        except OSError:
+            with suppress(OSError):  # closing would try once more
+                self._file.close()
+            raise
+        self._board.scalars(step, named)
 
     def images(self, step: int, pictures: Mapping[str, Any]) -> None:
         """Writes uint8 (h, w, 3) pictures by name."""
@@ -55,25 +57,13 @@ class MetricLog:
         for name, picture in pictures.items():
             pixels = np.asarray(picture)
             Image.fromarray(pixels).save(self._images / f"{name.replace('/', '_')}-{step:08d}.png")
-            self._check_board()
-            self._board.add_image(name, pixels, step, dataformats="HWC")
+            self._board.image(step, name, pixels)
 
     def close(self) -> None:
         """Flushes and closes all files."""
         if self._active:
             self._file.close()
-            if self._board_writes():
-                self._board.close()
-
-    def _board_writes(self) -> bool:
-        """Whether the thread that writes the TensorBoard file lives; a full disk ends it, and then who waits for it
-        waits for ever."""
-        writer = getattr(getattr(self._board.file_writer, "event_writer", None), "_worker", None)
-        return writer is None or writer.is_alive()
-
-    def _check_board(self) -> None:
-        if not self._board_writes():
-            raise OSError(errno.ENOSPC, "the TensorBoard file could not be written", str(self.path.parent))
+            self._board.close()
 
     def _truncate(self, step: int) -> None:
         if not self.path.exists():

@@ -16,6 +16,7 @@ import pytest
 
 from stedm_jax.errors import UserError
 from stedm_jax.training.checkpoints import Checkpoints
+from stedm_jax.training.logging import MetricLog
 from stedm_jax.training.program import Program
 from stedm_jax.training.sharding import make_mesh
 from tests.training import toy
@@ -83,6 +84,8 @@ def test_thirty_kills_lose_nothing(tmp_path) -> None:
 @pytest.fixture
 def small_disk(tmp_path) -> Iterator[Path]:
     """A disk of 8 MB."""
+    if sys.platform != "linux":
+        pytest.skip("mounts a tmpfs")
     libc, folder = ctypes.CDLL(None, use_errno=True), tmp_path / "disk"
     folder.mkdir()
     if libc.mount(b"tmpfs", str(folder).encode(), b"tmpfs", 0, b"size=8m"):
@@ -91,7 +94,6 @@ def small_disk(tmp_path) -> Iterator[Path]:
     libc.umount2(str(folder).encode(), 2)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="mounts a tmpfs")
 @pytest.mark.parametrize("looks", [True, False])
 def test_a_disk_that_fills_up_loses_nothing(small_disk, monkeypatch, looks) -> None:
     """Found before a save, and, where the room was there when it was looked for, within one."""
@@ -117,3 +119,13 @@ def test_a_disk_that_fills_up_loses_nothing(small_disk, monkeypatch, looks) -> N
     monkeypatch.undo()
     one, two = toy.run(run, config=config).state, toy.run(small_disk.parent / "other", config=config).state
     assert toy.same(one, two)
+
+
+def test_curves_that_do_not_fit_on_the_disk_are_an_error_and_never_wait(small_disk) -> None:
+    log, values = MetricLog(small_disk / "run"), {"loss": 1.0}
+    log.scalars(1, values)
+    (small_disk / "filler").write_bytes(bytes(os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize))
+    with pytest.raises(OSError, match="No space left"):
+        for step in range(2, 1000):
+            log.scalars(step, values)
+    log.close()
