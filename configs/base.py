@@ -125,6 +125,14 @@ def _diffusion() -> Any:
             "weighting": "uniform",  # or min_snr
             "splits": {"train": 1.0},
             "stain_jitter": 0.0,  # the same jitter on a tile and its style tiles
+            # What train.visual_every draws: fixed layouts in the styles of fixed patients never annotated, at fixed
+            # noise, and a curve of how well these keep to the styles.
+            "watch": {
+                "layouts": 4,
+                "styles": 4,
+                "steps": 15,  # of dpmpp_2m
+                "guidance": 1.0,
+            },
             "train": training(3906, 64, 1.6e-6, ema__decay=0.9999),
         }
     )

@@ -2,12 +2,15 @@
 
 from typing import Any
 
+import numpy as np
+
 from stedm_jax.data.pipeline import tile_dataset
 from stedm_jax.data.styles import StylePool
 from stedm_jax.stages import autoencoder, latents
 from stedm_jax.stages.frozen import Weights, identify, pin
 from stedm_jax.stages.initial import load_weights
 from stedm_jax.stages.learn import learn
+from stedm_jax.stages.orders import Orders, load
 from stedm_jax.stages.run import Run
 from stedm_jax.tasks.diffusion import DiffusionTask
 from stedm_jax.training.program import Program
@@ -27,8 +30,19 @@ def build(run: Run) -> tuple[DiffusionTask, Any, dict[str, Weights]]:
     return task, frozen, used
 
 
+def grid(run: Run) -> dict[str, np.ndarray]:
+    """Layouts x styles to watch: mask (r, c, h, w) and styles (r, c, k, h, w, 3), the same ones each time.
+
+    Raises:
+      UserError: there is no layout or no style to draw from.
+    """
+    watch = run.config.diffusion.watch
+    rows = [load(run, orders) for orders in Orders(run).grid(watch.layouts, watch.styles)]
+    return {name: np.stack([row[name] for row in rows]) for name in ("mask", "styles")}
+
+
 def run(run: Run) -> None:
-    """Trains; with eval_every, the loss on validation patients is logged too."""
+    """Trains. With visual_every the grid is drawn and scored, with eval_every the loss on validation patients is."""
     run.need("autoencoder", "latents")
     config = run.config.diffusion
     task, frozen, used = build(run)
@@ -45,6 +59,6 @@ def run(run: Run) -> None:
         result["frozen"] = pin(run.workdir.stage("diffusion"), used)
         trained = learn(
             run, program, config, "diffusion",
-            dataset=dataset, frozen=frozen, eval_batches=watched,
+            dataset=dataset, frozen=frozen, eval_batches=watched, shown=lambda: grid(run),
         )  # fmt: skip
         result["metrics"] = trained.metrics

@@ -31,6 +31,7 @@ def learn(
     frozen: Any = None,
     seed: int | None = None,
     best: tuple[str, str] | None = None,
+    shown: Callable[[], dict[str, np.ndarray]] | None = None,
 ) -> TrainResult:
     """Trains a task in a folder of the workdir; goes on where an earlier run stopped.
 
@@ -42,10 +43,10 @@ def learn(
       dataset: endless, of training tiles.
       eval_batches, frozen, best: as the loop takes them.
       seed: of initialisation and noise; the run's by default.
+      shown: gives the batch that is drawn from, the same on every host; None: the first tiles of the data set.
     """
     start_seed = run.config.seed if seed is None else seed
-    # The same on every host, unlike the batches of training.
-    drawn = next(training_batches(dataset, batch=8, start=0)) if config.train.visual_every else None
+    shown = shown or (lambda: next(training_batches(dataset, batch=8, start=0)))
     return train(
         program,
         batches=run.train_batches(dataset, config.train.batch),
@@ -53,7 +54,7 @@ def learn(
         seed=start_seed,
         frozen=frozen,
         eval_batches=eval_batches,
-        visual_batch=drawn,
+        visual_batch=shown() if config.train.visual_every else None,
         # Asked for only where no sound checkpoint is found.
         init_params=lambda: initial_params(program, config.init_from, config.init_partial, start_seed),
         best=best,

@@ -14,9 +14,9 @@ from stedm_jax.evaluation.optical_density import mean_od, style_correlation
 from stedm_jax.evaluation.panels import Strip, cohort_panel, legend, overlay, style_grid
 from stedm_jax.evaluation.report import results_table, write_report
 from stedm_jax.evaluation.report_content import CohortRow, ReportContent, ResultRow, Synthesis
+from stedm_jax.stages.orders import Orders
 from stedm_jax.stages.run import Run, spread
 from stedm_jax.stages.segmentation import JUDGE
-from stedm_jax.stages.synthesis import Orders
 from stedm_jax.training import peers
 from stedm_jax.workdir import STAGES, flatten, write_text
 

@@ -6,7 +6,6 @@ batches are kept as parts, so that an interrupted run goes on; in the end they b
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,97 +14,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from stedm_jax.data.augment import dihedral
-from stedm_jax.data.records import IndexRow, TileWriter
-from stedm_jax.data.sampling import divide
+from stedm_jax.data.records import TileWriter
 from stedm_jax.data.schema import SYNTHETIC, ClassSpec, Tile
-from stedm_jax.data.splits import check_disjoint
-from stedm_jax.data.styles import StylePool
-from stedm_jax.errors import UserError
 from stedm_jax.stages import diffusion
 from stedm_jax.stages.frozen import pin
 from stedm_jax.stages.learn import restore_with_provenance
-from stedm_jax.stages.run import Run, spread
+from stedm_jax.stages.orders import Order, Orders, load
+from stedm_jax.stages.run import Run
 from stedm_jax.tasks.diffusion import DiffusionTask
 from stedm_jax.training import peers
 from stedm_jax.training.logging import Progress
 from stedm_jax.training.sharding import batch_sharding, check_batch, own_rows, replicated, to_global
-
-GRID = 2**31
-"""Numbers from here on are those of the grid of layouts and styles in the report."""
-
-
-@dataclass(frozen=True)
-class Order:
-    """What image number `index` is made from."""
-
-    index: int
-    layout: IndexRow
-    turn: int
-    style_patient: str
-    styles: tuple[IndexRow, ...]
-
-
-class Orders:
-    """The orders of a run, by number.
-
-    Args:
-      run: the run.
-
-    Raises:
-      UserError: no layout or style tile fits, or a patient of the validation or test split would be used.
-    """
-
-    def __init__(self, run: Run):
-        config, style = run.config.synthesis, run.config.diffusion.style
-        self.seed = run.config.seed
-        area = run.tiles.tile**2 * config.min_labelled
-        self.layouts = [row for row in run.rows(config.layouts) if row.labelled >= area]
-        if not self.layouts:
-            raise UserError(
-                f"No tile of the split '{config.layouts}' is labelled to at least "
-                f"{config.min_labelled:.0%}; lower synthesis.min_labelled."
-            )
-        self.styles = run.rows(config.styles)
-        scope = "multipatch" if style.source in ("nearby", "augmented") else style.source
-        self.pool = StylePool(self.styles, scope, style.scope, style.tiles)
-        self.parts = divide(
-            self.layouts, run.tiles.classes, run.classes, shares=config.shares, uniform=run.config.data.uniform,
-            key="synthesis.shares",
-        )  # fmt: skip
-        used = {row.patient for row in (*self.layouts, *self.styles)}
-        held_out = {split: run.tiles.patients(split) for split in ("val", "test")}
-        check_disjoint({"synthesis": used, **held_out}, "the patients that synthesis would use")
-
-    def __getitem__(self, index: int) -> Order:
-        rng = np.random.default_rng((self.seed, index))
-        weights = np.array([part.weight for part in self.parts])
-        part = self.parts[rng.choice(len(self.parts), p=weights / weights.sum())]
-        layout = self.layouts[part.draw(rng)]
-        patients = self.pool.patients
-        patient = patients[index % len(patients)]
-        chosen = self.pool.choose_for_patient(patient, rng)
-        return Order(index, layout, int(rng.integers(8)), patient, tuple(self.styles[i] for i in chosen))
-
-    def grid(self, rows: int, columns: int) -> list[list[Order]]:
-        """Each of a few layouts with the style of each of a few patients, at the same noise along a row."""
-        mixed = sorted(self.layouts, key=lambda row: -sum(count > 0 for count in row.pixels))
-        layouts = spread(mixed[: max(rows, len(mixed) // 4)], rows)
-        bags = {}
-        for number, patient in enumerate(spread(self.pool.patients, columns)):
-            chosen = self.pool.choose_for_patient(patient, np.random.default_rng((self.seed, GRID + number)))
-            bags[patient] = tuple(self.styles[i] for i in chosen)
-        return [
-            [Order(GRID + number, layout, 0, patient, bag) for patient, bag in bags.items()]
-            for number, layout in enumerate(layouts)
-        ]
-
-
-def load(run: Run, orders: Sequence[Order]) -> dict[str, np.ndarray]:
-    """Layouts, style tiles and numbers of a batch of orders, stacked."""
-    masks = [dihedral(run.reader.read(order.layout)[1], order.turn) for order in orders]
-    styles = [np.stack([run.reader.read(row)[0] for row in order.styles]) for order in orders]
-    numbers = np.array([order.index for order in orders], np.uint32)
-    return {"mask": np.stack(masks), "styles": np.stack(styles), "index": numbers}
 
 
 def run(run: Run) -> None:

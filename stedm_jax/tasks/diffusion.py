@@ -29,7 +29,9 @@ from stedm_jax.evaluation.confusion import VOID
 from stedm_jax.models.build import build_style, build_style_guide, build_unet
 from stedm_jax.models.transformer import Tokens
 from stedm_jax.tasks.autoencoder import AutoencoderTask
-from stedm_jax.tasks.images import colorize, image_rows, one_hot_layout, to_bytes, to_network
+from stedm_jax.tasks.fidelity import layout_iou, layout_style_grid, style_correlation
+from stedm_jax.tasks.images import colorize, one_hot_layout, to_bytes, to_network
+from stedm_jax.tasks.segmentation import SegmentationTask
 
 DROPPED = -2.0
 """Value of a style image that is not there (as published)."""
@@ -66,6 +68,7 @@ class DiffusionTask:
       latents: their scale.
       colors: colour of each class.
       dtype: of the computation.
+      judge: tells how well samples keep to their layouts while this is learnt; None: nobody does.
     """
 
     name = "diffusion"
@@ -77,8 +80,10 @@ class DiffusionTask:
         latents: LatentScale,
         colors: Sequence[tuple[int, int, int]],
         dtype: DTypeLike,
+        judge: SegmentationTask | None = None,
     ):
         self.config, self.autoencoder, self.latents, self.colors = config, autoencoder, latents, tuple(colors)
+        self.judge = judge
         check_kind(config.prediction)
         self.schedule = make_schedule(**config.schedule)
         self.channels = autoencoder.config.model.latent_channels
@@ -237,19 +242,33 @@ class DiffusionTask:
         return {"loss": float(sums["loss"] / sums["images"])}
 
     def visualise(self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray) -> dict[str, Array]:
-        """Layouts, a style tile, samples at fixed noise, and the tiles that the layouts belong to."""
-        few = {name: array[:8] for name, array in batch.items()}
-        size = few["mask"].shape[1] // self.factor
-        noise = jax.random.normal(key, (few["mask"].shape[0], size, size, self.channels), jnp.float32)
+        """Samples of layouts x styles at fixed noise, and how well they keep to both.
+
+        Args:
+          params, frozen: as for the loss; with a judge, frozen["judge"] are its parameters.
+          batch: mask (r, c, h, w) and styles (r, c, k, h, w, 3), uint8; a layout a row, a patient's style a column.
+          key: of the noise, which is the same along a row.
+        """
+        (rows, columns, height, width), watch = batch["mask"].shape, self.config.watch
+        size = (height // self.factor, width // self.factor, self.channels)
+        noise = jnp.repeat(jax.random.normal(key, (rows, *size), jnp.float32), columns, axis=0)
+        mask, styles = (batch[name].reshape(-1, *batch[name].shape[2:]) for name in ("mask", "styles"))
         config = ConfigDict(
             {
-                "guidance": {"scale": 1.0, "rescale": 0.0, "interval": (0.0, 1.0)},
-                "spacing": "uniform_lambda", "steps": 15, "sampler": "dpmpp_2m", "eta": 0.0,
+                "guidance": {"scale": watch.guidance, "rescale": 0.0, "interval": (0.0, 1.0)},
+                "spacing": "uniform_lambda", "steps": watch.steps, "sampler": "dpmpp_2m", "eta": 0.0,
             }
         )  # fmt: skip
-        images = self.sample(params, frozen, few["mask"], few["styles"], noise, config, key)
-        rows = [colorize(few["mask"], self.colors), few["styles"][:, 0], images, few["image"]]
-        return {"samples": image_rows(rows)}
+        images = self.sample(params, frozen, mask, styles, noise, config, key)
+        grid = [x.reshape(rows, columns, *x.shape[1:]) for x in (colorize(mask, self.colors), styles[:, 0], images)]
+        out = {"samples": layout_style_grid(*grid)}
+        if self.styled:
+            out["style_correlation"] = style_correlation(images, styles)
+        if self.judge is not None:
+            one = {"image": images, "mask": mask, "patient": jnp.zeros(len(mask), jnp.int32)}
+            sums = self.judge.eval_step(frozen["judge"], {}, one | {"weight": jnp.ones(len(mask))}, key)
+            out["layout_iou"] = layout_iou(sums["confusion"][0], self.judge.foreground)
+        return out
 
 
 def _pairs(one: Array, other: Array) -> Array:

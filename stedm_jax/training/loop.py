@@ -265,8 +265,12 @@ class _Run:
             if self._draws() and not self.signals.leaving():
                 batch = to_replicated(self.visual_batch, self.mesh)
                 key = stream_key(self.seed, "visual")
-                drawn = self.program.draw(self.state.weights, self.frozen, batch, key)
-                self.log.images(self.step, jax.device_get(drawn))
+                drawn = jax.device_get(self.program.draw(self.state.weights, self.frozen, batch, key))
+                self.log.images(self.step, {name: each for name, each in drawn.items() if each.ndim})
+                numbers = {name: float(each) for name, each in drawn.items() if not each.ndim}
+                if numbers:
+                    self.log.scalars(self.step, numbers, "samples/")
+                    self.progress.note(f"step {self.step:,} samples{_scores(numbers)}")
             if self._saves():
                 self._save(scores)
 

@@ -48,6 +48,8 @@ class Task(Protocol):
         """Scores from the sums over all batches (float64 or int64, on the host)."""
         ...
 
-    def visualise(self, params: Params, frozen: Any, batch: Batch, key: jax.Array) -> dict[str, UInt8[Array, "h w 3"]]:
-        """Pictures by name."""
+    def visualise(
+        self, params: Params, frozen: Any, batch: Batch, key: jax.Array
+    ) -> dict[str, UInt8[Array, "h w 3"] | Float[Array, ""]]:
+        """Pictures by name, and numbers that tell how good they are."""
         ...

@@ -3,9 +3,9 @@ import pytest
 from configs.demo import get_config
 from stedm_jax.errors import UserError
 from stedm_jax.stages.data import check_unchanged
+from stedm_jax.stages.orders import Orders
 from stedm_jax.stages.run import Run, spread
 from stedm_jax.stages.segmentation import Rows, _check_leaks
-from stedm_jax.stages.synthesis import Orders
 from stedm_jax.training.sharding import make_mesh
 from stedm_jax.workdir import Workdir
 

@@ -7,6 +7,7 @@ from configs.demo import get_config
 from stedm_jax.models.vit_sizes import VIT_SIZES, ViTSize
 from stedm_jax.tasks.autoencoder import AutoencoderTask
 from stedm_jax.tasks.diffusion import DiffusionTask, LatentScale
+from stedm_jax.tasks.segmentation import SegmentationTask
 
 
 @pytest.fixture(scope="module")
@@ -158,3 +159,21 @@ def test_a_frozen_pathology_encoder_reads_the_style_and_is_no_parameter(made, mo
     assert float(jnp.abs(learnt["style"]["project"]["kernel"]).max()) > 0
     assert all(float(jnp.abs(leaf).max()) == 0 for leaf in jax.tree.leaves(still))
     assert loss != gradient(params, frozen, 255 - batch["styles"])[0]
+
+
+def test_a_grid_of_layouts_and_styles_is_drawn_and_scored(made):
+    config, task, params, frozen, batch = made
+    config.diffusion.watch.steps = 2
+    judge = SegmentationTask(config.segmentation, task.colors, (1,), 3, jnp.float32)
+    judge.predict = lambda params, image: (image[..., 0] > params).astype(jnp.int32)  # 16 px are too few for a network
+    task = DiffusionTask(config.diffusion, task.autoencoder, task.latents, task.colors, jnp.float32, judge)
+    frozen = frozen | {"judge": jnp.uint8(127)}
+    grid = {name: jnp.stack([batch[name][:2], batch[name][2:]]) for name in ("mask", "styles")}
+    draw = jax.jit(task.visualise)
+    drawn = draw(params, frozen, grid, jax.random.key(0))
+    assert drawn["samples"].shape == (3 * 16, 3 * 16, 3) and drawn["samples"].dtype == jnp.uint8
+    assert -1 <= float(drawn["style_correlation"]) <= 1 and 0 <= float(drawn["layout_iou"]) <= 1
+    again = draw(params, frozen, grid, jax.random.key(0))
+    np.testing.assert_array_equal(drawn["samples"], again["samples"])
+    other = draw(params, frozen, grid | {"styles": 255 - grid["styles"]}, jax.random.key(0))
+    assert (drawn["samples"][16:, 16:] != other["samples"][16:, 16:]).any()
