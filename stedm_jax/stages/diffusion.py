@@ -1,5 +1,6 @@
 """Stage diffusion: learns the denoiser with layout and style."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -42,19 +43,23 @@ def grid(run: Run) -> dict[str, np.ndarray]:
 
 
 def run(run: Run) -> None:
-    """Trains. With visual_every the grid is drawn and scored, with eval_every the loss on validation patients is."""
+    """Trains, from stored latents if there are any. With visual_every the grid is drawn and scored, with eval_every the
+    loss on validation patients is."""
     run.need("autoencoder", "latents")
     config = run.config.diffusion
     task, frozen, used = build(run)
     program = Program(task, config.train, run.mesh)
-    dataset = tile_dataset(
-        run.sources(dict(config.splits), config.style), seed=run.config.seed, jitter=config.stain_jitter
-    )
+    sources = run.sources(dict(config.splits), config.style)
+    store, jitter = latents.stored(run), config.stain_jitter
+    if store is not None:
+        views, jitter = latents.views(run.config), 0.0
+        sources = [replace(source, views=views, stored=store, pixels=False) for source in sources]
+    dataset = tile_dataset(sources, seed=run.config.seed, jitter=jitter)
     watched = None
     if config.train.eval_every:
         rows, style = run.rows("val"), config.style
         pool = StylePool(rows, style.source, style.scope, style.tiles)
-        watched = run.eval_batches(run.reader, rows, config.train.batch, pool)
+        watched = run.eval_batches(run.reader, rows, config.train.batch, pool, store)
     with run.workdir.timed("diffusion") as result:
         result["frozen"] = pin(run.workdir.stage("diffusion"), used)
         trained = learn(

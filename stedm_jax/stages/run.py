@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from stedm_jax.data.arrays import ArrayStore
 from stedm_jax.data.augment import Movement
 from stedm_jax.data.classes import ClassMap, class_map
 from stedm_jax.data.index import IndexRow
@@ -135,13 +136,19 @@ class Run:
         )  # fmt: skip
 
     def eval_batches(
-        self, reader: TileReader, rows: Sequence[IndexRow], batch: int, pool: StylePool | None = None
+        self,
+        reader: TileReader,
+        rows: Sequence[IndexRow],
+        batch: int,
+        pool: StylePool | None = None,
+        stored: ArrayStore | None = None,
     ) -> Callable[[], Iterator[dict[str, np.ndarray]]]:
         """All rows once; patients are numbered in sorted order."""
         numbers = {name: number for number, name in enumerate(sorted({row.patient for row in rows}))}
         return lambda: evaluation_batches(
-            reader, rows, numbers, batch=batch, host=jax.process_index(), hosts=jax.process_count(), pool=pool
-        )
+            reader, rows, numbers, batch=batch, host=jax.process_index(), hosts=jax.process_count(), pool=pool,
+            stored=stored,
+        )  # fmt: skip
 
     def need(self, *stages: str) -> None:
         """Refuses to run before earlier stages have finished.

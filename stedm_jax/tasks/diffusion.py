@@ -62,6 +62,8 @@ class LatentScale:
 class DiffusionTask:
     """Task "diffusion"; batches hold image (b, h, w, 3), mask (b, h, w), styles (b, k, h, w, 3), all uint8.
 
+    Losses take moments (b, hs, ws, m), as the autoencoder gives them, in place of the image.
+
     Args:
       config: config.diffusion.
       autoencoder: the first stage; its parameters are frozen["first"].
@@ -128,6 +130,14 @@ class DiffusionTask:
         """Scaled latents of images."""
         return self.latents.to_z(self.autoencoder.encode(frozen["first"], to_network(image), key))
 
+    def latents_of(
+        self, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray | None
+    ) -> Float[Array, "b hs ws c"]:
+        """Scaled latents of a batch: drawn from its moments, where they were stored, else those of its images."""
+        if "moments" not in batch:
+            return self.encode(frozen, batch["image"], key)
+        return self.latents.to_z(self.autoencoder.draw(frozen["first"], batch["moments"].astype(jnp.float32), key))
+
     def decode(self, frozen: PyTree, z: Float[Array, "b hs ws c"]) -> UInt8[Array, "b h w 3"]:
         """Images of scaled latents."""
         return to_bytes(self.autoencoder.decode(frozen["first"], self.latents.from_z(z)))
@@ -155,7 +165,7 @@ class DiffusionTask:
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
         """Weighted distance of prediction and target."""
         keys = jax.random.split(key, 5)
-        z = jax.lax.stop_gradient(self.encode(frozen, batch["image"], keys[0]))
+        z = jax.lax.stop_gradient(self.latents_of(frozen, batch, keys[0]))
         t = jax.random.randint(keys[1], (z.shape[0],), 0, self.schedule.steps)
         eps = jax.random.normal(keys[2], z.shape, jnp.float32)
         noisy = add_noise(self.schedule, z, eps, t)
