@@ -14,6 +14,7 @@ def training(steps: int, batch: int, lr: float, **changes: object) -> Any:
         {
             "steps": steps,
             "batch": batch,  # global, over all devices and hosts
+            "accumulate": 1,  # micro-batches that a batch is cut into, one after the other, for memory; 1: off
             "log_every": 50,
             "eval_every": 0,  # 0: at the end only
             "checkpoint_every": 1000,
