@@ -31,7 +31,9 @@ def training(steps: int, batch: int, lr: float, **changes: object) -> Any:
                 "clip": 0.0,  # 0: off
                 "warmup": 0,
                 "schedule": "constant",
+                "groups": (),  # (regex, factor) pairs: (("style/.*", 10.0),) learns the style ten times as fast
             },
+            "freeze": (),  # regexes of parameters that stay as they are: ("unet/input_blocks/.*",)
             "ema": {"decay": 0.0},  # 0: off; warmed up as (1+n)/(10+n)
         }
     )

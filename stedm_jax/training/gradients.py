@@ -35,8 +35,8 @@ def gradients(
     """Equation (1) with `count` micro-batches; to be called within a compiled program.
 
     Args:
-      loss: (params, kept, batch, key) -> loss and extras. `kept` is what the micro-batch before left under STATE: running
-        statistics go through the micro-batches one after the other.
+      loss: (params, kept, batch, key) -> loss and extras. `kept` is what the micro-batch before left under STATE:
+        running statistics go through the micro-batches one after the other.
       params: that the gradient is taken for.
       whole: all of them, to begin with for what stands under STATE.
       shardings: of the gradients.

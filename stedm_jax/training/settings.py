@@ -14,7 +14,11 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerSettings:
-    """Optimiser: `clip` is a gradient norm, over all leaves or those of a group (0 = off), `warmup` is in steps."""
+    """Optimiser: `clip` is a gradient norm, over all leaves or those of a group (0 = off), `warmup` is in steps.
+
+    `groups`: pairs of a regular expression of paths (see parts.py) and what the learning rate is multiplied by there;
+    the first that fits a path counts.
+    """
 
     name: str
     lr: float
@@ -24,6 +28,7 @@ class OptimizerSettings:
     clip: float
     warmup: int
     schedule: str
+    groups: tuple[tuple[str, float], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,12 +46,14 @@ class LoopSettings:
     last checkpoints stay. `steps` 0: the weights that it starts from are evaluated and kept as they are.
     `skip_bad`: how many steps whose loss or gradient is not finite are left out before the training stops.
     `profile`: (first, last) step of those that are profiled; () = none. `accumulate`: micro-batches that a batch is cut
-    into and that run one after the other, for memory; 1 = off.
+    into and that run one after the other, for memory; 1 = off. `freeze`: regular expressions of the paths of parameters
+    that stay as they are.
     """
 
     steps: int
     batch: int
     accumulate: int
+    freeze: tuple[str, ...]
     log_every: int
     eval_every: int
     checkpoint_every: int

@@ -12,10 +12,11 @@ from stedm_jax.errors import UserError
 from stedm_jax.training.ema import update_ema
 from stedm_jax.training.gradients import Gradients, gradients
 from stedm_jax.training.optim import LearningRate
+from stedm_jax.training.parts import merged, named, split
 from stedm_jax.training.rng import step_key
 from stedm_jax.training.sharding import batch_sharding, replicated
 from stedm_jax.training.state import TrainState
-from stedm_jax.training.task import Task
+from stedm_jax.training.task import STATE, Task
 
 WATCHED = ("loss", "grad_norm", "param_norm")  # not finite in one of these: the training has diverged
 
@@ -51,7 +52,8 @@ class Update:
             "lr": self.lr(state.step),
         }
         step = state.step + 1
-        return TrainState(step, params, update_ema(state.ema, params, self.ema_decay, step), opt_state), metrics
+        ema = update_ema(state.ema, params, self.ema_decay, step)
+        return TrainState(step, params, ema, opt_state, state.still), metrics
 
 
 def make_train_step(
@@ -64,7 +66,8 @@ def make_train_step(
 ) -> Any:
     """Builds the jitted `(state, frozen, batch, key) -> (state, metrics)`; the state given is consumed.
 
-    Metrics are float32 scalars: loss, grad_norm (over all parameters, before clipping), param_norm, lr and the task's.
+    Metrics are float32 scalars: loss, grad_norm (before clipping) and param_norm (both over all that is trained), lr
+    and the task's.
     With `skips`, a step whose loss, gradient or result is not finite changes nothing but the count of steps; the metric
     `skipped` is 1 then. With `accumulate` above 1 the batch is learnt from in so many parts (gradients.py).
     The task's key is fold_in(key, step). `key` is that of the seed: an argument, so that every seed shares one program.
@@ -73,11 +76,17 @@ def make_train_step(
     def step(
         state: TrainState, frozen: Any, batch: dict[str, jax.Array], key: jax.Array
     ) -> tuple[TrainState, dict[str, jax.Array]]:
+        still = named(state.still)
+
         def loss(params: Any, kept: Any, part: dict[str, jax.Array], key: jax.Array) -> Any:
-            return task.loss(overlay(params, kept), frozen, part, key, state.step)
+            whole = overlay(merged(params, state.still), kept)
+            value, extra = task.loss(whole, frozen, part, key, state.step)
+            if still and STATE in extra:  # what is not trained has no running statistics either
+                extra = {**extra, STATE: split(extra[STATE], still)[0]}
+            return value, extra
 
         now = step_key(key, state.step)
-        found = gradients(loss, state.params, state.params, batch, now, accumulate, mesh, shardings.params)
+        found = gradients(loss, state.params, state.all_params, batch, now, accumulate, mesh, shardings.params)
         new, metrics = update(state, found)
         if clash := set(metrics) & set(found.scalars):
             raise ValueError(f"task {task.name!r} names its metrics {sorted(clash)}, which the loop names itself")
