@@ -14,6 +14,7 @@ def training(steps: int, batch: int, lr: float, **changes: object) -> Any:
         {
             "steps": steps,
             "batch": batch,  # global, over all devices and hosts
+            "accumulate": 1,  # micro-batches that a batch is cut into, one after the other, for memory; 1: off
             "log_every": 50,
             "eval_every": 0,  # 0: at the end only
             "checkpoint_every": 1000,
@@ -30,7 +31,9 @@ def training(steps: int, batch: int, lr: float, **changes: object) -> Any:
                 "clip": 0.0,  # 0: off
                 "warmup": 0,
                 "schedule": "constant",
+                "groups": (),  # (regex, factor) pairs: (("style/.*", 10.0),) learns the style ten times as fast
             },
+            "freeze": (),  # regexes of parameters that stay as they are: ("unet/input_blocks/.*",)
             "ema": {"decay": 0.0},  # 0: off; warmed up as (1+n)/(10+n)
         }
     )

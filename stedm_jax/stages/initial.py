@@ -43,7 +43,7 @@ def initial_params(program: Program, entries: Sequence[str], partial: bool, seed
     """
     if not entries:
         return None
-    abstract = flatten(program.state.params)
+    abstract = flatten(program.state.all_params)
     found: dict[str, Any] = {}
     for entry in entries:
         part, _, source = entry.rpartition("=")

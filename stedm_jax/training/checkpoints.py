@@ -21,6 +21,7 @@ from jax.sharding import SingleDeviceSharding
 
 from stedm_jax.errors import UserError
 from stedm_jax.training import manifest
+from stedm_jax.training.parts import merged, named, split
 from stedm_jax.training.state import TrainState
 
 
@@ -199,8 +200,8 @@ class Checkpoints:
     def restore(self, abstract: TrainState, step: int | None = None) -> TrainState:
         """Loads a whole state (default: the latest) as `abstract` describes it, on any mesh."""
         items = self._restore(_items(abstract), self._require(step))
-        ema = items.get("ema", {})
-        return TrainState(step=items["rest"]["step"], params=items["params"], ema=ema, opt_state=items["rest"]["opt"])
+        rest = items["rest"]
+        return TrainState(rest["step"], items["params"], items.get("ema", {}), rest["opt"], items.get("still", {}))
 
     def restore_params(self, abstract: Any, step: int | None = None, which: str = "ema") -> Any:
         """Loads only the parameters (or their average, "ema"; the parameters where none was kept).
@@ -210,17 +211,29 @@ class Checkpoints:
         if which not in ("ema", "params"):
             raise ValueError(f"which is 'ema' or 'params', not {which!r}")
         step = self._require(step)
-        name = which if (self._folder(step) / which).is_dir() else "params"
-        return self._restore({name: jax.tree.map(_placed, abstract)}, step)[name]
+        name = which if self._has(which, step) else "params"
+        kept = named(self._saved("still", step)) if self._has("still", step) else {}
+        trained, still = split(abstract, kept) if kept else (abstract, {})
+        wanted = {name: jax.tree.map(_placed, trained), "still": jax.tree.map(_placed, still)}
+        loaded = self._restore({name: item for name, item in wanted.items() if item}, step)
+        return merged(loaded[name], loaded.get("still", {}))
 
     def read_params(self, step: int | None = None, which: str = "ema") -> Any:
         """As `restore_params`, for a caller who does not know the shapes: they are those that were saved."""
         step = self._require(step)
-        name = which if (self._folder(step) / which).is_dir() else "params"
-        saved: Any = ocp.StandardCheckpointHandler().metadata(epath.Path(self._folder(step).resolve() / name))
+        name = which if self._has(which, step) else "params"
+        still = self._saved("still", step) if self._has("still", step) else {}
+        return self.restore_params(merged(self._saved(name, step), still), step, which)
+
+    def _has(self, item: str, step: int) -> bool:
+        return (self._folder(step) / item).is_dir()
+
+    def _saved(self, item: str, step: int) -> Any:
+        """Shapes and dtypes of what was saved."""
+        saved: Any = ocp.StandardCheckpointHandler().metadata(epath.Path(self._folder(step).resolve() / item))
         is_leaf = lambda node: hasattr(node, "shape")  # noqa: E731
         shape = lambda leaf: jax.ShapeDtypeStruct(tuple(leaf.shape), leaf.dtype)  # noqa: E731
-        return self.restore_params(jax.tree.map(shape, saved.tree, is_leaf=is_leaf), step, which)
+        return jax.tree.map(shape, saved.tree, is_leaf=is_leaf)
 
     def _restore(self, items: dict[str, Any], step: int) -> dict[str, Any]:
         args = ocp.args.Composite(**{name: ocp.args.StandardRestore(item) for name, item in items.items()})
@@ -303,7 +316,8 @@ def _agreed(step: int) -> int | None:
 
 def _items(state: TrainState) -> dict[str, Any]:
     """Parts stored apart, so that each can be loaded alone; orbax refuses empty ones."""
-    items = {"params": state.params, "ema": state.ema, "rest": {"step": state.step, "opt": state.opt_state}}
+    rest = {"step": state.step, "opt": state.opt_state}
+    items = {"params": state.params, "ema": state.ema, "still": state.still, "rest": rest}
     return {name: item for name, item in items.items() if jax.tree.leaves(item)}
 
 

@@ -304,11 +304,12 @@ class _Run:
 
 def _greeting(run: _Run) -> str:
     frozen, shape, steps = count_params(run.frozen), run.mesh.shape, run.settings.steps
-    size = f"{count_params(run.state.params):,} parameters" + (f" and {frozen:,} frozen" if frozen else "")
+    size = f"{count_params(run.state.all_params):,} parameters" + (f" and {frozen:,} frozen" if frozen else "")
     origin = f"going on from step {run.step:,}" if run.step else "starting"
-    parts = {name: count_params(tree) for name, tree in run.state.params.items()}
+    parts = {name: count_params(tree) for name, tree in run.state.all_params.items()}
     parts |= {f"{name} (frozen)": count_params(tree) for name, tree in run.frozen.items()}
     table = "".join(f"\n    {name:<24}{number:>16,}" for name, number in parts.items())
+    table += "".join(f"\n    {line}" for line in run.program.told)
     return (
         f"{origin}: {size}, {steps:,} steps of {run.settings.batch} images "
         f"on mesh data {shape['data']} x fsdp {shape['fsdp']}{table}"

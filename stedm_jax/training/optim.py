@@ -6,7 +6,7 @@
 n = 0, 1, ... is the number of updates already made, so that the first one already moves.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ import optax
 from jaxtyping import Array, Float
 
 from stedm_jax.errors import UserError
+from stedm_jax.training.parts import fitting, mapped, named
 from stedm_jax.training.settings import OptimizerSettings, read_settings
 
 OPTIMIZERS = ("adam", "adamw")
@@ -34,7 +35,7 @@ def make_optimizer(
       steps: length of the whole training, for the cosine schedule.
       groups: gives, for a tree of parameters, a tree (or a prefix of it) of labels. Each label is optimised as if
         by an optimiser of its own: the gradient is clipped by the norm over its leaves, and all else acts on each
-        element by itself. None: one group.
+        element by itself. None: one group. They have nothing to do with `cfg.groups`, the factors of learning rates.
 
     Raises:
       UserError: an unknown name, a key missing or out of range.
@@ -47,6 +48,8 @@ def make_optimizer(
     if cfg.weight_decay > 0:
         parts.append(optax.add_decayed_weights(cfg.weight_decay, mask=decays))
     parts.append(optax.scale_by_learning_rate(lr))
+    if cfg.groups:
+        parts.append(scale_by_path(cfg.groups))
     return _lenient(optax.chain(*parts)), lr
 
 
@@ -62,6 +65,19 @@ def clip_by_group_norm(limit: float, groups: Groups | None = None) -> optax.Grad
         # Selected, so that 0 / 0 is never taken.
         clip = lambda g, of: jnp.where(norms[of] < limit, g, g / norms[of].astype(g.dtype) * limit)  # noqa: E731
         return jax.tree.map(clip, updates, labels), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def scale_by_path(groups: Sequence[tuple[str, float]]) -> optax.GradientTransformation:
+    """Multiplies updates by the factor of the first of the (regular expression, factor) pairs that fits their path."""
+
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
+        names = list(named(updates))
+        factors: dict[str, float] = {}
+        for pattern, factor in groups:
+            factors = dict.fromkeys(fitting(pattern, names), factor) | factors
+        return mapped(lambda name, leaf: leaf * factors.get(name, 1.0), updates), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
@@ -93,6 +109,12 @@ def _check(cfg: OptimizerSettings) -> None:
         raise UserError("optimizer.name 'adam' has no weight decay; choose 'adamw', or set weight_decay to 0.")
     if min(cfg.weight_decay, cfg.clip, cfg.warmup) < 0 or cfg.lr <= 0:
         raise UserError("The optimizer needs lr above 0, and weight_decay, clip and warmup of 0 or more.")
+    for pattern, factor in cfg.groups:
+        if factor <= 0:
+            raise UserError(
+                f"optimizer.groups multiplies the learning rate of '{pattern}' by {factor}; give a factor above 0, or "
+                "name those parameters in freeze, which keeps them as they are."
+            )
     if not (0 <= cfg.b1 < 1 and 0 <= cfg.b2 < 1):
         raise UserError(f"optimizer.b1, b2 are {cfg.b1}, {cfg.b2}; both must be at least 0 and below 1.")
 

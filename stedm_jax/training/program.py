@@ -3,15 +3,19 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from stedm_jax.errors import UserError
 from stedm_jax.training.evaluate import Evaluator
+from stedm_jax.training.gradients import Gradients
 from stedm_jax.training.optim import make_optimizer
+from stedm_jax.training.parts import choose, named
 from stedm_jax.training.rng import stream_key
 from stedm_jax.training.settings import LoopSettings, read_settings
 from stedm_jax.training.sharding import check_batch, place, replicated
-from stedm_jax.training.state import TrainState, abstract_state, check_params, fresh_state
-from stedm_jax.training.step import make_train_step
+from stedm_jax.training.state import TrainState, abstract_state, check_params, count_params, fresh_state
+from stedm_jax.training.step import Update, make_train_step
 from stedm_jax.training.task import Task
 
 
@@ -22,6 +26,7 @@ class Program:
       config: the keys of LoopSettings.
 
     Attributes:
+      still: paths of the parameters that stay as they are. told: lines that say so, and which learn at other rates.
       flops: of a training step on a global batch, once it is compiled, before the compiler's own changes; 0: not known.
 
     Raises:
@@ -31,19 +36,20 @@ class Program:
     def __init__(self, task: Task, config: Any, mesh: Mesh) -> None:
         self.task, self.mesh = task, mesh
         self.settings = read_settings(LoopSettings, config)
-        check_batch(self.settings.batch, mesh)
+        check_batch(self.settings.batch, mesh, self.settings.accumulate)
+        self.still, self.told = _parts(task, self.settings)
         self.tx, lr = make_optimizer(self.settings.optimizer, self.settings.steps, getattr(task, "groups", None))
         average = self.settings.ema.decay > 0
-        self.state: TrainState = abstract_state(task, self.tx, mesh, average)
+        self.state: TrainState = abstract_state(task, self.tx, mesh, average, self.still)
         self.shardings = jax.tree.map(lambda leaf: leaf.sharding, self.state)
         self.evaluate = Evaluator(task, mesh)
         self.draw = jax.jit(task.visualise, out_shardings=replicated(mesh))
-        self._step = make_train_step(
-            task, self.tx, lr, mesh, self.settings.ema.decay, self.shardings, self.settings.skip_bad > 0
-        )
+        self._update = Update(self.tx, lr, self.settings.ema.decay)
+        skips, accumulate = self.settings.skip_bad > 0, self.settings.accumulate
+        self._step = make_train_step(task, self._update, mesh, self.shardings, skips, accumulate)
         self._compiled: dict[Any, Any] = {}
         self.flops = 0.0
-        fresh = lambda params: fresh_state(params, self.tx, average)  # noqa: E731
+        fresh = lambda params: fresh_state(params, self.tx, average, self.still)  # noqa: E731
         self._init = jax.jit(lambda key: fresh(task.init(key)), out_shardings=self.shardings)
         self._start = jax.jit(fresh, out_shardings=self.shardings)
 
@@ -55,9 +61,9 @@ class Program:
         """
         if params is None:
             return self._init(stream_key(seed, "init"))
-        check_params(params, self.state.params)
-        cast = jax.tree.map(lambda given, like: given.astype(like.dtype), params, self.state.params)
-        return self._start(place(cast, self.shardings.params))
+        check_params(params, self.state.all_params)
+        cast = jax.tree.map(lambda given, like: given.astype(like.dtype), params, self.state.all_params)
+        return self._start(place(cast, self.shardings.all_params))
 
     def step(self, frozen: Any, batch: dict[str, jax.Array], key: jax.Array) -> tuple[Any, bool]:
         """The compiled train step for arrays of these shapes, and whether it had to be compiled."""
@@ -67,10 +73,44 @@ class Program:
         )
         if new := shapes not in self._compiled:
             lowered = self.trace(frozen, batch, key).lower()
-            self.flops = float((lowered.cost_analysis() or {}).get("flops", 0.0))
+            self.flops = self._flops(lowered)
             self._compiled[shapes] = lowered.compile()
         return self._compiled[shapes], new
 
     def trace(self, frozen: Any, batch: Any, key: Any) -> Any:
         """The train step for arrays, or ShapeDtypeStructs, of these shapes (`jax.stages.Traced`)."""
         return self._step.trace(self.state, frozen, batch, key)
+
+    def _flops(self, lowered: Any) -> float:
+        """Of a step; the body of the loop over micro-batches, counted once by XLA, counts as often as it runs."""
+        count = lambda of: float((of.cost_analysis() or {}).get("flops", 0.0))  # noqa: E731
+        if (times := self.settings.accumulate) == 1:
+            return count(lowered)
+        scalar = jax.ShapeDtypeStruct((), jnp.float32)
+        once = count(jax.jit(self._update).lower(self.state, Gradients(scalar, {}, {}, self.state.params)))
+        return once + times * max(count(lowered) - once, 0.0)
+
+
+def _parts(task: Task, settings: LoopSettings) -> tuple[frozenset[str], list[str]]:
+    """Paths of the parameters that `freeze` names, and what to say of them and of the groups.
+
+    Raises:
+      UserError: an expression that fits nothing, or nothing is left to be trained.
+    """
+    if not settings.freeze and not settings.optimizer.groups:
+        return frozenset(), []
+    leaves = named(jax.eval_shape(task.init, jax.random.key(0)))
+    still = choose(settings.freeze, list(leaves), "freeze", "the parameters")
+    trained = [name for name in leaves if name not in still]
+    if not trained and settings.steps:
+        raise UserError(f"freeze = {settings.freeze} leaves none of the parameters of {task.name!r} to be trained.")
+    factors = dict(settings.optimizer.groups)
+    faster = choose(list(factors), trained, "optimizer.groups", "the parameters that are trained")
+
+    def size(pattern: str, found: dict[str, str]) -> str:
+        names = [name for name, by in found.items() if by == pattern]
+        return f"{pattern}: {count_params([leaves[name] for name in names]):,} parameters in {len(names)} arrays"
+
+    told = [f"freeze {size(pattern, still)} stay as they are" for pattern in settings.freeze]
+    told += [f"group {size(pattern, faster)} at {factor:g} x the learning rate" for pattern, factor in factors.items()]
+    return frozenset(still), told

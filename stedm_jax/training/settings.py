@@ -5,7 +5,7 @@ keys. A missing, unknown or badly typed key is refused with its full name.
 """
 
 import dataclasses
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin
 
 from stedm_jax.errors import UserError
 
@@ -14,7 +14,11 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerSettings:
-    """Optimiser: `clip` is a gradient norm, over all leaves or those of a group (0 = off), `warmup` is in steps."""
+    """Optimiser: `clip` is a gradient norm, over all leaves or those of a group (0 = off), `warmup` is in steps.
+
+    `groups`: pairs of a regular expression of paths (see parts.py) and what the learning rate is multiplied by there;
+    the first that fits a path counts.
+    """
 
     name: str
     lr: float
@@ -24,6 +28,7 @@ class OptimizerSettings:
     clip: float
     warmup: int
     schedule: str
+    groups: tuple[tuple[str, float], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,11 +45,15 @@ class LoopSettings:
     `eval_every`, `checkpoint_every` 0: only at the end. `visual_every` 0: never. `keep`: how many of the
     last checkpoints stay. `steps` 0: the weights that it starts from are evaluated and kept as they are.
     `skip_bad`: how many steps whose loss or gradient is not finite are left out before the training stops.
-    `profile`: (first, last) step of those that are profiled; () = none.
+    `profile`: (first, last) step of those that are profiled; () = none. `accumulate`: micro-batches that a batch is cut
+    into and that run one after the other, for memory; 1 = off. `freeze`: regular expressions of the paths of parameters
+    that stay as they are.
     """
 
     steps: int
     batch: int
+    accumulate: int
+    freeze: tuple[str, ...]
     log_every: int
     eval_every: int
     checkpoint_every: int
@@ -53,10 +62,10 @@ class LoopSettings:
     ema: EmaSettings
     visual_every: int
     skip_bad: int
-    profile: tuple
+    profile: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        for key in ("batch", "log_every", "keep"):
+        for key in ("batch", "accumulate", "log_every", "keep"):
             if getattr(self, key) < 1:
                 raise UserError(f"The training setting {key!r} is {getattr(self, key)}; give 1 or more.")
         for key in ("steps", "eval_every", "checkpoint_every", "visual_every", "skip_bad"):
@@ -91,10 +100,21 @@ def read_settings(cls: type[T], cfg: Any, where: str = "") -> T:
 def _convert(kind: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(kind):
         return read_settings(kind, value, where)  # pyright: ignore[reportArgumentType]
-    if kind is tuple and isinstance(value, (tuple, list)):
-        return tuple(_convert(int, each, where) for each in value)
+    if get_origin(kind) is tuple:
+        return _convert_tuple(get_args(kind), value, where)
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     fits = isinstance(value, str) if kind is str else number and (kind is float or int(value) == value)
     if not fits:
         raise UserError(f"The training setting {where!r} is {value!r}; it must be of type {kind.__name__}.")
     return kind(value)  # pyright: ignore[reportArgumentType]
+
+
+def _convert_tuple(kinds: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
+    """`kinds` as in tuple[int, ...] or tuple[str, float]."""
+    several = kinds[-1] is Ellipsis
+    if not isinstance(value, (tuple, list)) or not (several or len(value) == len(kinds)):
+        needed = "must be a tuple" if several else f"must be a tuple of {len(kinds)} values"
+        raise UserError(f"The training setting {where!r} holds {value!r}, which {needed}.")
+    if several:
+        return tuple(_convert(kinds[0], each, where) for each in value)
+    return tuple(_convert(kind, each, where) for kind, each in zip(kinds, value, strict=True))

@@ -118,10 +118,11 @@ def local_batch_size(batch: int) -> int:
     return batch // hosts
 
 
-def check_batch(batch: int, mesh: Mesh) -> None:
-    """Refuses (UserError) a global batch size that does not divide over the mesh."""
-    if batch % mesh.size:
-        _refuse_batch(batch, mesh.size)
+def check_batch(batch: int, mesh: Mesh, accumulate: int = 1) -> None:
+    """Refuses (UserError) a global batch size that does not divide over the mesh and its micro-batches."""
+    if batch % (mesh.size * accumulate):
+        what = "devices" if accumulate == 1 else f"({mesh.size} devices x {accumulate} micro-batches)"
+        _refuse_batch(batch, mesh.size * accumulate, what)
 
 
 def pad_batch(batch: Mapping[str, np.ndarray], size: int) -> dict[str, np.ndarray]:

@@ -1,6 +1,7 @@
 """The train state: step, parameters, their moving average and the optimiser's state."""
 
-from dataclasses import dataclass
+from collections.abc import Container
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ import optax
 from jax.sharding import Mesh
 
 from stedm_jax.errors import UserError
+from stedm_jax.training.parts import merged, split
 from stedm_jax.training.sharding import param_shardings
 from stedm_jax.training.task import Task
 
@@ -16,22 +18,34 @@ from stedm_jax.training.task import Task
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """`step` int32 counts the updates made; `ema` is {} when none is kept. Leaves may also be abstract."""
+    """`step` int32 counts the updates made; `ema` is {} when none is kept. Leaves may also be abstract.
+
+    `params` are those that are trained, which alone have averages and a state of the optimiser; `still` are those that
+    stay as they are, {} as a rule.
+    """
 
     step: Any
     params: Any
     ema: Any
     opt_state: Any
+    still: Any = field(default_factory=dict)
+
+    @property
+    def all_params(self) -> Any:
+        """The parameters of the task, trained or not."""
+        return merged(self.params, self.still)
 
     @property
     def weights(self) -> Any:
         """The parameters to evaluate and to use: the moving average when one is kept."""
-        return self.ema or self.params
+        return merged(self.ema or self.params, self.still)
 
 
-def abstract_state(task: Task, tx: optax.GradientTransformation, mesh: Mesh, ema: bool = True) -> TrainState:
-    """Shapes, dtypes and shardings of the state, without computing anything."""
-    abstract = jax.eval_shape(lambda: fresh_state(task.init(jax.random.key(0)), tx, ema))
+def abstract_state(
+    task: Task, tx: optax.GradientTransformation, mesh: Mesh, ema: bool = True, still: Container[str] = ()
+) -> TrainState:
+    """Shapes, dtypes and shardings of the state, without computing anything. Arguments as for `fresh_state`."""
+    abstract = jax.eval_shape(lambda: fresh_state(task.init(jax.random.key(0)), tx, ema, still))
     return with_shardings(abstract, mesh)
 
 
@@ -67,9 +81,10 @@ def count_params(tree: Any) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
-def fresh_state(params: Any, tx: optax.GradientTransformation, ema: bool) -> TrainState:
-    """The state at step 0 of these parameters, sharing no buffer with them."""
+def fresh_state(params: Any, tx: optax.GradientTransformation, ema: bool, still: Container[str] = ()) -> TrainState:
+    """The state at step 0 of these parameters, sharing no buffer with them; those at the paths `still` stay."""
     # Copies, because the state is donated: no two leaves, and no caller's array, may share a buffer.
-    own = jax.tree.map(jnp.copy, params)
-    average = jax.tree.map(jnp.copy, params) if ema else {}
-    return TrainState(step=jnp.int32(0), params=own, ema=average, opt_state=tx.init(params))
+    copied = lambda tree: jax.tree.map(jnp.copy, tree)  # noqa: E731
+    params, kept = split(params, still) if still else (params, {})
+    average = copied(params) if ema else {}
+    return TrainState(jnp.int32(0), copied(params), average, tx.init(params), copied(kept))

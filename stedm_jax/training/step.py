@@ -10,7 +10,9 @@ from jax.sharding import Mesh
 
 from stedm_jax.errors import UserError
 from stedm_jax.training.ema import update_ema
+from stedm_jax.training.gradients import Gradients, gradients
 from stedm_jax.training.optim import LearningRate
+from stedm_jax.training.parts import merged, named, split
 from stedm_jax.training.rng import step_key
 from stedm_jax.training.sharding import batch_sharding, replicated
 from stedm_jax.training.state import TrainState
@@ -32,44 +34,63 @@ class TrainingDiverged(UserError):
         self.step, self.metric, self.last_good = step, metric, last_good
 
 
+@dataclasses.dataclass(frozen=True)
+class Update:
+    """What a step does with a gradient: optimiser and averages; (state, gradients) -> (state, metrics of the loop)."""
+
+    tx: optax.GradientTransformation
+    lr: LearningRate
+    ema_decay: float
+
+    def __call__(self, state: TrainState, found: Gradients) -> tuple[TrainState, dict[str, jax.Array]]:
+        updates, opt_state = self.tx.update(found.grads, state.opt_state, state.params)
+        params = overlay(optax.apply_updates(state.params, updates), found.kept)
+        metrics = {
+            "loss": found.loss,
+            "grad_norm": optax.tree.norm(found.grads),
+            "param_norm": optax.tree.norm(params),
+            "lr": self.lr(state.step),
+        }
+        step = state.step + 1
+        ema = update_ema(state.ema, params, self.ema_decay, step)
+        return TrainState(step, params, ema, opt_state, state.still), metrics
+
+
 def make_train_step(
     task: Task,
-    tx: optax.GradientTransformation,
-    lr: LearningRate,
+    update: Update,
     mesh: Mesh,
-    ema_decay: float,
     shardings: TrainState,
     skips: bool = False,
+    accumulate: int = 1,
 ) -> Any:
     """Builds the jitted `(state, frozen, batch, key) -> (state, metrics)`; the state given is consumed.
 
-    Metrics are float32 scalars: loss, grad_norm (over all parameters, before clipping), param_norm, lr and the task's.
+    Metrics are float32 scalars: loss, grad_norm (before clipping) and param_norm (both over all that is trained), lr
+    and the task's.
     With `skips`, a step whose loss, gradient or result is not finite changes nothing but the count of steps; the metric
-    `skipped` is 1 then.
+    `skipped` is 1 then. With `accumulate` above 1 the batch is learnt from in so many parts (gradients.py).
     The task's key is fold_in(key, step). `key` is that of the seed: an argument, so that every seed shares one program.
     """
 
     def step(
         state: TrainState, frozen: Any, batch: dict[str, jax.Array], key: jax.Array
     ) -> tuple[TrainState, dict[str, jax.Array]]:
+        still = named(state.still)
+
+        def loss(params: Any, kept: Any, part: dict[str, jax.Array], key: jax.Array) -> Any:
+            whole = overlay(merged(params, state.still), kept)
+            value, extra = task.loss(whole, frozen, part, key, state.step)
+            if still and STATE in extra:  # what is not trained has no running statistics either
+                extra = {**extra, STATE: split(extra[STATE], still)[0]}
+            return value, extra
+
         now = step_key(key, state.step)
-        loss_and_grad = jax.value_and_grad(task.loss, has_aux=True)
-        (loss, extra), grads = loss_and_grad(state.params, frozen, batch, now, state.step)
-        extra = dict(extra)
-        kept = extra.pop(STATE, {})
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = _overlay(optax.apply_updates(state.params, updates), kept)
-        metrics = {
-            "loss": loss,
-            "grad_norm": optax.tree.norm(grads),
-            "param_norm": optax.tree.norm(params),
-            "lr": lr(state.step),
-        }
-        if clash := set(metrics) & set(extra):
+        found = gradients(loss, state.params, state.all_params, batch, now, accumulate, mesh, shardings.params)
+        new, metrics = update(state, found)
+        if clash := set(metrics) & set(found.scalars):
             raise ValueError(f"task {task.name!r} names its metrics {sorted(clash)}, which the loop names itself")
-        metrics = {name: value.astype(jnp.float32) for name, value in {**metrics, **extra}.items()}
-        ema = update_ema(state.ema, params, ema_decay, state.step + 1)
-        new = TrainState(state.step + 1, params, ema, opt_state)
+        metrics = {name: value.astype(jnp.float32) for name, value in {**metrics, **found.scalars}.items()}
         if skips:
             bad = ~jnp.isfinite(jnp.stack([metrics[name] for name in WATCHED])).all()
             metrics["skipped"] = bad.astype(jnp.float32)
@@ -85,10 +106,10 @@ def make_train_step(
     )
 
 
-def _overlay(params: Any, new: Any) -> Any:
+def overlay(params: Any, new: Any) -> Any:
     """The parameters with those of `new`, a nested dict of some of them, in their places."""
     if not isinstance(new, dict):
         return new.astype(params.dtype)
     if unknown := set(new) - set(params):
         raise ValueError(f"a task gave a state for {sorted(unknown)}, which its parameters do not have")
-    return {**params, **{name: _overlay(params[name], value) for name, value in new.items()}}
+    return {**params, **{name: overlay(params[name], value) for name, value in new.items()}}
