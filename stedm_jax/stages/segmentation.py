@@ -17,7 +17,7 @@ from stedm_jax.data.splits import check_disjoint
 from stedm_jax.errors import UserError
 from stedm_jax.stages.learn import learn, restore
 from stedm_jax.stages.run import Run
-from stedm_jax.tasks.segmentation import SegmentationTask
+from stedm_jax.tasks.contour import segmentation_task
 from stedm_jax.training import peers
 from stedm_jax.training.program import Program
 from stedm_jax.workdir import write_text
@@ -58,7 +58,7 @@ def run(run: Run) -> None:
     made = synthetic(run) if run.workdir.result("synthesis") else None
     _check_leaks(run, real, made)
     most = max(len(rows.patients) for rows in (*real.values(), *([made] if made else [])))
-    task = SegmentationTask(config, run.classes.colors, run.classes.foreground, most, run.dtype)
+    task = segmentation_task(config, run.classes.colors, run.classes.foreground, most, run.dtype)
     program = Program(task, config.train, run.mesh)
     with run.workdir.timed("segmentation") as result:
         for seed in config.seeds:
