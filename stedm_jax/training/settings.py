@@ -14,7 +14,8 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerSettings:
-    """Optimiser: `clip` is a gradient norm, over all leaves or those of a group (0 = off), `warmup` is in steps.
+    """Optimiser: `clip` is a gradient norm, over all leaves or those of a group (0 = off), `warmup` is in steps,
+    `weight_decay_end` what the weight decay becomes along a cosine (0 = it stays).
 
     `groups`: pairs of a regular expression of paths (see parts.py) and what the learning rate is multiplied by there;
     the first that fits a path counts.
@@ -23,6 +24,7 @@ class OptimizerSettings:
     name: str
     lr: float
     weight_decay: float
+    weight_decay_end: float
     b1: float
     b2: float
     clip: float

@@ -77,7 +77,7 @@ def eval_batches() -> Iterator[dict[str, np.ndarray]]:
 def settings(**changes: Any) -> dict[str, Any]:
     optimizer = dict(
         name="adamw", lr=1e-2, weight_decay=0.01, b1=0.9, b2=0.99, clip=1.0, warmup=3, schedule="cosine",
-        groups=(),
+        groups=(), weight_decay_end=0.0,
     )  # fmt: skip
     config = dict(
         steps=10, batch=BATCH, log_every=1, eval_every=0, checkpoint_every=5, keep=2, optimizer=optimizer,
