@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 from stedm_jax.errors import UserError
 
-STAGES = ("data", "autoencoder", "latents", "diffusion", "synthesis", "segmentation", "report")
+STAGES = ("data", "autoencoder", "latents", "diffusion", "guided", "synthesis", "segmentation", "report")
 _FIRST_STAGE = {"seed": "autoencoder", "dtype": "autoencoder", "title": "report"}
 _HARMLESS = {
     "mesh", "compile_cache", "stages", "name", "data.missing", "data.threads", "data.cache_mb", "data.max_damaged",

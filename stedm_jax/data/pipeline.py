@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import grain
 import numpy as np
 
+from stedm_jax.data.around import check_around, field_around
 from stedm_jax.data.augment import Movement, affine_copy, dihedral, stain_jitter
 from stedm_jax.data.index import IndexRow
 from stedm_jax.data.records import TileSet
@@ -120,6 +121,7 @@ class Source:
       groups: the chosen positions divided into groups (slides, patients) that weigh the same; none: every tile does.
       movement: of tiles within their margin, in training; style tiles are not moved, and of the source "multipatch"
         they keep away from all that a moved tile may show.
+      around: whether a tile comes with the field around it, "region": tile and margin, brought to the tile's size.
     """
 
     reader: TileReader
@@ -129,6 +131,7 @@ class Source:
     chosen: Sequence[int] | None = None
     groups: Sequence[Sequence[int]] = ()
     movement: Movement = Movement()
+    around: bool = False
 
     @property
     def positions(self) -> Sequence[int]:
@@ -164,15 +167,19 @@ class LoadTile(grain.transforms.RandomMap):
         margin, whole = source.reader.tiles.margin, source.reader.read_whole(source.rows[position])
         image, mask = (core(array, margin) for array in whole)
         images = [image]
+        if source.around:
+            images.append(field_around(whole[0], margin))
         if source.pool is not None:
             images += self._styles(source, position, image, rng)
         if self.augment:
             images[0], mask = source.movement.take(*whole, margin, rng)
             turn = int(rng.integers(8))
-            images[0], mask = dihedral(images[0], turn), dihedral(mask, turn)
+            for number in range(1 + source.around):
+                images[number] = dihedral(images[number], turn)
+            mask = dihedral(mask, turn)
             images = stain_jitter(images, self.jitter, rng)
-        out = {"image": images[0], "mask": mask}
-        return out | ({"styles": np.stack(images[1:])} if source.pool is not None else {})
+        out = {"image": images[0], "mask": mask} | ({"region": images[1]} if source.around else {})
+        return out | ({"styles": np.stack(images[1 + source.around :])} if source.pool is not None else {})
 
     def _styles(self, source: Source, position: int, image: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
         pool = source.pool
@@ -199,6 +206,8 @@ def tile_dataset(
     for source in sources:
         tiles = source.reader.tiles
         source.movement.check(tiles.tile, tiles.margin, f"the tile set {tiles.path}")
+        if source.around:
+            check_around(f"the tile set {tiles.path}", tiles.margin, source.movement)
     parts = [_order(source, number, seed + 7919 * number) for number, source in enumerate(sources)]
     mixed = grain.MapDataset.mix(parts, weights=[source.weight for source in sources])
     return mixed.seed(seed).random_map(LoadTile(sources, jitter, augment))
@@ -244,6 +253,7 @@ def evaluation_batches(
     host: int = 0,
     hosts: int = 1,
     pool: StylePool | None = None,
+    around: bool = False,
 ) -> Iterator[dict[str, np.ndarray]]:
     """All rows once, in order, the last batch padded: image, mask, patient int32 (b,), weight float32 (b,).
 
@@ -256,9 +266,12 @@ def evaluation_batches(
       batch: global batch size; every host yields the same number of batches.
       host, hosts: which part of each batch is this host's.
       pool: style tiles, from the same rows.
+      around: also region, see Source.
     """
     part = batch // hosts
-    source = Source(reader, rows, 1.0, pool)
+    source = Source(reader, rows, 1.0, pool, around=around)
+    if around:
+        check_around(f"the tile set {reader.tiles.path}", reader.tiles.margin, source.movement)
     load = LoadTile([source], augment=False)
     for start in range(0, len(rows), batch):
         first = start + host * part

@@ -97,10 +97,11 @@ class Run:
             )
         return rows
 
-    def sources(self, splits: Mapping[str, float], style: Any | None = None) -> list[Source]:
+    def sources(self, splits: Mapping[str, float], style: Any | None = None, around: bool = False) -> list[Source]:
         """Sources of training tiles: split -> share, kinds of tiles at the configured shares where there are labels.
 
-        With the settings of a style each source has its pool, over all tiles of the split.
+        With the settings of a style each source has its pool, over all tiles of the split. `around`: tiles come with
+        the field around them.
         """
         held_out = [split for split, weight in splits.items() if split in ("val", "test") and weight]
         if held_out:
@@ -117,7 +118,9 @@ class Run:
             shares = self.config.data.shares if split != "style" else ()
             parts = divide(rows, self.tiles.classes, self.classes, shares=shares, uniform=self.config.data.uniform)
             out += [
-                Source(self.reader, rows, weight * part.weight, pool, part.positions, part.groups, self.movement)
+                Source(
+                    self.reader, rows, weight * part.weight, pool, part.positions, part.groups, self.movement, around
+                )
                 for part in parts
             ]
         return out
@@ -135,13 +138,19 @@ class Run:
         )  # fmt: skip
 
     def eval_batches(
-        self, reader: TileReader, rows: Sequence[IndexRow], batch: int, pool: StylePool | None = None
+        self,
+        reader: TileReader,
+        rows: Sequence[IndexRow],
+        batch: int,
+        pool: StylePool | None = None,
+        around: bool = False,
     ) -> Callable[[], Iterator[dict[str, np.ndarray]]]:
         """All rows once; patients are numbered in sorted order."""
         numbers = {name: number for number, name in enumerate(sorted({row.patient for row in rows}))}
         return lambda: evaluation_batches(
-            reader, rows, numbers, batch=batch, host=jax.process_index(), hosts=jax.process_count(), pool=pool
-        )
+            reader, rows, numbers, batch=batch, host=jax.process_index(), hosts=jax.process_count(), pool=pool,
+            around=around,
+        )  # fmt: skip
 
     def need(self, *stages: str) -> None:
         """Refuses to run before earlier stages have finished.
