@@ -280,7 +280,17 @@ def get_base() -> Any:
                 "max_damaged": 0,  # records that cannot be read and are skipped before a run stops
             },
             "autoencoder": _autoencoder(),
-            "latents": {"scale": 1.0, "tiles": 1024},  # scale 0: measured on so many tiles, each channel by itself
+            "latents": {
+                "scale": 1.0,  # 0: measured, each channel by itself
+                "tiles": 1024,  # on so many tiles
+                # The moments of latents (never a draw) are computed once, kept in the workdir, and trained from: a step
+                # spares the autoencoder, which costs as much as two forwards of the denoiser. Worth it where training
+                # sees a tile more often than there are views of it; --stage=plan tells both, and the bytes.
+                "cache": False,
+                "variants": 8,  # symmetries of each tile that are stored; or 1, drawn with each copy
+                "copies": 4,  # draws of stain jitter, shift and rotation that are stored; where all are off, it is one
+                "dtype": "float16",  # of what is stored; or bfloat16, float32
+            },
             "diffusion": _diffusion(),
             "guided": _guided(),
             "synthesis": _synthesis(),

@@ -139,6 +139,7 @@ _CHOICES = {
     "synthesis.weights": ("ema", "params"),
     "autoencoder.model.kind": ("kl", "vq", "taef2"),
     "diffusion.prediction": ("eps", "v", "x0"),
+    "latents.dtype": ("float16", "bfloat16", "float32"),
 }
 
 
@@ -151,6 +152,8 @@ def _check_values(config: Any) -> None:
     codec = config.synthesis.codec
     if codec != "png" and not (codec.startswith("jpeg") and codec[4:].isdigit()):
         raise UserError(f"config.synthesis.codec is '{codec}'; use png, or jpeg50 to jpeg100.")
+    if config.latents.variants not in (1, 8):
+        raise UserError(f"config.latents.variants is {config.latents.variants}; valid are 8 and 1.")
     if not config.name.isidentifier():
         raise UserError(f"config.name is '{config.name}'; use letters, digits and underscores.")
     if config.seed < 0 or not config.segmentation.seeds or "judge" in config.segmentation.arms:
@@ -197,8 +200,8 @@ _COUNTS = (
     "autoencoder.train.batch", "diffusion.train.steps", "diffusion.train.batch",
     "segmentation.train.steps", "segmentation.train.batch", "diffusion.style.tiles", "diffusion.style.dim",
     "diffusion.schedule.steps", "synthesis.count", "synthesis.batch", "synthesis.steps", "latents.tiles",
-    "data.tile", "data.threads", "mesh.fsdp", "guided.train.batch", "guided.schedule.steps", "guided.guide.dim",
-    "segmentation.head.width",
+    "latents.copies", "data.tile", "data.threads", "mesh.fsdp", "guided.train.batch", "guided.schedule.steps",
+    "guided.guide.dim", "segmentation.head.width",
 )  # fmt: skip
 
 

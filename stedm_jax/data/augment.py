@@ -2,6 +2,7 @@
 a square, stain jitter, affine copies as style."""
 
 import math
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from stedm_jax.data.schema import VOID, core
+from stedm_jax.data.schema import VOID
 from stedm_jax.errors import UserError
 
 Image = UInt8[np.ndarray, "h w 3"]
@@ -49,6 +50,12 @@ class Movement:
                 f"--margin={self.margin(tile)}, or set data.shift=0 and data.rotate=False."
             )
 
+    def draw(self, rng: np.random.Generator) -> "Window":
+        """A random place; without movement, the middle, and the generator is not used."""
+        down, right = rng.integers(-self.shift, self.shift + 1, 2).tolist() if self.shift else (0, 0)
+        angle = float(rng.uniform(-math.pi / 4, math.pi / 4)) if self.rotate else None
+        return Window(down, right, angle)
+
     def take(
         self, image: Image, mask: UInt8[np.ndarray, "h w"], margin: int, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -59,29 +66,103 @@ class Movement:
           margin: pixels on each side.
           rng: source of the randomness.
         """
-        tile = mask.shape[0] - 2 * margin
-        down, right = rng.integers(-self.shift, self.shift + 1, 2).tolist() if self.shift else (0, 0)
-        if self.rotate:
-            return _turned(image, mask, tile, (down, right), float(rng.uniform(-math.pi / 4, math.pi / 4)))
-        if self.shift:
-            box = np.s_[margin + down : margin + down + tile, margin + right : margin + right + tile]
-            return image[box], mask[box]
-        return core(image, margin), core(mask, margin)
+        window = self.draw(rng)
+        return window.image(image, margin), window.mask(mask, margin)
 
 
-def _turned(
-    image: Image, mask: UInt8[np.ndarray, "h w"], tile: int, shift: tuple[int, int], angle: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """A square cut at an angle about the middle moved by (down, right); image cubic, mask nearest."""
-    centre = np.array([(mask.shape[1] - 1) / 2 + shift[1], (mask.shape[0] - 1) / 2 + shift[0]])
-    rotation = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-    # From pixels of the tile to those of the record.
-    matrix = np.column_stack([rotation, centre - rotation @ np.full(2, (tile - 1) / 2)])
-    flags, size = cv2.WARP_INVERSE_MAP, (tile, tile)
-    return (
-        cv2.warpAffine(image, matrix, size, flags=flags | cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101),
-        cv2.warpAffine(mask, matrix, size, flags=flags | cv2.INTER_NEAREST, borderValue=(VOID,)),
-    )
+@dataclass(frozen=True)
+class Window:
+    """A square cut out of a record about its middle, moved by (down, right) pixels, at an angle; None: not turned."""
+
+    down: int = 0
+    right: int = 0
+    angle: float | None = None
+
+    def image(self, whole: Image, margin: int) -> Image:
+        """The tile in an image that has a margin on each side; turned ones are cubic."""
+        if self.angle is None:
+            return self._box(whole, margin)
+        flags = cv2.WARP_INVERSE_MAP | cv2.INTER_CUBIC
+        matrix, size = self._matrix(whole.shape, margin)
+        return cv2.warpAffine(whole, matrix, size, flags=flags, borderMode=cv2.BORDER_REFLECT_101)
+
+    def mask(self, whole: UInt8[np.ndarray, "h w"], margin: int) -> UInt8[np.ndarray, "t t"]:
+        """The same of a mask: nearest pixels, VOID beyond the record."""
+        if self.angle is None:
+            return self._box(whole, margin)
+        flags = cv2.WARP_INVERSE_MAP | cv2.INTER_NEAREST
+        matrix, size = self._matrix(whole.shape, margin)
+        return cv2.warpAffine(whole, matrix, size, flags=flags, borderValue=(VOID,))
+
+    def _box(self, whole: np.ndarray, margin: int) -> np.ndarray:
+        top, left, tile = margin + self.down, margin + self.right, whole.shape[0] - 2 * margin
+        return whole[top : top + tile, left : left + tile]
+
+    def _matrix(self, shape: tuple[int, ...], margin: int) -> tuple[np.ndarray, tuple[int, int]]:
+        """From pixels of the tile to those of the record; and the size of the tile."""
+        tile, angle = shape[0] - 2 * margin, self.angle or 0.0
+        centre = np.array([(shape[1] - 1) / 2 + self.right, (shape[0] - 1) / 2 + self.down])
+        rotation = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+        return np.column_stack([rotation, centre - rotation @ np.full(2, (tile - 1) / 2)]), (tile, tile)
+
+
+@dataclass(frozen=True)
+class Views:
+    """Augmentations of a tile that are drawn once for all, so that what a network makes of them can be stored.
+
+    View v shows copy v // variants. All that is random in a copy is a function of (seed, split, record, copy).
+
+    Attributes:
+      seed: of the run.
+      copies: draws of movement and stain jitter for each tile.
+      variants: 8: each copy in the eight symmetries of the square; 1: in one of them, drawn with the copy.
+      movement: of tiles within their margin.
+      jitter: strength of the stain jitter.
+    """
+
+    seed: int = 0
+    copies: int = 1
+    variants: int = 8
+    movement: Movement = Movement()
+    jitter: float = 0.0
+
+    @property
+    def count(self) -> int:
+        """Views of each tile."""
+        return self.copies * self.variants
+
+    def of(self, split: str, record: int, number: int) -> "View":
+        """View `number` of a tile."""
+        copy, turn = divmod(number, self.variants)
+        draw = (self.seed, zlib.crc32(split.encode()), record, copy)
+        rng = np.random.default_rng((*draw, 0))
+        window = self.movement.draw(rng)
+        return View(window, turn if self.variants == 8 else int(rng.integers(8)), self.jitter, (*draw, 1))
+
+
+@dataclass(frozen=True)
+class View:
+    """One way in which a tile is shown: its place, symmetry, and strength and draw of its stain jitter.
+
+    The one without arguments shows the tile as it is.
+    """
+
+    window: Window = Window()
+    turn: int = 0
+    jitter: float = 0.0
+    draw: tuple[int, ...] = ()
+
+    def image(self, whole: Image, margin: int) -> Image:
+        """The tile in an image that has a margin on each side."""
+        return self.stain([dihedral(self.window.image(whole, margin), self.turn)])[0]
+
+    def mask(self, whole: UInt8[np.ndarray, "h w"], margin: int) -> UInt8[np.ndarray, "t t"]:
+        """The same of a mask."""
+        return dihedral(self.window.mask(whole, margin), self.turn)
+
+    def stain(self, images: Sequence[Image]) -> list[Image]:
+        """Images with the stain jitter of this view: those of the style tiles that go with it."""
+        return stain_jitter(images, self.jitter, np.random.default_rng(self.draw))
 
 
 def dihedral(array: np.ndarray, element: int) -> np.ndarray:

@@ -6,14 +6,15 @@ batch -> this host's part, from the wanted step on. So the step number is the wh
 
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import grain
 import numpy as np
 
 from stedm_jax.data.around import check_around, field_around
-from stedm_jax.data.augment import Movement, affine_copy, dihedral, stain_jitter
+from stedm_jax.data.arrays import ArrayStore
+from stedm_jax.data.augment import Movement, View, Views, affine_copy, dihedral, stain_jitter
 from stedm_jax.data.index import IndexRow
 from stedm_jax.data.records import TileSet
 from stedm_jax.data.sampling import Rounds
@@ -75,22 +76,32 @@ class TileReader:
 
     def read_whole(self, row: IndexRow) -> tuple[np.ndarray, np.ndarray]:
         """As `read`, with the margin that the tiles were packed with."""
-        key = (row.split, row.record)
-        arrays = self._cache.get(key)
-        if arrays is None:
-            try:
-                arrays = decode_arrays(self._sources[row.split][row.record])
-            except Exception as error:  # of the file, the record, or the image in it: none of them can be used
-                raise self._damage(row, error) from error
-            arrays["mask"] = self.table[arrays["mask"]]
-            size = sum(array.nbytes for array in arrays.values())
-            with self._lock:
-                if size <= self._room and key not in self._cache:
-                    self._cache[key] = arrays
-                    self._room -= size
+        arrays = self._arrays(row, ("image", "mask"))
         return arrays["image"], arrays["mask"]
 
-    def _damage(self, row: IndexRow, error: Exception) -> UserError:
+    def read_mask(self, row: IndexRow) -> np.ndarray:
+        """The mask of `read_whole` alone; the image is not decoded."""
+        return self._arrays(row, ("mask",))["mask"]
+
+    def _arrays(self, row: IndexRow, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+        key = (row.split, row.record)
+        arrays = self._cache.get(key, {})
+        if not arrays.keys() >= set(names):
+            try:
+                arrays = decode_arrays(self._sources[row.split][row.record], names)
+            except Exception as error:  # of the file, the record, or the image in it: none of them can be used
+                raise self.damage(row, error) from error
+            arrays["mask"] = self.table[arrays["mask"]]
+            with self._lock:
+                kept = self._cache.get(key, {})  # perhaps the mask alone
+                more = sum(array.nbytes for array in arrays.values()) - sum(array.nbytes for array in kept.values())
+                if len(arrays) > len(kept) and more <= self._room:
+                    self._cache[key] = arrays
+                    self._room -= more
+        return arrays
+
+    def damage(self, row: IndexRow, error: Exception) -> UserError:
+        """Notes that a record cannot be used; gives a DamagedTile, or what to raise when there are too many."""
         file, index = self.tiles.place(row.split, row.record)
         what, why = f"Record {index} of {file}", (str(error).splitlines() or [type(error).__name__])[0][:200]
         with self._lock:
@@ -121,6 +132,10 @@ class Source:
       groups: the chosen positions divided into groups (slides, patients) that weigh the same; none: every tile does.
       movement: of tiles within their margin, in training; style tiles are not moved, and of the source "multipatch"
         they keep away from all that a moved tile may show.
+      views: the augmentations that training draws from; None: any, drawn anew each time.
+      stored: what was computed of those views, and is yielded by its names; of tiles as they are where there is no
+        augmentation.
+      pixels: False: the image is not read, because what is stored stands for it.
       around: whether a tile comes with the field around it, "region": tile and margin, brought to the tile's size.
     """
 
@@ -131,6 +146,9 @@ class Source:
     chosen: Sequence[int] | None = None
     groups: Sequence[Sequence[int]] = ()
     movement: Movement = Movement()
+    views: Views | None = None
+    stored: ArrayStore | None = None
+    pixels: bool = True
     around: bool = False
 
     @property
@@ -142,7 +160,8 @@ class Source:
 class LoadTile(grain.transforms.RandomMap):
     """Reads and augments the tile that an element (source, position) stands for.
 
-    Yields a dict: image uint8 (h, w, 3), mask uint8 (h, w), and, with style pools, styles uint8 (k, h, w, 3).
+    Yields a dict: image uint8 (h, w, 3), mask uint8 (h, w), and, with style pools, styles uint8 (k, h, w, 3); with
+    stored arrays also those, or those in place of the image.
     """
 
     def __init__(self, sources: Sequence[Source], jitter: float = 0.0, augment: bool = True):
@@ -164,13 +183,15 @@ class LoadTile(grain.transforms.RandomMap):
 
     def load(self, source: Source, position: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """The tile at a position; a damaged one is a DamagedTile."""
+        if source.views is not None or source.stored is not None:
+            return self._view(source, position, rng)
         margin, whole = source.reader.tiles.margin, source.reader.read_whole(source.rows[position])
         image, mask = (core(array, margin) for array in whole)
         images = [image]
         if source.around:
             images.append(field_around(whole[0], margin))
         if source.pool is not None:
-            images += self._styles(source, position, image, rng)
+            images += self._styles(source, position, lambda: image, rng)
         if self.augment:
             images[0], mask = source.movement.take(*whole, margin, rng)
             turn = int(rng.integers(8))
@@ -181,14 +202,36 @@ class LoadTile(grain.transforms.RandomMap):
         out = {"image": images[0], "mask": mask} | ({"region": images[1]} if source.around else {})
         return out | ({"styles": np.stack(images[1 + source.around :])} if source.pool is not None else {})
 
-    def _styles(self, source: Source, position: int, image: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
-        pool = source.pool
+    def _view(self, source: Source, position: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """One of the views of the tile at a position, with what is stored of it; as it is without augmentation."""
+        row, reader, store = source.rows[position], source.reader, source.stored
+        margin, split, record = reader.tiles.margin, row.split, row.record
+        if store is not None and record in store.absent[split]:
+            raise reader.damage(row, ValueError("it could not be read when its arrays were stored"))
+        whole, out = (reader.read_whole(row) if source.pixels else (None, reader.read_mask(row))), {}
+        styles: list[np.ndarray] = []
+        if source.pool is not None:
+            styles = self._styles(source, position, lambda: reader.read(row)[0], rng)
+        number, view = 0, View()
+        if self.augment and source.views is not None:
+            number = int(rng.integers(source.views.count))
+            view = source.views.of(split, record, number)
+        if whole[0] is not None:
+            out["image"] = view.image(whole[0], margin)
+        out["mask"] = view.mask(whole[1], margin)
+        if source.pool is not None:
+            out["styles"] = np.stack(view.stain(styles))
+        return out if store is None else out | store.read(split, record, number)
+
+    def _styles(
+        self, source: Source, position: int, image: Callable[[], np.ndarray], rng: np.random.Generator
+    ) -> list[np.ndarray]:
+        pool, tile = source.pool, source.reader.tiles.tile
         assert pool is not None
         if pool.source == "none":
-            return [np.full_like(image, 255)] * pool.count
+            return [np.full((tile, tile, 3), 255, np.uint8)] * pool.count
         if pool.source == "augmented":
-            return [affine_copy(image, rng) for _ in range(pool.count)]
-        tile = source.reader.tiles.tile
+            return [affine_copy(image(), rng) for _ in range(pool.count)]
         reach = source.movement.margin(tile) / tile if self.augment else 0.0
         return [source.reader.read(source.rows[i])[0] for i in pool.choose(position, rng, reach)]
 
@@ -253,6 +296,7 @@ def evaluation_batches(
     host: int = 0,
     hosts: int = 1,
     pool: StylePool | None = None,
+    stored: ArrayStore | None = None,
     around: bool = False,
 ) -> Iterator[dict[str, np.ndarray]]:
     """All rows once, in order, the last batch padded: image, mask, patient int32 (b,), weight float32 (b,).
@@ -266,10 +310,11 @@ def evaluation_batches(
       batch: global batch size; every host yields the same number of batches.
       host, hosts: which part of each batch is this host's.
       pool: style tiles, from the same rows.
+      stored: what was computed of the rows; it is yielded in place of the image.
       around: also region, see Source.
     """
     part = batch // hosts
-    source = Source(reader, rows, 1.0, pool, around=around)
+    source = Source(reader, rows, 1.0, pool, stored=stored, pixels=stored is None, around=around)
     if around:
         check_around(f"the tile set {reader.tiles.path}", reader.tiles.margin, source.movement)
     load = LoadTile([source], augment=False)

@@ -12,7 +12,7 @@ from jax.sharding import AxisType, Mesh
 from stedm_jax.data.classes import ClassMap
 from stedm_jax.data.records import TileSet
 from stedm_jax.data.remote import is_remote, read_manifest
-from stedm_jax.stages import autoencoder, synthesis
+from stedm_jax.stages import autoencoder, latents, synthesis
 from stedm_jax.stages.run import Run, check_classes
 from stedm_jax.tasks.autoencoder import own
 from stedm_jax.tasks.diffusion import DiffusionTask, LatentScale
@@ -114,6 +114,9 @@ def _train(run: Run, task: DiffusionTask, frozen: Any) -> Prepared:
     program = Program(task, config.train, run.mesh)
     styles = (config.style.tiles, side, side, 3)
     batch = _tiles(run, config.train.batch, image=(side, side, 3), mask=(side, side), styles=styles)
+    if run.config.latents.cache:
+        spec, cut = latents.plan(run.config, task.autoencoder, {}, {}).arrays["moments"], batch.pop("image").sharding
+        batch["moments"] = jax.ShapeDtypeStruct((config.train.batch, *spec.shape), jnp.dtype(spec.dtype), sharding=cut)
     abstract_key = jax.eval_shape(lambda: jax.random.key(0))
     key = jax.ShapeDtypeStruct((), abstract_key.dtype, sharding=replicated(run.mesh))
     state = program.state

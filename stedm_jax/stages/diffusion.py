@@ -1,5 +1,6 @@
 """Stage diffusion: learns the denoiser with layout and style."""
 
+from dataclasses import replace
 from typing import Any
 
 from stedm_jax.data.pipeline import tile_dataset
@@ -28,23 +29,27 @@ def build(run: Run) -> tuple[DiffusionTask, Any, dict[str, Weights]]:
 
 
 def run(run: Run) -> None:
-    """Trains; with eval_every, the loss on validation patients is logged too."""
+    """Trains, from stored latents if there are any; with eval_every, the loss on validation patients is logged too."""
     run.need("autoencoder", "latents")
     config = run.config.diffusion
     task, frozen, used = build(run)
     program = Program(task, config.train, run.mesh)
-    dataset = tile_dataset(
-        run.sources(dict(config.splits), config.style), seed=run.config.seed, jitter=config.stain_jitter
-    )
+    sources = run.sources(dict(config.splits), config.style)
+    dataset = shown = tile_dataset(sources, seed=run.config.seed, jitter=config.stain_jitter)
+    store = latents.stored(run)
+    if store is not None:
+        views = latents.views(run.config)
+        sources = [replace(source, views=views, stored=store, pixels=False) for source in sources]
+        dataset = tile_dataset(sources, seed=run.config.seed)
     watched = None
     if config.train.eval_every:
         rows, style = run.rows("val"), config.style
         pool = StylePool(rows, style.source, style.scope, style.tiles)
-        watched = run.eval_batches(run.reader, rows, config.train.batch, pool)
+        watched = run.eval_batches(run.reader, rows, config.train.batch, pool, store)
     with run.workdir.timed("diffusion") as result:
         result["frozen"] = pin(run.workdir.stage("diffusion"), used)
         trained = learn(
             run, program, config, "diffusion",
-            dataset=dataset, frozen=frozen, eval_batches=watched,
+            dataset=dataset, shown=shown, frozen=frozen, eval_batches=watched,
         )  # fmt: skip
         result["metrics"] = trained.metrics

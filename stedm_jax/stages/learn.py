@@ -27,6 +27,7 @@ def learn(
     folder: str,
     *,
     dataset: grain.MapDataset,
+    shown: grain.MapDataset | None = None,
     eval_batches: Batches | None = None,
     frozen: Any = None,
     seed: int | None = None,
@@ -40,12 +41,13 @@ def learn(
       config: section of the configuration that holds `train`, `init_from` and `init_partial`.
       folder: below the workdir.
       dataset: endless, of training tiles.
+      shown: of tiles with their images, to draw pictures from, where those of `dataset` have none.
       eval_batches, frozen, best: as the loop takes them.
       seed: of initialisation and noise; the run's by default.
     """
     start_seed = run.config.seed if seed is None else seed
     # The same on every host, unlike the batches of training.
-    drawn = next(training_batches(dataset, batch=8, start=0)) if config.train.visual_every else None
+    drawn = next(training_batches(shown or dataset, batch=8, start=0)) if config.train.visual_every else None
     return train(
         program,
         batches=run.train_batches(dataset, config.train.batch),

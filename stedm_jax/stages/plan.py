@@ -1,6 +1,6 @@
 """Stage plan: what would be run, how large the networks are and what it would cost; runs nothing."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from stedm_jax.data.schema import SPLITS, SYNTHETIC
 from stedm_jax.diffusion.samplers import timesteps
 from stedm_jax.models.flops import forward_flops
 from stedm_jax.models.functional import Functional, param_count
+from stedm_jax.stages import latents
 from stedm_jax.stages.run import check_classes, check_tiles
 from stedm_jax.tasks.autoencoder import AutoencoderTask
 from stedm_jax.tasks.diffusion import DiffusionTask, LatentScale
@@ -50,7 +51,7 @@ def print_plan(config: Any, workdir: Workdir) -> None:
     else:
         print(f"data          {config.data.tiles or '(none)'} is not there. {config.data.missing}")
     total = 0.0
-    for line in _lines(config, classes):
+    for line in _lines(config, classes, tiles.manifest["records"] if tiles else {}):
         if line.stage in config.stages:
             total += line.total
             done = " (done)" if workdir.result(line.stage) else ""
@@ -89,7 +90,21 @@ def _image(*shape: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, jnp.float32)
 
 
-def _lines(config: Any, classes: ClassMap) -> Iterator[Line]:
+def _latents(config: Any, task: AutoencoderTask, records: Mapping[str, int], encoder: float) -> Line:
+    """Measuring the scale, and what the cache encodes."""
+    tiles = 0 if config.latents.scale else config.latents.tiles
+    what = f"scale measured on {tiles:,} tiles" if tiles else f"scale {config.latents.scale:g}"
+    if not config.latents.cache:
+        return Line("latents", what, (), tiles * encoder)
+    spec, images = latents.plan(config, task, records, {}), config.diffusion.train.steps * config.diffusion.train.batch
+    views = ", ".join(f"{split} x {count}" for split, count in spec.views.items())
+    what += f"; cache of {spec.record_bytes / 1e3:,.0f} kB a view ({views})"
+    if records:
+        what += f", {spec.records:,} views, {spec.size / 1e9:,.2f} GB; training without it encodes {images:,} images"
+    return Line("latents", what, (), (tiles + spec.records) * encoder)
+
+
+def _lines(config: Any, classes: ClassMap, records: Mapping[str, int]) -> Iterator[Line]:
     side = config.data.tile
     channels = config.autoencoder.model.latent_channels
     first = AutoencoderTask(config.autoencoder, jnp.float32)
@@ -108,7 +123,7 @@ def _lines(config: Any, classes: ClassMap) -> Iterator[Line]:
         "autoencoder", what if images else f"{', '.join(config.autoencoder.init_from)} as it is",
         (("autoencoder", size, encoder + decoder),), TRAINING * images * learnt * (encoder + decoder),
     )  # fmt: skip
-    yield Line("latents", f"{config.latents.tiles:,} tiles", (), config.latents.tiles * encoder)
+    yield _latents(config, first, records, encoder)
     yield from _diffusion(config, task, small, encoder, decoder)
     segmenter = SegmentationTask(config.segmentation, classes.colors, classes.foreground, 1, jnp.float32).network
     forward = _cost(segmenter, _image(1, side, side, 3))
@@ -135,9 +150,10 @@ def _diffusion(config: Any, task: DiffusionTask, small: int, encoder: float, dec
         size = param_count(task.style.abstract) + (param_count(task.guide.abstract) if task.guide else 0)
         networks.append(("style encoder", size, styling))
     images = config.diffusion.train.steps * config.diffusion.train.batch
+    encoding = 0.0 if config.latents.cache else encoder
     yield Line(
         "diffusion", f"{images:,} images in {config.diffusion.train.steps:,} steps", tuple(networks),
-        images * (TRAINING * forward + (1 if task.guide else TRAINING) * styling + encoder),
+        images * (TRAINING * forward + (1 if task.guide else TRAINING) * styling + encoding),
     )  # fmt: skip
     synthesis = config.synthesis
     steps = timesteps(synthesis.spacing, synthesis.steps, task.schedule)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from stedm_jax.data.arrays import ArrayStore
 from stedm_jax.data.augment import Movement
 from stedm_jax.data.classes import ClassMap, class_map
 from stedm_jax.data.index import IndexRow
@@ -119,7 +120,14 @@ class Run:
             parts = divide(rows, self.tiles.classes, self.classes, shares=shares, uniform=self.config.data.uniform)
             out += [
                 Source(
-                    self.reader, rows, weight * part.weight, pool, part.positions, part.groups, self.movement, around
+                    self.reader,
+                    rows,
+                    weight * part.weight,
+                    pool,
+                    part.positions,
+                    part.groups,
+                    self.movement,
+                    around=around,
                 )
                 for part in parts
             ]
@@ -143,12 +151,14 @@ class Run:
         rows: Sequence[IndexRow],
         batch: int,
         pool: StylePool | None = None,
+        stored: ArrayStore | None = None,
         around: bool = False,
     ) -> Callable[[], Iterator[dict[str, np.ndarray]]]:
         """All rows once; patients are numbered in sorted order."""
         numbers = {name: number for number, name in enumerate(sorted({row.patient for row in rows}))}
         return lambda: evaluation_batches(
             reader, rows, numbers, batch=batch, host=jax.process_index(), hosts=jax.process_count(), pool=pool,
+            stored=stored,
             around=around,
         )  # fmt: skip
 

@@ -97,12 +97,18 @@ class AutoencoderTask:
         self, params: PyTree, image: Float[Array, "b h w 3"], key: PRNGKeyArray | None = None
     ) -> Float[Array, "b hs ws c"]:
         """Latents of images in [-1, 1]: a sample where a key is given, else the mode; of vq before quantisation."""
+        return self.draw(params, self.moments(params, image), key)
+
+    def moments(self, params: PyTree, image: Float[Array, "b h w 3"]) -> Float[Array, "b hs ws m"]:
+        """What the latents of images in [-1, 1] are drawn from: of kl mean and log variance, else the latents."""
+        encode = lambda part: self.network.apply(own(params), part, method="encode")  # noqa: E731
+        return encode_tiled(encode, image, **self.tiles) if self._in_tiles(image, 1) else encode(image)
+
+    def draw(
+        self, params: PyTree, moments: Float[Array, "b hs ws m"], key: PRNGKeyArray | None = None
+    ) -> Float[Array, "b hs ws c"]:
+        """Latents of moments: a sample where a key is given, else the mode."""
         network = self.network.module(own(params))
-        if self._in_tiles(image, 1):
-            encode = lambda part: self.network.apply(own(params), part, method="encode")  # noqa: E731
-            moments = encode_tiled(encode, image, **self.tiles)
-        else:
-            moments = network.encode(image)
         return network.mode(moments) if key is None else network.sample(moments, key)
 
     def decode(self, params: PyTree, latents: Float[Array, "b hs ws c"]) -> Float[Array, "b h w 3"]:

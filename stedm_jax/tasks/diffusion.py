@@ -34,6 +34,8 @@ DROPPED = -2.0
 class DiffusionTask(LatentDiffusion):
     """Task "diffusion"; batches hold image (b, h, w, 3), mask (b, h, w), styles (b, k, h, w, 3), all uint8.
 
+    Losses take moments (b, hs, ws, m), as the autoencoder gives them, in place of the image.
+
     Args:
       config: config.diffusion.
       autoencoder: the first stage; its parameters are frozen["first"].
@@ -111,7 +113,7 @@ class DiffusionTask(LatentDiffusion):
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
         """Weighted distance of prediction and target."""
         keys = jax.random.split(key, 5)
-        z = jax.lax.stop_gradient(self.encode(frozen, batch["image"], keys[0]))
+        z = jax.lax.stop_gradient(self.latents_of(frozen, batch, keys[0]))
         t, eps = self.draw(keys[1], keys[2], z)
         dropped = jax.random.bernoulli(keys[3], self.config.style.drop, (z.shape[0],))
         style, mask = None, batch["mask"]

@@ -106,7 +106,7 @@ class GuidedTask(LatentDiffusion):
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
         """Weighted distance of prediction and target."""
         keys = jax.random.split(key, 5)
-        z = jax.lax.stop_gradient(self.encode(frozen, batch["image"], keys[0]))
+        z = jax.lax.stop_gradient(self.latents_of(frozen, batch, keys[0]))
         t, eps = self.draw(keys[1], keys[2], z)
         embeddings = self.embed(frozen, batch)
         if embeddings is not None:

@@ -64,6 +64,14 @@ class LatentDiffusion:
         """Scaled latents of images."""
         return self.latents.to_z(self.autoencoder.encode(frozen["first"], to_network(image), key))
 
+    def latents_of(
+        self, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray | None
+    ) -> Float[Array, "b hs ws c"]:
+        """Scaled latents of a batch: drawn from its moments, where they were stored, else those of its images."""
+        if "moments" not in batch:
+            return self.encode(frozen, batch["image"], key)
+        return self.latents.to_z(self.autoencoder.draw(frozen["first"], batch["moments"].astype(jnp.float32), key))
+
     def decode(self, frozen: PyTree, z: Float[Array, "b hs ws c"]) -> UInt8[Array, "b h w 3"]:
         """Images of scaled latents."""
         return to_bytes(self.autoencoder.decode(frozen["first"], self.latents.from_z(z)))

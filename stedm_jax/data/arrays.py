@@ -1,0 +1,345 @@
+"""What networks that are never trained make of tiles, computed once and kept as records: named arrays for each view.
+
+    DIR/about.json                      arrays, tiles, views, and what it was made with; written first
+    DIR/<split>-00003.array_record      records, group_size 1, uncompressed
+    DIR/<split>-00003.json              that this shard is whole: its records, bytes, checksum, and tiles without arrays
+    DIR/manifest.json                   all of that; written last
+
+View v of tile r of a split is record r * views + v of the split: the arrays one after the other in the order of their
+names, raw, little-endian, and empty where the tile could not be read. The files check themselves when they are read:
+no flipped bit passes.
+"""
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordWriter
+
+from stedm_jax.data.parts import NO_ROOM
+from stedm_jax.data.records import RECORD_OPTIONS, file_sha256
+from stedm_jax.errors import UserError
+
+ABOUT, MANIFEST = "about.json", "manifest.json"
+SHARD_BYTES = 128_000_000
+"""About the size of a shard, which is what a run that is killed loses at most for each process."""
+DTYPES = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "float32": np.float32}
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """Shape and data type (of DTYPES) of an array of one view."""
+
+    shape: tuple[int, ...]
+    dtype: str = "float16"
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return math.prod(self.shape) * np.dtype(DTYPES[self.dtype]).itemsize
+
+
+@dataclass(frozen=True)
+class StoreSpec:
+    """What is to be stored.
+
+    Attributes:
+      arrays: name -> of each view.
+      tiles: split -> number of its records in the tile set.
+      views: split -> views of each of them.
+      about: all that decides the contents, JSON: key -> value.
+    """
+
+    arrays: Mapping[str, ArraySpec]
+    tiles: Mapping[str, int]
+    views: Mapping[str, int]
+    about: Mapping[str, Any]
+
+    @property
+    def record_bytes(self) -> int:
+        """Bytes of a view."""
+        return sum(spec.size for spec in self.arrays.values())
+
+    @property
+    def records(self) -> int:
+        """Views of all tiles."""
+        return sum(count * self.views[split] for split, count in self.tiles.items())
+
+    def of_shards(self, shards: Iterable[tuple[str, int]]) -> int:
+        """Bytes on the disk of some shards, about: the files add 64 kB and a few bytes a record."""
+        records = [len(self.members(*shard)) * self.views[shard[0]] for shard in shards]
+        return sum(count * (self.record_bytes + 128) + 65_536 for count in records)
+
+    @property
+    def size(self) -> int:
+        """Bytes on the disk, about."""
+        return self.of_shards(self.shards)
+
+    @cached_property
+    def shards(self) -> list[tuple[str, int]]:
+        """(split, number) of every shard, in order."""
+        return [
+            (split, number)
+            for split, count in self.tiles.items()
+            for number in range(-(-count // self._tiles_of_shard(split)))
+        ]
+
+    def members(self, split: str, number: int) -> range:
+        """Records of the tile set that a shard holds."""
+        each = self._tiles_of_shard(split)
+        return range(number * each, min((number + 1) * each, self.tiles[split]))
+
+    def place(self, split: str, record: int, view: int) -> tuple[str, int]:
+        """The file that holds a view, and the number of its record there."""
+        number, offset = divmod(record, self._tiles_of_shard(split))
+        return shard_name(split, number), offset * self.views[split] + view
+
+    def _tiles_of_shard(self, split: str) -> int:
+        return max(1, SHARD_BYTES // (self.views[split] * self.record_bytes))
+
+    def pack(self, arrays: Mapping[str, np.ndarray]) -> bytes:
+        """A record.
+
+        Raises:
+          UserError: a value is not finite, or not in the data type it is stored in.
+        """
+        return b"".join(self._cast(name, arrays[name]).tobytes() for name in sorted(self.arrays))
+
+    def _cast(self, name: str, array: np.ndarray) -> np.ndarray:
+        spec = self.arrays[name]
+        if array.shape != spec.shape:
+            raise ValueError(f"the array '{name}' is {array.shape}, not {spec.shape}")
+        with np.errstate(over="ignore"):
+            cast = array.astype(DTYPES[spec.dtype])
+        if not np.isfinite(cast.astype(np.float32)).all():
+            largest = float(np.abs(array.astype(np.float64)).max())
+            if math.isfinite(largest):
+                text = f"{spec.dtype} cannot hold; store them in bfloat16 or float32 (latents.dtype)"
+            else:
+                text = "is not finite; the network that they come from has not learnt, or its weights are damaged"
+            raise UserError(f"The arrays '{name}' hold {largest:g}, which {text}.")
+        return cast
+
+    def unpack(self, data: bytes) -> dict[str, np.ndarray]:
+        """The arrays of a record, in the data types they are stored in; not to be written to."""
+        out, start = {}, 0
+        for name in sorted(self.arrays):
+            spec = self.arrays[name]
+            values = np.frombuffer(data, DTYPES[spec.dtype], math.prod(spec.shape), start)
+            out[name], start = values.reshape(spec.shape), start + spec.size
+        return out
+
+    def to_json(self) -> dict[str, Any]:
+        """What about.json holds."""
+        return json.loads(json.dumps(asdict(self)))
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "StoreSpec":
+        """The inverse of to_json."""
+        arrays = {name: ArraySpec(tuple(each["shape"]), each["dtype"]) for name, each in data["arrays"].items()}
+        return cls(arrays, data["tiles"], data["views"], data["about"])
+
+
+def shard_name(split: str, number: int) -> str:
+    """File of a shard."""
+    return f"{split}-{number:05d}.array_record"
+
+
+def differences(folder: Path, spec: StoreSpec) -> list[str]:
+    """What a folder was begun with that is not as the spec has it, `key: value there -> value wanted`.
+
+    None where it was begun so, or not at all; dotted keys are those of the spec.
+    """
+    if not (folder / ABOUT).exists():
+        return []
+    try:
+        there = json.loads((folder / ABOUT).read_text())
+    except ValueError:
+        return [f"{ABOUT}: damaged -> whole"]
+    old, new = _flat(there), _flat(spec.to_json())
+    keys = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    return [f"{key.removeprefix('about.')}: {old.get(key, '(none)')} -> {new.get(key, '(none)')}" for key in keys]
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in tree.items():
+        out |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return out
+
+
+def begin(folder: Path, spec: StoreSpec, verify: bool = True) -> list[tuple[str, int]]:
+    """Makes a folder ready to be written to, and says which shards are left to write.
+
+    What was begun otherwise (see `differences`) is deleted, and so are shards that are not as they were written.
+
+    Args:
+      folder: of the set.
+      spec: what is to be stored there.
+      verify: compare checksums too, not sizes only.
+    """
+    if differences(folder, spec):
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in folder.glob("*.partial"):
+        stale.unlink()
+    if not (folder / ABOUT).exists():
+        _write(folder / ABOUT, spec.to_json())
+    left = [shard for shard in spec.shards if not _whole(folder, *shard, verify)]
+    if left:
+        (folder / MANIFEST).unlink(missing_ok=True)
+    return left
+
+
+def _whole(folder: Path, split: str, number: int, verify: bool) -> bool:
+    file = folder / shard_name(split, number)
+    try:
+        known = json.loads(file.with_suffix(".json").read_text())
+        sound = file.stat().st_size == known["bytes"] and (not verify or file_sha256(file) == known["sha256"])
+    except (OSError, ValueError, KeyError):
+        sound = False
+    if not sound:
+        file.with_suffix(".json").unlink(missing_ok=True)
+    return sound
+
+
+def finish(folder: Path, spec: StoreSpec) -> None:
+    """Writes the manifest of a folder whose shards are all there."""
+    shards = [json.loads((folder / shard_name(*shard)).with_suffix(".json").read_text()) for shard in spec.shards]
+    _write(folder / MANIFEST, spec.to_json() | {"shards": shards})
+
+
+class ShardWriter:
+    """Writes a shard; a context manager that leaves nothing unless `finish` was called.
+
+    Raises:
+      UserError: the disk is full.
+    """
+
+    def __init__(self, folder: Path, spec: StoreSpec, split: str, number: int):
+        self.spec, self.file = spec, folder / shard_name(split, number)
+        self._members, self._views = spec.members(split, number), spec.views[split]
+        self._partial = self.file.with_suffix(".partial")
+        self._count, self._absent = 0, set()
+
+    def __enter__(self) -> "ShardWriter":
+        self._writer = ArrayRecordWriter(str(self._partial), RECORD_OPTIONS)
+        return self
+
+    def write(self, arrays: Mapping[str, np.ndarray] | None) -> None:
+        """Appends a view; None where its tile could not be read."""
+        if arrays is None:
+            self._absent.add(self._members[self._count // self._views])
+        data = b"" if arrays is None else self.spec.pack(arrays)
+        try:
+            self._writer.write(data)
+        except RuntimeError as failure:
+            raise self._no_room(failure) from failure
+        self._count += 1
+
+    def finish(self) -> None:
+        """Gives the shard, of which every view has been written, its name."""
+        if self._count != len(self._members) * self._views:
+            raise ValueError(f"{self.file} has {self._count} records of {len(self._members) * self._views}")
+        try:
+            self._writer.close()
+            with self._partial.open("rb") as handle:
+                os.fsync(handle.fileno())
+            known = {"file": self.file.name, "records": self._count, "bytes": self._partial.stat().st_size}
+            known |= {"sha256": file_sha256(self._partial), "absent": sorted(self._absent)}
+            self._partial.replace(self.file)
+            _write(self.file.with_suffix(".json"), known)
+        except (RuntimeError, OSError) as failure:
+            if isinstance(failure, OSError) and failure.errno not in NO_ROOM:
+                raise
+            raise self._no_room(failure) from failure
+
+    def _no_room(self, why: Exception) -> UserError:
+        return UserError(
+            f"{self.file} could not be written ({str(why)[:200]}). Make room on the disk and run the same command "
+            "again; shards that are finished are kept."
+        )
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(RuntimeError):  # it was told already
+            self._writer.close()  # does nothing where it is closed
+        self._partial.unlink(missing_ok=True)
+
+
+class ArrayStore:
+    """A finished set, opened for reading.
+
+    Attributes:
+      path: its folder.
+      spec: what it holds.
+      absent: split -> tiles of which there is nothing, because they could not be read.
+    """
+
+    def __init__(self, path: Path, manifest: Mapping[str, Any]):
+        from grain.sources import ArrayRecordDataSource
+
+        self.path, self.spec = path, StoreSpec.from_json(manifest)
+        self.absent: dict[str, frozenset[int]] = {}
+        self._sources = {}
+        entries = dict(zip(self.spec.shards, manifest["shards"], strict=True))
+        for split in self.spec.tiles:
+            its = [entry for (name, _), entry in entries.items() if name == split]
+            self.absent[split] = frozenset(record for entry in its for record in entry["absent"])
+            self._sources[split] = ArrayRecordDataSource([str(path / entry["file"]) for entry in its])
+
+    @classmethod
+    def open(cls, path: Path) -> "ArrayStore":
+        """Opens a set.
+
+        Raises:
+          UserError: it is not there, not finished, or a shard is missing or of another size.
+        """
+        try:
+            manifest = json.loads((path / MANIFEST).read_text())
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} holds no finished set of arrays ({error}); run the same command again.") from error
+        for entry in manifest["shards"]:
+            file = path / entry["file"]
+            if not file.exists() or file.stat().st_size != entry["bytes"]:
+                raise UserError(f"{file} is missing or cut short; run the stage that makes it again.")
+        return cls(path, manifest)
+
+    def read(self, split: str, record: int, view: int) -> dict[str, np.ndarray]:
+        """The arrays of a view.
+
+        Raises:
+          UserError: the record is damaged; names file and record.
+          KeyError: the tile could not be read when they were made.
+        """
+        if record in self.absent[split]:
+            raise KeyError((split, record))
+        views = self.spec.views[split]
+        if not 0 <= view < views:
+            raise IndexError(f"tiles of {split} have {views} views, and {view} was asked for")
+        try:
+            return self.spec.unpack(self._sources[split][record * views + view])
+        except (RuntimeError, ValueError, OSError) as error:
+            file, number = self.spec.place(split, record, view)
+            raise UserError(
+                f"Record {number} of {self.path / file} is damaged ({str(error)[:200]}). Delete that file and run the "
+                "same command again: it alone is made anew."
+            ) from error
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes JSON so that it is there completely or not at all."""
+    partial = path.with_name(f"{path.name}.partial")
+    with partial.open("w") as file:
+        json.dump(content, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
