@@ -202,7 +202,7 @@ def _segmentation() -> Any:
         {
             **_start(),
             "model": {
-                "kind": "unet",  # or fcn8s
+                "kind": "unet",  # or fcn8s, dcan
                 "encoder": "mit",  # of these sizes, or a named one: mit_b0 ... b5, resnet18/34/50, convnext_tiny ...
                 "norm": "batch",  # or group, which keeps no running statistics
                 "drop_path": 0.1,  # stochastic depth of a MiT
@@ -212,6 +212,11 @@ def _segmentation() -> Any:
                 "heads": (1, 2, 5, 8),
                 "reductions": (8, 4, 2, 1),
                 "decoder": (256, 128, 64, 32, 16),
+                "dcan": {
+                    "widths": (64, 128, 256, 512, 512),  # of VGG's stages
+                    "hidden": 1024,
+                    "radius": 3,  # of the disk by which contours are widened, in pixels
+                },
             },
             # Of the networks ldm, vit, concat: what PathSegDiff's head reads (stedm_jax/stages/arms.py).
             "features": {

@@ -163,7 +163,8 @@ def _check_values(config: Any) -> None:
     crop, border, tile = config.autoencoder.crop, config.segmentation.border, config.data.tile
     levels = halvings(config)
     denoiser = levels + len(config.diffusion.unet.multipliers) - 1
-    segmenter = len(config.segmentation.model.decoder)
+    model = config.segmentation.model
+    segmenter = 5 if model.kind in ("fcn8s", "dcan") else len(model.decoder)
     for what, side, times in (
         ("autoencoder.crop", crop, levels),
         ("data.tile", tile, denoiser),

@@ -107,6 +107,8 @@ def _segmenter(config: Mapping[str, Any]) -> tuple[Table, str]:
     get = lambda key: config.get(f"segmentation.model.{key}")  # noqa: E731
     if get("kind") == "fcn8s":
         return fcn8s.TABLE, "torchvision's vgg16, with score_fr, score_pool4, score_pool3 in place of classifier.6"
+    if get("kind") == "dcan":
+        return (), "a contour-aware network whose `features` are torchvision's vgg16"
     encoder = str(get("encoder"))
     sizes = {key: get(key) for key in ("widths", "depths", "heads", "reductions")}
     if encoder == CUSTOM:

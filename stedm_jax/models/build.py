@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 from stedm_jax.errors import UserError
 from stedm_jax.models.autoencoder import KINDS, Autoencoder
 from stedm_jax.models.batch_norm import NORMS
+from stedm_jax.models.dcan import Dcan
 from stedm_jax.models.fcn8s import Fcn8s
 from stedm_jax.models.functional import Functional
 from stedm_jax.models.segmenter import CUSTOM, Segmenter
@@ -22,7 +23,7 @@ from stedm_jax.models.taef2 import TAEF2
 from stedm_jax.models.unet import ATTENTIONS, STYLE_PATHS, UNet
 from stedm_jax.models.vit import ViT
 
-SEGMENTERS = ("unet", "fcn8s")
+SEGMENTERS = ("unet", "fcn8s", "dcan")
 MIT_SIZES = ("widths", "depths", "heads", "reductions")
 
 
@@ -136,11 +137,18 @@ def build_style_guide(cfg: Any, *, dtype: DTypeLike = jnp.float32) -> Functional
 
 
 def build_segmenter(cfg: Any, classes: int, *, dtype: DTypeLike = jnp.float32) -> Functional:
-    """Keys: kind, encoder, norm, drop_path, imagenet_input, decoder; widths, depths, heads, reductions for "mit"."""
-    if _one_of("segmenter", "kind", cfg.kind, SEGMENTERS) == "fcn8s":
-        return Functional(
-            lambda rngs: Fcn8s(classes=classes, imagenet_input=cfg.imagenet_input, dtype=dtype, rngs=rngs)
-        )
+    """Keys: kind, encoder, norm, drop_path, imagenet_input, decoder; widths, depths, heads, reductions for "mit"; dcan."""
+    kind = _one_of("segmenter", "kind", cfg.kind, SEGMENTERS)
+    shared = {"classes": classes, "imagenet_input": cfg.imagenet_input, "dtype": dtype}
+    if kind == "fcn8s":
+        return Functional(lambda rngs: Fcn8s(**shared, rngs=rngs))
+    if kind == "dcan":
+        sizes = {"widths": tuple(cfg.dcan.widths), "hidden": cfg.dcan.hidden}
+        if len(sizes["widths"]) != 5:
+            raise UserError(
+                f"The config's segmenter.dcan.widths has {len(sizes['widths'])} entries; VGG has five stages."
+            )
+        return Functional(lambda rngs: Dcan(**sizes, **shared, rngs=rngs))
     encoder = _one_of("segmenter", "encoder", cfg.encoder, SEGMENTER_ENCODERS)
     norm, sizes, blocks = _one_of("segmenter", "norm", cfg.norm, NORMS), {}, 5
     if encoder == CUSTOM:

@@ -63,11 +63,15 @@ def contour_target(objects: Int[Array, "b h w"], radius: int = RADIUS) -> Bool[A
     """
     padded, (h, w) = jnp.pad(objects, ((0, 0), (1, 1), (1, 1)), mode="edge"), objects.shape[1:]
     beside = [padded[:, 1 + i : 1 + i + h, 1 + j : 1 + j + w] for i, j in ((0, 1), (1, 0), (0, -1), (-1, 0))]
-    rim = jnp.stack([each != objects for each in beside]).any(0) & (objects > 0)
+    return dilate(jnp.stack([each != objects for each in beside]).any(0) & (objects > 0), radius)
+
+
+def dilate(mask: Bool[Array, "b h w"], radius: int) -> Bool[Array, "b h w"]:
+    """Pixels within `radius` of one of the mask."""
     steps = np.arange(-radius, radius + 1)
     disk = (steps[:, None] ** 2 + steps[None] ** 2 <= radius**2).astype(np.float32)
     reached = lax.conv_general_dilated(
-        rim.astype(jnp.float32)[..., None],
+        mask.astype(jnp.float32)[..., None],
         jnp.asarray(disk)[..., None, None],
         (1, 1),
         "SAME",

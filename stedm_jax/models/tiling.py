@@ -120,11 +120,16 @@ def tile_starts(size: int, tile: int, overlap: int, unit: int = 1) -> list[int]:
     return [int(round(k * last / (count - 1))) * unit for k in range(count)]
 
 
+def crossover(side: int, overlap: int, margin: int) -> np.ndarray:
+    """Equation (1) from the start of a tile; with the mirrored one of its neighbour it adds up to 1 in the overlap."""
+    return np.clip((np.arange(side) + 0.5 - margin) / (overlap - 2 * margin), 0.0, 1.0)
+
+
 def _profile(side: int, overlap: int, margin: int, number: int, count: int) -> np.ndarray:
     """Equation (1) of tile `number` of `count` along an axis."""
     if overlap == 0:
         return np.ones(side)
-    rise = np.clip((np.arange(side) + 0.5 - margin) / (overlap - 2 * margin), 0.0, 1.0)
+    rise = crossover(side, overlap, margin)
     first = np.ones(side) if number == 0 else rise
     last = np.ones(side) if number == count - 1 else rise[::-1]
     return np.minimum(first, last)

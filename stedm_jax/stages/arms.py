@@ -15,9 +15,9 @@ from stedm_jax.stages import guide, guided
 from stedm_jax.stages.frozen import Weights
 from stedm_jax.stages.initial import check_sources
 from stedm_jax.stages.run import Run
+from stedm_jax.tasks.contour import segmentation_task
 from stedm_jax.tasks.features import Features, check_features
 from stedm_jax.tasks.pixel_head import DENOISER, PixelHeadTask
-from stedm_jax.tasks.segmentation import SegmentationTask
 from stedm_jax.training.program import Program
 from stedm_jax.training.sharding import param_shardings, place
 
@@ -120,7 +120,7 @@ class Learners:
 
     def _segmenter(self, config: Any) -> Learner:
         run = self.run
-        task = SegmentationTask(config, run.classes.colors, run.classes.foreground, self.patients, run.dtype)
+        task = segmentation_task(config, run.classes.colors, run.classes.foreground, self.patients, run.dtype)
         return Learner(Program(task, config.train, run.mesh), config)
 
     def _head(self, config: Any) -> Learner:

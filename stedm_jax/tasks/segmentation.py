@@ -87,6 +87,7 @@ class SegmentationTask:
     """
 
     name = "segmentation"
+    grow = 0
 
     def __init__(
         self,
@@ -124,6 +125,22 @@ class SegmentationTask:
     def predict(self, params: PyTree, frozen: PyTree, batch: dict[str, Array]) -> Int32[Array, "b h w"]:
         """Most probable class of each pixel."""
         return jnp.argmax(self.logits(params, frozen, batch)[0], axis=-1).astype(jnp.int32)
+
+    def maps(self, params: PyTree, frozen: PyTree, image: UInt8[Array, "b h w 3"]) -> Float[Array, "b h w m"]:
+        """What is averaged over overlapping patches of a large image: the probability of each class."""
+        return jax.nn.softmax(self.logits(params, frozen, {"image": image})[0].astype(jnp.float32))
+
+    def decide(self, maps: Float[np.ndarray, "h w m"]) -> tuple[UInt8[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]:
+        """From averaged maps, on the host: the class of each pixel, and where objects are.
+
+        Objects are areas of the latter, `grow` pixels larger.
+        """
+        classes = np.argmax(maps, axis=-1).astype(np.uint8)
+        return classes, np.isin(classes, self.foreground)
+
+    def mask_of(self, classes: UInt8[np.ndarray, "h w"], objects: Int32[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
+        """The mask of a whole image, once its objects are known."""
+        return classes
 
     def loss(
         self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray, step: Int32[Array, ""]

@@ -1,0 +1,1 @@
+"""Whole images, slides and folders to masks, outlines and scores."""

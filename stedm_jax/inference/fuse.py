@@ -1,0 +1,219 @@
+"""Whole images from overlapping patches, blended without seams, in batches of one shape and bands of rows.
+
+Patches of side t start every t - o pixels, the first before the image, which is continued by reflection. With the
+crossover c(i) of models/tiling.py, from 0 to 1 over the overlap o but for a margin m at the outside, a patch counts
+
+    w(i) = sin^2(pi/2 c(i))  at its start, mirrored at its end, 1 between                                 (1)
+    out  = sum_k w_k f(x_k)                                                                               (2)
+
+which is a raised cosine. sin^2 + cos^2 = 1, so the weights of all patches add up to 1 at every pixel, in both axes, and
+(2) needs no division. Where a network looks no farther than m, (2) is its result for the image continued by reflection.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float, Float32, Int, UInt8
+
+from stedm_jax.models.tiling import crossover
+
+Predict = Callable[[UInt8[np.ndarray, "b t t 3"]], Any]
+
+
+@runtime_checkable
+class Picture(Protocol):
+    """An image of any size that is read in pieces."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width."""
+        ...
+
+    def read(self, top: int, left: int, bottom: int, right: int) -> UInt8[np.ndarray, "h w 3"]:
+        """RGB pixels of rows top to bottom - 1 and columns left to right - 1, all inside."""
+        ...
+
+
+@dataclass(frozen=True)
+class Held:
+    """An image in memory."""
+
+    image: UInt8[np.ndarray, "h w 3"]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.image.shape[0], self.image.shape[1]
+
+    def read(self, top: int, left: int, bottom: int, right: int) -> UInt8[np.ndarray, "h w 3"]:
+        """A view."""
+        return self.image[top:bottom, left:right]
+
+
+@dataclass(frozen=True)
+class Patches:
+    """How an image is cut.
+
+    Attributes:
+      tile: side of the patches that the network takes, in pixels.
+      overlap: of neighbours; at most half a tile.
+      margin: outermost pixels of a patch that count nothing, where the network saw its edge.
+      batch: patches at once; the last batch is filled up.
+    """
+
+    tile: int
+    overlap: int
+    margin: int = 0
+    batch: int = 8
+
+    def __post_init__(self) -> None:
+        fits = 0 <= 2 * self.margin < max(self.overlap, 1) <= max(self.tile // 2, 1)
+        if not fits or self.overlap < 0 or self.batch < 1:
+            raise ValueError(f"needs 2 margin < overlap <= tile / 2 and a batch, not {self}")
+
+    @property
+    def stride(self) -> int:
+        """Pixels from one patch to the next."""
+        return self.tile - self.overlap
+
+    def window(self) -> Float[np.ndarray, " t"]:
+        """Equation (1) along an axis."""
+        if not self.overlap:
+            return np.ones(self.tile)
+        rise = np.sin(np.pi / 2 * crossover(self.tile, self.overlap, self.margin)) ** 2
+        return np.minimum(rise, rise[::-1])
+
+    def starts(self, size: int) -> range:
+        """Where patches start along an axis; the first begins an overlap before the image, so may others end after."""
+        return range(-self.overlap, size, self.stride)
+
+
+def default_patches(tile: int, batch: int = 8) -> Patches:
+    """A quarter of a tile overlaps, and a fourth of that is margin."""
+    return Patches(tile, tile // 4, tile // 16, batch)
+
+
+def reflected(start: int, count: int, size: int) -> Int[np.ndarray, " n"]:
+    """Positions start, start + 1, ... on an axis continued by reflection about its outermost pixels, to any length."""
+    period = max(2 * (size - 1), 1)
+    place = np.arange(start, start + count) % period
+    return np.minimum(place, period - place) if size > 1 else np.zeros(count, np.int64)
+
+
+def fuse(
+    predict: Predict, image: UInt8[np.ndarray, "h w 3"], *, tile: int, overlap: int, margin: int = 0, batch: int = 8
+) -> Float32[np.ndarray, "h w k"]:
+    """Equation (2) for an image in memory.
+
+    Args:
+      predict: RGB patches (batch, tile, tile, 3), uint8, always so many, to maps of k channels of the same size: NumPy,
+        or arrays of JAX, which are waited for one batch later.
+      image: of any size, smaller than a tile too.
+      tile, overlap, margin, batch: see Patches.
+
+    Raises:
+      ValueError: sizes that do not fit together.
+    """
+    bands = fuse_bands(predict, Held(image), Patches(tile, overlap, margin, batch))
+    return np.concatenate([band for _, band in bands])
+
+
+def fuse_bands(
+    predict: Predict, picture: Picture, patches: Patches
+) -> Iterator[tuple[int, Float32[np.ndarray, "rows w k"]]]:
+    """Equation (2) band by band: the first row of each, and its maps.
+
+    Of the image no more than a row of patches is held as numbers, however high it is.
+    """
+    height, width = picture.shape
+    profile = patches.window()
+    weight = (profile[:, None] * profile[None, :]).astype(np.float32)[..., None]
+    rows, columns = patches.starts(height), patches.starts(width)
+    held: np.ndarray | None = None  # sums of the rows from `top` on, a tile high
+    top = rows[0]
+    for (row, column), maps in _predicted(predict, picture, patches, list(product(rows, columns))):
+        if held is None:
+            held = np.zeros((patches.tile, width, maps.shape[-1]), np.float32)
+        while row > top:
+            yield from _inside(top, held[: patches.stride], height)
+            held = np.concatenate([held[patches.stride :], np.zeros_like(held[: patches.stride])])
+            top += patches.stride
+        left, right = max(column, 0), min(column + patches.tile, width)
+        if right > left:
+            held[:, left:right] += (weight * maps)[:, left - column : right - column]
+    if held is not None:
+        yield from _inside(top, held, height)
+
+
+def _inside(top: int, rows: np.ndarray, height: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Those of some rows that lie in the image."""
+    first, last = max(-top, 0), min(len(rows), height - top)
+    if last > first:
+        yield top + first, rows[first:last]
+
+
+def _predicted(
+    predict: Predict, picture: Picture, patches: Patches, places: list[tuple[int, int]]
+) -> Iterator[tuple[tuple[int, int], np.ndarray]]:
+    """Each place with the maps of its patch; a batch is asked for before the one before it is waited for."""
+    waiting: tuple[list[tuple[int, int]], object] | None = None
+    for start in range(0, len(places), patches.batch):
+        some = places[start : start + patches.batch]
+        inputs = np.stack([_patch(picture, *place, patches.tile) for place in some])
+        inputs = np.concatenate([inputs, np.repeat(inputs[:1], patches.batch - len(some), axis=0)])
+        asked = some, predict(inputs)
+        if waiting is not None:
+            yield from zip(waiting[0], np.asarray(waiting[1], np.float32), strict=False)
+        waiting = asked
+    if waiting is not None:
+        yield from zip(waiting[0], np.asarray(waiting[1], np.float32), strict=False)
+
+
+def _patch(picture: Picture, top: int, left: int, tile: int) -> UInt8[np.ndarray, "t t 3"]:
+    """Pixels of a patch that may lie partly outside."""
+    rows, columns = (reflected(start, tile, size) for start, size in zip((top, left), picture.shape, strict=True))
+    first, start = int(rows.min()), int(columns.min())
+    piece = picture.read(first, start, int(rows.max()) + 1, int(columns.max()) + 1)
+    return piece[np.ix_(rows - first, columns - start)]
+
+
+def resize_bands(
+    bands: Iterator[tuple[int, Float32[np.ndarray, "rows w k"]]], source: tuple[int, int], target: tuple[int, int]
+) -> Iterator[tuple[int, Float32[np.ndarray, "rows2 w2 k"]]]:
+    """Maps of one size brought to another by bilinear interpolation, band by band.
+
+    Args:
+      bands: first row and maps of bands that follow each other.
+      source, target: height and width of all of them, before and after.
+    """
+    if source == target:
+        yield from bands
+        return
+    where = np.clip((np.arange(target[0]) + 0.5) * source[0] / target[0] - 0.5, 0, source[0] - 1)
+    upper = np.floor(where).astype(np.int64)
+    lower = np.minimum(upper + 1, source[0] - 1)
+    share = (where - upper).astype(np.float32)[:, None, None]
+    done, last, held = 0, -1, None  # `held` are rows up to `last`, already of the wanted width
+    for _, band in bands:
+        wide = _across(band, target[1])
+        held = wide if held is None else np.concatenate([held, wide])
+        last += len(band)
+        ready = int(np.searchsorted(lower, last, side="right"))
+        if ready > done:
+            first = last + 1 - len(held)
+            part = slice(done, ready)
+            yield done, held[upper[part] - first] * (1 - share[part]) + held[lower[part] - first] * share[part]
+            done = ready
+        keep = last + 1 - (int(upper[done]) if done < target[0] else last)
+        held = held[-max(keep, 1) :]
+
+
+def _across(band: Float32[np.ndarray, "rows w k"], width: int) -> Float32[np.ndarray, "rows w2 k"]:
+    where = np.clip((np.arange(width) + 0.5) * band.shape[1] / width - 0.5, 0, band.shape[1] - 1)
+    left = np.floor(where).astype(np.int64)
+    share = (where - left).astype(np.float32)[None, :, None]
+    right = np.minimum(left + 1, band.shape[1] - 1)
+    return band[:, left] * (1 - share) + band[:, right] * share
