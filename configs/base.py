@@ -165,6 +165,9 @@ def _guided() -> Any:
             "prediction": "eps",
             "loss": "l2",
             "weighting": "uniform",
+            # Latents and embeddings are computed once and kept in the workdir, with latents.variants, copies and dtype,
+            # for this stage and for the heads on its features.
+            "cache": False,
             "splits": {"train": 0.5, "style": 0.5},
             "stain_jitter": 0.0,
             "train": training(100_000, 100, 1e-4, optimizer__warmup=1000),  # steps: not found

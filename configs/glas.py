@@ -22,24 +22,67 @@ MISSING = (
 )
 
 
+ARMS = ("small", "pathsegdiff")
+HEADS = ("ldm", "random-ldm", "vit", "concat")
+BASELINES = ("resnet18-unet", "vgg16-fcn8s", "dcan")
+
+
 def get_config(arm: str = "small"):
-    """Arm "small": 128 px, small networks, two CPU cores, at most an hour."""
-    if arm not in ("", "small"):
-        raise ValueError(f"configs/glas.py has no arm '{arm}'; it has small")
+    """Arms: "small", STEDM; "pathsegdiff", PathSegDiff and its baselines. Both with 128 px, small networks, two CPU
+    cores, about an hour."""
+    arm = arm or "small"
+    if arm not in ARMS:
+        raise ValueError(f"configs/glas.py has no arm '{arm}'; it has {', '.join(ARMS)}")
+    return {"small": _small, "pathsegdiff": _pathsegdiff}[arm]()
+
+
+def _glas():
+    """The data, and networks for two CPU cores."""
     config = get_base()
-    config.name = "glas"
-    config.title = "GlaS, pale stains annotated, dark ones not"
     config.data.update({"tiles": "data/glas128", "missing": MISSING, "tile": 128, "mpp": 1.24})
     config.data.groups = (("background", ("stroma",)), ("gland", ("gland",)))
     config.data.foreground = ("gland",)
     shrink(config)
     config.autoencoder.crop = 64
     config.autoencoder.train = short(400, 16, 2e-3, visual_every=400)
+    return config
+
+
+def _small():
+    config = _glas()
+    config.name = "glas"
+    config.title = "GlaS, pale stains annotated, dark ones not"
     config.diffusion.train = short(600, 12, 2e-3, ema__decay=0.995, visual_every=600)
     config.synthesis.count = 256
     config.segmentation.seeds = (0, 1)
     config.segmentation.train = short(160, 16, 2e-3)
     config.report.intro = (
         "Colon tissue of sixteen patients. Those annotated are stained pale; most of the test patients are not."
+    )
+    return config
+
+
+def _pathsegdiff():
+    config = _glas()
+    config.name = "glas_pathsegdiff"
+    config.title = "GlaS, features of a guided denoiser"
+    config.stages = ("data", "autoencoder", "latents", "ssl", "guided", "segmentation", "report")
+    guided = config.guided
+    guided.unet.update({"base": 32, "multipliers": (1, 2, 3), "res_blocks": 1, "attention_at": (4,), "heads": 4})
+    guided.unet.context_dim = guided.guide.dim = 64
+    guided.cache = True
+    guided.train = short(800, 32, 1e-3, ema__decay=0.995, visual_every=800)
+    segmentation = config.segmentation
+    segmentation.features.blocks = ("output_blocks/1", "output_blocks/3", "output_blocks/4")
+    segmentation.head.width = 64
+    segmentation.arms = {
+        name: {"real": 1.0, "stain_jitter": 0.0, "network": name} for name in (*HEADS, *BASELINES)
+    }  # fmt: skip
+    segmentation.seeds = (0, 1)
+    segmentation.train = short(200, 16, 2e-3)
+    config.report.intro = (
+        "Colon tissue of sixteen patients, split by patient. A denoiser learns from tiles without labels, and a small "
+        "head reads its features; beside it the guide alone, both, a denoiser that has learnt nothing, and networks "
+        "that are trained whole."
     )
     return config

@@ -67,7 +67,9 @@ class GuidedUNet(nnx.Module):
         key: jax.Array | None = None,
     ) -> Float[Array, "b h w c"]:
         """The prediction; `key` switches dropout on."""
-        return self.unet(x, t, key=key, context=self._context(embeddings))
+        out = self.unet(x, t, key=key, context=self._context(embeddings))
+        assert not isinstance(out, tuple)  # as there are no taps
+        return out
 
     def features(
         self, x: Float[Array, "b h w c"], t: Num[Array, " b"], embeddings: Embeddings | None, *, taps: Sequence[str]

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stedm_jax.config import halvings
+from stedm_jax.data.arrays import ArrayStore
 from stedm_jax.errors import UserError
-from stedm_jax.stages import guide, guided
+from stedm_jax.stages import guide, guided, guided_cache
 from stedm_jax.stages.frozen import Weights
 from stedm_jax.stages.initial import check_sources
 from stedm_jax.stages.run import Run
@@ -34,6 +35,8 @@ NETWORKS: dict[str, dict[str, Any]] = {
 HEADS = ("ldm", "random-ldm", "vit", "concat")
 """Those of NETWORKS that are a head on features."""
 DEFAULT = "model"
+BELOW = ("first", "guide")
+"""The frozen parts whose results guided_cache keeps."""
 WEIGHTS = ("trained", "random")
 
 
@@ -47,6 +50,7 @@ class Learner:
       frozen: parameters that are not trained.
       used: which they are, for `frozen.pin`.
       around: whether its batches need the field around a tile.
+      store: what was computed of the tiles and is read in place of them.
     """
 
     program: Program
@@ -54,6 +58,7 @@ class Learner:
     frozen: Any = field(default_factory=dict)
     used: Mapping[str, Weights] = field(default_factory=dict)
     around: bool = False
+    store: ArrayStore | None = None
 
 
 def settings(config: Any, name: str, arm: Any) -> Any:
@@ -107,6 +112,7 @@ class Learners:
 
     def __init__(self, run: Run, patients: int):
         self.run, self.patients = run, patients
+        self._store: ArrayStore | None = None
         self._made: dict[str, Learner] = {}
         self._frozen: dict[str, tuple[Any, Any, dict[str, Weights]]] = {}
 
@@ -129,6 +135,9 @@ class Learners:
             raise UserError(f"segmentation.features.weights is '{weights}'; valid are {', '.join(WEIGHTS)}.")
         if weights not in self._frozen:
             task, frozen, used = guided.trained(run, weights)
+            if self._store is None:
+                below = ({name: tree[name] for name in BELOW if name in tree} for tree in (frozen, used))
+                self._store = guided_cache.stored(run, task, *below)
             self._frozen[weights] = task, place(frozen, param_shardings(frozen, run.mesh)), used
         task, frozen, used = self._frozen[weights]
         encoder = guide.build(run.config, run.dtype)
@@ -138,4 +147,5 @@ class Learners:
         )  # fmt: skip
         if mine.tunes and weights == "trained":
             config.init_from = (*config.init_from, f"{DENOISER}={run.workdir.path / 'guided'}")
-        return Learner(Program(mine, config.train, run.mesh), config, frozen, used, guided.sees_around(run))
+        around, store = guided.sees_around(run), self._store if tuple(config.features.scales) == (1.0,) else None
+        return Learner(Program(mine, config.train, run.mesh), config, frozen, used, around, store)

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 
 from stedm_jax.data.pipeline import tile_dataset
-from stedm_jax.stages import autoencoder, guide, latents
+from stedm_jax.stages import autoencoder, guide, guided_cache, latents
 from stedm_jax.stages.frozen import Weights, pin
 from stedm_jax.stages.learn import learn, restore_with_provenance
 from stedm_jax.stages.run import Run
@@ -57,15 +57,19 @@ def run(run: Run) -> None:
     task, frozen, used = build(run)
     program = Program(task, config.train, run.mesh)
     around = sees_around(run)
-    dataset = tile_dataset(
-        run.sources(dict(config.splits), around=around), seed=run.config.seed, jitter=config.stain_jitter
-    )
-    watched = None
-    if config.train.eval_every:
-        watched = run.eval_batches(run.reader, run.rows("val"), config.train.batch, around=around)
+    sources = run.sources(dict(config.splits), around=around)
     with run.workdir.timed("guided") as result:
         result["frozen"] = pin(run.workdir.stage("guided"), used)
+        store = guided_cache.stored(run, task, frozen, used)
+        dataset = shown = tile_dataset(sources, seed=run.config.seed, jitter=config.stain_jitter)
+        if store is not None:
+            dataset = tile_dataset(guided_cache.from_store(run, sources, store), seed=run.config.seed)
+        watched = None
+        if config.train.eval_every:
+            watched = run.eval_batches(
+                run.reader, run.rows("val"), config.train.batch, stored=store, around=around
+            )  # fmt: skip
         trained = learn(
-            run, program, config, "guided", dataset=dataset, frozen=frozen, eval_batches=watched,
+            run, program, config, "guided", dataset=dataset, shown=shown, frozen=frozen, eval_batches=watched,
         )  # fmt: skip
         result["metrics"] = trained.metrics

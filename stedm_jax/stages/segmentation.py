@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from stedm_jax.data.arrays import ArrayStore
 from stedm_jax.data.pipeline import Source, TileReader, tile_dataset
 from stedm_jax.data.records import IndexRow, TileSet
 from stedm_jax.data.schema import SYNTHETIC
 from stedm_jax.data.splits import check_disjoint
 from stedm_jax.errors import UserError
-from stedm_jax.stages.arms import Learners
+from stedm_jax.stages import guided_cache
+from stedm_jax.stages.arms import Learner, Learners
 from stedm_jax.stages.frozen import pin
 from stedm_jax.stages.learn import learn, restore
 from stedm_jax.stages.run import Run
@@ -93,28 +95,27 @@ def _learn_and_score(
     if peers.on_first(file.exists):
         return
     learner = learners(name, arm)
-    program, config, around = learner.program, learner.config, learner.around
+    program, config = learner.program, learner.config
     if learner.used:
         pin(run.workdir.stage(folder), learner.used)
-    sources = run.sources({"train": arm.real} if arm.real else {}, around=around)
-    if arm.real < 1:
-        if made is None:
-            raise UserError(f"The arm '{name}' needs synthetic tiles, and there are none; run the stage synthesis.")
-        sources.append(Source(made.reader, made.rows, 1.0 - arm.real, around=around))
     # The seed changes the order of the tiles as well as the initialisation, in the same way in every arm.
-    dataset = tile_dataset(sources, seed=run.config.seed + 1000 * (seed + 1), jitter=arm.stain_jitter)
+    order = run.config.seed + 1000 * (seed + 1)
+    sources, store = _sources(run, learner, name, arm, made), _store(run, learner, arm)
+    dataset = shown = tile_dataset(sources, seed=order, jitter=arm.stain_jitter)
+    if store is not None:
+        dataset = tile_dataset(guided_cache.from_store(run, sources, store), seed=order)
+    read = {"stored": store, "around": learner.around}
     size = config.train.batch
     watched = config.checkpoint == "best" or config.train.eval_every > 0
     learn(
-        run, program, config, folder, seed=run.config.seed + 1000 * (seed + 1),
-        dataset=dataset, frozen=learner.frozen,
-        eval_batches=run.eval_batches(run.reader, scored["val"].rows, size, around=around) if watched else None,
+        run, program, config, folder, seed=order, dataset=dataset, shown=shown, frozen=learner.frozen,
+        eval_batches=run.eval_batches(run.reader, scored["val"].rows, size, **read) if watched else None,
         best=("iou", "max") if watched else None,
     )  # fmt: skip
     params = restore(run, program.task, folder, best=("iou", "max") if config.checkpoint == "best" else None)
     matrices: dict[str, Any] = {}
     for split, rows in scored.items():
-        judged = run.eval_batches(rows.reader, rows.rows, size, around=around)
+        judged = run.eval_batches(rows.reader, rows.rows, size, **read)
         sums = program.evaluate.sums(params, learner.frozen, judged(), run.config.seed)
         if sums is None:
             raise ValueError("an evaluation that nothing can stop was stopped")
@@ -122,3 +123,19 @@ def _learn_and_score(
         matrices[split] = {patient: counts[number].tolist() for number, patient in enumerate(rows.patients)}
     text = json.dumps({"arm": name, "seed": seed, "confusion": matrices})
     peers.on_first(lambda: write_text(file, text))
+
+
+def _sources(run: Run, learner: Learner, name: str, arm: Any, made: Rows | None) -> list[Source]:
+    """Real and synthetic tiles, as an arm mixes them."""
+    sources = run.sources({"train": arm.real} if arm.real else {}, around=learner.around)
+    if arm.real < 1:
+        if made is None:
+            raise UserError(f"The arm '{name}' needs synthetic tiles, and there are none; run the stage synthesis.")
+        sources.append(Source(made.reader, made.rows, 1.0 - arm.real, around=learner.around))
+    return sources
+
+
+def _store(run: Run, learner: Learner, arm: Any) -> ArrayStore | None:
+    """What stands for the tiles of an arm: only of real ones, and under the augmentation that it was made with."""
+    same = arm.real == 1 and arm.stain_jitter == run.config.guided.stain_jitter
+    return learner.store if same else None

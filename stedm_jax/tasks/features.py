@@ -16,7 +16,6 @@ from jaxtyping import Array, Float, PyTree
 
 from stedm_jax.diffusion.losses import add_noise
 from stedm_jax.errors import UserError
-from stedm_jax.models.functional import Functional
 from stedm_jax.models.taps import check_taps, tap_names, tap_shapes
 from stedm_jax.tasks.guided import GuidedTask
 from stedm_jax.tasks.images import to_network
@@ -60,22 +59,29 @@ class Features:
         Args:
           params: of the denoiser.
           frozen: parameters of the first stage and of the guide, as for the task.
-          batch: image, uint8 (b, h, w, 3), and what the guide's tokens need.
+          batch: image, uint8 (b, h, w, 3), and what the guide's tokens need; or what was stored in their place:
+            moments, embeddings by token, tokens.
         """
         maps = []
         if self.denoises:
             embeddings = self.task.embed(frozen, batch) if self.config.guided else None
             for scale in self.config.scales:
-                image = _scaled(batch["image"], scale)
-                z = self.task.encode(frozen, image, None)
+                one = batch if scale == 1.0 else {"image": _scaled(batch["image"], scale)}
+                z = jax.lax.stop_gradient(self.task.latents_of(frozen, one, None))
                 for t in self.config.timesteps:
                     maps += self._blocks(params, z, t, embeddings)
         if self.sees:
-            guide: Functional | None = self.task.guide
-            assert guide is not None
-            _, tokens = guide.apply(frozen["guide"], to_network(batch["image"]), method="tokens")
-            maps.append(jax.lax.stop_gradient(tokens))
+            maps.append(self._tokens(frozen, batch))
         return maps
+
+    def _tokens(self, frozen: PyTree, batch: Mapping[str, Array]) -> Float[Array, "b gh gw c"]:
+        """The guide's patch tokens, float32."""
+        if "tokens" in batch:
+            return batch["tokens"].astype(jnp.float32)
+        guide = self.task.guide
+        assert guide is not None
+        _, tokens = guide.apply(frozen["guide"], to_network(batch["image"]), method="tokens")
+        return jax.lax.stop_gradient(tokens)
 
     def _blocks(self, params: PyTree, z: Float[Array, "b hs ws c"], t: int, embeddings: Any) -> list[Array]:
         noise = jax.random.normal(jax.random.key(self.config.seed), (1, *z.shape[1:]), jnp.float32)
@@ -124,8 +130,6 @@ def check_features(config: Any, guided: Any, side: int, factor: int) -> None:
 
 
 def _scaled(image: Array, scale: float) -> Array:
-    if scale == 1.0:
-        return image
     b, h, w, c = image.shape
     small = jax.image.resize(
         image.astype(jnp.float32), (b, int(h * scale), int(w * scale), c), "linear", antialias=True

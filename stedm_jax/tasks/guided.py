@@ -91,7 +91,7 @@ class GuidedTask(LatentDiffusion):
                     f"The embeddings of the records are {known.shape[-1]} long, but the guide of the denoiser is "
                     f"{self.width}; make them with the guide of guided.guide.source, or name the one they come from."
                 )
-            return known
+            return known.astype(jnp.float32)
         if SOURCES[token] not in batch:
             raise UserError(
                 "The guide has a region token (guided.guide.tokens), but these tiles come without the field around "

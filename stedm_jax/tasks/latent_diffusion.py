@@ -3,7 +3,7 @@
 z_0 = (encode(x) - shift) / scale,   z_t = alpha_t z_0 + sigma_t eps
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,7 +65,7 @@ class LatentDiffusion:
         return self.latents.to_z(self.autoencoder.encode(frozen["first"], to_network(image), key))
 
     def latents_of(
-        self, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray | None
+        self, frozen: PyTree, batch: Mapping[str, Array], key: PRNGKeyArray | None
     ) -> Float[Array, "b hs ws c"]:
         """Scaled latents of a batch: drawn from its moments, where they were stored, else those of its images."""
         if "moments" not in batch:

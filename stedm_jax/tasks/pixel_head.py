@@ -67,6 +67,7 @@ class PixelHeadTask(SegmentationTask):
         if not self.tunes:
             maps = jax.lax.stop_gradient(maps)
         network = self.network.module(params[HEAD])
-        logits = network(maps, batch["image"].shape[1:3], train, key)
+        pixels = batch["image"] if "image" in batch else batch["mask"]
+        logits = network(maps, pixels.shape[1:3], train, key)
         state = running_stats(network)
         return logits, {HEAD: state} if state else {}
