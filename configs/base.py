@@ -25,6 +25,7 @@ def training(steps: int, batch: int, lr: float, **changes: object) -> Any:
                 "name": "adamw",
                 "lr": lr,
                 "weight_decay": 0.01,
+                "weight_decay_end": 0.0,  # what it becomes along a cosine; 0: it stays
                 "b1": 0.9,
                 "b2": 0.999,
                 "clip": 0.0,  # 0: off
@@ -81,6 +82,56 @@ def _autoencoder() -> Any:
             "train": training(100_000, 64, 1e-4),
         }
     )
+
+
+def _ssl() -> Any:
+    """DINO (Caron et al., 2021) at the size of HIPT's ViT-S/16; runs where `stages` names ssl."""
+    return ConfigDict(
+        {
+            **_start(),
+            "model": {
+                "kind": "vit",  # of these sizes, or a named one: vit_small_patch16, uni2_h ... (models/vit_sizes.py)
+                "width": 384,
+                "depth": 12,
+                "heads": 6,
+                "patch": 16,
+            },
+            "head": {"hidden": 2048, "bottleneck": 256, "prototypes": 65_536},
+            "crops": {
+                "global_size": 224,  # side in pixels of the two that the teacher sees too
+                "local_size": 96,
+                "locals": 8,  # number of local crops
+                "global_scale": (0.4, 1.0),  # share of the tile's area
+                "local_scale": (0.1, 0.4),
+            },
+            "augment": {
+                "stain": 0.3,  # strength of the jitter of stains, each crop by itself
+                "colour": 0.2,  # of brightness, contrast and saturation
+                "grey": 0.1,  # share of crops without colour
+                "blur": (0.5, 0.1, 0.3),  # share of blurred crops: first global, second global, local
+                "blur_sigma": 2.0,  # pixels, at most
+                "solarise": 0.0,  # share of second global crops; DINO on photographs: 0.2
+            },
+            "student_temperature": 0.1,
+            "teacher_temperature": (0.04, 0.07),  # first and last
+            "teacher_warmup": 30_000,  # steps between the two
+            "momentum": 0.996,  # of the teacher, at the start; 1 at the end
+            "centre_momentum": 0.9,
+            "freeze_last": 1000,  # steps in which the prototypes stay as they are
+            "splits": {"train": 0.5, "style": 0.5},
+            "probe": {
+                "tiles": 4096,  # most annotated tiles of each split
+                "protocol": "val",  # train on patients of train, score those of val; or leave_one_out, of both
+                "neighbours": 20,
+                "temperature": 0.07,
+            },
+            "train": training(
+                100_000, 256, 5e-4,
+                optimizer__weight_decay=0.04, optimizer__weight_decay_end=0.4, optimizer__clip=3.0,
+                optimizer__warmup=10_000, optimizer__schedule="cosine", eval_every=5000,
+            ),
+        }
+    )  # fmt: skip
 
 
 def _diffusion() -> Any:
@@ -299,6 +350,7 @@ def get_base() -> Any:
                 "copies": 4,  # draws of stain jitter, shift and rotation that are stored; where all are off, it is one
                 "dtype": "float16",  # of what is stored; or bfloat16, float32
             },
+            "ssl": _ssl(),
             "diffusion": _diffusion(),
             "guided": _guided(),
             "synthesis": _synthesis(),
@@ -358,6 +410,16 @@ def shrink(config: Any) -> None:
     segmenter.model.update({"norm": "group", "drop_path": 0.0, "imagenet_input": False})
     segmenter.model.decoder = (64, 32, 24, 16, 8)
     segmenter.judge.stain_jitter = 0.8
+
+
+def small_ssl(config: Any) -> None:
+    """A self-supervised encoder for tiles of 128 px, a few minutes of two CPU cores; changes in place."""
+    ssl = config.ssl
+    ssl.model.update({"width": 96, "depth": 4, "heads": 3, "patch": 16})
+    ssl.head.update({"hidden": 256, "bottleneck": 64, "prototypes": 1024})
+    ssl.crops.update({"global_size": 112, "local_size": 48, "locals": 4})
+    ssl.update({"momentum": 0.99, "teacher_warmup": 200, "freeze_last": 40})
+    ssl.train = short(800, 32, 1e-3, optimizer__weight_decay=0.04, optimizer__weight_decay_end=0.4, visual_every=800)
 
 
 def short(steps: int, batch: int, lr: float, **changes: object) -> Any:

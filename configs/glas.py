@@ -67,6 +67,13 @@ def _pathsegdiff():
     config.name = "glas_pathsegdiff"
     config.title = "GlaS, features of a guided denoiser"
     config.stages = ("data", "autoencoder", "latents", "ssl", "guided", "segmentation", "report")
+    ssl = config.ssl
+    ssl.model.update({"width": 64, "depth": 4, "heads": 4, "patch": 8})
+    ssl.head.update({"hidden": 256, "bottleneck": 64, "prototypes": 1024})
+    ssl.crops.update({"global_size": 96, "local_size": 48, "locals": 2})
+    ssl.train = short(400, 32, 1e-3)
+    ssl.train.optimizer.update({"weight_decay": 0.04, "weight_decay_end": 0.4})
+    ssl.update({"teacher_warmup": 100, "freeze_last": 30, "momentum": 0.99})
     guided = config.guided
     guided.unet.update({"base": 32, "multipliers": (1, 2, 3), "res_blocks": 1, "attention_at": (4,), "heads": 4})
     guided.unet.context_dim = guided.guide.dim = 64

@@ -9,7 +9,9 @@ from typing import Any
 from stedm_jax.errors import UserError
 from stedm_jax.workdir import STAGES, flatten
 
-_FREE = ("segmentation.arms", "segmentation.judge", "autoencoder.splits", "diffusion.splits", "guided.splits")
+_FREE = (
+    "segmentation.arms", "segmentation.judge", "autoencoder.splits", "ssl.splits", "diffusion.splits", "guided.splits",
+)  # fmt: skip
 _ARM_KEYS, _ARM_EXTRAS = {"real", "stain_jitter"}, {"network", "changes"}
 
 
@@ -198,7 +200,8 @@ def _check_values(config: Any) -> None:
 
 SMALLEST_FOR_LPIPS = 31
 _COUNTS = (
-    "autoencoder.train.batch", "diffusion.train.steps", "diffusion.train.batch",
+    "autoencoder.train.batch", "ssl.train.steps", "ssl.train.batch", "ssl.head.prototypes", "ssl.crops.global_size",
+    "ssl.crops.local_size", "ssl.probe.tiles", "ssl.probe.neighbours", "diffusion.train.steps", "diffusion.train.batch",
     "segmentation.train.steps", "segmentation.train.batch", "diffusion.style.tiles", "diffusion.style.dim",
     "diffusion.schedule.steps", "synthesis.count", "synthesis.batch", "synthesis.steps", "latents.tiles",
     "latents.copies", "data.tile", "data.threads", "mesh.fsdp", "guided.train.batch", "guided.schedule.steps",

@@ -20,7 +20,8 @@ from ml_collections import ConfigDict
 
 from stedm_jax.errors import UserError
 
-STAGES = ("data", "autoencoder", "latents", "diffusion", "guided", "synthesis", "segmentation", "report")
+STAGES = ("data", "autoencoder", "latents", "ssl", "diffusion", "guided", "synthesis", "segmentation", "report")
+_UNUSED_BY_SSL = ("autoencoder", "latents")  # which stand before it
 _FIRST_STAGE = {"seed": "autoencoder", "dtype": "autoencoder", "title": "report"}
 _HARMLESS = {
     "mesh", "compile_cache", "stages", "name", "data.missing", "data.threads", "data.cache_mb", "data.max_damaged",
@@ -204,8 +205,12 @@ class Workdir:
         return lines
 
     def _untrue(self, keys: Sequence[str]) -> list[str]:
-        first = [STAGES.index(stage) for stage in map(stage_of, keys) if stage is not None]
-        return [stage for stage in STAGES[min(first) :] if self.started(stage)] if first else []
+        untrue: set[str] = set()
+        for key in keys:
+            first = stage_of(key)
+            later = STAGES[STAGES.index(first) :] if first else ()
+            untrue |= set(later) - ({"ssl"} if key.split(".")[0] in _UNUSED_BY_SSL else set())
+        return [stage for stage in STAGES if stage in untrue and self.started(stage)]
 
 
 def _lock(descriptor: int, path: Path, patience: float) -> bool:

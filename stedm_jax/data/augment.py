@@ -16,7 +16,7 @@ from stedm_jax.errors import UserError
 Image = UInt8[np.ndarray, "h w 3"]
 
 # Ruifrok and Johnston (2001): optical density of haematoxylin, eosin and DAB, a row each.
-_HED = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]], np.float32)
+HED = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]], np.float32)
 
 
 @dataclass(frozen=True)
@@ -191,10 +191,10 @@ def stain_jitter(images: Sequence[Image], strength: float, rng: np.random.Genera
         return list(images)
     scale = np.exp(rng.uniform(-strength, strength, 3)).astype(np.float32)
     shift = rng.uniform(-strength, strength, 3).astype(np.float32) * 0.1
-    turned = _HED + rng.normal(0.0, 0.3 * strength, (3, 3)).astype(np.float32)
+    turned = HED + rng.normal(0.0, 0.3 * strength, (3, 3)).astype(np.float32)
     turned = np.maximum(turned, 0.01)
-    turned *= np.linalg.norm(_HED, axis=1, keepdims=True) / np.linalg.norm(turned, axis=1, keepdims=True)
-    matrix = np.linalg.inv(_HED) @ np.diag(scale) @ turned
+    turned *= np.linalg.norm(HED, axis=1, keepdims=True) / np.linalg.norm(turned, axis=1, keepdims=True)
+    matrix = np.linalg.inv(HED) @ np.diag(scale) @ turned
     offset = shift @ turned
     table = -np.log10(np.maximum(np.arange(256, dtype=np.float32), 1.0) / 255.0)
     return [np.clip(255.0 * 10.0 ** -(table[image] @ matrix + offset), 0, 255).astype(np.uint8) for image in images]

@@ -14,6 +14,7 @@ from stedm_jax.errors import UserError
 from stedm_jax.models.autoencoder import KINDS, Autoencoder
 from stedm_jax.models.batch_norm import NORMS
 from stedm_jax.models.dcan import Dcan
+from stedm_jax.models.dino_head import DinoHead
 from stedm_jax.models.fcn8s import Fcn8s
 from stedm_jax.models.functional import Functional
 from stedm_jax.models.segmenter import CUSTOM, Segmenter
@@ -22,6 +23,7 @@ from stedm_jax.models.style import AGGREGATIONS, StyleExtractor, encoder_names, 
 from stedm_jax.models.taef2 import TAEF2
 from stedm_jax.models.unet import ATTENTIONS, STYLE_PATHS, UNet
 from stedm_jax.models.vit import ViT
+from stedm_jax.models.vit_sizes import PLAIN, VIT_SIZES, ViTSize
 
 SEGMENTERS = ("unet", "fcn8s", "dcan")
 MIT_SIZES = ("widths", "depths", "heads", "reductions")
@@ -134,6 +136,33 @@ def build_style_guide(cfg: Any, *, dtype: DTypeLike = jnp.float32) -> Functional
     """The pathology encoder that the style is read with, or None where the encoder is a trained one. Key: encoder."""
     size = frozen_size(_one_of("style", "encoder", cfg.encoder, encoder_names()))
     return None if size is None else Functional(lambda rngs: ViT(size, dtype=dtype, rngs=rngs))
+
+
+def ssl_size(cfg: Any) -> ViTSize:
+    """The Vision Transformer of config.ssl. Keys: model.kind, width, depth, heads, patch; crops.global_size, whose
+    grid of patches is that of its table of positions."""
+    if _one_of("ssl.model", "kind", cfg.model.kind, ("vit", *VIT_SIZES)) != "vit":
+        return VIT_SIZES[cfg.model.kind]
+    model, side = cfg.model, cfg.crops.global_size
+    if model.width % model.heads or side % model.patch:
+        raise UserError(
+            f"The config has ssl.model.width = {model.width}, heads = {model.heads}, patch = {model.patch} and "
+            f"ssl.crops.global_size = {side}; heads must divide the width, and the patch the size of a global crop."
+        )
+    shape = {"width": model.width, "depth": model.depth, "heads": model.heads, "patch": model.patch}
+    return ViTSize(**shape, grid=side // model.patch, size=side, mean=PLAIN[0], std=PLAIN[1])
+
+
+def build_ssl_encoder(cfg: Any, *, dtype: DTypeLike = jnp.float32) -> Functional:
+    """The encoder that stage ssl trains, from config.ssl (keys of `ssl_size`); images in [-1, 1] to embeddings."""
+    size = ssl_size(cfg)
+    return Functional(lambda rngs: ViT(size, dtype=dtype, rngs=rngs))
+
+
+def build_dino_head(cfg: Any, width: int, *, dtype: DTypeLike = jnp.float32) -> Functional:
+    """Keys: hidden, bottleneck, prototypes; `width` is that of the embedding."""
+    shape = {"hidden": cfg.hidden, "bottleneck": cfg.bottleneck, "prototypes": cfg.prototypes}
+    return Functional(lambda rngs: DinoHead(width, **shape, dtype=dtype, rngs=rngs))
 
 
 def build_segmenter(cfg: Any, classes: int, *, dtype: DTypeLike = jnp.float32) -> Functional:

@@ -6,16 +6,18 @@ from typing import Any
 from jax.typing import DTypeLike
 
 from stedm_jax.errors import UserError
+from stedm_jax.models.build import build_ssl_encoder, ssl_size
 from stedm_jax.models.functional import Functional
 from stedm_jax.models.style import FROZEN
 from stedm_jax.models.vit import ViT
 from stedm_jax.models.vit_sizes import ViTSize, vit_size
+from stedm_jax.stages import ssl
 from stedm_jax.stages.frozen import Weights, identify
 from stedm_jax.stages.initial import load_weights
 from stedm_jax.stages.run import Run
 
 KEY = "guided.guide.weights"
-SSL, NONE, BACKBONE = "ssl", "none", "backbone"
+SSL, NONE = "ssl", "none"
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ def build(config: Any, dtype: DTypeLike) -> Encoder | None:
     source = config.guided.guide.source
     if source == NONE:
         return None
+    if source == SSL:
+        return Encoder(build_ssl_encoder(config.ssl, dtype=dtype), ssl_size(config.ssl))
     if not source.startswith(FROZEN):
         raise UserError(
             f"config.guided.guide.source is {source!r}; it is {SSL}, {NONE}, or {FROZEN}NAME of a Vision Transformer."
@@ -52,6 +56,6 @@ def load(run: Run, encoder: Encoder) -> tuple[Any, Weights]:
     config = run.config.guided.guide
     if config.source == SSL:
         run.need(SSL)
-        folder = str(run.workdir.path / SSL)
-        return load_weights(encoder.network.abstract, folder, SSL, part=BACKBONE), identify(folder, SSL)
+        _, params, origin = ssl.trained(run)
+        return params, origin
     return load_weights(encoder.network.abstract, config.weights, KEY), identify(config.weights, KEY)

@@ -67,14 +67,13 @@ def initial_params(program: Program, entries: Sequence[str], partial: bool, seed
     return unflatten({path: jnp.asarray(array, abstract[path].dtype) for path, array in found.items()})
 
 
-def load_weights(abstract: Any, source: str, key: str, part: str = "") -> Any:
+def load_weights(abstract: Any, source: str, key: str) -> Any:
     """All parameters of a network that is used as it is, from one source.
 
     Args:
       abstract: its parameters; leaves need a shape and a dtype only.
       source: as in an entry.
       key: of the configuration, for errors.
-      part: path of the network in the parameters of a stage folder.
 
     Raises:
       UserError: none is named, or as for `initial_params`.
@@ -82,7 +81,7 @@ def load_weights(abstract: Any, source: str, key: str, part: str = "") -> Any:
     if not source:
         raise UserError(f"config.{key} is empty; name the weights of this encoder, which is not trained here.")
     wanted = flatten(abstract)
-    given, origin = _read(source, part, key)
+    given, origin = _read(source, "", key)
     chosen = _fit(wanted, given, f"config.{key}={source}", False)
     print(f"{key}: {len(chosen)} arrays from {origin}", flush=True)
     return unflatten({path: jnp.asarray(array, wanted[path].dtype) for path, array in chosen.items()})

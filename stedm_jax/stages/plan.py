@@ -20,6 +20,7 @@ from stedm_jax.stages.run import check_classes, check_tiles
 from stedm_jax.tasks.autoencoder import AutoencoderTask
 from stedm_jax.tasks.diffusion import DiffusionTask, LatentScale
 from stedm_jax.tasks.segmentation import SegmentationTask
+from stedm_jax.tasks.ssl import SslTask
 from stedm_jax.workdir import Workdir
 
 TRAINING = 3.0
@@ -124,6 +125,8 @@ def _lines(config: Any, classes: ClassMap, records: Mapping[str, int]) -> Iterat
         (("autoencoder", size, encoder + decoder),), TRAINING * images * learnt * (encoder + decoder),
     )  # fmt: skip
     yield _latents(config, first, records, encoder)
+    if "ssl" in config.stages:
+        yield _ssl(config)
     yield from _diffusion(config, task, small, encoder, decoder)
     segmenter = SegmentationTask(config.segmentation, classes.colors, classes.foreground, 1, jnp.float32).network
     forward = _cost(segmenter, _image(1, side, side, 3))
@@ -132,6 +135,23 @@ def _lines(config: Any, classes: ClassMap, records: Mapping[str, int]) -> Iterat
     yield Line(
         "segmentation", f"{runs} trainings of {images:,} images",
         (("segmenter", param_count(segmenter.abstract), forward),), TRAINING * runs * images * forward,
+    )  # fmt: skip
+
+
+def _ssl(config: Any) -> Line:
+    crops, train = config.ssl.crops, config.ssl.train
+    task = SslTask(config.ssl, jnp.float32, lambda key, views, *_: views)
+    head = _cost(task.head, jax.ShapeDtypeStruct((1, task.size.embedding_dim), jnp.float32))
+    sides = (crops.global_size, crops.local_size)
+    big, small = (_cost(task.network, _image(1, side, side, 3)) + head for side in sides)
+    networks = (
+        ("encoder", param_count(task.network.abstract), big - head),
+        ("head", param_count(task.head.abstract), head),
+    )
+    images = train.steps * train.batch
+    return Line(
+        "ssl", f"{images:,} images in {train.steps:,} steps, 2 + {crops.locals} crops each", networks,
+        images * (TRAINING * (2 * big + crops.locals * small) + 2 * big),
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
     (1)  constant:  lr(n) = lr * w(n)                      w(n) = min(1, (n + 1) / warmup)
     (2)  cosine:    lr(n) = lr * w(n) * (1 + cos(pi * t)) / 2,   t = (n - warmup) / (steps - warmup) in [0, 1]
+    (3)  decay(n) = end + (weight_decay - end) * (1 + cos(pi * n / steps)) / 2       where weight_decay_end > 0
 
 n = 0, 1, ... is the number of updates already made, so that the first one already moves.
 """
@@ -45,7 +46,7 @@ def make_optimizer(
     parts = [clip_by_group_norm(cfg.clip, groups)] if cfg.clip > 0 else []
     parts.append(optax.scale_by_adam(b1=cfg.b1, b2=cfg.b2, eps=1e-8))
     if cfg.weight_decay > 0:
-        parts.append(optax.add_decayed_weights(cfg.weight_decay, mask=decays))
+        parts.append(optax.add_decayed_weights(_decay(cfg, steps), mask=decays))
     parts.append(optax.scale_by_learning_rate(lr))
     return _lenient(optax.chain(*parts)), lr
 
@@ -85,13 +86,23 @@ def make_schedule(name: str, lr: float, warmup: int, steps: int) -> LearningRate
     return schedule
 
 
+def _decay(cfg: OptimizerSettings, steps: int) -> Any:
+    """The weight decay: a number, or equation (3)."""
+    start, end = cfg.weight_decay, cfg.weight_decay_end
+    if end == 0:
+        return start
+    return lambda n: end + (start - end) * 0.5 * (1.0 + jnp.cos(jnp.pi * jnp.minimum(n / max(steps, 1), 1.0)))
+
+
 def _check(cfg: OptimizerSettings) -> None:
     for key, value, valid in (("name", cfg.name, OPTIMIZERS), ("schedule", cfg.schedule, SCHEDULES)):
         if value not in valid:
             raise UserError(f"optimizer.{key} is {value!r}, which is unknown; choose one of: {', '.join(valid)}.")
+    if cfg.weight_decay_end and not cfg.weight_decay:
+        raise UserError("optimizer.weight_decay_end needs a weight_decay above 0 to start from.")
     if cfg.name == "adam" and cfg.weight_decay:
         raise UserError("optimizer.name 'adam' has no weight decay; choose 'adamw', or set weight_decay to 0.")
-    if min(cfg.weight_decay, cfg.clip, cfg.warmup) < 0 or cfg.lr <= 0:
+    if min(cfg.weight_decay, cfg.weight_decay_end, cfg.clip, cfg.warmup) < 0 or cfg.lr <= 0:
         raise UserError("The optimizer needs lr above 0, and weight_decay, clip and warmup of 0 or more.")
     if not (0 <= cfg.b1 < 1 and 0 <= cfg.b2 < 1):
         raise UserError(f"optimizer.b1, b2 are {cfg.b1}, {cfg.b2}; both must be at least 0 and below 1.")

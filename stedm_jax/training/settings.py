@@ -14,11 +14,13 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerSettings:
-    """Optimiser: `clip` is a gradient norm, over all leaves or those of a group (0 = off), `warmup` is in steps."""
+    """Optimiser: `clip` is a gradient norm, over all leaves or those of a group (0 = off), `warmup` is in steps,
+    `weight_decay_end` what the weight decay becomes along a cosine (0 = it stays)."""
 
     name: str
     lr: float
     weight_decay: float
+    weight_decay_end: float
     b1: float
     b2: float
     clip: float

@@ -76,6 +76,7 @@ def eval_batches() -> Iterator[dict[str, np.ndarray]]:
 
 def settings(**changes: Any) -> dict[str, Any]:
     optimizer = dict(name="adamw", lr=1e-2, weight_decay=0.01, b1=0.9, b2=0.99, clip=1.0, warmup=3, schedule="cosine")
+    optimizer["weight_decay_end"] = 0.0
     config = dict(
         steps=10, batch=BATCH, log_every=1, eval_every=0, checkpoint_every=5, keep=2, optimizer=optimizer,
         ema=dict(decay=0.9), visual_every=0, skip_bad=0, profile=(),

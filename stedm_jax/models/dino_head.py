@@ -1,0 +1,46 @@
+"""The projection head of DINO (Caron et al., ICCV 2021, section 3.1 and appendix): embedding -> logits of prototypes.
+
+    h = mlp(x),  three linear layers with GELU between                                  (1)
+    logits = (h / |h|) . (w_k / |w_k|)   for each prototype k, without bias               (2)
+
+Dividing by |w_k| is a weight normalisation whose gain stays 1, which DINO found to be the stable one.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Float32
+
+from stedm_jax.models.layers import Slots, linear
+
+trunc_normal = nnx.initializers.truncated_normal(0.02)
+TINY = 1e-12
+
+
+class DinoHead(nnx.Module):
+    """Equations (1) and (2); logits lie in [-1, 1].
+
+    Args:
+        width: of the embedding. hidden: of the MLP. bottleneck: of its output. prototypes: K, the number of logits.
+    """
+
+    def __init__(
+        self, width: int, *, hidden: int, bottleneck: int, prototypes: int, dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):  # fmt: skip
+        kw, self.dtype = {"rngs": rngs, "dtype": dtype, "init": trunc_normal}, dtype
+        layers = (linear(width, hidden, **kw), linear(hidden, hidden, **kw), linear(hidden, bottleneck, **kw))
+        self.mlp = Slots(dict(zip((0, 2, 4), layers, strict=True)))
+        self.last_layer = nnx.Param(nnx.initializers.normal()(rngs.params(), (bottleneck, prototypes), jnp.float32))
+
+    def __call__(self, x: Float[Array, "n c"]) -> Float32[Array, "n k"]:
+        x = self.mlp[0](x.astype(self.dtype))
+        for number in (2, 4):
+            x = self.mlp[number](nnx.gelu(x, approximate=False))
+        # In float32: the loss divides what follows by temperatures of a few hundredths.
+        return jnp.matmul(_unit(x.astype(jnp.float32), -1), _unit(self.last_layer[...], 0))
+
+
+def _unit(x: Float32[Array, "a b"], axis: int) -> Float32[Array, "a b"]:
+    return x * jax.lax.rsqrt(jnp.square(x).sum(axis, keepdims=True) + TINY)

@@ -1,0 +1,138 @@
+"""Stage ssl: learns an encoder from tiles without labels, and scores it by patient on those that have some.
+
+Only where the configuration's `stages` names it. The scores stand beside those of the same encoder untrained and of
+mean and standard deviation of each colour, since colour alone tells much in histology.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from stedm_jax.data.crops import MultiCrop, recolour
+from stedm_jax.data.index import IndexRow
+from stedm_jax.data.pipeline import tile_dataset
+from stedm_jax.errors import UserError
+from stedm_jax.evaluation.collapse import named_collapse
+from stedm_jax.evaluation.probe import Tiles, probe, probe_leaving_out
+from stedm_jax.models.functional import Functional
+from stedm_jax.stages.frozen import Weights
+from stedm_jax.stages.learn import learn, restore_with_provenance
+from stedm_jax.stages.run import Run, spread
+from stedm_jax.tasks.images import to_network
+from stedm_jax.tasks.ssl import BACKBONE, SslTask
+from stedm_jax.training import peers
+from stedm_jax.training.logging import MetricLog
+from stedm_jax.training.program import Program
+from stedm_jax.training.rng import stream_key
+from stedm_jax.training.sharding import replicated, to_global
+
+SCORES = ("knn_accuracy", "linear_accuracy", "share_r2", "share_error")
+PROTOCOLS = ("val", "leave_one_out")
+
+
+def build(run: Run) -> SslTask:
+    """The task of this stage."""
+    return SslTask(run.config.ssl, run.dtype, recolour, lambda line: print(line, flush=True))
+
+
+def trained(run: Run) -> tuple[Functional, Any, Weights]:
+    """The encoder (images in [-1, 1] to embeddings), its parameters, and which they are; for later stages."""
+    task = build(run)
+    params, origin = restore_with_provenance(run, task, "ssl")
+    source = f"{run.workdir.path / 'ssl'}, step {origin['checkpoint_step']}"
+    return task.network, params[BACKBONE], Weights(source, origin["checkpoint_sha256"])
+
+
+def run(run: Run) -> None:
+    """Trains, names a collapse, and leaves the scores of kNN and linear probe in the result and the metrics."""
+    config, task = run.config.ssl, build(run)
+    if config.probe.protocol not in PROTOCOLS:
+        raise UserError(f"config.ssl.probe.protocol is '{config.probe.protocol}'; valid are {', '.join(PROTOCOLS)}.")
+    program = Program(task, config.train, run.mesh)
+    tiles = tile_dataset(run.sources(dict(config.splits)), seed=run.config.seed)
+    dataset = tiles.seed(run.config.seed + 1).random_map(MultiCrop(config.crops, config.augment))
+    judged = run.eval_batches(run.reader, spread(run.rows("val"), config.probe.tiles), config.train.batch)
+    with run.workdir.timed("ssl") as result:
+        learnt = learn(run, program, config, "ssl", dataset=dataset, eval_batches=judged)
+        result["collapse"] = named_collapse(learnt.metrics)
+        scores = _probes(run, task, learnt.state.weights)
+        means = {f"{name}_{score}": value for name, each in scores.items() for score, value in each[""].items()}
+        peers.on_first(lambda: _log(run, means))
+        result["metrics"] = learnt.metrics | means
+        result["probe"] = {name: _rounded(each) for name, each in scores.items()}
+    for line in _table(scores, result["collapse"]):
+        print(f"ssl: {line}", flush=True)
+
+
+def _probes(run: Run, task: SslTask, params: Any) -> dict[str, dict[str, dict[str, float]]]:
+    """Features (trained, random, colour) -> patient -> scores; under "" the means."""
+    fresh = jax.jit(task.init, out_shardings=replicated(run.mesh))(stream_key(run.config.seed, "init"))
+    kinds = {"trained": params, "random": fresh}
+    see = {name: _seer(run, task, BACKBONE, p) for name, p in kinds.items()} | {"colour": _seer(run, task, "", {})}
+    settings, out = run.config.ssl.probe, {}
+    for name, describe in see.items():
+        train, val = (_tiles(run, run.rows(split), describe) for split in ("train", "val"))
+        how = {"neighbours": settings.neighbours, "temperature": settings.temperature}
+        if settings.protocol == "val":
+            out[name] = probe(train, val, **how)
+        else:
+            fields = ("features", "label", "share", "patient")
+            both = Tiles(*(np.concatenate([getattr(part, field) for part in (train, val)]) for field in fields))
+            out[name] = probe_leaving_out(both, **how)
+    return out
+
+
+def _seer(run: Run, task: SslTask, kind: str, params: Any) -> Callable[[dict[str, Array]], dict[str, Array]]:
+    """A compiled function: batch -> features, pixels of each class, patient and weight of its tiles."""
+    classes = len(run.classes.names)
+
+    def see(params: Any, batch: dict[str, Array]) -> dict[str, Array]:
+        image = to_network(batch["image"])
+        features = task.embed(params, image) if kind else colour_features(image)
+        counts = jnp.stack([(batch["mask"] == number).sum((1, 2)) for number in range(classes)], axis=1)
+        return {"features": features, "counts": counts, "patient": batch["patient"], "weight": batch["weight"]}
+
+    compiled = jax.jit(see, out_shardings=replicated(run.mesh))
+    return lambda batch: compiled({BACKBONE: params[BACKBONE]} if kind else {}, batch)
+
+
+def colour_features(image: Array) -> Array:
+    """Mean and standard deviation of each channel of (b, h, w, 3) images: (b, 6)."""
+    return jnp.concatenate([image.mean((1, 2)), image.std((1, 2))], axis=-1)
+
+
+def _tiles(run: Run, rows: Sequence[IndexRow], describe: Callable[[dict[str, Array]], dict[str, Array]]) -> Tiles:
+    """What a probe reads of the rows, at most `probe.tiles` of them: those that are at least half labelled."""
+    rows = spread(rows, run.config.ssl.probe.tiles)
+    names = np.array(sorted({row.patient for row in rows}))
+    seen: list[dict[str, np.ndarray]] = []
+    for batch in run.eval_batches(run.reader, rows, run.config.ssl.train.batch)():
+        seen.append(jax.device_get(describe(to_global(batch, run.mesh))))
+    whole = {key: np.concatenate([each[key] for each in seen]) for key in seen[0]}
+    labelled = whole["counts"].sum(1)
+    kept = (whole["weight"] > 0) & (labelled >= 0.5 * run.config.data.tile**2)
+    counts = whole["counts"][kept].astype(np.float64)
+    share = counts[:, list(run.classes.foreground)].sum(1) / np.maximum(counts.sum(1), 1.0)
+    return Tiles(whole["features"][kept], counts.argmax(1), share, names[whole["patient"][kept]])
+
+
+def _log(run: Run, means: dict[str, float]) -> None:
+    steps = run.config.ssl.train.steps
+    log = MetricLog(run.workdir.stage("ssl"), steps)
+    log.scalars(steps, means, "probe/")
+    log.close()
+
+
+def _rounded(scores: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    return {name or "mean": {key: round(value, 4) for key, value in each.items()} for name, each in scores.items()}
+
+
+def _table(scores: dict[str, dict[str, dict[str, float]]], collapse: Sequence[str]) -> list[str]:
+    rows = ["features  " + "".join(f"{name:>18}" for name in SCORES) + "   (means over patients; r2 over tiles)"]
+    for name, each in scores.items():
+        rows.append(f"{name:<10}" + "".join(f"{each[''][score]:>18.3f}" for score in SCORES))
+    return rows + list(collapse)

@@ -1,0 +1,185 @@
+"""DINO (Caron et al., ICCV 2021): a student learns to tell of any crop of a tile what its teacher tells of another.
+
+    p_t = softmax((g_t(x) - c) / T_t),  p_s = softmax(g_s(x) / T_s)                       (1)
+    loss = mean over global crops u and other crops v of  -sum_k p_t(u)_k log p_s(v)_k    (2)
+    teacher <- m teacher + (1 - m) student,   m from `momentum` to 1 along a cosine       (3)
+    c <- centre_momentum c + (1 - centre_momentum) mean over the global batch of g_t      (4)
+
+g is a Vision Transformer and a projection head. Equation (3) is taken before the teacher is used, which is DINO's order
+(after the update) but for the last step. Parameters: `backbone` and `head` of the teacher, `centre`, and those of the
+`student`; the first three are state, which the loop replaces. The encoder that others use is `backbone`, the embedding
+its class token. To go on from published weights name them twice: init_from = backbone=SOURCE, student/backbone=SOURCE.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int32, PRNGKeyArray, PyTree
+
+from stedm_jax.errors import UserError
+from stedm_jax.evaluation.collapse import health, named_collapse
+from stedm_jax.models.build import build_dino_head, build_ssl_encoder, ssl_size
+from stedm_jax.models.functional import Functional
+from stedm_jax.tasks.images import image_rows, to_bytes, to_network
+from stedm_jax.training.task import STATE
+
+BACKBONE = "backbone"
+Recolour = Callable[..., Array]
+
+
+def cosine(start: float, end: float, step: Int32[Array, ""], steps: int) -> Float[Array, ""]:
+    """From `start` at step 0 to `end` at step `steps` along half a cosine; `end` from there on."""
+    t = jnp.minimum(step.astype(jnp.float32) / max(steps, 1), 1.0)
+    return end + (start - end) * 0.5 * (1.0 + jnp.cos(jnp.pi * t))
+
+
+def dino_loss(student: Float[Array, "b v k"], teacher: Float[Array, "b u k"], temperature: float) -> Float[Array, ""]:
+    """Equation (2); `teacher` holds distributions of the first u of the v crops, `student` logits of all."""
+    logp = jax.nn.log_softmax(student / temperature)
+    pairs = -jnp.einsum("buk,bvk->buv", teacher, logp)
+    u, v = pairs.shape[1:]
+    other = 1.0 - jnp.eye(u, v, dtype=jnp.float32)
+    return (pairs.mean(0) * other).sum() / other.sum()
+
+
+class SslTask:
+    """Task "ssl"; batches hold global and local crops, uint8 (b, 2, g, g, 3) and (b, n, l, l, 3), and in evaluation
+    image, uint8 (b, h, w, 3).
+
+    Args:
+      config: config.ssl.
+      dtype: of the computation.
+      recolour: (key, views, augment, solarise) -> views in [-1, 1], as data.crops.recolour.
+      tell: is told of a collapse whenever an evaluation shows one.
+
+    Raises:
+      UserError: a size that does not go with another.
+    """
+
+    name = "ssl"
+
+    def __init__(self, config: Any, dtype: DTypeLike, recolour: Recolour, tell: Callable[[str], None] = print):
+        self.config, self.recolour, self.tell = config, recolour, tell
+        self.size = ssl_size(config)
+        if config.crops.local_size % self.size.patch or config.crops.global_size % self.size.patch:
+            raise UserError(
+                f"config.ssl.crops has global_size={config.crops.global_size} and local_size={config.crops.local_size}"
+                f"; both must be multiples of the patch of {self.size.patch} px."
+            )
+        if config.train.ema.decay:
+            raise UserError("config.ssl.train.ema.decay must be 0: the teacher is the average that is kept.")
+        self.network: Functional = build_ssl_encoder(config, dtype=dtype)
+        self.head: Functional = build_dino_head(config.head, self.size.embedding_dim, dtype=dtype)
+
+    def groups(self, params: PyTree) -> PyTree:
+        """Every array of the student by itself: DINO bounds the gradient of each."""
+        label = lambda path, _: jax.tree_util.keystr(path) if path[0].key == "student" else "teacher"  # noqa: E731
+        return jax.tree_util.tree_map_with_path(label, params)
+
+    def init(self, key: PRNGKeyArray) -> PyTree:
+        """Fresh parameters: the teacher begins as the student, the centre at 0."""
+        student = {BACKBONE: self.network.init(key), "head": self.head.init(jax.random.fold_in(key, 1))}
+        return student | {"student": student, "centre": jnp.zeros(self.config.head.prototypes, jnp.float32)}
+
+    def embed(self, params: PyTree, image: Float[Array, "b h w 3"]) -> Float[Array, "b d"]:
+        """Embeddings of images in [-1, 1], by the teacher; `params` needs its backbone only."""
+        return self.network.apply(params[BACKBONE], image)
+
+    def loss(
+        self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray, step: Int32[Array, ""]
+    ) -> tuple[Float[Array, ""], dict[str, Any]]:
+        """Equation (2), how the teacher fares, and the teacher and centre that follow."""
+        config = self.config
+        one, two = jax.random.split(key)
+        big = self.recolour(one, batch["global"], config.augment, (0.0, config.augment.solarise))
+        small = self.recolour(two, batch["local"], config.augment)
+        momentum = cosine(config.momentum, 1.0, step, config.train.steps)
+        teacher, student = self._teacher(params, momentum), dict(params["student"])
+        last = student["head"]["last_layer"]
+        still = jnp.where(step < config.freeze_last, jax.lax.stop_gradient(last), last)
+        student["head"] = student["head"] | {"last_layer": still}
+        z, logits = jax.lax.stop_gradient(self._views(teacher, big))
+        p = self.assign(logits, params["centre"], self._temperature(step))
+        told = [self._views(student, views)[1] for views in (big, small) if views.shape[1]]
+        loss = dino_loss(jnp.concatenate(told, axis=1), p, config.student_temperature)
+        centre = next_centre(params["centre"], logits.mean((0, 1)), config.centre_momentum)
+        return loss, self._watch(z, p) | {"teacher_momentum": momentum, STATE: teacher | {"centre": centre}}
+
+    def assign(
+        self, logits: Float[Array, "*b k"], centre: Float[Array, " k"], temperature: Float[Array, ""]
+    ) -> Float[Array, "*b k"]:
+        """The teacher's distributions, equation (1)."""
+        centre = jax.lax.stop_gradient(centre).reshape((1,) * (logits.ndim - 1) + (-1,))
+        return jax.nn.softmax((logits - centre) / temperature)
+
+    def _teacher(self, params: PyTree, momentum: Float[Array, ""]) -> PyTree:
+        """Equation (3)."""
+        now, student = jax.lax.stop_gradient(({name: params[name] for name in (BACKBONE, "head")}, params["student"]))
+        return jax.tree.map(lambda t, s: momentum * t + (1.0 - momentum) * s, now, student)
+
+    def _temperature(self, step: Int32[Array, ""]) -> Float[Array, ""]:
+        first, last = self.config.teacher_temperature
+        return first + (last - first) * jnp.minimum(step.astype(jnp.float32) / max(self.config.teacher_warmup, 1), 1.0)
+
+    def _views(self, params: PyTree, views: Float[Array, "b v s t 3"]) -> tuple[Array, Array]:
+        """Embeddings (b, v, d) and logits (b, v, k); crops of a tile stay beside each other, and so on its device."""
+        b, v = views.shape[:2]
+        z = self.network.apply(params[BACKBONE], views.reshape(b * v, *views.shape[2:]))
+        return z.reshape(b, v, -1), self.head.apply(params["head"], z).reshape(b, v, -1)
+
+    def _watch(self, z: Float[Array, "b u d"], p: Float[Array, "b u k"]) -> dict[str, Array]:
+        """Equations (1) to (3) of evaluation/collapse.py, over a batch."""
+        mean_p, unit = p.mean((0, 1)), _unit(z)
+        spread = jnp.sqrt(jnp.maximum(1.0 - jnp.square(unit.mean((0, 1))).sum(), 0.0))
+        return {
+            "entropy": _entropy(p).mean() / np.log(p.shape[-1]),
+            "prototypes": jnp.exp(_entropy(mean_p)),
+            "spread": spread,
+        }
+
+    def eval_step(self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray) -> dict[str, Array]:
+        """Sums that evaluation.collapse.health reads, of whole tiles and the last temperature."""
+        z, weight = self.embed(params, to_network(batch["image"])), batch["weight"]
+        last = jnp.float32(self.config.teacher_temperature[1])
+        p = self.assign(self.head.apply(params["head"], z), params["centre"], last)
+        unit = _unit(z)
+        return {
+            "count": weight.sum(),
+            "entropy": (_entropy(p) * weight).sum(),
+            "p": weight @ p,
+            "z": weight @ unit,
+            "zz": (unit * weight[:, None]).T @ unit,
+        }
+
+    def summarise(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
+        """entropy, prototypes, spread, rank; a collapse is told of."""
+        scores = health(sums)
+        for line in named_collapse(scores):
+            self.tell(f"ssl: {line}")
+        return scores
+
+    def visualise(self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray) -> dict[str, Array]:
+        """The crops of the first tiles, a column each, as the networks get them."""
+        pictures = {}
+        for name, views in (("global_crops", batch["global"][:8]), ("local_crops", batch["local"][:8])):
+            if views.shape[1]:
+                changed = to_bytes(self.recolour(key, views, self.config.augment))
+                pictures[name] = image_rows([changed[:, number] for number in range(views.shape[1])])
+        return pictures
+
+
+def next_centre(old: Float[Array, " k"], new: Float[Array, " k"], momentum: float) -> Float[Array, " k"]:
+    """Equation (4)."""
+    return jax.lax.stop_gradient(momentum * old + (1.0 - momentum) * new)
+
+
+def _unit(z: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+    return z * jax.lax.rsqrt(jnp.square(z).sum(-1, keepdims=True) + 1e-12)
+
+
+def _entropy(p: Float[Array, "*b k"]) -> Float[Array, "*b"]:
+    return -jnp.where(p > 0, p * jnp.log(jnp.maximum(p, 1e-30)), 0.0).sum(-1)
