@@ -12,6 +12,11 @@ Command: python -m stedm_jax.main --config=configs/glas.py:small
 Hardware and time: two shared CPU cores, 26 minutes, 2.1 GB. Seen (README.md): IoU of the test patients 0.633
 labelled, 0.536 with synthetic tiles: after ten minutes of training these do more harm than good; style correlation
 0.77, layout IoU 0.34, the judge on real tiles 0.56.
+
+PathSegDiff on the same tiles (arm pathsegdiff), and what its features depend on, once that has run:
+
+    python -m stedm_jax.main --config=configs/glas.py:pathsegdiff
+    python -m stedm_jax.main --config=configs/glas.py:ablate_timestep     (or _blocks, _guide, _magnification)
 """
 
 from configs.base import get_base, short, shrink
@@ -22,18 +27,26 @@ MISSING = (
 )
 
 
-ARMS = ("small", "pathsegdiff")
+BLOCKS = ("output_blocks/1", "output_blocks/3", "output_blocks/4")
+ABLATIONS = {
+    "ablate_timestep": ("features.timesteps", ((0,), (50,), (150,), (300,), (600,))),
+    "ablate_blocks": ("features.blocks", (*((block,) for block in BLOCKS), BLOCKS, ("middle_block",))),
+    "ablate_guide": ("features.guided", (True, False)),
+    "ablate_magnification": ("features.scales", ((1.0,), (0.5,), (1.0, 0.5))),
+}
+"""Arm of this file -> key of config.segmentation, and its values."""
+ARMS = ("small", "pathsegdiff", *ABLATIONS)
 HEADS = ("ldm", "random-ldm", "vit", "concat")
 BASELINES = ("resnet18-unet", "vgg16-fcn8s", "dcan")
 
 
 def get_config(arm: str = "small"):
-    """Arms: "small", STEDM; "pathsegdiff", PathSegDiff and its baselines. Both with 128 px, small networks, two CPU
-    cores, about an hour."""
+    """Arms: "small", STEDM; "pathsegdiff", PathSegDiff and its baselines; both with 128 px, small networks, two CPU
+    cores, about an hour. "ablate_...", after "pathsegdiff" has run in its usual workdir: heads alone are trained."""
     arm = arm or "small"
     if arm not in ARMS:
         raise ValueError(f"configs/glas.py has no arm '{arm}'; it has {', '.join(ARMS)}")
-    return {"small": _small, "pathsegdiff": _pathsegdiff}[arm]()
+    return _ablation(arm) if arm in ABLATIONS else {"small": _small, "pathsegdiff": _pathsegdiff}[arm]()
 
 
 def _glas():
@@ -80,7 +93,7 @@ def _pathsegdiff():
     guided.cache = True
     guided.train = short(800, 32, 1e-3, ema__decay=0.995, visual_every=800)
     segmentation = config.segmentation
-    segmentation.features.blocks = ("output_blocks/1", "output_blocks/3", "output_blocks/4")
+    segmentation.features.blocks = BLOCKS
     segmentation.head.width = 64
     segmentation.arms = {
         name: {"real": 1.0, "stain_jitter": 0.0, "network": name} for name in (*HEADS, *BASELINES)
@@ -92,4 +105,19 @@ def _pathsegdiff():
         "head reads its features; beside it the guide alone, both, a denoiser that has learnt nothing, and networks "
         "that are trained whole."
     )
+    return config
+
+
+def _ablation(arm):
+    config, (key, values) = _pathsegdiff(), ABLATIONS[arm]
+    config.name = f"glas_{arm}"
+    config.title = f"GlaS, {key} of the guided denoiser"
+    for stage in ("autoencoder", "ssl", "guided"):
+        config[stage].init_from = (f"runs/glas-pathsegdiff/{stage}",)
+        config[stage].train.steps = 0
+    config.segmentation.arms = {
+        f"{number}": {"real": 1.0, "stain_jitter": 0.0, "network": "ldm", "changes": ((key, value),)}
+        for number, value in enumerate(values)
+    }
+    config.report.ablation = key
     return config

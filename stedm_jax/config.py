@@ -176,6 +176,12 @@ def _check_values(config: Any) -> None:
             raise UserError(f"config.{what}={side} must be a multiple of {2**times} for these networks.")
     _check_guidance(config)
     _check_guide(config)
+    ablation = config.report.ablation
+    if ablation and ablation not in flatten(config.segmentation):
+        raise UserError(
+            f"config.report.ablation is '{ablation}', which is no key of config.segmentation."
+            f"{_nearest(ablation, set(flatten(config.segmentation)))}"
+        )
     _check_counts(flat)
     adversarial, steps = config.autoencoder.adversarial, config.autoencoder.train.steps
     if adversarial.weight > 0 and adversarial.start >= steps > 0:
@@ -200,7 +206,7 @@ def _check_values(config: Any) -> None:
 
 SMALLEST_FOR_LPIPS = 31
 _COUNTS = (
-    "autoencoder.train.batch", "ssl.train.steps", "ssl.train.batch", "ssl.head.prototypes", "ssl.crops.global_size",
+    "autoencoder.train.batch", "ssl.train.batch", "ssl.head.prototypes", "ssl.crops.global_size",
     "ssl.crops.local_size", "ssl.probe.tiles", "ssl.probe.neighbours", "diffusion.train.steps", "diffusion.train.batch",
     "segmentation.train.steps", "segmentation.train.batch", "diffusion.style.tiles", "diffusion.style.dim",
     "diffusion.schedule.steps", "synthesis.count", "synthesis.batch", "synthesis.steps", "latents.tiles",
@@ -213,11 +219,13 @@ def _check_counts(flat: dict[str, Any]) -> None:
     for key in _COUNTS:
         if flat[key] < 1:
             raise UserError(f"config.{key} is {flat[key]}; give 1 or more.")
-    if flat["autoencoder.train.steps"] < (0 if flat["autoencoder.init_from"] else 1):
-        raise UserError(
-            f"config.autoencoder.train.steps is {flat['autoencoder.train.steps']}; give 1 or more, or 0 together with "
-            "autoencoder.init_from to take those weights as they are."
-        )
+    for stage in ("autoencoder", "ssl", "guided"):
+        steps = flat[f"{stage}.train.steps"]
+        if steps < (0 if flat[f"{stage}.init_from"] else 1):
+            raise UserError(
+                f"config.{stage}.train.steps is {steps}; give 1 or more, or 0 together with {stage}.init_from to take "
+                "those weights as they are."
+            )
 
 
 def _check_guidance(config: Any) -> None:
@@ -262,11 +270,6 @@ def _check_guide(config: Any) -> None:
         raise UserError(
             f"config.data.tile={tile} must be a multiple of {divisor}: the autoencoder halves a tile "
             f"{halvings(config)} times, and guided.unet its latents {len(unet.multipliers) - 1} times."
-        )
-    if guided.train.steps < (0 if guided.init_from else 1):
-        raise UserError(
-            f"config.guided.train.steps is {guided.train.steps}; give 1 or more, or 0 together with guided.init_from "
-            "to take those weights as they are."
         )
 
 

@@ -21,7 +21,7 @@ from dataclasses import astuple, dataclass, field
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int32, Integer
+from jaxtyping import Bool, Int32, Integer
 from scipy import ndimage
 
 NAN = float("nan")
