@@ -13,8 +13,10 @@ Hardware and time: two shared CPU cores, 26 minutes, 2.1 GB. Seen (README.md): I
 labelled, 0.536 with synthetic tiles: after ten minutes of training these do more harm than good; style correlation
 0.77, layout IoU 0.34, the judge on real tiles 0.56.
 
-PathSegDiff on the same tiles (arm pathsegdiff), and what its features depend on, once that has run:
+PathSegDiff (arm pathsegdiff), on tiles that show as much tissue in half the pixels, and what its features depend on,
+once that has run:
 
+    python -m data_prep.glas --source=GLAS --mpp=2.48 --tile=64 --out=data/glas64
     python -m stedm_jax.main --config=configs/glas.py:pathsegdiff
     python -m stedm_jax.main --config=configs/glas.py:ablate_timestep     (or _blocks, _guide, _magnification)
 """
@@ -40,9 +42,12 @@ HEADS = ("ldm", "random-ldm", "vit", "concat")
 BASELINES = ("resnet18-unet", "vgg16-fcn8s", "dcan")
 
 
+MISSING_64 = MISSING.replace("--out=data/glas128", "--mpp=2.48 --tile=64 --out=data/glas64")
+
+
 def get_config(arm: str = "small"):
-    """Arms: "small", STEDM; "pathsegdiff", PathSegDiff and its baselines; both with 128 px, small networks, two CPU
-    cores, about an hour. "ablate_...", after "pathsegdiff" has run in its usual workdir: heads alone are trained."""
+    """Arms: "small", STEDM; "pathsegdiff", PathSegDiff and its baselines; small networks, two CPU cores, about
+    an hour. "ablate_...", after "pathsegdiff" has run in its usual workdir: heads alone are trained."""
     arm = arm or "small"
     if arm not in ARMS:
         raise ValueError(f"configs/glas.py has no arm '{arm}'; it has {', '.join(ARMS)}")
@@ -77,18 +82,21 @@ def _small():
 
 def _pathsegdiff():
     config = _glas()
+    config.data.update({"tiles": "data/glas64", "missing": MISSING_64, "tile": 64, "mpp": 2.48})
+    config.autoencoder.crop = 0
+    config.autoencoder.train = short(400, 16, 2e-3, visual_every=400)
     config.name = "glas_pathsegdiff"
     config.title = "GlaS, features of a guided denoiser"
     config.stages = ("data", "autoencoder", "latents", "ssl", "guided", "segmentation", "report")
     ssl = config.ssl
     ssl.model.update({"width": 64, "depth": 4, "heads": 4, "patch": 8})
     ssl.head.update({"hidden": 256, "bottleneck": 64, "prototypes": 1024})
-    ssl.crops.update({"global_size": 96, "local_size": 48, "locals": 2})
+    ssl.crops.update({"global_size": 48, "local_size": 24, "locals": 4})
     ssl.train = short(400, 32, 1e-3)
     ssl.train.optimizer.update({"weight_decay": 0.04, "weight_decay_end": 0.4})
     ssl.update({"teacher_warmup": 100, "freeze_last": 30, "momentum": 0.99})
     guided = config.guided
-    guided.unet.update({"base": 32, "multipliers": (1, 2, 3), "res_blocks": 1, "attention_at": (4,), "heads": 4})
+    guided.unet.update({"base": 48, "multipliers": (1, 2, 3), "res_blocks": 1, "attention_at": (4,), "heads": 4})
     guided.unet.context_dim = guided.guide.dim = 64
     guided.cache = True
     guided.train = short(800, 32, 1e-3, ema__decay=0.995, visual_every=800)
