@@ -15,7 +15,6 @@ _TORCHVISION = "BSD-3-Clause (torchvision); trained on ImageNet"
 _FIRST_STAGE = ("first_stage_model.", "")
 _UNET = ("model.diffusion_model.", "")
 _TRAINING = (r"^loss\.", r"^discriminator\.", r"^model_ema\.", r"^logvar$")
-_SCHEDULE = (r"^betas$", r"^(sqrt_|log_)?(one_minus_|recip_|recipm1_)?alphas_", r"^posterior_", r"^lvlb_", r"^scale_factor$")
 _UNET_AVERAGES = "model_ema.diffusion_model"
 _HIPT = "HIPT_4K/Checkpoints/vit256_small_dino.pth"
 _CC = "CC BY-NC-ND 4.0, no redistribution, research only"
@@ -53,7 +52,7 @@ ENTRIES: tuple[Entry, ...] = (
         "lid-tcga-brca-guided",
         "the same with the linear maps of the HIPT embeddings at 20x and 5x that guide it; for the stage guided",
         "none stated", "https://github.com/cvlab-stonybrook/Large-Image-Diffusion (table of models)", "lid-guided",
-        ignore=(r"^first_stage_model\.", r"^model_ema\.", r"^logvar$", *_SCHEDULE),
+        ignore=(r"^(?!model\.diffusion_model\.|cond_stage_model\.)",),
     ),
     Entry(
         "lid-tcga-brca-vq-f4", "VQ-f4 autoencoder in the same file as lid-tcga-brca",
