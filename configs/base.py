@@ -192,6 +192,51 @@ def _diffusion() -> Any:
     )
 
 
+def _guided() -> Any:
+    """LID's model (Graikos et al., CVPR 2024) of tiles of 256 px, PathSegDiff's base; runs where `stages` names it."""
+    return ConfigDict(
+        {
+            **_start(),
+            "unet": {
+                "base": 192,
+                "multipliers": (1, 2, 3, 5),
+                "res_blocks": 2,
+                "attention_at": (2, 4, 8),
+                "heads": 1,
+                "attention": "transformer",
+                "context_dim": 512,
+                "style_path": "middle",  # says nothing here, as there is no style
+                "dropout": 0.0,
+                "remat": False,
+            },
+            "guide": {
+                "source": "ssl",  # of the same run; or vit:NAME (hipt_vit256, uni2_h, ...), or none
+                "weights": "",  # of a vit:NAME: a converted folder or a name of the registry
+                "tokens": ("patch",),  # or patch, region: the field around a tile too, from the margin packed with it
+                "dim": 512,  # length of a token
+                "normalise": True,  # embeddings to length 1, before the linear map
+                "drop": 0.1,  # of each token by itself
+            },
+            "schedule": {
+                "name": "ldm_linear",
+                "steps": 1000,
+                "beta_start": 0.0015,
+                "beta_end": 0.0195,
+                "zero_terminal_snr": False,
+            },
+            "prediction": "eps",
+            "loss": "l2",
+            "weighting": "uniform",
+            # Latents and embeddings are computed once and kept in the workdir, with latents.variants, copies and dtype,
+            # for this stage and for the heads on its features.
+            "cache": False,
+            "splits": {"train": 0.5, "style": 0.5},
+            "stain_jitter": 0.0,
+            "train": training(100_000, 100, 1e-4, optimizer__warmup=1000),  # steps: not found
+        }
+    )
+
+
 def _synthesis() -> Any:
     return ConfigDict(
         {
@@ -238,7 +283,25 @@ def _segmentation() -> Any:
                     "radius": 3,  # of the disk by which contours are widened, in pixels
                 },
             },
-            # arm -> share of real tiles in a batch (the rest is synthetic), and the stain jitter of training. The usual
+            # Of the networks ldm, vit, concat: what PathSegDiff's head reads (stedm_jax/stages/arms.py).
+            "features": {
+                "source": "ldm",  # features of the guided denoiser; vit: patch tokens of its guide; concat: both
+                "weights": "trained",  # or random: a denoiser that has learnt nothing
+                "timesteps": (50,),  # one forward for each
+                "blocks": ("output_blocks/2", "output_blocks/5", "output_blocks/8"),  # at 16, 32 and 64 px
+                "guided": True,  # False: the guide's tokens are those of the zero vector
+                "scales": (1.0,),  # magnifications, relative to the tiles, of which all features are taken
+                "seed": 0,  # of the one noise that all tiles share
+            },
+            "head": {
+                "width": 128,
+                "norm": "batch",  # or group
+                "tune": False,  # the denoiser is trained along
+            },
+            # arm -> share of real tiles in a batch (the rest is synthetic), and the stain jitter of training; perhaps
+            # "network", another one than `model` (stedm_jax/stages/arms.py), and "changes", (key, value) pairs that
+            # hold for this arm: {"real": 1.0, "stain_jitter": 0.0, "network": "ldm", "changes":
+            # (("features.timesteps", (150,)),)}. The usual
             # remedies against other stains are arms too: "labelled+jitter": {"real": 1.0, "stain_jitter": 0.2} is HED
             # jitter (Tellez et al., 2018); stain normalisation is --stain_norm of data_prep.
             "arms": {
@@ -300,9 +363,15 @@ def get_base() -> Any:
             },
             "ssl": _ssl(),
             "diffusion": _diffusion(),
+            "guided": _guided(),
             "synthesis": _synthesis(),
             "segmentation": _segmentation(),
-            "report": {"layouts": 6, "styles": 5, "intro": ""},
+            "report": {
+                "layouts": 6,
+                "styles": 5,
+                "intro": "",
+                "ablation": "",  # a key that arms change ("features.timesteps"): a figure over its values
+            },
         }
     )  # fmt: skip
 

@@ -12,6 +12,13 @@ Command: python -m stedm_jax.main --config=configs/glas.py:small
 Hardware and time: two shared CPU cores, 26 minutes, 2.1 GB. Seen (README.md): IoU of the test patients 0.633
 labelled, 0.536 with synthetic tiles: after ten minutes of training these do more harm than good; style correlation
 0.77, layout IoU 0.34, the judge on real tiles 0.56.
+
+PathSegDiff (arm pathsegdiff), on tiles that show as much tissue in half the pixels, and what its features depend on,
+once that has run:
+
+    python -m data_prep.glas --source=GLAS --mpp=2.48 --tile=64 --out=data/glas64
+    python -m stedm_jax.main --config=configs/glas.py:pathsegdiff
+    python -m stedm_jax.main --config=configs/glas.py:ablate_timestep     (or _blocks, _guide, _magnification)
 """
 
 from configs.base import get_base, short, shrink
@@ -22,19 +29,47 @@ MISSING = (
 )
 
 
+BLOCKS = ("output_blocks/1", "output_blocks/3", "output_blocks/4")
+ABLATIONS = {
+    "ablate_timestep": ("features.timesteps", ((0,), (50,), (150,), (300,), (600,))),
+    "ablate_blocks": ("features.blocks", (*((block,) for block in BLOCKS), BLOCKS, ("middle_block",))),
+    "ablate_guide": ("features.guided", (True, False)),
+    "ablate_magnification": ("features.scales", ((1.0,), (0.5,), (1.0, 0.5))),
+}
+"""Arm of this file -> key of config.segmentation, and its values."""
+ARMS = ("small", "pathsegdiff", *ABLATIONS)
+HEADS = ("ldm", "random-ldm", "vit", "concat")
+BASELINES = ("resnet18-unet", "vgg16-fcn8s", "dcan")
+
+
+MISSING_64 = MISSING.replace("--out=data/glas128", "--mpp=2.48 --tile=64 --out=data/glas64")
+
+
 def get_config(arm: str = "small"):
-    """Arm "small": 128 px, small networks, two CPU cores, at most an hour."""
-    if arm not in ("", "small"):
-        raise ValueError(f"configs/glas.py has no arm '{arm}'; it has small")
+    """Arms: "small", STEDM; "pathsegdiff", PathSegDiff and its baselines; small networks, two CPU cores, about
+    an hour. "ablate_...", after "pathsegdiff" has run in its usual workdir: heads alone are trained."""
+    arm = arm or "small"
+    if arm not in ARMS:
+        raise ValueError(f"configs/glas.py has no arm '{arm}'; it has {', '.join(ARMS)}")
+    return _ablation(arm) if arm in ABLATIONS else {"small": _small, "pathsegdiff": _pathsegdiff}[arm]()
+
+
+def _glas():
+    """The data, and networks for two CPU cores."""
     config = get_base()
-    config.name = "glas"
-    config.title = "GlaS, pale stains annotated, dark ones not"
     config.data.update({"tiles": "data/glas128", "missing": MISSING, "tile": 128, "mpp": 1.24})
     config.data.groups = (("background", ("stroma",)), ("gland", ("gland",)))
     config.data.foreground = ("gland",)
     shrink(config)
     config.autoencoder.crop = 64
     config.autoencoder.train = short(400, 16, 2e-3, visual_every=400)
+    return config
+
+
+def _small():
+    config = _glas()
+    config.name = "glas"
+    config.title = "GlaS, pale stains annotated, dark ones not"
     config.diffusion.train = short(600, 12, 2e-3, ema__decay=0.995, visual_every=600)
     config.synthesis.count = 256
     config.segmentation.seeds = (0, 1)
@@ -42,4 +77,55 @@ def get_config(arm: str = "small"):
     config.report.intro = (
         "Colon tissue of sixteen patients. Those annotated are stained pale; most of the test patients are not."
     )
+    return config
+
+
+def _pathsegdiff():
+    config = _glas()
+    config.data.update({"tiles": "data/glas64", "missing": MISSING_64, "tile": 64, "mpp": 2.48})
+    config.autoencoder.crop = 0
+    config.autoencoder.train = short(400, 16, 2e-3, visual_every=400)
+    config.name = "glas_pathsegdiff"
+    config.title = "GlaS, features of a guided denoiser"
+    config.stages = ("data", "autoencoder", "latents", "ssl", "guided", "segmentation", "report")
+    ssl = config.ssl
+    ssl.model.update({"width": 64, "depth": 4, "heads": 4, "patch": 8})
+    ssl.head.update({"hidden": 256, "bottleneck": 64, "prototypes": 1024})
+    ssl.crops.update({"global_size": 48, "local_size": 24, "locals": 4})
+    ssl.train = short(400, 32, 1e-3)
+    ssl.train.optimizer.update({"weight_decay": 0.04, "weight_decay_end": 0.4})
+    ssl.update({"teacher_warmup": 100, "freeze_last": 30, "momentum": 0.99})
+    guided = config.guided
+    guided.unet.update({"base": 48, "multipliers": (1, 2, 3), "res_blocks": 1, "attention_at": (4,), "heads": 4})
+    guided.unet.context_dim = guided.guide.dim = 64
+    guided.cache = True
+    guided.train = short(800, 32, 1e-3, ema__decay=0.995, visual_every=800)
+    segmentation = config.segmentation
+    segmentation.features.blocks = BLOCKS
+    segmentation.head.width = 64
+    segmentation.arms = {
+        name: {"real": 1.0, "stain_jitter": 0.0, "network": name} for name in (*HEADS, *BASELINES)
+    }  # fmt: skip
+    segmentation.seeds = (0, 1)
+    segmentation.train = short(200, 16, 2e-3)
+    config.report.intro = (
+        "Colon tissue of sixteen patients, split by patient. A denoiser learns from tiles without labels, and a small "
+        "head reads its features; beside it the guide alone, both, a denoiser that has learnt nothing, and networks "
+        "that are trained whole."
+    )
+    return config
+
+
+def _ablation(arm):
+    config, (key, values) = _pathsegdiff(), ABLATIONS[arm]
+    config.name = f"glas_{arm}"
+    config.title = f"GlaS, {key} of the guided denoiser"
+    for stage in ("autoencoder", "ssl", "guided"):
+        config[stage].init_from = (f"runs/glas-pathsegdiff/{stage}",)
+        config[stage].train.steps = 0
+    config.segmentation.arms = {
+        f"{number}": {"real": 1.0, "stain_jitter": 0.0, "network": "ldm", "changes": ((key, value),)}
+        for number, value in enumerate(values)
+    }
+    config.report.ablation = key
     return config

@@ -9,8 +9,10 @@ from typing import Any
 from stedm_jax.errors import UserError
 from stedm_jax.workdir import STAGES, flatten
 
-_FREE = ("segmentation.arms", "segmentation.judge", "autoencoder.splits", "diffusion.splits", "ssl.splits")
-_ARM_KEYS = {"real", "stain_jitter"}
+_FREE = (
+    "segmentation.arms", "segmentation.judge", "autoencoder.splits", "ssl.splits", "diffusion.splits", "guided.splits",
+)  # fmt: skip
+_ARM_KEYS, _ARM_EXTRAS = {"real", "stain_jitter"}, {"network", "changes"}
 
 
 def load_config(spec: str) -> tuple[Any, str, str]:
@@ -110,24 +112,24 @@ def check_config(config: Any, base: Any) -> None:
     if wrong:
         raise UserError(f"config.stages names {', '.join(wrong)}; valid are {', '.join(STAGES)}.")
     for name, arm in [*config.segmentation.arms.items(), ("judge", config.segmentation.judge)]:
-        if set(arm.keys()) != _ARM_KEYS or not 0 <= arm.real <= 1:
+        if not _ARM_KEYS <= set(arm.keys()) <= _ARM_KEYS | _ARM_EXTRAS or not 0 <= arm.real <= 1:
             raise UserError(
-                f"The arm '{name}' of config.segmentation needs exactly the keys {', '.join(sorted(_ARM_KEYS))}, "
-                "with real between 0 and 1."
+                f"The arm '{name}' of config.segmentation needs the keys {', '.join(sorted(_ARM_KEYS))}, with real "
+                f"between 0 and 1, and may have {' and '.join(sorted(_ARM_EXTRAS))}, but no other."
             )
         if "/" in name or name == "":
             raise UserError(f"'{name}' is no name for an arm.")
     if config.segmentation.judge.real != 1:
         raise UserError("config.segmentation.judge.real must be 1: the judge learns from real tiles only.")
     _check_values(config)
-    if config.data.tile % 2 ** _halvings(config):
+    if config.data.tile % 2 ** halvings(config):
         raise UserError(
-            f"data.tile={config.data.tile} cannot be halved {_halvings(config)} times, as the autoencoder does; choose "
+            f"data.tile={config.data.tile} cannot be halved {halvings(config)} times, as the autoencoder does; choose "
             "another tile size."
         )
 
 
-def _halvings(config: Any) -> int:
+def halvings(config: Any) -> int:
     """How often the autoencoder halves an image."""
     model = config.autoencoder.model
     return 3 if model.kind == "taef2" else len(model.multipliers) - 1
@@ -161,18 +163,25 @@ def _check_values(config: Any) -> None:
     if min(config.report.layouts, config.report.styles) < 1:
         raise UserError("config.report.layouts and report.styles must be 1 or more.")
     crop, border, tile = config.autoencoder.crop, config.segmentation.border, config.data.tile
-    levels = _halvings(config)
+    levels = halvings(config)
     denoiser = levels + len(config.diffusion.unet.multipliers) - 1
     model = config.segmentation.model
     segmenter = 5 if model.kind in ("fcn8s", "dcan") else len(model.decoder)
-    for what, side, halvings in (
+    for what, side, times in (
         ("autoencoder.crop", crop, levels),
         ("data.tile", tile, denoiser),
         ("data.tile", tile, segmenter),
     ):
-        if side % 2**halvings:
-            raise UserError(f"config.{what}={side} must be a multiple of {2**halvings} for these networks.")
+        if side % 2**times:
+            raise UserError(f"config.{what}={side} must be a multiple of {2**times} for these networks.")
     _check_guidance(config)
+    _check_guide(config)
+    ablation = config.report.ablation
+    if ablation and ablation not in flatten(config.segmentation):
+        raise UserError(
+            f"config.report.ablation is '{ablation}', which is no key of config.segmentation."
+            f"{_nearest(ablation, set(flatten(config.segmentation)))}"
+        )
     _check_counts(flat)
     adversarial, steps = config.autoencoder.adversarial, config.autoencoder.train.steps
     if adversarial.weight > 0 and adversarial.start >= steps > 0:
@@ -197,12 +206,12 @@ def _check_values(config: Any) -> None:
 
 SMALLEST_FOR_LPIPS = 31
 _COUNTS = (
-    "autoencoder.train.batch", "ssl.train.steps", "ssl.train.batch", "ssl.head.prototypes", "ssl.crops.global_size",
+    "autoencoder.train.batch", "ssl.train.batch", "ssl.head.prototypes", "ssl.crops.global_size",
     "ssl.crops.local_size", "ssl.probe.tiles", "ssl.probe.neighbours", "diffusion.train.steps", "diffusion.train.batch",
     "segmentation.train.steps", "segmentation.train.batch", "diffusion.style.tiles", "diffusion.style.dim",
     "diffusion.schedule.steps", "synthesis.count", "synthesis.batch", "synthesis.steps", "latents.tiles",
-    "latents.copies",
-    "data.tile", "data.threads", "mesh.fsdp",
+    "latents.copies", "data.tile", "data.threads", "mesh.fsdp", "guided.train.batch", "guided.schedule.steps",
+    "guided.guide.dim", "segmentation.head.width",
 )  # fmt: skip
 
 
@@ -210,11 +219,13 @@ def _check_counts(flat: dict[str, Any]) -> None:
     for key in _COUNTS:
         if flat[key] < 1:
             raise UserError(f"config.{key} is {flat[key]}; give 1 or more.")
-    if flat["autoencoder.train.steps"] < (0 if flat["autoencoder.init_from"] else 1):
-        raise UserError(
-            f"config.autoencoder.train.steps is {flat['autoencoder.train.steps']}; give 1 or more, or 0 together with "
-            "autoencoder.init_from to take those weights as they are."
-        )
+    for stage in ("autoencoder", "ssl", "guided"):
+        steps = flat[f"{stage}.train.steps"]
+        if steps < (0 if flat[f"{stage}.init_from"] else 1):
+            raise UserError(
+                f"config.{stage}.train.steps is {steps}; give 1 or more, or 0 together with {stage}.init_from to take "
+                "those weights as they are."
+            )
 
 
 def _check_guidance(config: Any) -> None:
@@ -232,6 +243,33 @@ def _check_guidance(config: Any) -> None:
         raise UserError(
             "With config.diffusion.drop_layout=1 a layout never stays without its style, as it would outside "
             "synthesis.guidance.layout_interval; use a lower drop_layout, or a layout_interval as wide as the interval."
+        )
+
+
+def _check_guide(config: Any) -> None:
+    """Of the guided denoiser, which runs only where the stages name it."""
+    guided, tile = config.guided, config.data.tile
+    guide, unet = guided.guide, guided.unet
+    if not 0 <= guide.drop <= 1 or not guide.tokens:
+        raise UserError("config.guided.guide.drop is a share, from 0 to 1, and guide.tokens names one token or two.")
+    if guide.source != "none" and (unet.attention != "transformer" or unet.context_dim != guide.dim):
+        raise UserError(
+            f"config.guided.guide gives tokens of length {guide.dim} (guide.dim), but guided.unet has attention="
+            f"'{unet.attention}' and context_dim={unet.context_dim}; set attention='transformer' and "
+            f"context_dim={guide.dim}."
+        )
+    if guide.source.startswith("vit:") != bool(guide.weights):
+        raise UserError(
+            f"config.guided.guide.source='{guide.source}' and guide.weights='{guide.weights}' do not go together: a "
+            "Vision Transformer vit:NAME needs weights, and no other source takes any."
+        )
+    if "guided" not in config.stages:
+        return
+    divisor = 2 ** (halvings(config) + len(unet.multipliers) - 1)
+    if tile % divisor:
+        raise UserError(
+            f"config.data.tile={tile} must be a multiple of {divisor}: the autoencoder halves a tile "
+            f"{halvings(config)} times, and guided.unet its latents {len(unet.multipliers) - 1} times."
         )
 
 

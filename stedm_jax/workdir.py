@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 from stedm_jax.errors import UserError
 
-STAGES = ("data", "autoencoder", "latents", "ssl", "diffusion", "synthesis", "segmentation", "report")
+STAGES = ("data", "autoencoder", "latents", "ssl", "diffusion", "guided", "synthesis", "segmentation", "report")
 _UNUSED_BY_SSL = ("autoencoder", "latents")  # which stand before it
 _FIRST_STAGE = {"seed": "autoencoder", "dtype": "autoencoder", "title": "report"}
 _HARMLESS = {

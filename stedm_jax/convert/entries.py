@@ -49,6 +49,12 @@ ENTRIES: tuple[Entry, ...] = (
         under=_UNET, averages=_UNET_AVERAGES,
     ),
     Entry(
+        "lid-tcga-brca-guided",
+        "the same with the linear maps of the HIPT embeddings at 20x and 5x that guide it; for the stage guided",
+        "none stated", "https://github.com/cvlab-stonybrook/Large-Image-Diffusion (table of models)", "lid-guided",
+        ignore=(r"^(?!model\.diffusion_model\.|cond_stage_model\.)",),
+    ),
+    Entry(
         "lid-tcga-brca-vq-f4", "VQ-f4 autoencoder in the same file as lid-tcga-brca",
         "none stated", "https://github.com/cvlab-stonybrook/Large-Image-Diffusion (table of models)", "vq-f4",
         under=_FIRST_STAGE, ignore=_TRAINING,

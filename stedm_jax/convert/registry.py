@@ -93,6 +93,7 @@ NETWORKS: dict[str, Network] = {
     ),
     "ldm-unet": Network("unet:UNet", _LDM, tables=("ldm_unet:TABLE",)),
     "lid-unet": Network("unet:UNet", _LID, tables=("ldm_unet:TABLE",)),
+    "lid-guided": Network("guided:PublishedGuidedUNet", _LID, tables=("ldm_unet:GUIDED_TABLE",)),
     "vit-hipt256": Network("vit:ViT", size="hipt_vit256"),
     "vit-uni2-h": Network("vit:ViT", size="uni2_h"),
     "vit-virchow2": Network("vit:ViT", size="virchow2"),

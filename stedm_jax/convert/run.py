@@ -91,6 +91,9 @@ def read_run(folder: Path) -> Trained:
         styled = "style_block" in params["unet"]
         table, loads = (ldm_unet.TABLE, "LDM's UNet") if not styled else (ldm_unet.STEDM_TABLE, "STEDM's UNet")
         return Trained(dict(params), {"unet": table}, card, f"{loads} (unet); our own for the rest", network)
+    if stage == "guided":
+        loads = "Large-Image-Diffusion's denoiser and embedder (model.diffusion_model, cond_stage_model)"
+        return Trained({"model": params}, {"model": ldm_unet.GUIDED_TABLE}, card, loads, network)
     if stage == "autoencoder":
         parts = {"model": own(params)}
         if config.get("autoencoder.model.kind") == "taef2":
@@ -98,6 +101,8 @@ def read_run(folder: Path) -> Trained:
             return Trained(parts, {"model": taef2.TABLE}, card, loads, network, {"model": taef2.files})
         loads = "LDM's autoencoders, without loss and discriminator"
         return Trained(parts, {"model": ldm_autoencoder.TABLE}, card, loads, network, diffusers=_diffusers(config))
+    if "head" in params:  # on features of the guided denoiser, which has an export of its own
+        return Trained(dict(params), {}, card, "", f"{network}, a head on features")
     table, loads = _segmenter(config)
     return Trained({"model": params}, {"model": table}, card, loads, network)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import grain
 import numpy as np
 
+from stedm_jax.data.around import check_around, field_around
 from stedm_jax.data.arrays import ArrayStore
 from stedm_jax.data.augment import Movement, View, Views, affine_copy, dihedral, stain_jitter
 from stedm_jax.data.index import IndexRow
@@ -135,6 +136,7 @@ class Source:
       stored: what was computed of those views, and is yielded by its names; of tiles as they are where there is no
         augmentation.
       pixels: False: the image is not read, because what is stored stands for it.
+      around: whether a tile comes with the field around it, "region": tile and margin, brought to the tile's size.
     """
 
     reader: TileReader
@@ -147,6 +149,7 @@ class Source:
     views: Views | None = None
     stored: ArrayStore | None = None
     pixels: bool = True
+    around: bool = False
 
     @property
     def positions(self) -> Sequence[int]:
@@ -185,15 +188,19 @@ class LoadTile(grain.transforms.RandomMap):
         margin, whole = source.reader.tiles.margin, source.reader.read_whole(source.rows[position])
         image, mask = (core(array, margin) for array in whole)
         images = [image]
+        if source.around:
+            images.append(field_around(whole[0], margin))
         if source.pool is not None:
             images += self._styles(source, position, lambda: image, rng)
         if self.augment:
             images[0], mask = source.movement.take(*whole, margin, rng)
             turn = int(rng.integers(8))
-            images[0], mask = dihedral(images[0], turn), dihedral(mask, turn)
+            for number in range(1 + source.around):
+                images[number] = dihedral(images[number], turn)
+            mask = dihedral(mask, turn)
             images = stain_jitter(images, self.jitter, rng)
-        out = {"image": images[0], "mask": mask}
-        return out | ({"styles": np.stack(images[1:])} if source.pool is not None else {})
+        out = {"image": images[0], "mask": mask} | ({"region": images[1]} if source.around else {})
+        return out | ({"styles": np.stack(images[1 + source.around :])} if source.pool is not None else {})
 
     def _view(self, source: Source, position: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """One of the views of the tile at a position, with what is stored of it; as it is without augmentation."""
@@ -242,6 +249,8 @@ def tile_dataset(
     for source in sources:
         tiles = source.reader.tiles
         source.movement.check(tiles.tile, tiles.margin, f"the tile set {tiles.path}")
+        if source.around:
+            check_around(f"the tile set {tiles.path}", tiles.margin, source.movement)
     parts = [_order(source, number, seed + 7919 * number) for number, source in enumerate(sources)]
     mixed = grain.MapDataset.mix(parts, weights=[source.weight for source in sources])
     return mixed.seed(seed).random_map(LoadTile(sources, jitter, augment))
@@ -288,6 +297,7 @@ def evaluation_batches(
     hosts: int = 1,
     pool: StylePool | None = None,
     stored: ArrayStore | None = None,
+    around: bool = False,
 ) -> Iterator[dict[str, np.ndarray]]:
     """All rows once, in order, the last batch padded: image, mask, patient int32 (b,), weight float32 (b,).
 
@@ -301,9 +311,12 @@ def evaluation_batches(
       host, hosts: which part of each batch is this host's.
       pool: style tiles, from the same rows.
       stored: what was computed of the rows; it is yielded in place of the image.
+      around: also region, see Source.
     """
     part = batch // hosts
-    source = Source(reader, rows, 1.0, pool, stored=stored, pixels=stored is None)
+    source = Source(reader, rows, 1.0, pool, stored=stored, pixels=stored is None, around=around)
+    if around:
+        check_around(f"the tile set {reader.tiles.path}", reader.tiles.margin, source.movement)
     load = LoadTile([source], augment=False)
     for start in range(0, len(rows), batch):
         first = start + host * part

@@ -56,10 +56,10 @@ def loss_curves(curves: Mapping[str, Rows], dark: bool = False) -> bytes:
     for i, (stage, runs) in enumerate(panels.items()):
         axes = figure.add_subplot(lines, columns, i + 1)
         _loss_panel(axes, runs, dark)
-        _style(axes, dark)
+        style(axes, dark)
         axes.set_title(stage, loc="left", fontsize=10, color=_ink(dark))
         axes.set_xlabel("step", fontsize=8)
-    return _png(figure)
+    return png(figure)
 
 
 def _loss_panel(axes: Axes, runs: Mapping[str, Rows], dark: bool) -> None:
@@ -113,10 +113,10 @@ def patient_violins(arms: Mapping[str, Float64[np.ndarray, " p"]], label: str = 
     axes.set_xlim(-0.6, len(names) - 0.25)
     axes.margins(y=0.08)
     axes.set_ylabel(label)
-    _style(axes, dark)
+    style(axes, dark)
     axes.tick_params(labelsize=9)
     axes.grid(axis="x", visible=False)
-    return _png(figure)
+    return png(figure)
 
 
 def style_scatter(
@@ -141,8 +141,8 @@ def style_scatter(
         axes.set_aspect("equal", adjustable="datalim")
         if i == 0:
             axes.set_ylabel("synthetic image", fontsize=8)
-        _style(axes, dark)
-    return _png(figure)
+        style(axes, dark)
+    return png(figure)
 
 
 def _series(rows: Rows, key: str) -> tuple[np.ndarray, np.ndarray]:
@@ -178,8 +178,12 @@ def _faint(dark: bool) -> str:
     return "#6f767f" if dark else "#a4abb3"
 
 
-def _style(axes: Axes, dark: bool) -> None:
-    """Quiet axes: no frame but the ground line, a faint horizontal grid."""
+def style(axes: Axes, dark: bool) -> tuple[str, str, str]:
+    """Quiet axes: no frame but the ground line, a faint horizontal grid.
+
+    Returns:
+      Colours for text, for what stands behind, and of the first arm.
+    """
     axes.patch.set_alpha(0.0)
     axes.set_axisbelow(True)
     axes.grid(color=_faint(dark), alpha=0.3, linewidth=0.6)
@@ -189,9 +193,11 @@ def _style(axes: Axes, dark: bool) -> None:
     axes.tick_params(colors=_ink(dark), labelsize=8, length=0)
     axes.xaxis.label.set_color(_ink(dark))
     axes.yaxis.label.set_color(_ink(dark))
+    return _ink(dark), _faint(dark), palette(dark)[0]
 
 
-def _png(figure: Figure, dpi: int = 160) -> bytes:
+def png(figure: Figure, dpi: int = 160) -> bytes:
+    """A figure as it is put on a page."""
     figure.patch.set_alpha(0.0)
     FigureCanvasAgg(figure)
     out = io.BytesIO()

@@ -1,6 +1,7 @@
-"""Writes a report: `index.html` for people, `summary.json` and `per_patient.csv` for programs.
+"""Writes a report: `index.html` for people, `summary.json` and `per_patient.csv` for programs; of an ablation also
+`ablation.csv` and `ablation.png`.
 
-All three are functions of a ReportContent only (report_content.py), so the same content gives the
+All are functions of a ReportContent only (report_content.py), so the same content gives the
 same files. Each is written beside its place and then moved there.
 """
 
@@ -15,8 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from stedm_jax.evaluation.ablation import ablation_chart, ablation_csv
 from stedm_jax.evaluation.report_content import (
     ReportContent,
+    ablation_points,
     arm_names,
     check_results,
     comparisons,
@@ -40,6 +43,10 @@ def write_report(out: Path, content: ReportContent) -> None:
     _write(out / "per_patient.csv", per_patient_csv(content))
     text = json.dumps(_without_nan(numbers), indent=2, ensure_ascii=False, allow_nan=False)
     _write(out / "summary.json", text + "\n")
+    if points := ablation_points(content):
+        assert content.ablation is not None
+        _write(out / "ablation.csv", ablation_csv(points))
+        _write(out / "ablation.png", ablation_chart(content.ablation.key, points))
     _write(out / "index.html", page(content, numbers, comparisons(content)))
 
 
@@ -123,7 +130,7 @@ def _without_nan(value: Any) -> Any:
     return value
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, text: str | bytes) -> None:
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
+    partial.write_bytes(text.encode() if isinstance(text, str) else text)
     partial.replace(path)

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float64, UInt8
 
 from stedm_jax.errors import UserError
+from stedm_jax.evaluation.ablation import Ablation, Point, point
 from stedm_jax.evaluation.optical_density import StyleCorrelation
 from stedm_jax.evaluation.statistics import Comparison, compare_arms, patient_means, summarise
 
@@ -71,8 +72,8 @@ class ReportContent:
     """Everything a report shows; whatever is empty or None is left out of the page.
 
     `curves` maps a run's folder (such as "segmentation/labelled-0") to its metric rows; `pictures` maps
-    a caption to any further image; `baseline` is the arm that others are compared with, by default
-    the first one mentioned; `config` is anything that json can write.
+    a caption to any further image; `ablation` is a setting that arms vary; `baseline` is the arm that
+    others are compared with, by default the first one mentioned; `config` is anything that json can write.
     """
 
     title: str
@@ -87,6 +88,7 @@ class ReportContent:
     headline_split: str = "test"
     baseline: str | None = None
     synthesis: Synthesis | None = None
+    ablation: Ablation | None = None
     reconstruction: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # patient -> score -> value
     stages: Mapping[str, float] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -117,6 +119,18 @@ def arm_table(
     for row in rows:
         table[seeds.index(row.seed), names.index(row.patient)] = getattr(row, metric)
     return table
+
+
+def ablation_points(content: ReportContent) -> list[Point]:
+    """The arms that vary the setting of an ablation, in order, over the patients of the headline split."""
+    if content.ablation is None:
+        return []
+    split, values = content.headline_split, content.ablation.values
+    return [
+        point(arm, value, *(arm_table(content, arm, split, metric) for metric in ("iou", "dice")))
+        for arm, value in values.items()
+        if any(row.arm == arm for row in content.results)
+    ]
 
 
 def check_results(content: ReportContent) -> None:

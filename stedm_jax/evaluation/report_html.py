@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from stedm_jax.evaluation.ablation import ablation_chart
 from stedm_jax.evaluation.figures import (
     DARK_PALETTE,
     PALETTE,
@@ -25,6 +26,7 @@ from stedm_jax.evaluation.figures import (
 from stedm_jax.evaluation.report_content import (
     ReportContent,
     Synthesis,
+    ablation_points,
     arm_names,
     arm_table,
     patients,
@@ -88,6 +90,13 @@ def _results(content: ReportContent, numbers: Mapping[str, Any], tests: Sequence
         "IoU of each patient, averaged over seeds. A line joins the same patient in two arms; the bar "
         "is the mean over patients.",
     )
+    if points := ablation_points(content):
+        key = content.ablation.key if content.ablation else ""
+        html += _chart(
+            lambda dark: ablation_chart(key, points, dark),
+            f"IoU by {key}: mean over {split} patients, each averaged over seeds, with its 95 % interval. A faint line "
+            "is a patient.",
+        )
     header = ["arm", "patients", "IoU mean", "IoU var", "lowest", "highest", "Dice", "recall",
               "precision"]  # fmt: skip
     rows = []

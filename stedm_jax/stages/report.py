@@ -8,12 +8,14 @@ import numpy as np
 
 from stedm_jax.data.records import TileSet
 from stedm_jax.data.schema import SYNTHETIC
+from stedm_jax.evaluation.ablation import Ablation
 from stedm_jax.evaluation.confusion import foreground_scores, scores
 from stedm_jax.evaluation.figures import read_metrics
 from stedm_jax.evaluation.optical_density import mean_od, style_correlation
 from stedm_jax.evaluation.panels import Strip, cohort_panel, legend, overlay, style_grid
 from stedm_jax.evaluation.report import results_table, write_report
 from stedm_jax.evaluation.report_content import CohortRow, ReportContent, ResultRow, Synthesis
+from stedm_jax.stages.arms import settings
 from stedm_jax.stages.orders import Orders
 from stedm_jax.stages.run import Run, spread
 from stedm_jax.stages.segmentation import JUDGE
@@ -58,6 +60,7 @@ def _content(run: Run) -> ReportContent:
         results=list(_results(run)),
         baseline="labelled" if "labelled" in results.get("arms", ()) else None,
         synthesis=_synthesis(run, made, judge) if made else None,
+        ablation=_ablation(run),
         reconstruction=(run.workdir.result("autoencoder") or {}).get("patients", {}),
         stages={s: r["seconds"] for s in STAGES if (r := run.workdir.result(s)) and "seconds" in r},
         config=flatten(config),
@@ -132,6 +135,15 @@ def _results(run: Run) -> Iterator[ResultRow]:
                     iou=values["iou"], dice=values["dice"], recall=values["recall"], precision=values["precision"],
                     n_tiles=tiles[split, patient], n_pixels=scores(counts).n_pixels,
                 )  # fmt: skip
+
+
+def _ablation(run: Run) -> Ablation | None:
+    """The setting that report.ablation names, in the arms that change it or have it by default."""
+    segmentation, key = run.config.segmentation, run.config.report.ablation
+    if not key:
+        return None
+    values = {name: flatten(settings(segmentation, name, arm))[key] for name, arm in segmentation.arms.items()}
+    return Ablation(key, values)
 
 
 def _judge(run: Run) -> dict[str, float]:

@@ -98,10 +98,11 @@ class Run:
             )
         return rows
 
-    def sources(self, splits: Mapping[str, float], style: Any | None = None) -> list[Source]:
+    def sources(self, splits: Mapping[str, float], style: Any | None = None, around: bool = False) -> list[Source]:
         """Sources of training tiles: split -> share, kinds of tiles at the configured shares where there are labels.
 
-        With the settings of a style each source has its pool, over all tiles of the split.
+        With the settings of a style each source has its pool, over all tiles of the split. `around`: tiles come with
+        the field around them.
         """
         held_out = [split for split, weight in splits.items() if split in ("val", "test") and weight]
         if held_out:
@@ -118,7 +119,16 @@ class Run:
             shares = self.config.data.shares if split != "style" else ()
             parts = divide(rows, self.tiles.classes, self.classes, shares=shares, uniform=self.config.data.uniform)
             out += [
-                Source(self.reader, rows, weight * part.weight, pool, part.positions, part.groups, self.movement)
+                Source(
+                    self.reader,
+                    rows,
+                    weight * part.weight,
+                    pool,
+                    part.positions,
+                    part.groups,
+                    self.movement,
+                    around=around,
+                )
                 for part in parts
             ]
         return out
@@ -142,12 +152,14 @@ class Run:
         batch: int,
         pool: StylePool | None = None,
         stored: ArrayStore | None = None,
+        around: bool = False,
     ) -> Callable[[], Iterator[dict[str, np.ndarray]]]:
         """All rows once; patients are numbered in sorted order."""
         numbers = {name: number for number, name in enumerate(sorted({row.patient for row in rows}))}
         return lambda: evaluation_batches(
             reader, rows, numbers, batch=batch, host=jax.process_index(), hosts=jax.process_count(), pool=pool,
             stored=stored,
+            around=around,
         )  # fmt: skip
 
     def need(self, *stages: str) -> None:

@@ -1,7 +1,8 @@
-"""Stage segmentation: the same segmenter, steps and augmentation in every arm, judged patient by patient.
+"""Stage segmentation: the same steps and augmentation in every arm, judged patient by patient.
 
-An arm says which share of each batch is real. Besides the arms there is the judge, trained on real tiles only and
-under strong stain jitter, which tells whether synthetic images keep to their layouts.
+An arm says which share of each batch is real, and perhaps which network is trained (arms.py); by default the segmenter
+is the same in all of them. Where there are synthetic images there is a judge besides the arms, trained on real tiles
+only and under strong stain jitter, which tells whether they keep to their layouts.
 """
 
 import json
@@ -10,16 +11,18 @@ from typing import Any
 
 import numpy as np
 
+from stedm_jax.data.arrays import ArrayStore
 from stedm_jax.data.pipeline import Source, TileReader, tile_dataset
 from stedm_jax.data.records import IndexRow, TileSet
 from stedm_jax.data.schema import SYNTHETIC
 from stedm_jax.data.splits import check_disjoint
 from stedm_jax.errors import UserError
+from stedm_jax.stages import guided_cache
+from stedm_jax.stages.arms import Learner, Learners
+from stedm_jax.stages.frozen import pin
 from stedm_jax.stages.learn import learn, restore
 from stedm_jax.stages.run import Run
-from stedm_jax.tasks.contour import segmentation_task
 from stedm_jax.training import peers
-from stedm_jax.training.program import Program
 from stedm_jax.workdir import write_text
 
 JUDGE = "judge"
@@ -58,14 +61,13 @@ def run(run: Run) -> None:
     made = synthetic(run) if run.workdir.result("synthesis") else None
     _check_leaks(run, real, made)
     most = max(len(rows.patients) for rows in (*real.values(), *([made] if made else [])))
-    task = segmentation_task(config, run.classes.colors, run.classes.foreground, most, run.dtype)
-    program = Program(task, config.train, run.mesh)
+    learners = Learners(run, most)
     with run.workdir.timed("segmentation") as result:
         for seed in config.seeds:
             for name, arm in config.arms.items():
-                _learn_and_score(run, program, name, arm, seed, made, real)
-        scored = real | ({SYNTHETIC: made} if made else {})
-        _learn_and_score(run, program, JUDGE, config.judge, config.seeds[0], None, scored)
+                _learn_and_score(run, learners, name, arm, seed, made, real)
+        if made:
+            _learn_and_score(run, learners, JUDGE, config.judge, config.seeds[0], None, real | {SYNTHETIC: made})
         result["arms"], result["seeds"] = sorted(arms), list(config.seeds)
 
 
@@ -81,7 +83,7 @@ def _check_leaks(run: Run, real: dict[str, Rows], made: Rows | None) -> None:
 
 def _learn_and_score(
     run: Run,
-    program: Program,
+    learners: Learners,
     name: str,
     arm: Any,
     seed: int,
@@ -92,29 +94,48 @@ def _learn_and_score(
     file = run.workdir.stage(folder) / "scores.json"
     if peers.on_first(file.exists):
         return
-    config = run.config.segmentation
-    sources = run.sources({"train": arm.real} if arm.real else {})
-    if arm.real < 1:
-        if made is None:
-            raise UserError(f"The arm '{name}' needs synthetic tiles, and there are none; run the stage synthesis.")
-        sources.append(Source(made.reader, made.rows, 1.0 - arm.real))
+    learner = learners(name, arm)
+    program, config = learner.program, learner.config
+    if learner.used:
+        pin(run.workdir.stage(folder), learner.used)
     # The seed changes the order of the tiles as well as the initialisation, in the same way in every arm.
-    dataset = tile_dataset(sources, seed=run.config.seed + 1000 * (seed + 1), jitter=arm.stain_jitter)
+    order = run.config.seed + 1000 * (seed + 1)
+    sources, store = _sources(run, learner, name, arm, made), _store(run, learner, arm)
+    dataset = shown = tile_dataset(sources, seed=order, jitter=arm.stain_jitter)
+    if store is not None:
+        dataset = tile_dataset(guided_cache.from_store(run, sources, store), seed=order)
+    read = {"stored": store, "around": learner.around}
     size = config.train.batch
     watched = config.checkpoint == "best" or config.train.eval_every > 0
     learn(
-        run, program, config, folder, seed=run.config.seed + 1000 * (seed + 1),
-        dataset=dataset,
-        eval_batches=run.eval_batches(run.reader, scored["val"].rows, size) if watched else None,
+        run, program, config, folder, seed=order, dataset=dataset, shown=shown, frozen=learner.frozen,
+        eval_batches=run.eval_batches(run.reader, scored["val"].rows, size, **read) if watched else None,
         best=("iou", "max") if watched else None,
     )  # fmt: skip
     params = restore(run, program.task, folder, best=("iou", "max") if config.checkpoint == "best" else None)
     matrices: dict[str, Any] = {}
     for split, rows in scored.items():
-        sums = program.evaluate.sums(params, {}, run.eval_batches(rows.reader, rows.rows, size)(), run.config.seed)
+        judged = run.eval_batches(rows.reader, rows.rows, size, **read)
+        sums = program.evaluate.sums(params, learner.frozen, judged(), run.config.seed)
         if sums is None:
             raise ValueError("an evaluation that nothing can stop was stopped")
         counts = sums["confusion"]
         matrices[split] = {patient: counts[number].tolist() for number, patient in enumerate(rows.patients)}
     text = json.dumps({"arm": name, "seed": seed, "confusion": matrices})
     peers.on_first(lambda: write_text(file, text))
+
+
+def _sources(run: Run, learner: Learner, name: str, arm: Any, made: Rows | None) -> list[Source]:
+    """Real and synthetic tiles, as an arm mixes them."""
+    sources = run.sources({"train": arm.real} if arm.real else {}, around=learner.around)
+    if arm.real < 1:
+        if made is None:
+            raise UserError(f"The arm '{name}' needs synthetic tiles, and there are none; run the stage synthesis.")
+        sources.append(Source(made.reader, made.rows, 1.0 - arm.real, around=learner.around))
+    return sources
+
+
+def _store(run: Run, learner: Learner, arm: Any) -> ArrayStore | None:
+    """What stands for the tiles of an arm: only of real ones, and under the augmentation that it was made with."""
+    same = arm.real == 1 and arm.stain_jitter == run.config.guided.stain_jitter
+    return learner.store if same else None

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from stedm_jax.stages.arms import check_arm
 from stedm_jax.stages.data import check_unchanged
 from stedm_jax.stages.initial import check_sources, source_folder
 from stedm_jax.stages.plan import print_plan
@@ -115,9 +116,13 @@ def _check_weights(config: Any, stages: Sequence[str]) -> None:
     """Refuses before hours of training what a later stage could not start from."""
     for stage in stages:
         check_sources(config.get(stage, {}).get("init_from", ()))
+    if "segmentation" in stages:
+        for name, arm in config.segmentation.arms.items():
+            check_arm(config, name, arm)
     for stage, key, source in (
         ("autoencoder", "autoencoder.lpips", config.autoencoder.lpips),
         ("diffusion", "diffusion.style.weights", config.diffusion.style.weights),
+        ("guided", "guided.guide.weights", config.guided.guide.weights),
     ):
         if source and stage in stages:
             source_folder(source, key)

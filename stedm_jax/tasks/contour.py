@@ -99,9 +99,9 @@ class ContourTask(SegmentationTask):
             objects > 0, np.where(front, classes, usual[objects]), np.where(front, self.background, classes)
         )
 
-    def predict(self, params: PyTree, image: UInt8[Array, "b h w 3"]) -> Int32[Array, "b h w"]:
+    def predict(self, params: PyTree, frozen: PyTree, batch: dict[str, Array]) -> Int32[Array, "b h w"]:
         """Cores, grown, in their most probable class; elsewhere the most probable class that is not foreground."""
-        maps = self.maps(params, {}, image)
+        maps = self.maps(params, frozen, batch["image"])
         classes, contour = maps[..., :-1], maps[..., -1]
         front = jnp.zeros(len(self.colors), bool).at[jnp.array(self.foreground)].set(True)
         inside = jnp.where(front[None, None, None], classes, 0.0)

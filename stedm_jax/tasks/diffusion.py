@@ -1,6 +1,5 @@
 """The denoiser, conditioned on a layout and on the style of other tiles (STEDM).
 
-    z_0 = (encode(x) - shift) / scale,   z_t = alpha_t z_0 + sigma_t eps
     prediction = UNet([z_t, layout], t, style),  style = aggregate(encoder(tiles))
 
 The layout goes through a 1x1 convolution without bias and is stacked on the noisy latents; the style encoder is
@@ -10,7 +9,6 @@ guidance can strengthen both; in the paper it strengthens the style alone.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -20,46 +18,22 @@ from jaxtyping import Array, Float, Int32, PRNGKeyArray, PyTree, UInt8
 from ml_collections import ConfigDict
 
 from stedm_jax.diffusion.guidance import Guidance
-from stedm_jax.diffusion.losses import add_noise, distance, weight
-from stedm_jax.diffusion.parameterisation import check_kind, target
 from stedm_jax.diffusion.samplers import Sampler, sample, timesteps
-from stedm_jax.diffusion.schedule import make_schedule
 from stedm_jax.errors import UserError
 from stedm_jax.evaluation.confusion import VOID
 from stedm_jax.models.build import build_style, build_style_guide, build_unet
 from stedm_jax.models.transformer import Tokens
 from stedm_jax.tasks.autoencoder import AutoencoderTask
 from stedm_jax.tasks.fidelity import layout_iou, layout_style_grid, style_correlation
-from stedm_jax.tasks.images import colorize, one_hot_layout, to_bytes, to_network
+from stedm_jax.tasks.images import colorize, one_hot_layout, to_network
+from stedm_jax.tasks.latent_diffusion import LatentDiffusion, LatentScale
 from stedm_jax.tasks.segmentation import SegmentationTask
 
 DROPPED = -2.0
 """Value of a style image that is not there (as published)."""
 
 
-@dataclass(frozen=True)
-class LatentScale:
-    """z = (latent - shift) / scale, channel by channel."""
-
-    shift: tuple[float, ...]
-    scale: tuple[float, ...]
-
-    def to_z(self, latents: Float[Array, "b hs ws c"]) -> Float[Array, "b hs ws c"]:
-        """Scaled latents, float32."""
-        shift, scale = self._arrays()
-        return (latents.astype(jnp.float32) - shift) / scale
-
-    def from_z(self, z: Float[Array, "b hs ws c"]) -> Float[Array, "b hs ws c"]:
-        """The inverse of to_z."""
-        shift, scale = self._arrays()
-        return z.astype(jnp.float32) * scale + shift
-
-    def _arrays(self) -> tuple[Float[Array, "1 1 1 c"], Float[Array, "1 1 1 c"]]:
-        shift, scale = (jnp.array(values, jnp.float32)[None, None, None, :] for values in (self.shift, self.scale))
-        return shift, scale
-
-
-class DiffusionTask:
+class DiffusionTask(LatentDiffusion):
     """Task "diffusion"; batches hold image (b, h, w, 3), mask (b, h, w), styles (b, k, h, w, 3), all uint8.
 
     Losses take moments (b, hs, ws, m), as the autoencoder gives them, in place of the image.
@@ -84,12 +58,8 @@ class DiffusionTask:
         dtype: DTypeLike,
         judge: SegmentationTask | None = None,
     ):
-        self.config, self.autoencoder, self.latents, self.colors = config, autoencoder, latents, tuple(colors)
-        self.judge = judge
-        check_kind(config.prediction)
-        self.schedule = make_schedule(**config.schedule)
-        self.channels = autoencoder.config.model.latent_channels
-        self.factor = autoencoder.factor
+        super().__init__(config, autoencoder, latents)
+        self.colors, self.judge = tuple(colors), judge
         self.styled = config.style.source != "none" and config.style.aggregation != "none"
         if config.unet.context_dim:
             raise UserError(
@@ -124,24 +94,6 @@ class DiffusionTask:
         }
         return params | ({"style": self.style.init(keys[1])} if self.styled else {})
 
-    def encode(
-        self, frozen: PyTree, image: UInt8[Array, "b h w 3"], key: PRNGKeyArray | None
-    ) -> Float[Array, "b hs ws c"]:
-        """Scaled latents of images."""
-        return self.latents.to_z(self.autoencoder.encode(frozen["first"], to_network(image), key))
-
-    def latents_of(
-        self, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray | None
-    ) -> Float[Array, "b hs ws c"]:
-        """Scaled latents of a batch: drawn from its moments, where they were stored, else those of its images."""
-        if "moments" not in batch:
-            return self.encode(frozen, batch["image"], key)
-        return self.latents.to_z(self.autoencoder.draw(frozen["first"], batch["moments"].astype(jnp.float32), key))
-
-    def decode(self, frozen: PyTree, z: Float[Array, "b hs ws c"]) -> UInt8[Array, "b h w 3"]:
-        """Images of scaled latents."""
-        return to_bytes(self.autoencoder.decode(frozen["first"], self.latents.from_z(z)))
-
     def layout(self, params: PyTree, mask: UInt8[Array, "b h w"]) -> Float[Array, "b hs ws d"]:
         """What the denoiser sees of a mask."""
         size = (mask.shape[1] // self.factor, mask.shape[2] // self.factor)
@@ -166,9 +118,7 @@ class DiffusionTask:
         """Weighted distance of prediction and target."""
         keys = jax.random.split(key, 5)
         z = jax.lax.stop_gradient(self.latents_of(frozen, batch, keys[0]))
-        t = jax.random.randint(keys[1], (z.shape[0],), 0, self.schedule.steps)
-        eps = jax.random.normal(keys[2], z.shape, jnp.float32)
-        noisy = add_noise(self.schedule, z, eps, t)
+        t, eps = self.draw(keys[1], keys[2], z)
         dropped = jax.random.bernoulli(keys[3], self.config.style.drop, (z.shape[0],))
         style, mask = None, batch["mask"]
         if self.styled:
@@ -178,17 +128,12 @@ class DiffusionTask:
         if self.config.drop_layout:
             along = jax.random.bernoulli(jax.random.fold_in(keys[3], 1), self.config.drop_layout, dropped.shape)
             mask = jnp.where((dropped & along)[:, None, None], jnp.uint8(VOID), mask)
-        stacked = jnp.concatenate([noisy, self.layout(params, mask)], axis=-1)
-        drop = keys[4] if self.config.unet.dropout else None
-        predicted = self.unet.apply(params["unet"], stacked, t, style, key=drop)
-        wanted = target(self.schedule, self.config.prediction, z, eps, t)
-        error = distance(self.config.loss, predicted, wanted)
-        weights = weight(self.config.weighting, self.schedule, self.config.prediction, t)
-        counted = batch.get("weight")
-        losses = error * weights
-        if counted is not None:
-            return jnp.sum(losses * counted) / jnp.maximum(counted.sum(), 1.0), {}
-        return jnp.mean(losses), {}
+        layout, drop = self.layout(params, mask), keys[4] if self.config.unet.dropout else None
+
+        def predict(noisy: Array, t: Array) -> Array:
+            return self.unet.apply(params["unet"], jnp.concatenate([noisy, layout], axis=-1), t, style, key=drop)
+
+        return self.denoising_loss(predict, z, t, eps, batch.get("weight")), {}
 
     def guidance(self, config: Any) -> Guidance:
         """That of config.synthesis; none for a model that was trained with nothing to drop."""
@@ -240,16 +185,6 @@ class DiffusionTask:
             guidance=guidance, denoise_both=denoise_both, key=key,
         )  # fmt: skip
         return self.decode(frozen, z)
-
-    def eval_step(self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray) -> dict[str, Array]:
-        """Sums of the loss over images."""
-        loss, _ = self.loss(params, frozen, batch, key, jnp.int32(0))
-        images = batch["weight"].sum()
-        return {"loss": loss * images, "images": images}
-
-    def summarise(self, sums: dict) -> dict[str, float]:
-        """Mean loss."""
-        return {"loss": float(sums["loss"] / sums["images"])}
 
     def visualise(self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray) -> dict[str, Array]:
         """Samples of layouts x styles at fixed noise, and how well they keep to both.

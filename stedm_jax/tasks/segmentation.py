@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int32, PRNGKeyArray, PyTree, UInt8
 from stedm_jax.evaluation.confusion import VOID, foreground_scores
 from stedm_jax.models.batch_norm import running_stats
 from stedm_jax.models.build import build_segmenter
+from stedm_jax.models.functional import Functional
 from stedm_jax.tasks.images import colorize, image_rows, to_network
 from stedm_jax.training.task import STATE
 
@@ -98,19 +99,36 @@ class SegmentationTask:
     ):
         self.config, self.colors, self.foreground = config, tuple(colors), tuple(foreground)
         self.patients = patients
-        self.network = build_segmenter(config.model, len(self.colors), dtype=dtype)
+        self.network = self.build(dtype)
+
+    def build(self, dtype: DTypeLike) -> Functional:
+        """The network that is trained."""
+        return build_segmenter(self.config.model, len(self.colors), dtype=dtype)
 
     def init(self, key: PRNGKeyArray) -> PyTree:
         """Fresh parameters."""
         return self.network.init(key)
 
-    def predict(self, params: PyTree, image: UInt8[Array, "b h w 3"]) -> Int32[Array, "b h w"]:
+    def logits(
+        self,
+        params: PyTree,
+        frozen: PyTree,
+        batch: dict[str, Array],
+        train: bool = False,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[Float[Array, "b h w k"], PyTree]:
+        """Logits of the images of a batch, and the running statistics that training them leaves."""
+        network = self.network.module(params)
+        logits = network(to_network(batch["image"]), train=train, key=key)
+        return logits, running_stats(network)
+
+    def predict(self, params: PyTree, frozen: PyTree, batch: dict[str, Array]) -> Int32[Array, "b h w"]:
         """Most probable class of each pixel."""
-        return jnp.argmax(self.network.apply(params, to_network(image)), axis=-1).astype(jnp.int32)
+        return jnp.argmax(self.logits(params, frozen, batch)[0], axis=-1).astype(jnp.int32)
 
     def maps(self, params: PyTree, frozen: PyTree, image: UInt8[Array, "b h w 3"]) -> Float[Array, "b h w m"]:
         """What is averaged over overlapping patches of a large image: the probability of each class."""
-        return jax.nn.softmax(self.network.apply(params, to_network(image)).astype(jnp.float32))
+        return jax.nn.softmax(self.logits(params, frozen, {"image": image})[0].astype(jnp.float32))
 
     def decide(self, maps: Float[np.ndarray, "h w m"]) -> tuple[UInt8[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]:
         """From averaged maps, on the host: the class of each pixel, and where objects are.
@@ -128,21 +146,20 @@ class SegmentationTask:
         self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray, step: Int32[Array, ""]
     ) -> tuple[Float[Array, ""], dict[str, Any]]:
         """The weighted sum and its parts."""
-        network = self.network.module(params)
-        logits = network(to_network(batch["image"]), train=True, key=key)
+        logits, state = self.logits(params, frozen, batch, train=True, key=key)
         valid = valid_pixels(batch["mask"], self.config.border)
         ce = cross_entropy(logits, batch["mask"], valid)
         dice = dice_loss(logits, batch["mask"], valid, self.foreground)
         return self.config.ce_weight * ce + self.config.dice_weight * dice, {
             "ce": ce,
             "dice_loss": dice,
-            STATE: running_stats(network),
+            STATE: state,
         }
 
     def eval_step(self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray) -> dict[str, Array]:
         """Confusion matrix of each patient, int32 (patients, classes, classes)."""
         valid = valid_pixels(batch["mask"], self.config.border) & (batch["weight"] > 0)[:, None, None]
-        prediction = self.predict(params, batch["image"])
+        prediction = self.predict(params, frozen, batch)
         classes = len(self.colors)
         return {
             "confusion": patient_confusion(prediction, batch["mask"], valid, batch["patient"], self.patients, classes)
@@ -156,6 +173,7 @@ class SegmentationTask:
 
     def visualise(self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray) -> dict[str, Array]:
         """Images, their masks and the predictions."""
-        image, mask = batch["image"][:8], batch["mask"][:8]
-        guess = self.predict(params, image).astype(jnp.uint8)
+        few = {name: array[:8] for name, array in batch.items()}
+        image, mask = few["image"], few["mask"]
+        guess = self.predict(params, frozen, few).astype(jnp.uint8)
         return {"masks": image_rows([image, colorize(mask, self.colors), colorize(guess, self.colors)])}

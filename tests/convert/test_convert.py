@@ -69,7 +69,8 @@ def run(*argv: object) -> None:
 def test_entries_are_complete_and_their_builders_are_there():
     known = entries()
     wanted = {
-        "ldm-vq-f4", "ldm-kl-f4", "ldm-kl-f8", "ldm-landscape", "lid-tcga-brca", "hipt-vit256", "swin-v2-t-imagenet",
+        "ldm-vq-f4", "ldm-kl-f4", "ldm-kl-f8", "ldm-landscape", "lid-tcga-brca", "lid-tcga-brca-guided",
+        "hipt-vit256", "swin-v2-t-imagenet",
         "mit-b2-imagenet", "resnet18-imagenet", "resnet34-imagenet", "resnet50-imagenet", "vgg16-imagenet",
         "convnext-tiny-imagenet", "taef2", "lpips-alex", "inception-fid", "uni2-h", "virchow2", "h0-mini",
     }  # fmt: skip

@@ -98,7 +98,7 @@ def test_objects_of_perfect_maps_are_those_of_the_truth(task, monkeypatch):
     final = task.mask_of(classes, objects)
     assert (final != mask).mean() < 0.05  # corners come back round
     monkeypatch.setattr(task, "maps", lambda params, frozen, image: jnp.asarray(maps)[None])
-    predicted = np.asarray(task.predict({}, jnp.zeros((1, 32, 32, 3), jnp.uint8)))[0]
+    predicted = np.asarray(task.predict({}, {}, {"image": jnp.zeros((1, 32, 32, 3), jnp.uint8)}))[0]
     np.testing.assert_array_equal(predicted > 0, np.asarray(objects) > 0)
     assert (predicted != mask).mean() < 0.05
 

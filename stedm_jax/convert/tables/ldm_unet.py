@@ -29,3 +29,10 @@ STEDM_TABLE: Table = (
     *TABLE,
 )
 """With the style block as the second of the middle's four."""
+
+GUIDED_TABLE: Table = (
+    *_moved("model.diffusion_model", "unet"),
+    Rule("cond_stage_model.{a}.weight", "guide/{a}/kernel", "kernel"),
+    Rule("cond_stage_model.{a}", "guide/{a}"),
+)
+"""Of Large-Image-Diffusion: the UNet, and the linear maps of the embeddings that guide it (patch_fc, region_fc)."""

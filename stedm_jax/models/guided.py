@@ -1,0 +1,113 @@
+"""A denoiser that is guided by embeddings of the same tile (LID: Graikos et al., CVPR 2024, arXiv 2312.07330).
+
+    token  = Linear(e / |e|),  e an embedding, one linear map for each kind of them            (1)
+    output = UNet(z_t, t, context = tokens)                                                    (2)
+
+A tile has the embedding of itself ("patch") and, as LID's model of TCGA-BRCA at 20x, that of the field around it at a
+lower magnification ("region"), so one or two tokens. An embedding that is not there is the zero vector, whose token is
+the bias of (1). Parameters: unet, as published, and guide/patch_fc, guide/region_fc.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Num
+
+from stedm_jax.errors import UserError
+from stedm_jax.models.functional import Functional
+from stedm_jax.models.layers import linear
+from stedm_jax.models.unet import UNet
+
+TOKENS = ("patch", "region")
+SMALLEST = 1e-12
+
+Embeddings = Mapping[str, Array]
+
+
+class Guide(nnx.Module):
+    """Equation (1).
+
+    Args:
+        widths: kind of embedding, of TOKENS -> its length. dim: length of a token.
+        normalise: whether embeddings are brought to length 1, as published.
+    """
+
+    def __init__(
+        self, widths: Mapping[str, int], dim: int, *, normalise: bool = True, rngs: nnx.Rngs, dtype: DTypeLike
+    ):
+        self.tokens, self.normalise = tuple(name for name in TOKENS if name in widths), normalise
+        for name in self.tokens:
+            setattr(self, f"{name}_fc", linear(widths[name], dim, rngs=rngs, dtype=dtype))
+
+    def __call__(self, embeddings: Embeddings) -> Float[Array, "b n dim"]:
+        """Tokens of (b, length) arrays, in the order of TOKENS."""
+        tokens = []
+        for name in self.tokens:
+            e = embeddings[name].astype(jnp.float32)
+            if self.normalise:
+                e = e / jnp.maximum(jnp.sqrt(jnp.square(e).sum(-1, keepdims=True)), SMALLEST)
+            tokens.append(getattr(self, f"{name}_fc")(e))
+        return jnp.stack(tokens, axis=1)
+
+
+class GuidedUNet(nnx.Module):
+    """Equation (2); without a guide a plain UNet, whose transformers see the zero vector."""
+
+    def __init__(self, unet: UNet, guide: Guide | None):
+        self.unet, self.guide = unet, guide
+
+    def __call__(
+        self,
+        x: Float[Array, "b h w c"],
+        t: Num[Array, " b"],
+        embeddings: Embeddings | None = None,
+        key: jax.Array | None = None,
+    ) -> Float[Array, "b h w c"]:
+        """The prediction; `key` switches dropout on."""
+        out = self.unet(x, t, key=key, context=self._context(embeddings))
+        assert not isinstance(out, tuple)  # as there are no taps
+        return out
+
+    def features(
+        self, x: Float[Array, "b h w c"], t: Num[Array, " b"], embeddings: Embeddings | None, *, taps: Sequence[str]
+    ) -> dict[str, Array]:
+        """{tap: features}; nothing after the last tap is run."""
+        return self.unet.features(x, t, context=self._context(embeddings), taps=taps)
+
+    def _context(self, embeddings: Embeddings | None) -> Float[Array, "b n dim"] | None:
+        return None if self.guide is None or embeddings is None else self.guide(embeddings)
+
+
+def guided_unet(
+    unet: Functional, widths: Mapping[str, int], dim: int, normalise: bool = True, dtype: DTypeLike = jnp.float32
+) -> Functional:
+    """A UNet with the linear maps of its guide; without `widths` it has none.
+
+    Raises:
+      UserError: a kind of embedding that is not of TOKENS.
+    """
+    if unknown := [name for name in widths if name not in TOKENS]:
+        raise UserError(f"There is no token {', '.join(unknown)} of a guide; there are {', '.join(TOKENS)}.")
+
+    def build(rngs: nnx.Rngs) -> GuidedUNet:
+        guide = Guide(widths, dim, normalise=normalise, rngs=rngs, dtype=dtype) if widths else None
+        return GuidedUNet(unet.build(rngs), guide)  # pyright: ignore[reportArgumentType]
+
+    return Functional(build)
+
+
+class PublishedGuidedUNet(GuidedUNet):
+    """LID's model of TCGA-BRCA at 20x, at its size but for what is given."""
+
+    def __init__(
+        self, *, patch: int = 384, region: int = 768, dim: int = 512, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32,
+        **unet: object,
+    ):  # fmt: skip
+        widths = {"patch": patch} | ({"region": region} if region else {})
+        super().__init__(
+            UNet(**unet, dtype=dtype, rngs=rngs),  # pyright: ignore[reportArgumentType]
+            Guide(widths, dim, rngs=rngs, dtype=dtype),
+        )

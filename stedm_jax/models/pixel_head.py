@@ -1,0 +1,75 @@
+"""The head that turns features of a frozen network into a mask (after PathSegDiff, arXiv 2504.06950).
+
+    y_i = norm(W_i f_i),  a 1x1 convolution of each map, then bilinear resizing to the largest grid      (1)
+    y   = two 3x3 convolutions of [y_1, ..., y_n], each with norm and ReLU                                (2)
+    logits = 3x3 convolution of y, enlarged bilinearly to pixels                                          (3)
+
+The paper calls its head a fully convolutional network; its layout was not found. This one follows what is known of
+such heads (papers on denoisers as feature extractors): resizing, concatenation and few layers. The norm of (1) makes
+the maps, whose scales differ by an order of magnitude between blocks, weigh alike from the start; the second
+convolution of (2) halves the width, since (3) works at full size.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from stedm_jax.models.batch_norm import make_norm, normalise
+from stedm_jax.models.layers import Slots, conv
+from stedm_jax.models.unet_decoder import ConvNormReLU
+
+
+class PixelHead(nnx.Module):
+    """Feature maps to logits.
+
+    Args:
+        channels: of each map. classes: number of logits. width: of (1) and (2). norm: one of batch_norm.NORMS.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        *,
+        classes: int,
+        width: int = 128,
+        norm: str = "batch",
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        kw = {"rngs": rngs, "dtype": dtype}
+        self.dtype = dtype
+        self.project = Slots([conv(each, width, 1, bias=False, **kw) for each in channels])
+        self.norms = Slots([make_norm(norm, width) for _ in channels])
+        half = max(width // 2, 1)
+        self.fuse = Slots(
+            [ConvNormReLU(width * len(channels), width, norm=norm, **kw), ConvNormReLU(width, half, norm=norm, **kw)]
+        )
+        self.out = conv(half, classes, 3, **kw)
+
+    def __call__(
+        self,
+        maps: Sequence[Float[Array, "b _h _w _c"]],
+        size: tuple[int, int],
+        train: bool = False,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "b h w classes"]:
+        """Logits, float32, at the height and width `size`; `key` is not used, as nothing is drawn."""
+        height, width = (max(each.shape[axis] for each in maps) for axis in (1, 2))
+        seen = [
+            _resize(normalise(norm, project(each.astype(self.dtype)), train), height, width)
+            for each, project, norm in zip(maps, self.project, self.norms, strict=True)
+        ]
+        y = jnp.concatenate(seen, axis=-1)
+        for layer in self.fuse:
+            y = layer(y, train)
+        return self.out(_resize(y, *size)).astype(jnp.float32)
+
+
+def _resize(x: Float[Array, "b _h _w c"], height: int, width: int) -> Float[Array, "b h w c"]:
+    if x.shape[1:3] == (height, width):
+        return x
+    return jax.image.resize(x, (x.shape[0], height, width, x.shape[3]), "bilinear")

@@ -1,0 +1,89 @@
+"""What the frozen networks below a guided denoiser make of tiles, computed once (`guided.cache`).
+
+Kept are the moments of the latents (never a draw), the guide's embedding and, where an arm's head reads them, its patch
+tokens: of every view of the tiles that the denoiser and the heads learn from, and of the validation and test tiles as
+they are. A step then spares the first stage and the guide; features of the denoiser itself are not kept, being a
+hundred times as large. The folder can be deleted when the stage segmentation is done.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from stedm_jax.data.arrays import ArraySpec, ArrayStore, StoreSpec
+from stedm_jax.data.augment import Movement, Views
+from stedm_jax.data.pipeline import Source
+from stedm_jax.errors import UserError
+from stedm_jax.stages.encode import Encoding, encode_tiles
+from stedm_jax.stages.frozen import Weights
+from stedm_jax.stages.run import Run
+from stedm_jax.tasks.guided import GuidedTask
+from stedm_jax.tasks.images import to_network
+
+FOLDER = "guided/cache"
+
+
+def views(config: Any) -> Views:
+    """The augmentations that are stored of each training tile: one copy where there are none but the symmetries."""
+    data, jitter, stored = config.data, config.guided.stain_jitter, config.latents
+    augmented = bool(jitter or data.shift or data.rotate)
+    movement = Movement(data.shift, data.rotate)
+    return Views(config.seed, stored.copies if augmented else 1, stored.variants, movement, jitter)
+
+
+def stored(run: Run, task: GuidedTask, frozen: Any, used: dict[str, Weights]) -> ArrayStore | None:
+    """The set, made where it is missing or was made otherwise; None without a cache.
+
+    Args:
+      task: the denoiser. frozen, used: its frozen parameters and which they are, as `guided.build` gives them.
+
+    Raises:
+      UserError: a guide that reads more than the tile, or as `encode.encode_tiles`.
+    """
+    config = run.config
+    if not config.guided.cache:
+        return None
+    if "region" in task.widths:
+        raise UserError(
+            "config.guided.cache keeps what is made of tiles, and a region token is made of the field around them; set "
+            "guided.cache=False, or guided.guide.tokens=patch."
+        )
+    drawn = views(config)
+    records = {split: len(run.tiles.index(split)) for split in run.tiles.splits}
+    counts = {split: drawn.count for split, weight in config.guided.splits.items() if weight}
+    counts |= {"train": drawn.count, "val": 1, "test": 1}
+    sees = "segmentation" in config.stages
+
+    def network(params: Any, image: Array) -> dict[str, Array]:
+        out = {"moments": task.autoencoder.moments(params["first"], to_network(image))}
+        for token, embedding in (task.embed(params, {"image": image}) or {}).items():
+            out[f"embedding_{token}"] = embedding
+        if sees and task.guide is not None:
+            out["tokens"] = task.guide.apply(params["guide"], to_network(image), method="tokens")[1]
+        return out
+
+    side = run.tiles.tile
+    shapes = jax.eval_shape(network, frozen, jax.ShapeDtypeStruct((1, side, side, 3), jnp.uint8))
+    arrays = {name: ArraySpec(tuple(shape.shape[1:]), config.latents.dtype) for name, shape in shapes.items()}
+    about = {name: weights.sha256 for name, weights in used.items()} | {
+        "tiles": run.tiles.fingerprint, "seed": config.seed, "copies": drawn.copies, "variants": drawn.variants,
+        "stain_jitter": drawn.jitter, "shift": config.data.shift, "rotate": config.data.rotate,
+    }  # fmt: skip
+    spec = StoreSpec(arrays, {split: records[split] for split in counts if split in records}, counts, about)
+    learnt = {split for split, count in counts.items() if count > 1 or split not in ("val", "test")}
+    encoding = Encoding(
+        run.workdir.stage(FOLDER), spec, {split: drawn if split in learnt else None for split in spec.tiles},
+        network, frozen, max(1, config.guided.train.batch // run.mesh.size), "guided",
+        "lower latents.copies, set latents.variants=1, or guided.cache=False",
+    )  # fmt: skip
+    return encode_tiles(run, encoding)
+
+
+def from_store(run: Run, sources: list[Source], store: ArrayStore | None) -> list[Source]:
+    """The sources with what is stored of their tiles in place of their images."""
+    if store is None:
+        return sources
+    return [replace(source, views=views(run.config), stored=store, pixels=False) for source in sources]

@@ -1,0 +1,73 @@
+"""PathSegDiff: a small head on the features of a guided denoiser (Danisetty et al., DGM4MICCAI 2025).
+
+Loss, scores and pictures are those of any segmenter (segmentation.py). The denoiser is frozen, as in the paper, or
+trained along (`head.tune`); first stage and guide never are.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from stedm_jax.models.batch_norm import running_stats
+from stedm_jax.models.functional import Functional
+from stedm_jax.models.pixel_head import PixelHead
+from stedm_jax.tasks.features import Features
+from stedm_jax.tasks.segmentation import SegmentationTask
+
+HEAD, DENOISER = "head", "denoiser"
+
+
+class PixelHeadTask(SegmentationTask):
+    """Task "segmentation" with parameters head and, where it is tuned, denoiser; frozen: first, guide, denoiser.
+
+    Args:
+      config: config.segmentation.
+      colors, foreground, patients, dtype: as SegmentationTask.
+      features: of the tiles.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        colors: Sequence[tuple[int, int, int]],
+        foreground: Sequence[int],
+        patients: int,
+        dtype: DTypeLike,
+        features: Features,
+    ):
+        self.features, self.tunes = features, config.head.tune and features.denoises
+        super().__init__(config, colors, foreground, patients, dtype)
+
+    def build(self, dtype: DTypeLike) -> Functional:
+        """The head."""
+        head, channels, classes = self.config.head, self.features.channels, len(self.colors)
+        return Functional(
+            lambda rngs: PixelHead(channels, classes=classes, width=head.width, norm=head.norm, dtype=dtype, rngs=rngs)
+        )
+
+    def init(self, key: PRNGKeyArray) -> PyTree:
+        """Fresh parameters; those of a tuned denoiser are to be taken from its stage."""
+        params = {HEAD: self.network.init(key)}
+        return params | ({DENOISER: self.features.task.init(jax.random.fold_in(key, 1))} if self.tunes else {})
+
+    def logits(
+        self,
+        params: PyTree,
+        frozen: PyTree,
+        batch: dict[str, Array],
+        train: bool = False,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[Float[Array, "b h w k"], PyTree]:
+        """As SegmentationTask."""
+        denoiser = params[DENOISER] if self.tunes else frozen.get(DENOISER)
+        maps = self.features(denoiser, frozen, batch)
+        if not self.tunes:
+            maps = jax.lax.stop_gradient(maps)
+        network = self.network.module(params[HEAD])
+        pixels = batch["image"] if "image" in batch else batch["mask"]
+        logits = network(maps, pixels.shape[1:3], train, key)
+        state = running_stats(network)
+        return logits, {HEAD: state} if state else {}
