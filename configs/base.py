@@ -180,12 +180,13 @@ def _diffusion() -> Any:
             "splits": {"train": 1.0},
             "stain_jitter": 0.0,  # the same jitter on a tile and its style tiles
             # What train.visual_every draws: fixed layouts in the styles of fixed patients never annotated, at fixed
-            # noise, and a curve of how well these keep to the styles.
+            # noise, and curves of how well these keep to both.
             "watch": {
                 "layouts": 4,
                 "styles": 4,
                 "steps": 15,  # of dpmpp_2m
                 "guidance": 1.0,
+                "judge": False,  # trains the judge of stage segmentation first, for the curve of the layouts
             },
             "train": training(3906, 64, 1.6e-6, ema__decay=0.9999),
         }

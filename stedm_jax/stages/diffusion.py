@@ -7,7 +7,7 @@ import numpy as np
 
 from stedm_jax.data.pipeline import tile_dataset
 from stedm_jax.data.styles import StylePool
-from stedm_jax.stages import autoencoder, latents
+from stedm_jax.stages import autoencoder, latents, segmentation
 from stedm_jax.stages.frozen import Weights, identify, pin
 from stedm_jax.stages.initial import load_weights
 from stedm_jax.stages.learn import learn
@@ -19,12 +19,18 @@ from stedm_jax.training.program import Program
 GUIDE = "diffusion.style.weights"
 
 
-def build(run: Run) -> tuple[DiffusionTask, Any, dict[str, Weights]]:
+def build(run: Run, judged: bool = False) -> tuple[DiffusionTask, Any, dict[str, Weights]]:
     """The task of this stage, its frozen parameters (of the autoencoder and, where there is one, of the guide), and
-    which those are, for `frozen.pin`."""
+    which those are, for `frozen.pin`.
+
+    Args:
+      run: the run.
+      judged: with the judge of samples, who learns first where he has not learnt before.
+    """
     first, params, origin = autoencoder.trained(run)
-    task = DiffusionTask(run.config.diffusion, first, latents.scale(run), run.classes.colors, run.dtype)
-    frozen, used = {"first": params}, {"first": origin}
+    judge, opinion = segmentation.judge(run) if judged else (None, {})
+    task = DiffusionTask(run.config.diffusion, first, latents.scale(run), run.classes.colors, run.dtype, judge)
+    frozen, used = {"first": params} | ({"judge": opinion} if judged else {}), {"first": origin}
     if task.guide is not None:
         frozen["guide"] = load_weights(task.guide.abstract, run.config.diffusion.style.weights, GUIDE)
         used["guide"] = identify(run.config.diffusion.style.weights, GUIDE)
@@ -47,7 +53,7 @@ def run(run: Run) -> None:
     loss on validation patients is."""
     run.need("autoencoder", "latents")
     config = run.config.diffusion
-    task, frozen, used = build(run)
+    task, frozen, used = build(run, judged=bool(config.watch.judge and config.train.visual_every))
     program = Program(task, config.train, run.mesh)
     sources = run.sources(dict(config.splits), config.style)
     store, jitter = latents.stored(run), config.stain_jitter
@@ -64,6 +70,6 @@ def run(run: Run) -> None:
         result["frozen"] = pin(run.workdir.stage("diffusion"), used)
         trained = learn(
             run, program, config, "diffusion",
-            dataset=dataset, frozen=frozen, eval_batches=watched, shown=lambda: grid(run),
+            dataset=dataset, frozen=frozen, eval_batches=watched, visual=lambda: grid(run),
         )  # fmt: skip
         result["metrics"] = trained.metrics

@@ -31,7 +31,8 @@ def learn(
     frozen: Any = None,
     seed: int | None = None,
     best: tuple[str, str] | None = None,
-    shown: Callable[[], dict[str, np.ndarray]] | None = None,
+    shown: grain.MapDataset | None = None,
+    visual: Callable[[], dict[str, np.ndarray]] | None = None,
 ) -> TrainResult:
     """Trains a task in a folder of the workdir; goes on where an earlier run stopped.
 
@@ -43,10 +44,11 @@ def learn(
       dataset: endless, of training tiles.
       eval_batches, frozen, best: as the loop takes them.
       seed: of initialisation and noise; the run's by default.
-      shown: gives the batch that is drawn from, the same on every host; None: the first tiles of the data set.
+      shown: of tiles with their images, to draw pictures from, where those of `dataset` have none.
+      visual: gives the batch to draw pictures from, the same on every host; None: the first tiles that are shown.
     """
     start_seed = run.config.seed if seed is None else seed
-    shown = shown or (lambda: next(training_batches(dataset, batch=8, start=0)))
+    visual = visual or (lambda: next(training_batches(shown or dataset, batch=8, start=0)))
     return train(
         program,
         batches=run.train_batches(dataset, config.train.batch),
@@ -54,7 +56,7 @@ def learn(
         seed=start_seed,
         frozen=frozen,
         eval_batches=eval_batches,
-        visual_batch=shown() if config.train.visual_every else None,
+        visual_batch=visual() if config.train.visual_every else None,
         # Asked for only where no sound checkpoint is found.
         init_params=lambda: initial_params(program, config.init_from, config.init_partial, start_seed),
         best=best,

@@ -20,7 +20,7 @@ from stedm_jax.errors import UserError
 from stedm_jax.stages import guided_cache
 from stedm_jax.stages.arms import Learner, Learners
 from stedm_jax.stages.frozen import pin
-from stedm_jax.stages.learn import learn, restore
+from stedm_jax.stages.learn import Batches, learn, restore
 from stedm_jax.stages.run import Run
 from stedm_jax.training import peers
 from stedm_jax.workdir import write_text
@@ -90,11 +90,38 @@ def _learn_and_score(
     made: Rows | None,
     scored: dict[str, Rows],
 ) -> None:
-    folder = f"segmentation/{name}-{seed}"
-    file = run.workdir.stage(folder) / "scores.json"
+    file = run.workdir.stage(_folder(name, seed)) / "scores.json"
     if peers.on_first(file.exists):
         return
-    learner = learners(name, arm)
+    learner, store, params = _learn(run, learners, name, arm, seed, made)
+    matrices: dict[str, Any] = {}
+    for split, rows in scored.items():
+        judged = _judged(run, learner, store, rows)
+        sums = learner.program.evaluate.sums(params, learner.frozen, judged(), run.config.seed)
+        if sums is None:
+            raise ValueError("an evaluation that nothing can stop was stopped")
+        counts = sums["confusion"]
+        matrices[split] = {patient: counts[number].tolist() for number, patient in enumerate(rows.patients)}
+    text = json.dumps({"arm": name, "seed": seed, "confusion": matrices})
+    peers.on_first(lambda: write_text(file, text))
+
+
+def judge(run: Run) -> tuple[Any, Any]:
+    """The task of the judge and its parameters, for a stage that wants its opinion before this one has run.
+
+    It is trained now if it was not before; this stage takes it as it is.
+    """
+    learners = Learners(run, len(Rows(run.reader, run.rows("val")).patients))
+    config = run.config.segmentation
+    learner, _, params = _learn(run, learners, JUDGE, config.judge, config.seeds[0], None)
+    return learner.program.task, params
+
+
+def _learn(
+    run: Run, learners: Learners, name: str, arm: Any, seed: int, made: Rows | None
+) -> tuple[Learner, ArrayStore | None, Any]:
+    """What an arm has learnt with a seed: the learner, what it reads stored, and the parameters to use."""
+    folder, learner = _folder(name, seed), learners(name, arm)
     program, config = learner.program, learner.config
     if learner.used:
         pin(run.workdir.stage(folder), learner.used)
@@ -104,25 +131,24 @@ def _learn_and_score(
     dataset = shown = tile_dataset(sources, seed=order, jitter=arm.stain_jitter)
     if store is not None:
         dataset = tile_dataset(guided_cache.from_store(run, sources, store), seed=order)
-    read = {"stored": store, "around": learner.around}
-    size = config.train.batch
     watched = config.checkpoint == "best" or config.train.eval_every > 0
     learn(
         run, program, config, folder, seed=order, dataset=dataset, shown=shown, frozen=learner.frozen,
-        eval_batches=run.eval_batches(run.reader, scored["val"].rows, size, **read) if watched else None,
+        eval_batches=_judged(run, learner, store, Rows(run.reader, run.rows("val"))) if watched else None,
         best=("iou", "max") if watched else None,
     )  # fmt: skip
-    params = restore(run, program.task, folder, best=("iou", "max") if config.checkpoint == "best" else None)
-    matrices: dict[str, Any] = {}
-    for split, rows in scored.items():
-        judged = run.eval_batches(rows.reader, rows.rows, size, **read)
-        sums = program.evaluate.sums(params, learner.frozen, judged(), run.config.seed)
-        if sums is None:
-            raise ValueError("an evaluation that nothing can stop was stopped")
-        counts = sums["confusion"]
-        matrices[split] = {patient: counts[number].tolist() for number, patient in enumerate(rows.patients)}
-    text = json.dumps({"arm": name, "seed": seed, "confusion": matrices})
-    peers.on_first(lambda: write_text(file, text))
+    best = ("iou", "max") if config.checkpoint == "best" else None
+    return learner, store, restore(run, program.task, folder, best=best)
+
+
+def _folder(name: str, seed: int) -> str:
+    return f"segmentation/{name}-{seed}"
+
+
+def _judged(run: Run, learner: Learner, store: ArrayStore | None, rows: Rows) -> Batches:
+    """All the rows, as the learner reads them."""
+    size = learner.config.train.batch
+    return run.eval_batches(rows.reader, rows.rows, size, stored=store, around=learner.around)
 
 
 def _sources(run: Run, learner: Learner, name: str, arm: Any, made: Rows | None) -> list[Source]:
