@@ -23,7 +23,7 @@ from stedm_jax.data.pipeline import DamagedTile, TileReader
 from stedm_jax.errors import UserError
 from stedm_jax.stages.run import Run
 from stedm_jax.training import peers
-from stedm_jax.training.logging import Progress, count
+from stedm_jax.training.logging import Progress
 from stedm_jax.training.sharding import batch_sharding, make_mesh, replicated, to_global
 
 
@@ -87,7 +87,8 @@ def _begin(encoding: Encoding) -> list[tuple[str, int]]:
             there = f", {made} of {len(spec.shards)} shards are there"
         tiles = ", ".join(f"{split} {number:,} x {spec.views[split]}" for split, number in spec.tiles.items())
         print(
-            f"{label}: {spec.records:,} views of tiles ({tiles}), {count(spec.size)}B of {count(free)}B free{there}",
+            f"{label}: {spec.records:,} views of tiles ({tiles}), {spec.size / 1e9:,.2f} GB; "
+            f"{free / 1e9:,.1f} GB are free{there}",
             flush=True,
         )
     return left

@@ -22,7 +22,6 @@ from stedm_jax.tasks.autoencoder import AutoencoderTask, latent_moments
 from stedm_jax.tasks.diffusion import LatentScale
 from stedm_jax.tasks.images import to_network
 from stedm_jax.training import peers
-from stedm_jax.training.logging import count
 from stedm_jax.training.sharding import replicated, to_global
 
 FOLDER = "cache"
@@ -122,8 +121,8 @@ def _encoding(run: Run) -> Encoding:
     folder = run.workdir.stage("latents") / FOLDER
     if spec.records > trained and not (folder / ABOUT).exists():
         print(
-            f"latents: the cache encodes {count(spec.records)}views, and training without it {count(trained)}images: "
-            "steps get faster, and the whole does not",
+            f"latents: the cache encodes {spec.records:,} views, and training without it {trained:,} images: steps get "
+            "faster, and the whole does not",
             flush=True,
         )
     return Encoding(
