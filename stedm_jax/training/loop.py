@@ -24,6 +24,7 @@ from stedm_jax.training.program import Program
 from stedm_jax.training.rng import stream_key
 from stedm_jax.training.sharding import local_batch_size, param_shardings, place, replicated, to_global, to_replicated
 from stedm_jax.training.signals import Signals
+from stedm_jax.training.snapshots import Snapshots
 from stedm_jax.training.state import TrainState, count_params
 from stedm_jax.training.step import WATCHED, TrainingDiverged
 
@@ -126,6 +127,8 @@ class _Run:
         self.profile = Profile(workdir / "profile", self.settings.profile)
         try:
             self.log = MetricLog(workdir, self.step)
+            if self.settings.ema.snapshot_every:
+                self.snapshots = Snapshots(workdir, self.step)
             self.skipped = peers.on_first(lambda: sum("skipped" in row for row in read_rows(self.log.path)))
             with jax.set_mesh(self.mesh):
                 self._steps(batches)
@@ -256,11 +259,16 @@ class _Run:
         return judged or self._at(self.settings.checkpoint_every)
 
     def _pausing(self) -> bool:
-        return self._evaluates() or self._draws() or self._saves()
+        return self._evaluates() or self._draws() or self._saves() or self._snaps()
+
+    def _snaps(self) -> bool:
+        every = self.settings.ema.snapshot_every
+        return every > 0 and self.step > 0 and self._at(every)
 
     def _milestone(self) -> None:
         """Evaluates, draws and saves what is due at this step."""
         with self.progress.paused():
+            self._snap()
             scores = self._score() if self._evaluates() else None
             if self._draws() and not self.signals.leaving():
                 batch = to_replicated(self.visual_batch, self.mesh)
@@ -284,12 +292,18 @@ class _Run:
         self.progress.note(f"step {self.step:,}{_scores(scores)}")
         return scores
 
+    def _snap(self) -> None:
+        """Before the checkpoint of the same step, so that none is missing where a run goes on from that."""
+        if self._snaps():
+            self.snapshots.write(self.step, self.state.tracks)
+
     def _save(self, scores: dict[str, float] | None) -> None:
         self.checkpoints.save(self.step, self.state, scores)
         self.saved = self.step
 
     def _leave(self) -> None:
         if self.saved != self.step:
+            self._snap()
             self._save(None)
         self.checkpoints.close()
         self.progress.note(

@@ -8,6 +8,7 @@ import dataclasses
 from typing import Any, TypeVar, get_args, get_origin
 
 from stedm_jax.errors import UserError
+from stedm_jax.training.tracks import exponent, track_name
 
 T = TypeVar("T")
 
@@ -33,9 +34,29 @@ class OptimizerSettings:
 
 @dataclasses.dataclass(frozen=True)
 class EmaSettings:
-    """Exponential moving average of the parameters; decay 0 = none is kept."""
+    """Moving averages of the parameters.
+
+    `decay`: of the exponential one; 0 = none is kept. `tracks`: relative widths of those of a power function that are
+    kept beside it (tracks.py); () = none. `snapshot_every`: steps between snapshots of the tracks, of which one is made
+    at the end as well; 0 = none.
+    """
 
     decay: float
+    tracks: tuple[float, ...]
+    snapshot_every: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.decay < 1:
+            raise UserError(f"ema.decay is {self.decay}; give 0 (off) or a number below 1, e.g. 0.9999.")
+        for width in self.tracks:
+            exponent(width)  # refuses those that cannot be
+        if len(set(map(track_name, self.tracks))) < len(self.tracks):
+            raise UserError(f"ema.tracks is {self.tracks}, which names a width twice.")
+        if self.snapshot_every < 0 or (self.snapshot_every and not self.tracks):
+            raise UserError(
+                f"ema.snapshot_every is {self.snapshot_every} and ema.tracks {self.tracks}; snapshots are of tracks: "
+                "give two widths, as (0.05, 0.10), or 0 for no snapshots."
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,8 +97,6 @@ class LoopSettings:
                 f"The training setting 'profile' is {self.profile}; give (first, last) step of those to profile, the "
                 "first being 1 or more, or () for none."
             )
-        if not 0 <= self.ema.decay < 1:
-            raise UserError(f"ema.decay is {self.ema.decay}; give 0 (off) or a number below 1, e.g. 0.9999.")
 
 
 def read_settings(cls: type[T], cfg: Any, where: str = "") -> T:
