@@ -21,6 +21,7 @@ def training(steps: int, batch: int, lr: float, **changes: object) -> Any:
             "visual_every": 0,  # 0: never, otherwise at the end as well
             "keep": 2,
             "skip_bad": 0,  # steps with a loss or gradient that is not finite that are left out before it stops
+            "wandb": "",  # or offline, online: the curves on Weights & Biases too (pip install 'stedm_jax[wandb]')
             "profile": (),  # (first, last) step of those profiled, into <stage>/profile
             "optimizer": {
                 "name": "adamw",

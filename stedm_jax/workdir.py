@@ -27,6 +27,7 @@ _HARMLESS = {
 }  # fmt: skip
 _HARMLESS_LEAVES = {
     "log_every", "visual_every", "checkpoint_every", "snapshot_every", "keep", "skip_bad", "profile", "remat",
+    "wandb",
 }  # fmt: skip
 _SYNTHESIS_KEYS = {"report.layouts", "report.styles"}  # the grid of the report is made there
 _LATER_KEYS = {

@@ -16,16 +16,17 @@ from PIL import Image
 from tensorboardX import SummaryWriter
 
 from stedm_jax.training.hardware import memory_used
+from stedm_jax.training.mirror import Mirror
 
 
 class MetricLog:
     """`metrics.jsonl`, TensorBoard events and pictures (`images/<name>-<step>.png`) in a directory.
 
     Opened at the step from which training goes on: rows of later steps, and a torn last row, are dropped,
-    so that no step is there twice.
+    so that no step is there twice. `wandb`: one of mirror.MODES.
     """
 
-    def __init__(self, dir: Path, step: int = 0) -> None:
+    def __init__(self, dir: Path, step: int = 0, wandb: str = "") -> None:
         self.path = Path(dir) / "metrics.jsonl"
         self._images = Path(dir) / "images"
         self._active = jax.process_index() == 0
@@ -34,6 +35,7 @@ class MetricLog:
             self._truncate(step)
             self._file = open(self.path, "a")  # noqa: SIM115
             self._board = SummaryWriter(str(Path(dir) / "tensorboard"), purge_step=step + 1, flush_secs=30)
+            self._mirror = Mirror(Path(dir), wandb)
 
     def scalars(self, step: int, values: Mapping[str, float], prefix: str = "") -> None:
         """Writes one row: `step`, `time` (unix seconds) and the values, their names after `prefix`."""
@@ -43,6 +45,7 @@ class MetricLog:
         row = {name: value if math.isfinite(value) else None for name, value in named.items()}  # JSON has no NaN
         self._file.write(json.dumps({"step": step, "time": round(time.time(), 3), **row}) + "\n")
         self._file.flush()
+        self._mirror.scalars(step, named)
         for name, value in named.items():
             self._check_board()
             self._board.add_scalar(name, value, step)
@@ -54,6 +57,7 @@ class MetricLog:
         self._images.mkdir(exist_ok=True)
         for name, picture in pictures.items():
             pixels = np.asarray(picture)
+            self._mirror.image(step, name, pixels)
             Image.fromarray(pixels).save(self._images / f"{name.replace('/', '_')}-{step:08d}.png")
             self._check_board()
             self._board.add_image(name, pixels, step, dataformats="HWC")
@@ -62,6 +66,7 @@ class MetricLog:
         """Flushes and closes all files."""
         if self._active:
             self._file.close()
+            self._mirror.close()
             if self._board_writes():
                 self._board.close()
 

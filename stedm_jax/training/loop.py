@@ -126,7 +126,7 @@ class _Run:
         self.progress.note(_greeting(self))
         self.profile = Profile(workdir / "profile", self.settings.profile)
         try:
-            self.log = MetricLog(workdir, self.step)
+            self.log = MetricLog(workdir, self.step, self.settings.wandb)
             if self.settings.ema.snapshot_every:
                 self.snapshots = Snapshots(workdir, self.step)
             self.skipped = peers.on_first(lambda: sum("skipped" in row for row in read_rows(self.log.path)))

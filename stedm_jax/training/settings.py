@@ -8,6 +8,7 @@ import dataclasses
 from typing import Any, TypeVar, get_args, get_origin
 
 from stedm_jax.errors import UserError
+from stedm_jax.training.mirror import MODES
 from stedm_jax.training.tracks import exponent, track_name
 
 T = TypeVar("T")
@@ -68,7 +69,7 @@ class LoopSettings:
     `skip_bad`: how many steps whose loss or gradient is not finite are left out before the training stops.
     `profile`: (first, last) step of those that are profiled; () = none. `accumulate`: micro-batches that a batch is cut
     into and that run one after the other, for memory; 1 = off. `freeze`: regular expressions of the paths of parameters
-    that stay as they are.
+    that stay as they are. `wandb`: "offline" or "online" shows the curves there too; "" = not.
     """
 
     steps: int
@@ -84,6 +85,7 @@ class LoopSettings:
     visual_every: int
     skip_bad: int
     profile: tuple[int, ...]
+    wandb: str
 
     def __post_init__(self) -> None:
         for key in ("batch", "accumulate", "log_every", "keep"):
@@ -92,6 +94,8 @@ class LoopSettings:
         for key in ("steps", "eval_every", "checkpoint_every", "visual_every", "skip_bad"):
             if getattr(self, key) < 0:
                 raise UserError(f"The training setting {key!r} is {getattr(self, key)}; give 0 or more.")
+        if self.wandb not in MODES:
+            raise UserError(f"The training setting 'wandb' is {self.wandb!r}; give '' (off), 'offline' or 'online'.")
         if self.profile and not (len(self.profile) == 2 and 0 < self.profile[0] <= self.profile[1]):
             raise UserError(
                 f"The training setting 'profile' is {self.profile}; give (first, last) step of those to profile, the "
