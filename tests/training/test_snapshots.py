@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 
 from stedm_jax.convert.folder import load_folder
 from stedm_jax.ema import main
@@ -141,6 +142,25 @@ def test_what_cannot_be_combined_is_refused(long, whole, tmp_path, capsys) -> No
     file.write_bytes(data)
     assert combine(stage, 0.1).snapshots == 2
     assert "snapshots/8 is not used: track-0.05.safetensors has other contents" in capsys.readouterr().out
+
+
+def test_a_disk_that_is_full_leaves_no_half_snapshot(tmp_path, whole, monkeypatch) -> None:
+    def full(arrays, file):
+        file.write_bytes(b"half")
+        raise SafetensorError("No space left on device")
+
+    def first(start: int):
+        for step, batch in enumerate(wide(start), start + 1):
+            if step == 8:
+                monkeypatch.setattr("stedm_jax.training.snapshots.save_file", full)
+            yield batch
+
+    with pytest.raises(UserError, match="No space left.*Make room"):
+        toy.run(tmp_path, config=ALL, batches=first, devices=8, fsdp=4)
+    assert [p.name for p in (tmp_path / "snapshots").iterdir()] == ["4"]
+    monkeypatch.undo()
+    assert toy.same(toy.run(tmp_path, config=ALL, batches=wide, devices=8, fsdp=4).state, whole[1].state)
+    assert files(tmp_path) == files(whole[0])
 
 
 @pytest.mark.parametrize(
