@@ -210,8 +210,8 @@ class _Run:
             flops = self.program.flops / self.mesh.size
             self.progress.measure(flops, peak_flops(self.mesh.devices.flat[0].device_kind))
             if new:
-                each = f"; {count(self.program.flops / self.settings.batch)}FLOP for each image" if flops else ""
-                self.progress.note(f"compiled in {time.perf_counter() - began:.1f} s{each}")
+                seconds = time.perf_counter() - began
+                self.progress.note(f"compiled in {seconds:.1f} s{_costs(self.program, compiled)}")
         return compiled
 
     def _read(self) -> None:
@@ -227,8 +227,13 @@ class _Run:
         else:
             self.window.append(values)
         self.progress.advance(step, None if wrong else values["loss"], waited)
-        if self.window and (step % self.settings.log_every == 0 or step == self.settings.steps):
-            means = {name: float(np.mean([row[name] for row in self.window])) for name in values}
+        if step % self.settings.log_every == 0 or step == self.settings.steps:
+            self._log(step)
+
+    def _log(self, step: int) -> None:
+        """One row of the means since the last one, if there is anything."""
+        if self.window:
+            means = {name: float(np.mean([row[name] for row in self.window])) for name in self.window[0]}
             self.log.scalars(step, {**means, **self.progress.rates()})
             self.window.clear()
 
@@ -302,6 +307,7 @@ class _Run:
         self.saved = self.step
 
     def _leave(self) -> None:
+        self._log(self.step)
         if self.saved != self.step:
             self._snap()
             self._save(None)
@@ -324,6 +330,19 @@ def _greeting(run: _Run) -> str:
         f"{origin}: {size}, {steps:,} steps of {run.settings.batch} images "
         f"on mesh data {shape['data']} x fsdp {shape['fsdp']}{table}"
     )
+
+
+def _costs(program: Program, compiled: Any) -> str:
+    """Operations of a step and its memory, as far as they are known, as lines of a table."""
+    total, memory = program.flops, compiled.memory_analysis()
+    costs = {
+        "FLOP for each image": total / program.settings.batch,
+        "FLOP of a step": total,
+        "FLOP on each device": total / program.mesh.size,
+        "bytes of its state": getattr(memory, "argument_size_in_bytes", 0),
+        "bytes of temporaries": getattr(memory, "temp_size_in_bytes", 0),
+    }
+    return "".join(f"\n    {name:<24}{count(float(number)):>16}" for name, number in costs.items() if number)
 
 
 def _scores(scores: dict[str, float]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from stedm_jax.training.checkpoints import Checkpoints
+from stedm_jax.training.logging import read_rows
 from stedm_jax.training.signals import Signals, Stopped
 from tests.training import toy
 
@@ -55,8 +56,10 @@ def test_ctrl_c_finishes_the_step_saves_and_is_raised_again(tmp_path) -> None:
             yield batch
 
     with pytest.raises(KeyboardInterrupt, match="step 4"):
-        toy.run(tmp_path, batches=batches)
+        toy.run(tmp_path, batches=batches, config=toy.settings(log_every=3))
     assert Checkpoints(tmp_path / "checkpoints").latest() == 4
+    toy.run(tmp_path, config=toy.settings(log_every=3))
+    assert [row["step"] for row in read_rows(tmp_path / "metrics.jsonl")] == [3, 4, 6, 9, 10]  # of all steps
 
 
 def test_a_signal_while_a_checkpoint_is_written_loses_nothing(tmp_path, monkeypatch) -> None:
