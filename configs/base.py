@@ -21,6 +21,7 @@ def training(steps: int, batch: int, lr: float, **changes: object) -> Any:
             "visual_every": 0,  # 0: never, otherwise at the end as well
             "keep": 2,
             "skip_bad": 0,  # steps with a loss or gradient that is not finite that are left out before it stops
+            "wandb": "",  # or offline, online: the curves on Weights & Biases too (pip install 'stedm_jax[wandb]')
             "profile": (),  # (first, last) step of those profiled, into <stage>/profile
             "optimizer": {
                 "name": "adamw",
@@ -35,7 +36,11 @@ def training(steps: int, batch: int, lr: float, **changes: object) -> Any:
                 "groups": (),  # (regex, factor) pairs: (("style/.*", 10.0),) learns the style ten times as fast
             },
             "freeze": (),  # regexes of parameters that stay as they are: ("unet/input_blocks/.*",)
-            "ema": {"decay": 0.0},  # 0: off; warmed up as (1+n)/(10+n)
+            "ema": {
+                "decay": 0.0,  # 0: off; warmed up as (1+n)/(10+n)
+                "tracks": (),  # widths of power-function averages kept beside it: (0.05, 0.10), as in EDM2
+                "snapshot_every": 0,  # steps between snapshots of them, for python -m stedm_jax.ema; 0: none
+            },
         }
     )
     for key, value in changes.items():
@@ -247,7 +252,7 @@ def _synthesis() -> Any:
             "layouts": "train",  # split whose masks are the layouts
             "shares": (("foreground", 0.5), ("rest", 0.5)),  # of layouts, as data.shares; empty: as they come
             "min_labelled": 0.99,  # least labelled share of a layout
-            "weights": "ema",  # or params
+            "weights": "ema",  # or params, ema:0.07 (combined from diffusion.train.ema's snapshots), a converted folder
             "sampler": "ddim",  # or dpmpp_2m
             "steps": 128,
             "spacing": "uniform_stride",  # or uniform_lambda, trailing, linspace

@@ -2,6 +2,7 @@
 
 import difflib
 import importlib.util
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,9 @@ def _parse(key: str, text: str, old: Any) -> Any:
 
 
 def _number_or_text(text: str) -> Any:
-    return int(text) if text.lstrip("-").isdigit() else text
+    if text.lstrip("-").isdigit():
+        return int(text)
+    return float(text) if re.fullmatch(r"-?(\d+\.\d*|\.\d+)(e-?\d+)?", text) else text
 
 
 def check_config(config: Any, base: Any) -> None:
@@ -138,7 +141,6 @@ def halvings(config: Any) -> int:
 _CHOICES = {
     "autoencoder.adversarial.norm": ("batch", "group", "none"),
     "segmentation.checkpoint": ("last", "best"),
-    "synthesis.weights": ("ema", "params"),
     "autoencoder.model.kind": ("kl", "vq", "taef2"),
     "diffusion.prediction": ("eps", "v", "x0"),
     "latents.dtype": ("float16", "bfloat16", "float32"),
@@ -183,6 +185,7 @@ def _check_values(config: Any) -> None:
             f"{_nearest(ablation, set(flatten(config.segmentation)))}"
         )
     _check_counts(flat)
+    _check_weights(config)
     adversarial, steps = config.autoencoder.adversarial, config.autoencoder.train.steps
     if adversarial.weight > 0 and adversarial.start >= steps > 0:
         raise UserError(
@@ -202,6 +205,26 @@ def _check_values(config: Any) -> None:
         )
     if 2 * border >= tile:
         raise UserError(f"config.segmentation.border={border} leaves nothing of tiles of {tile} px.")
+
+
+def _check_weights(config: Any) -> None:
+    weights, averages = config.synthesis.weights, config.diffusion.train.ema
+    if weights in ("ema", "params"):
+        return
+    if not weights.startswith("ema:"):
+        if not Path(weights).is_dir():
+            raise UserError(
+                f"config.synthesis.weights is '{weights}'; valid are ema, params, ema:WIDTH as ema:0.07, or a folder "
+                "that python -m stedm_jax.ema or stedm_jax.convert wrote, and there is no such folder."
+            )
+        return
+    if not re.fullmatch(r"ema:0?\.\d+", weights):
+        raise UserError(f"config.synthesis.weights is '{weights}'; a width is a number below 0.2887, as in ema:0.07.")
+    if not averages.snapshot_every or not averages.tracks:
+        raise UserError(
+            f"config.synthesis.weights is '{weights}', which is combined from snapshots, but the training keeps none: "
+            "set diffusion.train.ema.tracks=(0.05, 0.10) and diffusion.train.ema.snapshot_every."
+        )
 
 
 SMALLEST_FOR_LPIPS = 31

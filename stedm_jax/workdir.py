@@ -26,7 +26,10 @@ _FIRST_STAGE = {"seed": "autoencoder", "dtype": "autoencoder", "title": "report"
 _HARMLESS = {
     "mesh", "compile_cache", "stages", "name", "data.missing", "data.threads", "data.cache_mb", "data.max_damaged",
 }  # fmt: skip
-_HARMLESS_LEAVES = {"log_every", "visual_every", "checkpoint_every", "keep", "skip_bad", "profile", "remat"}
+_HARMLESS_LEAVES = {
+    "log_every", "visual_every", "checkpoint_every", "snapshot_every", "keep", "skip_bad", "profile", "remat",
+    "wandb",
+}  # fmt: skip
 _SYNTHESIS_KEYS = {"report.layouts", "report.styles"}  # the grid of the report is made there
 _LATER_KEYS = {
     "data.groups", "data.foreground", "data.shares", "data.uniform", "data.shift", "data.rotate", "data.tile",

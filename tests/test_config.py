@@ -103,7 +103,9 @@ def test_a_tile_size_that_the_latents_cannot_hold_is_refused():
     ("key", "value", "says"),
     [
         ("segmentation.checkpoint", "bset", "valid are last, best"),
-        ("synthesis.weights", "emma", "valid are ema, params"),
+        ("synthesis.weights", "emma", "valid are ema, params, ema:WIDTH.*no such folder"),
+        ("synthesis.weights", "ema:wide", "a width is a number"),
+        ("synthesis.weights", "ema:0.07", "the training keeps none: set diffusion.train.ema.tracks"),
         ("synthesis.codec", "webp", "jpeg50 to jpeg100"),
         ("name", "my-run", "letters, digits"),
         ("seed", -1, "0 or more"),
@@ -123,6 +125,12 @@ def test_numbers_given_for_an_empty_list_are_numbers():
     config = get_base()
     override(config, ["diffusion.unet.attention_at=2,4"])
     assert config.diffusion.unet.attention_at == (2, 4)
+    override(config, ["diffusion.train.ema.tracks=0.05,0.10", "diffusion.train.freeze=unet/out/.*,style/.*"])
+    assert config.diffusion.train.ema.tracks == (0.05, 0.1)
+    assert config.diffusion.train.freeze == ("unet/out/.*", "style/.*")
+    config.diffusion.train.ema.snapshot_every = 500
+    config.synthesis.weights = "ema:0.07"
+    check_config(config, get_base())
 
 
 @pytest.mark.parametrize("line", ["config.difusion.loss = 1", "config.data.tile = '64'", "import nowhere_at_all"])

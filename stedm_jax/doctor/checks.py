@@ -1,6 +1,7 @@
 """All checks of a machine and a configuration, in the order in which they are worth mending."""
 
 import json
+import math
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -67,7 +68,10 @@ def leaves(config: Any) -> float:
     for stage, params in abstract_params(config):
         train = config[stage].train
         size = 4.0 * sum(leaf.size for leaf in jax.tree.leaves(params))
-        copies = 3 + (train.ema.decay > 0)  # parameters, two moments, the moving average
+        # parameters, two moments, the moving averages
+        copies = 3 + (train.ema.decay > 0) + len(train.ema.tracks)
         total += size * copies * (train.keep + 1)
+        if train.ema.snapshot_every:
+            total += size * len(train.ema.tracks) * math.ceil(train.steps / train.ema.snapshot_every)
     pixels = config.data.tile**2
     return total + 2.0 * config.synthesis.count * pixels * 3 * ("synthesis" in config.stages)

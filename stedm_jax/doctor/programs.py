@@ -121,9 +121,9 @@ def _train(run: Run, task: DiffusionTask, frozen: Any) -> Prepared:
     key = jax.ShapeDtypeStruct((), abstract_key.dtype, sharding=replicated(run.mesh))
     state = program.state
     held = {
-        "parameters": chip_bytes(state.params),
+        "parameters": chip_bytes(state.all_params),
         "optimiser": chip_bytes(state.opt_state),
-        "moving averages": chip_bytes(state.ema),
+        "moving averages": chip_bytes((state.ema, state.tracks)),
         "frozen": chip_bytes(frozen),
         "batch": chip_bytes(batch),
     }

@@ -9,12 +9,15 @@ import jax
 import numpy as np
 
 from stedm_jax.data.pipeline import training_batches
-from stedm_jax.stages.initial import initial_params
+from stedm_jax.stages.frozen import identify
+from stedm_jax.stages.initial import initial_params, load_weights
 from stedm_jax.stages.run import Run
 from stedm_jax.training.checkpoints import finished
 from stedm_jax.training.loop import TrainResult, train
 from stedm_jax.training.program import Program
-from stedm_jax.training.state import with_shardings
+from stedm_jax.training.sharding import place
+from stedm_jax.training.snapshots import combine
+from stedm_jax.training.state import check_params, with_shardings
 from stedm_jax.training.task import Task
 
 Batches = Callable[[], Iterator[dict[str, np.ndarray]]]
@@ -74,9 +77,23 @@ def restore(run: Run, task: Task, folder: str, *, which: str = "ema", best: tupl
 
 
 def restore_with_provenance(run: Run, task: Task, folder: str, *, which: str = "ema") -> tuple[Any, dict[str, str]]:
-    """Parameters, and the step and checksum of the checkpoint they come from."""
-    params, step, fingerprint = _read(run, task, run.workdir.path / folder, which, None)
-    return params, {"checkpoint_step": str(step), "checkpoint_sha256": fingerprint, "weights": which}
+    """Parameters, and the step and checksum of what they come from.
+
+    Args:
+      which: "ema", "params", "ema:WIDTH" (combined from snapshots of the training) or a converted folder.
+    """
+    if which in ("ema", "params"):
+        params, step, fingerprint = _read(run, task, run.workdir.path / folder, which, None)
+        return params, {"checkpoint_step": str(step), "checkpoint_sha256": fingerprint, "weights": which}
+    abstract, key = with_shardings(jax.eval_shape(task.init, jax.random.key(0)), run.mesh), "synthesis.weights"
+    if which.startswith("ema:"):
+        made = combine(run.workdir.path / folder, float(which.removeprefix("ema:")))
+        check_params(made.params, abstract)
+        params, step, digest = made.params, str(made.step), made.sha256
+    else:
+        params, step, digest = load_weights(abstract, which, key), "", identify(which, key).sha256
+    params = place(params, jax.tree.map(lambda leaf: leaf.sharding, abstract))
+    return params, {"checkpoint_step": step, "checkpoint_sha256": digest, "weights": which}
 
 
 def _read(run: Run, task: Task, folder: Path, which: str, best: tuple[str, str] | None) -> tuple[Any, int, str]:

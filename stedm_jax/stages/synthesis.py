@@ -38,7 +38,8 @@ def run(run: Run) -> None:
     with run.workdir.timed("synthesis") as result:
         task, frozen, used = diffusion.build(run)
         noted = pin(run.workdir.stage("diffusion"), used)
-        which = config.weights if run.config.diffusion.train.ema.decay else "params"
+        averaged = run.config.diffusion.train.ema.decay or config.weights != "ema"
+        which = config.weights if averaged else "params"
         params, checkpoint = restore_with_provenance(run, task, "diffusion", which=which)
         checkpoint |= {f"{part}_sha256": weights["sha256"] for part, weights in noted.items()}
         sampler = make_sampler(run, task)

@@ -107,7 +107,7 @@ class Checkpoints:
         """Deletes what is neither recent nor best, and what a killed process left behind."""
         sealed = self.steps()
         wanted = set(sealed[-self.keep :]) | set(self._ranked()[:1])
-        for step in _numbered(self.dir):
+        for step in numbered(self.dir):
             if step not in wanted and step < sealed[-1]:
                 folder = self._folder(step)
                 (folder / manifest.NAME).unlink(missing_ok=True)  # first: from here on it is no checkpoint
@@ -127,7 +127,7 @@ class Checkpoints:
     def _clear_unfinished(self) -> None:
         """Sets aside what a killed process left, which orbax would stumble over; for the writer only."""
         if jax.process_index() == 0:
-            for step in set(_numbered(self.dir)) - set(self.steps()):
+            for step in set(numbered(self.dir)) - set(self.steps()):
                 self._set_aside(step, "it was never finished")
         self.latest()  # moves damaged ones; with several processes, all wait here for the first
 
@@ -176,12 +176,12 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps that were saved completely, in order (their checksums not compared)."""
-        return [step for step in _numbered(self.dir) if (self._folder(step) / manifest.NAME).exists()]
+        return [step for step in numbered(self.dir) if (self._folder(step) / manifest.NAME).exists()]
 
     def latest(self) -> int | None:
         """The newest step that is whole; newer damaged ones are set aside, with a message."""
         self.wait()
-        return _agreed(self._first_sound(_numbered(self.dir)[::-1]))
+        return _agreed(self._first_sound(numbered(self.dir)[::-1]))
 
     def best_step(self) -> int | None:
         """The best step that is whole; None when no `best` was given or no step has that metric."""
@@ -201,7 +201,8 @@ class Checkpoints:
         """Loads a whole state (default: the latest) as `abstract` describes it, on any mesh."""
         items = self._restore(_items(abstract), self._require(step))
         rest = items["rest"]
-        return TrainState(rest["step"], items["params"], items.get("ema", {}), rest["opt"], items.get("still", {}))
+        ema, still, tracks = (items.get(name, {}) for name in ("ema", "still", "tracks"))
+        return TrainState(rest["step"], items["params"], ema, rest["opt"], still, tracks)
 
     def restore_params(self, abstract: Any, step: int | None = None, which: str = "ema") -> Any:
         """Loads only the parameters (or their average, "ema"; the parameters where none was kept).
@@ -224,6 +225,12 @@ class Checkpoints:
         name = which if self._has(which, step) else "params"
         still = self._saved("still", step) if self._has("still", step) else {}
         return self.restore_params(merged(self._saved(name, step), still), step, which)
+
+    def read_still(self, step: int) -> Any:
+        """The parameters of a step that were not trained, on the first device; {} as a rule."""
+        step = self._require(step)
+        still = jax.tree.map(_placed, self._saved("still", step)) if self._has("still", step) else {}
+        return self._restore({"still": still}, step)["still"] if still else {}
 
     def _has(self, item: str, step: int) -> bool:
         return (self._folder(step) / item).is_dir()
@@ -301,7 +308,8 @@ def _placed(leaf: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
-def _numbered(dir: Path) -> list[int]:
+def numbered(dir: Path) -> list[int]:
+    """Numbers that folders in a directory have for names, in order."""
     if not dir.is_dir():
         return []
     return sorted(int(path.name) for path in dir.iterdir() if path.name.isdecimal() and path.is_dir())
@@ -317,7 +325,7 @@ def _agreed(step: int) -> int | None:
 def _items(state: TrainState) -> dict[str, Any]:
     """Parts stored apart, so that each can be loaded alone; orbax refuses empty ones."""
     rest = {"step": state.step, "opt": state.opt_state}
-    items = {"params": state.params, "ema": state.ema, "still": state.still, "rest": rest}
+    items = {"params": state.params, "ema": state.ema, "still": state.still, "tracks": state.tracks, "rest": rest}
     return {name: item for name, item in items.items() if jax.tree.leaves(item)}
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from stedm_jax.training.hardware import memory_used
+from stedm_jax.training.mirror import Mirror
 from stedm_jax.training.tensorboard import EventFile
 
 
@@ -21,10 +22,10 @@ class MetricLog:
     """`metrics.jsonl`, TensorBoard events and pictures (`images/<name>-<step>.png`) in a directory.
 
     Opened at the step from which training goes on: rows of later steps, and a torn last row, are dropped,
-    so that no step is there twice.
+    so that no step is there twice. `wandb`: one of mirror.MODES.
     """
 
-    def __init__(self, dir: Path, step: int = 0) -> None:
+    def __init__(self, dir: Path, step: int = 0, wandb: str = "") -> None:
         self.path = Path(dir) / "metrics.jsonl"
         self._images = Path(dir) / "images"
         self._active = jax.process_index() == 0
@@ -33,6 +34,7 @@ class MetricLog:
             self._truncate(step)
             self._file = open(self.path, "a")  # noqa: SIM115
             self._board = EventFile(Path(dir) / "tensorboard", step)
+            self._mirror = Mirror(Path(dir), wandb)
 
     def scalars(self, step: int, values: Mapping[str, float], prefix: str = "") -> None:
         """Writes one row: `step`, `time` (unix seconds) and the values, their names after `prefix`."""
@@ -47,6 +49,7 @@ class MetricLog:
             with suppress(OSError):  # closing would try once more
                 self._file.close()
             raise
+        self._mirror.scalars(step, named)
         self._board.scalars(step, named)
 
     def images(self, step: int, pictures: Mapping[str, Any]) -> None:
@@ -56,6 +59,7 @@ class MetricLog:
         self._images.mkdir(exist_ok=True)
         for name, picture in pictures.items():
             pixels = np.asarray(picture)
+            self._mirror.image(step, name, pixels)
             Image.fromarray(pixels).save(self._images / f"{name.replace('/', '_')}-{step:08d}.png")
             self._board.image(step, name, pixels)
 
@@ -63,6 +67,7 @@ class MetricLog:
         """Flushes and closes all files."""
         if self._active:
             self._file.close()
+            self._mirror.close()
             self._board.close()
 
     def _truncate(self, step: int) -> None:

@@ -24,6 +24,7 @@ from stedm_jax.training.program import Program
 from stedm_jax.training.rng import stream_key
 from stedm_jax.training.sharding import local_batch_size, param_shardings, place, replicated, to_global, to_replicated
 from stedm_jax.training.signals import Signals
+from stedm_jax.training.snapshots import Snapshots
 from stedm_jax.training.state import TrainState, count_params
 from stedm_jax.training.step import WATCHED, TrainingDiverged
 
@@ -125,7 +126,9 @@ class _Run:
         self.progress.note(_greeting(self))
         self.profile = Profile(workdir / "profile", self.settings.profile)
         try:
-            self.log = MetricLog(workdir, self.step)
+            self.log = MetricLog(workdir, self.step, self.settings.wandb)
+            if self.settings.ema.snapshot_every:
+                self.snapshots = Snapshots(workdir, self.step)
             self.skipped = peers.on_first(lambda: sum("skipped" in row for row in read_rows(self.log.path)))
             with jax.set_mesh(self.mesh):
                 self._steps(batches)
@@ -207,8 +210,8 @@ class _Run:
             flops = self.program.flops / self.mesh.size
             self.progress.measure(flops, peak_flops(self.mesh.devices.flat[0].device_kind))
             if new:
-                each = f"; {count(self.program.flops / self.settings.batch)}FLOP for each image" if flops else ""
-                self.progress.note(f"compiled in {time.perf_counter() - began:.1f} s{each}")
+                seconds = time.perf_counter() - began
+                self.progress.note(f"compiled in {seconds:.1f} s{_costs(self.program, compiled)}")
         return compiled
 
     def _read(self) -> None:
@@ -224,8 +227,13 @@ class _Run:
         else:
             self.window.append(values)
         self.progress.advance(step, None if wrong else values["loss"], waited)
-        if self.window and (step % self.settings.log_every == 0 or step == self.settings.steps):
-            means = {name: float(np.mean([row[name] for row in self.window])) for name in values}
+        if step % self.settings.log_every == 0 or step == self.settings.steps:
+            self._log(step)
+
+    def _log(self, step: int) -> None:
+        """One row of the means since the last one, if there is anything."""
+        if self.window:
+            means = {name: float(np.mean([row[name] for row in self.window])) for name in self.window[0]}
             self.log.scalars(step, {**means, **self.progress.rates()})
             self.window.clear()
 
@@ -256,11 +264,16 @@ class _Run:
         return judged or self._at(self.settings.checkpoint_every)
 
     def _pausing(self) -> bool:
-        return self._evaluates() or self._draws() or self._saves()
+        return self._evaluates() or self._draws() or self._saves() or self._snaps()
+
+    def _snaps(self) -> bool:
+        every = self.settings.ema.snapshot_every
+        return every > 0 and self.step > 0 and self._at(every)
 
     def _milestone(self) -> None:
         """Evaluates, draws and saves what is due at this step."""
         with self.progress.paused():
+            self._snap()
             scores = self._score() if self._evaluates() else None
             if self._draws() and not self.signals.leaving():
                 batch = to_replicated(self.visual_batch, self.mesh)
@@ -288,12 +301,19 @@ class _Run:
         self.progress.note(f"step {self.step:,}{_scores(scores)}")
         return scores
 
+    def _snap(self) -> None:
+        """Before the checkpoint of the same step, so that none is missing where a run goes on from that."""
+        if self._snaps():
+            self.snapshots.write(self.step, self.state.tracks)
+
     def _save(self, scores: dict[str, float] | None) -> None:
         self.checkpoints.save(self.step, self.state, scores)
         self.saved = self.step
 
     def _leave(self) -> None:
+        self._log(self.step)
         if self.saved != self.step:
+            self._snap()
             self._save(None)
         self.checkpoints.close()
         self.progress.note(
@@ -314,6 +334,19 @@ def _greeting(run: _Run) -> str:
         f"{origin}: {size}, {steps:,} steps of {run.settings.batch} images "
         f"on mesh data {shape['data']} x fsdp {shape['fsdp']}{table}"
     )
+
+
+def _costs(program: Program, compiled: Any) -> str:
+    """Operations of a step and its memory, as far as they are known, as lines of a table."""
+    total, memory = program.flops, compiled.memory_analysis()
+    costs = {
+        "FLOP for each image": total / program.settings.batch,
+        "FLOP of a step": total,
+        "FLOP on each device": total / program.mesh.size,
+        "bytes of its state": getattr(memory, "argument_size_in_bytes", 0),
+        "bytes of temporaries": getattr(memory, "temp_size_in_bytes", 0),
+    }
+    return "".join(f"\n    {name:<24}{count(float(number)):>16}" for name, number in costs.items() if number)
 
 
 def _scores(scores: dict[str, float]) -> str:

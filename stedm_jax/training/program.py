@@ -39,8 +39,8 @@ class Program:
         check_batch(self.settings.batch, mesh, self.settings.accumulate)
         self.still, self.told = _parts(task, self.settings)
         self.tx, lr = make_optimizer(self.settings.optimizer, self.settings.steps, getattr(task, "groups", None))
-        average = self.settings.ema.decay > 0
-        self.state: TrainState = abstract_state(task, self.tx, mesh, average, self.still)
+        average, tracks = self.settings.ema.decay > 0, self.settings.ema.tracks
+        self.state: TrainState = abstract_state(task, self.tx, mesh, average, self.still, tracks)
         self.shardings = jax.tree.map(lambda leaf: leaf.sharding, self.state)
         self.evaluate = Evaluator(task, mesh)
         self.draw = jax.jit(task.visualise, out_shardings=replicated(mesh))
@@ -49,7 +49,7 @@ class Program:
         self._step = make_train_step(task, self._update, mesh, self.shardings, skips, accumulate)
         self._compiled: dict[Any, Any] = {}
         self.flops = 0.0
-        fresh = lambda params: fresh_state(params, self.tx, average, self.still)  # noqa: E731
+        fresh = lambda params: fresh_state(params, self.tx, average, self.still, tracks)  # noqa: E731
         self._init = jax.jit(lambda key: fresh(task.init(key)), out_shardings=self.shardings)
         self._start = jax.jit(fresh, out_shardings=self.shardings)
 

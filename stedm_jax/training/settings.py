@@ -8,6 +8,8 @@ import dataclasses
 from typing import Any, TypeVar, get_args, get_origin
 
 from stedm_jax.errors import UserError
+from stedm_jax.training.mirror import MODES
+from stedm_jax.training.tracks import exponent, track_name
 
 T = TypeVar("T")
 
@@ -35,9 +37,29 @@ class OptimizerSettings:
 
 @dataclasses.dataclass(frozen=True)
 class EmaSettings:
-    """Exponential moving average of the parameters; decay 0 = none is kept."""
+    """Moving averages of the parameters.
+
+    `decay`: of the exponential one; 0 = none is kept. `tracks`: relative widths of those of a power function that are
+    kept beside it (tracks.py); () = none. `snapshot_every`: steps between snapshots of the tracks, of which one is made
+    at the end as well; 0 = none.
+    """
 
     decay: float
+    tracks: tuple[float, ...]
+    snapshot_every: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.decay < 1:
+            raise UserError(f"ema.decay is {self.decay}; give 0 (off) or a number below 1, e.g. 0.9999.")
+        for width in self.tracks:
+            exponent(width)  # refuses those that cannot be
+        if len(set(map(track_name, self.tracks))) < len(self.tracks):
+            raise UserError(f"ema.tracks is {self.tracks}, which names a width twice.")
+        if self.snapshot_every < 0 or (self.snapshot_every and not self.tracks):
+            raise UserError(
+                f"ema.snapshot_every is {self.snapshot_every} and ema.tracks {self.tracks}; snapshots are of tracks: "
+                "give two widths, as (0.05, 0.10), or 0 for no snapshots."
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +71,7 @@ class LoopSettings:
     `skip_bad`: how many steps whose loss or gradient is not finite are left out before the training stops.
     `profile`: (first, last) step of those that are profiled; () = none. `accumulate`: micro-batches that a batch is cut
     into and that run one after the other, for memory; 1 = off. `freeze`: regular expressions of the paths of parameters
-    that stay as they are.
+    that stay as they are. `wandb`: "offline" or "online" shows the curves there too; "" = not.
     """
 
     steps: int
@@ -65,6 +87,7 @@ class LoopSettings:
     visual_every: int
     skip_bad: int
     profile: tuple[int, ...]
+    wandb: str
 
     def __post_init__(self) -> None:
         for key in ("batch", "accumulate", "log_every", "keep"):
@@ -73,13 +96,13 @@ class LoopSettings:
         for key in ("steps", "eval_every", "checkpoint_every", "visual_every", "skip_bad"):
             if getattr(self, key) < 0:
                 raise UserError(f"The training setting {key!r} is {getattr(self, key)}; give 0 or more.")
+        if self.wandb not in MODES:
+            raise UserError(f"The training setting 'wandb' is {self.wandb!r}; give '' (off), 'offline' or 'online'.")
         if self.profile and not (len(self.profile) == 2 and 0 < self.profile[0] <= self.profile[1]):
             raise UserError(
                 f"The training setting 'profile' is {self.profile}; give (first, last) step of those to profile, the "
                 "first being 1 or more, or () for none."
             )
-        if not 0 <= self.ema.decay < 1:
-            raise UserError(f"ema.decay is {self.ema.decay}; give 0 (off) or a number below 1, e.g. 0.9999.")
 
 
 def read_settings(cls: type[T], cfg: Any, where: str = "") -> T:

@@ -1,6 +1,6 @@
 """The train state: step, parameters, their moving average and the optimiser's state."""
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,12 +13,14 @@ from stedm_jax.errors import UserError
 from stedm_jax.training.parts import merged, split
 from stedm_jax.training.sharding import param_shardings
 from stedm_jax.training.task import Task
+from stedm_jax.training.tracks import track_name
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """`step` int32 counts the updates made; `ema` is {} when none is kept. Leaves may also be abstract.
+    """`step` int32 counts the updates made; `ema` is {} when none is kept, and so are `tracks`, those of tracks.py by
+    name. Leaves may also be abstract.
 
     `params` are those that are trained, which alone have averages and a state of the optimiser; `still` are those that
     stay as they are, {} as a rule.
@@ -29,6 +31,7 @@ class TrainState:
     ema: Any
     opt_state: Any
     still: Any = field(default_factory=dict)
+    tracks: Any = field(default_factory=dict)
 
     @property
     def all_params(self) -> Any:
@@ -42,10 +45,15 @@ class TrainState:
 
 
 def abstract_state(
-    task: Task, tx: optax.GradientTransformation, mesh: Mesh, ema: bool = True, still: Container[str] = ()
+    task: Task,
+    tx: optax.GradientTransformation,
+    mesh: Mesh,
+    ema: bool = True,
+    still: Container[str] = (),
+    tracks: Sequence[float] = (),
 ) -> TrainState:
     """Shapes, dtypes and shardings of the state, without computing anything. Arguments as for `fresh_state`."""
-    abstract = jax.eval_shape(lambda: fresh_state(task.init(jax.random.key(0)), tx, ema, still))
+    abstract = jax.eval_shape(lambda: fresh_state(task.init(jax.random.key(0)), tx, ema, still, tracks))
     return with_shardings(abstract, mesh)
 
 
@@ -81,10 +89,18 @@ def count_params(tree: Any) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
-def fresh_state(params: Any, tx: optax.GradientTransformation, ema: bool, still: Container[str] = ()) -> TrainState:
-    """The state at step 0 of these parameters, sharing no buffer with them; those at the paths `still` stay."""
+def fresh_state(
+    params: Any,
+    tx: optax.GradientTransformation,
+    ema: bool,
+    still: Container[str] = (),
+    tracks: Sequence[float] = (),
+) -> TrainState:
+    """The state at step 0 of these parameters, sharing no buffer with them; those at the paths `still` stay as they
+    are, and `tracks` are the widths of more averages."""
     # Copies, because the state is donated: no two leaves, and no caller's array, may share a buffer.
     copied = lambda tree: jax.tree.map(jnp.copy, tree)  # noqa: E731
     params, kept = split(params, still) if still else (params, {})
     average = copied(params) if ema else {}
-    return TrainState(jnp.int32(0), copied(params), average, tx.init(params), copied(kept))
+    others = {track_name(width): copied(params) for width in tracks}
+    return TrainState(jnp.int32(0), copied(params), average, tx.init(params), copied(kept), others)

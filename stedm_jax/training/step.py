@@ -17,6 +17,7 @@ from stedm_jax.training.rng import step_key
 from stedm_jax.training.sharding import batch_sharding, replicated
 from stedm_jax.training.state import TrainState
 from stedm_jax.training.task import STATE, Task
+from stedm_jax.training.tracks import update_tracks
 
 WATCHED = ("loss", "grad_norm", "param_norm")  # not finite in one of these: the training has diverged
 
@@ -53,7 +54,8 @@ class Update:
         }
         step = state.step + 1
         ema = update_ema(state.ema, params, self.ema_decay, step)
-        return TrainState(step, params, ema, opt_state, state.still), metrics
+        tracks = update_tracks(state.tracks, params, step)
+        return TrainState(step, params, ema, opt_state, state.still, tracks), metrics
 
 
 def make_train_step(

@@ -18,6 +18,7 @@ from stedm_jax.training.checkpoints import Checkpoints
 from stedm_jax.training.logging import read_rows
 from stedm_jax.training.program import Program
 from stedm_jax.training.sharding import make_mesh
+from stedm_jax.training.snapshots import combine
 from tests.training import toy
 
 ROOT = Path(__file__).parents[2]
@@ -93,6 +94,20 @@ def test_they_learn_what_one_process_learns(tmp_path) -> None:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), state_of(tmp_path / "two"), one.state)
     assert "ended with" in pair.said(1)
     assert sorted(p.name for p in (tmp_path / "two" / "run" / "images").iterdir()) == ["errors-00000010.png"]
+
+
+@pytest.mark.slow
+def test_averages_and_their_snapshots_are_those_of_one_process(tmp_path) -> None:
+    """Parameters are cut over both, so that neither has them whole."""
+    ema = {"decay": 0.9, "tracks": (0.05, 0.1), "snapshot_every": 4}
+    pair = toy_pair(tmp_path / "two", fsdp=8, ema=ema, freeze=("hidden/bias",))
+    config = toy.settings(ema=ema, freeze=("hidden/bias",))
+    toy.run(tmp_path / "one", devices=8, fsdp=8, config=config, frozen={"scale": np.full(1, 0.5, np.float32)})
+    assert pair.ended() == [0, 0], pair.said(0)[-3000:]
+    for width in (0.05, 0.08):
+        made, wanted = (combine(folder, width).params for folder in (tmp_path / "two" / "run", tmp_path / "one"))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), made, wanted)
+    assert sorted(p.name for p in (tmp_path / "two" / "run" / "snapshots").iterdir()) == ["10", "4", "8"]
 
 
 @pytest.fixture(scope="module")

@@ -123,6 +123,23 @@ def test_parameters_saved_on_eight_devices_come_back_on_one(tmp_path) -> None:
     assert toy.same(loaded, state_of(1).ema) and loaded["hidden"]["kernel"].devices() == {jax.devices()[0]}
 
 
+def test_what_a_gpu_saved_comes_back_on_a_cpu(tmp_path, two) -> None:
+    """As far as can be shown without one: the devices that a checkpoint names are not asked for."""
+    dir = tmp_path / "checkpoints"
+    shutil.copytree(two, dir)
+    named = sorted((dir / "20").glob("*/_sharding"))
+    assert len(named) == 3 and all(b'id\\": 0' in file.read_bytes() for file in named)
+    for file in named:
+        file.write_bytes(file.read_bytes().replace(b'id\\": 0', b'id\\": 77'))
+        assert b": 77" in file.read_bytes()
+    manifest.write_manifest(dir / "20", 20, {})
+    store = Checkpoints(dir)
+    assert toy.same(store.restore(abstract_of()), state_of(20))
+    assert toy.same(store.restore(abstract_of(mesh_of(8, 4))), state_of(20))
+    assert toy.same(store.read_params(20, "params"), state_of(20).params)
+    assert toy.same(store.restore_params(abstract_of().params), state_of(20).ema)
+
+
 def test_a_half_written_step_is_not_used(tmp_path, two) -> None:
     dir = tmp_path / "checkpoints"
     shutil.copytree(two, dir)

@@ -23,11 +23,18 @@ from tests.training import toy
 
 ROOT = Path(__file__).parents[2]
 STEPS = 600
+EVERYTHING = {
+    "ema": {"decay": 0.9, "tracks": (0.05, 0.1), "snapshot_every": 20},
+    "freeze": ("hidden/bias",),
+    "optimizer": toy.settings()["optimizer"] | {"groups": (("out/.*", 2.0),)},
+    "accumulate": 2,
+}
 
 
 def start(folder: Path, **settings) -> subprocess.Popen[str]:
     """The toy as a process of its own, which checkpoints every third step."""
-    options = {"steps": STEPS, "checkpoint_every": 3, "log_every": 7, "cache": str(folder.parent / "cache")} | settings
+    options = {"steps": STEPS, "checkpoint_every": 3, "log_every": 7, "cache": str(folder.parent / "cache")}
+    options |= EVERYTHING | settings
     flags = "--xla_force_host_platform_device_count=1 --xla_backend_optimization_level=0"
     env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "XLA_FLAGS": flags}
     code = (
@@ -39,7 +46,7 @@ def start(folder: Path, **settings) -> subprocess.Popen[str]:
 
 
 def finished(folder: Path):
-    program = Program(toy.ToyTask(), toy.settings(), make_mesh(devices=jax.devices()[:1]))
+    program = Program(toy.ToyTask(), toy.settings(**EVERYTHING), make_mesh(devices=jax.devices()[:1]))
     store = Checkpoints(folder / "checkpoints")
     assert store.latest() == STEPS
     return store.restore(program.state)
@@ -79,6 +86,8 @@ def test_thirty_kills_lose_nothing(tmp_path) -> None:
     process = start(folder)
     assert process.communicate(timeout=600) and process.returncode == 0
     assert toy.same(finished(folder), finished(tmp_path / "whole"))
+    one, two = (sorted((each / "snapshots").rglob("*.*")) for each in (folder, tmp_path / "whole"))
+    assert len(one) == 3 * STEPS // 20 and [file.read_bytes() for file in one] == [file.read_bytes() for file in two]
 
 
 @pytest.fixture

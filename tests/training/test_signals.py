@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from stedm_jax.training.checkpoints import Checkpoints
+from stedm_jax.training.logging import read_rows
 from stedm_jax.training.signals import Signals, Stopped
 from tests.training import toy
 
@@ -55,8 +56,63 @@ def test_ctrl_c_finishes_the_step_saves_and_is_raised_again(tmp_path) -> None:
             yield batch
 
     with pytest.raises(KeyboardInterrupt, match="step 4"):
-        toy.run(tmp_path, batches=batches)
+        toy.run(tmp_path, batches=batches, config=toy.settings(log_every=3))
     assert Checkpoints(tmp_path / "checkpoints").latest() == 4
+    toy.run(tmp_path, config=toy.settings(log_every=3))
+    assert [row["step"] for row in read_rows(tmp_path / "metrics.jsonl")] == [3, 4, 6, 9, 10]  # of all steps
+
+
+def test_a_signal_while_a_checkpoint_is_written_loses_nothing(tmp_path, monkeypatch) -> None:
+    seal, told = Checkpoints._seal, []
+
+    def slow(self: Checkpoints, step: int, metrics: dict[str, float]) -> None:
+        if not told:
+            told.append(step)
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.5)  # the loop has gone on, and was told, by now
+        seal(self, step, metrics)
+
+    monkeypatch.setattr(Checkpoints, "_seal", slow)
+    with pytest.raises(SystemExit) as caught:
+        toy.run(tmp_path / "a")
+    store = Checkpoints(tmp_path / "a" / "checkpoints")
+    assert caught.value.code == 0 and told == [5] and store.steps()[0] == 5 and 5 <= (store.latest() or 0) < 10
+    assert toy.same(toy.run(tmp_path / "a").state, toy.run(tmp_path / "b").state)
+
+
+TWICE = """
+import os, signal, sys, time
+from pathlib import Path
+from stedm_jax.training.checkpoints import Checkpoints
+from tests.training import toy
+
+seal = Checkpoints._seal
+
+def never(self, step, metrics):
+    if step == 10:
+        seal(self, step, metrics)  # all is on disk,
+        (self.dir / "10" / "MANIFEST.json").unlink()  # but for what says so
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.5)
+        time.sleep(60)
+    seal(self, step, metrics)
+
+Checkpoints._seal = never
+toy.run(Path(sys.argv[1]), config=toy.settings(steps=20))
+"""
+
+
+@pytest.mark.slow
+def test_a_second_signal_while_a_checkpoint_is_written_ends_at_once_and_the_one_before_is_used(tmp_path) -> None:
+    env = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(Path(__file__).parents[2])}
+    ended = subprocess.run(
+        [sys.executable, "-c", TWICE, str(tmp_path / "a")], env=env, capture_output=True, text=True, timeout=300
+    )
+    assert ended.returncode == 143 and "SIGTERM once more: ends at once" in ended.stderr, ended.stderr
+    assert Checkpoints(tmp_path / "a" / "checkpoints").latest() == 5
+    config = toy.settings(steps=20)
+    assert toy.same(toy.run(tmp_path / "a", config=config).state, toy.run(tmp_path / "b", config=config).state)
 
 
 def test_a_signal_during_the_last_evaluation_loses_nothing(tmp_path) -> None:

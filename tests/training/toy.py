@@ -81,7 +81,8 @@ def settings(**changes: Any) -> dict[str, Any]:
     )  # fmt: skip
     config = dict(
         steps=10, batch=BATCH, log_every=1, eval_every=0, checkpoint_every=5, keep=2, optimizer=optimizer,
-        ema=dict(decay=0.9), visual_every=0, skip_bad=0, profile=(), accumulate=1, freeze=(),
+        ema=dict(decay=0.9, tracks=(), snapshot_every=0), visual_every=0, skip_bad=0, profile=(),
+        accumulate=1, freeze=(), wandb="",
     )  # fmt: skip
     return {**config, **changes}
 
