@@ -23,6 +23,8 @@ from stedm_jax.training.program import Program
 from stedm_jax.workdir import write_text
 
 JUDGE = "judge"
+ABOUT = "segmenters.json"
+"""What inference has to know of the tiles, so that it works without them."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ def run(run: Run) -> None:
     most = max(len(rows.patients) for rows in (*real.values(), *([made] if made else [])))
     task = segmentation_task(config, run.classes.colors, run.classes.foreground, most, run.dtype)
     program = Program(task, config.train, run.mesh)
+    peers.on_first(lambda: write_text(run.workdir.stage("segmentation") / ABOUT, json.dumps(about(run), indent=1)))
     with run.workdir.timed("segmentation") as result:
         for seed in config.seeds:
             for name, arm in config.arms.items():
@@ -67,6 +70,13 @@ def run(run: Run) -> None:
         scored = real | ({SYNTHETIC: made} if made else {})
         _learn_and_score(run, program, JUDGE, config.judge, config.seeds[0], None, scored)
         result["arms"], result["seeds"] = sorted(arms), list(config.seeds)
+
+
+def about(run: Run) -> dict[str, Any]:
+    """Classes, resolution (um per pixel) and side of the tiles that segmenters learn from."""
+    classes = run.classes
+    told = {"classes": classes.names, "colors": classes.colors, "foreground": classes.foreground}
+    return told | {"mpp": run.tiles.mpp, "tile": run.tiles.tile, "patients": run.tiles.patients("train")}
 
 
 def _check_leaks(run: Run, real: dict[str, Rows], made: Rows | None) -> None:
