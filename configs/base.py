@@ -229,7 +229,13 @@ def get_base() -> Any:
             "diffusion": _diffusion(),
             "synthesis": _synthesis(),
             "segmentation": _segmentation(),
-            "report": {"layouts": 6, "styles": 5, "intro": ""},
+            "report": {
+                "layouts": 6,
+                "styles": 5,
+                "intro": "",
+                # What --whole of data_prep makes: its test images are segmented whole, their objects scored; empty: no.
+                "whole": "",
+            },
         }
     )  # fmt: skip
 

@@ -23,7 +23,7 @@ from jaxtyping import Integer, UInt8
 
 from stedm_jax import __version__
 from stedm_jax.data.records import file_sha256, replace_folder, settle
-from stedm_jax.data.schema import ClassSpec, encode_mask
+from stedm_jax.data.schema import ClassSpec, decode_mask, encode_mask
 from stedm_jax.errors import UserError
 
 KIND = "whole images"
@@ -104,11 +104,14 @@ class WholeSet:
 
     def mask(self, row: WholeImage) -> UInt8[np.ndarray, "h w"]:
         """Class ids of an image. Raises UserError as `file`."""
-        return cv2.imread(str(self.file(row, "masks")), cv2.IMREAD_UNCHANGED)
+        return decode_mask(self.file(row, "masks").read_bytes())
 
     def instances(self, row: WholeImage) -> Integer[np.ndarray, "h w"] | None:
         """Numbers of its objects; None where areas of the mask are the objects. Raises UserError as `file`."""
-        return cv2.imread(str(self.file(row, "instances")), cv2.IMREAD_UNCHANGED) if row.instances else None
+        if not row.instances:
+            return None
+        data = np.frombuffer(self.file(row, "instances").read_bytes(), np.uint8)
+        return np.asarray(cv2.imdecode(data, cv2.IMREAD_UNCHANGED), np.uint16)
 
 
 def _row(entry: Mapping[str, str]) -> WholeImage:
@@ -173,7 +176,7 @@ class WholeWriter:
             raise UserError(f"Two images are called {stem}; rename one.")
         if instances is not None and instances.max(initial=0) > 65535:
             raise ValueError(f"{stem} has the object number {instances.max()}")
-        files = [f"images/{image.name}", f"masks/{stem}.png", f"instances/{stem}.png" if instances is not None else ""]
+        files = (f"images/{image.name}", f"masks/{stem}.png", f"instances/{stem}.png" if instances is not None else "")
         shutil.copyfile(image, self.partial / files[0])
         (self.partial / files[1]).write_bytes(encode_mask(mask))
         if instances is not None:

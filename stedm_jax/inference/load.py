@@ -85,7 +85,7 @@ def _tuples(value: Any) -> Any:
 def _arms(flat: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     arms: dict[str, dict[str, Any]] = {}
     for key, value in flat.items():
-        name, _, leaf = key.rpartition(".")  # the name of an arm may have dots
+        name, _, leaf = key.rpartition(".")
         arms.setdefault(name, {})[leaf] = value
     return arms
 
@@ -100,27 +100,41 @@ def trained(folder: Path) -> list[tuple[str, int]]:
 
 
 def load_segmenter(folder: Path, arm: str, seed: int | None = None) -> Segmenter:
-    """Loads what an arm learnt: the checkpoint that config.segmentation.checkpoint says, averages where they were kept.
+    """Loads what an arm of a workdir learnt, on all devices of this process.
 
     Args:
       folder: the workdir.
+      arm, seed: as `segmenter_of` takes them.
+
+    Raises:
+      UserError: no workdir, or as `segmenter_of`.
+    """
+    config = saved_config(folder)
+    divide_cpu(config.mesh.cpu_devices)
+    cache = folder / ".compile_cache"
+    if config.compile_cache and os.access(cache, os.W_OK):
+        enable_compile_cache(cache)
+    return segmenter_of(Run(config, Workdir(folder), make_mesh()), arm, seed)
+
+
+def segmenter_of(run: Run, arm: str, seed: int | None = None) -> Segmenter:
+    """What an arm of a run learnt: the checkpoint that segmentation.checkpoint says, averages where they were kept.
+
+    Args:
+      run: the run; one process.
       arm: its name; "judge" is one.
       seed: which of its trainings; None: the first.
 
     Raises:
-      UserError: no workdir, no such arm or seed, or a checkpoint that cannot be read.
+      UserError: no such arm or seed, or a checkpoint that cannot be read.
     """
-    config, there = saved_config(folder), trained(folder)
+    config, folder = run.config, run.workdir.path
+    there = trained(folder)
     seeds = [each for name, each in there if name == arm]
     if not seeds or seed not in (None, *seeds):
         told = ", ".join(f"{name} with seed {each}" for name, each in there) or "none"
         asked = f"arm '{arm}'" + ("" if seed is None else f" with seed {seed}")
         raise UserError(f"{folder} has no trained {asked}; trained are: {told}.")
-    divide_cpu(config.mesh.cpu_devices)
-    cache = folder / ".compile_cache"
-    if config.compile_cache and os.access(cache, os.W_OK):
-        enable_compile_cache(cache)
-    run = Run(config, Workdir(folder), make_mesh())
     file = folder / "segmentation" / ABOUT
     told = json.loads(file.read_text() if file.is_file() else json.dumps(about(run)))
     colors = tuple((int(r), int(g), int(b)) for r, g, b in told["colors"])

@@ -43,13 +43,17 @@ class Opened:
 
 
 def is_slide(path: Path) -> bool:
-    """Whether OpenSlide is to read it: by its ending, or a TIFF that holds a pyramid with a known maker."""
+    """Whether OpenSlide is to read it: by its ending, or a TIFF of a scanner or with several levels."""
     if path.suffix.lower() in SLIDES:
         return True
-    return path.suffix.lower() in (".tif", ".tiff") and openslide.OpenSlide.detect_format(path) not in (
-        None,
-        "generic-tiff",
-    )
+    kind = openslide.OpenSlide.detect_format(path) if path.suffix.lower() in (".tif", ".tiff") else None
+    if kind != "generic-tiff":
+        return kind is not None
+    try:
+        with openslide.OpenSlide(path) as slide:
+            return slide.level_count > 1
+    except openslide.OpenSlideError:  # what is wrong with it is told when it is read
+        return False
 
 
 def find_images(folder: Path) -> list[Path]:
