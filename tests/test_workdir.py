@@ -98,3 +98,17 @@ def test_a_stage_that_failed_at_once_can_be_corrected(tmp_path):
 def test_no_git_is_no_trouble(monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert versions()["git"] == "none"
+
+
+def test_the_self_supervised_encoder_and_the_autoencoder_do_not_undo_each_other(used):
+    config = get_base()
+    config.ssl.momentum = 0.9
+    with pytest.raises(UserError, match="untrue: ssl, diffusion, synthesis, segmentation, report"):
+        used.adopt(config, "refuse")
+    config = get_base()
+    config.latents.scale = 2.0
+    with pytest.raises(UserError, match="untrue: latents, diffusion,"):
+        used.adopt(config, "refuse")
+    config.seed = 1
+    with pytest.raises(UserError, match="untrue: autoencoder, latents, ssl, diffusion,"):
+        used.adopt(config, "refuse")

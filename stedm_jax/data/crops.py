@@ -4,10 +4,10 @@
     shape:   resampled to a square, one of its eight symmetries, perhaps blurred                               (2)
     colour:  stains in optical density (as augment.stain_jitter), brightness, contrast, saturation, grey, sun  (3)
 
-(1) and (2) run in the data pipeline, in OpenCV, which frees Python's lock: resampling there took a quarter of the time
-of matrix products inside the compiled step, and a crop ships as bytes. (3) is elementwise and full of powers: it runs
-on the device, inside the compiled step, where it is fused. Element i of (1) and (2) is a pure function of (seed, i);
-(3) one of the key of the step and the place in the batch.
+(1) and (2) run in the data pipeline, in OpenCV, which frees Python's lock, and crops ship as bytes; as matrix products
+inside the compiled step they took twice as long on a CPU. (3), elementwise and full of powers, runs on the device inside
+the compiled step, where it is fused. Element i of (1) and (2) is a pure function of (seed, i); (3) one of the key of
+the step and the place in the batch.
 """
 
 import math

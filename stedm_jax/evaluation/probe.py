@@ -9,7 +9,7 @@ Features are standardised by the training tiles, the same for all that are compa
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from scipy.special import log_softmax, softmax
 
 from stedm_jax.errors import UserError
 
-PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+PENALTIES = (1e-3, 1e-2, 1e-1)
 Matrix = Float[np.ndarray, "n d"]
 Labels = Int[np.ndarray, " n"]
 
@@ -57,17 +57,18 @@ def probe_leaving_out(tiles: Tiles, neighbours: int = 20, temperature: float = 0
     Raises:
       UserError: there is one patient only.
     """
-    parts = []
+    guesses, scored = [], []
     for name in _patients(tiles):
         out = tiles.patient == name
-        parts.append((*_predictions(tiles.take(~out), tiles.take(out), neighbours, temperature), tiles.take(out)))
-    return _joined(parts)
+        scored.append(tiles.take(out))
+        guesses.append(_predictions(tiles.take(~out), scored[-1], neighbours, temperature))
+    knn, linear, share = (np.concatenate(each) for each in zip(*guesses, strict=True))
+    return _scores(knn, linear, share, joined(scored))
 
 
-def _joined(parts: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray, Tiles]]) -> dict[str, dict[str, float]]:
-    knn, linear, share = (np.concatenate([part[i] for part in parts]) for i in range(3))
-    fields = (np.concatenate([getattr(part[3], name) for part in parts]) for name in ("features", "label", "share"))
-    return _scores(knn, linear, share, Tiles(*fields, np.concatenate([part[3].patient for part in parts])))
+def joined(parts: Sequence[Tiles]) -> Tiles:
+    """All tiles of the parts."""
+    return Tiles(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Tiles)))
 
 
 def _predictions(
@@ -132,7 +133,7 @@ def logistic(
         value = -(weight * (hot * log_softmax(logits, axis=1)).sum(1)).sum() + 0.5 * penalty * (w * shrunk).sum()
         return value, (x.T @ (weight[:, None] * (softmax(logits, axis=1) - hot)) + penalty * shrunk).ravel()
 
-    found = minimize(loss, np.zeros(x.shape[1] * count), jac=True, method="L-BFGS-B", options={"maxiter": 300})
+    found = minimize(loss, np.zeros(x.shape[1] * count), jac=True, method="L-BFGS-B", options={"maxiter": 100})
     return (queries @ found.x.reshape(x.shape[1], count)).argmax(1)
 
 

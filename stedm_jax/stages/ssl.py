@@ -5,6 +5,7 @@ mean and standard deviation of each colour, since colour alone tells much in his
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,7 +18,7 @@ from stedm_jax.data.index import IndexRow
 from stedm_jax.data.pipeline import tile_dataset
 from stedm_jax.errors import UserError
 from stedm_jax.evaluation.collapse import named_collapse
-from stedm_jax.evaluation.probe import Tiles, probe, probe_leaving_out
+from stedm_jax.evaluation.probe import Tiles, joined, probe, probe_leaving_out
 from stedm_jax.models.functional import Functional
 from stedm_jax.stages.frozen import Weights
 from stedm_jax.stages.learn import learn, restore_with_provenance
@@ -71,8 +72,12 @@ def run(run: Run) -> None:
 def _probes(run: Run, task: SslTask, params: Any) -> dict[str, dict[str, dict[str, float]]]:
     """Features (trained, random, colour) -> patient -> scores; under "" the means."""
     fresh = jax.jit(task.init, out_shardings=replicated(run.mesh))(stream_key(run.config.seed, "init"))
-    kinds = {"trained": params, "random": fresh}
-    see = {name: _seer(run, task, BACKBONE, p) for name, p in kinds.items()} | {"colour": _seer(run, task, "", {})}
+    network, colour = _seer(run, task.embed), _seer(run, lambda _, image: colour_features(image))
+    see = {
+        "trained": partial(network, {BACKBONE: params[BACKBONE]}),
+        "random": partial(network, {BACKBONE: fresh[BACKBONE]}),
+        "colour": partial(colour, {}),
+    }
     settings, out = run.config.ssl.probe, {}
     for name, describe in see.items():
         train, val = (_tiles(run, run.rows(split), describe) for split in ("train", "val"))
@@ -80,24 +85,20 @@ def _probes(run: Run, task: SslTask, params: Any) -> dict[str, dict[str, dict[st
         if settings.protocol == "val":
             out[name] = probe(train, val, **how)
         else:
-            fields = ("features", "label", "share", "patient")
-            both = Tiles(*(np.concatenate([getattr(part, field) for part in (train, val)]) for field in fields))
-            out[name] = probe_leaving_out(both, **how)
+            out[name] = probe_leaving_out(joined((train, val)), **how)
     return out
 
 
-def _seer(run: Run, task: SslTask, kind: str, params: Any) -> Callable[[dict[str, Array]], dict[str, Array]]:
-    """A compiled function: batch -> features, pixels of each class, patient and weight of its tiles."""
+def _seer(run: Run, embed: Callable[[Any, Array], Array]) -> Callable[[Any, dict[str, Array]], dict[str, Array]]:
+    """A compiled function: parameters and batch -> features, pixels of each class, patient and weight of its tiles."""
     classes = len(run.classes.names)
 
     def see(params: Any, batch: dict[str, Array]) -> dict[str, Array]:
-        image = to_network(batch["image"])
-        features = task.embed(params, image) if kind else colour_features(image)
+        features = embed(params, to_network(batch["image"]))
         counts = jnp.stack([(batch["mask"] == number).sum((1, 2)) for number in range(classes)], axis=1)
         return {"features": features, "counts": counts, "patient": batch["patient"], "weight": batch["weight"]}
 
-    compiled = jax.jit(see, out_shardings=replicated(run.mesh))
-    return lambda batch: compiled({BACKBONE: params[BACKBONE]} if kind else {}, batch)
+    return jax.jit(see, out_shardings=replicated(run.mesh))
 
 
 def colour_features(image: Array) -> Array:

@@ -6,9 +6,10 @@
     c <- centre_momentum c + (1 - centre_momentum) mean over the global batch of g_t      (4)
 
 g is a Vision Transformer and a projection head. Equation (3) is taken before the teacher is used, which is DINO's order
-(after the update) but for the last step. Parameters: `backbone` and `head` of the teacher, `centre`, and those of the
-`student`; the first three are state, which the loop replaces. The encoder that others use is `backbone`, the embedding
-its class token. To go on from published weights name them twice: init_from = backbone=SOURCE, student/backbone=SOURCE.
+(after the update) but for the last step; c begins as the mean over the first batch, where DINO begins at 0. Parameters:
+`backbone` and `head` of the teacher, `centre`, and those of the `student`; the first three are state, which the loop
+replaces. The encoder that others use is `backbone`, the embedding its class token. To go on from published weights
+name them twice: init_from = backbone=SOURCE, student/backbone=SOURCE.
 """
 
 from collections.abc import Callable
@@ -103,10 +104,13 @@ class SslTask:
         still = jnp.where(step < config.freeze_last, jax.lax.stop_gradient(last), last)
         student["head"] = student["head"] | {"last_layer": still}
         z, logits = jax.lax.stop_gradient(self._views(teacher, big))
-        p = self.assign(logits, params["centre"], self._temperature(step))
+        mean = logits.mean((0, 1))
+        # Untrained logits hardly differ by tile: from a centre of 0 all would share a prototype for tens of steps.
+        centre = jnp.where(step == 0, mean, params["centre"])
+        p = self.assign(logits, centre, self._temperature(step))
         told = [self._views(student, views)[1] for views in (big, small) if views.shape[1]]
         loss = dino_loss(jnp.concatenate(told, axis=1), p, config.student_temperature)
-        centre = next_centre(params["centre"], logits.mean((0, 1)), config.centre_momentum)
+        centre = next_centre(centre, mean, config.centre_momentum)
         return loss, self._watch(z, p) | {"teacher_momentum": momentum, STATE: teacher | {"centre": centre}}
 
     def assign(

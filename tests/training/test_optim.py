@@ -107,3 +107,15 @@ def test_a_missing_key_is_named() -> None:
     del config["clip"]
     with pytest.raises(UserError, match="missing key.*clip"):
         make_optimizer(config, 10)
+
+
+def test_weight_decay_follows_a_cosine_to_its_end() -> None:
+    tx, lr = make_optimizer(optimizer(schedule="constant", warmup=0, weight_decay=0.04, weight_decay_end=0.4), 10)
+    zeros, state, seen = jax.tree.map(jnp.zeros_like, PARAMS), tx.init(PARAMS), []
+    for _ in range(12):
+        updates, state = tx.update(zeros, state, PARAMS)
+        seen.append(-float(updates["fc"]["kernel"][0, 0]) / float(lr(0)))
+        assert not np.any(updates["fc"]["bias"])
+    np.testing.assert_allclose([seen[0], seen[5], seen[10], seen[11]], [0.04, 0.22, 0.4, 0.4], rtol=1e-4)
+    with pytest.raises(UserError, match="weight_decay_end needs"):
+        make_optimizer(optimizer(weight_decay=0.0, weight_decay_end=0.4), 10)
