@@ -19,6 +19,7 @@ from data_prep.engine.thumbnail import draw_thumbnail
 from data_prep.tiling import Position, grid
 from data_prep.tissue import Tissue, find_tissue, mean_in_boxes
 from stedm_jax.data.parts import NO_ROOM, NoRoom, PartWriter, no_room
+from stedm_jax.data.png import encode_png
 from stedm_jax.data.records import SetSpec
 from stedm_jax.data.schema import encode_tile
 from stedm_jax.errors import UserError
@@ -254,7 +255,7 @@ def _draw(task: Task, source: Source, view: View, taken: Mapping[Position, str])
     task.thumbnail.parent.mkdir(parents=True, exist_ok=True)
     partial = task.thumbnail.with_name(f".{os.getpid()}-{task.thumbnail.name}")
     try:
-        partial.write_bytes(cv2.imencode(".png", picture)[1].tobytes())  # cv2.imwrite does not say why it fails
+        partial.write_bytes(encode_png(picture))
         partial.replace(task.thumbnail)
     finally:
         partial.unlink(missing_ok=True)

@@ -41,7 +41,7 @@ def draw_thumbnail(
       scales: overview pixels for each level-0 pixel, and for each pixel of a tile.
 
     Returns:
-      BGR, the longer side of the slide at most 2048 pixels, the legend below.
+      RGB, the longer side of the slide at most 2048 pixels, the legend below.
     """
     colors = {name: plan.classes[i].color for name, i in plan.ids.items() if i < len(plan.classes)}
     longer = max(overview.shape[:2])
@@ -65,9 +65,7 @@ def draw_thumbnail(
     legend = _entries(polygons, colors, plan, taken, labels)
     marks = [("tissue", TISSUE)] if tissue is not None else []
     marks += [("pen or blur", REJECTED)] if rejected is not None and rejected.any() else []
-    return cv2.cvtColor(
-        np.concatenate([picture, _legend([*legend[0], *marks, *legend[1]], picture.shape[1])]), cv2.COLOR_RGB2BGR
-    )
+    return np.concatenate([picture, _legend([*legend[0], *marks, *legend[1]], picture.shape[1])])
 
 
 def _entries(
