@@ -47,10 +47,9 @@ def _head(name: str, tag: bytes, size: int) -> bytes:
     return _FIRST + _varint(len(entry) + size) + entry
 
 
-@lru_cache(maxsize=1024, typed=True)
-def _short(name: str, value: bytes | float | int) -> bytes:
+@lru_cache(maxsize=1024)
+def _short(name: str, tag: bytes, data: bytes) -> bytes:
     """A whole field; most are the same in all tiles of a slide."""
-    tag, data = _content(value)
     return _head(name, tag, len(data)) + data
 
 
@@ -58,10 +57,10 @@ def encode_example(values: Mapping[str, bytes | float | int]) -> bytes:
     """The message that has one value in each field: bytes, a float (rounded to 32 bits) or an int (of 64 bits)."""
     parts = [b"", b""]
     for name in sorted(values):
-        value = values[name]
-        if isinstance(value, bytes) and len(value) > SHORT:
-            parts += _head(name, _FIRST, len(value)), value
+        tag, data = _content(values[name])
+        if len(data) > SHORT:
+            parts += _head(name, tag, len(data)), data
         else:
-            parts.append(_short(name, value))
+            parts.append(_short(name, tag, data))
     parts[:2] = _FIRST, _varint(sum(map(len, parts)))
     return b"".join(parts)
