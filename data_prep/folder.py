@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_prep.classes import ClassPlan, palette, read_classes
-from data_prep.command import run_command
+from data_prep.command import Parser, run_command
 from data_prep.engine.job import CutRules, Job, MaskFile
 from data_prep.engine.options import add_options, rules_from
 from data_prep.engine.run import prepare
@@ -31,7 +31,7 @@ from stedm_jax.errors import UserError
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The options of the command."""
     about = (__doc__ or "").split("\n\n")
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m data_prep.folder",
         description=about[0],
         epilog="\n\n".join(about[2:]),

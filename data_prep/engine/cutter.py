@@ -33,9 +33,20 @@ class Plan:
     ruled: bool = False
 
 
-def glass_count(tiles: int, candidates: int, rules: CutRules) -> int:
+def glass_asked(tiles: int, task: Task) -> int:
     """How many glass tiles make up their share beside so many others."""
-    return min(candidates, round(tiles * rules.glass / (1 - rules.glass)))
+    return round(tiles * task.rules.glass / (1 - task.rules.glass)) if task.job.row.split in ("train", "style") else 0
+
+
+def tell_missing(
+    report: SlideReport, option: str, wanted: Mapping[str, int], found: Mapping[str, int], total: int
+) -> None:
+    """Reports that a slide has fewer tiles than an option asks for, or fewer of a kind."""
+    short = [f"{kind} {found.get(kind, 0)} of {count}" for kind, count in wanted.items() if found.get(kind, 0) < count]
+    report.missing = max(total - sum(found.values()), 0)
+    if short:
+        rest = "" if report.missing else "; others make up for them"
+        report.warnings.append(f"fewer tiles than {option} asks for: {', '.join(short)}{rest}")
 
 
 class Cutter:
@@ -63,16 +74,18 @@ class Cutter:
         for place, tile in self.tiles(plan.positions):
             rows.append(writer.write(tile))
             taken[place] = tile.kind
-        wanted = glass_count(len(taken), len(plan.glass), self._task.rules)
-        if wanted:
-            rng = generator(self._task.rules.seed, self._task.job.key, GLASS)
+        asked = glass_asked(len(taken), self._task)
+        if asked:
             free = [place for place in plan.glass if place not in taken]
-            picked = np.sort(rng.permutation(len(free))[:wanted])
+            rng = generator(self._task.rules.seed, self._task.job.key, GLASS)
+            picked = np.sort(rng.permutation(len(free))[:asked])
             before = self._report.unlabelled
             for place, tile in self.tiles({free[i]: GLASS for i in picked}):
                 rows.append(writer.write(tile))
                 taken[place] = GLASS
             self._report.unlabelled = before
+            got = sum(kind == GLASS for kind in taken.values())
+            tell_missing(self._report, "--glass", {GLASS: asked}, {GLASS: got}, asked)
         classes = self._task.plan.classes
         sums = [sum(row.pixels[i] for row in rows) for i in range(len(classes))]
         self._report.labelled_pixels = {spec.name: count for spec, count in zip(classes, sums, strict=True)}

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from data_prep.engine.executors import check_address
 from data_prep.engine.job import CutRules
 from stedm_jax.errors import UserError
 
@@ -93,6 +94,7 @@ def check_numbers(args: argparse.Namespace) -> None:
     ]
     if wrong:
         raise UserError(f"{', '.join(wrong)} is out of range.")
+    check_address(args.scheduler)
     if bool(getattr(args, "sample", "")) != bool(getattr(args, "per_slide", 0)):
         raise UserError("--sample and --per_slide belong together: say which kinds, and how many tiles of each slide.")
     if getattr(args, "sample", "") and getattr(args, "glass", 0):

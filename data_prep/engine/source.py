@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from data_prep.annotations import Annotation, Polygon, draw_mask, load_annotation, origin_of
+from data_prep.annotations.mend import OUTSIDE
 from data_prep.classes import ClassPlan
 from data_prep.engine.job import CutRules, Job, MaskFile, PolygonFiles, SlideReport
 from data_prep.images import Picture, fit_picture, join_picture, read_colored_mask, read_image, read_mask, scale_picture
@@ -102,7 +103,8 @@ class SlideSource:
         self.block = min(BLOCK, int(SOURCE_BLOCK / slide.ratio(self._mpp)))
         self.polygons = tuple(annotation.polygons) if self._drawn else ()
         report.polygons, report.passed_over = len(self.polygons), annotation.passed_over
-        report.left_out = list(annotation.left_out)
+        report.left_out = [note for note in annotation.left_out if OUTSIDE not in note]
+        report.warnings = [note for note in annotation.left_out if OUTSIDE in note]
         if self._drawn and isinstance(job.labels, PolygonFiles) and not self.polygons:
             _refuse_empty(job, job.labels.paths, annotation)
         self.regions = _name_regions([polygon for polygon in self.polygons if polygon.name in rules.rois])
