@@ -83,7 +83,7 @@ def check_numbers(args: argparse.Namespace) -> None:
       UserError: names the option.
     """
     limits = {
-        "mpp": (0.01, 1000), "tile": (8, 8192), "margin": (0, 4096), "stride": (0, 8192), "min_tissue": (0, 1),
+        "mpp": (0.05, 100), "tile": (8, 8192), "margin": (0, 4096), "stride": (0, 8192), "min_tissue": (0, 1),
         "glass": (0, 0.9), "max_tiles": (0, 1e9), "per_slide": (0, 1e6), "workers": (1, 1024), "limit": (0, 1e9),
         "seed": (0, 2**63),
     }  # fmt: skip
