@@ -15,6 +15,8 @@ PALETTE = (
     (230, 120, 170), (120, 120, 120), (100, 60, 20), (200, 220, 80),
 )  # fmt: skip
 """Colours of classes for which no file gives one."""
+UNLIKE = 48
+"""Least difference, in one channel, between a colour of the palette and any that a file gives."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,15 @@ def palette(number: int) -> RGB:
     return PALETTE[number % len(PALETTE)]
 
 
+def _free_color(number: int, taken: Sequence[RGB]) -> RGB:
+    """A colour of the palette that nobody takes for one that is taken, as long as there is such."""
+    for step in range(len(PALETTE)):
+        color = palette(number + step)
+        if all(max(abs(a - b) for a, b in zip(color, other, strict=True)) >= UNLIKE for other in taken):
+            return color
+    return palette(number)
+
+
 def _check_found(options: Mapping[str, Sequence[str]], found: Mapping[str, RGB | None]) -> None:
     """Refuses names in options that no annotation has."""
     for option, names in options.items():
@@ -176,15 +187,18 @@ def plan_classes(
         raise UserError(f"{len(rules)} classes are too many; a mask holds {VOID} at most.")
     if not rules:
         raise UserError("No annotation names a class and --classes is not given; say which classes there are.")
-    specs = []
-    for number, (name, rule) in enumerate(rules.items()):
-        seen = next((color for alias in rule.names if (color := found.get(alias))), None)
-        specs.append(ClassSpec(name, rule.color or seen or palette(number)))
+    colors = {
+        name: rule.color or next((color for alias in rule.names if (color := found.get(alias))), None)
+        for name, rule in rules.items()
+    }
+    for number, name in enumerate(rules):
+        colors[name] = colors[name] or _free_color(number, [color for color in colors.values() if color])
     ids |= {name: VOID for name in void}
     for name in ignore:
         ids.pop(name, None)
     number = None if background is None else list(rules).index(background)
-    return ClassPlan(tuple(specs), ids, number if complete and number is not None else VOID, number)
+    specs = tuple(ClassSpec(name, color or palette(0)) for name, color in colors.items())
+    return ClassPlan(specs, ids, number if complete and number is not None else VOID, number)
 
 
 def unseen_classes(plan: ClassPlan, found: Mapping[str, RGB | None]) -> list[str]:

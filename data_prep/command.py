@@ -1,10 +1,13 @@
 """What every data_prep command shares: errors without a traceback, and a progress line with an ETA."""
 
+import argparse
+import difflib
 import os
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 from data_prep.engine.executors import leave_with
 from stedm_jax.errors import PARENT, UserError
@@ -28,6 +31,33 @@ def run_command(main: Callable[[], int]) -> None:
         print(f"error: {error.strerror}: {error.filename or 'while writing'}", file=sys.stderr)
         status = 2
     sys.exit(status)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are a sentence, which names the option that was probably meant, and not the whole usage."""
+
+    _given: Sequence[str] = ()
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """See ArgumentParser; keeps what was given, for the message."""
+        self._given = sys.argv[1:] if args is None else list(args)
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """See ArgumentParser.
+
+        Raises:
+          UserError: always.
+        """
+        known = [option for option in self._option_string_actions if option.startswith("--")]
+        for name in (text.partition("=")[0] for text in self._given):
+            if name.startswith("--") and not any(option.startswith(name) for option in known):
+                near = difflib.get_close_matches(name, known, 1, 0.6)
+                message = f"There is no option {name}" + (f"; is {near[0]} meant?" if near else ".")
+                break
+        else:
+            message = message[:1].upper() + message[1:].rstrip(".") + "."
+        raise UserError(f"{message} `{self.prog} --help` lists all.")
 
 
 class Progress:

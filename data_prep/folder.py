@@ -19,10 +19,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_prep.classes import ClassPlan, palette, read_classes
-from data_prep.command import run_command
+from data_prep.command import Parser, run_command
 from data_prep.engine.job import CutRules, Job, MaskFile
 from data_prep.engine.options import add_options, rules_from
 from data_prep.engine.run import prepare
+from data_prep.readers.protocol import LEAST_MPP, MOST_MPP
 from data_prep.table import Row, check_files, missing_files, parse_splits, read_table
 from stedm_jax.data.schema import VOID, ClassSpec
 from stedm_jax.errors import UserError
@@ -31,7 +32,7 @@ from stedm_jax.errors import UserError
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The options of the command."""
     about = (__doc__ or "").split("\n\n")
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m data_prep.folder",
         description=about[0],
         epilog="\n\n".join(about[2:]),
@@ -81,8 +82,11 @@ def choose_scale(row: Row, args: argparse.Namespace) -> tuple[float, float]:
             "table if the images have another resolution."
         )
     mpp = args.mpp if args.mpp is not None else source
-    if not (0.01 <= source <= 1000 and 0.01 <= mpp <= 1000):
-        raise UserError(f"Image {row.file}: {source:g} and {mpp:g} um per pixel are not both within 0.01 to 1000.")
+    if not args.fit and not LEAST_MPP <= source <= MOST_MPP:
+        raise UserError(
+            f"Image {row.file} has {source:g} um per pixel, which is outside {LEAST_MPP} to {MOST_MPP:g}; correct "
+            "--source_mpp or the column mpp, or give --fit for images that no microscope took."
+        )
     ratio = mpp / source
     if ratio < 0.99 and not args.fit:
         raise UserError(

@@ -21,7 +21,7 @@ from typing import Any
 
 import cv2
 
-from data_prep.command import Progress, run_command
+from data_prep.command import Parser, Progress, run_command
 from data_prep.inspection.counts import all_rows, count_by, shares, table, tags_by_slide, write_counts
 from data_prep.inspection.leaks import (
     Finding,
@@ -51,7 +51,7 @@ PATIENTS_TOLD = 60
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The options of the command."""
     about = (__doc__ or "").split("\n\n")
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m data_prep.inspect",
         description=about[0],
         epilog="\n\n".join(about[2:]),

@@ -11,7 +11,6 @@ Labelled patients (train, val) come from a narrow range of stains, style and tes
 outside it. The work goes on where it was interrupted; cohort.csv is written last.
 """
 
-import argparse
 import csv
 import functools
 import json
@@ -24,7 +23,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from data_prep.command import Progress, run_command
+from data_prep.command import Parser, Progress, run_command
 from data_prep.engine.executors import map_in_order
 from data_prep.phantom_annotation import write_annotation
 from data_prep.phantom_draw import Painter
@@ -173,7 +172,7 @@ def make_phantom(
 
 def main() -> int:
     """The command."""
-    parser = argparse.ArgumentParser(prog="python -m data_prep.phantom", description=(__doc__ or "").split("\n")[0])
+    parser = Parser(prog="python -m data_prep.phantom", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of the cohort")
     parser.add_argument("--patients", type=int, default=19, help="number of patients (19)")
     parser.add_argument("--slides_size", "--slides-size", type=int, default=4096, help="side in pixels (4096)")

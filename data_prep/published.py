@@ -12,6 +12,7 @@ import numpy as np
 from data_prep.annotations import load_annotation, origin_of
 from data_prep.classes import ClassPlan, palette
 from data_prep.cohorts import check_rows, describe, write_cohort
+from data_prep.command import Parser
 from data_prep.engine.executors import WorkerDied, run_tasks
 from data_prep.engine.job import CutRules, Job, PolygonFiles
 from data_prep.engine.run import prepare, report_folder
@@ -29,7 +30,7 @@ FEW = 16
 def make_parser(name: str, about: str | None) -> argparse.ArgumentParser:
     """A parser whose help is the module's docstring, with the option --source."""
     parts = (about or "").split("\n\n")
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=f"python -m data_prep.{name}",
         description=parts[0],
         epilog="\n\n".join(parts[2:]),

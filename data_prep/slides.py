@@ -24,7 +24,7 @@ from pathlib import Path
 
 from data_prep.annotations import find_annotations, load_annotation, origin_of, shared_annotations
 from data_prep.classes import RGB, ClassPlan, plan_classes, unseen_classes
-from data_prep.command import Progress, names_list, run_command
+from data_prep.command import Parser, Progress, names_list, run_command
 from data_prep.engine.executors import WorkerDied, run_tasks
 from data_prep.engine.job import Job, PolygonFiles
 from data_prep.engine.options import add_options, parse_shares, rules_from
@@ -39,7 +39,7 @@ from stedm_jax.errors import UserError
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The options of the command."""
     about = (__doc__ or "").split("\n\n")
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m data_prep.slides",
         description=about[0],
         epilog="\n\n".join(about[2:]),

@@ -150,10 +150,16 @@ def find_blur(
     fine = cv2.GaussianBlur(grey, (0, 0), 1)
     coarse = cv2.GaussianBlur(grey, (0, 0), 4)
     reach = max(BLUR_REACH / max(mpp, BLUR_MPP), 8.0)
-    first, second = (cv2.GaussianBlur(cv2.absdiff(a, b) ** 2, (0, 0), reach) for a, b in ((grey, fine), (fine, coarse)))
+    first, second = (_energy(cv2.absdiff(a, b), reach) for a, b in ((grey, fine), (fine, coarse)))
     dull = ((second > COARSE_LEAST) & (first < SHARP * second)).astype(np.uint8)
     dull = cv2.resize(dull, (width, height), interpolation=cv2.INTER_NEAREST) > 0
     return dull & tissue
+
+
+def _energy(detail: Float32[np.ndarray, "h w"], reach: float) -> Float32[np.ndarray, "sh sw"]:
+    """Mean square of details around each place, on a coarser map: taken over such a reach, it changes slowly."""
+    size = tuple(max(round(side / (reach / 2)), 1) for side in detail.shape[::-1])
+    return cv2.GaussianBlur(cv2.resize(detail * detail, size, interpolation=cv2.INTER_AREA), (0, 0), 2.0)
 
 
 def _threshold(saturation: UInt8[np.ndarray, "n"]) -> float:

@@ -10,7 +10,7 @@ block of a mask is the same whatever the block's bounds are.
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Bool, Shaped, UInt8
+from jaxtyping import Bool, Int64, Shaped, UInt8
 
 from data_prep.annotations.polygon import Polygon
 from stedm_jax.data.schema import VOID
@@ -98,8 +98,24 @@ def inside_polygon(
     if not column.any():  # no edge runs through: whole rows are inside or outside
         whole = np.bincount(row - top, minlength=height) % 2 == 1
         return np.broadcast_to(whole[:, None], (height, width))
-    turns = np.zeros(height * (width + 1), np.uint8)  # wraps at 256, which keeps the parity
-    np.add.at(turns, (row - top) * (width + 1) + column, 1)
-    turns &= 1
-    within = np.bitwise_xor.accumulate(turns.reshape(height, width + 1)[:, :width], axis=1)
-    return within.view(np.bool_)
+    return _between(row - top, column, height, width)
+
+
+def _between(
+    rows: Int64[np.ndarray, " n"], columns: Int64[np.ndarray, " n"], height: int, width: int
+) -> Bool[np.ndarray, "h w"]:
+    """Which pixels have an odd number of crossings at or before them in their row; 64 pixels are one word."""
+    words = -(-width // 64)
+    places = np.sort((rows * (64 * words) + columns)[columns < width])
+    ends = np.flatnonzero(np.diff(places, append=-1))
+    turns = places[ends[np.diff(ends, prepend=-1) % 2 == 1]]  # two crossings at one place cancel out
+    parity = np.zeros(height * words, np.uint64)
+    np.add.at(parity, turns // 64, np.uint64(1) << (turns % 64).astype(np.uint64))
+    for shift in (1, 2, 4, 8, 16, 32):
+        parity ^= parity << np.uint64(shift)
+    parity = parity.reshape(height, words)
+    if words > 1:
+        carried = np.bitwise_xor.accumulate(parity[:, :-1] >> np.uint64(63), axis=1)
+        parity[:, 1:] ^= np.uint64(0) - carried
+    bits = np.unpackbits(parity.astype("<u8", copy=False).view(np.uint8), axis=1, bitorder="little")
+    return bits[:, :width].view(np.bool_)

@@ -18,6 +18,7 @@ from data_prep.annotations.polygon import Draft, Polygon, make_polygon, place, s
 
 TOLERANCE = 1.0
 """A polygon may stand out of the slide by that many pixels before it is cut."""
+OUTSIDE = "polygons lie outside the slide, wholly or by half; is it the annotation of this slide?"
 MOST_CROSSINGS = 2000
 DOUBTFUL = 0.1
 """Share of the area by which two readings of a crossing outline may differ."""
@@ -30,11 +31,13 @@ def mend(draft: Draft, size: tuple[int, int] | None = None) -> tuple[list[Polygo
       draft: what a file says.
       size: width and height of the slide in level-0 pixels; None where it is not known.
     """
-    sound, notes, repeated = [], [], []
+    sound, notes, repeated, outside = [], [], [], 0
     for number, polygon in draft.polygons:
         said: list[str] = []
         parts, dropped = _mend_one(polygon, size, said)
         sound += parts
+        if any("outside the slide" in what for what in said):
+            outside += 2 * sum(part.area for part in parts) < abs(signed_area(polygon.rings[0]))
         if dropped and parts:
             repeated.append(number)
         notes += [f"polygon {number} ({place(polygon)}) {what}" for what in said]
@@ -42,6 +45,8 @@ def mend(draft: Draft, size: tuple[int, int] | None = None) -> tuple[list[Polygo
         some = ", ".join(map(str, repeated[:10])) + (" and more" if len(repeated) > 10 else "")
         plural = "polygons repeat points, which were" if len(repeated) > 1 else "polygon repeats points, which were"
         notes.append(f"{len(repeated)} {plural} dropped: number {some}")
+    if sound and outside and 2 * outside >= len(draft.polygons):
+        notes.insert(0, f"{outside} of {len(draft.polygons)} {OUTSIDE}")
     return sound, [*draft.notes, *notes]
 
 

@@ -3,6 +3,7 @@
 import os
 import time
 import traceback
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,22 +12,25 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from data_prep.engine.cutter import Cutter, Plan, glass_count
+from data_prep.engine.cutter import Cutter, Plan, glass_asked, tell_missing
 from data_prep.engine.job import CutRules, SlideReport, Task, report_of
-from data_prep.engine.sample import Field, coarse_blank, generator, sample_positions
+from data_prep.engine.sample import GLASS, Field, coarse_blank, generator, sample_positions, wanted_by_kind
 from data_prep.engine.source import Source, opened
 from data_prep.engine.thumbnail import draw_thumbnail
 from data_prep.tiling import Position, grid
 from data_prep.tissue import Tissue, find_tissue, mean_in_boxes
 from stedm_jax.data.parts import NO_ROOM, NoRoom, PartWriter, no_room
+from stedm_jax.data.png import encode_png
 from stedm_jax.data.records import SetSpec
-from stedm_jax.data.schema import encode_tile
+from stedm_jax.data.schema import VOID, encode_tile
 from stedm_jax.errors import UserError
 
 PICTURE_OVERVIEW, PICTURE_FIELD = 1024, 2048
 """Longest side of a picture in its thumbnail, and in the map from which places are sampled."""
 TRIED = 4
 """Tiles that a dry run encodes to estimate how large the records will be."""
+LEAST_ON_TISSUE = 0.5
+"""Share of the annotated area on tissue below which the annotation is doubted."""
 NOTES = 50
 """Most notes of a slide on polygons that were mended or left out; one more says how many there were."""
 
@@ -92,6 +96,7 @@ def _cut(task: Task, source: Source, report: SlideReport) -> None:
     view = _look(task, source)
     if view.tissue is not None:
         report.tissue_share = round(float(view.tissue.mask.mean()), 4)
+        _doubt_annotation(task, source, view, report)
     plan = _decide(task, source, view, report)
     if task.part is None:
         _estimate(task, source, plan, report)
@@ -140,6 +145,21 @@ def _look(task: Task, source: Source) -> View:
     return View(image, step, find_tissue(image, rules.mpp * step) if wanted else None)
 
 
+def _doubt_annotation(task: Task, source: Source, view: View, report: SlideReport) -> None:
+    """Warns where most of what is annotated lies on bare glass: then it may be another slide's annotation."""
+    tissue, plan = view.tissue, task.plan
+    if tissue is None or not task.labelled:
+        return
+    ids = source.labels((0, 0, *tissue.mask.shape), view.step)
+    drawn = (ids != VOID) & (ids != (VOID if plan.background is None else plan.background))
+    share = float((tissue.mask | tissue.pen | tissue.blur)[drawn].mean()) if drawn.any() else 1.0
+    if share < LEAST_ON_TISSUE:
+        report.warnings.append(
+            f"only {share:.0%} of what is annotated lies on tissue; look at the thumbnail: is it the annotation of "
+            "this slide?"
+        )
+
+
 def _decide(task: Task, source: Source, view: View, report: SlideReport) -> Plan:
     """Which tiles are to be written, unlabelled ones still among them unless --max_tiles or a dry run."""
     rules, tile = task.rules, task.rules.tile
@@ -151,7 +171,7 @@ def _decide(task: Task, source: Source, view: View, report: SlideReport) -> Plan
     if task.sampled:
         sampled = _sample(task, source, view)
         report.grid = report.on_tissue = len(sampled)
-        report.not_chosen = rules.per_slide - len(sampled)
+        tell_missing(report, "--sample", wanted_by_kind(rules), Counter(sampled.values()), rules.per_slide)
         return Plan(dict(sorted(sampled.items())), [])
     report.grid = len(found)
     kept, glass = found, []
@@ -220,7 +240,11 @@ def _choose(task: Task, source: Source, plan: Plan, report: SlideReport) -> None
 def _estimate(task: Task, source: Source, plan: Plan, report: SlideReport) -> None:
     """Counts tiles and guesses bytes, for a dry run."""
     places = list(plan.positions)
-    report.tiles = len(places) + glass_count(len(places), len(plan.glass), task.rules)
+    asked = glass_asked(len(places), task)
+    glass = min(asked, len(plan.glass))
+    report.tiles = len(places) + glass
+    if asked:
+        tell_missing(report, "--glass", {GLASS: asked}, {GLASS: glass}, asked)
     if not places:
         return
     tried = dict.fromkeys(places[i * len(places) // TRIED] for i in range(TRIED))
@@ -254,7 +278,7 @@ def _draw(task: Task, source: Source, view: View, taken: Mapping[Position, str])
     task.thumbnail.parent.mkdir(parents=True, exist_ok=True)
     partial = task.thumbnail.with_name(f".{os.getpid()}-{task.thumbnail.name}")
     try:
-        partial.write_bytes(cv2.imencode(".png", picture)[1].tobytes())  # cv2.imwrite does not say why it fails
+        partial.write_bytes(encode_png(picture))
         partial.replace(task.thumbnail)
     finally:
         partial.unlink(missing_ok=True)

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from data_prep.engine.job import CutRules, SlideReport, Task
@@ -12,8 +13,9 @@ from data_prep.engine.sample import GLASS, generator
 from data_prep.engine.source import Box, Source, region_of
 from data_prep.stain import Colors, Normaliser, Stains, normaliser
 from data_prep.tiling import Position, blocks
+from stedm_jax.data.index import IndexRow
 from stedm_jax.data.parts import PartWriter
-from stedm_jax.data.schema import VOID, Tile, core, histogram
+from stedm_jax.data.schema import VOID, Tile, core
 
 
 @dataclass
@@ -31,9 +33,20 @@ class Plan:
     ruled: bool = False
 
 
-def glass_count(tiles: int, candidates: int, rules: CutRules) -> int:
+def glass_asked(tiles: int, task: Task) -> int:
     """How many glass tiles make up their share beside so many others."""
-    return min(candidates, round(tiles * rules.glass / (1 - rules.glass)))
+    return round(tiles * task.rules.glass / (1 - task.rules.glass)) if task.job.row.split in ("train", "style") else 0
+
+
+def tell_missing(
+    report: SlideReport, option: str, wanted: Mapping[str, int], found: Mapping[str, int], total: int
+) -> None:
+    """Reports that a slide has fewer tiles than an option asks for, or fewer of a kind."""
+    short = [f"{kind} {found.get(kind, 0)} of {count}" for kind, count in wanted.items() if found.get(kind, 0) < count]
+    report.missing = max(total - sum(found.values()), 0)
+    if short:
+        rest = "" if report.missing else "; others make up for them"
+        report.warnings.append(f"fewer tiles than {option} asks for: {', '.join(short)}{rest}")
 
 
 class Cutter:
@@ -50,7 +63,6 @@ class Cutter:
         self._normalise: Normaliser | None = None
         if task.rules.stain:
             self._normalise = Normaliser(stain_target(task.rules.stain, task.rules.stain_target))
-        self._counts = np.zeros(256, np.int64)
         rules = task.rules
         self._most = max(source.block, 1)
         self._side = rules.tile + 2 * rules.margin
@@ -58,22 +70,26 @@ class Cutter:
     def write(self, plan: Plan, writer: PartWriter) -> dict[Position, str]:
         """Writes all tiles of a plan; returns those that were written."""
         taken: dict[Position, str] = {}
+        rows: list[IndexRow] = []
         for place, tile in self.tiles(plan.positions):
-            writer.write(tile)
+            rows.append(writer.write(tile))
             taken[place] = tile.kind
-        wanted = glass_count(len(taken), len(plan.glass), self._task.rules)
-        if wanted:
-            rng = generator(self._task.rules.seed, self._task.job.key, GLASS)
+        asked = glass_asked(len(taken), self._task)
+        if asked:
             free = [place for place in plan.glass if place not in taken]
-            picked = np.sort(rng.permutation(len(free))[:wanted])
+            rng = generator(self._task.rules.seed, self._task.job.key, GLASS)
+            picked = np.sort(rng.permutation(len(free))[:asked])
             before = self._report.unlabelled
             for place, tile in self.tiles({free[i]: GLASS for i in picked}):
-                writer.write(tile)
+                rows.append(writer.write(tile))
                 taken[place] = GLASS
             self._report.unlabelled = before
+            got = sum(kind == GLASS for kind in taken.values())
+            tell_missing(self._report, "--glass", {GLASS: asked}, {GLASS: got}, asked)
         classes = self._task.plan.classes
-        self._report.labelled_pixels = {spec.name: int(self._counts[i]) for i, spec in enumerate(classes)}
-        self._report.void_pixels = int(self._counts[VOID])
+        sums = [sum(row.pixels[i] for row in rows) for i in range(len(classes))]
+        self._report.labelled_pixels = {spec.name: count for spec, count in zip(classes, sums, strict=True)}
+        self._report.void_pixels = len(rows) * self._task.rules.tile**2 - sum(sums)
         if self._normalise is not None and self._normalise.unchanged:
             count, rules = self._normalise.unchanged, self._task.rules
             told = f"{count} of {len(taken)} tiles keep their stain under --stain_norm={rules.stain}"
@@ -116,7 +132,7 @@ class Cutter:
                     earlier.void(core(mask, rules.margin), place)
                 if kinds[place] == GLASS and task.plan.background is not None:
                     self._fill(core(mask, rules.margin), place, task.plan.background)
-                if np.all(core(mask, rules.margin) == VOID):
+                if not _any_label(core(mask, rules.margin)):
                     self._report.unlabelled += 1
                     continue
                 found.append((place, mask))
@@ -129,7 +145,6 @@ class Cutter:
 
     def _tile(self, place: Position, kind: str, pixels: np.ndarray, mask: np.ndarray) -> Tile:
         job, rules, source = self._task.job, self._task.rules, self._source
-        self._counts += histogram(core(mask, rules.margin))
         if kind:
             self._report.kinds[kind] = self._report.kinds.get(kind, 0) + 1
         y, x = place
@@ -137,7 +152,7 @@ class Cutter:
         if source.regions:
             roi = region_of(source.regions, (y, x, rules.tile, rules.tile), source.factor)
         return Tile(
-            image=np.ascontiguousarray(pixels),
+            image=pixels,
             mask=mask,
             patient=job.row.patient,
             slide=job.slide_name,
@@ -158,6 +173,10 @@ def _box_round(places: Sequence[Position], rules: CutRules) -> Box:
     (top, left), (bottom, right) = (tuple(at(place[i] for place in places) for i in (0, 1)) for at in (min, max))
     side = rules.tile + 2 * rules.margin
     return top - rules.margin, left - rules.margin, bottom - top + side, right - left + side
+
+
+def _any_label(mask: np.ndarray) -> bool:
+    return cv2.minMaxLoc(mask)[0] < VOID
 
 
 def _part(array: np.ndarray, box: Box, place: Position, margin: int, side: int) -> np.ndarray:

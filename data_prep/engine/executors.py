@@ -6,6 +6,7 @@ submitted than run at once. A task that kills its worker is found out and told; 
 
 import multiprocessing
 import os
+import re
 import threading
 import time
 from collections import deque
@@ -21,6 +22,22 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 PATIENCE = 30
 """Seconds that a scheduler and its first worker may take to answer."""
+
+
+ADDRESS = re.compile(r"([a-z]+://)?(\[[0-9a-fA-F:]+\]|[^\s/:]+):\d{1,5}")
+
+
+def check_address(address: str) -> None:
+    """Refuses what cannot be the address of a scheduler; a port that is missing is waited for in vain.
+
+    Raises:
+      UserError: says how it is written.
+    """
+    if address and not ADDRESS.fullmatch(address):
+        raise UserError(
+            f"--scheduler={address} is no address with a port; write it as the scheduler prints it, such as "
+            "tcp://host:8786."
+        )
 
 
 class WorkerDied(Exception):
@@ -53,6 +70,7 @@ def run_tasks(
       UserError: no scheduler answers, or it was lost.
     """
     if scheduler:
+        check_address(scheduler)
         with _client(scheduler) as (executor, size, deadly):
             yield from _drain(function, tasks, lambda _: _Kept(executor), size, deadly)
     elif workers == 1 or len(tasks) < 2:

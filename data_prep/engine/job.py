@@ -170,10 +170,12 @@ class SlideReport:
       mpp_from: who said the microns per pixel: table, slide, annotation or --slide_mpp.
       tissue_share: share of the slide that is tissue.
       grid, on_tissue, unlabelled, not_chosen, tiles: tiles in the grid, those on tissue, those of them left out since
-        nothing in them is labelled, those left out by --max_tiles or --per_slide, and those packed.
+        nothing in them is labelled, those left out by --max_tiles, and those packed.
+      missing: tiles fewer than --per_slide or --glass ask for, as the slide has no more.
       kinds: tiles by kind, where they were sampled or are glass.
       polygons, passed_over, left_out: polygons read, features that are no polygons of a class, and a sentence for each
         that was left out or mended.
+      warnings: a sentence for each thing that somebody should look at, such as an annotation that lies on glass.
       labelled_pixels, void_pixels: of the packed tiles without margin.
       bytes: of the records; in a dry run estimated.
       fallback_mpp: what --slide_mpp says, where nobody else did.
@@ -208,6 +210,8 @@ class SlideReport:
     taken_over: bool = False
     stale: bool = False
     mpp_from: str = ""
+    missing: int = 0
+    warnings: list[str] = field(default_factory=list)
 
 
 def report_of(job: Job, error: str = "") -> SlideReport:

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from data_prep.engine.executors import check_address
 from data_prep.engine.job import CutRules
 from stedm_jax.errors import UserError
 
@@ -82,7 +83,7 @@ def check_numbers(args: argparse.Namespace) -> None:
       UserError: names the option.
     """
     limits = {
-        "mpp": (0.01, 1000), "tile": (8, 8192), "margin": (0, 4096), "stride": (0, 8192), "min_tissue": (0, 1),
+        "mpp": (0.05, 100), "tile": (8, 8192), "margin": (0, 4096), "stride": (0, 8192), "min_tissue": (0, 1),
         "glass": (0, 0.9), "max_tiles": (0, 1e9), "per_slide": (0, 1e6), "workers": (1, 1024), "limit": (0, 1e9),
         "seed": (0, 2**63),
     }  # fmt: skip
@@ -93,6 +94,7 @@ def check_numbers(args: argparse.Namespace) -> None:
     ]
     if wrong:
         raise UserError(f"{', '.join(wrong)} is out of range.")
+    check_address(args.scheduler)
     if bool(getattr(args, "sample", "")) != bool(getattr(args, "per_slide", 0)):
         raise UserError("--sample and --per_slide belong together: say which kinds, and how many tiles of each slide.")
     if getattr(args, "sample", "") and getattr(args, "glass", 0):

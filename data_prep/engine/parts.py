@@ -17,7 +17,7 @@ from stedm_jax.data.records import file_sha256
 from stedm_jax.data.schema import SCHEMA_VERSION
 from stedm_jax.errors import UserError
 
-CUT_VERSION = 1
+CUT_VERSION = 2
 """Goes up when the same settings would give other tiles."""
 
 

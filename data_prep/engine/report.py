@@ -11,6 +11,8 @@ from pathlib import Path
 from data_prep.engine.job import SlideReport
 from stedm_jax.data.schema import SPLITS
 
+SHOWN = 10
+"""Most warnings on the screen; summary.md has more."""
 LISTED = 200
 """Most lines of a list in summary.md; report.jsonl has all."""
 
@@ -83,6 +85,14 @@ def print_summary(reports: Sequence[SlideReport], out: str, folder: Path) -> Non
         bare = [split for split in SPLITS if not tiles.get(split)]
         if bare:
             print(f"note: no tiles of {', '.join(bare)}; a whole run needs {', '.join(SPLITS)}", file=sys.stderr)
+    warned = [f"warning: {report.key}: {text}" for report in reports for text in report.warnings]
+    for line in warned[:SHOWN]:
+        print(line, file=sys.stderr)
+    if len(warned) > SHOWN:
+        print(f"and {len(warned) - SHOWN} more warnings, see {folder / 'summary.md'}", file=sys.stderr)
+    if missing := sum(report.missing for report in packed):
+        slides = sum(report.missing > 0 for report in packed)
+        print(f"warning: {missing} tiles fewer than asked for, on {slides} slides", file=sys.stderr)
     notes = sum(len(report.left_out) for report in reports)
     if notes:
         print(
@@ -113,6 +123,8 @@ def print_dry(reports: Sequence[SlideReport]) -> None:
     for report in reports:
         for note in report.left_out:
             print(f"{report.key}: {note}")
+        for text in report.warnings:
+            print(f"warning: {report.key}: {text}", file=sys.stderr)
     for report in reports:
         if report.error:
             print(f"would fail: {report.key}: {report.error}", file=sys.stderr)
@@ -144,7 +156,10 @@ def write_summary(
         lines += _kinds(reports)
     lines += _microns(reports)
     lines += _failed(failed)
-    lines += _polygons(reports)
+    lines += _listed("Warnings: look into these", [(report.key, report.warnings) for report in reports])
+    lines += _listed(
+        "Notes: polygons mended or left out, and the like", [(report.key, report.left_out) for report in reports]
+    )
     lines += ["## Time", ""]
     speed = f", {tiles / seconds:.1f} tiles/s" if tiles and seconds else ""
     over = f"; {taken} slides taken over from before" if taken else ""
@@ -167,11 +182,13 @@ def _splits(reports: Sequence[SlideReport]) -> list[str]:
         good = [report for report in own if not report.error]
         if own:
             patients = len({report.patient for report in good})
-            sums = (sum(getattr(report, name) for report in good) for name in ("tiles", "unlabelled", "not_chosen"))
+            counted = ("tiles", "unlabelled", "not_chosen", "missing")
+            sums = (sum(getattr(report, name) for report in good) for name in counted)
             size = f"{sum(report.bytes for report in good) / 1e6:.1f}"
             rows.append([split, patients, len(good), len(own) - len(good), *sums, size])
-    header = ("split", "patients", "slides", "failed", "tiles", "left out: no label", "not chosen", "MB")
-    return ["## Splits", "", *_table(header, rows)]
+    header = ("split", "patients", "slides", "failed", "tiles", "left out: no label", "not chosen", "too few", "MB")
+    then = ["Too few: tiles that --sample or --glass ask for and slides do not have.", ""]
+    return ["## Splits", "", *_table(header, rows), *(then if any(row[-2] for row in rows) else [])]
 
 
 def _classes(reports: Sequence[SlideReport], classes: Sequence[str]) -> list[str]:
@@ -217,9 +234,10 @@ def _failed(failed: Sequence[SlideReport]) -> list[str]:
     return ["## Failed", "", *lines, *more, "", then, ""]
 
 
-def _polygons(reports: Sequence[SlideReport]) -> list[str]:
-    notes = [f"- {report.key}: {note}" for report in reports for note in report.left_out]
-    if not notes:
+def _listed(title: str, told: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
+    """A section of sentences, each with its slide; none where there is none."""
+    lines = [f"- {key}: {sentence}" for key, sentences in told for sentence in sentences]
+    if not lines:
         return []
-    more = [f"- and {len(notes) - LISTED} more, see report.jsonl"] if len(notes) > LISTED else []
-    return ["## Notes: polygons mended or left out, and the like", "", *notes[:LISTED], *more, ""]
+    more = [f"- and {len(lines) - LISTED} more, see report.jsonl"] if len(lines) > LISTED else []
+    return [f"## {title}", "", *lines[:LISTED], *more, ""]

@@ -102,6 +102,11 @@ def _counts(shares: Mapping[str, float], total: int) -> dict[str, int]:
     return counts
 
 
+def wanted_by_kind(rules: CutRules) -> dict[str, int]:
+    """How many tiles of each kind a slide gives that has all of them."""
+    return _counts(dict(rules.shares), rules.per_slide)
+
+
 def sample_positions(
     field: Field,
     exact: Callable[[int, int], int],

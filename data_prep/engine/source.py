@@ -9,10 +9,12 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from data_prep.annotations import Annotation, Polygon, draw_mask, load_annotation, origin_of
+from data_prep.annotations.mend import OUTSIDE
 from data_prep.classes import ClassPlan
 from data_prep.engine.job import CutRules, Job, MaskFile, PolygonFiles, SlideReport
 from data_prep.images import Picture, fit_picture, join_picture, read_colored_mask, read_image, read_mask, scale_picture
 from data_prep.readers.open import open_slide
+from data_prep.readers.protocol import SlideReader
 from data_prep.readers.scaled import Slide, mirrored
 from stedm_jax.data.schema import VOID
 from stedm_jax.errors import UserError
@@ -79,19 +81,14 @@ class SlideSource:
     def __init__(self, job: Job, plan: ClassPlan, rules: CutRules, report: SlideReport):
         self._plan, self._rules, self._drawn = plan, rules, job.labels is not None and job.row.split != "style"
         annotation = Annotation(())
-        own: float | None = None
-        if isinstance(job.labels, PolygonFiles):
-            reader = open_slide(job.path)
-            size, own = reader.level_sizes[0], reader.mpp
-            reader.close()
-            if self._drawn or (job.mpp is None and own is None):  # one of the split style is asked for microns only
-                origin = origin_of(job.row, reader.origin)
-                annotation = load_annotation(job.labels.paths, job.labels.slide, size, origin)
-        self._slide = Slide(job.path, job.mpp, annotation.mpp, job.fallback_mpp, rules.tile if rules.fit else 0)
+        reader = open_slide(job.path)
+        wanted = self._drawn or (job.mpp is None and reader.mpp is None)  # one of the split style: for microns only
+        if isinstance(job.labels, PolygonFiles) and wanted:
+            annotation = _annotation(job, job.labels, reader)
+        self._slide = Slide(job.path, job.mpp, annotation.mpp, job.fallback_mpp, rules.tile if rules.fit else 0, reader)
         try:
             self._set(job, annotation, report)
-            said = (job.mpp, annotation.mpp, own if isinstance(job.labels, PolygonFiles) else self._slide.reader.mpp)
-            _tell_microns(report, job, *said, fit=rules.fit)
+            _tell_microns(report, job, job.mpp, annotation.mpp, reader.mpp, fit=rules.fit)
         except BaseException:
             self._slide.close()
             raise
@@ -106,7 +103,8 @@ class SlideSource:
         self.block = min(BLOCK, int(SOURCE_BLOCK / slide.ratio(self._mpp)))
         self.polygons = tuple(annotation.polygons) if self._drawn else ()
         report.polygons, report.passed_over = len(self.polygons), annotation.passed_over
-        report.left_out = list(annotation.left_out)
+        report.left_out = [note for note in annotation.left_out if OUTSIDE not in note]
+        report.warnings = [note for note in annotation.left_out if OUTSIDE in note]
         if self._drawn and isinstance(job.labels, PolygonFiles) and not self.polygons:
             _refuse_empty(job, job.labels.paths, annotation)
         self.regions = _name_regions([polygon for polygon in self.polygons if polygon.name in rules.rois])
@@ -146,6 +144,16 @@ class SlideSource:
     def close(self) -> None:
         """See Source."""
         self._slide.close()
+
+
+def _annotation(job: Job, labels: PolygonFiles, reader: SlideReader) -> Annotation:
+    """The annotation of an opened slide, which is closed if there is none that can be read."""
+    try:
+        origin = origin_of(job.row, reader.origin)
+        return load_annotation(labels.paths, labels.slide, reader.level_sizes[0], origin)
+    except BaseException:
+        reader.close()
+        raise
 
 
 def _tell_microns(

@@ -14,6 +14,7 @@ from stedm_jax.data.schema import VOID
 TAKEN, TISSUE, GLASS, REJECTED = (30, 160, 30), (250, 210, 0), (90, 90, 250), (230, 0, 230)
 MOST, LEAST = 2048, 1024
 TINT = 0.35
+FADED, GREY = 0.6, 150
 
 
 def draw_thumbnail(
@@ -41,13 +42,16 @@ def draw_thumbnail(
       scales: overview pixels for each level-0 pixel, and for each pixel of a tile.
 
     Returns:
-      BGR, the longer side of the slide at most 2048 pixels, the legend below.
+      RGB, the longer side of the slide at most 2048 pixels, the legend below.
     """
     colors = {name: plan.classes[i].color for name, i in plan.ids.items() if i < len(plan.classes)}
     longer = max(overview.shape[:2])
     size = min(1.0, MOST / longer) * max(1.0, min(2.0, LEAST / longer))
     if labels is not None:
         overview = _tint(overview, labels, plan)
+    if tissue is not None:
+        faded = cv2.addWeighted(overview, FADED, overview, 0, GREY * (1 - FADED))
+        overview = cv2.copyTo(overview, tissue.astype(np.uint8), faded)
     picture = cv2.resize(overview, None, fx=size, fy=size, interpolation=cv2.INTER_AREA)
     for mask, color in ((tissue, TISSUE), (rejected, REJECTED)):
         if mask is not None:
@@ -63,11 +67,9 @@ def draw_thumbnail(
         last = (round((x + tile) * pixel) - 1, round((y + tile) * pixel) - 1)
         cv2.rectangle(picture, first, last, GLASS if kind == "glass" else TAKEN, 1)
     legend = _entries(polygons, colors, plan, taken, labels)
-    marks = [("tissue", TISSUE)] if tissue is not None else []
+    marks = [("edge of tissue (grey: none)", TISSUE)] if tissue is not None else []
     marks += [("pen or blur", REJECTED)] if rejected is not None and rejected.any() else []
-    return cv2.cvtColor(
-        np.concatenate([picture, _legend([*legend[0], *marks, *legend[1]], picture.shape[1])]), cv2.COLOR_RGB2BGR
-    )
+    return np.concatenate([picture, _legend([*legend[0], *marks, *legend[1]], picture.shape[1])])
 
 
 def _entries(

@@ -14,6 +14,8 @@ from stedm_jax.data.schema import VOID, core
 
 CELL, GAP, LEFT, CAPTION, HEAD = 144, 6, 190, 16, 44
 MOST_ROWS = 60
+LEAST_SHOWN = 0.15
+"""Share of its class in a tile that is preferred because it was not shown yet."""
 INK, FAINT, PAPER = (20, 20, 20), (110, 110, 110), (255, 255, 255)
 
 
@@ -41,7 +43,9 @@ def lines(tiles: TileSet, columns: int) -> Iterator[Line]:
                 # Half and half shows most of how the class is drawn.
                 best = sorted(having, key=lambda row: abs(row.pixels[number] / area - 0.5))
                 note = f"{len(having):,} tiles, {share:.1%}"
-                chosen = _of_all_patients([row for row in best if row.record not in shown] or best, columns)
+                # those first that were not shown yet and hold enough of the class
+                best.sort(key=lambda row: row.record in shown or row.pixels[number] < LEAST_SHOWN * area)
+                chosen = _of_all_patients(best, columns)
                 shown |= {row.record for row in chosen}
                 yield Line(split, spec.name, note, number, chosen)
         for what, those in (

@@ -62,6 +62,7 @@ class Slide:
       supplied: the same by the annotation.
       fallback: the same by the flag --slide_mpp.
       fit: if not 0, microns are ignored: at 1.0 "microns" the shorter side has that many pixels.
+      reader: the file, where it is open already; closed with the slide, and where the slide is refused.
 
     Attributes:
       reader: the file.
@@ -80,8 +81,9 @@ class Slide:
         supplied: float | None = None,
         fallback: float | None = None,
         fit: int = 0,
+        reader: SlideReader | None = None,
     ):
-        self.path, self.reader = Path(path), open_slide(Path(path))
+        self.path, self.reader = Path(path), reader or open_slide(Path(path))
         self.size = self.reader.level_sizes[0]
         self._fit = fit
         try:

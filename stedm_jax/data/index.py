@@ -3,10 +3,11 @@
 import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from sys import intern
 
-from stedm_jax.data.schema import Tile, core, histogram
+from stedm_jax.data.schema import Tile
 from stedm_jax.errors import UserError
 
 INDEX_COLUMNS = (
@@ -39,9 +40,8 @@ class IndexRow:
         return sum(self.pixels)
 
 
-def index_row(tile: Tile, record: int, classes: int, margin: int = 0) -> IndexRow:
-    """The row of a tile that is record number `record` of its split."""
-    counts = histogram(core(tile.mask, margin))[:classes]
+def index_row(tile: Tile, record: int, pixels: tuple[int, ...]) -> IndexRow:
+    """The row of a tile that is record number `record` of its split, given its pixels of each class."""
     return IndexRow(
         split=tile.split,
         record=record,
@@ -53,7 +53,7 @@ def index_row(tile: Tile, record: int, classes: int, margin: int = 0) -> IndexRo
         level=tile.level,
         mpp=tile.mpp,
         style_patient=tile.provenance.get("style_patient", ""),
-        pixels=tuple(counts.tolist()),
+        pixels=pixels,
         kind=tile.kind,
         extent=tile.extent,
     )
@@ -61,12 +61,11 @@ def index_row(tile: Tile, record: int, classes: int, margin: int = 0) -> IndexRo
 
 def write_index(path: Path, rows: Sequence[IndexRow]) -> None:
     """Writes rows as CSV."""
+    values = attrgetter(*INDEX_COLUMNS[:-1])
     with path.open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(INDEX_COLUMNS)
-        for row in rows:
-            values = [getattr(row, column) for column in INDEX_COLUMNS[:-1]]
-            table.writerow([*values, " ".join(map(str, row.pixels))])
+        table.writerows((*values(row), " ".join(map(str, row.pixels))) for row in rows)
 
 
 def read_index(path: Path) -> dict[str, list[IndexRow]]:

@@ -118,7 +118,7 @@ class PartWriter:
     def write(self, tile: Tile) -> IndexRow:
         """Appends a tile; returns its row."""
         assert self._writer is not None
-        self.spec.check(tile)
+        pixels = self.spec.check(tile)
         if self._rows and tile.split != self._rows[0].split:
             raise UserError(f"The slide '{tile.slide}' has tiles of the splits {self._rows[0].split} and {tile.split}.")
         data = encode_tile(tile, self.spec.codec)
@@ -127,7 +127,7 @@ class PartWriter:
         except RuntimeError as failure:
             raise no_room(self.folder, failure) from failure
         self.payload += len(data)
-        row = index_row(tile, len(self._rows), len(self.spec.classes), self.spec.margin)
+        row = index_row(tile, len(self._rows), pixels)
         self._rows.append(row)
         return row
 

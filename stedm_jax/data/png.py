@@ -5,7 +5,6 @@ A PNG is filtered rows in a deflate stream (ISO/IEC 15948). One filter for all r
 """
 
 import struct
-import zlib
 
 import numpy as np
 from isal import isal_zlib
@@ -29,9 +28,10 @@ def encode_png(image: UInt8[np.ndarray, "h w 3"]) -> bytes:
     rows[:, 0] = AVERAGE
     np.subtract(flat, near.astype(np.uint8), out=rows[:, 1:])
     header = struct.pack(">IIBBBBB", width, height, _BITS, _RGB, 0, 0, 0)
-    data = isal_zlib.compress(rows, 1)
-    return _SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", data) + _chunk(b"IEND", b"")
+    chunks = ((b"IHDR", header), (b"IDAT", isal_zlib.compress(rows, 1)), (b"IEND", b""))
+    return b"".join((_SIGNATURE, *(piece for kind, data in chunks for piece in _chunk(kind, data))))
 
 
-def _chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
+def _chunk(kind: bytes, data: bytes) -> tuple[bytes, ...]:
+    check = isal_zlib.crc32(data, isal_zlib.crc32(kind))
+    return struct.pack(">I", len(data)), kind, data, struct.pack(">I", check)

@@ -43,11 +43,8 @@ RECORD_OPTIONS = "group_size:1,uncompressed"
 
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file, as hexadecimal text."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def settle(folder: Path) -> None:
@@ -85,13 +82,16 @@ class SetSpec:
     codec: str = "png"
     source: Mapping[str, str] = field(default_factory=dict)
 
-    def check(self, tile: Tile) -> None:
+    def check(self, tile: Tile) -> tuple[int, ...]:
         """Refuses a tile that does not belong into the set.
+
+        Returns:
+          Pixels of each class, margin apart.
 
         Raises:
           UserError: it breaks the schema, or has another size or resolution.
         """
-        check_tile(tile, len(self.classes))
+        counts = check_tile(tile, len(self.classes), self.margin)
         side = self.tile + 2 * self.margin
         if tile.image.shape[:2] != (side, side):
             raise UserError(
@@ -103,6 +103,7 @@ class SetSpec:
                 f"A tile of slide '{tile.slide}' has {tile.mpp:g} um per pixel; this set holds {self.mpp:g}. "
                 "Give --mpp, so that all are brought to one resolution."
             )
+        return tuple(counts[: len(self.classes)].tolist())
 
 
 @dataclass
@@ -229,7 +230,7 @@ class TileWriter:
 
     def write(self, tile: Tile) -> None:
         """Appends a tile to its split."""
-        self.spec.check(tile)
+        pixels = self.spec.check(tile)
         split = tile.split
         if tile.patient not in self._patients.setdefault(split, set()):
             self._patients[split].add(tile.patient)
@@ -243,7 +244,7 @@ class TileWriter:
             shards.append(Shard(path, 0, 0))
         data = encode_tile(tile, self.spec.codec)
         self._writers[split].write(data)
-        self._rows.append(index_row(tile, record, len(self.spec.classes), self.spec.margin))
+        self._rows.append(index_row(tile, record, pixels))
         shards[-1].records += 1
         shards[-1].payload += len(data)
 

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import UInt8
 from tensorflow_datasets.proto import tf_example_generated_pb2 as example_pb2
 
+from stedm_jax.data.example import encode_example
 from stedm_jax.data.png import encode_png
 from stedm_jax.errors import UserError
 
@@ -72,12 +73,16 @@ class Tile:
     provenance: Mapping[str, str] = field(default_factory=dict)
 
 
-def check_tile(tile: Tile, classes: int) -> None:
+def check_tile(tile: Tile, classes: int, margin: int = 0) -> np.ndarray:
     """Refuses a tile that does not keep to the schema.
 
     Args:
       tile: the tile.
       classes: number of classes; mask values must be below it, or VOID.
+      margin: of the tile.
+
+    Returns:
+      Pixels of each of the 256 mask values, int64, margin apart.
 
     Raises:
       UserError: names the slide, the position and what is wrong.
@@ -97,29 +102,32 @@ def check_tile(tile: Tile, classes: int) -> None:
         raise UserError(f"The {where} names no patient; splits are by patient, so fill the column in.")
     if not 0.05 <= tile.mpp <= 100:
         raise UserError(f"The {where} has {tile.mpp} um per pixel; that is no microscope's.")
-    present = np.flatnonzero(histogram(mask))
-    wrong = [int(value) for value in present if value >= classes and value != VOID]
+    counts = histogram(mask)
+    present = np.flatnonzero(counts).tolist()
+    wrong = [value for value in present if value >= classes and value != VOID]
     if wrong:
         raise UserError(
             f"The mask of the {where} holds class ids {wrong}; valid are 0 to {classes - 1}, and {VOID} "
             "for unlabelled. Correct the mask or name more classes."
         )
-    if tile.split == "style" and np.any(present != VOID):
+    if tile.split == "style" and set(present) - {VOID}:
         raise UserError(f"The {where} is of split 'style', which is never annotated, but has labels.")
+    return histogram(core(mask, margin)) if margin else counts
 
 
 def histogram(mask: UInt8[np.ndarray, "h w"]) -> np.ndarray:
     """Pixels of each of the 256 values, int64; many times as fast as np.bincount."""
     counts = np.zeros(256, np.int64)
-    least, most = int(mask.min(initial=255)), int(mask.max(initial=0))
+    if not mask.size:
+        return counts
+    least, most = map(int, cv2.minMaxLoc(mask)[:2])
     left = mask.size
     for value in (most, *range(least, min(most, least + FEW))):  # most masks hold few values, neighbours and VOID
+        found = left if least == most else np.count_nonzero(mask == value)
+        counts[value] = found
+        left -= found
         if not left:
             return counts
-        counts[value] = np.count_nonzero(mask == value)
-        left -= int(counts[value])
-    if not left:
-        return counts
     if mask.size >= 1 << 24:  # OpenCV counts in float32
         return np.bincount(mask.ravel(), minlength=256)
     return cv2.calcHist([np.ascontiguousarray(mask)], [0], None, [256], [0, 256]).ravel().astype(np.int64)
@@ -196,27 +204,25 @@ def decode_mask(data: bytes) -> UInt8[np.ndarray, "h w"]:
 
 def encode_tile(tile: Tile, codec: str = "png") -> bytes:
     """Turns a tile into the bytes of one record; the mask is always lossless."""
-    mask = encode_mask(tile.mask)
     texts = {
         "patient": tile.patient,
         "slide": tile.slide,
         "roi": tile.roi,
         "split": tile.split,
         "kind": tile.kind,
-        "tags": json.dumps(dict(tile.tags), sort_keys=True),
-        "provenance": json.dumps(dict(tile.provenance), sort_keys=True),
+        "tags": _json(tuple(sorted(tile.tags.items()))),
+        "provenance": _json(tuple(sorted(tile.provenance.items()))),
     }
-    message = example_pb2.Example()
-    fields = message.features.feature
-    fields["image"].bytes_list.value.append(encode_image(tile.image, codec))
-    fields["mask"].bytes_list.value.append(mask)
-    for name, text in texts.items():
-        fields[name].bytes_list.value.append(text.encode())
-    for name, number in (("x", tile.x), ("y", tile.y), ("level", tile.level)):
-        fields[name].int64_list.value.append(int(number))
-    fields["mpp"].float_list.value.append(tile.mpp)
-    fields["extent"].float_list.value.append(tile.extent)
-    return message.SerializeToString(deterministic=True)
+    numbers = {"x": int(tile.x), "y": int(tile.y), "level": int(tile.level)}
+    numbers |= {"mpp": float(tile.mpp), "extent": float(tile.extent)}
+    images = {"image": encode_image(tile.image, codec), "mask": encode_mask(tile.mask)}
+    return encode_example({name: text.encode() for name, text in texts.items()} | images | numbers)
+
+
+@lru_cache(maxsize=64)
+def _json(items: tuple[tuple[str, str], ...]) -> str:
+    """The tags of a tile as JSON; those of its slide's other tiles are the same."""
+    return json.dumps(dict(items))
 
 
 def _field(fields: Any, name: str) -> bytes:

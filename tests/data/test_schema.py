@@ -2,6 +2,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from tensorflow_datasets.proto import tf_example_generated_pb2 as example_pb2
 
 from stedm_jax.data.schema import (
     VOID,
@@ -73,3 +74,28 @@ def test_masks_of_one_value_are_counted_and_encoded_as_all_others(mask):
     for _ in range(2):  # the second from memory
         np.testing.assert_array_equal(decode_mask(encode_mask(mask)), mask)
     np.testing.assert_array_equal(histogram(mask), np.bincount(mask.ravel(), minlength=256))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"y": -(1 << 40), "level": 3, "mpp": 0.1, "extent": 1024.5},
+        {"slide": "é" * 200, "roi": "ROI-1", "kind": "glass", "tags": {"b": "ü", "a": ""}, "provenance": {"seed": "1"}},
+    ],
+)
+def test_the_bytes_are_those_of_the_message(changes):
+    data = encode_tile(make_tile(**changes))
+    message = example_pb2.Example.FromString(data)
+    assert message.SerializeToString(deterministic=True) == data
+
+
+def test_pixels_are_counted_without_the_margin_and_checked_with_it():
+    mask = np.zeros((32, 32), np.uint8)
+    mask[:4] = VOID
+    mask[8, 8] = 1
+    assert np.flatnonzero(check_tile(make_tile(mask=mask), 2, margin=4)).tolist() == [0, 1]
+    assert check_tile(make_tile(mask=mask), 2, margin=4).sum() == 24 * 24
+    mask[0, 0] = 7
+    with pytest.raises(UserError, match=r"class ids \[7\]"):
+        check_tile(make_tile(mask=mask), 2, margin=4)

@@ -117,3 +117,13 @@ def test_multipatch_keeps_away_from_where_the_tile_may_be_moved():
     assert found(pool, 0) == {1, 2, 3, 4} and draws == {3, 4}
     alone = StylePool(table[:2], "multipatch", "slide", 1)
     assert alone.choose(0, np.random.default_rng(0), reach=0.21) == [1]
+
+
+def test_multipatch_never_takes_coordinates_of_another_slide():
+    """The published code reads the tile's own slide at coordinates that were found on another one."""
+    left, right = [(100 * n, 0) for n in range(6)], [(100 * n, 5000) for n in range(6)]
+    table = [row(x, y, slide=slide, patient=slide) for slide, places in (("a", left), ("b", right)) for x, y in places]
+    pool = StylePool(table, "multipatch", "slide", 3)
+    for position, own in enumerate(table):
+        lent = {(table[i].slide, table[i].x, table[i].y) for i in found(pool, position)}
+        assert lent <= {(own.slide, x, y) for x, y in (left if own.slide == "a" else right)}

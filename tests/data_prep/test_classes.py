@@ -1,6 +1,6 @@
 import pytest
 
-from data_prep.classes import plan_classes, unseen_classes
+from data_prep.classes import PALETTE, plan_classes, unseen_classes
 from stedm_jax.data.schema import VOID
 from stedm_jax.errors import UserError
 
@@ -70,3 +70,13 @@ def test_wrong_files(tmp_path, text, says):
     (tmp_path / "c.json").write_text(text)
     with pytest.raises(UserError, match=says):
         plan_classes(FOUND, str(tmp_path / "c.json"))
+
+
+def test_a_colour_of_the_palette_is_never_that_of_a_file():
+    found = {"a": (150, 200, 150), "b": None, "c": (205, 5, 0)}
+    plan = plan_classes(found, None, background="background", complete=True)
+    colors = {spec.name: spec.color for spec in plan.classes}
+    assert colors["a"] == found["a"] and colors["c"] == found["c"] and len(set(colors.values())) == 4
+    assert not {colors["background"], colors["b"]} & {PALETTE[0], PALETTE[1]}  # taken, or too like what is
+    many = plan_classes({f"n{i:02}": None for i in range(12)}, None)
+    assert len({spec.color for spec in many.classes}) == len(PALETTE)

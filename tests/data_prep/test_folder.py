@@ -208,6 +208,8 @@ def test_an_unreadable_image(folder):
 @pytest.mark.parametrize(("changes", "says"), [
     ({"mpp": None}, "how many microns"),
     ({"mpp": 0.5, "source_mpp": 1.0}, "cannot give 0.5"),
+    ({"mpp": 50, "source_mpp": 25}, "25 um per pixel, which is outside 0.05 to 5"),
+    ({"mpp": 500, "source_mpp": 1.0}, "--mpp=500"),
     ({"values": "0"}, "2 different numbers"),
     ({"masks": "nowhere"}, "--masks=nowhere"),
 ])  # fmt: skip

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import shapely
 
-from data_prep.annotations.mend import mend
+from data_prep.annotations.mend import OUTSIDE, mend
 from data_prep.annotations.polygon import Draft
 from tests.data_prep.annotations.shapes import square
 
@@ -108,3 +108,12 @@ def test_holes_outside_touching_and_overlapping():
 def test_a_hole_that_parts_its_outline_leaves_several():
     polygons, _ = mended(square(10, 10, 50, 50), square(20, 5, 30, 60))
     assert sorted(p.area for p in polygons) == [400, 800]
+
+
+@pytest.mark.parametrize(("lefts", "told"), [((10, 130, 140), 1), ((10, 20, 130), 0), ((80, 10), 0), ((95, 10), 1)])
+def test_most_polygons_outside_the_slide_raise_a_doubt(lefts, told):
+    draft = Draft()
+    for left in lefts:
+        draft.add("a", [square(left, 10, left + 30, 40)])
+    _, notes = mend(draft, SIZE)
+    assert sum(OUTSIDE in note for note in notes) == told

@@ -1,22 +1,39 @@
 """Times packing a slide against a plain loop over its tiles, in turns, and shows where the engine's time goes.
 
-    python -m tests.data_prep.engine.bench_pack [--size=30000] [--mpp=1.0] [--tile=256] [--turns=3] [--workers=1,2]
+    python -m tests.data_prep.engine.bench_pack [--size=30000] [--mpp=1.0] [--tile=256] [--turns=3]
+    python -m tests.data_prep.engine.bench_pack --turns=1 --workers=1,2 --slides=8
 
 Both sides end with the same product: a file of records with image and mask, for the same tiles. The plain side calls
 OpenSlide.read_region for each tile at the best level that OpenSlide names, scales by Pillow's box filter, draws the
 mask of each tile, and encodes both by OpenCV with its own settings; it looks for no tissue, draws no thumbnail,
-counts no pixels and computes no checksums. Times are of the processor, since other things run on the machine; with
---workers, runs of the whole command on four slides are timed by the wall. A slide of the size wanted is made.
+counts no pixels and computes no checksums. Times are of the processor, since other things run on the machine. A slide
+of the size wanted is made.
 
-Kinds of the profile: read, scale and encode, of tiles and, told apart, of the overview (the coarse image that tissue
-is found on); tissue; masks, drawing them; records, messages, files and checksums; thumbnail; opening; rest.
+With --workers, runs of the whole command on --slides copies are timed by the wall, starting the workers included.
+What two processes can win at all on a machine that others use too is measured beside each run: as many processes as
+workers do the same arithmetic (PNG of a tile), first one, then all at once. That ceiling is 2 on two idle cores.
+
+Kinds of the profile:
+
+    read      decoding the slide's tiles, and putting them together
+    scale     averaging pixels by area
+    encode    PNG of the image and of the mask
+    overview  the same for the coarse image that tissue is found on: "overview read", "overview scale"
+    tissue, masks (drawing them from polygons), opening (slide and annotation), thumbnail
+    check     refusing what breaks the schema, counting pixels, the message, the index
+    store     writing records, reading them again for their checksum, waiting for the disk
+    rest      everything else
+
+"Pixels" are the first four; what is stored is told beside them, and is not counted.
 """
 
 import argparse
 import functools
 import hashlib
 import json
+import multiprocessing
 import os
+import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -40,38 +57,42 @@ import stedm_jax.data.schema as schema_module
 from data_prep.annotations import draw_mask, load_annotation
 from data_prep.classes import ClassPlan
 from data_prep.engine.job import CutRules, Job, PolygonFiles, SlideReport, Task
-from data_prep.slides import main as slides
+from data_prep.slides import main as pack
 from data_prep.table import Row
 from data_prep.tiling import Position
 from stedm_jax.data.index import read_index
+from stedm_jax.data.png import encode_png
 from stedm_jax.data.records import RECORD_OPTIONS
 from stedm_jax.data.schema import ClassSpec, Tile
-from tests.data_prep.readers.big_slide import write_big_slide
+from tests.data_prep.readers.big_slide import texture, write_big_slide
 
 PLAN = ClassPlan(tuple(ClassSpec(name, (0, 0, 0)) for name in ("background", "a", "b")), {"a": 1, "b": 2}, 0, 0)
 WATCHED = (
     (file_module.OpenSlideFile, "read_level", "read"), (scaled_module, "area_resample", "scale"),
     (schema_module, "encode_image", "encode"), (schema_module, "encode_mask", "encode"),
     (scaled_module.Slide, "overview", "overview"), (cut_module, "find_tissue", "tissue"),
-    (source_module.SlideSource, "labels", "masks"), (parts_module.PartWriter, "write", "records"),
-    (parts_module.PartWriter, "finish", "records"), (cut_module, "_draw", "thumbnail"),
+    (source_module.SlideSource, "labels", "masks"), (parts_module.PartWriter, "write", "check"),
+    (parts_module.PartWriter, "finish", "check"), (parts_module, "file_sha256", "store"),
+    (parts_module, "settle", "store"), (parts_module, "ArrayRecordWriter", "store"), (cut_module, "_draw", "thumbnail"),
     (cut_module, "opened", "opening"),
 )  # fmt: skip
-
-
 PIXELS = ("read", "scale", "encode")
+CALIBRATION = 1500
+"""PNGs that each process of the calibration makes; about a second."""
 
 
 class Clock:
-    """Processor time by kind; what is read and scaled for the overview is told apart."""
+    """Processor time by kind, less what looking at the clock takes; the overview's is told apart."""
 
     def __init__(self) -> None:
         self.spent: dict[str, float] = {}
+        looks = [time.process_time() for _ in range(2000)]
+        self._look = (looks[-1] - looks[0]) / len(looks)
         self._stack, self._since = ["rest"], time.process_time()
 
     def _switch(self) -> None:
         now = time.process_time()
-        self.spent[self._stack[-1]] = self.spent.get(self._stack[-1], 0.0) + now - self._since
+        self.spent[self._stack[-1]] = self.spent.get(self._stack[-1], 0.0) + now - self._since - self._look
         self._since = now
 
     def watch(self, function: Callable[..., Any], kind: str) -> Callable[..., Any]:
@@ -90,13 +111,35 @@ class Clock:
 
         return watched
 
+    def _watch_writer(self, kind_of_writer: type, kind: str) -> Callable[..., Any]:
+        """A class like that of a writer, whose methods are watched."""
+
+        class Watched:
+            def __init__(own, *args: Any) -> None:  # noqa: N805 - self is the clock
+                own._writer = kind_of_writer(*args)
+                own.write = self.watch(own._writer.write, kind)
+                own.close = self.watch(own._writer.close, kind)
+
+        return self.watch(Watched, kind)
+
+    def table(self) -> str:
+        """Shares of all kinds, and of what counts as pixels."""
+        total = sum(self.spent.values())
+        pixels = sum(self.spent.get(f"{where}{kind}", 0.0) for where in ("", "overview ") for kind in PIXELS)
+        rows = sorted(self.spent.items(), key=lambda item: -item[1])
+        lines = [f"  {kind:15} {spent:7.3f} s {100 * spent / total:5.1f} %" for kind, spent in rows]
+        store = self.spent.get("store", 0.0)
+        told = f"pixels (read, scale, encode) {100 * pixels / total:.1f} %, storing them {100 * store / total:.1f} %"
+        return "\n".join([f"profile of {total:.2f} s of processor time:", *lines, f"  {told}"])
+
     @contextmanager
     def running(self) -> Iterator[None]:
         """Watches all kinds."""
         with ExitStack() as stack:
             for owner, name, kind in WATCHED:
-                if hasattr(owner, name):
-                    stack.enter_context(mock.patch.object(owner, name, self.watch(getattr(owner, name), kind)))
+                found = getattr(owner, name)
+                watched = self._watch_writer if name == "ArrayRecordWriter" else self.watch
+                stack.enter_context(mock.patch.object(owner, name, watched(found, kind)))
             self._since = time.process_time()
             yield
             self._switch()
@@ -170,12 +213,49 @@ def seconds(function: Callable[..., Any], *arguments: object) -> float:
     return time.process_time() - started
 
 
-def by_workers(folder: Path, slide: Path, labels: Path, rules: CutRules, counts: list[int], turns: int) -> None:
-    """Times the whole command on four slides, in turns; prints a line a turn."""
+def _calibrate(barrier: Any, rounds: int, took: Any) -> None:
+    """What each process of a calibration does: starts with the others, and times its own work by the wall."""
+    tile = texture(256)
+    encode_png(tile)
+    barrier.wait()
+    started = time.monotonic()
+    for _ in range(rounds):
+        encode_png(tile)
+    took.put(time.monotonic() - started)
+
+
+def side_by_side(processes: int, rounds: int = CALIBRATION) -> float:
+    """Seconds that the slowest of so many processes takes for the same work."""
+    context = multiprocessing.get_context("spawn")
+    barrier, took = context.Barrier(processes), context.Queue()
+    running = [context.Process(target=_calibrate, args=(barrier, rounds, took)) for _ in range(processes)]
+    for process in running:
+        process.start()
+    slowest = max(took.get() for _ in running)
+    for process in running:
+        process.join()
+    return slowest
+
+
+def ceiling(processes: int) -> float:
+    """How many times as much work so many processes do as one, on this machine at this moment."""
+    return processes * side_by_side(1) / side_by_side(processes)
+
+
+def spent_in_all() -> float:
+    """Processor time of this process and of its children that have ended."""
+    own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in (own, children))
+
+
+def by_workers(
+    folder: Path, slide: Path, labels: Path, rules: CutRules, counts: list[int], turns: int, slides: int
+) -> None:
+    """Times the whole command, in turns; prints a line a turn."""
     for name in ("slides", "annotations"):
         (folder / name).mkdir()
     rows = ["slide,patient,split"]
-    for number in range(4):
+    for number in range(slides):
         os.link(slide, folder / "slides" / f"{number}.tif")
         os.link(labels, folder / "annotations" / f"{number}.geojson")
         rows.append(f"{number}.tif,P{number},train")
@@ -184,13 +264,19 @@ def by_workers(folder: Path, slide: Path, labels: Path, rules: CutRules, counts:
     flags += [f"--table={folder / 't.csv'}", f"--mpp={rules.mpp}", f"--tile={rules.tile}", "--slide_mpp=0.25"]
     flags += ["--annotation_complete", "--overwrite", "--name=bench"]
     for _ in range(turns):
-        took = {}
+        took, spent, most = {}, {}, [ceiling(counts[-1])]
         for count in counts:
-            started = time.monotonic()
-            slides([*flags, f"--out={folder / f'out-{count}'}", f"--workers={count}"])
-            took[count] = time.monotonic() - started
-        told = ", ".join(f"{count} workers {took[count]:.1f} s" for count in counts)
-        print(f"four slides, by the wall: {told}; ratio {took[counts[0]] / took[counts[-1]]:.2f}", flush=True)
+            started, before = time.monotonic(), spent_in_all()
+            pack([*flags, f"--out={folder / f'out-{count}'}", f"--workers={count}"])
+            took[count], spent[count] = time.monotonic() - started, spent_in_all() - before
+            most.append(ceiling(counts[-1]))
+        told = ", ".join(f"{count} workers {took[count]:.1f} s ({spent[count]:.1f} of processors)" for count in counts)
+        ratio, reach = took[counts[0]] / took[counts[-1]], float(np.mean(most))
+        print(
+            f"{slides} slides, by the wall: {told}; ratio {ratio:.2f}, of {reach:.2f} that the machine allowed "
+            f"({min(most):.2f} to {max(most):.2f}): {100 * ratio / reach:.0f} %",
+            flush=True,
+        )
 
 
 def main() -> None:
@@ -202,6 +288,7 @@ def main() -> None:
     parser.add_argument("--margin", type=int, default=0, help="of the engine only")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--workers", default="", help="such as 1,2: time the whole command with so many")
+    parser.add_argument("--slides", type=int, default=8, help="that are packed with --workers")
     args = parser.parse_args()
     cv2.setNumThreads(0)
     with tempfile.TemporaryDirectory() as name:
@@ -223,12 +310,10 @@ def main() -> None:
         clock = Clock()
         with clock.running():
             engine(*common, part)
-        total = sum(clock.spent.values())
-        pixels = sum(clock.spent.get(f"{where}{kind}", 0.0) for where in ("", "overview ") for kind in PIXELS) / total
-        told = {kind: f"{100 * spent / total:.1f} %" for kind, spent in clock.spent.items()}
-        print(f"profile of {total:.2f} s: {told}; read, scale and encode {100 * pixels:.1f} %", flush=True)
+        print(clock.table(), flush=True)
         if args.workers:
-            by_workers(folder, slide, labels, rules, [int(count) for count in args.workers.split(",")], args.turns)
+            counts = [int(count) for count in args.workers.split(",")]
+            by_workers(folder, slide, labels, rules, counts, args.turns, args.slides)
 
 
 if __name__ == "__main__":

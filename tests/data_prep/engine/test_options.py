@@ -2,6 +2,7 @@ import argparse
 
 import pytest
 
+from data_prep.command import Parser
 from data_prep.engine.options import add_options, parse_shares, rules_from
 from stedm_jax.errors import UserError
 
@@ -31,9 +32,33 @@ def test_shares_keep_colons_in_names():
     (["--sample=a", "--per_slide=5"], "'a' is not KIND:SHARE"),
     (["--sample=a:1,a:2", "--per_slide=5"], "names a kind twice"),
     (["--sample=a:1", "--per_slide=5", "--glass=0.1"], "--glass is for grids"),
+    (["--scheduler=host"], "no address with a port"),
+    (["--scheduler=tcp://host"], "no address with a port"),
+    (["--scheduler=tcp://host:8786/x"], "no address with a port"),
     (["--stain_target=nowhere.png"], "without --stain_norm"),
     (["--stain_norm=macenko", "--stain_target=nowhere.png"], "is no file"),
 ])  # fmt: skip
 def test_wrong_options(flags, says):
     with pytest.raises(UserError, match=says):
         rules(*flags)
+
+
+@pytest.mark.parametrize("address", ["", "host:8786", "tcp://10.0.0.1:8786", "tls://[::1]:8786", "tcp://a-b.c:1"])
+def test_addresses_of_schedulers(address):
+    rules(f"--scheduler={address}")
+
+
+@pytest.mark.parametrize(("flags", "says"), [
+    (["--out=x", "--tlie=3"], "There is no option --tlie; is --tile meant"),
+    (["--tabel=t.csv"], "There is no option --tabel"),
+    (["--quite_another"], r"There is no option --quite_another\."),
+    (["--out=x", "--tile=abc"], "invalid int value: 'abc'"),
+    ([], "The following arguments are required: --out"),
+    (["--out=x", "stray"], "Unrecognized arguments: stray"),
+])  # fmt: skip
+def test_a_mistyped_option_is_a_sentence(flags, says):
+    parser = Parser(prog="python -m data_prep.x")
+    add_options(parser, tile=64, mpp=1.0, tissue=True)
+    with pytest.raises(UserError, match=says) as caught:
+        parser.parse_args(flags)
+    assert str(caught.value).endswith("`python -m data_prep.x --help` lists all.") and "usage" not in str(caught.value)

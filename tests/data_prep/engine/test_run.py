@@ -10,12 +10,16 @@ import uuid
 
 import cv2
 import fsspec
+import numpy as np
 import pytest
 
 import data_prep.engine.run as run_module
+from data_prep.annotations.mend import OUTSIDE
+from data_prep.readers.scaled import Slide
 from data_prep.slides import main
 from data_prep.tiff import write_pyramid
 from stedm_jax.data.records import TileSet
+from stedm_jax.data.styles import StylePool
 from stedm_jax.errors import UserError
 from tests.data_prep.conftest import REPO, call, content, read_report
 
@@ -243,3 +247,30 @@ def test_margins_hold_what_lies_round_a_tile(options, tmp_path):
     assert (one.image[:, 32:] == right.image[:, :32]).all()
     corner = tiles.read("style", rows[0, 0])
     assert (corner.image[:16] == 255).all() and (corner.image[:, :16] == 255).all()
+
+
+@pytest.mark.parametrize(("shift", "says"), [(0, ""), (330, "of what is annotated lies on tissue"), (480, OUTSIDE)])
+def test_an_annotation_of_another_slide_is_doubted(made, options, tmp_path, capsys, shift, says):
+    options = copied(made, options, tmp_path)
+    path = tmp_path / "in" / "annotations" / "a.geojson"
+    features = json.loads(path.read_text())
+    for feature in features:
+        rings = feature["geometry"]["coordinates"]
+        feature["geometry"]["coordinates"] = [[[x + shift, y] for x, y in ring] for ring in rings]
+    path.write_text(json.dumps(features))
+    _, reports = call(main, tmp_path / "out", options | {"min_tissue": 0.01, "limit": 1})
+    assert len(reports[0]["warnings"]) == (1 if shift == 330 else 2 if shift else 0)
+    shown = capsys.readouterr().err
+    assert all(f"warning: a.tif: {text}" in shown for text in reports[0]["warnings"]) and says in shown
+
+
+def test_style_tiles_are_pixels_of_their_own_slide_as_the_scanner_left_them(made, options, whole, tmp_path):
+    """Neither another slide's coordinates, nor a stain normalised without being asked for."""
+    tiles = TileSet.open(tmp_path / "whole")
+    rows = tiles.index("train")
+    pool = StylePool(rows, "multipatch", "slide", 2)
+    for position in range(0, len(rows), 11):
+        with Slide(made / "slides" / rows[position].slide) as slide:
+            for chosen in pool.choose(position, np.random.default_rng(position)):
+                tile = tiles.read("train", chosen)
+                np.testing.assert_array_equal(tile.image, slide.read(1.0, tile.y // 2, tile.x // 2, 32, 32))

@@ -55,7 +55,31 @@ def test_places_depend_on_seed_and_slide_only(options, made, tmp_path):
 def test_a_kind_that_a_slide_lacks_leaves_its_share(options, tmp_path):
     _, reports = packed(options, tmp_path / "out", sample="fat:0.5,tumour:0.5", per_slide=6,
                         classes="stroma=Stroma,tumour=Tumor,fat")  # fmt: skip
-    assert reports[0]["kinds"] == {"tumour": 6}
+    assert reports[0]["kinds"] == {"tumour": 6} and reports[0]["missing"] == 0
+    assert reports[0]["warnings"] == ["fewer tiles than --sample asks for: fat 0 of 3; others make up for them"]
+
+
+def test_a_shortfall_is_told_on_the_screen_in_the_summary_and_in_the_report(options, tmp_path, capsys):
+    flags = {"sample": "glass:0.5,tumour:0.5", "per_slide": 400, "annotation_complete": True, "tile": 96}
+    _, reports = packed(options, tmp_path / "out", **flags)
+    line = next(line for line in reports if line["split"] == "train")
+    assert line["missing"] == 400 - line["tiles"] > 0 and line["not_chosen"] == 0
+    assert f"glass {line['kinds'].get('glass', 0)} of 200" in line["warnings"][0]
+    lost = sum(line["missing"] for line in reports)
+    shown, summary = capsys.readouterr().err, (tmp_path / "out-report" / "summary.md").read_text()
+    assert f"warning: {lost} tiles fewer than asked for, on 2 slides" in shown
+    assert line["warnings"][0] in shown and line["warnings"][0] in summary
+    assert f"| 0 | {lost} |" in summary and "Too few" in summary
+
+
+def test_a_shortfall_of_glass_is_told_in_a_dry_run_too(options, tmp_path, capsys):
+    flags = {"glass": 0.8, "tile": 64}
+    call(main, tmp_path / "dry", options | flags | {"dry_run": True})
+    dry = capsys.readouterr().err
+    _, reports = packed(options, tmp_path / "out", **flags)
+    told = [text for line in reports for text in line["warnings"]]
+    assert len(told) == 3 and all(text in dry for text in told)  # two of train, one of style
+    assert "fewer tiles than --glass asks for: glass " in told[0]
 
 
 def test_unknown_kinds_and_glass_without_background():
