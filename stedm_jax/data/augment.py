@@ -78,7 +78,7 @@ class Window:
     right: int = 0
     angle: float | None = None
 
-    def image(self, whole: Image, margin: int) -> Image:
+    def image(self, whole: Image, margin: int) -> UInt8[np.ndarray, "t t 3"]:
         """The tile in an image that has a margin on each side; turned ones are cubic."""
         if self.angle is None:
             return self._box(whole, margin)
@@ -152,7 +152,7 @@ class View:
     jitter: float = 0.0
     draw: tuple[int, ...] = ()
 
-    def image(self, whole: Image, margin: int) -> Image:
+    def image(self, whole: Image, margin: int) -> UInt8[np.ndarray, "t t 3"]:
         """The tile in an image that has a margin on each side."""
         return self.stain([dihedral(self.window.image(whole, margin), self.turn)])[0]
 

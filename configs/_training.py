@@ -1,0 +1,45 @@
+"""What every training is told: settings of the loop, the optimiser and the average, and where it starts."""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+
+def training(steps: int, batch: int, lr: float, **changes: object) -> Any:
+    """Settings of one training: what the loop, the optimiser and the EMA read."""
+    config = ConfigDict(
+        {
+            "steps": steps,
+            "batch": batch,  # global, over all devices and hosts
+            "log_every": 50,
+            "eval_every": 0,  # 0: at the end only
+            "checkpoint_every": 1000,
+            "visual_every": 0,  # 0: never, otherwise at the end as well
+            "keep": 2,
+            "skip_bad": 0,  # steps with a loss or gradient that is not finite that are left out before it stops
+            "profile": (),  # (first, last) step of those profiled, into <stage>/profile
+            "optimizer": {
+                "name": "adamw",
+                "lr": lr,
+                "weight_decay": 0.01,
+                "weight_decay_end": 0.0,  # what it becomes along a cosine; 0: it stays
+                "b1": 0.9,
+                "b2": 0.999,
+                "clip": 0.0,  # 0: off
+                "warmup": 0,
+                "schedule": "constant",
+            },
+            "ema": {"decay": 0.0},  # 0: off; warmed up as (1+n)/(10+n)
+        }
+    )
+    for key, value in changes.items():
+        config.update_from_flattened_dict({key.replace("__", "."): value})
+    return config
+
+
+def start() -> dict[str, Any]:
+    """Weights to start from; see stedm_jax/stages/initial.py."""
+    return {
+        "init_from": (),  # "SOURCE" or "PART=SOURCE": a stage folder, a converted folder, a name of the registry
+        "init_partial": False,  # what a source lacks starts fresh
+    }
