@@ -31,7 +31,9 @@ def load_config(spec: str) -> tuple[Any, str, str]:
     path, _, arm = spec.partition(":")
     file = Path(path)
     if not file.is_file():
-        known = sorted(str(each) for each in Path("configs").glob("*.py") if each.stem not in ("base", "__init__"))
+        known = sorted(
+            str(each) for each in Path("configs").glob("*.py") if each.stem != "base" and each.stem[0] != "_"
+        )
         near = f" There are {', '.join(known)}." if known else ""
         raise UserError(f"There is no config file {path}.{near}")
     root = str(file.resolve().parent.parent)

@@ -9,7 +9,7 @@ from stedm_jax.errors import UserError
 from stedm_jax.workdir import flatten
 
 ROOT = Path(__file__).parent.parent
-FILES = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem not in ("base", "__init__"))
+FILES = sorted(p.stem for p in (ROOT / "configs").glob("[!_]*.py") if p.stem != "base")
 
 
 @pytest.mark.parametrize("name", FILES)

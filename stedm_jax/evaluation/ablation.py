@@ -55,7 +55,7 @@ def ablation_csv(points: Sequence[Point]) -> str:
     for each in points:
         scores = (each.iou.estimate, each.iou.low, each.iou.high, each.dice)
         cells = ["" if math.isnan(score) else f"{score:.6f}" for score in scores]
-        writer.writerow([_label(each.setting), each.arm, each.seeds, each.iou.n, *cells])
+        writer.writerow([_label(each.setting, " + "), each.arm, each.seeds, each.iou.n, *cells])
     return out.getvalue()
 
 
@@ -90,5 +90,5 @@ def _plain(setting: Any) -> Any:
     return setting
 
 
-def _label(setting: Any) -> str:
-    return "\n".join(map(str, setting)) if isinstance(setting, tuple) else str(setting)
+def _label(setting: Any, between: str = "\n") -> str:
+    return between.join(map(str, setting)) if isinstance(setting, tuple) else str(setting)

@@ -21,6 +21,7 @@ from stedm_jax.tasks.features import Features, check_features
 from stedm_jax.tasks.pixel_head import DENOISER, PixelHeadTask
 from stedm_jax.training.program import Program
 from stedm_jax.training.sharding import param_shardings, place
+from stedm_jax.workdir import flatten
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "model": {},  # as segmentation.model says
@@ -74,6 +75,8 @@ def settings(config: Any, name: str, arm: Any) -> Any:
     for key, value in [*NETWORKS[network].items(), *arm.get("changes", ())]:
         if key.split(".")[0] in ("arms", "judge", "seeds", "train"):
             raise UserError(f"The arm '{name}' changes '{key}', which is the same for all arms.")
+        if key not in flatten(config):
+            raise UserError(f"The arm '{name}' changes '{key}', which config.segmentation does not have.")
         try:
             mine.update_from_flattened_dict({key: tuple(value) if isinstance(value, list) else value})
         except (KeyError, AttributeError, TypeError, ValueError) as error:

@@ -1,0 +1,61 @@
+import csv
+import io
+
+import numpy as np
+import pytest
+
+from stedm_jax.evaluation.ablation import Ablation, ablation_chart, ablation_csv, point
+from stedm_jax.evaluation.report import write_report
+from stedm_jax.evaluation.report_content import ReportContent, ResultRow, ablation_points
+
+
+def content(values) -> ReportContent:
+    rng = np.random.default_rng(0)
+    rows = [
+        ResultRow(arm, seed, f"p{patient}", "test", *rng.uniform(0.3, 0.9, 4), 4, 100)
+        for arm in (*values, "other")
+        for seed in (0, 1)
+        for patient in range(5)
+    ]
+    return ReportContent(title="made", results=rows, ablation=Ablation("features.timesteps", values))
+
+
+@pytest.mark.parametrize(
+    ("values", "settings"),
+    [
+        ({"b": [300], "a": [50]}, ["300", "50"]),
+        ({"b": ["x", "y"], "a": ["x"]}, ["x + y", "x"]),
+        ({"a": True, "b": False}, ["True", "False"]),
+    ],
+)
+def test_the_arms_that_vary_the_key_are_drawn_and_listed(tmp_path, values, settings):
+    made = content(values)
+    points = ablation_points(made)
+    assert [each.arm for each in points] == list(values)
+    rows = list(csv.DictReader(io.StringIO(ablation_csv(points))))
+    for row, each in zip(rows, points, strict=True):
+        mine = [r.iou for r in made.results if r.arm == each.arm]
+        assert float(row["iou_mean"]) == pytest.approx(np.mean(mine), abs=1e-6)
+        assert float(row["iou_low"]) < float(row["iou_mean"]) < float(row["iou_high"])
+        assert (row["seeds"], row["patients"]) == ("2", "5")
+    assert [row["setting"] for row in rows] == settings
+    light, dark = (ablation_chart("key", points, flag) for flag in (False, True))
+    assert light[:4] == dark[:4] == b"\x89PNG" and light != dark
+    write_report(tmp_path, made)
+    assert (tmp_path / "ablation.png").read_bytes() == ablation_chart("features.timesteps", points)
+    assert (tmp_path / "ablation.csv").read_text() == ablation_csv(points)
+    assert "IoU by features.timesteps" in (tmp_path / "index.html").read_text()
+
+
+def test_undefined_scores_do_not_spoil_the_figure():
+    table = np.array([[0.5, np.nan, 0.7]])
+    each = point("a", (1.0, 0.5), table, table)
+    assert each.iou.n == 2 and each.setting == (1.0, 0.5)
+    assert ablation_chart("scales", [each]).startswith(b"\x89PNG")
+
+
+def test_without_an_ablation_there_is_none(tmp_path):
+    made = ReportContent(title="made")
+    assert ablation_points(made) == []
+    write_report(tmp_path, made)
+    assert not (tmp_path / "ablation.csv").exists()

@@ -1,0 +1,95 @@
+"""Arms with networks of their own: what they change, and what is refused before anything runs."""
+
+import pytest
+from ml_collections import ConfigDict
+
+from configs.base import get_base
+from configs.glas import get_config
+from stedm_jax.config import check_config
+from stedm_jax.errors import UserError
+from stedm_jax.stages.arms import NETWORKS, check_arm, is_head, settings
+from stedm_jax.workdir import flatten
+
+
+def arm(**changes) -> ConfigDict:
+    return ConfigDict({"real": 1.0, "stain_jitter": 0.0, **changes})
+
+
+def test_an_arm_changes_what_it_says_and_nothing_else():
+    section = get_config("pathsegdiff").segmentation
+    mine = settings(section, "a", arm(network="concat", changes=(("features.timesteps", (5, 9)), ("head.tune", True))))
+    before, after = flatten(section), flatten(mine)
+    changed = {key: after[key] for key in before if before[key] != after[key]}
+    assert changed == {"features.source": "concat", "features.timesteps": [5, 9], "head.tune": True}
+    assert flatten(settings(section, "b", arm())) == before
+    resnet = settings(get_base().segmentation, "c", arm(network="resnet18-unet"))
+    assert resnet.model.encoder == "resnet18"
+
+
+def test_weights_to_start_from_are_those_of_the_model_alone():
+    section = get_base().segmentation
+    section.init_from = ("encoder=mit-b2-imagenet",)
+    assert settings(section, "a", arm()).init_from == ("encoder=mit-b2-imagenet",)
+    for network in NETWORKS.keys() - {"model"}:
+        assert settings(section, "a", arm(network=network)).init_from == ()
+    start = (("init_from", ("encoder=resnet18-imagenet",)),)
+    assert settings(section, "a", arm(network="resnet18-unet", changes=start)).init_from == start[0][1]
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"network": "unet++"}, "'unet\\+\\+'; there are model, resnet18-unet"),
+        ({"changes": (("features.time", (5,)),)}, "changes 'features.time'"),
+        ({"changes": (("head.width", "wide"),)}, "changes 'head.width' to 'wide'"),
+        ({"changes": (("train.steps", 5),)}, "same for all arms"),
+        ({"network": "ldm", "changes": (("features.blocks", ("output_blocks/77",)),)}, "no block called"),
+        ({"network": "ldm", "changes": (("features.timesteps", (1000,)),)}, "out of range"),
+        ({"network": "ldm", "changes": (("features.scales", (0.3,)),)}, "of 64 px ones of 19.2 px"),
+        ({"network": "resnet18-unet", "changes": (("init_from", ("nowhere",)),)}, "init_from names 'nowhere'"),
+    ],
+)
+def test_an_arm_that_would_fail_after_hours_is_refused_at_once(given, says):
+    with pytest.raises(UserError, match=says):
+        check_arm(get_config("pathsegdiff"), "a", arm(**given))
+
+
+def test_a_head_needs_the_denoiser():
+    config = get_config("pathsegdiff")
+    for name, each in config.segmentation.arms.items():
+        check_arm(config, name, each)
+        assert is_head(each) == (name in ("ldm", "random-ldm", "vit", "concat"))
+    config.stages = ("data", "autoencoder", "latents", "segmentation", "report")
+    with pytest.raises(UserError, match="stages does not name guided"):
+        check_arm(config, "ldm", config.segmentation.arms.ldm)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("guided.guide.dim", 32, "tokens of length 32.*context_dim=64"),
+        ("guided.unet.attention", "plain", "attention='plain'"),
+        ("guided.guide.source", "vit:hipt_vit256", "needs weights"),
+        ("guided.guide.drop", 1.5, "is a share"),
+        ("guided.train.steps", 0, "guided.train.steps is 0"),
+        ("guided.unet.multipliers", (1,) * 6, "data.tile=64 must be a multiple of 128"),
+        ("report.ablation", "features.timestep", "Did you mean 'features.timesteps'"),
+    ],
+)
+def test_settings_of_the_denoiser_that_cannot_be_are_refused(key, value, says):
+    config = get_config("pathsegdiff")
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(UserError, match=says):
+        check_config(config, get_base())
+
+
+@pytest.mark.parametrize("name", ["timestep", "blocks", "guide", "magnification"])
+def test_every_ablation_is_a_config_that_trains_heads_alone(name):
+    config = get_config(f"ablate_{name}")
+    check_config(config, get_base())
+    values = [flatten(settings(config.segmentation, n, a))[config.report.ablation]
+              for n, a in config.segmentation.arms.items()]  # fmt: skip
+    assert len(values) >= 2 and len({str(value) for value in values}) == len(values)
+    assert config.guided.train.steps == config.ssl.train.steps == 0
+    for number, each in config.segmentation.arms.items():
+        check_arm(config, number, each)
