@@ -62,11 +62,11 @@ def loader_speed(
     batches: Iterator[Any] = training_batches(dataset, batch=BATCH, start=0, threads=config.data.threads)
     next(batches)
     start, count = clock(), 0
-    while count == 0 or clock() - start < seconds:
+    while not count or clock() - start < seconds:
         next(batches)
         count += 1
     spent = clock() - start
-    read = {"none": 1, "augmented": 1}.get(style.source, 1 + style.tiles)
+    read = 1 if style.source in ("none", "augmented") else 1 + style.tiles
     return LoaderSpeed(count * BATCH / spent, count * BATCH * read / spent, spent)
 
 

@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 _STATUS, _REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def tree_bytes(tree: Any) -> int:
     """Bytes of the arrays of a tree, or of its ShapeDtypeStructs; random keys count nothing."""
-    leaves = (leaf for leaf in jax.tree.leaves(tree) if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.extended))
+    leaves = (leaf for leaf in jax.tree.leaves(tree) if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key))
     return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
 
 

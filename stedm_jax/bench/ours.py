@@ -20,11 +20,8 @@ from stedm_jax.models.functional import Functional
 from stedm_jax.stages import autoencoder
 from stedm_jax.tasks.autoencoder import own
 from stedm_jax.tasks.diffusion import DiffusionTask, LatentScale
-from stedm_jax.training.optim import make_optimizer
 from stedm_jax.training.program import Program
-from stedm_jax.training.sharding import batch_sharding, param_shardings, place, replicated, to_global
-from stedm_jax.training.state import fresh_state
-from stedm_jax.training.step import make_train_step
+from stedm_jax.training.sharding import batch_sharding, place, replicated, to_global
 
 LEVEL = 0.7  # of the noise levels, where the sampler step is measured
 
@@ -51,19 +48,35 @@ class Ready:
 
 
 class UNetTask:
-    """The denoiser alone: batches hold x, t, style and target, as `Case.inputs` makes them."""
+    """The denoiser alone, as a Task; batches hold x, t, style and target, as `Case.inputs` makes them."""
 
     name = "unet"
 
     def __init__(self, unet: Functional, loss: str):
         self.unet, self.kind = unet, loss
 
+    def init(self, key: Array) -> Any:
+        """Fresh parameters."""
+        return self.unet.init(key)
+
     def loss(
-        self, params: Any, frozen: Any, batch: Mapping[str, Array], key: Array, step: Int[Array, ""]
+        self, params: Any, frozen: Any, batch: Mapping[str, Any], key: Array, step: Int[Array, ""]
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
         """Mean distance of prediction and target."""
         predicted = self.unet.apply(params, batch["x"], batch["t"], batch.get("style"))
         return jnp.mean(distance(self.kind, predicted, batch["target"])), {}
+
+    def eval_step(self, params: Any, frozen: Any, batch: Mapping[str, Any], key: Array) -> dict[str, Array]:
+        """The loss."""
+        return {"loss": self.loss(params, frozen, batch, key, jnp.int32(0))[0]}
+
+    def summarise(self, sums: dict) -> dict[str, float]:
+        """The loss."""
+        return {"loss": float(sums["loss"])}
+
+    def visualise(self, params: Any, frozen: Any, batch: Mapping[str, Any], key: Array) -> dict[str, Array]:
+        """Nothing."""
+        return {}
 
 
 def unet_flops(case: Case, batch: int) -> float:
@@ -78,15 +91,8 @@ def unet_flops(case: Case, batch: int) -> float:
 
 def unet_step(case: Case, params: Any) -> Ready:
     """The train step of the denoiser: loss, gradient, AdamW and moving average, as `stedm_jax.main` runs it."""
-    train = case.config.diffusion.train
-    task: Any = UNetTask(case.unet, case.config.diffusion.loss)
-    tx, rate = make_optimizer(train.optimizer, train.steps)
-    fresh = lambda params: fresh_state(params, tx, ema=True)  # noqa: E731
-    shardings = param_shardings(jax.eval_shape(fresh, params), case.mesh)
-    state = jax.jit(fresh, out_shardings=shardings)(params)
-    step = make_train_step(task, tx, rate, case.mesh, train.ema.decay or 0.9999, shardings)
-    batch = to_global(case.inputs(case.batch), case.mesh)
-    ready = _stepping(case, step, state, {}, batch)
+    task = UNetTask(case.unet, case.config.diffusion.loss)
+    ready = _stepping(case, task, params, {}, case.inputs(case.batch))
     ready.flops = 3 * unet_flops(case, case.batch)
     return ready
 
@@ -97,23 +103,21 @@ def task_step(case: Case) -> Ready:
     first = autoencoder.build(case.run)
     unit = LatentScale((0.0,) * case.channels, (1.0,) * case.channels)
     task = DiffusionTask(config, first, unit, COLORS, case.run.dtype)
-    program = Program(task, config.train, case.mesh)
-    frozen: dict[str, Any] = {"first": own(random_params(jax.eval_shape(first.init, jax.random.key(0))))}
+    frozen: dict[str, Any] = {"first": random_params(own(jax.eval_shape(first.init, jax.random.key(0))))}
     if task.guide is not None:
         frozen["guide"] = random_params(task.guide.abstract)
-    frozen = place(frozen, jax.tree.map(lambda leaf: replicated(case.mesh), frozen))
     rng, styles = np.random.default_rng(0), (config.style.tiles, side, side, 3)
     batch = {
         "image": rng.integers(0, 256, (case.batch, side, side, 3), np.uint8),
         "mask": rng.integers(0, len(COLORS), (case.batch, side, side), np.uint8),
         "styles": rng.integers(0, 256, (case.batch, *styles), np.uint8),
     }
-    state = program.init(0, random_params(program.state.params))
-    ready = _stepping(case, program._step, state, frozen, to_global(batch, case.mesh))
-    key = jax.random.key(0)
-    passed = product_flops(lambda params: task.loss(params, frozen, batch, key, jnp.int32(0))[0], program.state.params)
-    frozen_part = product_flops(lambda image: task.encode(frozen, image, key), batch["image"])
-    ready.flops = 3 * (passed - frozen_part) + frozen_part
+    params, key = random_params(jax.eval_shape(task.init, jax.random.key(0))), jax.random.key(0)
+    ready = _stepping(case, task, params, frozen, batch)
+    given: dict[str, Any] = dict(batch)
+    passed = product_flops(lambda params: task.loss(params, frozen, given, key, jnp.int32(0))[0], params)
+    fixed = product_flops(lambda image: task.encode(frozen, image, key), batch["image"])
+    ready.flops = 3 * (passed - fixed) + fixed
     return ready
 
 
@@ -154,17 +158,21 @@ def sampler_step(case: Case, params: Any) -> Ready:
     return ready
 
 
-def _stepping(case: Case, step: Any, state: Any, frozen: Any, batch: Any) -> Ready:
-    """The compiled train step, whose state goes on from call to call; the result is the metrics of the last one."""
+def _stepping(case: Case, task: Any, params: Any, frozen: Any, batch: Mapping[str, np.ndarray]) -> Ready:
+    """The train step of a task, whose state goes on from call to call; the result is the metrics of the last one."""
+    program = Program(task, case.config.diffusion.train, case.mesh)
+    frozen = place(frozen, jax.tree.map(lambda leaf: replicated(case.mesh), frozen))
+    held, given = [program.init(0, params)], to_global(batch, case.mesh)
     key = jax.device_put(jax.random.key(0), replicated(case.mesh))
-    compiled = step.lower(state, frozen, batch, key).compile()
-    ready = Ready(lambda: None, images=case.batch, held=tree_bytes((state, frozen, batch)), program=_planned(compiled))
-    held = [state]
+    compiled, _ = program.step(frozen, given, key)
+    ready = Ready(
+        lambda: None, images=case.batch, held=tree_bytes((held[0], frozen, given)), program=_planned(compiled)
+    )  # fmt: skip
 
     def call() -> None:
-        held[0], metrics = compiled(held[0], frozen, batch, key)
-        ready.result = jax.block_until_ready(metrics)
-        jax.block_until_ready(held[0].params)
+        held[0], metrics = compiled(held[0], frozen, given, key)
+        ready.result = metrics
+        jax.block_until_ready((held[0], metrics))
 
     ready.call = call
     return ready
