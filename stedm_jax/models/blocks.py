@@ -22,7 +22,7 @@ from stedm_jax.models.layers import (
     conv,
     dropout,
     linear,
-    upsample_nearest,
+    upsample_conv,
 )
 
 zeros = nnx.initializers.zeros
@@ -122,4 +122,4 @@ class Upsample(nnx.Module):
         self.conv = conv(channels, channels, 3, rngs=rngs, dtype=dtype)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
-        return self.conv(upsample_nearest(x))
+        return upsample_conv(self.conv, x)

@@ -6,14 +6,18 @@ from typing import Any
 
 import jax
 
+from stedm_jax.models.convolution import as_published
+
 
 def forward_flops(fn: Callable[..., Any], *abstract_args: Any) -> float:
     """FLOPs of one call of `fn`, where one multiplication with addition counts as two.
 
     `abstract_args` are arrays or `jax.ShapeDtypeStruct`, in nested dicts if need be. Counted on the
-    traced program before XLA's optimisation, so that it takes seconds and no memory at any size.
+    traced program before XLA's optimisation, so that it takes seconds and no memory at any size. What is done for a
+    CPU alone (`convolution.py`) is not counted.
     """
-    analysis = jax.jit(fn).lower(*abstract_args).cost_analysis()
+    with as_published():
+        analysis = jax.jit(lambda *args: fn(*args)).lower(*abstract_args).cost_analysis()
     if analysis is None or "flops" not in analysis:
         raise ValueError("this backend cannot count the operations of a lowered program")
     return float(analysis["flops"])
@@ -25,7 +29,8 @@ def product_flops(fn: Callable[..., Any], *abstract_args: Any) -> float:
     Arguments as those of `forward_flops`. A convolution counts its padding too, and a transposed one only what falls
     on its input, as other tools do. Of a loop that ends by a condition one turn is counted.
     """
-    return traced_flops(jax.make_jaxpr(fn)(*abstract_args))
+    with as_published():
+        return traced_flops(jax.make_jaxpr(lambda *args: fn(*args))(*abstract_args))
 
 
 def traced_flops(program: Any) -> float:

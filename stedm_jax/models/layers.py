@@ -14,6 +14,9 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
+from stedm_jax.models.convolution import convolve, doubled
+from stedm_jax.models.convolution import upsample_nearest as upsample_nearest  # for those who import it from here
+
 # PyTorch's default for convolutions and linear layers: uniform within +-1/sqrt(fan_in).
 torch_init = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 Padding = str | Sequence[tuple[int, int]]
@@ -126,6 +129,7 @@ def conv(
         kernel_init=init,
         dtype=dtype,
         rngs=rngs,
+        conv_general_dilated=convolve,
     )
 
 
@@ -142,11 +146,12 @@ def linear(
     return nnx.Linear(cin, cout, use_bias=bias, kernel_init=init, dtype=dtype, rngs=rngs)
 
 
-def upsample_nearest(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
-    """Twice the size by repeating each pixel."""
-    b, h, w, c = x.shape
-    wide = jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, 2, w, 2, c))
-    return wide.reshape(b, 2 * h, 2 * w, c)
+def upsample_conv(layer: nnx.Conv, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 d"]:
+    """Twice the size by repeating each pixel, then `layer`, a 3x3 convolution made by `conv`."""
+    bias = None if layer.bias is None else layer.bias[...]
+    x, kernel, bias = layer.promote_dtype((x, layer.kernel[...], bias), dtype=layer.dtype)
+    y = doubled(x, kernel)
+    return y if bias is None else y + bias.reshape(1, 1, 1, -1)
 
 
 def attention(

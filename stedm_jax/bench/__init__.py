@@ -1,0 +1,1 @@
+"""Measures our programs against the same network in plain PyTorch."""
