@@ -67,6 +67,15 @@ def parse_topology(text: str) -> tuple[Chip, tuple[int, ...]]:
     return chip, sides
 
 
+def check_compiler() -> None:
+    """Refuses (UserError) to begin without the TPU compiler."""
+    if importlib.util.find_spec("libtpu") is None:
+        raise UserError(
+            "There is no TPU compiler in this Python. Install the one that goes with this jax: pip install -e '.[tpu]' "
+            "(it needs no TPU)."
+        )
+
+
 def prepare_environment() -> None:
     """What libtpu has to find before jax is imported, so that it compiles for chips that are not there."""
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"
@@ -93,8 +102,6 @@ def topology_devices(text: str) -> Sequence[Any]:
         said = str(error).strip().splitlines() or [type(error).__name__]
         if "lockfile" in str(error):
             hint = f"Another process holds libtpu; wait for it, or delete {LIBTPU_LOCK} if there is none."
-        elif importlib.util.find_spec("libtpu") is None:
-            hint = "Install the TPU compiler that goes with this jax: pip install -e '.[tpu]' (it needs no TPU)."
         else:
             hint = "Choose a shape that such pods have: v5e:2x2, 4x4, 8x8, 16x16; v5p:2x2x2, 4x4x4, 8x8x8."
         raise UserError(f"The TPU compiler gives no topology {text}: {said[0].rstrip('.')}. {hint}") from error

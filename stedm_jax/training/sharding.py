@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from stedm_jax.errors import UserError
 
@@ -118,7 +118,7 @@ def local_batch_size(batch: int) -> int:
     return batch // hosts
 
 
-def check_batch(batch: int, mesh: Mesh) -> None:
+def check_batch(batch: int, mesh: Mesh | AbstractMesh) -> None:
     """Refuses (UserError) a global batch size that does not divide over the mesh."""
     if batch % mesh.size:
         _refuse_batch(batch, mesh.size)
