@@ -2,8 +2,8 @@
 
 Without --topology: checks this machine, its libraries and devices, the workdir and, with --config, data and weights.
 With --topology: compiles the full-size programs of the config for a pod that is not there, with the TPU compiler, on
-this machine's CPU, and tells what they ask of each chip. Needs pip install -e '.[tpu]', and no TPU. A full-size step takes
-five minutes of a quiet core and up to 10 GB of memory; the same program again takes only the time to trace it.
+this machine's CPU, and tells what they ask of each chip. Needs pip install -e '.[tpu]', and no TPU. A full-size step
+takes five minutes of a quiet core and up to 10 GB of memory; the same one again only the time to trace it.
 
 Exit status 0: nothing stands in the way (with --topology, 1: it fits, but with little to spare); 2: something does.
 """
@@ -98,7 +98,9 @@ def cli() -> None:
         print(f"\nerror: {error}", file=sys.stderr, flush=True)
         status = 2
     except KeyboardInterrupt:
-        print("\nstopped; what was compiled is kept, and the same command goes on behind it", file=sys.stderr, flush=True)
+        print(
+            "\nstopped; what was compiled is kept, and the same command goes on behind it", file=sys.stderr, flush=True
+        )
         status = 130
     sys.exit(status)
 

@@ -1,7 +1,7 @@
 """Compiles one program for a pod that is not there, in a process of its own.
 
-So Ctrl-C ends it at once (the compiler itself does not listen), what the compiler took is given back, and a compiler that
-is killed for want of memory, or that crashes, is an answer and not the end of the doctor.
+So Ctrl-C ends it at once (the compiler itself does not listen), what the compiler took is given back, and a compiler
+that is killed for want of memory, or that crashes, is an answer and not the end of the doctor.
 """
 
 import multiprocessing
@@ -88,13 +88,14 @@ def _account(request: Request, say: Callable[[str], None]) -> Any:
     account.kept = found is not None
     if found is None:
         size = f"{len(program) / 1e6:.1f} MB of program, {account.traced / 1e12:.1f} TFLOP a chip"
+        said: dict[str, Any]
         say(f"traced: {size}; now the TPU compiler (for a full-size step five minutes of a quiet core)")
         began = time.monotonic()
         try:
             compiled = lowered.compile()
             said, text = facts_of(compiled), compiled.as_text()
         except jax.errors.JaxRuntimeError as error:
-            said, text = {"refused": str(error).strip() or type(error).__name__}, ""
+            text, said = "", {"refused": str(error).strip() or type(error).__name__}
         said["seconds"] = time.monotonic() - began
         kept.keep(request.cache, name, said, text)
     else:
@@ -151,8 +152,8 @@ def _death(request: Request, status: int) -> str:
     if status == -signal.SIGKILL:
         return (
             f"{what} was killed, most likely because this machine ran out of memory: a full-size step takes up to "
-            f"{MEMORY / 1e9:.0f} GB. End other programs, or run this on a machine with more. What was compiled before is "
-            "kept: the same command goes on behind it."
+            f"{MEMORY / 1e9:.0f} GB. End other programs, or run this on a machine with more. What was compiled before "
+            "is kept: the same command goes on behind it."
         )
     return (
         f"{what} crashed (status {status}); what it wrote is above. Try once more; if it happens again, look whether "

@@ -78,9 +78,10 @@ def sized(config: Any, topology: str, parts: Sequence[str], batch_per_chip: int 
     chips, shape = math.prod(sides), config.mesh
     cuts = shape.fsdp * (1 if shape.data == -1 else shape.data)
     if shape.fsdp < 1 or chips % cuts or (shape.data != -1 and cuts != chips):
+        valid = [n for n in range(1, chips + 1) if chips % n == 0]
         raise UserError(
             f"{topology} has {chips} chips, which mesh data {shape.data} x fsdp {shape.fsdp} does not fill: leave "
-            f"mesh.data at -1 and set --config.mesh.fsdp to one of {[n for n in range(1, chips + 1) if chips % n == 0]}."
+            f"mesh.data at -1 and set --config.mesh.fsdp to one of {valid}."
         )
     config = config.copy_and_resolve_references()
     if batch_per_chip:

@@ -129,6 +129,12 @@ def test_topologies_that_are_known(text) -> None:
     assert text == f"{chip.name}:{'x'.join(map(str, sides))}"
 
 
+@pytest.mark.parametrize("text", ["v5e:3x5", "v6e:32x32", "v5e:2x1"])
+def test_slices_that_are_not_offered_are_refused_with_those_that_are(text) -> None:
+    with pytest.raises(UserError, match="not offered; slices of v.e have 1x1, .*16x16 chips"):
+        parse_topology(text)
+
+
 @pytest.mark.parametrize("text", ["v5e", "v5e:4", "v5e:4x4x4", "v5p:4x4", "v9:2x2", "v5e:0x4", "v5e:4x-4", "cuda:8"])
 def test_others_are_refused_with_examples(text) -> None:
     with pytest.raises(UserError, match="v5e:16x16"):

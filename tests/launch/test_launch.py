@@ -199,7 +199,7 @@ def test_tpu_vm_keeps_asking_until_the_run_has_ended(tpu_vm) -> None:
     """The pod is taken away during the first run; before that gcloud fails once, which says nothing of the pod."""
     host = tpu_vm.host
     body = (
-        'if [[ $1 == -m && $2 == stedm_jax.main ]]; then if [[ -e ../taken ]]; then exit 0; fi; touch ../taken ../deaf; '
+        "if [[ $2 == stedm_jax.main ]]; then if [[ -e ../taken ]]; then exit 0; fi; touch ../taken ../deaf; "
         "sleep 1; echo SUSPENDED > ../state; sleep 2; fi"
     )
     process = tpu_vm("keep", "pod", "zone", "v5litepod-16", "--config=x", python=body)
@@ -261,6 +261,10 @@ def test_the_jobset_has_as_many_hosts_as_its_topology(jobset) -> None:
     chips = int(pod["containers"][0]["resources"]["limits"]["google.com/tpu"])
     assert job["parallelism"] == job["completions"] == int(sides[0]) * int(sides[1]) // chips
     assert job["backoffLimit"] == 0 and pod["restartPolicy"] == "Never"  # the set begins anew, not a host alone
+    (rule,) = job["podFailurePolicy"]["rules"]
+    assert rule["onExitCodes"]["values"] == [2] and rule["onExitCodes"]["containerName"] == pod["containers"][0]["name"]
+    (ends,) = jobset["spec"]["failurePolicy"]["rules"]
+    assert (rule["action"], ends["action"]) == ("FailJob", "FailJobSet")
     assert pod["securityContext"]["runAsNonRoot"] and pod["terminationGracePeriodSeconds"] >= 120
     arguments = pod["containers"][0]["args"]
     assert (LAUNCH.parent / arguments[0].removeprefix("--config=")).exists()
