@@ -4,6 +4,7 @@ So Ctrl-C ends it at once (the compiler itself does not listen), what the compil
 that is killed for want of memory, or that crashes, is an answer and not the end of the doctor.
 """
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -45,6 +46,8 @@ def work(pipe: Any, request: Request) -> None:
     """The process: sends ("phase", text) as it goes, then ("account", Account), ("error", text) or ("broken", text)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for the doctor to end this process
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    with contextlib.suppress(OSError):  # where memory runs out, this is what is killed, and no training beside it
+        Path("/proc/self/oom_score_adj").write_text("800")
     try:
         pipe.send(("account", _account(request, lambda text: pipe.send(("phase", text)))))
     except UserError as error:
