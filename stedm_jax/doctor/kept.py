@@ -15,13 +15,13 @@ from typing import Any
 from stedm_jax.workdir import write_text
 
 _VERSIONS = ("jax", "jaxlib", "libtpu")
-_OPTIONS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
+_OPTIONS = ("XLA_", "LIBTPU_", "JAX_")  # how the names of variables begin that change what the compiler does
 
 
 def fingerprint(program: str, topology: str) -> str:
     """A name for a program on a pod; another one for another version of the compiler."""
     parts = [topology, *(f"{name}={_version(name)}" for name in _VERSIONS)]
-    parts += [f"{name}={os.environ.get(name, '')}" for name in _OPTIONS]
+    parts += [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith(_OPTIONS)]
     return hashlib.sha256("\n".join([*parts, program]).encode()).hexdigest()[:32]
 
 
