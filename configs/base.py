@@ -73,7 +73,7 @@ def _diffusion() -> Any:
                 "dim": 512,
                 "tiles": 10,
                 "drop": 0.25,
-                "remat": False,  # the encoder's blocks are computed again in the backward pass, for memory
+                "remat": False,  # one style tile after another, computed again in the backward pass, for memory
             },
             "layout_channels": 3,
             "drop_layout": 0.0,  # share of dropped styles whose layout goes too: guidance then strengthens both

@@ -40,13 +40,11 @@ once() {
     children+=($!)
   done
   for pid in "${children[@]}"; do
+    # A signal ends a wait before the child ends, with a status that is not the child's; the last one tells it.
+    wait "$pid" || true
+    while kill -0 "$pid" 2>/dev/null; do wait "$pid" || true; done
     one=0
     wait "$pid" || one=$?
-    # A signal ends the wait before the child ends.
-    while kill -0 "$pid" 2>/dev/null; do
-      one=0
-      wait "$pid" || one=$?
-    done
     ((one == 0)) || status=$one
   done
   return "$status"
@@ -60,6 +58,7 @@ if [[ ${DOCTOR:-1} != 0 ]]; then
   "$python" -m stedm_jax.doctor "${checked[@]}"
 fi
 for ((attempt = 0; ; attempt++)); do
+  ((!stopped)) || exit 143 # told so while it was checked, or between two attempts
   status=0
   once "$@" || status=$?
   # 0: done, or stopped and saved; 2: something that only the user can mend; 130: Ctrl-C.
@@ -67,5 +66,5 @@ for ((attempt = 0; ; attempt++)); do
     exit "$status"
   fi
   echo "launch: ended with status $status; going on from the last checkpoint ($((attempt + 1)) of $restarts)" >&2
-  sleep "${PAUSE:-10}"
+  for ((second = 0; second < ${PAUSE:-10} && !stopped; second++)); do sleep 1; done
 done

@@ -58,7 +58,14 @@ setup() {
 run() {
   local words
   printf -v words ' %q' "$@"
-  everywhere "cd stedm && nohup venv/bin/python -m stedm_jax.main$words > ../stedm.log 2>&1 < /dev/null & echo \$! > stedm.pid"
+  everywhere "rm -f stedm.status; cd stedm
+    nohup bash -c 'venv/bin/python -m stedm_jax.main \"\$@\" & echo \$! > ../stedm.pid; wait \$!; echo \$? > ../stedm.status' \
+      run$words > ../stedm.log 2>&1 < /dev/null &"
+}
+
+# What every host says of its run: a status, or "runs"; nothing where a host cannot be reached.
+told() {
+  everywhere 'cat stedm.status 2>/dev/null || echo runs' 2>/dev/null | sort -u | paste -sd ' ' - || true
 }
 
 case $verb in
@@ -74,14 +81,17 @@ case $verb in
       create "$type"
       setup
       run "$@"
-      while [[ $(state) == ACTIVE ]]; do
-        sleep 60
-        everywhere 'kill -0 "$(cat stedm.pid)" 2>/dev/null' || break
+      # Only a pod that is known to be gone is given up; that it cannot be asked for a while says nothing.
+      until [[ $(state) =~ ^(SUSPENDING|SUSPENDED|FAILED)$ ]]; do
+        sleep "${PAUSE:-60}"
+        words=$(told)
+        if [[ -n $words && $words != *runs* ]]; then
+          echo "launch: the run has ended with status $words; see launch/tpu_vm.sh log $name $zone" >&2
+          [[ $words == 0 ]]
+          exit
+        fi
       done
-      if [[ $(state) == ACTIVE ]]; then
-        echo "launch: the run has ended; see launch/tpu_vm.sh log $name $zone" >&2
-        exit 0
-      fi
+      echo "launch: $name was taken away; asking for another" >&2
       gcloud compute tpus queued-resources delete "$name" --zone="$zone" --force --quiet
     done
     ;;

@@ -2,7 +2,8 @@
 
 Without --topology: checks this machine, its libraries and devices, the workdir and, with --config, data and weights.
 With --topology: compiles the full-size programs of the config for a pod that is not there, with the TPU compiler, on
-this machine's CPU, and tells what they ask of each chip. Needs pip install -e '.[tpu]', and no TPU.
+this machine's CPU, and tells what they ask of each chip. Needs pip install -e '.[tpu]', and no TPU. A full-size step
+takes five minutes of a quiet core and up to 10 GB of memory; the same one again only the time to trace it.
 
 Exit status 0: nothing stands in the way (with --topology, 1: it fits, but with little to spare); 2: something does.
 """
@@ -14,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from stedm_jax.config import check_config, load_config, override
-from stedm_jax.doctor.chips import parse_topology, prepare_environment
+from stedm_jax.doctor.chips import check_compiler, parse_topology, prepare_environment
 from stedm_jax.errors import UserError
 from stedm_jax.workdir import Workdir
 
 PARTS = ("train", "sampler")
+CACHE = "runs/.doctor"
 
 
 def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -36,12 +38,18 @@ def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--batch_per_chip", type=int, default=0, help="in place of the global batches of the config")
     parser.add_argument("--json", default="", help="a file to write the accounts or the findings to")
     parser.add_argument("--text", default="", help="a folder to keep the compiled modules in, as text")
+    parser.add_argument("--cache", default=CACHE, help=f"what was compiled before; empty: nothing is kept [{CACHE}]")
     known, rest = parser.parse_known_args(argv)
     stray = [word for word in rest if not word.startswith("--config.")]
     if stray:
         parser.error(f"unknown arguments: {' '.join(stray)}")
     if known.topology and not known.config:
         parser.error("--topology needs a --config, which says what to compile")
+    if known.batch_per_chip < 0:
+        parser.error(f"--batch_per_chip={known.batch_per_chip} is no number of images")
+    for name in ("part", "batch_per_chip", "text", "cache"):
+        if not known.topology and getattr(known, name) != parser.get_default(name):
+            parser.error(f"--{name} goes with --topology, which says for what pod to compile")
     return known, [word.removeprefix("--config.") for word in rest]
 
 
@@ -73,12 +81,13 @@ def main(argv: list[str]) -> int:
     topologies = [each for each in arguments.topology.split(",") if each]
     for each in topologies:
         parse_topology(each)
+    check_compiler()
     prepare_environment()  # before jax is imported
     from stedm_jax.doctor import pods
 
     return pods.examine(
-        config, workdir, topologies, parts, arguments.batch_per_chip, arguments.json, arguments.text
-    )  # fmt: skip
+        config, workdir, topologies, parts, arguments.batch_per_chip, arguments.json, arguments.text, arguments.cache
+    )
 
 
 def cli() -> None:
@@ -89,6 +98,9 @@ def cli() -> None:
         print(f"\nerror: {error}", file=sys.stderr, flush=True)
         status = 2
     except KeyboardInterrupt:
+        print(
+            "\nstopped; what was compiled is kept, and the same command goes on behind it", file=sys.stderr, flush=True
+        )
         status = 130
     sys.exit(status)
 

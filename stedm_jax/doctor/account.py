@@ -32,6 +32,7 @@ class Account:
       unknown_loops: that count once because it is not known how often they turn.
       needed: bytes that the compiler asked for where it refused.
       refused: what it said then.
+      kept: compiled at another time; compile_seconds is of then.
     """
 
     part: str
@@ -54,6 +55,7 @@ class Account:
     needed: float = 0.0
     refused: str = ""
     compile_seconds: float = 0.0
+    kept: bool = False
 
     @property
     def total(self) -> float:
@@ -92,17 +94,34 @@ class Account:
         return asdict(self) | derived | {"seconds_at_peak": seconds, "estimated_images_per_second": rate}
 
 
-def read_compiled(account: Account, compiled: Any) -> None:
-    """Fills in what a compiled program tells of itself."""
+def facts_of(compiled: Any) -> dict[str, Any]:
+    """What a compiled program tells of itself, as JSON has it."""
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
-    account.arguments = float(memory.argument_size_in_bytes)
-    account.outputs = float(max(0, memory.output_size_in_bytes - memory.alias_size_in_bytes))
+    outputs = float(max(0, memory.output_size_in_bytes - memory.alias_size_in_bytes))
+    arguments = float(memory.argument_size_in_bytes)
     # The TPU compiler's temporaries leave buffers out that its peak, which holds arguments and results, has.
     peak = float(getattr(memory, "peak_memory_in_bytes", 0))
-    account.temporaries = max(float(memory.temp_size_in_bytes), peak - account.arguments - account.outputs)
-    account.code = float(memory.generated_code_size_in_bytes)
-    account.xla_flops, account.xla_bytes = float(cost.get("flops", 0.0)), float(cost.get("bytes accessed", 0.0))
-    read_module(account, compiled.as_text())
+    return {
+        "arguments": arguments,
+        "outputs": outputs,
+        "temporaries": max(float(memory.temp_size_in_bytes), peak - arguments - outputs),
+        "code": float(memory.generated_code_size_in_bytes),
+        "flops": float(cost.get("flops", 0.0)),
+        "bytes": float(cost.get("bytes accessed", 0.0)),
+        "refused": "",
+    }
+
+
+def read_facts(account: Account, said: dict[str, Any], text: str) -> None:
+    """Fills in what the compiler said: that of `facts_of` and the module's text, or why it refused."""
+    account.compile_seconds = float(said.get("seconds", 0.0))
+    if said["refused"]:
+        read_refusal(account, said["refused"])
+        return
+    account.arguments, account.outputs = said["arguments"], said["outputs"]
+    account.temporaries, account.code = said["temporaries"], said["code"]
+    account.xla_flops, account.xla_bytes = said["flops"], said["bytes"]
+    read_module(account, text)
 
 
 def read_module(account: Account, text: str) -> None:
@@ -114,10 +133,9 @@ def read_module(account: Account, text: str) -> None:
     account.unknown_loops = sorted(module.unknown)
 
 
-def read_refusal(account: Account, error: Exception) -> None:
+def read_refusal(account: Account, text: str) -> None:
     """Notes what the compiler said when it refused, and how much memory it wanted."""
-    text = str(error)
-    account.refused = text.strip().splitlines()[0] if text.strip() else type(error).__name__
+    account.refused = text.strip().splitlines()[0]
     found = _OVER.search(text)
     if found:
         number, unit = (found[1], found[2]) if found[1] else (found[3], found[4])
@@ -131,10 +149,10 @@ def mends(account: Account, chip: Chip, config: Any) -> list[str]:
     state = sum(account.held.get(name, 0) for name in ("parameters", "optimiser", "moving averages", "frozen"))
     fsdp = account.mesh["fsdp"]
     if account.part == "train":
+        if not config.diffusion.style.get("remat", True):
+            out.append("--config.diffusion.style.remat=true (one style tile after another, computed again)")
         if not config.diffusion.unet.remat:
             out.append("--config.diffusion.unet.remat=true (blocks are computed again instead of kept)")
-        if not config.diffusion.style.get("remat", True):
-            out.append("--config.diffusion.style.remat=true (the same for the style encoder)")
     if fsdp < account.chips and state * (1 - fsdp / account.chips) > 0.05 * chip.memory:
         saved = state * (1 - fsdp / account.chips)
         out.append(f"--config.mesh.fsdp={account.chips} (cuts {state / 1e9:.2f} GB of state by {saved / 1e9:.2f} GB)")

@@ -13,6 +13,8 @@ from typing import Any
 from stedm_jax.errors import UserError
 
 LIBTPU_LOCK = "/tmp/libtpu_lockfile"
+# What libtpu writes wherever there is no TPU.
+_HARMLESS = re.compile(rb"[^\n]*(?:could not determine TPU accelerator type|worker hostnames)[^\n]*\n?")
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Chip:
       bandwidth: bytes/s of HBM.
       links: bytes/s that it can send over all its links to other chips together (half of what is called bidirectional).
       shape: numbers in a topology: sides of a torus.
+      slices: those that are offered; empty: the compiler knows.
     """
 
     name: str
@@ -34,8 +37,10 @@ class Chip:
     bandwidth: float
     links: float
     shape: int
+    slices: tuple[str, ...] = ()
 
 
+_FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 SOURCE = (
     "peaks: docs.cloud.google.com/tpu/docs/v5e, v5p, v6e (read in November 2026); usable HBM: libtpu 0.0.42.1, which "
     "keeps some of the 16, 95 and 32 GB for itself"
@@ -43,9 +48,9 @@ SOURCE = (
 CHIPS = {
     chip.name: chip
     for chip in (
-        Chip("v5e", 15.75 * 2**30, 197e12, 819e9, 200e9, 2),
+        Chip("v5e", 15.75 * 2**30, 197e12, 819e9, 200e9, 2, _FLAT),
         Chip("v5p", 95.74 * 2**30, 459e12, 2765e9, 600e9, 3),
-        Chip("v6e", 31.25 * 2**30, 918e12, 1638e9, 400e9, 2),
+        Chip("v6e", 31.25 * 2**30, 918e12, 1638e9, 400e9, 2, _FLAT),
     )
 }
 
@@ -64,7 +69,18 @@ def parse_topology(text: str) -> tuple[Chip, tuple[int, ...]]:
             f"--topology={text} is no topology that is known here. Give a chip of {', '.join(CHIPS)} and the sides of "
             "its torus: two for v5e and v6e (v5e:4x4, v5e:16x16), three for v5p (v5p:2x2x2, v5p:8x8x8)."
         )
+    if chip.slices and match and match[2] not in chip.slices:
+        raise UserError(f"--topology={text} is not offered; slices of {chip.name} have {', '.join(chip.slices)} chips.")
     return chip, sides
+
+
+def check_compiler() -> None:
+    """Refuses (UserError) to begin without the TPU compiler."""
+    if importlib.util.find_spec("libtpu") is None:
+        raise UserError(
+            "There is no TPU compiler in this Python. Install the one that goes with this jax: pip install -e '.[tpu]' "
+            "(it needs no TPU)."
+        )
 
 
 def prepare_environment() -> None:
@@ -93,10 +109,8 @@ def topology_devices(text: str) -> Sequence[Any]:
         said = str(error).strip().splitlines() or [type(error).__name__]
         if "lockfile" in str(error):
             hint = f"Another process holds libtpu; wait for it, or delete {LIBTPU_LOCK} if there is none."
-        elif importlib.util.find_spec("libtpu") is None:
-            hint = "Install the TPU compiler that goes with this jax: pip install -e '.[tpu]' (it needs no TPU)."
         else:
-            hint = "Choose a shape that such pods have: v5e:2x2, 4x4, 8x8, 16x16; v5p:2x2x2, 4x4x4, 8x8x8."
+            hint = "Choose a shape that such pods have: v5p:2x2x1, 2x2x2, 2x2x4, 2x4x4, 4x4x4, 4x4x8, 4x8x8, 8x8x8."
         raise UserError(f"The TPU compiler gives no topology {text}: {said[0].rstrip('.')}. {hint}") from error
 
 
@@ -111,7 +125,7 @@ def _quiet() -> Iterator[None]:
             yield
         except BaseException:
             file.seek(0)
-            os.write(kept, file.read())
+            os.write(kept, _HARMLESS.sub(b"", file.read()))
             raise
         finally:
             os.dup2(kept, 2)

@@ -72,6 +72,26 @@ class Functional:
         return getattr(self.module(params), method)(*args, **kwargs)
 
 
+def on_each_device(apply: Callable[..., Any], params: Any, *batch: Any) -> Any:
+    """`apply(params, *batch)`, each device of the mesh that is set (jax.set_mesh) its own part of the batch.
+
+    For functions with loops. Left to itself the compiler sums a gradient over the devices in every turn of a loop that
+    runs over parts of a batch; so it is summed once, behind the loop. Everywhere else there is no difference: without
+    a mesh, or with a batch that does not divide over it, this is a plain call.
+
+    Args:
+        params: the same on every device, or gathered there.
+        batch: arrays whose first dimension is cut, as that of the result will be.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1 or any(leaf.shape[0] % mesh.size for leaf in jax.tree.leaves(batch)):
+        return apply(params, *batch)
+    cut = jax.sharding.PartitionSpec(mesh.axis_names)
+    specs = (jax.sharding.PartitionSpec(), *[cut] * len(batch))
+    # Without check_vma: with it, the sum would be placed at each use of a parameter, which is in the loop again.
+    return jax.shard_map(apply, in_specs=specs, out_specs=cut, check_vma=False)(params, *batch)
+
+
 def param_count(params: Any) -> int:
     """Number of scalars in a tree of arrays or of `jax.ShapeDtypeStruct`."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))

@@ -10,8 +10,10 @@ and gives its embeddings to `of_embeddings`; only the linear map from them to `d
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
@@ -56,7 +58,8 @@ class StyleExtractor(nnx.Module):
 
     Args:
         encoder: one of `encoder_names()`. width: its first width. aggregation: one of AGGREGATIONS.
-        remat: recompute each block of a Swin encoder in the backward pass, for memory.
+        remat: for memory, the images of a style go through the encoder one after another and are computed again in the
+            backward pass; with one image it is each block of a Swin encoder that is.
         tiles: the number k of style images; only "linear" and "svit" depend on it.
     """
 
@@ -73,12 +76,12 @@ class StyleExtractor(nnx.Module):
         rngs: nnx.Rngs,
     ):
         kw = {"rngs": rngs, "dtype": dtype}
-        self.dim, self.reads_images = dim, aggregation == "svit"
+        self.dim, self.remat, self.reads_images = dim, remat, aggregation == "svit"
         if aggregation not in AGGREGATIONS:
             raise ValueError(f"aggregation {aggregation!r} is not one of {AGGREGATIONS}")
         unread = aggregation in ("svit", "none")
         frozen = None if unread else frozen_size(encoder)
-        self.encoder = None if unread or frozen else ENCODERS[encoder](width, dim, remat, **kw)
+        self.encoder = None if unread or frozen else ENCODERS[encoder](width, dim, remat and tiles == 1, **kw)
         self.project = linear(frozen.embedding_dim, dim, **kw) if frozen else None
         simple = {"mean": agg.Mean, "max": agg.Max, "none": agg.Empty, "tokens": agg.Apart}
         if aggregation in simple:
@@ -99,7 +102,11 @@ class StyleExtractor(nnx.Module):
             raise ValueError("a frozen encoder is run by the caller; see of_embeddings")
         if self.encoder is None:
             return jnp.zeros((b, self.dim), jnp.float32)
-        vectors = self.encoder(images.reshape(b * k, *images.shape[2:])).reshape(b, k, -1)
+        if self.remat and k > 1:
+            # One image of every style at a time, so that neither pass holds what the encoder makes of more than those.
+            vectors = jnp.moveaxis(lax.map(jax.checkpoint(self.encoder), jnp.moveaxis(images, 1, 0)), 0, 1)
+        else:
+            vectors = self.encoder(images.reshape(b * k, *images.shape[2:])).reshape(b, k, -1)
         return self.aggregation(vectors, present)
 
     def of_embeddings(

@@ -22,6 +22,7 @@ from stedm_jax.diffusion.samplers import Sampler, sample, timesteps
 from stedm_jax.errors import UserError
 from stedm_jax.evaluation.confusion import VOID
 from stedm_jax.models.build import build_style, build_style_guide, build_unet
+from stedm_jax.models.functional import on_each_device
 from stedm_jax.models.transformer import Tokens
 from stedm_jax.tasks.autoencoder import AutoencoderTask
 from stedm_jax.tasks.fidelity import layout_iou, layout_style_grid, style_correlation
@@ -107,7 +108,10 @@ class DiffusionTask(LatentDiffusion):
             return None
         present = jnp.ones(styles.shape[:2], bool)
         if self.guide is None:
-            return self.style.apply(params["style"], styles, present)
+            apply = self.style.apply
+            if self.config.style.remat:  # there is a loop over the tiles of a style then
+                return on_each_device(apply, params["style"], styles, present)
+            return apply(params["style"], styles, present)
         flat = self.guide.apply(frozen["guide"], styles.reshape(-1, *styles.shape[2:]))
         embeddings = jax.lax.stop_gradient(flat).reshape(*styles.shape[:2], -1)
         return self.style.apply(params["style"], embeddings, present, method="of_embeddings")

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from stedm_jax.errors import UserError
 
@@ -118,7 +118,7 @@ def local_batch_size(batch: int) -> int:
     return batch // hosts
 
 
-def check_batch(batch: int, mesh: Mesh, accumulate: int = 1) -> None:
+def check_batch(batch: int, mesh: Mesh | AbstractMesh, accumulate: int = 1) -> None:
     """Refuses (UserError) a global batch size that does not divide over the mesh and its micro-batches."""
     if batch % (mesh.size * accumulate):
         what = "devices" if accumulate == 1 else f"({mesh.size} devices x {accumulate} micro-batches)"

@@ -5,10 +5,10 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from configs.base import get_base
-from stedm_jax.doctor.account import Account, mends, read_compiled, read_refusal
+from stedm_jax.doctor.account import Account, facts_of, mends, read_facts
 from stedm_jax.doctor.chips import CHIPS, Chip, parse_topology
 from stedm_jax.doctor.collectives import Traffic
-from stedm_jax.doctor.pods import report, table
+from stedm_jax.doctor.tables import constancy, memory_table, report, work_table
 from stedm_jax.errors import UserError
 from stedm_jax.models.flops import traced_flops
 
@@ -31,7 +31,8 @@ def test_what_a_compiled_program_tells_of_itself() -> None:
     shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((64, 32), (16, 64))]
     traced = jax.jit(step, in_shardings=(whole, cut), out_shardings=whole, donate_argnums=0).trace(*shapes)
     one = account(chips=8)
-    read_compiled(one, traced.lower().compile())
+    compiled = traced.lower().compile()
+    read_facts(one, facts_of(compiled), compiled.as_text())
     assert one.arguments == 64 * 32 * 4 + 2 * 64 * 4
     assert one.outputs == 0  # the result takes the place of what was given
     assert traced_flops(traced.jaxpr) / 8 == one.products == 2 * 2 * 2 * 64 * 32
@@ -64,17 +65,19 @@ def test_verdicts() -> None:
 )
 def test_a_refusal_says_how_much_was_wanted(text) -> None:
     one = account()
-    read_refusal(one, RuntimeError(text))
+    read_facts(one, {"refused": text, "seconds": 7.0}, "")
     assert one.total == pytest.approx(18.01 * 2**30)
     assert one.verdict(CHIPS["v5e"]) == "FAIL"
     told = "\n".join(report(one, CHIPS["v5e"], get_base()))
     assert "FAIL  does not fit" in told and "unet.remat=true" in told and "batch_per_chip=1" in told
-    assert table([(one, CHIPS["v5e"])])[-1].endswith("| FAIL |")
+    assert "compiled now in 7 s" in told
+    assert memory_table([(one, CHIPS["v5e"])])[-1].endswith("| - | 19.34 | 114% | FAIL |")
+    assert work_table([(one, CHIPS["v5e"])])[-1].endswith("| - | - |")
 
 
 def test_another_refusal_is_told_as_it_is() -> None:
     one = account()
-    read_refusal(one, RuntimeError("INTERNAL: something else\nand more"))
+    read_facts(one, {"refused": "INTERNAL: something else\nand more"}, "")
     assert one.verdict(CHIP) == "FAIL"
     assert "the compiler refused: INTERNAL: something else" in "\n".join(report(one, CHIP, get_base()))
 
@@ -99,13 +102,37 @@ def test_the_report_names_every_part_and_the_estimate() -> None:
     for word in ("parameters", "optimiser", "activations", "in all", "(1.10 of it)", "all-reduce", "roofline", "PASS"):
         assert word in told
     assert "bound by compute" in told
-    assert "| train | v5e:2x2 | 4 | 2 | 0.30 | 0.20 |" in "\n".join(table([(one, CHIP)]))
+    held = "| train | v5e:2x2 | 4 | 1 | 2 | 0.10 | 0.20 | - | - | 0.0000 | 0.20 | 0.51 | 51% | PASS |"
+    assert memory_table([(one, CHIP)])[-1] == held
+    head, _, row = work_table([(one, CHIP)])
+    assert "| all-reduce GB sent |" in head and "all-gather" not in head
+    assert row == "| train | v5e:2x2 | 4 | 1 | 2 | 0.22 | 0.20 | 0.15 | 220 | compute | 15.0 | 9.09 | 36 |"
+
+
+def test_constancy_compares_what_differs_in_the_number_of_chips_alone() -> None:
+    def on(chips: int, **changes) -> tuple[Account, Chip]:
+        mesh = {"data": chips, "fsdp": 1}
+        values = {"images": 2 * chips, "products": 1e12, "temporaries": 1e8}
+        return account(topology=str(chips), chips=chips, **{"mesh": mesh, **values, **changes}), CHIP
+
+    sent = {"traffic": {"all-reduce": Traffic(1.0, 1e8, 1.5e8)}}
+    alone = [on(32, images=32), on(64, mesh={"data": 1, "fsdp": 64}), on(8, refused="too large")]
+    assert constancy([on(16, products=1.01e12, **sent), on(4), *alone, on(8, temporaries=0.99e8, **sent)]) == [
+        "train, 2 images a chip, fsdp 1, 4 to 16 chips of v5e: a chip's products +0.0 to +1.0 %, "
+        "temporaries -1.0 to +0.0 %, sent from nothing"
+    ]
 
 
 @pytest.mark.parametrize("text", ["v5e:4x4", "v5e:1x1", "v5p:2x2x2", "v6e:16x16"])
 def test_topologies_that_are_known(text) -> None:
     chip, sides = parse_topology(text)
     assert text == f"{chip.name}:{'x'.join(map(str, sides))}"
+
+
+@pytest.mark.parametrize("text", ["v5e:3x5", "v6e:32x32", "v5e:2x1"])
+def test_slices_that_are_not_offered_are_refused_with_those_that_are(text) -> None:
+    with pytest.raises(UserError, match="not offered; slices of v.e have 1x1, .*16x16 chips"):
+        parse_topology(text)
 
 
 @pytest.mark.parametrize("text", ["v5e", "v5e:4", "v5e:4x4x4", "v5p:4x4", "v9:2x2", "v5e:0x4", "v5e:4x-4", "cuda:8"])

@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 from stedm_jax.doctor import collectives as account
 from stedm_jax.doctor.collectives import collectives, group_size, product_flops, traffic
 from stedm_jax.doctor.hlo import Instruction, Module
+from stedm_jax.models.functional import on_each_device
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +96,22 @@ def test_gradients_of_data_parallel_training_are_summed_once(mesh) -> None:
     module = compiled(mesh, step, (P(), P(("data", "fsdp"))), P(), (64, 32), (16, 64))
     size = 64 * 32 * 4
     assert sent(module) == {"all-reduce": total(1, size, 2 * 7 / 8 * size)}
+
+
+def test_the_gradient_of_a_loop_over_parts_is_summed_behind_it(mesh) -> None:
+    """What on_each_device is for: a parameter that every turn uses, as the style encoder's for each tile of a style."""
+
+    def parts(w, x):
+        return jax.lax.map(lambda part: jnp.tanh(part @ w), jnp.moveaxis(x, 1, 0)).mean(0)
+
+    def step(w, x, encode):
+        return w - jax.grad(lambda w: jnp.mean(jnp.square(encode(parts, w, x))))(w)
+
+    size, shapes = 64 * 32 * 4, ((64, 32), (16, 5, 64))
+    for encode, turns in ((lambda fn, w, x: fn(w, x), 5), (on_each_device, 1)):
+        with jax.set_mesh(mesh):
+            module = compiled(mesh, partial(step, encode=encode), (P(), P(("data", "fsdp"))), P(), *shapes)
+        assert sent(module) == {"all-reduce": total(turns, turns * size, turns * 2 * 7 / 8 * size)}
 
 
 def test_products_of_convolutions_are_those_of_the_formula(mesh) -> None:

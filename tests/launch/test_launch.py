@@ -100,6 +100,14 @@ def test_local_hands_a_signal_on_once(fake) -> None:
     assert fake.log() == [" -m stedm_jax.main --config=x", "TERM"]
 
 
+def test_local_told_between_two_attempts_does_not_begin_another(fake) -> None:
+    process = fake("local.sh", "--config=x", FAKE_STATUS="139", DOCTOR="0", PAUSE="60")
+    _wait(lambda: "going on" in process.stderr.readline())
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 143
+    assert fake.log() == [" -m stedm_jax.main --config=x"]
+
+
 def test_local_starts_processes_that_train_together(fake) -> None:
     process = fake("local.sh", "--config=x", FAKE_WAIT="1", DOCTOR="0", PROCESSES="2")
     fake.ready(2)
@@ -138,6 +146,77 @@ def test_slurm_script_with_a_scheduler_that_is_made_up(tmp_path: Path, fake) -> 
     process.send_signal(signal.SIGUSR1)
     assert process.wait(60) == 0
     assert fake.log() == ["1 -m stedm_jax.main --config=x", "TERM", "requeue 17"]
+
+
+# A gcloud that is none: one host, which is a folder here; its state is what the file `state` says; deaf, it fails once.
+GCLOUD = """#!/usr/bin/env bash
+echo "$3 $4 $5" >> "$HOST/asked"
+case "$*" in
+  *queued-resources\\ create*) echo ACTIVE > "$HOST/state" ;;
+  *describe*) [[ ! -e $HOST/deaf ]] || { rm "$HOST/deaf"; exit 1; }; cat "$HOST/state" ;;
+  *\\ ssh*) for word; do [[ $word != --command=* ]] || { cd "$HOST" && bash -c "${word#--command=}"; }; done ;;
+  *\\ scp*) cp "$5" "$HOST/stedm.tar.gz" ;;
+esac
+"""
+
+
+@pytest.fixture
+def tpu_vm(tmp_path: Path):
+    """Starts launch/tpu_vm.sh with a made-up gcloud; `python` is what the hosts run."""
+    host, tools = tmp_path / "host", tmp_path / "tools"
+    (host / "stedm" / "venv" / "bin").mkdir(parents=True)
+    tools.mkdir()
+    # Nothing is packed and nothing installed: the host has its Python.
+    for name, body in {"gcloud": GCLOUD, "git": "", "tar": "", "python3": ""}.items():
+        (tools / name).write_text(body or "#!/usr/bin/env bash\n")
+        (tools / name).chmod(0o755)
+    (host / "stedm" / "venv" / "bin" / "pip").symlink_to(tools / "tar")
+
+    def start(*args: str, python: str = "") -> subprocess.Popen:
+        file = host / "stedm" / "venv" / "bin" / "python"
+        file.write_text(f"#!/usr/bin/env bash\n{python}\n")
+        file.chmod(0o755)
+        env = os.environ | {"PATH": f"{tools}:{os.environ['PATH']}", "HOST": str(host), "PAUSE": "0.1"}
+        return subprocess.Popen([LAUNCH / "tpu_vm.sh", *args], env=env, stderr=subprocess.PIPE, text=True)
+
+    start.host = host
+    return start
+
+
+def test_tpu_vm_starts_a_run_with_its_arguments_and_stops_it(tpu_vm) -> None:
+    host = tpu_vm.host
+    body = 'echo "$*"; trap "echo TERM; exit 75" TERM; touch ../ready; while :; do sleep 0.05; done'
+    began = tpu_vm("run", "pod", "zone", "--config=x", "--config.title=two words", python=body)
+    assert began.wait(60) == 0
+    _wait((host / "ready").exists)
+    assert tpu_vm("stop", "pod", "zone", python=body).wait(60) == 0
+    _wait((host / "stedm.status").exists)
+    _wait(lambda: (host / "stedm.status").read_text() == "75\n")
+    assert (host / "stedm.log").read_text() == "-m stedm_jax.main --config=x --config.title=two words\nTERM\n"
+
+
+def test_tpu_vm_keeps_asking_until_the_run_has_ended(tpu_vm) -> None:
+    """The pod is taken away during the first run; before that gcloud fails once, which says nothing of the pod."""
+    host = tpu_vm.host
+    body = (
+        "if [[ $2 == stedm_jax.main ]]; then if [[ -e ../taken ]]; then exit 0; fi; touch ../taken ../deaf; "
+        "sleep 1; echo SUSPENDED > ../state; sleep 2; fi"
+    )
+    process = tpu_vm("keep", "pod", "zone", "v5litepod-16", "--config=x", python=body)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 0, said
+    asked = [line.split()[1] for line in (host / "asked").read_text().splitlines() if line.startswith("queued")]
+    assert [verb for verb in asked if verb != "describe"] == ["create", "delete", "create"]
+    assert "taken away" in said and "ended with status 0" in said
+    assert not (host / "deaf").exists()
+
+
+def test_tpu_vm_does_not_repeat_what_the_user_has_to_mend(tpu_vm) -> None:
+    body = "[[ $2 != stedm_jax.main ]] || exit 2"
+    process = tpu_vm("keep", "pod", "zone", "v5litepod-16", "--config=x", python=body)
+    assert "ended with status 2" in process.communicate(timeout=60)[1]
+    assert process.returncode == 1
+    assert "queued-resources delete pod" not in (tpu_vm.host / "asked").read_text()
 
 
 @pytest.mark.parametrize("file", DOCKERFILES, ids=lambda path: path.name)
@@ -182,6 +261,10 @@ def test_the_jobset_has_as_many_hosts_as_its_topology(jobset) -> None:
     chips = int(pod["containers"][0]["resources"]["limits"]["google.com/tpu"])
     assert job["parallelism"] == job["completions"] == int(sides[0]) * int(sides[1]) // chips
     assert job["backoffLimit"] == 0 and pod["restartPolicy"] == "Never"  # the set begins anew, not a host alone
+    (rule,) = job["podFailurePolicy"]["rules"]
+    assert rule["onExitCodes"]["values"] == [2] and rule["onExitCodes"]["containerName"] == pod["containers"][0]["name"]
+    (ends,) = jobset["spec"]["failurePolicy"]["rules"]
+    assert (rule["action"], ends["action"]) == ("FailJob", "FailJobSet")
     assert pod["securityContext"]["runAsNonRoot"] and pod["terminationGracePeriodSeconds"] >= 120
     arguments = pod["containers"][0]["args"]
     assert (LAUNCH.parent / arguments[0].removeprefix("--config=")).exists()

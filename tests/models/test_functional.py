@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from stedm_jax.models.conv_encoder import ConvEncoder
-from stedm_jax.models.functional import Functional, param_count
+from stedm_jax.models.functional import Functional, on_each_device, param_count
 from stedm_jax.models.segmenter import Segmenter
 from stedm_jax.models.swin_v2 import SwinV2
 from stedm_jax.models.unet import UNet
@@ -75,3 +75,20 @@ def test_missing_parameter_is_an_error(network):
 )
 def test_published_parameter_counts(build, count):
     assert param_count(Functional(build).abstract) == count
+
+
+def test_on_each_device_is_a_plain_call_in_value_and_gradient():
+    mesh = jax.make_mesh((4, 2), ("data", "fsdp"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    params = {"w": jnp.arange(6.0).reshape(3, 2) / 6}
+
+    def loss(params, x):
+        return jnp.square(on_each_device(lambda params, x: jnp.tanh(x @ params["w"]), params, x)).sum()
+
+    for count in (8, 3):  # three do not divide over eight devices
+        x = jax.random.normal(jax.random.key(count), (count, 3))
+        made = jax.value_and_grad(loss, argnums=(0, 1))
+        plain = made(params, x)
+        with jax.set_mesh(mesh):
+            cut, program = jax.jit(made)(params, x), str(jax.make_jaxpr(loss)(params, x))
+        assert ("shard_map" in program) == (count == 8)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), cut, plain)

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from stedm_jax.models import layers
 from stedm_jax.models.layers import (
     GroupNorm,
     LayerNorm,
@@ -71,6 +72,21 @@ def test_attention_mask_hides_keys_and_their_gradient():
     np.testing.assert_allclose(masked(k, v), want, rtol=1e-5, atol=1e-6)
     grads = jax.jit(jax.grad(lambda k, v: masked(k, v).sum(), argnums=(0, 1)))(k, v)
     assert all(np.all(g[:, 2] == 0) for g in grads)
+
+
+def test_attention_in_parts_is_that_of_the_whole(monkeypatch):
+    q, k, v = jax.random.normal(jax.random.key(0), (3, 2, 12, 2, 8))
+
+    def made():
+        loss = lambda q, k, v: jnp.square(attention(q, k, v)).sum()  # noqa: E731
+        program = str(jax.make_jaxpr(lambda *args: attention(*args))(q, k, v))
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(q, k, v), program
+
+    whole, plain = made()
+    monkeypatch.setattr(layers, "PAIRS", 2 * 12 * 12 // 4 + 1)  # of the divisors of 12, 4 parts are the fewest
+    parts, looped = made()
+    assert "scan" not in plain and "length=4" in looped
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), parts, whole)
 
 
 def test_upsample_repeats_pixels():

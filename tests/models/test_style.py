@@ -13,9 +13,11 @@ from tests.models.fakes import random_params
 FREE = {"mean": agg.Mean, "max": agg.Max, "attention": agg.Attention}
 
 
-def extractor(aggregation, tiles=3, encoder="conv"):
+def extractor(aggregation, tiles=3, encoder="conv", remat=False):
     return Functional(
-        lambda rngs: StyleExtractor(encoder=encoder, width=4, aggregation=aggregation, dim=8, tiles=tiles, rngs=rngs)
+        lambda rngs: StyleExtractor(
+            encoder=encoder, width=4, aggregation=aggregation, dim=8, tiles=tiles, remat=remat, rngs=rngs
+        )
     )
 
 
@@ -126,6 +128,20 @@ def test_the_extractor_treats_images_alike():
     np.testing.assert_allclose(apply(params, x[:, order], present[:, order]), y, atol=1e-5)
     np.testing.assert_allclose(apply(params, x.at[0, 2].set(-2.0), present), y, atol=1e-5)
     assert np.abs(apply(params, x.at[0, 1].set(-2.0), present)[0] - y[0]).max() > 1e-3
+
+
+def test_images_one_after_another_give_the_same_as_all_at_once():
+    x, present = images(), jnp.array([[True, True, False], [True, True, True]])
+    params = random_params(extractor("attention"))
+
+    def made(network):
+        loss = lambda p, x: (network.apply(p, x, present) * jnp.arange(8.0)[None]).sum()  # noqa: E731
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(params, x)
+
+    turns = jax.make_jaxpr(extractor("attention", remat=True).apply)(params, x, present)
+    assert "length=3" in str(turns)
+    in_turn, at_once = made(extractor("attention", remat=True)), made(extractor("attention"))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), in_turn, at_once)
 
 
 @pytest.mark.parity

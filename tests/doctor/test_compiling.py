@@ -1,0 +1,80 @@
+"""What the user sees while a program is compiled in a process of its own, and when that process ends otherwise."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from stedm_jax.doctor.compiling import Request, compile_apart, usage
+from stedm_jax.errors import UserError
+from tests.doctor import fake_compilers
+
+ROOT = Path(__file__).parent.parent.parent
+REQUEST = Request({}, "", "v5e:4x4", "train")
+
+
+def test_it_says_what_is_going_on(capsys) -> None:
+    assert compile_apart(REQUEST, fake_compilers.finishes, every=0.05) == "train on v5e:4x4"
+    told = capsys.readouterr().out
+    assert "reading the configuration and tracing, 0 s so far" in told
+    assert "  traced train\n" in told and "still compiling, " in told.partition("  traced train\n")[2]
+
+
+def test_what_the_user_can_mend_is_told_as_such() -> None:
+    with pytest.raises(UserError, match="mend this"):
+        compile_apart(REQUEST, fake_compilers.refuses)
+
+
+def test_a_mistake_of_ours_keeps_its_traceback() -> None:
+    with pytest.raises(RuntimeError, match="train for v5e:4x4 failed:\nTraceback: a mistake of ours"):
+        compile_apart(REQUEST, fake_compilers.breaks)
+
+
+def test_too_little_memory_is_named() -> None:
+    with pytest.raises(UserError, match="train for v5e:4x4 was killed.*ran out of memory.*up to 10 GB"):
+        compile_apart(REQUEST, fake_compilers.is_killed)
+
+
+def test_a_crash_of_the_compiler_is_an_answer() -> None:
+    with pytest.raises(UserError, match="crashed .status -6.*pip install"):
+        compile_apart(REQUEST, fake_compilers.crashes)
+
+
+CTRL_C = """
+import sys
+from stedm_jax.doctor.__main__ import cli
+from stedm_jax.doctor import __main__ as doctor
+from stedm_jax.doctor.compiling import Request, compile_apart
+from tests.doctor import fake_compilers
+doctor.main = lambda argv: compile_apart(Request({}, "", "v5e:4x4", "train"), fake_compilers.never_ends)
+if __name__ == "__main__":
+    cli()
+"""
+
+
+def test_ctrl_c_ends_it_at_once_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(CTRL_C)
+    env = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        [sys.executable, script], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    assert process.stdout
+    child = int(process.stdout.readline().split()[1])
+    began = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to both
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130, out + err
+    assert "stopped; what was compiled is kept" in err and "Traceback" not in err
+    assert time.monotonic() - began < 10
+    assert not usage(child)
+
+
+def test_usage_of_this_process_and_of_none() -> None:
+    assert "GB of memory" in usage(os.getpid())
+    assert usage(2**22 + 1) == ""
