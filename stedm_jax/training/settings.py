@@ -71,7 +71,8 @@ class LoopSettings:
     `skip_bad`: how many steps whose loss or gradient is not finite are left out before the training stops.
     `profile`: (first, last) step of those that are profiled; () = none. `accumulate`: micro-batches that a batch is cut
     into and that run one after the other, for memory; 1 = off. `freeze`: regular expressions of the paths of parameters
-    that stay as they are. `wandb`: "offline" or "online" shows the curves there too; "" = not.
+    that stay as they are, running statistics among them (which a batch norm uses when it does not train).
+    `wandb`: "offline" or "online" shows the curves there too; "" = not.
     """
 
     steps: int

@@ -22,7 +22,8 @@ from stedm_jax.training.sharding import make_mesh
 from tests.training import toy
 
 ROOT = Path(__file__).parents[2]
-STEPS = 600
+STEPS = 240
+PATIENCE = 1800  # seconds; machines that test are busy
 EVERYTHING = {
     "ema": {"decay": 0.9, "tracks": (0.05, 0.1), "snapshot_every": 20},
     "freeze": ("hidden/bias",),
@@ -56,7 +57,7 @@ def finished(folder: Path):
 def test_thirty_kills_lose_nothing(tmp_path) -> None:
     rng, saving, last = np.random.default_rng(0), 0, 0
     whole = start(tmp_path / "whole")
-    assert whole.communicate(timeout=600) and whole.returncode == 0
+    assert whole.communicate(timeout=PATIENCE) and whole.returncode == 0
     folder, kills = tmp_path / "killed", 0
     while kills < 30:
         process = start(folder, sleep=0.01)
@@ -84,7 +85,7 @@ def test_thirty_kills_lose_nothing(tmp_path) -> None:
         kills, last = kills + 1, max(Checkpoints(folder / "checkpoints").steps(), default=0)
     print(f"30 kills, {saving} of them within a save, the last after step {last}")
     process = start(folder)
-    assert process.communicate(timeout=600) and process.returncode == 0
+    assert process.communicate(timeout=PATIENCE) and process.returncode == 0
     assert toy.same(finished(folder), finished(tmp_path / "whole"))
     one, two = (sorted((each / "snapshots").rglob("*.*")) for each in (folder, tmp_path / "whole"))
     assert len(one) == 3 * STEPS // 20 and [file.read_bytes() for file in one] == [file.read_bytes() for file in two]
