@@ -97,7 +97,8 @@ def make_case(config: Any, size: str, batch: int, dtype: str, device: str) -> Ca
     devices = _devices(device)
     jax.config.update("jax_default_device", devices[0])
     platform = devices[0].platform
-    mesh = make_mesh(-1, 1, devices if platform == "cpu" else devices[:1])
+    count = config.mesh.cpu_devices or 1 if platform == "cpu" else 1
+    mesh = make_mesh(-1, 1, devices[:count])
     if size == "tiny":
         shrink(config)
     config.dtype = dtype or ("float32" if platform == "cpu" else "bfloat16")

@@ -40,7 +40,7 @@ def test_stray_words_are_refused():
 
 def test_ours_alone_is_measured_and_told(tmp_path, capsys):
     out = tmp_path / "bench.json"
-    arguments = ["--size=tiny", "--batch=8", "--device=cpu", "--peers=none", "--seconds=0.05", f"--json={out}"]
+    arguments = ["--size=tiny", "--batch=2", "--device=cpu", "--peers=none", "--seconds=0.05", f"--json={out}"]
     command.main([*arguments, "--what=train,sampler,loader"])
     text, told = capsys.readouterr().out, json.loads(out.read_text())
     assert "only stedm_jax is measured: --peers=none" in text
@@ -53,7 +53,7 @@ def test_ours_alone_is_measured_and_told(tmp_path, capsys):
         assert row["calls"] >= 3 and 0 < row["seconds"] <= row["median"] and row["mfu"] > 0
     assert told["loader"]["wanted"] == train["rows"][0]["images"]
     assert {name.split(",")[0] for name in told["loader"]["speeds"]} == {"png", "jpeg90"}
-    assert told["machine"]["batch"] == 8 and told["machine"]["dtype"] == "float32"
+    assert told["machine"]["batch"] == 2 and told["machine"]["dtype"] == "float32"
 
 
 def test_memory_is_what_a_call_adds():

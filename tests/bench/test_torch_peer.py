@@ -2,14 +2,16 @@
 
 import importlib.util
 
+import jax
 import numpy as np
 import pytest
 
 from configs.catch import get_config
 from stedm_jax.bench import ours, torch_peer
 from stedm_jax.bench.case import make_case, random_params
+from stedm_jax.models import convolution
 
-BATCH = 8  # of the virtual devices
+BATCH = 2
 
 
 def both(style_path="middle", attention_at=(), prediction="eps", order="channels_last", lr=1e-3):
@@ -30,11 +32,19 @@ def test_it_says_why_there_is_no_peer(monkeypatch):
 
 @pytest.mark.parity
 @pytest.mark.parametrize(
-    ("style_path", "attention_at", "order"),
-    [("middle", (), "channels_last"), ("both", (2,), "contiguous"), ("adagn", (1,), "channels_last")],
+    ("style_path", "attention_at", "order", "pixels"),
+    [
+        ("middle", (), "channels_last", None),
+        ("both", (2,), "contiguous", 0),
+        ("adagn", (1,), "channels_last", 10**6),
+    ],
 )
-def test_training_gives_the_same_losses(style_path, attention_at, order):
+def test_training_gives_the_same_losses(monkeypatch, style_path, attention_at, order, pixels):
     pytest.importorskip("torch")
+    if pixels is not None:  # the convolutions of a CPU, which networks of this size would not have
+        monkeypatch.setattr(convolution, "CHANNELS", 8)
+        monkeypatch.setattr(convolution, "PIXELS", pixels)
+        monkeypatch.setattr(jax, "device_count", lambda: 1)
     case, params, peer = both(style_path, attention_at, order=order)
     assert torch_peer.why_not(case) == ""
     mine = ours.unet_step(case, params)
