@@ -54,6 +54,25 @@ def test_every_part_learns_and_the_frozen_one_does_not(made):
     assert all(float(jnp.abs(leaf).max()) == 0 for leaf in jax.tree.leaves(still))
 
 
+def test_style_tiles_in_turn_on_several_devices_give_the_same_gradient(made):
+    config, task, params, frozen, batch = made
+    sparing = config.diffusion.copy_and_resolve_references()
+    sparing.style.remat = True
+    in_turn = DiffusionTask(sparing, task.autoencoder, task.latents, task.colors, jnp.float32)
+    mesh = jax.make_mesh((4, 1), ("data", "fsdp"), (jax.sharding.AxisType.Auto,) * 2, devices=jax.devices()[:4])
+    styles = {name: params[name] for name in ("style",)}
+
+    def gradient(task):
+        images = batch["styles"].astype(jnp.float32) / 255.0
+        loss = lambda p, x: jnp.square(task.style_vector(params | p, frozen, x)).sum()  # noqa: E731
+        return jax.jit(jax.grad(loss, argnums=(0, 1)))(styles, images)
+
+    plain = gradient(task)
+    with jax.set_mesh(mesh):
+        cut = gradient(in_turn)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), cut, plain)
+
+
 def test_style_and_layout_reach_the_image(made):
     config, task, params, frozen, batch = made
     config.synthesis.guidance.scale = 2.0
