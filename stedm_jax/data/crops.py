@@ -5,7 +5,7 @@
     colour:  stains in optical density (as augment.stain_jitter), brightness, contrast, saturation, grey, sun  (3)
 
 (1) and (2) run in the data pipeline, in OpenCV, which frees Python's lock, and crops ship as bytes; as matrix products
-inside the compiled step they took twice as long on a CPU. (3), elementwise and full of powers, runs on the device inside
+inside the compiled step they took twice as long on a CPU. (3), elementwise and full of powers, runs on the device in
 the compiled step, where it is fused. Element i of (1) and (2) is a pure function of (seed, i); (3) one of the key of
 the step and the place in the batch.
 """
