@@ -29,6 +29,8 @@ PICTURE_OVERVIEW, PICTURE_FIELD = 1024, 2048
 """Longest side of a picture in its thumbnail, and in the map from which places are sampled."""
 TRIED = 4
 """Tiles that a dry run encodes to estimate how large the records will be."""
+LOOKED_AT = 4
+"""Of so many pixels of the overview, one is asked whether it is annotated and whether there is tissue."""
 LEAST_ON_TISSUE = 0.5
 """Share of the annotated area on tissue below which the annotation is doubted."""
 NOTES = 50
@@ -150,9 +152,10 @@ def _doubt_annotation(task: Task, source: Source, view: View, report: SlideRepor
     tissue, plan = view.tissue, task.plan
     if tissue is None or not task.labelled:
         return
-    ids = source.labels((0, 0, *tissue.mask.shape), view.step)
+    anything = (tissue.mask | tissue.pen | tissue.blur)[LOOKED_AT // 2 :: LOOKED_AT, LOOKED_AT // 2 :: LOOKED_AT]
+    ids = source.labels((0, 0, *anything.shape), view.step * LOOKED_AT)
     drawn = (ids != VOID) & (ids != (VOID if plan.background is None else plan.background))
-    share = float((tissue.mask | tissue.pen | tissue.blur)[drawn].mean()) if drawn.any() else 1.0
+    share = float(anything[drawn].mean()) if drawn.any() else 1.0
     if share < LEAST_ON_TISSUE:
         report.warnings.append(
             f"only {share:.0%} of what is annotated lies on tissue; look at the thumbnail: is it the annotation of "
