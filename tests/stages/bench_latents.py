@@ -77,8 +77,8 @@ def costs(config: Any, what: str) -> None:
     rest = 3 * (denoiser + styling)
     print(
         f"{what}: autoencoder {encoder / 1e9:,.3g} GFLOP an image, denoiser 3 x {denoiser / 1e9:,.3g}, style 3 x "
-        f"{styling / 1e9:,.3g} ({config.diffusion.style.tiles} tiles): {encoder / (encoder + rest):.0%} of a step, which "
-        f"is {1 + encoder / rest:.2f} times as long; without style tiles {1 + encoder / (3 * denoiser):.2f}"
+        f"{styling / 1e9:,.3g} ({config.diffusion.style.tiles} tiles): {encoder / (encoder + rest):.0%} of a step, "
+        f"which is {1 + encoder / rest:.2f} times as long; without style tiles {1 + encoder / (3 * denoiser):.2f}"
     )
     spec = latents.plan(config, task.autoencoder, {}, {})
     views = spec.views["train"]
