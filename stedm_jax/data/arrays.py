@@ -16,7 +16,7 @@ import os
 import shutil
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -57,12 +57,14 @@ class StoreSpec:
       tiles: split -> number of its records in the tile set.
       views: split -> views of each of them.
       about: all that decides the contents, JSON: key -> value.
+      shard_bytes: about the size of a shard.
     """
 
     arrays: Mapping[str, ArraySpec]
     tiles: Mapping[str, int]
     views: Mapping[str, int]
     about: Mapping[str, Any]
+    shard_bytes: int = field(default_factory=lambda: SHARD_BYTES)
 
     @property
     def record_bytes(self) -> int:
@@ -104,7 +106,7 @@ class StoreSpec:
         return shard_name(split, number), offset * self.views[split] + view
 
     def _tiles_of_shard(self, split: str) -> int:
-        return max(1, SHARD_BYTES // (self.views[split] * self.record_bytes))
+        return max(1, self.shard_bytes // (self.views[split] * self.record_bytes))
 
     def pack(self, arrays: Mapping[str, np.ndarray]) -> bytes:
         """A record.
@@ -146,7 +148,7 @@ class StoreSpec:
     def from_json(cls, data: Mapping[str, Any]) -> "StoreSpec":
         """The inverse of to_json."""
         arrays = {name: ArraySpec(tuple(each["shape"]), each["dtype"]) for name, each in data["arrays"].items()}
-        return cls(arrays, data["tiles"], data["views"], data["about"])
+        return cls(arrays, data["tiles"], data["views"], data["about"], data["shard_bytes"])
 
 
 def shard_name(split: str, number: int) -> str:

@@ -110,8 +110,8 @@ class _Encoder:
         whole = jax.jit(lambda tree: tree, out_shardings=replicated(run.mesh))(encoding.params)
         local = jax.tree.map(lambda leaf: np.asarray(leaf.addressable_data(0)), whole)
         self.params = jax.device_put(local, replicated(mesh))
-        cut = batch_sharding(mesh)
-        self.network = jax.jit(encoding.network, in_shardings=(replicated(mesh), cut), out_shardings=cut)
+        self.cut = batch_sharding(mesh)
+        self.network = jax.jit(encoding.network, out_shardings=self.cut)
 
     def make(self, left: Sequence[tuple[str, int]]) -> None:
         """Makes this process's share of the shards; all processes ask equally often whether to stop."""
@@ -145,7 +145,7 @@ class _Encoder:
         for images, sound in self._images(split, number):
             missing = self.size - len(images)
             filled = np.concatenate([images, np.zeros((missing, *images.shape[1:]), np.uint8)]) if missing else images
-            waiting.append((self.network(self.params, filled), sound))
+            waiting.append((self.network(self.params, jax.device_put(filled, self.cut)), sound))
             if len(waiting) > 1:
                 _append(writer, *waiting.pop(0))
             yield

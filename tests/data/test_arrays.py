@@ -12,14 +12,9 @@ from stedm_jax.errors import UserError
 
 SPEC = StoreSpec(
     {"moments": ArraySpec((4, 4, 2), "float32"), "embedding": ArraySpec((6,), "float16")},
-    {"train": 7, "val": 3}, {"train": 2, "val": 1}, {"autoencoder": "one"},
+    {"train": 7, "val": 3}, {"train": 2, "val": 1}, {"autoencoder": "one"}, 6 * 140,
 )  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def small_shards(monkeypatch):
-    """Three tiles of train in a shard, six of val."""
-    monkeypatch.setattr(arrays, "SHARD_BYTES", 6 * SPEC.record_bytes)
+"""With three tiles of train in a shard, and six of val."""
 
 
 def values(split, record, view):

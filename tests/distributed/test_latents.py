@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from stedm_jax.data.arrays import ArrayStore
+from tests.distributed.encoder import encode
 from tests.distributed.test_two_processes import ROOT, Pair, environment
 from tests.test_whole_run import CONFIG
 
@@ -41,3 +42,18 @@ def test_two_processes_store_what_one_does_and_train_from_it(tile_set, tmp_path:
                 np.testing.assert_allclose(
                     one.read(split, record, view)["moments"], two.read(split, record, view)["moments"], atol=2e-3
                 )
+
+
+def test_two_processes_each_make_their_shards_of_one_set(tile_set, tmp_path: Path) -> None:
+    line = [sys.executable, "-m", "tests.distributed.encoder"]
+    pair = Pair(tmp_path / "logs", [*line, str(tmp_path / "two"), str(tile_set.path)])
+    assert pair.ended() == [0, 0], pair.said(0)[-3000:] + pair.said(1)[-3000:]
+    assert all(f"process {number} sees 96 records" in pair.said(number) for number in range(2))
+    two, one = ArrayStore.open(tmp_path / "two" / "set"), encode(tmp_path / "one", str(tile_set.path))
+    assert len(one.spec.shards) == 8 and one.spec == two.spec
+    for split in ("train", "style"):
+        for record in range(16):
+            for view in range(3):
+                a, b = one.read(split, record, view), two.read(split, record, view)
+                np.testing.assert_array_equal(a["moments"], b["moments"])
+                np.testing.assert_allclose(a["embedding"], b["embedding"], atol=1e-5)

@@ -1,7 +1,9 @@
 """What the cache of latents gains: python -m tests.stages.bench_latents [--config=configs/demo.py] [--pairs=20].
 
 Training steps of the configuration's denoiser on random data, from images and from stored moments in turn on one
-device, so that whatever else the machine does falls on both; then the published size, in FLOPs and bytes.
+device, so that whatever else the machine does falls on both; then the published size, in FLOPs and bytes. Any key can
+be changed, as on the command line of stedm_jax.main: the published size on an accelerator is measured with
+--config=configs/catch.py --config.diffusion.train.batch=8 (as many images as fit).
 """
 
 import argparse
@@ -14,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs.base import get_base
-from stedm_jax.config import load_config
+from stedm_jax.config import load_config, override
 from stedm_jax.models.flops import forward_flops
 from stedm_jax.stages import latents
 from stedm_jax.stages.run import DTYPES
@@ -77,8 +79,8 @@ def costs(config: Any, what: str) -> None:
     rest = 3 * (denoiser + styling)
     print(
         f"{what}: autoencoder {encoder / 1e9:,.3g} GFLOP an image, denoiser 3 x {denoiser / 1e9:,.3g}, style 3 x "
-        f"{styling / 1e9:,.3g} ({config.diffusion.style.tiles} tiles): {encoder / (encoder + rest):.0%} of a step, which "
-        f"is {1 + encoder / rest:.2f} times as long; without style tiles {1 + encoder / (3 * denoiser):.2f}"
+        f"{styling / 1e9:,.3g} ({config.diffusion.style.tiles} tiles): {encoder / (encoder + rest):.0%} of a step, "
+        f"which is {1 + encoder / rest:.2f} times as long; without style tiles {1 + encoder / (3 * denoiser):.2f}"
     )
     spec = latents.plan(config, task.autoencoder, {}, {})
     views = spec.views["train"]
@@ -90,8 +92,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="configs/demo.py")
     parser.add_argument("--pairs", type=int, default=20)
-    arguments = parser.parse_args()
+    arguments, rest = parser.parse_known_args()
     config = load_config(arguments.config)[0]
+    override(config, [word.removeprefix("--config.") for word in rest])
     if arguments.pairs:
         steps(config, arguments.pairs)
     costs(config, arguments.config)

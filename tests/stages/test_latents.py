@@ -53,6 +53,13 @@ def give(run, monkeypatch, sha256="1" * 64):
     monkeypatch.setattr(autoencoder, "trained", lambda run: (task, params, Weights("somewhere", sha256)))
 
 
+def cache(run) -> ArrayStore:
+    """As stage diffusion opens it."""
+    store = latents.stored(run)
+    assert store is not None
+    return store
+
+
 def batches(run, store=None, count=2, views=True):
     config = run.config.diffusion
     sources = run.sources(dict(config.splits), config.style)
@@ -89,7 +96,7 @@ def test_training_from_it_sees_the_latents_of_encoding_at_every_step(tile_set, t
     run = make_run(tile_set, tmp_path, monkeypatch, kind, **changes)
     latents.run(run)
     plain = not run.config.diffusion.stain_jitter
-    store = latents.stored(run)
+    store = cache(run)
     splits = [split for split, weight in run.config.diffusion.splits.items() if weight]
     assert store.spec.views == dict.fromkeys(splits, (1 if plain else 2) * run.config.latents.variants)
     with_it = batches(run, store)
@@ -111,10 +118,10 @@ def test_training_from_it_has_the_losses_of_encoding_at_every_step(tile_set, tmp
     run = make_run(tile_set, tmp_path, monkeypatch)
     latents.run(run)
     task, params, frozen = denoiser(run)
-    loss = jax.jit(lambda *args: task.loss(*args, jnp.int32(0))[0])
+    loss = jax.jit(lambda params, frozen, batch, key: task.loss(params, frozen, batch, key, jnp.int32(0))[0])
     one, other = (
         [float(loss(params, frozen, batch, jax.random.key(number))) for number, batch in enumerate(batches(run, store))]
-        for store in (None, latents.stored(run))
+        for store in (None, cache(run))
     )
     np.testing.assert_allclose(other, one, rtol=2**-11)
     assert one[0] != one[1]
@@ -123,7 +130,7 @@ def test_training_from_it_has_the_losses_of_encoding_at_every_step(tile_set, tmp
 def test_the_moments_are_those_of_the_autoencoder_to_the_last_bit_of_their_type(tile_set, tmp_path, monkeypatch):
     run = make_run(tile_set, tmp_path, monkeypatch, diffusion__train__eval_every=1)
     latents.run(run)
-    store, (task, params, _) = latents.stored(run), autoencoder.trained(run)
+    store, (task, params, _) = cache(run), autoencoder.trained(run)
     assert set(store.spec.tiles) == {"train", "style", "val"} and store.spec.views["val"] == 1
     views = latents.views(run.config)
     for split, record, number in (("train", 3, 0), ("train", 12, 13), ("style", 15, 7), ("val", 2, 0)):
@@ -132,7 +139,7 @@ def test_the_moments_are_those_of_the_autoencoder_to_the_last_bit_of_their_type(
         wanted = np.asarray(task.moments(params, jnp.asarray(shown, jnp.float32)[None] / 127.5 - 1.0))[0]
         np.testing.assert_allclose(store.read(split, record, number)["moments"], wanted, rtol=2**-10, atol=1e-3)
     done = run.workdir.result("latents")
-    assert done["cache"] == {"views": 2 * 16 * 16 + 16, "bytes": store.spec.size}
+    assert done is not None and done["cache"] == {"views": 2 * 16 * 16 + 16, "bytes": store.spec.size}
 
 
 def test_stage_diffusion_trains_judges_and_draws_with_it(tile_set, tmp_path, monkeypatch):
@@ -212,7 +219,7 @@ def test_a_lost_shard_is_made_anew_when_training_begins(small, monkeypatch):
     latents.run(small)
     (small.workdir.path / "latents" / "cache" / "style-00002.array_record").unlink()
     names = written(monkeypatch)
-    assert isinstance(latents.stored(small), ArrayStore) and names == ["style-00002.array_record"]
+    assert isinstance(cache(small), ArrayStore) and names == ["style-00002.array_record"]
 
 
 def test_too_little_room_is_told_before_anything_is_encoded(small, monkeypatch):
@@ -226,16 +233,16 @@ def test_too_little_room_is_told_before_anything_is_encoded(small, monkeypatch):
 def test_other_augmentations_are_encoded_anew_and_other_weights_and_tiles_refused(small, monkeypatch, capsys):
     latents.run(small)
     small.config.diffusion.stain_jitter = 0.3
-    store = latents.stored(small)
+    store = cache(small)
     assert store.spec.views["train"] == 16
     assert "made otherwise (diffusion.stain_jitter: 0.0 -> 0.3; latents.copies: 1 -> 2" in capsys.readouterr().out
     give(small, monkeypatch, "2" * 64)
     with pytest.raises(UserError, match=r"another autoencoder .*autoencoder: 1111.* -> 2222.*delete .*latents"):
-        latents.stored(small)
+        cache(small)
     give(small, monkeypatch)
     small.tiles.manifest["classes"] = small.tiles.manifest["classes"][::-1]
     with pytest.raises(UserError, match="tiles: "):
-        latents.stored(small)
+        cache(small)
 
 
 def test_changed_keys_under_a_finished_stage_are_refused_by_the_workdir(small):
@@ -265,7 +272,7 @@ def test_damaged_tiles_are_named_and_limited_here_too(small, capfd):
     small.damaged.clear()
     small.reader.max_damaged = 1
     latents.run(small)
-    assert latents.stored(small).absent == {"train": {5}, "style": frozenset()}
+    assert cache(small).absent == {"train": {5}, "style": frozenset()}
     shards = [json.loads(file.read_text()) for file in (small.workdir.path / "latents/cache").glob("train-*.json")]
     assert sorted(len(shard["absent"]) for shard in shards) == [0, 0, 0, 1] and len(small.damaged) == 1
 
