@@ -2,7 +2,7 @@
 
     DIR/images/NAME            the image, as it was given
     DIR/masks/NAME.png         class ids, 255 unlabelled
-    DIR/instances/NAME.png     numbers of objects, 16 bits, 0 for none; missing where areas of the mask are the objects
+    DIR/instances/NAME.png     numbers of objects, 16 bits, 0 for none; missing where nobody numbered any
     DIR/index.csv              a row an image: files, their SHA-256, patient, split, microns per pixel, tags
     DIR/manifest.json          classes, colours, checksum of the index
 
@@ -107,7 +107,7 @@ class WholeSet:
         return decode_mask(self.file(row, "masks").read_bytes())
 
     def instances(self, row: WholeImage) -> Integer[np.ndarray, "h w"] | None:
-        """Numbers of its objects; None where areas of the mask are the objects. Raises UserError as `file`."""
+        """Numbers of its objects; None where nobody numbered any. Raises UserError as `file`."""
         if not row.instances:
             return None
         data = np.frombuffer(self.file(row, "instances").read_bytes(), np.uint8)

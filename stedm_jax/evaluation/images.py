@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Int64, Integer, UInt8
 
 from stedm_jax.evaluation.confusion import VOID, confusion_matrix, mean_over, scores
-from stedm_jax.evaluation.objects import ObjectSums, object_sums, to_objects, total
+from stedm_jax.evaluation.objects import ObjectSums, object_sums, total
 
 
 @dataclass(frozen=True)
@@ -43,21 +43,21 @@ def score_image(
     *,
     classes: int,
     foreground: Sequence[int],
-    true_objects: Integer[np.ndarray, "h w"] | None = None,
+    true_objects: Integer[np.ndarray, "h w"] | None,
 ) -> ImageScores:
     """Compares a prediction with the truth.
 
     Args:
       names: image, patient, part.
       truth, predicted: class ids; 255 in the truth is unlabelled and counts nothing.
-      predicted_objects, true_objects: numbers, 0 for none; of the truth, None: areas of the foreground that touch.
+      predicted_objects, true_objects: numbers, 0 for none; of the truth, None: objects are not scored (they are NaN).
       classes: how many.
       foreground: ids of the classes that have objects.
     """
-    if true_objects is None:
-        true_objects = to_objects(np.isin(truth, list(foreground)))
-    known = truth != VOID
-    sums = object_sums(np.where(known, true_objects, 0), np.where(known, predicted_objects, 0))
+    sums = ObjectSums()
+    if true_objects is not None:
+        shown = np.isin(truth, list(foreground))
+        sums = object_sums(np.where(shown, true_objects, 0), np.where(truth != VOID, predicted_objects, 0))
     return ImageScores(*names, confusion_matrix(truth, predicted, classes), sums)
 
 

@@ -9,8 +9,8 @@ Writes for each image NAME of DIR (or below it) into OUT
     NAME_objects.png   with --objects: their numbers, 16 bits
 and report.jsonl, a line an image. DIR may be one file, or what --whole of data_prep makes: then the images of --splits
 are taken, and images.csv, patients.csv and summary.json hold accuracy, IoU and Dice of classes and the GlaS challenge's
-F1, Dice and Hausdorff distance of objects, by image, by patient and by part of the test. --truth=DIR is a folder with
-masks of class ids of the same names instead.
+F1, Dice and Hausdorff distance of objects where these are numbered, by image, by patient and by part of the test.
+--truth=DIR is a folder with masks of class ids of the same names instead; its objects are areas of the foreground.
 
 Exit status: 0 all images segmented; 1 some failed, the others are done; 2 nothing was done.
 """
@@ -156,12 +156,16 @@ class Results:
     def _compare(self, item: Item, found: Any) -> Any:
         """Scores against a mask of class ids; each image is a patient of its own."""
         from stedm_jax.evaluation.images import score_image
+        from stedm_jax.evaluation.objects import to_objects
         from stedm_jax.inference.pictures import read_ids
 
         known = len(self.segmenter.names)
         mask = read_ids(item.truth, found.mask.shape, known)
-        names = (item.name, item.name, "all")
-        return score_image(names, mask, found.mask, found.objects, classes=known, foreground=self.segmenter.foreground)
+        names, foreground = (item.name, item.name, "all"), self.segmenter.foreground
+        objects = to_objects(np.isin(mask, foreground))
+        return score_image(
+            names, mask, found.mask, found.objects, classes=known, foreground=foreground, true_objects=objects
+        )
 
     def _write(self, name: str, opened: Any, found: Any) -> None:
         from stedm_jax.inference.outlines import collection, features

@@ -111,8 +111,6 @@ class Truth:
             self.whole.instances(row),
             self.segmenter.foreground,
         )
-        if numbers is not None:
-            numbers = np.where(np.isin(mask, foreground), numbers, 0)
         return score_image(
             (row.name, row.patient, part_of(row, tag)), mask, found.mask, found.objects,
             classes=len(self.segmenter.names), foreground=foreground, true_objects=numbers,

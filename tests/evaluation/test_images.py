@@ -16,6 +16,7 @@ def scored(name: str, patient: str, part: str, shift: int = 0, truth=None, **opt
         truth[2:12, 2:12], truth[4:10, 16:26] = 1, 1
     predicted = np.roll(truth, shift, 1) % 255
     objects = to_objects(predicted == 1)
+    options = {"true_objects": to_objects(truth == 1)} | options
     return score_image((name, patient, part), truth, predicted, objects, classes=2, foreground=(1,), **options)
 
 
@@ -42,7 +43,7 @@ def test_unlabelled_pixels_count_nothing():
     truth = np.zeros((20, 30), np.uint8)
     truth[2:12, 2:12], truth[:, 15:] = 1, 255
     predicted = np.where(truth == 255, 1, truth).astype(np.uint8)  # an object where nobody looked
-    options = {"classes": 2, "foreground": (1,)}
+    options = {"classes": 2, "foreground": (1,), "true_objects": np.ones_like(truth)}
     one = score_image(("a", "p", "A"), truth, predicted, to_objects(predicted == 1), **options)
     assert one.confusion.sum() == 20 * 15 and one.objects.false_positives == 0
     assert one.objects.scores() == {"object_f1": 1.0, "object_dice": 1.0, "object_hausdorff": 0.0}
@@ -55,6 +56,8 @@ def test_numbered_objects_are_taken_where_they_are_given():
     one = scored("a", "p", "A", truth=truth, true_objects=numbers)
     assert (one.objects.true_positives, one.objects.false_negatives) == (1, 1)
     assert scored("a", "p", "A", truth=truth).objects.false_negatives == 0
+    one = scored("a", "p", "A", truth=truth, true_objects=None)
+    assert one.confusion.sum() == 600 and np.isnan(list(one.objects.scores().values())).all()
 
 
 def test_undefined_scores_are_empty_fields_and_left_out_of_means():

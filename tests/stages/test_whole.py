@@ -10,6 +10,7 @@ from configs.base import get_base
 from stedm_jax.data.schema import ClassSpec
 from stedm_jax.data.whole import WholeWriter
 from stedm_jax.errors import UserError
+from stedm_jax.evaluation.objects import to_objects
 from stedm_jax.stages import whole
 from stedm_jax.stages.run import Run
 from stedm_jax.training.sharding import make_mesh
@@ -33,7 +34,9 @@ def test_every_arm_and_seed_is_scored(run, tmp_path):
     with WholeWriter(tmp_path / "whole", (ClassSpec("rest", COLORS[0]), ClassSpec("gland", COLORS[1]))) as out:
         for name, split in (("a", "test"), ("b", "test"), ("c", "val")):
             Image.fromarray(image_of(discs())).save(tmp_path / f"{name}.png")
-            out.write(tmp_path / f"{name}.png", discs(), None, patient=name, split=split, mpp=1.0, tags={})
+            out.write(
+                tmp_path / f"{name}.png", discs(), to_objects(discs() > 0), patient=name, split=split, mpp=1.0, tags={}
+            )
     whole.run(run)
     with (tmp_path / "report/whole_images.csv").open() as file:
         rows = list(csv.DictReader(file))
