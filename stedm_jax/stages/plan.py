@@ -138,7 +138,7 @@ def _lines(config: Any, classes: ClassMap, records: Mapping[str, int]) -> Iterat
     yield _segmentation(config, classes, first)
 
 
-def _guided_task(config: Any, first: AutoencoderTask) -> tuple[GuidedTask, Any]:
+def guided_task(config: Any, first: AutoencoderTask) -> tuple[GuidedTask, Any]:
     """The task, and what is frozen below it."""
     channels, encoder = config.autoencoder.model.latent_channels, guide.build(config, jnp.float32)
     network, width = (encoder.network, encoder.size.embedding_dim) if encoder else (None, 0)
@@ -149,7 +149,7 @@ def _guided_task(config: Any, first: AutoencoderTask) -> tuple[GuidedTask, Any]:
 
 def _guided(config: Any, first: AutoencoderTask, encoder: float) -> Line:
     """The denoiser; its guide and the encoder are run for each image, or with a cache once for each view."""
-    task, _ = _guided_task(config, first)
+    task, _ = guided_task(config, first)
     side, train = config.data.tile, config.guided.train
     small = side // task.factor
     embeddings = {name: jax.ShapeDtypeStruct((1, width), jnp.float32) for name, width in task.widths.items()}
@@ -194,7 +194,7 @@ def _arm(
         task = segmentation_task(mine, *shared)
         params = task.network.abstract
         return param_count(params), forward_flops(task.maps, params, {}, image), 0.0
-    denoiser, frozen = _guided_task(config, first)
+    denoiser, frozen = guided_task(config, first)
     encoder = guide.build(config, jnp.float32)
     task = PixelHeadTask(mine, *shared, Features(mine.features, denoiser, side, encoder.size.width if encoder else 0))
     below = denoiser.network.abstract
