@@ -88,7 +88,7 @@ def _flops(number: float) -> str:
     return f"{number / 1e6:,.3g} MFLOP"
 
 
-def _cost(network: Functional, *args: jax.ShapeDtypeStruct, method: str = "__call__") -> float:
+def _cost(network: Functional, *args: Any, method: str = "__call__") -> float:
     return forward_flops(lambda p, *a: network.apply(p, *a, method=method), network.abstract, *args)
 
 

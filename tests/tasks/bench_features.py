@@ -34,6 +34,7 @@ def rows(config: Any, batch: int):
     first = AutoencoderTask(config.autoencoder, jnp.float32)
     denoiser, frozen = guided_task(config, first)
     encoder = guide.build(config, jnp.float32)
+    assert encoder is not None, "there is no guide to compare with"
     frozen = frozen | {DENOISER: denoiser.network.abstract}
     side = config.data.tile
     image = {"image": jax.ShapeDtypeStruct((batch, side, side, 3), jnp.uint8)}
@@ -86,6 +87,7 @@ def measure(call: Any, shapes: Any) -> tuple[float, float]:
     arguments = jax.tree.map(fill, shapes)
     compiled = jax.jit(call).lower(*arguments).compile()
     memory = compiled.memory_analysis()
+    assert memory is not None
     total = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
     times = []
     for _ in range(6):
