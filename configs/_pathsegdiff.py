@@ -79,6 +79,9 @@ def guided() -> Any:
                 "source": "ssl",  # of the same run; or vit:NAME (hipt_vit256, uni2_h, ...), or none
                 "weights": "",  # of a vit:NAME: a converted folder or a name of the registry
                 "tokens": ("patch",),  # or patch, region: the field around a tile too, from the margin packed with it
+                # Length of the region embedding where published weights have one of an encoder that is not at hand: the
+                # zero vector stands for it then, as LID does; 0: the guide makes it from the field around a tile.
+                "region_width": 0,
                 "dim": 512,  # length of a token
                 "normalise": True,  # embeddings to length 1, before the linear map
                 "drop": 0.1,  # of each token by itself

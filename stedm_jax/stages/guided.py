@@ -31,7 +31,8 @@ def build(run: Run) -> tuple[GuidedTask, Any, dict[str, Weights]]:
 
 def sees_around(run: Run) -> bool:
     """Whether the guide reads the field around a tile, so that batches need it."""
-    return run.config.guided.guide.source != guide.NONE and REGION in run.config.guided.guide.tokens
+    config = run.config.guided.guide
+    return config.source != guide.NONE and REGION in config.tokens and not config.region_width
 
 
 def trained(run: Run, weights: str = "trained") -> tuple[GuidedTask, Any, dict[str, Weights]]:

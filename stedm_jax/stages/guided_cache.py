@@ -46,7 +46,7 @@ def stored(run: Run, task: GuidedTask, frozen: Any, used: dict[str, Weights]) ->
     config = run.config
     if not config.guided.cache:
         return None
-    if "region" in task.widths:
+    if "region" in task.widths and not task.absent:
         raise UserError(
             "config.guided.cache keeps what is made of tiles, and a region token is made of the field around them; set "
             "guided.cache=False, or guided.guide.tokens=patch."

@@ -15,11 +15,16 @@ from stedm_jax.data.schema import SPLITS, SYNTHETIC
 from stedm_jax.diffusion.samplers import timesteps
 from stedm_jax.models.flops import forward_flops
 from stedm_jax.models.functional import Functional, param_count
-from stedm_jax.stages import latents
+from stedm_jax.stages import guide, latents
+from stedm_jax.stages.arms import is_head, settings
 from stedm_jax.stages.run import check_classes, check_tiles
+from stedm_jax.stages.segmentation import JUDGE
 from stedm_jax.tasks.autoencoder import AutoencoderTask
+from stedm_jax.tasks.contour import segmentation_task
 from stedm_jax.tasks.diffusion import DiffusionTask, LatentScale
-from stedm_jax.tasks.segmentation import SegmentationTask
+from stedm_jax.tasks.features import Features
+from stedm_jax.tasks.guided import GuidedTask
+from stedm_jax.tasks.pixel_head import DENOISER, HEAD, PixelHeadTask
 from stedm_jax.tasks.ssl import SslTask
 from stedm_jax.workdir import Workdir
 
@@ -83,7 +88,7 @@ def _flops(number: float) -> str:
     return f"{number / 1e6:,.3g} MFLOP"
 
 
-def _cost(network: Functional, *args: jax.ShapeDtypeStruct, method: str = "__call__") -> float:
+def _cost(network: Functional, *args: Any, method: str = "__call__") -> float:
     return forward_flops(lambda p, *a: network.apply(p, *a, method=method), network.abstract, *args)
 
 
@@ -128,14 +133,75 @@ def _lines(config: Any, classes: ClassMap, records: Mapping[str, int]) -> Iterat
     if "ssl" in config.stages:
         yield _ssl(config)
     yield from _diffusion(config, task, small, encoder, decoder)
-    segmenter = SegmentationTask(config.segmentation, classes.colors, classes.foreground, 1, jnp.float32).network
-    forward = _cost(segmenter, _image(1, side, side, 3))
-    runs = len(config.segmentation.arms) * len(config.segmentation.seeds) + 1
-    images = config.segmentation.train.steps * config.segmentation.train.batch
-    yield Line(
-        "segmentation", f"{runs} trainings of {images:,} images",
-        (("segmenter", param_count(segmenter.abstract), forward),), TRAINING * runs * images * forward,
-    )  # fmt: skip
+    if "guided" in config.stages:
+        yield _guided(config, first, encoder)
+    yield _segmentation(config, classes, first)
+
+
+def guided_task(config: Any, first: AutoencoderTask) -> tuple[GuidedTask, Any]:
+    """The task, and what is frozen below it."""
+    channels, encoder = config.autoencoder.model.latent_channels, guide.build(config, jnp.float32)
+    network, width = (encoder.network, encoder.size.embedding_dim) if encoder else (None, 0)
+    scale = LatentScale((0.0,) * channels, (1.0,) * channels)
+    frozen = {"first": first.network.abstract} | ({"guide": network.abstract} if network else {})
+    return GuidedTask(config.guided, first, scale, network, width, jnp.float32), frozen
+
+
+def _guided(config: Any, first: AutoencoderTask, encoder: float) -> Line:
+    """The denoiser; its guide and the encoder are run for each image, or with a cache once for each view."""
+    task, _ = guided_task(config, first)
+    side, train = config.data.tile, config.guided.train
+    small = side // task.factor
+    embeddings = {name: jax.ShapeDtypeStruct((1, width), jnp.float32) for name, width in task.widths.items()}
+    inputs = (_image(1, small, small, task.channels), jax.ShapeDtypeStruct((1,), jnp.int32), embeddings or None)
+    forward = _cost(task.network, *inputs)
+    networks, below = [("denoiser", param_count(task.network.abstract), forward)], encoder
+    if task.guide is not None:
+        embedding = _cost(task.guide, _image(1, side, side, 3))
+        networks.append(("guide", param_count(task.guide.abstract), embedding))
+        below += embedding
+    images = train.steps * train.batch
+    what = f"{images:,} images in {train.steps:,} steps" if images else f"{', '.join(config.guided.init_from)} as it is"
+    if config.guided.cache:
+        return Line("guided", f"{what}; cache", tuple(networks), images * TRAINING * forward)
+    return Line("guided", what, tuple(networks), images * (TRAINING * forward + below))
+
+
+def _segmentation(config: Any, classes: ClassMap, first: AutoencoderTask) -> Line:
+    """Every arm, each network by its own cost; what is frozen below a head is run forward only."""
+    section = config.segmentation
+    images, seeds = section.train.steps * section.train.batch, len(section.seeds)
+    networks: dict[str, tuple[str, int, float]] = {}
+    judged = {JUDGE: section.judge} if "synthesis" in config.stages else {}
+    total = 0.0
+    for name, arm in [*section.arms.items(), *judged.items()]:
+        size, forward, frozen = _arm(config, classes, first, name, arm)
+        label = arm.get("network", "segmenter")
+        networks[label] = (label, size, forward)
+        total += images * (1 if name == JUDGE else seeds) * (TRAINING * (forward - frozen) + frozen)
+    what = f"{len(section.arms) * seeds + len(judged)} trainings of {images:,} images"
+    return Line("segmentation", what, tuple(networks.values()), total)
+
+
+def _arm(
+    config: Any, classes: ClassMap, first: AutoencoderTask, name: str, arm: Any
+) -> tuple[int, float, float]:  # fmt: skip
+    """Trained parameters of an arm, FLOPs of a forward of one image, and those of its frozen part."""
+    mine, side = settings(config.segmentation, name, arm), config.data.tile
+    image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.uint8)
+    shared = (classes.colors, classes.foreground, 1, jnp.float32)
+    if not is_head(arm):
+        task = segmentation_task(mine, *shared)
+        params = task.network.abstract
+        return param_count(params), forward_flops(task.maps, params, {}, image), 0.0
+    denoiser, frozen = guided_task(config, first)
+    encoder = guide.build(config, jnp.float32)
+    task = PixelHeadTask(mine, *shared, Features(mine.features, denoiser, side, encoder.size.width if encoder else 0))
+    below = denoiser.network.abstract
+    params = {HEAD: task.network.abstract} | ({DENOISER: below} if task.tunes else {})
+    forward = forward_flops(task.maps, params, frozen | {DENOISER: below}, image)
+    cost = 0.0 if task.tunes else forward_flops(task.features, below, frozen, {"image": image})
+    return param_count(params), forward, cost
 
 
 def _ssl(config: Any) -> Line:

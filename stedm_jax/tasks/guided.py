@@ -59,6 +59,9 @@ class GuidedTask(LatentDiffusion):
         super().__init__(config, autoencoder, latents)
         self.guide, self.width = guide, width
         self.widths = dict.fromkeys(config.guide.tokens, width) if guide is not None else {}
+        self.absent = config.guide.region_width if "region" in self.widths else 0
+        if self.absent:
+            self.widths["region"] = self.absent
         if self.widths and config.unet.context_dim != config.guide.dim:
             raise UserError(
                 f"The config has guided.unet.context_dim = {config.unet.context_dim}, but the tokens of its guide are "
@@ -86,12 +89,14 @@ class GuidedTask(LatentDiffusion):
     def _embed(self, frozen: PyTree, batch: Mapping[str, Array], token: str) -> Float[Array, "b e"]:
         known = batch.get(f"embedding_{token}")
         if known is not None:
-            if known.shape[-1] != self.width:
+            if known.shape[-1] != self.widths[token]:
                 raise UserError(
                     f"The embeddings of the records are {known.shape[-1]} long, but the guide of the denoiser is "
-                    f"{self.width}; make them with the guide of guided.guide.source, or name the one they come from."
+                    f"{self.widths[token]}; make them with that guide (guided.guide.source), or name theirs."
                 )
             return known.astype(jnp.float32)
+        if token == "region" and self.absent:
+            return jnp.zeros((next(iter(batch.values())).shape[0], self.absent), jnp.float32)
         if SOURCES[token] not in batch:
             raise UserError(
                 "The guide has a region token (guided.guide.tokens), but these tiles come without the field around "

@@ -100,6 +100,14 @@ def test_known_embeddings_stand_for_those_of_the_guide(made):
         two.embed(frozen, {"image": batch["image"]})
 
 
+def test_a_region_that_no_encoder_is_at_hand_for_is_the_zero_vector(made):
+    _, _, frozen, batch = made
+    task = task_of(changed(guided__guide__region_width=11), ("patch", "region"))
+    found = task.embed(frozen, {"image": batch["image"]})
+    assert found["region"].shape == (4, 11) and not found["region"].any() and found["patch"].any()
+    assert task.network.abstract["guide"]["region_fc"]["kernel"].shape == (11, 6)
+
+
 def test_a_guide_that_does_not_go_with_the_denoiser_is_refused():
     with pytest.raises(UserError, match=r"context_dim = 6.*7 long"):
         task_of(changed(guided__guide__dim=7))

@@ -1,0 +1,64 @@
+"""The guided denoiser and a head that tunes it, through the loop: any number of devices, and resumed."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from stedm_jax.tasks.pixel_head import DENOISER, PixelHeadTask
+from stedm_jax.training.loop import train
+from stedm_jax.training.program import Program
+from stedm_jax.training.sharding import make_mesh
+from tests.models.fakes import random_params
+from tests.tasks.test_guided import COLORS, changed, features_of, task_of
+from tests.training import toy
+
+pytestmark = pytest.mark.slow
+
+
+def batches(start):
+    for number in itertools.count(start):
+        rng = np.random.default_rng(number)
+        colour = rng.integers(0, 200, (toy.BATCH, 1, 1, 3))
+        image = np.clip(colour + rng.normal(20, 8, (toy.BATCH, 16, 16, 3)), 0, 255).astype(np.uint8)
+        yield {"image": image, "mask": (image[..., 0] > 120).astype(np.uint8)}
+
+
+def made(kind):
+    """A task, and what is frozen below it."""
+    below = task_of(changed())
+    frozen = {"first": below.autoencoder.network.init(jax.random.key(1)), "guide": random_params(below.guide, 2)}
+    if kind == "guided":
+        return below, frozen
+    config = changed(segmentation__head__tune=kind == "tuned").segmentation
+    head = PixelHeadTask(config, COLORS, (1,), 2, jnp.float32, features_of(below))
+    return head, frozen | {DENOISER: random_params(below.network, 0)}
+
+
+def settings(steps):
+    config = toy.settings(steps=steps, checkpoint_every=3, ema={"decay": 0.0})
+    config["optimizer"] |= {"schedule": "constant", "warmup": 0}
+    return config
+
+
+@pytest.mark.parametrize("kind", ["guided", "head", "tuned"])
+def test_the_loss_falls_whatever_the_devices_and_interruptions(tmp_path, kind):
+    task, frozen = made(kind)
+    how, learnt = {"batches": batches, "seed": 3, "frozen": frozen}, {}
+    for devices in (1, 8):
+        program = Program(task, settings(6), make_mesh(devices=jax.devices()[:devices]))
+        learnt[devices] = train(program, workdir=tmp_path / str(devices), **how).state.params
+    for one, other in zip(*(jax.tree.leaves(each) for each in learnt.values()), strict=True):
+        np.testing.assert_allclose(one, other, rtol=2e-3, atol=2e-3)
+
+    one = make_mesh(devices=jax.devices()[:1])
+    train(Program(task, settings(3), one), workdir=tmp_path / "cut", **how)
+    resumed = train(Program(task, settings(6), one), workdir=tmp_path / "cut", **how).state.params
+    assert toy.same(resumed, learnt[1])
+
+    batch = {name: jnp.asarray(array) for name, array in next(batches(0)).items()}
+    loss = jax.jit(lambda params: task.loss(params, frozen, batch, jax.random.key(9), jnp.int32(0))[0])
+    fresh = loss(Program(task, settings(6), one).init(3).params)
+    assert np.isfinite(fresh) and loss(learnt[1]) < fresh
