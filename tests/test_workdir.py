@@ -103,7 +103,7 @@ def test_no_git_is_no_trouble(monkeypatch):
 def test_the_self_supervised_encoder_and_the_autoencoder_do_not_undo_each_other(used):
     config = get_base()
     config.ssl.momentum = 0.9
-    with pytest.raises(UserError, match="untrue: ssl, diffusion, synthesis, segmentation, report"):
+    with pytest.raises(UserError, match="untrue: ssl, diffusion, guided, synthesis"):
         used.adopt(config, "refuse")
     config = get_base()
     config.latents.scale = 2.0

@@ -147,13 +147,13 @@ def test_stage_diffusion_trains_judges_and_draws_with_it(tile_set, tmp_path, mon
     latents.run(run)
     seen = {}
 
-    def learnt(run, program, config, folder, *, dataset, shown, frozen, eval_batches):
-        seen.update(train=dataset[0], shown=shown[0], judged=next(eval_batches()))
+    def learnt(run, program, config, folder, *, dataset, visual, frozen, eval_batches):
+        seen.update(train=dataset[0], drawn=visual(), judged=next(eval_batches()))
         return TrainResult(program.state, {"loss": 1.0}, 1, 0.0)
 
     monkeypatch.setattr(diffusion, "learn", learnt)
     diffusion.run(run)
-    assert set(seen["train"]) == {"moments", "mask", "styles"} and set(seen["shown"]) == {"image", "mask", "styles"}
+    assert set(seen["train"]) == {"moments", "mask", "styles"} and set(seen["drawn"]) == {"mask", "styles"}
     assert {"moments", "weight"} <= set(seen["judged"]) and "image" not in seen["judged"]
 
 

@@ -184,7 +184,9 @@ def test_a_grid_of_layouts_and_styles_is_drawn_and_scored(made):
     config, task, params, frozen, batch = made
     config.diffusion.watch.steps = 2
     judge = SegmentationTask(config.segmentation, task.colors, (1,), 3, jnp.float32)
-    judge.predict = lambda params, image: (image[..., 0] > params).astype(jnp.int32)  # 16 px are too few for a network
+    judge.predict = lambda params, _, batch: (batch["image"][..., 0] > params).astype(
+        jnp.int32
+    )  # 16 px are too few for a network
     task = DiffusionTask(config.diffusion, task.autoencoder, task.latents, task.colors, jnp.float32, judge)
     frozen = frozen | {"judge": jnp.uint8(127)}
     grid = {name: jnp.stack([batch[name][:2], batch[name][2:]]) for name in ("mask", "styles")}
