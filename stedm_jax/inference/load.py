@@ -6,16 +6,17 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
 from jaxtyping import UInt8
 
 from stedm_jax.errors import UserError
+from stedm_jax.stages.arms import Learners, is_head, settings
 from stedm_jax.stages.learn import restore
 from stedm_jax.stages.run import Run
-from stedm_jax.stages.segmentation import ABOUT, about
+from stedm_jax.stages.segmentation import ABOUT, JUDGE, about
 from stedm_jax.stages.start import divide_cpu
 from stedm_jax.tasks.contour import segmentation_task
 from stedm_jax.tasks.segmentation import SegmentationTask
@@ -138,12 +139,23 @@ def segmenter_of(run: Run, arm: str, seed: int | None = None) -> Segmenter:
     file = folder / "segmentation" / ABOUT
     told = json.loads(file.read_text() if file.is_file() else json.dumps(about(run)))
     colors = tuple((int(r), int(g), int(b)) for r, g, b in told["colors"])
-    task = segmentation_task(config.segmentation, colors, told["foreground"], 1, run.dtype)
-    best = ("iou", "max") if config.segmentation.checkpoint == "best" else None
+    section = config.segmentation
+    about_arm, frozen = section.judge if arm == JUDGE else section.arms[arm], {}
+    if is_head(about_arm):
+        learner = Learners(run, 1)(arm, about_arm)
+        if learner.around:
+            raise UserError(
+                f"The arm '{arm}' reads the field around each tile (config.guided.guide.tokens has region), which an "
+                "image has not at its edge; choose an arm of another network."
+            )
+        task, frozen = cast(SegmentationTask, learner.program.task), learner.frozen
+    else:
+        task = segmentation_task(settings(section, arm, about_arm), colors, told["foreground"], 1, run.dtype)
+    best = ("iou", "max") if section.checkpoint == "best" else None
     params = restore(run, task, f"segmentation/{arm}-{seeds[0] if seed is None else seed}", best=best)
     by_device = batch_sharding(run.mesh)
-    maps = jax.jit(lambda params, image: task.maps(params, {}, image), out_shardings=by_device)
-    predict = lambda image: maps(params, jax.device_put(image, by_device))  # noqa: E731
+    maps = jax.jit(lambda params, frozen, image: task.maps(params, frozen, image), out_shardings=by_device)
+    predict = lambda image: maps(params, frozen, jax.device_put(image, by_device))  # noqa: E731
     names, foreground = tuple(told["classes"]), tuple(told["foreground"])
     return Segmenter(
         task, predict, config, names, colors, foreground, float(told["mpp"]), int(told["tile"]), run.mesh.size
