@@ -215,6 +215,8 @@ def get_base() -> Any:
                 "styles": 5,
                 "intro": "",
                 "ablation": "",  # a key that arms change ("features.timesteps"): a figure over its values
+                # What --whole of data_prep makes: its test images are segmented whole, their objects scored; empty: no.
+                "whole": "",
             },
         }
     )  # fmt: skip

@@ -16,6 +16,8 @@ plasma cells, other immune infiltrate), necrosis, other (the rest); --grouping=t
 --split=hospital: the hospitals that the authors held back for their test (--test_hospitals) are the test; of the other
 patients, --val=0.15 drawn by --seed are for validation and --style=0 lend their style only. --split=patient: the test
 is --test=0.2 of the patients instead, whatever their hospital. OUT-report/cohort.csv lists who went where.
+--whole also copies the regions of val and test, with their masks, to OUT-whole, for scores of predictions that are
+fused over whole regions.
 
 Exit status: 0 all images packed; 1 some failed, the others are packed; 2 nothing was packed.
 """
@@ -38,6 +40,7 @@ from data_prep.engine.job import Job, MaskFile
 from data_prep.engine.options import add_options, rules_from
 from data_prep.published import check_mpp, check_share, make_parser, pack, plan_of
 from data_prep.table import Row, parse_splits
+from data_prep.whole import add_whole
 from stedm_jax.errors import UserError
 
 SOURCE = Source(
@@ -217,6 +220,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--style", type=float, default=0.0, help="share of the other patients that lend only their style (0)")
     add("--source_mpp", type=float, help="microns per pixel of the images (what their names say)")
     add_options(parser, tile=256, mpp=0.5)
+    add_whole(parser)
     args = parser.parse_args(argv)
     check_share(args, "test", "val", "style")
     if args.source_mpp is not None:

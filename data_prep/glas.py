@@ -13,6 +13,9 @@ patients become val), and testA and testB as test. That split is not by patient:
 in test, so scores on it say little about new patients. To be comparable it can be packed all the same: patients are
 then named 4@train and 4@test, the true number is the tag true_patient, and a warning is printed.
 
+--whole also copies the images of val and test, with class masks and numbered glands, to OUT-whole: what the
+challenge's scores of objects are computed on. For index.csv the files of a column "instances" number the glands.
+
 Resolution: the challenge's page says 0.62005 um per pixel, the paper on the challenge 0.465. --source_mpp=0.62 is
 taken unless said otherwise; half of it, 1.24, is --mpp.
 
@@ -25,14 +28,19 @@ Exit status: 0 all images packed; 1 some failed, the others are packed; 2 nothin
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+
+import numpy as np
 
 from data_prep.cohorts import Source, divide, read_csv
 from data_prep.command import run_command
 from data_prep.engine.job import Job, MaskFile
 from data_prep.engine.options import add_options, rules_from
+from data_prep.images import read_numbers
 from data_prep.published import check_mpp, check_share, make_parser, pack, plan_of
 from data_prep.table import Row, parse_splits
+from data_prep.whole import add_whole
 from stedm_jax.errors import UserError
 
 SOURCE = Source(
@@ -73,15 +81,17 @@ def read_cohort(source: Path) -> list[Row]:
     table = source / "index.csv"
     if table.is_file():
         entries = read_csv(table, ("image", "mask", "patient", "split", "grade_glas"))
-        rows = [_row(line, e["image"], e["mask"], e["patient"], e["split"], e["grade_glas"], e.get("grade_2015", ""))
+        rows = [_row(line, e["image"], e["mask"], e["patient"], e["split"], e["grade_glas"], e.get("grade_2015", ""),
+                     e.get("instances", ""))
                 for line, e in enumerate(entries, start=2)]  # fmt: skip
     else:
         tables = sorted(source.rglob("Grade.csv")) if source.is_dir() else []
         SOURCE.check(source, {"Grade.csv and no index.csv": bool(tables)})
         table, folder = tables[0], tables[0].parent.relative_to(source)
         entries = read_csv(table, ("name", "patient ID", GRADE, GRADE_2015))
-        rows = [_row(line, str(folder / f"{e['name']}.bmp"), str(folder / f"{e['name']}_anno.bmp"), e["patient ID"],
-                     e["name"].partition("_")[0], e[GRADE], e[GRADE_2015])
+        anno = lambda e: str(folder / f"{e['name']}_anno.bmp")  # noqa: E731
+        rows = [_row(line, str(folder / f"{e['name']}.bmp"), anno(e), e["patient ID"],
+                     e["name"].partition("_")[0], e[GRADE], e[GRADE_2015], anno(e))
                 for line, e in enumerate(entries, start=2) if e["name"]]  # fmt: skip
     return rows
 
@@ -105,9 +115,22 @@ def find_faults(rows: Sequence[Row], source: Path) -> dict[int, str]:
     return faults
 
 
-def _row(line: int, image: str, mask: str, patient: str, split: str, grade: str, grade_2015: str) -> Row:
+def _row(
+    line: int, image: str, mask: str, patient: str, split: str, grade: str, grade_2015: str, instances: str
+) -> Row:
     tags = {"grade": grade.lower(), "grade_2015": grade_2015.lower(), "official_split": split}
-    return Row(image, patient, split, {"mask": mask}, {k: v for k, v in tags.items() if v}, line)
+    files = {"mask": mask, "instances": instances}
+    return Row(image, patient, split, files, {k: v for k, v in tags.items() if v}, line)
+
+
+def read_instances(job: Job, source: Path) -> np.ndarray | None:
+    """Numbers of the glands of an image, 0 for none; None where the table names no such file.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    name = job.row.extra["instances"]
+    return read_numbers(source / name) if name else None
 
 
 def by_patient(rows: Sequence[Row], splits: dict[str, str]) -> list[Row]:
@@ -162,6 +185,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--classes", type=int, choices=(2, 3), default=2, help="2, or 3: glands by the grade of the image (2)")
     add("--source_mpp", type=float, default=0.62, help="microns per pixel of the images (0.62)")
     add_options(parser, tile=128, mpp=1.24)
+    add_whole(parser)
     args = parser.parse_args(argv)
     check_share(args, "val")
     check_mpp(args.source_mpp, "--source_mpp")
@@ -198,7 +222,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             Job(row.file, row, args.source / row.file, labels, mpp=args.source_mpp, number=number, picture=True)
         )
     plan = plan_of({name: (name,) for name in class_names(args.classes)}, COLORS)
-    return pack("data_prep.glas", args, jobs, plan, rules, key="image", group="grade", errors=errors)
+    return pack(
+        "data_prep.glas", args, jobs, plan, rules, key="image", group="grade", errors=errors,
+        instances=partial(read_instances, source=args.source),
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

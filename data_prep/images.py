@@ -7,7 +7,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import UInt8, UInt16
 from PIL import Image
 
 from data_prep.readers.resample import area_resample
@@ -82,6 +82,20 @@ def read_mask(path: Path, values: Sequence[int | Sequence[int]], void: Sequence[
             "mask, name more --classes, or map with --values."
         )
     return mask
+
+
+def read_numbers(path: Path) -> UInt16[np.ndarray, "h w"]:
+    """Reads numbers of objects, of 8 or 16 bits.
+
+    Raises:
+      UserError: unreadable, coloured, or with numbers that 16 bits do not hold.
+    """
+    numbers = _one_channel(path)
+    if numbers.min(initial=0) < 0 or numbers.max(initial=0) > 0xFFFF:
+        raise UserError(
+            f"{path} holds object numbers from {numbers.min()} to {numbers.max()}; 0 to 65535 are possible."
+        )
+    return numbers.astype(np.uint16)
 
 
 def read_colored_mask(

@@ -18,6 +18,7 @@ from data_prep.engine.run import prepare, report_folder
 from data_prep.readers.open import open_slide
 from data_prep.readers.protocol import LEAST_MPP, MOST_MPP
 from data_prep.table import Row
+from data_prep.whole import Instances, write_whole
 from stedm_jax.data.schema import VOID, ClassSpec
 from stedm_jax.errors import UserError
 
@@ -185,13 +186,15 @@ def pack(
     key: str,
     group: str,
     errors: Mapping[int, str] | None = None,
+    instances: Instances | None = None,
 ) -> int:
-    """Tells who is in which split, packs, and writes OUT-report/cohort.csv.
+    """Tells who is in which split, packs, writes OUT-report/cohort.csv, and with --whole the whole images.
 
     Args:
       command, args, jobs, plan, rules, errors: as prepare takes them.
       key: first column of the table, "slide" or "image".
       group: tag by which files are counted in what is told.
+      instances: as write_whole takes it.
 
     Returns:
       The exit status.
@@ -205,4 +208,7 @@ def pack(
     status = prepare(command, args, jobs, plan, rules, errors or {})
     if not args.dry_run:  # not before: what stands there belongs to another run if this one is refused
         write_cohort(report_folder(args.out) / "cohort.csv", key, rows)
+        if status != 2 and getattr(args, "whole", False):
+            failed = write_whole(args.out, jobs[: args.limit or None], plan, errors or {}, instances)
+            return max(status, int(bool(failed)))
     return status

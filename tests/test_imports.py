@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 OURS = ("stedm_jax", "data_prep", "configs")
 DATA_NO_JAX = (
     "schema", "records", "splits", "tfds", "classes", "styles", "augment", "index", "parts", "png",
-    "sampling", "remote",
+    "sampling", "remote", "whole",
 )  # fmt: skip
 # room -> our modules it may import, by prefix
 RULES = {

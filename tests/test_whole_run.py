@@ -9,7 +9,9 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from stedm_jax.data.records import TileSet
 
@@ -82,12 +84,29 @@ def test_killed_resumed_finished_and_refused(tile_set: TileSet, tmp_path: Path):
 
     check_synthetic(TileSet.open(tmp_path / "run/synthesis/tiles"), tile_set)
 
+    check_inference(tmp_path)
+
     began = time.monotonic()
     third = run(tmp_path)
     assert third.returncode == 0 and "All is done" in third.stdout and time.monotonic() - began < 30
 
     other = run(tmp_path, "--config.diffusion.loss=l1")
     assert other.returncode == 2 and "diffusion.loss: l2 -> l1" in other.stderr and "Traceback" not in other.stderr
+
+
+def check_inference(folder: Path) -> None:
+    """A segmenter on an image larger than a tile, without the tiles that it was trained on."""
+    rng = np.random.default_rng(0)
+    (folder / "images").mkdir()
+    Image.fromarray(rng.integers(0, 256, (50, 77, 3), dtype=np.uint8)).save(folder / "images/a.png")
+    moved = (folder / "tiles").rename(folder / "elsewhere")
+    options = [f"--workdir={folder / 'run'}", f"--images={folder / 'images'}", f"--out={folder / 'masks'}", "--mpp=2"]
+    command = [sys.executable, "-m", "stedm_jax.inference", *options, "--arm=labelled+synthetic"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), cwd=ROOT, timeout=400)
+    moved.rename(folder / "tiles")
+    assert done.returncode == 0, done.stderr
+    mask = Image.open(folder / "masks/a.png")
+    assert mask.size == (77, 50) and set(np.unique(np.asarray(mask))) <= {0, 1}
 
 
 def offspring(parent: int) -> set[int]:

@@ -1,27 +1,28 @@
 """Object scores of the GlaS challenge (Sirinukunwattana et al., Med. Image Anal. 35, 2017, and the challenge's page).
 
-Objects are numbers in an image, 0 for none. S* of a true object G is the predicted object that overlaps it most, G* of a
-predicted object S the true one that does; of equals the one that overlaps by the greater share, then the lower number.
+Objects are numbers in an image, 0 for none. S* of a true object G is the predicted object that overlaps it most, G* of
+a predicted object S the true one that does; of equals the smaller one, then that of the lower number.
 
     F1 = 2 TP / (2 TP + FP + FN)                                                                          (1)
     D  = 1/2 [ sum_G |G| Dice(G, S*) / sum_G |G|  +  sum_S |S| Dice(G*, S) / sum_S |S| ]                  (2)
     H  = the same with Hausdorff distances of the sets of pixels, in pixels                               (3)
 
-S is a true positive where it covers half of G* or more. A true object has one true positive at most (two halves are one),
-so TP + FN true objects and TP + FP predicted ones. Without overlap Dice is 0, and the partner in (3) is the object
-nearest by that distance. The challenge sums over the objects of all images of a set, which the sums of ObjectSums do:
-add them up, then ask for scores; `ObjectSums.scores` of one image are that image's.
+S is a true positive where it covers half of G* or more. A true object has one true positive at most (of two halves one
+counts), so there are TP + FN true objects and TP + FP predicted ones. Without overlap Dice is 0, and the partner in (3)
+is the object nearest by that distance. The challenge sums over the objects of all images of a set: add up their
+ObjectSums, then ask for scores; those of one image are that image's.
 
-Not said by the challenge, chosen here: where an image has objects on one side only, each counts with the diagonal of the
-image in (3), the largest distance that it could have; without any object at all F1, D are NaN and H too.
+Not said by the challenge, chosen here: where an image has objects on one side only, each counts with the diagonal of
+the image in (3), the largest distance that it could have. Without any object at all, all three are NaN.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, field
 from functools import cached_property
+from typing import cast
 
 import numpy as np
-from jaxtyping import Bool, Int32, Integer
+from jaxtyping import Bool, Int32, Integer, UInt8
 from scipy import ndimage
 
 NAN = float("nan")
@@ -193,7 +194,7 @@ def hausdorff(a: Bool[np.ndarray, "h w"], b: Bool[np.ndarray, "h w"]) -> float:
 def _farthest(a: Bool[np.ndarray, "h w"], b: Bool[np.ndarray, "h w"]) -> float:
     if not (a & ~b).any():
         return 0.0
-    return float(ndimage.distance_transform_edt(~b)[a].max())
+    return float(cast(np.ndarray, ndimage.distance_transform_edt(~b))[a].max())
 
 
 def _most(overlap: Integer[np.ndarray, "n m"], areas: Integer[np.ndarray, " m"]) -> Integer[np.ndarray, " n"]:
@@ -220,22 +221,47 @@ def to_objects(
       grow: pixels by which every object is made larger, never into another one (Chen et al., 2016: the contours that
         keep touching objects apart are given back); before `least` and after `hole`.
     """
-    labels, count = ndimage.label(fill_holes(mask, hole), np.ones((3, 3)))
+    labels, count = _areas_of(fill_holes(mask, hole), np.ones((3, 3)))
     if grow and count:
-        away, (rows, columns) = ndimage.distance_transform_edt(labels == 0, return_indices=True)
+        found = ndimage.distance_transform_edt(labels == 0, return_indices=True)
+        away, (rows, columns) = cast(tuple[np.ndarray, np.ndarray], found)
         labels = np.where(away <= grow, labels[rows, columns], 0)
     kept = np.bincount(labels.ravel(), minlength=count + 1) >= max(least, 1)
     kept[0] = False
     return np.where(kept, np.cumsum(kept), 0).astype(np.int32)[labels]
 
 
+def classes_in_objects(
+    classes: UInt8[np.ndarray, "h w"], objects: Integer[np.ndarray, "h w"], foreground: Sequence[int], rest: int
+) -> UInt8[np.ndarray, "h w"]:
+    """A mask of objects only: in them no pixel is without a foreground class, elsewhere none has one.
+
+    Args:
+      classes: class of each pixel.
+      objects: numbers, 0 for none. A pixel in one that is not foreground gets the object's most frequent such class.
+      foreground: classes of objects.
+      rest: class of a pixel in no object that is foreground.
+    """
+    front, width = np.isin(classes, foreground), int(max(foreground)) + 1
+    pixels = objects[front].astype(np.int64) * width + classes[front]
+    counts = np.bincount(pixels, minlength=(int(objects.max(initial=0)) + 1) * width).reshape(-1, width)
+    usual = np.array(foreground, np.uint8)[np.argmax(counts[:, list(foreground)], axis=1)]
+    inside = np.where(front, classes, usual[objects])
+    return np.where(objects > 0, inside, np.where(front, np.uint8(rest), classes))
+
+
 def fill_holes(mask: Bool[np.ndarray, "h w"], most: int) -> Bool[np.ndarray, "h w"]:
     """The mask with its holes of `most` pixels and fewer filled; what is open to the edge of the image is no hole."""
     if most <= 0:
         return mask
-    gaps, count = ndimage.label(~mask)
+    gaps, count = _areas_of(~mask, None)
     filled = np.bincount(gaps.ravel(), minlength=count + 1) <= most
     for edge in (gaps[0], gaps[-1], gaps[:, 0], gaps[:, -1]):
         filled[edge] = False
     filled[0] = False
     return mask | filled[gaps]
+
+
+def _areas_of(mask: Bool[np.ndarray, "h w"], touching: np.ndarray | None) -> tuple[Int32[np.ndarray, "h w"], int]:
+    """Numbers of the connected areas of a mask, and how many there are."""
+    return cast(tuple[np.ndarray, int], ndimage.label(mask, touching))

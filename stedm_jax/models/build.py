@@ -166,7 +166,8 @@ def build_dino_head(cfg: Any, width: int, *, dtype: DTypeLike = jnp.float32) -> 
 
 
 def build_segmenter(cfg: Any, classes: int, *, dtype: DTypeLike = jnp.float32) -> Functional:
-    """Keys: kind, encoder, norm, drop_path, imagenet_input, decoder; widths, depths, heads, reductions for "mit"; dcan."""
+    """Keys: kind, imagenet_input; encoder, norm, drop_path, decoder of "unet"; widths, depths, heads, reductions of its
+    encoder "mit"; dcan of "dcan"."""
     kind = _one_of("segmenter", "kind", cfg.kind, SEGMENTERS)
     shared = {"classes": classes, "imagenet_input": cfg.imagenet_input, "dtype": dtype}
     if kind == "fcn8s":

@@ -15,6 +15,7 @@ from stedm_jax.evaluation.optical_density import mean_od, style_correlation
 from stedm_jax.evaluation.panels import Strip, cohort_panel, legend, overlay, style_grid
 from stedm_jax.evaluation.report import results_table, write_report
 from stedm_jax.evaluation.report_content import CohortRow, ReportContent, ResultRow, Synthesis
+from stedm_jax.stages import whole
 from stedm_jax.stages.arms import settings
 from stedm_jax.stages.run import Run, spread
 from stedm_jax.stages.segmentation import JUDGE
@@ -24,10 +25,12 @@ from stedm_jax.workdir import STAGES, flatten, write_text
 
 
 def run(run: Run) -> None:
-    """Writes report/index.html, summary.json and per_patient.csv."""
+    """Writes report/index.html, summary.json and per_patient.csv, and with report.whole the scores of whole images."""
     run.need("segmentation")
     with run.workdir.timed("report"):
         peers.on_first(lambda: _write(run))
+        if run.config.report.whole:
+            whole.run(run)
 
 
 def _write(run: Run) -> None:
@@ -40,7 +43,8 @@ def show(run: Run) -> None:
     """Prints the last table, and where the page is."""
     folder = run.workdir.path / "report"
     if run.workdir.result("report"):
-        print(f"\n{(folder / 'table.txt').read_text()}\n\nreport: {folder / 'index.html'}", flush=True)
+        tables = "\n\n".join(file.read_text() for file in sorted(folder.glob("table*.txt")))
+        print(f"\n{tables}\n\nreport: {folder / 'index.html'}", flush=True)
 
 
 def _content(run: Run) -> ReportContent:

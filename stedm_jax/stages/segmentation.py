@@ -26,6 +26,8 @@ from stedm_jax.training import peers
 from stedm_jax.workdir import write_text
 
 JUDGE = "judge"
+ABOUT = "segmenters.json"
+"""What inference has to know of the tiles, so that it works without them."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ def run(run: Run) -> None:
     _check_leaks(run, real, made)
     most = max(len(rows.patients) for rows in (*real.values(), *([made] if made else [])))
     learners = Learners(run, most)
+    peers.on_first(lambda: write_text(run.workdir.stage("segmentation") / ABOUT, json.dumps(about(run), indent=1)))
     with run.workdir.timed("segmentation") as result:
         for seed in config.seeds:
             for name, arm in config.arms.items():
@@ -69,6 +72,13 @@ def run(run: Run) -> None:
         if made:
             _learn_and_score(run, learners, JUDGE, config.judge, config.seeds[0], None, real | {SYNTHETIC: made})
         result["arms"], result["seeds"] = sorted(arms), list(config.seeds)
+
+
+def about(run: Run) -> dict[str, Any]:
+    """Classes, resolution (um per pixel) and side of the tiles that segmenters learn from."""
+    classes = run.classes
+    told = {"classes": classes.names, "colors": classes.colors, "foreground": classes.foreground}
+    return told | {"mpp": run.tiles.mpp, "tile": run.tiles.tile, "patients": run.tiles.patients("train")}
 
 
 def _check_leaks(run: Run, real: dict[str, Rows], made: Rows | None) -> None:

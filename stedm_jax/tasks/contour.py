@@ -1,9 +1,9 @@
 """The contour-aware network as a task: objects and their contours are learnt, and put together again (models/dcan.py).
 
 Contours are those of areas of a foreground class in the mask, so that objects of a class need a pixel between them, as
-the glands of GlaS have; rims beside unlabelled pixels are not learnt. A pixel is a core where the foreground has half of
-the probability or more and the contour has less (equation 2 there). A contour covers `radius` + 1 pixels of its object,
-which the areas of cores are given back.
+the glands of GlaS have; rims beside unlabelled pixels are not learnt. A pixel is a core where the foreground has half
+of the probability or more and the contour has less (equation 2 there). A contour covers `radius` + 1 pixels of its
+object, which the areas of cores are given back.
 """
 
 from collections.abc import Sequence
@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int32, PRNGKeyArray, PyTree, UInt8
 
 from stedm_jax.errors import UserError
 from stedm_jax.evaluation.confusion import VOID
+from stedm_jax.evaluation.objects import classes_in_objects
 from stedm_jax.models.dcan import THRESHOLD, auxiliary_weight, contour_target, dilate
 from stedm_jax.tasks.images import to_network
 from stedm_jax.tasks.segmentation import SegmentationTask, cross_entropy, valid_pixels
@@ -90,14 +91,7 @@ class ContourTask(SegmentationTask):
 
     def mask_of(self, classes: UInt8[np.ndarray, "h w"], objects: Int32[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
         """Objects are foreground, in their most frequent such class where a pixel has none; nothing else is."""
-        front = np.isin(classes, self.foreground)
-        k = len(self.colors)
-        pixels = objects[front].astype(np.int64) * k + classes[front]
-        counts = np.bincount(pixels, minlength=(int(objects.max()) + 1) * k).reshape(-1, k)
-        usual = np.array(self.foreground, np.uint8)[np.argmax(counts[:, list(self.foreground)], axis=1)]
-        return np.where(
-            objects > 0, np.where(front, classes, usual[objects]), np.where(front, self.background, classes)
-        )
+        return classes_in_objects(classes, objects, self.foreground, self.background)
 
     def predict(self, params: PyTree, frozen: PyTree, batch: dict[str, Array]) -> Int32[Array, "b h w"]:
         """Cores, grown, in their most probable class; elsewhere the most probable class that is not foreground."""

@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
+from PIL import Image
 
 from configs.glas import get_config
 from data_prep import glas
 from stedm_jax.data.classes import class_map
 from stedm_jax.data.records import TileSet
+from stedm_jax.data.whole import WholeSet
 from stedm_jax.errors import UserError
 from tests.data_prep.datasets.made import make_glas
 
@@ -99,3 +101,25 @@ def test_real_images(real_data, tmp_path):
     assert glas.main([f"--source={real_data / 'glas'}", f"--out={tmp_path / 'out'}", *flags]) == 0
     tiles = TileSet.open(tmp_path / "out")
     assert tiles.mpp == 1.24 and sum(len(tiles.index(split)) for split in tiles.splits) > 10
+
+
+def test_whole_images_with_their_numbered_glands(source, tmp_path):
+    flags = [f"--source={source}", f"--out={tmp_path / 'out'}", "--split=official", "--whole", *SMALL]
+    assert glas.main(flags) == 0
+    whole = WholeSet.open(tmp_path / "out-whole")
+    assert {row.split for row in whole.images} == {"val", "test"}
+    parts = {row.name: row.tags["official_split"] for row in whole.images}
+    assert sorted(parts.values()) == ["testA", "testB", "train"] and parts["testA_1"] == "testA"
+    for row in whole.images:
+        numbers = whole.instances(row)
+        assert numbers is not None and np.unique(numbers).tolist() == [0, 1, 2, 17] and row.mpp == 0.62
+        np.testing.assert_array_equal(whole.mask(row), numbers > 0)
+
+
+def test_whole_images_that_cannot_be_read_stop_no_other(tmp_path, capsys):
+    folder = make_glas(tmp_path / "GlaS")
+    small = np.zeros((10, 10), np.uint8)
+    Image.fromarray(small).save(next(folder.rglob("testA_1_anno.bmp")))
+    assert glas.main([f"--source={folder}", f"--out={tmp_path / 'out'}", "--split=official", "--whole", *SMALL]) == 1
+    assert "its mask are (10, 10) pixels, the image (120, 160)" in capsys.readouterr().err
+    assert "testA_1" not in {row.name for row in WholeSet.open(tmp_path / "out-whole").images}

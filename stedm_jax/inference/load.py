@@ -1,0 +1,154 @@
+"""A trained segmenter of a workdir, ready to be used on images; the tiles it learnt from need not be there."""
+
+import importlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import UInt8
+
+from stedm_jax.errors import UserError
+from stedm_jax.stages.arms import Shown, arm_task, settings
+from stedm_jax.stages.learn import restore
+from stedm_jax.stages.run import Run
+from stedm_jax.stages.segmentation import ABOUT, JUDGE, about
+from stedm_jax.stages.start import divide_cpu
+from stedm_jax.tasks.segmentation import SegmentationTask
+from stedm_jax.training.cache import enable_compile_cache
+from stedm_jax.training.sharding import batch_sharding, make_mesh
+from stedm_jax.workdir import Workdir, flatten
+
+FREE = (
+    "segmentation.arms", "segmentation.judge", "autoencoder.splits", "ssl.splits", "diffusion.splits", "guided.splits",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Segmenter:
+    """A trained segmenter.
+
+    Attributes:
+      task: how its maps are made a mask and objects.
+      predict: RGB patches (batch, t, t, 3), uint8, to the maps that are fused (task.maps); compiled once a shape.
+      config: of the run.
+      names, colors, foreground: of the classes.
+      mpp, tile: um per pixel, and side in pixels, of the tiles it learnt from.
+      devices: what a batch is divided by.
+    """
+
+    task: SegmentationTask
+    predict: Callable[[UInt8[np.ndarray, "b t t 3"]], jax.Array]
+    config: Any
+    names: tuple[str, ...]
+    colors: tuple[tuple[int, int, int], ...]
+    foreground: tuple[int, ...]
+    mpp: float
+    tile: int
+    devices: int
+
+
+def saved_config(folder: Path) -> Any:
+    """The configuration of a run from its workdir; keys that it lacks have the default.
+
+    Raises:
+      UserError: the folder is no workdir.
+    """
+    file = folder / "config.json"
+    if not file.is_file():
+        raise UserError(f"{folder} is no workdir of a run: it has no config.json. Give the --workdir of a training.")
+    config = importlib.import_module("configs.base").get_base()
+    free: dict[str, dict[str, Any]] = {key: {} for key in FREE}
+    known = flatten(config)
+    for key, value in json.loads(file.read_text()).items():
+        top = next((each for each in FREE if key.startswith(f"{each}.")), None)
+        if top:
+            free[top][key.removeprefix(f"{top}.")] = value
+        elif key in known:
+            *parents, leaf = key.split(".")
+            node = config
+            for parent in parents:
+                node = node[parent]
+            node[leaf] = _tuples(value)
+    for key, flat in free.items():
+        stage, leaf = key.split(".")
+        config[stage][leaf] = _arms(flat) if leaf == "arms" else flat
+    return config
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def _arms(flat: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    arms: dict[str, dict[str, Any]] = {}
+    for key, value in flat.items():
+        name, _, leaf = key.rpartition(".")
+        arms.setdefault(name, {})[leaf] = value
+    return arms
+
+
+def trained(folder: Path) -> list[tuple[str, int]]:
+    """Arms of a workdir that were trained to the end, each with its seed."""
+    found = []
+    for file in sorted(folder.glob("segmentation/*/scores.json")):
+        one = json.loads(file.read_text())
+        found.append((str(one["arm"]), int(one["seed"])))
+    return found
+
+
+def load_segmenter(folder: Path, arm: str, seed: int | None = None) -> Segmenter:
+    """Loads what an arm of a workdir learnt, on all devices of this process.
+
+    Args:
+      folder: the workdir.
+      arm, seed: as `segmenter_of` takes them.
+
+    Raises:
+      UserError: no workdir, or as `segmenter_of`.
+    """
+    config = saved_config(folder)
+    divide_cpu(config.mesh.cpu_devices)
+    cache = folder / ".compile_cache"
+    if config.compile_cache and os.access(cache, os.W_OK):
+        enable_compile_cache(cache)
+    return segmenter_of(Run(config, Workdir(folder), make_mesh()), arm, seed)
+
+
+def segmenter_of(run: Run, arm: str, seed: int | None = None) -> Segmenter:
+    """What an arm of a run learnt: the checkpoint that segmentation.checkpoint says, averages where they were kept.
+
+    Args:
+      run: the run; one process.
+      arm: its name; "judge" is one.
+      seed: which of its trainings; None: the first.
+
+    Raises:
+      UserError: no such arm or seed, or a checkpoint that cannot be read.
+    """
+    config, folder = run.config, run.workdir.path
+    there = trained(folder)
+    seeds = [each for name, each in there if name == arm]
+    if not seeds or seed not in (None, *seeds):
+        told = ", ".join(f"{name} with seed {each}" for name, each in there) or "none"
+        asked = f"arm '{arm}'" + ("" if seed is None else f" with seed {seed}")
+        raise UserError(f"{folder} has no trained {asked}; trained are: {told}.")
+    file = folder / "segmentation" / ABOUT
+    told = json.loads(file.read_text() if file.is_file() else json.dumps(about(run)))
+    colors = tuple((int(r), int(g), int(b)) for r, g, b in told["colors"])
+    chosen = config.segmentation.judge if arm == JUDGE else config.segmentation.arms[arm]
+    mine, shown = settings(config.segmentation, arm, chosen), Shown(colors, told["foreground"], int(told["tile"]))
+    task, frozen, _ = arm_task(run, mine, chosen, shown, 1)
+    best = ("iou", "max") if config.segmentation.checkpoint == "best" else None
+    params = restore(run, task, f"segmentation/{arm}-{seeds[0] if seed is None else seed}", best=best)
+    by_device = batch_sharding(run.mesh)
+    maps = jax.jit(lambda params, frozen, image: task.maps(params, frozen, image), out_shardings=by_device)
+    predict = lambda image: maps(params, frozen, jax.device_put(image, by_device))  # noqa: E731
+    names, foreground = tuple(told["classes"]), tuple(told["foreground"])
+    return Segmenter(
+        task, predict, config, names, colors, foreground, float(told["mpp"]), int(told["tile"]), run.mesh.size
+    )

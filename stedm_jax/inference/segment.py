@@ -1,0 +1,132 @@
+"""From an opened image to its mask and objects, and from a set of whole images to scores."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int32, UInt8
+
+from stedm_jax.data.classes import class_map
+from stedm_jax.data.whole import WholeImage, WholeSet
+from stedm_jax.errors import UserError
+from stedm_jax.evaluation.images import ImageScores, score_image
+from stedm_jax.evaluation.objects import to_objects
+from stedm_jax.inference.fuse import Patches, fuse_bands, resize_bands
+from stedm_jax.inference.load import Segmenter
+from stedm_jax.inference.pictures import Opened, open_plain
+
+MOST_PIXELS = 2**28
+"""Of a mask; its objects take about 30 bytes a pixel."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How images are cut and objects are made of pixels.
+
+    Attributes:
+      overlap, margin: of patches, as shares of their side.
+      batch: patches at once, rounded up to a multiple of the devices.
+      least, hole: area in square microns of the smallest object that is kept, and of the largest hole that is filled.
+    """
+
+    overlap: float = 0.25
+    margin: float = 0.0625
+    batch: int = 16
+    least: float = 100.0
+    hole: float = 100.0
+
+    def patches(self, segmenter: Segmenter) -> Patches:
+        """In pixels of a segmenter.
+
+        Raises:
+          UserError: shares that do not go together.
+        """
+        batch = -(-self.batch // segmenter.devices) * segmenter.devices
+        overlap, margin = round(self.overlap * segmenter.tile), round(self.margin * segmenter.tile)
+        try:
+            return Patches(segmenter.tile, overlap, margin, batch)
+        except ValueError as error:
+            raise UserError(
+                f"Patches of {segmenter.tile} px cannot overlap by {overlap} with {margin} of them as margin, "
+                f"{self.batch} at a time: overlap is 0.5 at most, margin less than half of it, and a batch has a patch."
+            ) from error
+
+
+@dataclass(frozen=True)
+class Segmented:
+    """A mask of class ids, and numbers of the objects of its foreground, 0 for none."""
+
+    mask: UInt8[np.ndarray, "h w"]
+    objects: Int32[np.ndarray, "h w"]
+
+
+def segment(segmenter: Segmenter, opened: Opened, rules: Rules) -> Segmented:
+    """Fuses patches, brings the maps to the size of the mask, decides, and makes objects of the foreground.
+
+    Raises:
+      UserError: more than MOST_PIXELS.
+    """
+    height, width = opened.size
+    if height * width > MOST_PIXELS:
+        raise UserError(
+            f"Its mask would have {height} x {width} pixels, and {MOST_PIXELS:,} is the most at once; give a --region."
+        )
+    classes, core = np.empty((height, width), np.uint8), np.empty((height, width), np.bool_)
+    bands = fuse_bands(segmenter.predict, opened.picture, rules.patches(segmenter))
+    for top, maps in resize_bands(bands, opened.picture.shape, opened.size):
+        rows = slice(top, top + len(maps))
+        classes[rows], core[rows] = segmenter.task.decide(maps)
+    area = opened.mpp**2
+    grow = round(segmenter.task.grow * segmenter.mpp / opened.mpp)
+    objects = to_objects(core, least=round(rules.least / area), hole=round(rules.hole / area), grow=grow)
+    return Segmented(segmenter.task.mask_of(classes, objects), objects)
+
+
+def part_of(row: WholeImage, tag: str) -> str:
+    """The part of the test that an image belongs to: its split, and what a tag of the cohort says."""
+    return f"{row.split}/{row.tags[tag]}" if tag in row.tags else row.split
+
+
+class Truth:
+    """The truth of a set of whole images, in the classes of a segmenter.
+
+    Raises:
+      UserError: the set has other classes.
+    """
+
+    def __init__(self, whole: WholeSet, segmenter: Segmenter):
+        data = segmenter.config.data
+        classes = class_map(whole.classes, data.groups, data.foreground)
+        if classes.names != segmenter.names:
+            raise UserError(
+                f"{whole.path} has the classes {', '.join(classes.names)}, the segmenter {', '.join(segmenter.names)}."
+            )
+        self.whole, self.segmenter, self.table = whole, segmenter, classes.table
+
+    def score(self, row: WholeImage, found: Segmented, tag: str) -> ImageScores:
+        """Scores of one image. Raises UserError where the truth is damaged."""
+        mask, numbers, foreground = (
+            self.table[self.whole.mask(row)],
+            self.whole.instances(row),
+            self.segmenter.foreground,
+        )
+        return score_image(
+            (row.name, row.patient, part_of(row, tag)), mask, found.mask, found.objects,
+            classes=len(self.segmenter.names), foreground=foreground, true_objects=numbers,
+        )  # fmt: skip
+
+
+def score_set(
+    segmenter: Segmenter, whole: WholeSet, rules: Rules, splits: Sequence[str] = ("test",), tag: str = "official_split"
+) -> Iterator[ImageScores]:
+    """Segments and scores the images of some splits: what a report needs (evaluation/images.py makes tables of it).
+
+    Raises:
+      UserError: other classes, or a damaged image.
+    """
+    truth = Truth(whole, segmenter)
+    for row in whole.images:
+        if row.split in splits:
+            opened = open_plain(Path(whole.file(row)), row.mpp, segmenter.mpp)
+            yield truth.score(row, segment(segmenter, opened, rules), tag)

@@ -1,0 +1,50 @@
+"""Part of the stage report: the test images as a whole, segmented by every arm, and their objects.
+
+Writes report/whole_images.csv and whole_patients.csv (a row an image or patient, arm and seed), whole_summary.json
+(arm -> seed -> part of the test, see evaluation/images.py) and table_whole.txt.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from stedm_jax.data.whole import WholeSet
+from stedm_jax.evaluation.images import by_image, by_patient, summary, summary_table, to_csv
+from stedm_jax.inference.load import segmenter_of, trained
+from stedm_jax.inference.segment import Rules, score_set
+from stedm_jax.stages.run import Run
+from stedm_jax.workdir import write_text
+
+
+def run(run: Run) -> None:
+    """Segments and scores config.report.whole; of several processes none does.
+
+    Raises:
+      UserError: the folder holds no such set, or one of other classes.
+    """
+    if jax.process_count() > 1:
+        print("report.whole is passed over by several processes; use python -m stedm_jax.inference.", flush=True)
+        return
+    images = WholeSet.open(Path(run.workdir.fill(run.config.report.whole)))
+    per_image, per_patient, told = [], [], dict[str, dict[str, Any]]()
+    for arm, seed in trained(run.workdir.path):
+        if arm not in run.config.segmentation.arms:
+            continue
+        segmenter = segmenter_of(run, arm, seed)
+        found = list(score_set(segmenter, images, Rules()))
+        one: Mapping[str, Any] = {"arm": arm, "seed": seed}
+        per_image += [{**one, **row} for row in by_image(found, segmenter.names)]
+        per_patient += [{**one, **row} for row in by_patient(found, segmenter.names)]
+        told.setdefault(arm, {})[str(seed)] = summary(found, segmenter.names)
+        print(f"[report] {arm}, seed {seed}: {len(found)} whole images", flush=True)
+    folder = run.workdir.stage("report")
+    write_text(folder / "whole_images.csv", to_csv(per_image))
+    write_text(folder / "whole_patients.csv", to_csv(per_patient))
+    write_text(folder / "whole_summary.json", json.dumps(told, indent=1))
+    tables = [
+        f"whole images, {arm}, seed {seed}\n{summary_table(each)}" for arm in told for seed, each in told[arm].items()
+    ]
+    write_text(folder / "table_whole.txt", "\n\n".join(tables))

@@ -1,0 +1,150 @@
+"""The command, with a segmenter that needs no training; with a trained one it runs in tests/test_whole_run.py."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_prep.tiff import write_pyramid
+from stedm_jax.data.schema import ClassSpec
+from stedm_jax.data.whole import WholeWriter
+from stedm_jax.errors import UserError
+from stedm_jax.evaluation.objects import to_objects
+from stedm_jax.inference import load
+from stedm_jax.inference.__main__ import main
+from stedm_jax.inference.load import load_segmenter, saved_config, trained
+from stedm_jax.workdir import flatten
+from tests.inference.fakes import COLORS, discs, image_of, segmenter
+
+
+@pytest.fixture(autouse=True)
+def faked(monkeypatch):
+    monkeypatch.setattr(load, "load_segmenter", lambda folder, arm, seed: segmenter())
+
+
+@pytest.fixture
+def whole(tmp_path):
+    """Two test images and one of validation, at twice the resolution of the segmenter."""
+    classes = (ClassSpec("rest", COLORS[0]), ClassSpec("gland", COLORS[1]))
+    with WholeWriter(tmp_path / "whole", classes) as out:
+        for name, split, part in (("a", "test", "testA"), ("b", "test", "testB"), ("c", "val", "train")):
+            mask = discs()
+            Image.fromarray(image_of(mask)).save(tmp_path / f"{name}.png")
+            numbers = to_objects(mask > 0)
+            tags = {"official_split": part}
+            out.write(tmp_path / f"{name}.png", mask, numbers, patient=f"p{name}", split=split, mpp=0.5, tags=tags)
+    return tmp_path / "whole"
+
+
+def command(tmp_path, images, *more):
+    return main([f"--workdir={tmp_path}", f"--images={images}", f"--out={tmp_path / 'out'}", *more])
+
+
+def test_whole_images_with_truth_are_scored(whole, tmp_path, capsys):
+    assert command(tmp_path, whole, "--objects", "--hole=0") == 0
+    mask = Image.open(tmp_path / "out/a.png")
+    assert mask.mode == "P" and mask.getpalette()[3:6] == list(COLORS[1])
+    assert (np.asarray(mask) != discs()).mean() < 0.01
+    objects = np.asarray(Image.open(tmp_path / "out/a_objects.png"))
+    assert objects.max() == 2 and len(json.loads((tmp_path / "out/a.geojson").read_text())["features"]) == 2
+    told = json.loads((tmp_path / "out/summary.json").read_text())
+    assert list(told) == ["test/testA", "test/testB", "all"]
+    pooled = told["all"]["pooled"]
+    assert pooled["object_f1"] == 1.0 and pooled["object_dice"] > 0.97 and pooled["object_hausdorff"] < 3
+    assert pooled["miou"] > 0.95 and pooled["accuracy"] > 0.98
+    with (tmp_path / "out/patients.csv").open() as file:
+        assert [row["patient"] for row in csv.DictReader(file)] == ["pa", "pb"]
+    assert "test/testB" in capsys.readouterr().out and not (tmp_path / "out/c.png").exists()
+
+
+def test_plain_images_with_masks_beside(tmp_path):
+    (tmp_path / "images/below").mkdir(parents=True)
+    (tmp_path / "truth/below").mkdir(parents=True)
+    for name in ("x", "below/y"):
+        Image.fromarray(image_of(discs())).save(tmp_path / f"images/{name}.png")
+        Image.fromarray(discs()).save(tmp_path / f"truth/{name}.png")
+    assert command(tmp_path, tmp_path / "images", f"--truth={tmp_path / 'truth'}", "--mpp=1") == 0
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out/below/y.png")), discs())
+    told = json.loads((tmp_path / "out/summary.json").read_text())
+    assert told["all"]["images"] == 2 and told["all"]["pooled"]["accuracy"] == 1.0
+    assert not (tmp_path / "out/x_objects.png").exists()
+
+
+def test_slides_say_their_resolution_and_outlines_are_in_their_pixels(tmp_path):
+    big = np.kron(image_of(discs()), np.ones((4, 4, 1), np.uint8))
+    write_pyramid(tmp_path / "s.tif", big, 0.25, quality=95)
+    assert command(tmp_path, tmp_path / "s.tif", "--region=0,0,520,360", "--hole=0") == 0
+    assert (np.asarray(Image.open(tmp_path / "out/s.png")) != discs()).mean() < 0.02
+    rings = [f["geometry"]["coordinates"] for f in json.loads((tmp_path / "out/s.geojson").read_text())["features"]]
+    assert max(np.max(each[0]) for each in rings) == pytest.approx((100 + 19) * 4, abs=8)
+    assert sorted(len(each) for each in rings) == [1, 2]
+
+
+def test_bad_images_stop_no_other(whole, tmp_path, capsys):
+    (whole / "images/a.png").write_bytes(b"damaged")
+    assert command(tmp_path, whole) == 1
+    told = capsys.readouterr()
+    assert "[1/2] a failed" in told.err and "is missing, damaged or was changed" in told.err
+    assert "1 of 2 images are segmented" in told.out
+    lines = [json.loads(line) for line in (tmp_path / "out/report.jsonl").read_text().splitlines()]
+    assert "error" in lines[0] and lines[1]["objects"] == 2
+    folder = tmp_path / "images"
+    folder.mkdir()
+    (folder / "x.png").write_bytes(b"")
+    (folder / "y.svs").write_bytes(b"")
+    assert command(tmp_path, folder, "--mpp=0.5") == 2
+
+
+def test_what_is_refused_before_anything_runs(whole, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    Image.fromarray(image_of(discs())).save(folder / "x.png")
+    for images, options, text in (
+        (folder, [], r"x\.png do not say their microns per pixel; give them: --mpp"),
+        (folder, ["--mpp=900"], "no microscope"),
+        (folder, ["--mpp=1", "--region=1,2"], "X,Y,WIDTH,HEIGHT"),
+        (folder, ["--mpp=1", "--overlap=0.7"], r"overlap is 0\.5 at most"),
+        (folder, ["--mpp=1", "--least=-1"], "areas"),
+        (tmp_path / "none", ["--mpp=1"], "There is no .*none"),
+        (whole, ["--splits=train"], "has test, val"),
+        (whole, [f"--truth={folder}"], "holds its truth already"),
+    ):
+        with pytest.raises(UserError, match=text):
+            command(tmp_path, images, *options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_classes_are_refused(tmp_path):
+    Image.fromarray(image_of(discs())).save(tmp_path / "a.png")
+    with WholeWriter(tmp_path / "other", (ClassSpec("rest", (0, 0, 0)), ClassSpec("tumour", (1, 1, 1)))) as out:
+        out.write(tmp_path / "a.png", discs(), None, patient="p", split="test", mpp=0.5, tags={})
+    with pytest.raises(UserError, match="names gland; the tile set has rest, tumour"):
+        command(tmp_path, tmp_path / "other")
+
+
+def test_configurations_come_back_from_the_workdir(tmp_path):
+    from configs.glas import get_config
+
+    config = get_config()
+    config.segmentation.arms = {"labelled+jitter": {"real": 1.0, "stain_jitter": 0.5}}
+    (tmp_path / "config.json").write_text(json.dumps(flatten(config) | {"of.another.version": 1}))
+    back = saved_config(tmp_path)
+    assert flatten(back) == flatten(config) and back.segmentation.model.widths == config.segmentation.model.widths
+    with pytest.raises(UserError, match="is no workdir"):
+        saved_config(tmp_path / "none")
+
+
+def test_arms_that_are_not_there(tmp_path):
+    from configs.glas import get_config
+
+    (tmp_path / "config.json").write_text(json.dumps(flatten(get_config())))
+    with pytest.raises(UserError, match="no trained arm 'labelled'; trained are: none"):
+        load_segmenter(tmp_path, "labelled", None)
+    folder = tmp_path / "segmentation/other-3"
+    folder.mkdir(parents=True)
+    (folder / "scores.json").write_text(json.dumps({"arm": "other", "seed": 3}))
+    assert trained(tmp_path) == [("other", 3)]
+    with pytest.raises(UserError, match="arm 'other' with seed 1; trained are: other with seed 3"):
+        load_segmenter(tmp_path, "other", 1)

@@ -1,0 +1,54 @@
+"""Whole images in the report, with a segmenter that needs no training."""
+
+import csv
+import json
+
+import pytest
+from PIL import Image
+
+from configs.base import get_base
+from stedm_jax.data.schema import ClassSpec
+from stedm_jax.data.whole import WholeWriter
+from stedm_jax.errors import UserError
+from stedm_jax.evaluation.objects import to_objects
+from stedm_jax.stages import whole
+from stedm_jax.stages.run import Run
+from stedm_jax.training.sharding import make_mesh
+from stedm_jax.workdir import Workdir
+from tests.inference.fakes import COLORS, discs, image_of, segmenter
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    config = get_base()
+    config.report.whole = "{workdir}/whole"
+    for name, seed in (("labelled", 0), ("labelled", 1), ("judge", 0)):
+        folder = tmp_path / f"segmentation/{name}-{seed}"
+        folder.mkdir(parents=True)
+        (folder / "scores.json").write_text(json.dumps({"arm": name, "seed": seed}))
+    monkeypatch.setattr(whole, "segmenter_of", lambda run, arm, seed: segmenter())
+    return Run(config, Workdir(tmp_path), make_mesh())
+
+
+def test_every_arm_and_seed_is_scored(run, tmp_path):
+    with WholeWriter(tmp_path / "whole", (ClassSpec("rest", COLORS[0]), ClassSpec("gland", COLORS[1]))) as out:
+        for name, split in (("a", "test"), ("b", "test"), ("c", "val")):
+            Image.fromarray(image_of(discs())).save(tmp_path / f"{name}.png")
+            out.write(
+                tmp_path / f"{name}.png", discs(), to_objects(discs() > 0), patient=name, split=split, mpp=1.0, tags={}
+            )
+    whole.run(run)
+    with (tmp_path / "report/whole_images.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["arm"], row["seed"], row["image"]) for row in rows] == [
+        ("labelled", seed, image) for seed in "01" for image in "ab"
+    ]
+    assert all(row["object_f1"] == row["accuracy"] == "1.0" for row in rows)
+    told = json.loads((tmp_path / "report/whole_summary.json").read_text())
+    assert told["labelled"]["1"]["test"]["patients"] == 2
+    assert (tmp_path / "report/table_whole.txt").read_text().count("whole images, labelled") == 2
+
+
+def test_no_set_there(run):
+    with pytest.raises(UserError, match="--whole of data_prep"):
+        whole.run(run)
