@@ -6,25 +6,26 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import UInt8
 
 from stedm_jax.errors import UserError
-from stedm_jax.stages.arms import Learners, is_head, settings
+from stedm_jax.stages.arms import Shown, arm_task, settings
 from stedm_jax.stages.learn import restore
 from stedm_jax.stages.run import Run
 from stedm_jax.stages.segmentation import ABOUT, JUDGE, about
 from stedm_jax.stages.start import divide_cpu
-from stedm_jax.tasks.contour import segmentation_task
 from stedm_jax.tasks.segmentation import SegmentationTask
 from stedm_jax.training.cache import enable_compile_cache
 from stedm_jax.training.sharding import batch_sharding, make_mesh
 from stedm_jax.workdir import Workdir, flatten
 
-FREE = ("segmentation.arms", "segmentation.judge", "autoencoder.splits", "diffusion.splits")
+FREE = (
+    "segmentation.arms", "segmentation.judge", "autoencoder.splits", "ssl.splits", "diffusion.splits", "guided.splits",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -139,19 +140,10 @@ def segmenter_of(run: Run, arm: str, seed: int | None = None) -> Segmenter:
     file = folder / "segmentation" / ABOUT
     told = json.loads(file.read_text() if file.is_file() else json.dumps(about(run)))
     colors = tuple((int(r), int(g), int(b)) for r, g, b in told["colors"])
-    section = config.segmentation
-    about_arm, frozen = section.judge if arm == JUDGE else section.arms[arm], {}
-    if is_head(about_arm):
-        learner = Learners(run, 1)(arm, about_arm)
-        if learner.around:
-            raise UserError(
-                f"The arm '{arm}' reads the field around each tile (config.guided.guide.tokens has region), which an "
-                "image has not at its edge; choose an arm of another network."
-            )
-        task, frozen = cast(SegmentationTask, learner.program.task), learner.frozen
-    else:
-        task = segmentation_task(settings(section, arm, about_arm), colors, told["foreground"], 1, run.dtype)
-    best = ("iou", "max") if section.checkpoint == "best" else None
+    chosen = config.segmentation.judge if arm == JUDGE else config.segmentation.arms[arm]
+    mine, shown = settings(config.segmentation, arm, chosen), Shown(colors, told["foreground"], int(told["tile"]))
+    task, frozen, _ = arm_task(run, mine, chosen, shown, 1)
+    best = ("iou", "max") if config.segmentation.checkpoint == "best" else None
     params = restore(run, task, f"segmentation/{arm}-{seeds[0] if seed is None else seed}", best=best)
     by_device = batch_sharding(run.mesh)
     maps = jax.jit(lambda params, frozen, image: task.maps(params, frozen, image), out_shardings=by_device)

@@ -5,7 +5,7 @@ config.segmentation differs for this arm. Steps, batches, augmentation and score
 init_from names is for `model`; another network starts from weights that its arm's changes name, if any.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,9 @@ from stedm_jax.stages.initial import check_sources
 from stedm_jax.stages.run import Run
 from stedm_jax.tasks.contour import segmentation_task
 from stedm_jax.tasks.features import Features, check_features
+from stedm_jax.tasks.guided import GuidedTask
 from stedm_jax.tasks.pixel_head import DENOISER, PixelHeadTask
+from stedm_jax.tasks.segmentation import SegmentationTask
 from stedm_jax.training.program import Program
 from stedm_jax.training.sharding import param_shardings, place
 from stedm_jax.workdir import flatten
@@ -105,6 +107,42 @@ def is_head(arm: Any) -> bool:
     return arm.get("network", DEFAULT) in HEADS
 
 
+@dataclass(frozen=True)
+class Shown:
+    """What a task has to know of the tiles: colours of the classes, ids of the foreground, side in pixels."""
+
+    colors: Sequence[tuple[int, int, int]]
+    foreground: Sequence[int]
+    side: int
+
+
+Below = Callable[[Run, str], tuple[GuidedTask, Any, dict[str, Weights]]]
+
+
+def arm_task(
+    run: Run, config: Any, arm: Any, shown: Shown, patients: int, below: Below = guided.trained
+) -> tuple[SegmentationTask, Any, dict[str, Weights]]:
+    """The task of an arm, its frozen parameters, and which they are.
+
+    Args:
+      config: of `settings`.
+      patients: most that are scored at once.
+      below: gives what lies below a head, as `guided.trained`.
+
+    Raises:
+      UserError: the stages that it needs have not finished; features that there are not.
+    """
+    if not is_head(arm):
+        return segmentation_task(config, shown.colors, shown.foreground, patients, run.dtype), {}, {}
+    weights = config.features.weights
+    if weights not in WEIGHTS:
+        raise UserError(f"segmentation.features.weights is '{weights}'; valid are {', '.join(WEIGHTS)}.")
+    denoiser, frozen, used = below(run, weights)
+    encoder = guide.build(run.config, run.dtype)
+    features = Features(config.features, denoiser, shown.side, encoder.size.width if encoder else 0)
+    return PixelHeadTask(config, shown.colors, shown.foreground, patients, run.dtype, features), frozen, used
+
+
 class Learners:
     """The learners of a run's arms; those that differ in nothing share one, and what is frozen is loaded once.
 
@@ -117,38 +155,33 @@ class Learners:
         self.run, self.patients = run, patients
         self._store: ArrayStore | None = None
         self._made: dict[str, Learner] = {}
-        self._frozen: dict[str, tuple[Any, Any, dict[str, Weights]]] = {}
+        self._frozen: dict[str, tuple[GuidedTask, Any, dict[str, Weights]]] = {}
 
     def __call__(self, name: str, arm: Any) -> Learner:
         """That of an arm."""
         mine = settings(self.run.config.segmentation, name, arm)
         key = f"{is_head(arm)} {mine}"
         if key not in self._made:
-            self._made[key] = self._head(mine) if is_head(arm) else self._segmenter(mine)
+            self._made[key] = self._learner(mine, arm)
         return self._made[key]
 
-    def _segmenter(self, config: Any) -> Learner:
+    def _learner(self, config: Any, arm: Any) -> Learner:
         run = self.run
-        task = segmentation_task(config, run.classes.colors, run.classes.foreground, self.patients, run.dtype)
-        return Learner(Program(task, config.train, run.mesh), config)
+        shown = Shown(run.classes.colors, run.classes.foreground, run.tiles.tile)
+        task, frozen, used = arm_task(run, config, arm, shown, self.patients, self._below)
+        if not isinstance(task, PixelHeadTask):
+            return Learner(Program(task, config.train, run.mesh), config)
+        if task.tunes and config.features.weights == "trained":
+            parts = frozen[DENOISER]
+            config.init_from = (*config.init_from, *(f"{part}={run.workdir.path / 'guided'}" for part in parts))
+        around, store = guided.sees_around(run), self._store if tuple(config.features.scales) == (1.0,) else None
+        return Learner(Program(task, config.train, run.mesh), config, frozen, used, around, store)
 
-    def _head(self, config: Any) -> Learner:
-        run, weights = self.run, config.features.weights
-        if weights not in WEIGHTS:
-            raise UserError(f"segmentation.features.weights is '{weights}'; valid are {', '.join(WEIGHTS)}.")
+    def _below(self, run: Run, weights: str) -> tuple[GuidedTask, Any, dict[str, Weights]]:
         if weights not in self._frozen:
             task, frozen, used = guided.trained(run, weights)
             if self._store is None:
-                below = ({name: tree[name] for name in BELOW if name in tree} for tree in (frozen, used))
-                self._store = guided_cache.stored(run, task, *below)
+                known = ({name: tree[name] for name in BELOW if name in tree} for tree in (frozen, used))
+                self._store = guided_cache.stored(run, task, *known)
             self._frozen[weights] = task, place(frozen, param_shardings(frozen, run.mesh)), used
-        task, frozen, used = self._frozen[weights]
-        encoder = guide.build(run.config, run.dtype)
-        features = Features(config.features, task, run.tiles.tile, encoder.size.width if encoder else 0)
-        mine = PixelHeadTask(
-            config, run.classes.colors, run.classes.foreground, self.patients, run.dtype, features
-        )  # fmt: skip
-        if mine.tunes and weights == "trained":
-            config.init_from = (*config.init_from, f"{DENOISER}={run.workdir.path / 'guided'}")
-        around, store = guided.sees_around(run), self._store if tuple(config.features.scales) == (1.0,) else None
-        return Learner(Program(mine, config.train, run.mesh), config, frozen, used, around, store)
+        return self._frozen[weights]

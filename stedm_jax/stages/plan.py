@@ -198,7 +198,7 @@ def _arm(
     encoder = guide.build(config, jnp.float32)
     task = PixelHeadTask(mine, *shared, Features(mine.features, denoiser, side, encoder.size.width if encoder else 0))
     below = denoiser.network.abstract
-    params = {HEAD: task.network.abstract} | ({DENOISER: below} if task.tunes else {})
+    params = {HEAD: task.network.abstract} | (below if task.tunes else {})
     forward = forward_flops(task.maps, params, frozen | {DENOISER: below}, image)
     cost = 0.0 if task.tunes else forward_flops(task.features, below, frozen, {"image": image})
     return param_count(params), forward, cost

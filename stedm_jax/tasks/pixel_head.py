@@ -21,7 +21,8 @@ HEAD, DENOISER = "head", "denoiser"
 
 
 class PixelHeadTask(SegmentationTask):
-    """Task "segmentation" with parameters head and, where it is tuned, denoiser; frozen: first, guide, denoiser.
+    """Task "segmentation" with parameters head and, where it is tuned, those of the denoiser beside it (unet, guide);
+    frozen: first, guide (the encoder) and denoiser.
 
     Args:
       config: config.segmentation.
@@ -51,7 +52,7 @@ class PixelHeadTask(SegmentationTask):
     def init(self, key: PRNGKeyArray) -> PyTree:
         """Fresh parameters; those of a tuned denoiser are to be taken from its stage."""
         params = {HEAD: self.network.init(key)}
-        return params | ({DENOISER: self.features.task.init(jax.random.fold_in(key, 1))} if self.tunes else {})
+        return params | (self.features.task.init(jax.random.fold_in(key, 1)) if self.tunes else {})
 
     def logits(
         self,
@@ -62,7 +63,7 @@ class PixelHeadTask(SegmentationTask):
         key: PRNGKeyArray | None = None,
     ) -> tuple[Float[Array, "b h w k"], PyTree]:
         """As SegmentationTask."""
-        denoiser = params[DENOISER] if self.tunes else frozen.get(DENOISER)
+        denoiser = {name: tree for name, tree in params.items() if name != HEAD} if self.tunes else frozen.get(DENOISER)
         maps = self.features(denoiser, frozen, batch)
         if not self.tunes:
             maps = jax.lax.stop_gradient(maps)
