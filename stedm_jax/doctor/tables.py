@@ -23,7 +23,7 @@ def report(account: Account, chip: Chip, config: Any) -> list[str]:
     lines += [f"    {name:<22}{size / 1e9:>10.3f} GB" for name, size in account.held.items()]
     if not account.refused:
         padding = account.arguments - sum(account.held.values())
-        lines += [f"    {'padding':<22}{padding / 1e9:>10.3f} GB"]
+        lines += [f"    {'padding, less unread':<22}{padding / 1e9:>10.3f} GB"]
         lines += [f"    {'activations':<22}{account.temporaries / 1e9:>10.3f} GB (all that is temporary)"]
         rest = account.outputs + account.code
         lines += [f"    {'results and code':<22}{rest / 1e9:>10.3f} GB"]
