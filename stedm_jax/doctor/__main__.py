@@ -3,7 +3,7 @@
 Without --topology: checks this machine, its libraries and devices, the workdir and, with --config, data and weights.
 With --topology: compiles the full-size programs of the config for a pod that is not there, with the TPU compiler, on
 this machine's CPU, and tells what they ask of each chip. Needs pip install -e '.[tpu]', and no TPU. A full-size step
-takes five minutes of a quiet core and up to 10 GB of memory; the same one again only the time to trace it.
+takes about 25 minutes of a core and up to 15 GB of memory; the same one again only the time to trace it.
 
 Exit status 0: nothing stands in the way (with --topology, 1: it fits, but with little to spare); 2: something does.
 """

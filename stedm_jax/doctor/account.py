@@ -10,6 +10,7 @@ from typing import Any
 
 from stedm_jax.doctor.chips import Chip
 from stedm_jax.doctor.collectives import Traffic, collectives, product_flops, traffic
+from stedm_jax.doctor.hbm import hbm_bytes
 from stedm_jax.doctor.hlo import Module
 
 TIGHT = 0.92
@@ -27,6 +28,7 @@ class Account:
       arguments, temporaries, outputs, code: as the compiler allots them; outputs that reuse arguments are not counted.
       traced: FLOPs of the products of the program as written, shared evenly.
       products: of the compiled module, loops counted as often as they turn: more where work is done twice.
+      hbm: bytes read from and written to the HBM, as hbm_bytes counts them.
       xla_flops, xla_bytes: XLA's own count, elementwise work and on-chip traffic included, bodies of loops once.
       loops: products over the same with bodies of loops counted once.
       unknown_loops: that count once because it is not known how often they turn.
@@ -47,6 +49,7 @@ class Account:
     code: float = 0.0
     traced: float = 0.0
     products: float = 0.0
+    hbm: float = 0.0
     xla_flops: float = 0.0
     xla_bytes: float = 0.0
     loops: float = 1.0
@@ -71,7 +74,7 @@ class Account:
         """Time of the products, of the memory and of the links at their peaks."""
         return {
             "compute": self.products / chip.flops,
-            "memory": self.xla_bytes * self.loops / chip.bandwidth,
+            "memory": self.hbm / chip.bandwidth,
             "links": self.wire / chip.links,
         }
 
@@ -129,6 +132,7 @@ def read_module(account: Account, text: str) -> None:
     module = Module(text)
     account.traffic = traffic(collectives(module))
     account.products = product_flops(module)
+    account.hbm = hbm_bytes(module)
     account.loops = account.products / (product_flops(module, loops=False) or 1.0) or 1.0
     account.unknown_loops = sorted(module.unknown)
 

@@ -22,6 +22,7 @@ _OPCODES = {
     "ragged-all-to-all": "all-to-all",
     "collective-broadcast": "collective-permute",
 }  # fmt: skip
+_STEPS = ("stride", "rhs_dilate", "lhs_dilate")
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,8 @@ def group_size(line: Instruction, devices: int) -> int:
 def product_flops(module: Module, loops: bool = True) -> float:
     """FLOPs of the convolutions and matrix products of one chip; a multiplication with its addition is two.
 
-    Padding and holes count too. Without `loops` the body of a loop counts once, as XLA's own count has it.
+    What falls on padding, or into holes of a stretched input, does not count. Without `loops` the body of a loop counts
+    once, as XLA's own count has it.
     """
     total = 0.0
     for computation, line, times in module:
@@ -122,9 +124,31 @@ def _product(computation: Computation, line: Instruction) -> float:
         axes = [int(n) for n in re.findall(r"\d+", line.attribute("lhs_contracting_dims"))]
         inner = math.prod(left.arrays[0][1][axis] for axis in axes) if left else 1
         return 2.0 * out * inner
-    kernel, labels = given[1], re.search(r"dim_labels=[^_]+_([^-]+)->", line.attributes)
-    if kernel is None or labels is None:
+    image, kernel, labels = given[0], given[1], re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", line.attributes)
+    if image is None or kernel is None or labels is None:
         return 0.0
     shape = kernel.arrays[0][1]
     groups = re.search(r"batch_group_count=(\d+)", line.attributes)
-    return 2.0 * out * math.prod(shape) / shape[labels[1].index("o")] / (int(groups[1]) if groups else 1)
+    whole = 2.0 * out * math.prod(shape) / shape[labels[2].index("o")] / (int(groups[1]) if groups else 1)
+    return whole * _hits(line, labels, (image.arrays[0][1], shape, line.arrays[0][1]))
+
+
+def _hits(line: Instruction, labels: re.Match[str], shapes: tuple[tuple[int, ...], ...]) -> float:
+    """Share of a convolution's products that fall on its input, and not on padding or into holes (lhs_dilate).
+
+    The TPU compiler writes many products of matrices as one convolution: with a window as large as their number, of
+    which all places but one are holes, or padding.
+    """
+    words = line.attribute("window").strip("{}").split()
+    given = {name: value.split("x") for name, value in (word.split("=", 1) for word in words)}
+    share = 1.0
+    for axis in range(len(given.get("size", ()))):
+        length, size, out = (
+            shape[names.index(str(axis))] for shape, names in zip(shapes, labels.groups(), strict=True)
+        )  # fmt: skip
+        stride, apart, holes = (int(given[name][axis]) if name in given else 1 for name in _STEPS)
+        before = int(given["pad"][axis].split("_")[0]) if "pad" in given else 0
+        last = (length - 1) * holes
+        places = (n * stride - before + tap * apart for n in range(out) for tap in range(size))
+        share *= sum(0 <= place <= last and place % holes == 0 for place in places) / (out * size)
+    return share

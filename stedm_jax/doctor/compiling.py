@@ -20,7 +20,7 @@ from stedm_jax.errors import UserError
 
 PULSE = 20.0
 """Seconds between signs of life."""
-MEMORY = 10e9
+MEMORY = 15e9
 """Bytes that the compiler takes for a full-size step, at most, as seen."""
 
 
@@ -92,7 +92,7 @@ def _account(request: Request, say: Callable[[str], None]) -> Any:
     if found is None:
         size = f"{len(program) / 1e6:.1f} MB of program, {account.traced / 1e12:.1f} TFLOP a chip"
         said: dict[str, Any]
-        say(f"traced: {size}; now the TPU compiler (for a full-size step five minutes of a quiet core)")
+        say(f"traced: {size}; now the TPU compiler (a full-size step takes 25 minutes of a core)")
         began = time.monotonic()
         try:
             compiled = lowered.compile()

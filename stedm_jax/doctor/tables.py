@@ -23,7 +23,7 @@ def report(account: Account, chip: Chip, config: Any) -> list[str]:
     lines += [f"    {name:<22}{size / 1e9:>10.3f} GB" for name, size in account.held.items()]
     if not account.refused:
         padding = account.arguments - sum(account.held.values())
-        lines += [f"    {'padding':<22}{padding / 1e9:>10.3f} GB"]
+        lines += [f"    {'padding, less unread':<22}{padding / 1e9:>10.3f} GB"]
         lines += [f"    {'activations':<22}{account.temporaries / 1e9:>10.3f} GB (all that is temporary)"]
         rest = account.outputs + account.code
         lines += [f"    {'results and code':<22}{rest / 1e9:>10.3f} GB"]
@@ -51,6 +51,7 @@ def _work(account: Account, chip: Chip) -> list[str]:
         "  work of a chip",
         f"    products as written   {account.traced / 1e12:>10.2f} TFLOP (an even share)",
         f"    products as compiled  {account.products / 1e12:>10.2f} TFLOP ({twice:.2f} of it)",
+        f"    HBM read and written  {account.hbm / 1e9:>10.2f} GB",
         f"    XLA's own count       {account.xla_flops / 1e12:>10.2f} TFLOP, {account.xla_bytes / 1e9:.1f} GB "
         "accessed, bodies of loops once",
         "  collectives of a chip: times, GB of whole arrays, GB sent",
@@ -96,8 +97,8 @@ def work_table(done: Done) -> list[str]:
     """Work, traffic and the bound on time, as a Markdown table; GB sent by kind of collective."""
     kinds = [kind for kind in KINDS if any(kind in account.traffic for account, _ in done)]
     sent = [f"{kind} GB sent" for kind in kinds]
-    head = ("program", "pod", "chips", "fsdp", "images a chip", "TFLOP", "TFLOP as written", *sent,
-            "at least ms", "bound by", "links ms", "images/s a chip", "images/s")  # fmt: skip
+    head = ("program", "pod", "chips", "fsdp", "images a chip", "TFLOP", "TFLOP as written", "HBM GB", *sent,
+            "products ms", "roofline ms", "bound by", "links ms", "images/s a chip", "images/s")  # fmt: skip
     rows = []
     for account, chip in done:
         bound = account.estimate(chip)
@@ -105,11 +106,12 @@ def work_table(done: Done) -> list[str]:
             rows.append((*_who(account), *["-"] * (len(head) - 5)))
             continue
         wires = (account.traffic[kind].wire if kind in account.traffic else 0.0 for kind in kinds)
-        rate = account.images / bound
+        rate, seconds = account.images / bound, account.seconds(chip)
         rows.append(
             (
-                *_who(account), f"{account.products / 1e12:.2f}", f"{account.traced / 1e12:.2f}", *map(_gb, wires),
-                f"{bound * 1e3:.0f}", bound_by(account, chip), f"{account.seconds(chip)['links'] * 1e3:.1f}",
+                *_who(account), f"{account.products / 1e12:.2f}", f"{account.traced / 1e12:.2f}",
+                f"{account.hbm / 1e9:.0f}", *map(_gb, wires), f"{seconds['compute'] * 1e3:.0f}", f"{bound * 1e3:.0f}",
+                bound_by(account, chip), f"{seconds['links'] * 1e3:.1f}",
                 f"{rate / account.chips:.2f}", f"{rate:.0f}",
             )
         )  # fmt: skip

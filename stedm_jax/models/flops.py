@@ -51,6 +51,7 @@ def _products(jaxpr: Any) -> int:
             total += 2 * out[0].size * kernel.size // filters // holes
         else:
             turns = equation.params.get("length", 1) if name == "scan" else 1
+            turns *= equation.params["mesh"].size if name == "shard_map" else 1  # its shapes are those of one device
             inner = [_products(each) for each in _programs(equation.params)]
             total += turns * (max(inner, default=0) if name == "cond" else sum(inner))
     return total

@@ -42,7 +42,7 @@ def test_what_a_compiled_program_tells_of_itself() -> None:
 
 
 def test_the_longest_of_three_times_bounds_the_step() -> None:
-    one = account(products=2e11, xla_bytes=1e9, loops=3.0, traffic={"all-reduce": Traffic(1.0, 1e9, 1.5e9)})
+    one = account(products=2e11, hbm=3e9, traffic={"all-reduce": Traffic(1.0, 1e9, 1.5e9)})
     assert one.seconds(CHIP) == pytest.approx({"compute": 0.2, "memory": 0.03, "links": 0.15})
     assert one.estimate(CHIP) == pytest.approx(0.2)
     assert one.as_json(CHIP)["estimated_images_per_second"] == pytest.approx(8 / 0.2)
@@ -95,7 +95,7 @@ def test_mends_go_with_the_program() -> None:
 
 def test_the_report_names_every_part_and_the_estimate() -> None:
     one = account(
-        arguments=3.1e8, temporaries=2e8, products=2.2e11, traced=2e11, xla_flops=2.3e11, xla_bytes=1e9,
+        arguments=3.1e8, temporaries=2e8, products=2.2e11, traced=2e11, xla_flops=2.3e11, xla_bytes=1e9, hbm=1e9,
         traffic={"all-reduce": Traffic(1.0, 1e8, 1.5e8)},
     )  # fmt: skip
     told = "\n".join(report(one, CHIP, get_base()))
@@ -106,7 +106,7 @@ def test_the_report_names_every_part_and_the_estimate() -> None:
     assert memory_table([(one, CHIP)])[-1] == held
     head, _, row = work_table([(one, CHIP)])
     assert "| all-reduce GB sent |" in head and "all-gather" not in head
-    assert row == "| train | v5e:2x2 | 4 | 1 | 2 | 0.22 | 0.20 | 0.15 | 220 | compute | 15.0 | 9.09 | 36 |"
+    assert row == "| train | v5e:2x2 | 4 | 1 | 2 | 0.22 | 0.20 | 1 | 0.15 | 220 | 220 | compute | 15.0 | 9.09 | 36 |"
 
 
 def test_constancy_compares_what_differs_in_the_number_of_chips_alone() -> None:

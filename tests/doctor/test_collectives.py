@@ -119,8 +119,30 @@ def test_products_of_convolutions_are_those_of_the_formula(mesh) -> None:
         return jax.lax.conv_general_dilated(x, k, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
     module = compiled(mesh, net, (P("data"), P()), P("data"), (8, 16, 16, 4), (3, 3, 4, 6))
-    assert product_flops(module) == 2 * (2 * 16 * 16 * 6) * 3 * 3 * 4
+    inside = (3 * 16 - 2) ** 2  # positions times taps, without those that fall on padding
+    assert product_flops(module) == pytest.approx(2 * (2 * 6) * 4 * inside)
     assert not sent(module)
+
+
+# Products of matrices as the TPU compiler writes them: of 4 x 5 pairs with holes, of the other way round, and of a
+# matrix with many rows, with padding.
+PRODUCTS = """HloModule jit_f, num_partitions=1
+
+ENTRY %main (a: bf16[4,5,64,32], b: bf16[4,5,64,32], w: bf16[96,288,1,1], x: bf16[4,256,64,96]) -> bf16[4,5,64,64] {
+  %a = bf16[4,5,64,32]{3,2,1,0} parameter(0)
+  %b = bf16[4,5,64,32]{3,2,1,0} parameter(1)
+  %w = bf16[96,288,1,1]{0,1,3,2} parameter(2)
+  %x = bf16[4,256,64,96]{3,1,2,0} parameter(3)
+  %one = bf16[4,5,64,64]{3,2,1,0} convolution(%a, %b), window={size=4x5 stride=3x4 lhs_dilate=4x5}, dim_labels=01bf_01oi->01bf
+  %two = bf16[4,5,64,64]{3,2,1,0} convolution(%a, %b), window={size=4x5 stride=4x5 pad=3_3x4_4 lhs_dilate=3x4 rhs_reversal=1x1}, dim_labels=01bf_01oi->01bf
+  ROOT %rows = bf16[4,256,64,288]{1,3,2,0} convolution(%w, %x), window={size=4x64 pad=3_3x63_63 rhs_reversal=1x1}, dim_labels=fb01_0o1i->0f1b
+}
+"""  # noqa: E501
+
+
+def test_products_of_matrices_that_are_written_as_convolutions() -> None:
+    pairs, rows = 2 * 4 * 5 * 64 * 64 * 32, 2 * 4 * 256 * 64 * 96 * 288
+    assert product_flops(Module(PRODUCTS)) == pytest.approx(2 * pairs + rows)
 
 
 # As the TPU compiler writes: a loop whose turns are to be found in its condition, a collective in three parts, a

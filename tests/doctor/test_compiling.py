@@ -35,7 +35,7 @@ def test_a_mistake_of_ours_keeps_its_traceback() -> None:
 
 
 def test_too_little_memory_is_named() -> None:
-    with pytest.raises(UserError, match="train for v5e:4x4 was killed.*ran out of memory.*up to 10 GB"):
+    with pytest.raises(UserError, match="train for v5e:4x4 was killed.*ran out of memory.*up to 15 GB"):
         compile_apart(REQUEST, fake_compilers.is_killed)
 
 

@@ -56,7 +56,7 @@ def test_all_topologies_are_told_in_tables_and_json(tmp_path: Path, monkeypatch,
     assert asked == [("v5e:2x2", 16, "kept"), ("v5e:16x16", 1024, "kept")]
     assert [one["chips"] for one in json.loads(file.read_text())] == [4, 256]
     told = capsys.readouterr().out
-    assert "WARN  3.0 GB of memory are free here; the compiler takes up to 10 GB" in told
+    assert "WARN  3.0 GB of memory are free here; the compiler takes up to 15 GB" in told
     assert "compiling 2 of 2: train on v5e:16x16, 1024 images on 256 chips" in told
     assert "4 to 256 chips of v5e: a chip's products +0.0 %" in told and "not a measurement" in told
 

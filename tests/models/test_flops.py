@@ -5,6 +5,7 @@ from flax import nnx
 from jax import lax
 
 from stedm_jax.models.flops import forward_flops, product_flops
+from stedm_jax.models.functional import on_each_device
 from stedm_jax.models.layers import linear
 from stedm_jax.models.table import NETWORKS, Network, measure, rows
 
@@ -72,3 +73,10 @@ def test_costs_are_those_of_the_papers():
             _, products, everything = measure(network)
             assert products == pytest.approx(network.published, rel=0.015), network.name
             assert everything == pytest.approx(network.published, rel=0.06), network.name
+
+
+def test_what_every_device_does_for_itself_counts_for_all():
+    mesh = jax.make_mesh((4, 2), ("data", "fsdp"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    with jax.set_mesh(mesh):
+        cut = lambda w, x: on_each_device(lambda w, x: x @ w, w, x)  # noqa: E731
+        assert product_flops(cut, shape(16, 4), shape(8, 16)) == 2 * 8 * 16 * 4
