@@ -26,7 +26,7 @@ def settings():
     config.head.update({"hidden": 16, "bottleneck": 8, "prototypes": 12})
     config.crops.update({"global_size": 8, "local_size": 4, "locals": 2})
     config.augment.update({"stain": 0.05, "colour": 0.05, "grey": 0.0})
-    config.update({"momentum": 0.99, "teacher_temperature": (0.05, 0.05), "teacher_warmup": 8, "freeze_last": 2})
+    config.update({"momentum": 0.999, "teacher_temperature": (0.05, 0.05), "teacher_warmup": 8, "freeze_last": 2})
     config.train = training(
         STEPS, BATCH, 2e-3, log_every=1, checkpoint_every=8, optimizer__warmup=2, optimizer__clip=1.0,
         optimizer__schedule="cosine", optimizer__weight_decay=0.04, optimizer__weight_decay_end=0.4,
@@ -91,7 +91,7 @@ def test_cosine_at_known_points():
 def test_teacher_and_centre_follow_their_equations(task, step):
     params, batch, at = step
     (_, extra), grads = at(6)
-    m = float(cosine(0.99, 1.0, jnp.int32(6), STEPS))
+    m = float(cosine(0.999, 1.0, jnp.int32(6), STEPS))
     assert float(extra["teacher_momentum"]) == pytest.approx(m)
     state = extra[STATE]
     assert set(state) == {"backbone", "head", "centre"}
@@ -132,7 +132,7 @@ def test_it_learns_and_nothing_collapses(whole):
     rows = [row for row in read_rows(dir / "metrics.jsonl") if "loss" in row]
     losses = [row["loss"] for row in rows]
     assert len(losses) == STEPS and np.isfinite(losses).all()
-    assert np.mean(losses[-4:]) < np.mean(losses[:4]) - 0.1
+    assert np.mean(losses[-4:]) < np.mean(losses[:4]) - 0.3
     assert rows[-1]["spread"] > 0.1 and rows[-1]["prototypes"] > 2
     teacher, student = result.state.params["backbone"], result.state.params["student"]["backbone"]
     assert not same(teacher, student)
