@@ -223,6 +223,7 @@ def get_base() -> Any:
                 "layouts": 6,
                 "styles": 5,
                 "intro": "",
+                "baseline": "",  # arm that the others are compared with; empty: labelled, or the first
                 "ablation": "",  # a key that arms change ("features.timesteps"): a figure over its values
                 # What --whole of data_prep makes: its test images are segmented whole, their objects scored; empty: no.
                 "whole": "",

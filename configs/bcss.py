@@ -47,6 +47,7 @@ def get_config(arm: str = "published"):
         config.stages = ("data", "autoencoder", "latents", "ssl", "guided", "segmentation", "report")
         config.ssl.splits = config.guided.splits = {"train": 1.0}
         config.guided.unet.remat = True
+    config.report.baseline = "ldm"
     segmentation = config.segmentation
     segmentation.ce_weight = segmentation.dice_weight = 1.0
     segmentation.train = training(20_000, 32, 3e-4, optimizer__warmup=500, optimizer__schedule="cosine")

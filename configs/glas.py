@@ -108,6 +108,7 @@ def _pathsegdiff():
     }  # fmt: skip
     segmentation.seeds = (0, 1)
     segmentation.train = short(200, 16, 2e-3)
+    config.report.baseline = "ldm"
     config.report.intro = (
         "Colon tissue of sixteen patients, split by patient. A denoiser learns from tiles without labels, and a small "
         "head reads its features; beside it the guide alone, both, a denoiser that has learnt nothing, and networks "
@@ -127,5 +128,5 @@ def _ablation(arm):
         f"{number}": {"real": 1.0, "stain_jitter": 0.0, "network": "ldm", "changes": ((key, value),)}
         for number, value in enumerate(values)
     }
-    config.report.ablation = key
+    config.report.update({"ablation": key, "baseline": ""})
     return config

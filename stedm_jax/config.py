@@ -180,7 +180,11 @@ def _check_values(config: Any) -> None:
             raise UserError(f"config.{what}={side} must be a multiple of {2**times} for these networks.")
     _check_guidance(config)
     _check_guide(config)
-    ablation = config.report.ablation
+    ablation, baseline = config.report.ablation, config.report.baseline
+    if baseline and baseline not in config.segmentation.arms:
+        raise UserError(
+            f"config.report.baseline is '{baseline}', which is no arm; there are {', '.join(config.segmentation.arms)}."
+        )
     if ablation and ablation not in flatten(config.segmentation):
         raise UserError(
             f"config.report.ablation is '{ablation}', which is no key of config.segmentation."

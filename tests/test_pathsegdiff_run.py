@@ -38,7 +38,7 @@ def get_config(arm=""):
             config[stage].train.steps = 0
         head = {{"real": 1.0, "stain_jitter": 0.0, "network": "ldm"}}
         section.arms = {{f"t{{t}}": head | {{"changes": (("features.timesteps", (t,)),)}} for t in (50, 300)}}
-        config.report.ablation = "features.timesteps"
+        config.report.update({{"ablation": "features.timesteps", "baseline": ""}})
         return config
     arms = {{name: dict(section.arms[name]) for name in ("ldm", "random-ldm", "concat")}}
     tuned = {{"real": 1.0, "stain_jitter": 0.0, "network": "ldm", "changes": (("head.tune", True),)}}

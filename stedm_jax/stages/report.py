@@ -62,7 +62,7 @@ def _content(run: Run) -> ReportContent:
         legend=legend(run.classes.names, run.classes.colors),
         curves=_curves(path),
         results=list(_results(run)),
-        baseline="labelled" if "labelled" in results.get("arms", ()) else None,
+        baseline=config.report.baseline or ("labelled" if "labelled" in results.get("arms", ()) else None),
         synthesis=_synthesis(run, made, judge) if made else None,
         ablation=_ablation(run),
         reconstruction=(run.workdir.result("autoencoder") or {}).get("patients", {}),
