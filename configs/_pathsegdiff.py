@@ -49,6 +49,7 @@ def ssl() -> Any:
                 "neighbours": 20,
                 "temperature": 0.07,
             },
+            # Without micro-batches (accumulate) and average (ema): the teacher follows each batch as a whole.
             "train": training(
                 100_000, 256, 5e-4,
                 optimizer__weight_decay=0.04, optimizer__weight_decay_end=0.4, optimizer__clip=3.0,

@@ -72,5 +72,6 @@ def _pin(stage: Path, used: Mapping[str, Weights]) -> dict[str, dict[str, str]]:
             )
     # What was first stays noted: the same weights may lie elsewhere by now.
     noted = {part: asdict(weights) for part, weights in used.items()} | known
-    write_text(file, json.dumps(noted, indent=1))
+    if noted != known:  # a run that is only read may lie where nothing can be written
+        write_text(file, json.dumps(noted, indent=1))
     return noted

@@ -40,12 +40,16 @@ def trained(run: Run, weights: str = "trained") -> tuple[GuidedTask, Any, dict[s
 
     Args:
       weights: "trained", or "random": those of a denoiser that has learnt nothing, drawn from the run's seed.
+
+    Raises:
+      UserError: the stage has not finished, or the denoiser learnt with another first stage or guide.
     """
     task, frozen, used = build(run)
     if weights == "random":
         frozen["denoiser"] = jax.jit(task.init)(stream_key(run.config.seed, "init"))
         return task, frozen, used
     run.need("guided")
+    pin(run.workdir.stage("guided"), used)
     frozen["denoiser"], origin = restore_with_provenance(run, task, "guided")
     source = f"{run.workdir.path / 'guided'}, step {origin['checkpoint_step']}"
     return task, frozen, used | {"denoiser": Weights(source, origin["checkpoint_sha256"])}

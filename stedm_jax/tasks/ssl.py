@@ -58,7 +58,7 @@ class SslTask:
       tell: is told of a collapse whenever an evaluation shows one.
 
     Raises:
-      UserError: a size that does not go with another.
+      UserError: a size that does not go with another, an average, or micro-batches.
     """
 
     name = "ssl"
@@ -73,6 +73,11 @@ class SslTask:
             )
         if config.train.ema.decay:
             raise UserError("config.ssl.train.ema.decay must be 0: the teacher is the average that is kept.")
+        if config.train.accumulate > 1:
+            raise UserError(
+                f"config.ssl.train.accumulate is {config.train.accumulate}; it must be 1: teacher and centre follow the "
+                "batch as a whole, and would move with every micro-batch. Lower ssl.train.batch, or take more devices."
+            )
         self.network: Functional = build_ssl_encoder(config, dtype=dtype)
         self.head: Functional = build_dino_head(config.head, self.size.embedding_dim, dtype=dtype)
 

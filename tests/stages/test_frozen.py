@@ -13,10 +13,11 @@ from stedm_jax.convert.folder import save_folder
 from stedm_jax.errors import UserError
 from stedm_jax.models.build import build_style_guide
 from stedm_jax.models.vit_sizes import VIT_SIZES, ViTSize
-from stedm_jax.stages import autoencoder, diffusion, latents, synthesis
+from stedm_jax.stages import autoencoder, diffusion, guided, latents, synthesis
 from stedm_jax.stages.frozen import NAME, Weights, identify, pin
 from stedm_jax.stages.run import Run
 from stedm_jax.tasks.diffusion import LatentScale
+from stedm_jax.tasks.guided import GuidedTask
 from stedm_jax.training.loop import TrainResult
 from stedm_jax.training.sharding import make_mesh
 from stedm_jax.workdir import Workdir
@@ -100,6 +101,22 @@ def test_the_tiles_say_which_guide_they_were_made_with(run, monkeypatch):
     guide = save_guide(run, 1)
     synthesis.run(run)
     assert packed == {"checkpoint_step": "1", "first_sha256": ONE.sha256, "guide_sha256": guide.sha256}
+
+
+def test_heads_read_a_denoiser_with_what_it_learnt_with(run, monkeypatch):
+    weights = {"first": ONE, "guide": ONE}
+    monkeypatch.setattr(guided, "build", lambda run: (object.__new__(GuidedTask), {}, dict(weights)))
+    monkeypatch.setattr(
+        guided, "restore_with_provenance", lambda *_: ({}, {"checkpoint_step": "1", "checkpoint_sha256": "3" * 64})
+    )
+    stage = run.workdir.stage("guided")
+    pin(stage, weights)
+    (stage / "done.json").write_text("{}")
+    monkeypatch.setattr("stedm_jax.stages.frozen.write_text", lambda *_: pytest.fail("the folder is only read"))
+    assert set(guided.trained(run)[2]) == {"first", "guide", "denoiser"}
+    weights["guide"] = OTHER
+    with pytest.raises(UserError, match="run/guided holds .*'guide' from weights/one .*weights/other"):
+        guided.trained(run)
 
 
 def test_what_has_learnt_nothing_yet_takes_what_is_there(tmp_path):

@@ -197,3 +197,7 @@ def test_settings_that_do_not_go_together_are_refused():
     config.train.ema.decay = 0.99
     with pytest.raises(UserError, match="the teacher is the average"):
         SslTask(config, jnp.float32, recolour)
+    config = settings()
+    config.train.accumulate = 2
+    with pytest.raises(UserError, match=r"config\.ssl\.train\.accumulate is 2; it must be 1"):
+        SslTask(config, jnp.float32, recolour)
