@@ -21,7 +21,19 @@ from ml_collections import ConfigDict
 from stedm_jax.errors import UserError
 
 STAGES = ("data", "autoencoder", "latents", "ssl", "diffusion", "guided", "synthesis", "segmentation", "report")
-_UNUSED_BY_SSL = ("autoencoder", "latents")  # which stand before it
+NEEDS: dict[str, tuple[str, ...]] = {
+    "data": (),
+    "autoencoder": ("data",),
+    "latents": ("data", "autoencoder"),
+    "ssl": ("data",),
+    "diffusion": ("data", "autoencoder", "latents"),
+    "guided": ("data", "autoencoder", "latents", "ssl"),
+    "synthesis": ("data", "autoencoder", "latents", "diffusion"),
+    "segmentation": ("data", "synthesis", "guided"),
+    "report": STAGES[:-1],
+}
+"""Stage -> those whose results it reads, if they are there: of segmentation the arms that mix in synthetic tiles or read
+features. The judge that diffusion asks while it learns changes none of its results."""
 _FIRST_STAGE = {"seed": "autoencoder", "dtype": "autoencoder", "title": "report"}
 _HARMLESS = {
     "mesh", "compile_cache", "stages", "name", "data.missing", "data.threads", "data.cache_mb", "data.max_damaged",
@@ -30,6 +42,7 @@ _HARMLESS_LEAVES = {
     "log_every", "visual_every", "checkpoint_every", "snapshot_every", "keep", "skip_bad", "profile", "remat",
     "wandb",
 }  # fmt: skip
+_WATCH = "diffusion.watch."  # what is drawn while diffusion learns
 _SYNTHESIS_KEYS = {"report.layouts", "report.styles"}  # the grid of the report is made there
 _LATER_KEYS = {
     "data.groups", "data.foreground", "data.shares", "data.uniform", "data.shift", "data.rotate", "data.tile",
@@ -53,12 +66,22 @@ def stage_of(key: str) -> str | None:
     """The first stage that a dotted key changes; None if it changes no result."""
     if key in _HARMLESS or key.split(".")[0] in _HARMLESS or key.split(".")[-1] in _HARMLESS_LEAVES:
         return None
+    if key.startswith(_WATCH):
+        return None
     if key in _LATER_KEYS:
         return "autoencoder"
     if key in _SYNTHESIS_KEYS:
         return "synthesis"
     top = key.split(".")[0]
     return _FIRST_STAGE.get(top, top if top in STAGES else "data")
+
+
+def _changed_by(key: str) -> set[str]:
+    """The stages that read a dotted key first."""
+    first = stage_of(key)
+    if first == "autoencoder" and key.split(".")[0] != first:
+        return set(STAGES) - {"data"}  # of all that learns; the tiles are as they were
+    return {first} if first else set()
 
 
 def versions() -> dict[str, str]:
@@ -117,9 +140,9 @@ class Workdir:
         return any(each.is_file() and each.name != "seconds.json" for each in left)
 
     def forget(self, name: str) -> None:
-        """Marks a stage as not done, keeping its files, and deletes all that later stages left."""
+        """Marks a stage as not done, keeping its files, and deletes all that the stages left which build on it."""
         (self.path / name / "done.json").unlink(missing_ok=True)
-        for later in STAGES[STAGES.index(name) + 1 :]:
+        for later in self._builds_on({name}) - {name}:
             shutil.rmtree(self.path / later, ignore_errors=True)
 
     @contextmanager
@@ -208,12 +231,19 @@ class Workdir:
         return lines
 
     def _untrue(self, keys: Sequence[str]) -> list[str]:
-        untrue: set[str] = set()
+        changed: set[str] = set()
         for key in keys:
-            first = stage_of(key)
-            later = STAGES[STAGES.index(first) :] if first else ()
-            untrue |= set(later) - ({"ssl"} if key.split(".")[0] in _UNUSED_BY_SSL else set())
+            changed |= _changed_by(key)
+        untrue = self._builds_on(changed)
         return [stage for stage in STAGES if stage in untrue and self.started(stage)]
+
+    def _builds_on(self, changed: set[str]) -> set[str]:
+        """Some stages, and those that were made from what they left, directly or not."""
+        found = set(changed)
+        for stage in STAGES:  # what a stage needs stands before it
+            if found.intersection(NEEDS[stage]) and self.started(stage):
+                found.add(stage)
+        return found
 
 
 def _lock(descriptor: int, path: Path, patience: float) -> bool:

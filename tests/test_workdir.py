@@ -1,10 +1,11 @@
 import json
+import shutil
 
 import pytest
 
 from configs.base import get_base
 from stedm_jax.errors import UserError
-from stedm_jax.workdir import STAGES, Workdir, flatten, stage_of, versions
+from stedm_jax.workdir import NEEDS, STAGES, Workdir, flatten, stage_of, versions
 
 
 @pytest.fixture
@@ -100,15 +101,54 @@ def test_no_git_is_no_trouble(monkeypatch):
     assert versions()["git"] == "none"
 
 
-def test_the_self_supervised_encoder_and_the_autoencoder_do_not_undo_each_other(used):
+@pytest.mark.parametrize(
+    ("key", "value", "untrue"),
+    [
+        ("ssl.momentum", 0.9, "ssl, guided, segmentation, report"),
+        ("ssl.train.steps", 7, "ssl, guided, segmentation, report"),
+        ("autoencoder.kl_weight", 0.5, "autoencoder, latents, diffusion, guided, synthesis, segmentation, report"),
+        ("latents.scale", 2.0, "latents, diffusion, guided, synthesis, segmentation, report"),
+        ("diffusion.style.drop", 0.5, "diffusion, synthesis, segmentation, report"),
+        ("guided.guide.drop", 0.5, "guided, segmentation, report"),
+        ("segmentation.border", 4, "segmentation, report"),
+        ("report.intro", "x", "report"),
+        ("title", "x", "report"),
+        ("seed", 1, ", ".join(STAGES[1:])),
+        ("dtype", "float32", ", ".join(STAGES[1:])),
+        ("data.shift", 8, ", ".join(STAGES[1:])),
+        ("data.prepare", ("data_prep.folder",), ", ".join(STAGES)),
+    ],
+)
+def test_a_key_makes_untrue_what_builds_on_it_and_nothing_else(used, key, value, untrue):
+    config = get_base()
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(UserError, match=rf"untrue: {untrue}\. "):
+        used.adopt(config, "refuse")
+    used.adopt(config, "redo")
+    assert [stage for stage in STAGES if not used.started(stage)] == untrue.split(", ")
+
+
+def test_the_chain_breaks_where_a_stage_was_never_run(used):
+    shutil.rmtree(used.path / "guided")
     config = get_base()
     config.ssl.momentum = 0.9
-    with pytest.raises(UserError, match="untrue: ssl, diffusion, guided, synthesis"):
+    with pytest.raises(UserError, match=r"untrue: ssl, report\. "):  # the segmenters read no guided denoiser
         used.adopt(config, "refuse")
+
+
+def test_what_a_stage_needs_stands_before_it():
+    assert tuple(NEEDS) == STAGES
+    for stage, needs in NEEDS.items():
+        assert all(STAGES.index(each) < STAGES.index(stage) for each in needs)
+
+
+def test_forgetting_a_stage_deletes_what_builds_on_it(used):
+    used.forget("ssl")
+    assert used.started("diffusion") and used.started("synthesis") and used.result("ssl") is None
+    assert not used.started("guided") and not used.started("segmentation") and not used.started("report")
+
+
+def test_what_is_only_watched_is_harmless(used):
     config = get_base()
-    config.latents.scale = 2.0
-    with pytest.raises(UserError, match="untrue: latents, diffusion,"):
-        used.adopt(config, "refuse")
-    config.seed = 1
-    with pytest.raises(UserError, match="untrue: autoencoder, latents, ssl, diffusion,"):
-        used.adopt(config, "refuse")
+    config.diffusion.watch.update({"layouts": 1, "judge": True})
+    assert len(used.adopt(config, "refuse")) == 2
