@@ -23,6 +23,10 @@ from stedm_jax.data.styles import StylePool
 from stedm_jax.errors import UserError
 
 
+ENDLESS = 2**48
+"""About how many elements an endless source has. With more, the length of a mix is no number that Python can give."""
+
+
 class DamagedTile(UserError):
     """A record that cannot be read, of so few that they may be skipped. `key` is its (split, record)."""
 
@@ -259,10 +263,12 @@ def tile_dataset(
 def _order(source: Source, number: int, seed: int) -> grain.MapDataset:
     """Endless (number, position) pairs of a source, in its order."""
     if source.groups:
-        rounds = grain.MapDataset.source(Rounds(source.groups, seed))
-        return rounds.map(lambda position: (number, position)).repeat()
-    pairs = [(number, position) for position in source.positions]
-    return grain.MapDataset.source(pairs).seed(seed).shuffle().repeat()
+        rounds = Rounds(source.groups, seed)
+        order = grain.MapDataset.source(rounds).map(lambda position: (number, position))
+    else:
+        pairs = [(number, position) for position in source.positions]
+        order = grain.MapDataset.source(pairs).seed(seed).shuffle()
+    return order.repeat(max(1, ENDLESS // len(order)))
 
 
 def training_batches(

@@ -55,6 +55,16 @@ def test_four_hosts_see_the_parts_of_one_hosts_batch(dataset):
             np.testing.assert_array_equal(joined, batch[name])
 
 
+@pytest.mark.parametrize("hosts", [1, 8])
+def test_a_host_may_have_one_image_of_a_batch(dataset, hosts):
+    whole = take(dataset, 1, 1)[0]
+    parts = [
+        next(training_batches(dataset, batch=hosts, start=8 // hosts, host=host, hosts=hosts)) for host in range(hosts)
+    ]
+    assert all(len(part["image"]) == 1 for part in parts)
+    np.testing.assert_array_equal(np.concatenate([part["mask"] for part in parts]), whole["mask"][:hosts])
+
+
 def test_the_mix_is_exact(dataset):
     batches = take(dataset, 0, 4)
     unlabelled = np.mean([(batch["mask"] == 255).all(axis=(1, 2)).mean() for batch in batches])
