@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from stedm_jax.errors import UserError
-from stedm_jax.stages.arms import Shown, arm_task, settings
+from stedm_jax.stages.arms import Shown, arm_task, check_images, settings
 from stedm_jax.stages.learn import restore
 from stedm_jax.stages.run import Run
 from stedm_jax.stages.segmentation import ABOUT, JUDGE, about
@@ -128,7 +128,7 @@ def segmenter_of(run: Run, arm: str, seed: int | None = None) -> Segmenter:
       seed: which of its trainings; None: the first.
 
     Raises:
-      UserError: no such arm or seed, or a checkpoint that cannot be read.
+      UserError: no such arm or seed, one that needs more than an image, or a checkpoint that cannot be read.
     """
     config, folder = run.config, run.workdir.path
     there = trained(folder)
@@ -141,6 +141,7 @@ def segmenter_of(run: Run, arm: str, seed: int | None = None) -> Segmenter:
     told = json.loads(file.read_text() if file.is_file() else json.dumps(about(run)))
     colors = tuple((int(r), int(g), int(b)) for r, g, b in told["colors"])
     chosen = config.segmentation.judge if arm == JUDGE else config.segmentation.arms[arm]
+    check_images(config, arm, chosen)
     mine, shown = settings(config.segmentation, arm, chosen), Shown(colors, told["foreground"], int(told["tile"]))
     task, frozen, _ = arm_task(run, mine, chosen, shown, 1)
     best = ("iou", "max") if config.segmentation.checkpoint == "best" else None
