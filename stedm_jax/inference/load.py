@@ -3,8 +3,8 @@
 import importlib
 import json
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from stedm_jax.errors import UserError
 from stedm_jax.stages.arms import Shown, arm_task, check_images, settings
 from stedm_jax.stages.learn import restore
 from stedm_jax.stages.run import Run
+from stedm_jax.stages.seen import noted
 from stedm_jax.stages.segmentation import ABOUT, JUDGE, about
 from stedm_jax.stages.start import divide_cpu
 from stedm_jax.tasks.segmentation import SegmentationTask
@@ -39,6 +40,7 @@ class Segmenter:
       names, colors, foreground: of the classes.
       mpp, tile: um per pixel, and side in pixels, of the tiles it learnt from.
       devices: what a batch is divided by.
+      learnt: stage -> patients that it learnt from, as far as is known.
     """
 
     task: SegmentationTask
@@ -50,6 +52,7 @@ class Segmenter:
     mpp: float
     tile: int
     devices: int
+    learnt: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def saved_config(folder: Path) -> Any:
@@ -151,5 +154,6 @@ def segmenter_of(run: Run, arm: str, seed: int | None = None) -> Segmenter:
     predict = lambda image: maps(params, frozen, jax.device_put(image, by_device))  # noqa: E731
     names, foreground = tuple(told["classes"]), tuple(told["foreground"])
     return Segmenter(
-        task, predict, config, names, colors, foreground, float(told["mpp"]), int(told["tile"]), run.mesh.size
-    )
+        task, predict, config, names, colors, foreground, float(told["mpp"]), int(told["tile"]), run.mesh.size,
+        noted(told),
+    )  # fmt: skip

@@ -17,6 +17,7 @@ from stedm_jax.inference.load import segmenter_of, trained
 from stedm_jax.inference.segment import Rules, score_set
 from stedm_jax.stages.arms import check_images
 from stedm_jax.stages.run import Run
+from stedm_jax.stages.seen import check_held_out
 from stedm_jax.workdir import write_text
 
 
@@ -24,7 +25,8 @@ def run(run: Run) -> None:
     """Segments and scores config.report.whole; of several processes none does.
 
     Raises:
-      UserError: the folder holds no such set, or one of other classes; an arm that needs more than an image.
+      UserError: the folder holds no such set, or one of other classes or of patients that were learnt from; an arm
+        that needs more than an image.
     """
     if jax.process_count() > 1:
         print("report.whole is passed over by several processes; use python -m stedm_jax.inference.", flush=True)
@@ -37,6 +39,7 @@ def run(run: Run) -> None:
         if arm not in run.config.segmentation.arms:
             continue
         segmenter = segmenter_of(run, arm, seed)
+        check_held_out(segmenter.learnt, images)
         found = list(score_set(segmenter, images, Rules()))
         one: Mapping[str, Any] = {"arm": arm, "seed": seed}
         per_image += [{**one, **row} for row in by_image(found, segmenter.names)]
