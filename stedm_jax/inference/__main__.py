@@ -10,7 +10,8 @@ Writes for each image NAME of DIR (or below it) into OUT
 and report.jsonl, a line an image. DIR may be one file, or what --whole of data_prep makes: then the images of --splits
 are taken, and images.csv, patients.csv and summary.json hold accuracy, IoU and Dice of classes and the GlaS challenge's
 F1, Dice and Hausdorff distance of objects where these are numbered, by image, by patient and by part of the test.
---truth=DIR is a folder with masks of class ids of the same names instead; its objects are areas of the foreground.
+Patients that the run has learnt from are refused without --allow_seen. --truth=DIR is a folder with masks of class ids
+of the same names instead; its objects are areas of the foreground, and its patients are not known.
 
 Exit status: 0 all images segmented; 1 some failed, the others are done; 2 nothing was done.
 """
@@ -47,6 +48,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--region", default="", help="X,Y,WIDTH,HEIGHT in level-0 pixels: only that of each slide")
     add("--truth", type=Path, help="folder with masks of class ids, NAME.png for each image")
     add("--splits", default="test", help="of whole images with truth (test)")
+    add("--allow_seen", action="store_true", help="score patients too whose tiles the run has learnt from")
     add("--part", default="official_split", help="tag that divides the test in what is told (official_split)")
     add("--overlap", type=float, default=0.25, help="of patches, as a share of their side (0.25)")
     add("--margin", type=float, default=0.0625, help="outermost part of a patch that does not count (0.0625)")
@@ -128,7 +130,28 @@ class Results:
         self.rules = Rules(args.overlap, args.margin, args.batch, args.least, args.hole)
         self.rules.patches(self.segmenter)  # refuses what does not fit before anything runs
         self.truth = Truth(whole, self.segmenter) if whole else None
+        self._check_seen()
         self.scores: list[Any] = []
+
+    def _check_seen(self) -> None:
+        """Refuses to score patients that were learnt from, or says that they were, or that nobody knows.
+
+        Raises:
+          UserError: there are such, and --allow_seen is not given.
+        """
+        from stedm_jax.stages.seen import check_held_out, seen
+
+        splits, learnt = self.args.splits.split(","), self.segmenter.learnt
+        if self.whole and not self.args.allow_seen:
+            try:
+                check_held_out(learnt, self.whole, splits)
+            except UserError as error:
+                raise UserError(f"{error} To score them all the same, as not held out, give --allow_seen.") from error
+        elif self.whole:
+            if found := seen(learnt, (row.patient for row in self.whole.images if row.split in splits)):
+                print(f"not held out, their scores are no evidence: {found}", flush=True)
+        elif self.args.truth:
+            print("whose images these are is not known: that none was learnt from is not checked", flush=True)
 
     def run(self, item: Item) -> dict[str, Any]:
         """Segments, writes, scores; what is told of it.

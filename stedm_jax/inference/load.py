@@ -3,8 +3,8 @@
 import importlib
 import json
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ import numpy as np
 from jaxtyping import UInt8
 
 from stedm_jax.errors import UserError
-from stedm_jax.stages.arms import Shown, arm_task, settings
+from stedm_jax.stages.arms import Shown, arm_task, check_images, settings
 from stedm_jax.stages.learn import restore
 from stedm_jax.stages.run import Run
+from stedm_jax.stages.seen import noted
 from stedm_jax.stages.segmentation import ABOUT, JUDGE, about
 from stedm_jax.stages.start import divide_cpu
 from stedm_jax.tasks.segmentation import SegmentationTask
@@ -39,6 +40,7 @@ class Segmenter:
       names, colors, foreground: of the classes.
       mpp, tile: um per pixel, and side in pixels, of the tiles it learnt from.
       devices: what a batch is divided by.
+      learnt: stage -> patients that it learnt from, as far as is known.
     """
 
     task: SegmentationTask
@@ -50,6 +52,7 @@ class Segmenter:
     mpp: float
     tile: int
     devices: int
+    learnt: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def saved_config(folder: Path) -> Any:
@@ -128,7 +131,7 @@ def segmenter_of(run: Run, arm: str, seed: int | None = None) -> Segmenter:
       seed: which of its trainings; None: the first.
 
     Raises:
-      UserError: no such arm or seed, or a checkpoint that cannot be read.
+      UserError: no such arm or seed, one that needs more than an image, or a checkpoint that cannot be read.
     """
     config, folder = run.config, run.workdir.path
     there = trained(folder)
@@ -141,6 +144,7 @@ def segmenter_of(run: Run, arm: str, seed: int | None = None) -> Segmenter:
     told = json.loads(file.read_text() if file.is_file() else json.dumps(about(run)))
     colors = tuple((int(r), int(g), int(b)) for r, g, b in told["colors"])
     chosen = config.segmentation.judge if arm == JUDGE else config.segmentation.arms[arm]
+    check_images(config, arm, chosen)
     mine, shown = settings(config.segmentation, arm, chosen), Shown(colors, told["foreground"], int(told["tile"]))
     task, frozen, _ = arm_task(run, mine, chosen, shown, 1)
     best = ("iou", "max") if config.segmentation.checkpoint == "best" else None
@@ -150,5 +154,6 @@ def segmenter_of(run: Run, arm: str, seed: int | None = None) -> Segmenter:
     predict = lambda image: maps(params, frozen, jax.device_put(image, by_device))  # noqa: E731
     names, foreground = tuple(told["classes"]), tuple(told["foreground"])
     return Segmenter(
-        task, predict, config, names, colors, foreground, float(told["mpp"]), int(told["tile"]), run.mesh.size
-    )
+        task, predict, config, names, colors, foreground, float(told["mpp"]), int(told["tile"]), run.mesh.size,
+        noted(told),
+    )  # fmt: skip

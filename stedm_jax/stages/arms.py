@@ -90,7 +90,8 @@ def check_arm(config: Any, name: str, arm: Any) -> None:
     """Refuses, before anything runs, an arm that would fail after hours.
 
     Raises:
-      UserError: as `settings`; weights that are not there; features that the denoiser does not have.
+      UserError: as `settings`; weights that are not there; features that the denoiser does not have; with
+        report.whole, as `check_images`.
     """
     mine = settings(config.segmentation, name, arm)
     check_sources(mine.init_from)
@@ -100,11 +101,33 @@ def check_arm(config: Any, name: str, arm: Any) -> None:
                 f"The arm '{name}' reads features of a guided denoiser, but config.stages does not name guided."
             )
         check_features(mine.features, config.guided, config.data.tile, 2 ** halvings(config))
+    if config.report.whole and "report" in config.stages:
+        check_images(config, name, arm)
+
+
+def check_images(config: Any, name: str, arm: Any) -> None:
+    """Refuses an arm that images of any size cannot be given to.
+
+    Raises:
+      UserError: its features depend on the field around a tile.
+    """
+    if reads_around(config, settings(config.segmentation, name, arm), arm):
+        raise UserError(
+            f"The arm '{name}' cannot segment whole images: the guide of its denoiser has a region token "
+            "(guided.guide.tokens), which is made of the field around each tile, and an image has no field around it at "
+            "its edge. Choose an arm of another network, or leave such arms out of a run with report.whole."
+        )
 
 
 def is_head(arm: Any) -> bool:
     """Whether an arm trains a head on features."""
     return arm.get("network", DEFAULT) in HEADS
+
+
+def reads_around(config: Any, mine: Any, arm: Any) -> bool:
+    """Whether an arm, whose `settings` are `mine`, needs the field around a tile."""
+    embeds = is_head(arm) and mine.features.source != "vit" and mine.features.guided
+    return embeds and guided.sees_around(config)
 
 
 @dataclass(frozen=True)
@@ -174,7 +197,8 @@ class Learners:
         if task.tunes and config.features.weights == "trained":
             parts = frozen[DENOISER]
             config.init_from = (*config.init_from, *(f"{part}={run.workdir.path / 'guided'}" for part in parts))
-        around, store = guided.sees_around(run), self._store if tuple(config.features.scales) == (1.0,) else None
+        around = reads_around(run.config, config, arm)
+        store = self._store if tuple(config.features.scales) == (1.0,) else None
         return Learner(Program(task, config.train, run.mesh), config, frozen, used, around, store)
 
     def _below(self, run: Run, weights: str) -> tuple[GuidedTask, Any, dict[str, Weights]]:

@@ -29,10 +29,10 @@ def build(run: Run) -> tuple[GuidedTask, Any, dict[str, Weights]]:
     return task, frozen, used
 
 
-def sees_around(run: Run) -> bool:
-    """Whether the guide reads the field around a tile, so that batches need it."""
-    config = run.config.guided.guide
-    return config.source != guide.NONE and REGION in config.tokens and not config.region_width
+def sees_around(config: Any) -> bool:
+    """Whether the guide of config.guided reads the field around a tile, so that batches need it."""
+    guiding = config.guided.guide
+    return guiding.source != guide.NONE and REGION in guiding.tokens and not guiding.region_width
 
 
 def trained(run: Run, weights: str = "trained") -> tuple[GuidedTask, Any, dict[str, Weights]]:
@@ -61,7 +61,7 @@ def run(run: Run) -> None:
     config = run.config.guided
     task, frozen, used = build(run)
     program = Program(task, config.train, run.mesh)
-    around = sees_around(run)
+    around = sees_around(run.config)
     sources = run.sources(dict(config.splits), around=around)
     with run.workdir.timed("guided") as result:
         result["frozen"] = pin(run.workdir.stage("guided"), used)

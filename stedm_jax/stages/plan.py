@@ -16,7 +16,7 @@ from stedm_jax.diffusion.samplers import timesteps
 from stedm_jax.models.flops import forward_flops
 from stedm_jax.models.functional import Functional, param_count
 from stedm_jax.stages import guide, latents
-from stedm_jax.stages.arms import is_head, settings
+from stedm_jax.stages.arms import is_head, reads_around, settings
 from stedm_jax.stages.run import check_classes, check_tiles
 from stedm_jax.stages.segmentation import JUDGE
 from stedm_jax.tasks.autoencoder import AutoencoderTask
@@ -159,7 +159,7 @@ def _guided(config: Any, first: AutoencoderTask, encoder: float) -> Line:
     if task.guide is not None:
         embedding = _cost(task.guide, _image(1, side, side, 3))
         networks.append(("guide", param_count(task.guide.abstract), embedding))
-        below += embedding
+        below += embedding * (len(task.widths) - bool(task.absent))
     images = train.steps * train.batch
     what = f"{images:,} images in {train.steps:,} steps" if images else f"{', '.join(config.guided.init_from)} as it is"
     if config.guided.cache:
@@ -199,8 +199,9 @@ def _arm(
     task = PixelHeadTask(mine, *shared, Features(mine.features, denoiser, side, encoder.size.width if encoder else 0))
     below = denoiser.network.abstract
     params = {HEAD: task.network.abstract} | (below if task.tunes else {})
-    forward = forward_flops(task.maps, params, frozen | {DENOISER: below}, image)
-    cost = 0.0 if task.tunes else forward_flops(task.features, below, frozen, {"image": image})
+    batch = {"image": image} | ({"region": image} if reads_around(config, mine, arm) else {})
+    forward = forward_flops(lambda *args: task.logits(*args)[0], params, frozen | {DENOISER: below}, batch)
+    cost = 0.0 if task.tunes else forward_flops(task.features, below, frozen, batch)
     return param_count(params), forward, cost
 
 

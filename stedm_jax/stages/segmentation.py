@@ -22,6 +22,7 @@ from stedm_jax.stages.arms import Learner, Learners
 from stedm_jax.stages.frozen import pin
 from stedm_jax.stages.learn import Batches, learn, restore
 from stedm_jax.stages.run import Run
+from stedm_jax.stages.seen import check_report, learnt_from
 from stedm_jax.training import peers
 from stedm_jax.workdir import write_text
 
@@ -53,7 +54,7 @@ def run(run: Run) -> None:
     """Trains every arm with every seed, and the judge once; stores a confusion matrix for each patient.
 
     Raises:
-      UserError: a patient of the training tiles, or one who lent style, is scored.
+      UserError: a patient of the training tiles, or one who lent style, is scored, or will be in report.whole.
     """
     config = run.config.segmentation
     arms = {name: arm.real for name, arm in config.arms.items()}
@@ -62,6 +63,7 @@ def run(run: Run) -> None:
     real = {split: Rows(run.reader, run.rows(split)) for split in ("val", "test")}
     made = synthetic(run) if run.workdir.result("synthesis") else None
     _check_leaks(run, real, made)
+    check_report(run)
     most = max(len(rows.patients) for rows in (*real.values(), *([made] if made else [])))
     learners = Learners(run, most)
     peers.on_first(lambda: write_text(run.workdir.stage("segmentation") / ABOUT, json.dumps(about(run), indent=1)))
@@ -75,10 +77,10 @@ def run(run: Run) -> None:
 
 
 def about(run: Run) -> dict[str, Any]:
-    """Classes, resolution (um per pixel) and side of the tiles that segmenters learn from."""
+    """Classes, resolution (um per pixel) and side of the tiles that segmenters learn from, and their patients."""
     classes = run.classes
     told = {"classes": classes.names, "colors": classes.colors, "foreground": classes.foreground}
-    return told | {"mpp": run.tiles.mpp, "tile": run.tiles.tile, "patients": run.tiles.patients("train")}
+    return told | {"mpp": run.tiles.mpp, "tile": run.tiles.tile, "learnt": learnt_from(run)}
 
 
 def _check_leaks(run: Run, real: dict[str, Rows], made: Rows | None) -> None:

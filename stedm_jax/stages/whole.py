@@ -15,7 +15,9 @@ from stedm_jax.data.whole import WholeSet
 from stedm_jax.evaluation.images import by_image, by_patient, summary, summary_table, to_csv
 from stedm_jax.inference.load import segmenter_of, trained
 from stedm_jax.inference.segment import Rules, score_set
+from stedm_jax.stages.arms import check_images
 from stedm_jax.stages.run import Run
+from stedm_jax.stages.seen import check_held_out
 from stedm_jax.workdir import write_text
 
 
@@ -23,17 +25,21 @@ def run(run: Run) -> None:
     """Segments and scores config.report.whole; of several processes none does.
 
     Raises:
-      UserError: the folder holds no such set, or one of other classes.
+      UserError: the folder holds no such set, or one of other classes or of patients that were learnt from; an arm
+        that needs more than an image.
     """
     if jax.process_count() > 1:
         print("report.whole is passed over by several processes; use python -m stedm_jax.inference.", flush=True)
         return
     images = WholeSet.open(Path(run.workdir.fill(run.config.report.whole)))
+    for name, arm in run.config.segmentation.arms.items():
+        check_images(run.config, name, arm)
     per_image, per_patient, told = [], [], dict[str, dict[str, Any]]()
     for arm, seed in trained(run.workdir.path):
         if arm not in run.config.segmentation.arms:
             continue
         segmenter = segmenter_of(run, arm, seed)
+        check_held_out(segmenter.learnt, images)
         found = list(score_set(segmenter, images, Rules()))
         one: Mapping[str, Any] = {"arm": arm, "seed": seed}
         per_image += [{**one, **row} for row in by_image(found, segmenter.names)]

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -95,6 +96,16 @@ def test_bad_images_stop_no_other(whole, tmp_path, capsys):
     (folder / "x.png").write_bytes(b"")
     (folder / "y.svs").write_bytes(b"")
     assert command(tmp_path, folder, "--mpp=0.5") == 2
+
+
+def test_patients_that_were_learnt_from_are_scored_only_if_asked_for(whole, tmp_path, monkeypatch, capsys):
+    one = replace(segmenter(), learnt={"segmentation": ["pc"], "ssl": ["pb"]})
+    monkeypatch.setattr(load, "load_segmenter", lambda *_: one)
+    with pytest.raises(UserError, match="'pb' by ssl. .*give --allow_seen"):
+        command(tmp_path, whole)
+    assert not (tmp_path / "out").exists()
+    assert command(tmp_path, whole, "--allow_seen") == 0
+    assert "not held out, their scores are no evidence: 'pb' by ssl" in capsys.readouterr().out
 
 
 def test_what_is_refused_before_anything_runs(whole, tmp_path):

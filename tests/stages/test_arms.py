@@ -93,3 +93,30 @@ def test_every_ablation_is_a_config_that_trains_heads_alone(name):
     assert config.guided.train.steps == config.ssl.train.steps == 0
     for number, each in config.segmentation.arms.items():
         check_arm(config, number, each)
+
+
+@pytest.fixture
+def region():
+    """PathSegDiff on whole images with a guide that reads the field around a tile."""
+    config = get_config("pathsegdiff")
+    config.guided.guide.tokens = ("patch", "region")
+    config.guided.cache = False
+    return config
+
+
+def test_whole_images_have_no_field_around_them(region):
+    arms = {name: ConfigDict(each) for name, each in region.segmentation.arms.items()}
+    for name, each in arms.items():
+        check_arm(region, name, each)
+    region.report.whole = "data/whole"
+    needing = set()
+    for name, each in arms.items():
+        try:
+            check_arm(region, name, each)
+        except UserError as error:
+            assert "has no field around it at its edge" in str(error) and f"'{name}'" in str(error)
+            needing.add(name)
+    assert needing == {"ldm", "random-ldm", "concat"}
+    check_arm(region, "a", arm(network="ldm", changes=(("features.guided", False),)))
+    region.guided.guide.region_width = 192
+    check_arm(region, "ldm", arms["ldm"])

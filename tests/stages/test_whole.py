@@ -2,17 +2,21 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import pytest
 from PIL import Image
 
 from configs.base import get_base
+from stedm_jax.data.records import TileSet
 from stedm_jax.data.schema import ClassSpec
 from stedm_jax.data.whole import WholeWriter
 from stedm_jax.errors import UserError
 from stedm_jax.evaluation.objects import to_objects
 from stedm_jax.stages import whole
 from stedm_jax.stages.run import Run
+from stedm_jax.stages.seen import check_report, learnt_from, noted
+from stedm_jax.stages.segmentation import about
 from stedm_jax.training.sharding import make_mesh
 from stedm_jax.workdir import Workdir
 from tests.inference.fakes import COLORS, discs, image_of, segmenter
@@ -30,13 +34,17 @@ def run(tmp_path, monkeypatch):
     return Run(config, Workdir(tmp_path), make_mesh())
 
 
-def test_every_arm_and_seed_is_scored(run, tmp_path):
+@pytest.fixture
+def images(tmp_path):
     with WholeWriter(tmp_path / "whole", (ClassSpec("rest", COLORS[0]), ClassSpec("gland", COLORS[1]))) as out:
         for name, split in (("a", "test"), ("b", "test"), ("c", "val")):
             Image.fromarray(image_of(discs())).save(tmp_path / f"{name}.png")
             out.write(
                 tmp_path / f"{name}.png", discs(), to_objects(discs() > 0), patient=name, split=split, mpp=1.0, tags={}
             )
+
+
+def test_every_arm_and_seed_is_scored(run, images, tmp_path):
     whole.run(run)
     with (tmp_path / "report/whole_images.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -52,3 +60,24 @@ def test_every_arm_and_seed_is_scored(run, tmp_path):
 def test_no_set_there(run):
     with pytest.raises(UserError, match="--whole of data_prep"):
         whole.run(run)
+
+
+def test_patients_that_were_learnt_from_are_refused(run, images, tile_set, tmp_path, monkeypatch):
+    one = replace(segmenter(), learnt={"segmentation": ["c", "b"], "ssl": ["b"]})
+    monkeypatch.setattr(whole, "segmenter_of", lambda run, arm, seed: one)
+    with pytest.raises(UserError, match="learnt from: 'b' by segmentation and ssl. Scores"):
+        whole.run(run)
+    assert not (tmp_path / "report/whole_images.csv").exists()
+    run.config.data.update({"tiles": str(tile_set.path), "tile": 32})
+    check_report(run)
+    monkeypatch.setattr(TileSet, "patients", lambda self, split: ["a"] if split == "style" else ["c"])
+    with pytest.raises(UserError, match="learnt from: 'a' by synthesis. Scores"):
+        check_report(run)
+
+
+def test_who_was_learnt_from_is_noted_by_stage(run, tile_set):
+    run.config.data.update({"tiles": str(tile_set.path), "tile": 32})
+    run.config.stages = ("autoencoder", "ssl", "segmentation")
+    both, train = ["style0", "style1", "train0", "train1"], ["train0", "train1"]
+    assert learnt_from(run) == {"segmentation": train, "autoencoder": train, "ssl": both}
+    assert noted(about(run)) == learnt_from(run) and noted({"patients": ["a"]}) == {"segmentation": ["a"]}
