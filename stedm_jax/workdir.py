@@ -32,8 +32,8 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "segmentation": ("data", "synthesis", "guided"),
     "report": STAGES[:-1],
 }
-"""Stage -> those whose results it reads, if they are there: of segmentation the arms that mix in synthetic tiles or read
-features. The judge that diffusion asks while it learns changes none of its results."""
+"""Stage -> those whose results it reads, where they are there; of segmentation arms read synthetic tiles, or features.
+The judge that diffusion asks while it learns changes none of its results."""
 _FIRST_STAGE = {"seed": "autoencoder", "dtype": "autoencoder", "title": "report"}
 _HARMLESS = {
     "mesh", "compile_cache", "stages", "name", "data.missing", "data.threads", "data.cache_mb", "data.max_damaged",
@@ -80,7 +80,7 @@ def _changed_by(key: str) -> set[str]:
     """The stages that read a dotted key first."""
     first = stage_of(key)
     if first == "autoencoder" and key.split(".")[0] != first:
-        return set(STAGES) - {"data"}  # of all that learns; the tiles are as they were
+        return {stage for stage in STAGES if stage != "data"}  # of all that learns; the tiles are as they were
     return {first} if first else set()
 
 

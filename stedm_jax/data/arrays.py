@@ -182,19 +182,25 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def begin(folder: Path, spec: StoreSpec, verify: bool = True) -> list[tuple[str, int]]:
     """Makes a folder ready to be written to, and says which shards are left to write.
 
-    What was begun otherwise (see `differences`) is deleted, and so are shards that are not as they were written.
+    What was begun otherwise (see `differences`) is deleted, only in the splits that differ where nothing else does; and
+    so are shards that are not as they were written.
 
     Args:
       folder: of the set.
       spec: what is to be stored there.
       verify: compare checksums too, not sizes only.
     """
-    if differences(folder, spec):
+    keys = [line.split(":")[0].split(".", 1) for line in differences(folder, spec)]
+    if not all(key[0] in ("tiles", "views") and len(key) == 2 for key in keys):
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    for split in {key[-1] for key in keys}:
+        for file in folder.glob(f"{split}-*"):
+            file.unlink()
     for stale in folder.glob("*.partial"):
         stale.unlink()
-    if not (folder / ABOUT).exists():
+    if keys or not (folder / ABOUT).exists():
+        (folder / MANIFEST).unlink(missing_ok=True)
         _write(folder / ABOUT, spec.to_json())
     left = [shard for shard in spec.shards if not _whole(folder, *shard, verify)]
     if left:

@@ -72,7 +72,7 @@ def _begin(encoding: Encoding) -> list[tuple[str, int]]:
     """The shards that are left, once there is room for them."""
     folder, spec, label = encoding.folder, encoding.spec, encoding.label
     if other := differences(folder, spec):
-        print(f"{label}: what {folder} holds was made otherwise ({'; '.join(other)}) and is made anew", flush=True)
+        print(f"{label}: what {folder} holds was made otherwise ({'; '.join(other)}); that is made anew", flush=True)
     # Whoever is told that all is finished trusts the files' sizes; damage is seen when a record is read.
     left = begin(folder, spec, verify=not (folder / MANIFEST).exists())
     needed, free = spec.of_shards(left), shutil.disk_usage(folder).free

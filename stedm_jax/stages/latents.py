@@ -26,7 +26,7 @@ from stedm_jax.training.sharding import replicated, to_global
 
 FOLDER = "cache"
 """Folder of the stored moments, in that of the stage; it can be deleted when stage diffusion is done."""
-_NOT_REMADE = ("autoencoder", "tiles")
+_NOT_REMADE = ("autoencoder", "tiles")  # of what the cache is about; tiles.val is the number of those of a split
 
 
 def scale(run: Run) -> LatentScale:
@@ -72,7 +72,7 @@ def stored(run: Run) -> ArrayStore | None:
 def _check(run: Run, encoding: Encoding) -> None:
     """Refuses what training would not notice: that scale and moments are not of the weights or tiles that are there."""
     other = differences(encoding.folder, encoding.spec)
-    if any(line.startswith(_NOT_REMADE) for line in other):
+    if any(line.split(":")[0] in _NOT_REMADE for line in other):
         raise UserError(
             f"The latents in {encoding.folder} were encoded from other tiles or with another autoencoder "
             f"({'; '.join(other)}). Put the former back; or delete {run.workdir.path / 'latents'} and the folders of "

@@ -245,6 +245,17 @@ def test_other_augmentations_are_encoded_anew_and_other_weights_and_tiles_refuse
         cache(small)
 
 
+def test_a_split_that_is_added_or_dropped_leaves_the_others_alone(small, monkeypatch):
+    latents.run(small)
+    names = written(monkeypatch)
+    small.config.diffusion.train.eval_every = 1
+    assert set(cache(small).spec.tiles) == {"train", "style", "val"}
+    assert names and all(name.startswith("val-") for name in names)
+    small.config.diffusion.splits = {"train": 1.0, "style": 0.0}
+    assert set(cache(small).spec.tiles) == {"train", "val"} and all(name.startswith("val-") for name in names)
+    assert not list((small.workdir.path / "latents/cache").glob("style-*"))
+
+
 def test_changed_keys_under_a_finished_stage_are_refused_by_the_workdir(small):
     shutil.rmtree(small.workdir.path)
     small.workdir.path.mkdir()
