@@ -22,7 +22,6 @@ from stedm_jax.data.schema import core, decode_arrays
 from stedm_jax.data.styles import StylePool
 from stedm_jax.errors import UserError
 
-
 ENDLESS = 2**48
 """About how many elements an endless source has. With more, the length of a mix is no number that Python can give."""
 
