@@ -75,7 +75,7 @@ def settings(config: Any, name: str, arm: Any) -> Any:
         raise UserError(f"The arm '{name}' names the network '{network}'; there are {', '.join(NETWORKS)}.")
     mine = config.copy_and_resolve_references()
     for key, value in [*NETWORKS[network].items(), *arm.get("changes", ())]:
-        if key.split(".")[0] in ("arms", "judge", "seeds", "train"):
+        if key.split(".")[0] in ("arms", "judge", "seeds", "train", "border"):  # border: which pixels are scored
             raise UserError(f"The arm '{name}' changes '{key}', which is the same for all arms.")
         if key not in flatten(config):
             raise UserError(f"The arm '{name}' changes '{key}', which config.segmentation does not have.")

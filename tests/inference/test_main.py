@@ -159,3 +159,30 @@ def test_arms_that_are_not_there(tmp_path):
     assert trained(tmp_path) == [("other", 3)]
     with pytest.raises(UserError, match="arm 'other' with seed 1; trained are: other with seed 3"):
         load_segmenter(tmp_path, "other", 1)
+    with pytest.raises(UserError, match="names no arm 'other' any more.*only labelled, labelled.synthetic"):
+        load_segmenter(tmp_path, "other", 3)
+
+
+@pytest.mark.parametrize(("checkpoint", "best"), [("best", ("iou", "max")), ("last", None)])
+def test_an_arm_is_used_at_the_checkpoint_that_it_says(tmp_path, monkeypatch, checkpoint, best):
+    from configs.glas import get_config
+
+    class Asked(Exception):
+        pass
+
+    def restore(run, task, folder, best=None):
+        raise Asked(folder, best)
+
+    config = get_config()
+    arm = {"real": 1.0, "stain_jitter": 0.0, "changes": (("checkpoint", checkpoint),)}
+    config.segmentation.arms = {"mine": arm}
+    (tmp_path / "config.json").write_text(json.dumps(flatten(config)))
+    folder = tmp_path / "segmentation/mine-0"
+    folder.mkdir(parents=True)
+    (folder / "scores.json").write_text(json.dumps({"arm": "mine", "seed": 0}))
+    about = {"classes": ["stroma", "gland"], "colors": COLORS, "foreground": [1], "mpp": 1.0, "tile": 64}
+    (tmp_path / "segmentation/segmenters.json").write_text(json.dumps(about))
+    monkeypatch.setattr(load, "restore", restore)
+    with pytest.raises(Asked) as asked:
+        load_segmenter(tmp_path, "mine")
+    assert asked.value.args == ("segmentation/mine-0", best)

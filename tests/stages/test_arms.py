@@ -43,6 +43,7 @@ def test_weights_to_start_from_are_those_of_the_model_alone():
         ({"changes": (("features.time", (5,)),)}, "changes 'features.time'"),
         ({"changes": (("head.width", "wide"),)}, "changes 'head.width' to 'wide'"),
         ({"changes": (("train.steps", 5),)}, "same for all arms"),
+        ({"changes": (("border", 5),)}, "'border', which is the same for all arms"),
         ({"network": "ldm", "changes": (("features.blocks", ("output_blocks/77",)),)}, "no block called"),
         ({"network": "ldm", "changes": (("features.timesteps", (1000,)),)}, "out of range"),
         ({"network": "ldm", "changes": (("features.scales", (0.3,)),)}, "of 64 px ones of 19.2 px"),
