@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from jax.errors import JaxRuntimeError
 from PIL import Image
 
 from data_prep.tiff import write_pyramid
@@ -17,7 +18,7 @@ from stedm_jax.inference import load
 from stedm_jax.inference.__main__ import main
 from stedm_jax.inference.load import load_segmenter, saved_config, trained
 from stedm_jax.workdir import flatten
-from tests.inference.fakes import COLORS, discs, image_of, segmenter
+from tests.inference.fakes import COLORS, discs, image_of, red, segmenter
 
 
 @pytest.fixture(autouse=True)
@@ -96,6 +97,22 @@ def test_bad_images_stop_no_other(whole, tmp_path, capsys):
     (folder / "x.png").write_bytes(b"")
     (folder / "y.svs").write_bytes(b"")
     assert command(tmp_path, folder, "--mpp=0.5") == 2
+
+
+def test_an_image_that_the_device_fails_on_loses_no_scores(whole, tmp_path, monkeypatch, capsys):
+    calls = []
+
+    def predict(images):
+        calls.append(len(images))
+        if len(calls) > 1:
+            raise JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+        return red(images)
+
+    monkeypatch.setattr(load, "load_segmenter", lambda *_: segmenter(predict=predict))
+    assert command(tmp_path, whole, "--batch=64") == 1
+    assert "b failed: " in (told := capsys.readouterr()).err and "RESOURCE_EXHAUSTED" in told.err
+    with (tmp_path / "out/images.csv").open() as file:
+        assert [row["image"] for row in csv.DictReader(file)] == ["a"]
 
 
 def test_patients_that_were_learnt_from_are_scored_only_if_asked_for(whole, tmp_path, monkeypatch, capsys):
