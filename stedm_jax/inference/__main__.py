@@ -226,13 +226,15 @@ def _save(picture: Image.Image, path: Path) -> None:
 
 
 def process(results: Results, items: Sequence[Item]) -> Iterator[tuple[Item, dict[str, Any]]]:
-    """Every image with what is told of it; a bad one is told and stops no other."""
+    """Every image with what is told of it; a bad one, or one that the device fails on, is told and stops no other."""
+    from jax.errors import JaxRuntimeError
+
     for item in items:
         try:
             yield item, results.run(item)
         except UserError as error:
             yield item, {"error": str(error)}
-        except (OSError, ValueError, MemoryError) as error:
+        except (OSError, ValueError, MemoryError, JaxRuntimeError) as error:
             if isinstance(error, OSError) and explain(error) is not None:
                 raise  # the disk is full: nothing more can be written
             yield item, {"error": f"{item.path} cannot be segmented ({type(error).__name__}: {error})."}

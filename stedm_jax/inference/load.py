@@ -123,7 +123,7 @@ def load_segmenter(folder: Path, arm: str, seed: int | None = None) -> Segmenter
 
 
 def segmenter_of(run: Run, arm: str, seed: int | None = None) -> Segmenter:
-    """What an arm of a run learnt: the checkpoint that segmentation.checkpoint says, averages where they were kept.
+    """What an arm of a run learnt: the checkpoint that segmentation.checkpoint of the arm says, averages where they were kept.
 
     Args:
       run: the run; one process.
@@ -131,7 +131,7 @@ def segmenter_of(run: Run, arm: str, seed: int | None = None) -> Segmenter:
       seed: which of its trainings; None: the first.
 
     Raises:
-      UserError: no such arm or seed, one that needs more than an image, or a checkpoint that cannot be read.
+      UserError: no such arm or seed, one that the configuration names no more, one that needs more than an image, or a checkpoint that cannot be read.
     """
     config, folder = run.config, run.workdir.path
     there = trained(folder)
@@ -140,6 +140,11 @@ def segmenter_of(run: Run, arm: str, seed: int | None = None) -> Segmenter:
         told = ", ".join(f"{name} with seed {each}" for name, each in there) or "none"
         asked = f"arm '{arm}'" + ("" if seed is None else f" with seed {seed}")
         raise UserError(f"{folder} has no trained {asked}; trained are: {told}.")
+    if arm not in (JUDGE, *config.segmentation.arms):
+        raise UserError(
+            f"{folder / 'config.json'} names no arm '{arm}' any more, and so not what network it was: only "
+            f"{', '.join(config.segmentation.arms)}. Put the arm back, or choose another one."
+        )
     file = folder / "segmentation" / ABOUT
     told = json.loads(file.read_text() if file.is_file() else json.dumps(about(run)))
     colors = tuple((int(r), int(g), int(b)) for r, g, b in told["colors"])
@@ -147,7 +152,7 @@ def segmenter_of(run: Run, arm: str, seed: int | None = None) -> Segmenter:
     check_images(config, arm, chosen)
     mine, shown = settings(config.segmentation, arm, chosen), Shown(colors, told["foreground"], int(told["tile"]))
     task, frozen, _ = arm_task(run, mine, chosen, shown, 1)
-    best = ("iou", "max") if config.segmentation.checkpoint == "best" else None
+    best = ("iou", "max") if mine.checkpoint == "best" else None
     params = restore(run, task, f"segmentation/{arm}-{seeds[0] if seed is None else seed}", best=best)
     by_device = batch_sharding(run.mesh)
     maps = jax.jit(lambda params, frozen, image: task.maps(params, frozen, image), out_shardings=by_device)

@@ -75,7 +75,7 @@ def settings(config: Any, name: str, arm: Any) -> Any:
         raise UserError(f"The arm '{name}' names the network '{network}'; there are {', '.join(NETWORKS)}.")
     mine = config.copy_and_resolve_references()
     for key, value in [*NETWORKS[network].items(), *arm.get("changes", ())]:
-        if key.split(".")[0] in ("arms", "judge", "seeds", "train"):
+        if key.split(".")[0] in ("arms", "judge", "seeds", "train", "border"):  # border: which pixels are scored
             raise UserError(f"The arm '{name}' changes '{key}', which is the same for all arms.")
         if key not in flatten(config):
             raise UserError(f"The arm '{name}' changes '{key}', which config.segmentation does not have.")
@@ -90,8 +90,8 @@ def check_arm(config: Any, name: str, arm: Any) -> None:
     """Refuses, before anything runs, an arm that would fail after hours.
 
     Raises:
-      UserError: as `settings`; weights that are not there; features that the denoiser does not have; with
-        report.whole, as `check_images`.
+      UserError: as `settings`; weights that are not there; features that the denoiser or the tiles do not have; a
+        judge that cannot be one; with report.whole, as `check_images`.
     """
     mine = settings(config.segmentation, name, arm)
     check_sources(mine.init_from)
@@ -101,8 +101,25 @@ def check_arm(config: Any, name: str, arm: Any) -> None:
                 f"The arm '{name}' reads features of a guided denoiser, but config.stages does not name guided."
             )
         check_features(mine.features, config.guided, config.data.tile, 2 ** halvings(config))
+    if arm.real < 1 and reads_around(config, mine, arm):
+        raise UserError(
+            f"The arm '{name}' learns from synthetic tiles (real={arm.real:g}), but the guide of its denoiser has a region "
+            "token (guided.guide.tokens), and synthetic tiles have no field around them. Set its real=1.0."
+        )
+    _check_judge(config)
     if config.report.whole and "report" in config.stages:
         check_images(config, name, arm)
+
+
+def _check_judge(config: Any) -> None:
+    """Refuses a judge that would fail when synthetic tiles are there, as `check_arm` does an arm."""
+    judge = config.segmentation.judge
+    check_sources(settings(config.segmentation, "judge", judge).init_from)
+    if is_head(judge):
+        raise UserError(
+            f"config.segmentation.judge names the network '{judge.network}', a head on features of a denoiser; the judge "
+            f"is a network of its own: one of {', '.join(name for name in NETWORKS if name not in HEADS)}."
+        )
 
 
 def check_images(config: Any, name: str, arm: Any) -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from jax.errors import JaxRuntimeError
 from PIL import Image
 
 from data_prep.tiff import write_pyramid
@@ -17,7 +18,7 @@ from stedm_jax.inference import load
 from stedm_jax.inference.__main__ import main
 from stedm_jax.inference.load import load_segmenter, saved_config, trained
 from stedm_jax.workdir import flatten
-from tests.inference.fakes import COLORS, discs, image_of, segmenter
+from tests.inference.fakes import COLORS, discs, image_of, red, segmenter
 
 
 @pytest.fixture(autouse=True)
@@ -98,6 +99,22 @@ def test_bad_images_stop_no_other(whole, tmp_path, capsys):
     assert command(tmp_path, folder, "--mpp=0.5") == 2
 
 
+def test_an_image_that_the_device_fails_on_loses_no_scores(whole, tmp_path, monkeypatch, capsys):
+    calls = []
+
+    def predict(images):
+        calls.append(len(images))
+        if len(calls) > 1:
+            raise JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+        return red(images)
+
+    monkeypatch.setattr(load, "load_segmenter", lambda *_: segmenter(predict=predict))
+    assert command(tmp_path, whole, "--batch=64") == 1
+    assert "b failed: " in (told := capsys.readouterr()).err and "RESOURCE_EXHAUSTED" in told.err
+    with (tmp_path / "out/images.csv").open() as file:
+        assert [row["image"] for row in csv.DictReader(file)] == ["a"]
+
+
 def test_patients_that_were_learnt_from_are_scored_only_if_asked_for(whole, tmp_path, monkeypatch, capsys):
     one = replace(segmenter(), learnt={"segmentation": ["pc"], "ssl": ["pb"]})
     monkeypatch.setattr(load, "load_segmenter", lambda *_: one)
@@ -159,3 +176,30 @@ def test_arms_that_are_not_there(tmp_path):
     assert trained(tmp_path) == [("other", 3)]
     with pytest.raises(UserError, match="arm 'other' with seed 1; trained are: other with seed 3"):
         load_segmenter(tmp_path, "other", 1)
+    with pytest.raises(UserError, match="names no arm 'other' any more.*only labelled, labelled.synthetic"):
+        load_segmenter(tmp_path, "other", 3)
+
+
+@pytest.mark.parametrize(("checkpoint", "best"), [("best", ("iou", "max")), ("last", None)])
+def test_an_arm_is_used_at_the_checkpoint_that_it_says(tmp_path, monkeypatch, checkpoint, best):
+    from configs.glas import get_config
+
+    class Asked(Exception):
+        pass
+
+    def restore(run, task, folder, best=None):
+        raise Asked(folder, best)
+
+    config = get_config()
+    arm = {"real": 1.0, "stain_jitter": 0.0, "changes": (("checkpoint", checkpoint),)}
+    config.segmentation.arms = {"mine": arm}
+    (tmp_path / "config.json").write_text(json.dumps(flatten(config)))
+    folder = tmp_path / "segmentation/mine-0"
+    folder.mkdir(parents=True)
+    (folder / "scores.json").write_text(json.dumps({"arm": "mine", "seed": 0}))
+    about = {"classes": ["stroma", "gland"], "colors": COLORS, "foreground": [1], "mpp": 1.0, "tile": 64}
+    (tmp_path / "segmentation/segmenters.json").write_text(json.dumps(about))
+    monkeypatch.setattr(load, "restore", restore)
+    with pytest.raises(Asked) as asked:
+        load_segmenter(tmp_path, "mine")
+    assert asked.value.args == ("segmentation/mine-0", best)

@@ -43,6 +43,7 @@ def test_weights_to_start_from_are_those_of_the_model_alone():
         ({"changes": (("features.time", (5,)),)}, "changes 'features.time'"),
         ({"changes": (("head.width", "wide"),)}, "changes 'head.width' to 'wide'"),
         ({"changes": (("train.steps", 5),)}, "same for all arms"),
+        ({"changes": (("border", 5),)}, "'border', which is the same for all arms"),
         ({"network": "ldm", "changes": (("features.blocks", ("output_blocks/77",)),)}, "no block called"),
         ({"network": "ldm", "changes": (("features.timesteps", (1000,)),)}, "out of range"),
         ({"network": "ldm", "changes": (("features.scales", (0.3,)),)}, "of 64 px ones of 19.2 px"),
@@ -120,3 +121,25 @@ def test_whole_images_have_no_field_around_them(region):
     check_arm(region, "a", arm(network="ldm", changes=(("features.guided", False),)))
     region.guided.guide.region_width = 192
     check_arm(region, "ldm", arms["ldm"])
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"network": "unet++"}, "'judge' names the network 'unet"),
+        ({"changes": (("model.knd", "dcan"),)}, "'judge' changes 'model.knd'"),
+        ({"network": "concat"}, "'concat', a head on features .* one of model, resnet18-unet, vgg16-fcn8s, dcan"),
+        ({"changes": (("init_from", ("nowhere",)),)}, "init_from names 'nowhere'"),
+    ],
+)
+def test_a_judge_that_would_fail_after_hours_is_refused_at_once(given, says):
+    config = get_config("pathsegdiff")
+    config.segmentation.judge = arm(**given)
+    with pytest.raises(UserError, match=says):
+        check_arm(config, "a", arm())
+
+
+def test_synthetic_tiles_have_no_field_around_them(region):
+    with pytest.raises(UserError, match=r"'a' learns from synthetic tiles \(real=0\.2\)"):
+        check_arm(region, "a", arm(network="ldm", real=0.2))
+    check_arm(region, "a", arm(network="vit", real=0.2))
