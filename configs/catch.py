@@ -51,7 +51,7 @@ def get_config(arm: str = "multipatch"):
     config.data.shares = (("tumour", 0.5), ("glass", 0.1), ("rest", 0.4))
     config.data.cache_mb = 16_000
     config.diffusion.style.update(styles[arm])
-    # With it, and with attention in parts, a step of four images a chip needs 12.0 of 16.9 GB of a TPU v5e; without: 19.3.
+    # With it, and attention in parts, four images a chip need 12.0 of 16.9 GB of a TPU v5e; without, 19.3.
     config.diffusion.style.remat = True
     config.segmentation.border = 64
     config.segmentation.checkpoint = "best"
