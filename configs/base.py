@@ -279,23 +279,6 @@ def shrink(config: Any) -> None:
     segmenter.judge.stain_jitter = 0.8
 
 
-def small_ssl(config: Any) -> None:
-    """A self-supervised encoder for tiles of 128 px, some minutes of two CPU cores; changes in place.
-
-    Crops that share much of the tile, a gentle change of colour and a cold teacher: with small crops, strong jitter and
-    the published temperatures the output drifted to the uniform distribution within 100 steps.
-    """
-    ssl = config.ssl
-    ssl.model.update({"width": 96, "depth": 4, "heads": 3, "patch": 16})
-    ssl.head.update({"hidden": 256, "bottleneck": 64, "prototypes": 512})
-    ssl.crops.update({"global_size": 80, "local_size": 48, "locals": 2})
-    ssl.crops.update({"global_scale": (0.4, 1.0), "local_scale": (0.15, 0.4)})
-    ssl.augment.update({"stain": 0.2, "colour": 0.15, "grey": 0.05})
-    ssl.update({"momentum": 0.99, "teacher_temperature": (0.02, 0.03), "teacher_warmup": 260, "freeze_last": 60})
-    ssl.probe.protocol = "leave_one_out"  # a small set has few patients in val
-    ssl.train = short(260, 32, 5e-4, optimizer__weight_decay=0.04, optimizer__weight_decay_end=0.4, visual_every=260)
-
-
 def short(steps: int, batch: int, lr: float, **changes: object) -> Any:
     """A training of minutes: warmed up, clipped, cosine."""
     quick = {"optimizer__warmup": 30, "optimizer__schedule": "cosine", "optimizer__clip": 1.0, "log_every": 10}

@@ -11,7 +11,7 @@ from stedm_jax.data.remote import is_remote, read_manifest
 from stedm_jax.data.splits import check_disjoint
 from stedm_jax.doctor.findings import Finding, fail, ok, warn
 from stedm_jax.errors import UserError
-from stedm_jax.stages.initial import source_folder
+from stedm_jax.stages.initial import source_folder, split_entry
 from stedm_jax.stages.run import check_classes, check_tiles
 from stedm_jax.workdir import Workdir
 
@@ -54,7 +54,7 @@ def data(config: Any, workdir: Workdir) -> Iterator[Finding]:
 def weights(config: Any) -> Iterator[Finding]:
     """Weights to start from, of the stages that this configuration runs."""
     wanted = [
-        (stage, entry.rpartition("=")[2], f"{stage}.init_from")
+        (stage, split_entry(entry)[1], f"{stage}.init_from")
         for stage in STARTS
         if stage in config.stages
         for entry in config[stage].init_from

@@ -180,7 +180,10 @@ def arm_task(
     denoiser, frozen, used = below(run, weights)
     encoder = guide.build(run.config, run.dtype)
     features = Features(config.features, denoiser, shown.side, encoder.size.width if encoder else 0)
-    return PixelHeadTask(config, shown.colors, shown.foreground, patients, run.dtype, features), frozen, used
+    task = PixelHeadTask(config, shown.colors, shown.foreground, patients, run.dtype, features)
+    if task.tunes:  # the denoiser is among what is trained
+        frozen = {part: params for part, params in frozen.items() if part != DENOISER}
+    return task, frozen, used
 
 
 class Learners:
@@ -212,7 +215,7 @@ class Learners:
         if not isinstance(task, PixelHeadTask):
             return Learner(Program(task, config.train, run.mesh), config)
         if task.tunes and config.features.weights == "trained":
-            parts = frozen[DENOISER]
+            parts = task.features.task.network.abstract
             config.init_from = (*config.init_from, *(f"{part}={run.workdir.path / 'guided'}" for part in parts))
         around = reads_around(run.config, config, arm)
         store = self._store if tuple(config.features.scales) == (1.0,) else None

@@ -46,8 +46,7 @@ def initial_params(program: Program, entries: Sequence[str], partial: bool, seed
     abstract = flatten(program.state.all_params)
     found: dict[str, Any] = {}
     for entry in entries:
-        part, _, source = entry.rpartition("=")
-        part = part.strip("/")
+        part, source = split_entry(entry, abstract)
         wanted = _below(abstract, part)
         if not wanted:
             raise UserError(
@@ -156,10 +155,25 @@ def source_folder(source: str, key: str = "init_from") -> Path:
     return folder
 
 
+def split_entry(entry: str, paths: Iterable[str] = ()) -> tuple[str, str]:
+    """PART, "" for all, and SOURCE of an entry; a source may have "=" in its path.
+
+    Args:
+      entry: of init_from.
+      paths: of the parameters, where they are known: what begins one of them is a part, whatever lies on the disk.
+    """
+    part, equals, source = entry.partition("=")
+    if not equals or part.startswith(("/", ".")):
+        return "", entry
+    part = part.strip("/")
+    known = any(path.startswith(f"{part}/") for path in paths)
+    return ("", entry) if not known and Path(entry).exists() else (part, source)
+
+
 def check_sources(entries: Sequence[str]) -> None:
     """Refuses, before anything runs, entries whose sources are not there; arguments and errors as above."""
     for entry in entries:
-        source_folder(entry.rpartition("=")[2])
+        source_folder(split_entry(entry)[1])
 
 
 def _read(source: str, part: str, key: str) -> tuple[dict[str, Any], str]:

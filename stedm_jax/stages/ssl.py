@@ -4,7 +4,7 @@ Only where the configuration's `stages` names it. The scores stand beside those 
 mean and standard deviation of each colour, since colour alone tells much in histology.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ from jaxtyping import Array
 from stedm_jax.data.crops import MultiCrop, recolour
 from stedm_jax.data.index import IndexRow
 from stedm_jax.data.pipeline import tile_dataset
+from stedm_jax.data.schema import VOID
 from stedm_jax.errors import UserError
 from stedm_jax.evaluation.collapse import named_collapse
 from stedm_jax.evaluation.probe import Tiles, joined, probe, probe_leaving_out
@@ -57,10 +58,13 @@ def run(run: Run) -> None:
     tiles = tile_dataset(run.sources(dict(config.splits)), seed=run.config.seed)
     dataset = tiles.seed(run.config.seed + 1).random_map(MultiCrop(config.crops, config.augment))
     judged = run.eval_batches(run.reader, spread(run.rows("val"), config.probe.tiles), config.train.batch)
+    probed, missing = _probed(run)
+    if missing:
+        print(f"ssl: the encoder is not probed: {missing}", flush=True)
     with run.workdir.timed("ssl") as result:
         learnt = learn(run, program, config, "ssl", dataset=dataset, eval_batches=judged)
         result["collapse"] = named_collapse(learnt.metrics)
-        scores = _probes(run, task, learnt.state.weights)
+        scores = {} if missing else _probes(run, task, learnt.state.weights, probed)
         means = {f"{name}_{score}": value for name, each in scores.items() for score, value in each[""].items()}
         peers.on_first(lambda: _log(run, means))
         result["metrics"] = learnt.metrics | means
@@ -69,7 +73,28 @@ def run(run: Run) -> None:
         print(f"ssl: {line}", flush=True)
 
 
-def _probes(run: Run, task: SslTask, params: Any) -> dict[str, dict[str, dict[str, float]]]:
+def _probed(run: Run) -> tuple[dict[str, list[IndexRow]], str]:
+    """The rows of train and val that the probe reads, at most `probe.tiles` of each, and why there are not enough, or
+    "": those of which at least half is labelled with a class that is learnt."""
+    config, known = run.config, run.classes.table
+    least, rows = 0.5 * config.data.tile**2, {}
+    for split in ("train", "val"):
+        every = run.tiles.index(split)
+        labelled = [sum(count for n, count in enumerate(row.pixels) if known[n] != VOID) for row in every]
+        rows[split] = [row for row, count in zip(every, labelled, strict=True) if count >= least]
+    empty = [split for split, each in rows.items() if not each]
+    patients = {row.patient for each in rows.values() for row in each}
+    missing = ""
+    if config.ssl.probe.protocol == "val" and empty:
+        missing = f"no tile of {' and '.join(empty)} is labelled to at least half"
+    elif len(patients) < 2:
+        missing = f"{len(patients)} patient(s) of train and val have tiles that are labelled to at least half, 2 are needed"
+    return {split: spread(each, config.ssl.probe.tiles) if each else [] for split, each in rows.items()}, missing
+
+
+def _probes(
+    run: Run, task: SslTask, params: Any, rows: Mapping[str, Sequence[IndexRow]]
+) -> dict[str, dict[str, dict[str, float]]]:
     """Features (trained, random, colour) -> patient -> scores; under "" the means."""
     fresh = jax.jit(task.init, out_shardings=replicated(run.mesh))(stream_key(run.config.seed, "init"))
     network, colour = _seer(run, task.embed), _seer(run, lambda _, image: colour_features(image))
@@ -80,12 +105,12 @@ def _probes(run: Run, task: SslTask, params: Any) -> dict[str, dict[str, dict[st
     }
     settings, out = run.config.ssl.probe, {}
     for name, describe in see.items():
-        train, val = (_tiles(run, run.rows(split), describe) for split in ("train", "val"))
+        found = {split: _tiles(run, each, describe) for split, each in rows.items() if each}
         how = {"neighbours": settings.neighbours, "temperature": settings.temperature}
         if settings.protocol == "val":
-            out[name] = probe(train, val, **how)
+            out[name] = probe(found["train"], found["val"], **how)
         else:
-            out[name] = probe_leaving_out(joined((train, val)), **how)
+            out[name] = probe_leaving_out(joined(list(found.values())), **how)
     return out
 
 
@@ -107,15 +132,13 @@ def colour_features(image: Array) -> Array:
 
 
 def _tiles(run: Run, rows: Sequence[IndexRow], describe: Callable[[dict[str, Array]], dict[str, Array]]) -> Tiles:
-    """What a probe reads of the rows, at most `probe.tiles` of them: those that are at least half labelled."""
-    rows = spread(rows, run.config.ssl.probe.tiles)
+    """What a probe reads of the rows, but of records that are damaged."""
     names = np.array(sorted({row.patient for row in rows}))
     seen: list[dict[str, np.ndarray]] = []
     for batch in run.eval_batches(run.reader, rows, run.config.ssl.train.batch)():
         seen.append(jax.device_get(describe(to_global(batch, run.mesh))))
     whole = {key: np.concatenate([each[key] for each in seen]) for key in seen[0]}
-    labelled = whole["counts"].sum(1)
-    kept = (whole["weight"] > 0) & (labelled >= 0.5 * run.config.data.tile**2)
+    kept = whole["weight"] > 0
     counts = whole["counts"][kept].astype(np.float64)
     share = counts[:, list(run.classes.foreground)].sum(1) / np.maximum(counts.sum(1), 1.0)
     return Tiles(whole["features"][kept], counts.argmax(1), share, names[whole["patient"][kept]])
@@ -133,6 +156,8 @@ def _rounded(scores: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]
 
 
 def _table(scores: dict[str, dict[str, dict[str, float]]], collapse: Sequence[str]) -> list[str]:
+    if not scores:
+        return list(collapse)
     rows = ["features  " + "".join(f"{name:>18}" for name in SCORES) + "   (means over patients; r2 over tiles)"]
     for name, each in scores.items():
         rows.append(f"{name:<10}" + "".join(f"{each[''][score]:>18.3f}" for score in SCORES))

@@ -7,8 +7,15 @@ from configs.base import get_base
 from configs.glas import get_config
 from stedm_jax.config import check_config
 from stedm_jax.errors import UserError
-from stedm_jax.stages.arms import NETWORKS, check_arm, is_head, settings
-from stedm_jax.workdir import flatten
+from stedm_jax.stages import arms, guide
+from stedm_jax.stages.arms import NETWORKS, Learners, Shown, arm_task, check_arm, is_head, settings
+from stedm_jax.stages.frozen import Weights
+from stedm_jax.stages.run import Run
+from stedm_jax.tasks.pixel_head import DENOISER
+from stedm_jax.training.program import Program
+from stedm_jax.training.sharding import make_mesh
+from stedm_jax.workdir import Workdir, flatten
+from tests.tasks.test_guided import COLORS, changed, task_of
 
 
 def arm(**changes) -> ConfigDict:
@@ -106,12 +113,12 @@ def region():
 
 
 def test_whole_images_have_no_field_around_them(region):
-    arms = {name: ConfigDict(each) for name, each in region.segmentation.arms.items()}
-    for name, each in arms.items():
+    each_arm = {name: ConfigDict(each) for name, each in region.segmentation.arms.items()}
+    for name, each in each_arm.items():
         check_arm(region, name, each)
     region.report.whole = "data/whole"
     needing = set()
-    for name, each in arms.items():
+    for name, each in each_arm.items():
         try:
             check_arm(region, name, each)
         except UserError as error:
@@ -120,7 +127,7 @@ def test_whole_images_have_no_field_around_them(region):
     assert needing == {"ldm", "random-ldm", "concat"}
     check_arm(region, "a", arm(network="ldm", changes=(("features.guided", False),)))
     region.guided.guide.region_width = 192
-    check_arm(region, "ldm", arms["ldm"])
+    check_arm(region, "ldm", each_arm["ldm"])
 
 
 @pytest.mark.parametrize(
@@ -143,3 +150,22 @@ def test_synthetic_tiles_have_no_field_around_them(region):
     with pytest.raises(UserError, match=r"'a' learns from synthetic tiles \(real=0\.2\)"):
         check_arm(region, "a", arm(network="ldm", real=0.2))
     check_arm(region, "a", arm(network="vit", real=0.2))
+
+
+@pytest.mark.parametrize("tune", [False, True])
+def test_a_tuned_denoiser_is_not_kept_frozen_too(tile_set, monkeypatch, tmp_path, tune):
+    config = changed(segmentation__head__tune=tune)
+    config.data.update({"tiles": str(tile_set.path), "tile": 32, "mpp": 2.0, "groups": (), "foreground": ()})
+    task, weights = task_of(config), {part: Weights("here", "0" * 64) for part in ("first", "guide", DENOISER)}
+    trees = {"first": {}, "guide": {}, DENOISER: task.network.abstract}
+    monkeypatch.setattr(guide, "build", lambda *_: None)
+    run, head = Run(config, Workdir(tmp_path), make_mesh()), arm(network="ldm")
+    mine = settings(config.segmentation, "a", head)
+    made, frozen, used = arm_task(run, mine, head, Shown(COLORS, (1,), 16), 1, lambda *_: (task, trees, weights))
+    assert (DENOISER in frozen) != tune and {"first", "guide"} <= set(frozen) and used == weights
+    learners = Learners(run, 1)
+    monkeypatch.setattr(arms, "arm_task", lambda *_: (made, frozen, used))
+    monkeypatch.setattr(arms, "Program", lambda *_: object.__new__(Program))
+    learner = learners._learner(mine, head)
+    named = tuple(f"{part}={tmp_path / 'guided'}" for part in ("guide", "unet"))
+    assert sorted(learner.config.init_from) == (sorted(named) if tune else [])

@@ -6,7 +6,7 @@ import pytest
 from stedm_jax.convert.folder import save_folder
 from stedm_jax.convert.table import flatten
 from stedm_jax.errors import UserError
-from stedm_jax.stages.initial import check_sources, initial_params
+from stedm_jax.stages.initial import check_sources, initial_params, split_entry
 from stedm_jax.training.program import Program
 from stedm_jax.training.sharding import make_mesh
 from tests.training import toy
@@ -82,6 +82,24 @@ def test_sources_and_parts_that_are_not_there(program, tmp_path) -> None:
         check_sources((f"hidden={tmp_path}",))
     with pytest.raises(UserError, match="the part 'unet', which toy does not have; its parts are"):
         initial_params(program, ("unet=taef2",), False, 0)
+
+
+def test_a_workdir_may_have_an_equals_sign_in_its_path(program, trained, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/lr=1e-3").symlink_to(trained[0].parent)
+    fresh = program.init(5).params
+    for source in ("runs/lr=1e-3/diffusion", f"{tmp_path}/runs/lr=1e-3/diffusion", "./runs/lr=1e-3/diffusion"):
+        check_sources((source, f"hidden={source}"))
+        whole = initial_params(program, (source,), False, 5)
+        assert not toy.same(whole["hidden"], fresh["hidden"])
+    part = initial_params(program, (f"hidden={source}",), False, 5)
+    assert toy.same(part["hidden"], whole["hidden"])
+    assert all(toy.same(part[name], fresh[name]) for name in part if name != "hidden")
+    assert split_entry("/gone/lr=1/x") == ("", "/gone/lr=1/x") and split_entry("taef2") == ("", "taef2")
+    assert split_entry("style/encoder/=/a=b") == ("style/encoder", "/a=b")
+    (tmp_path / "hidden=x").mkdir()
+    assert split_entry("hidden=x", ["hidden/kernel"]) == ("hidden", "x") and split_entry("hidden=x")[0] == ""
 
 
 def test_a_damaged_folder_is_refused(program, tmp_path) -> None:

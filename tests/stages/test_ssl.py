@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -6,11 +7,13 @@ import pytest
 
 from configs.base import short
 from configs.demo import get_config
+from stedm_jax.data.records import TileSet
 from stedm_jax.errors import UserError
 from stedm_jax.stages import ssl
 from stedm_jax.stages.plan import print_plan
 from stedm_jax.stages.run import Run
 from stedm_jax.training.logging import read_rows
+from stedm_jax.training.loop import TrainResult
 from stedm_jax.training.sharding import make_mesh
 from stedm_jax.workdir import Workdir
 
@@ -67,3 +70,27 @@ def test_an_unknown_protocol_and_held_out_splits_are_refused(run):
     run.config.ssl.splits = {"train": 0.5, "val": 0.5}
     with pytest.raises(UserError, match="trains on the split val"):
         ssl.run(run)
+
+
+def test_where_nothing_is_labelled_the_encoder_is_learnt_and_not_probed(run, monkeypatch, capsys):
+    whole, index = 32 * 32, TileSet.index
+    bare = {"val": "", "train": ""}
+
+    def unlabelled(self, split):
+        rows = index(self, split)
+        return [replace(row, pixels=(whole // 2 - 1, 0)) if row.patient.startswith(bare[split] or "-") else row
+                for row in rows] if split in bare else rows  # fmt: skip
+
+    monkeypatch.setattr(TileSet, "index", unlabelled)
+    assert ssl._probed(run)[1] == ""
+    bare["val"] = "val"
+    assert ssl._probed(run)[1] == "no tile of val is labelled to at least half"
+    run.config.ssl.probe.protocol = "leave_one_out"
+    rows, missing = ssl._probed(run)
+    assert missing == "" and rows["val"] == [] and {row.patient for row in rows["train"]} == {"train0", "train1"}
+    bare["train"] = "train0"
+    assert "1 patient(s) of train and val" in ssl._probed(run)[1]
+    health = {"entropy": 0.5, "prototypes": 9.0, "spread": 0.9, "rank": 9.0}
+    monkeypatch.setattr(ssl, "learn", lambda run, program, *_, **__: TrainResult(program.state, health, 2, 0.0))
+    ssl.run(run)
+    assert run.workdir.result("ssl")["probe"] == {} and "is not probed: 1 patient" in capsys.readouterr().out
