@@ -149,6 +149,9 @@ _CHOICES = {
 }
 
 
+_LENGTHS = {"ssl.augment.blur": 3, "ssl.teacher_temperature": 2}
+
+
 def _check_values(config: Any) -> None:
     """What would otherwise be found out after hours."""
     flat = flatten(config)
@@ -160,6 +163,9 @@ def _check_values(config: Any) -> None:
         raise UserError(f"config.synthesis.codec is '{codec}'; use png, or jpeg50 to jpeg100.")
     if config.latents.variants not in (1, 8):
         raise UserError(f"config.latents.variants is {config.latents.variants}; valid are 8 and 1.")
+    for key, length in _LENGTHS.items():
+        if len(flat[key]) != length:
+            raise UserError(f"config.{key} is {tuple(flat[key])}; give {length} numbers.")
     if not config.name.isidentifier():
         raise UserError(f"config.name is '{config.name}'; use letters, digits and underscores.")
     if config.seed < 0 or not config.segmentation.seeds or "judge" in config.segmentation.arms:
