@@ -205,6 +205,16 @@ def _check_values(config: Any) -> None:
             f"LPIPS needs images of {SMALLEST_FOR_LPIPS} px or more, and config.autoencoder.crop={crop} (0: whole "
             "tiles) leaves less; use a larger crop, or autoencoder.lpips=''."
         )
+    if config.diffusion.watch.judge and not config.diffusion.train.visual_every:
+        raise UserError(
+            "config.diffusion.watch.judge=True asks the judge about what diffusion.train.visual_every draws, and that is "
+            "0: never; set it, or watch.judge=False."
+        )
+    if config.latents.cache and "diffusion" not in config.stages:
+        raise UserError(
+            "config.latents.cache=True stores latents for the stage diffusion, which config.stages does not name; set it "
+            "False (guided.cache=True stores them for the stage guided)."
+        )
     style = config.diffusion.style
     if style.encoder.startswith("vit:") != bool(style.weights) and style.source != "none":
         raise UserError(
@@ -242,7 +252,8 @@ _COUNTS = (
     "segmentation.train.steps", "segmentation.train.batch", "diffusion.style.tiles", "diffusion.style.dim",
     "diffusion.schedule.steps", "synthesis.count", "synthesis.batch", "synthesis.steps", "latents.tiles",
     "latents.copies", "data.tile", "data.threads", "mesh.fsdp", "guided.train.batch", "guided.schedule.steps",
-    "guided.guide.dim", "segmentation.head.width",
+    "guided.guide.dim", "segmentation.head.width", "diffusion.watch.layouts",
+    "diffusion.watch.styles", "diffusion.watch.steps",
 )  # fmt: skip
 
 
