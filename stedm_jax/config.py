@@ -149,6 +149,9 @@ _CHOICES = {
 }
 
 
+_LENGTHS = {"ssl.augment.blur": 3, "ssl.teacher_temperature": 2}
+
+
 def _check_values(config: Any) -> None:
     """What would otherwise be found out after hours."""
     flat = flatten(config)
@@ -160,6 +163,9 @@ def _check_values(config: Any) -> None:
         raise UserError(f"config.synthesis.codec is '{codec}'; use png, or jpeg50 to jpeg100.")
     if config.latents.variants not in (1, 8):
         raise UserError(f"config.latents.variants is {config.latents.variants}; valid are 8 and 1.")
+    for key, length in _LENGTHS.items():
+        if len(flat[key]) != length:
+            raise UserError(f"config.{key} is {tuple(flat[key])}; give {length} numbers.")
     if not config.name.isidentifier():
         raise UserError(f"config.name is '{config.name}'; use letters, digits and underscores.")
     if config.seed < 0 or not config.segmentation.seeds or "judge" in config.segmentation.arms:
@@ -203,6 +209,16 @@ def _check_values(config: Any) -> None:
             f"LPIPS needs images of {SMALLEST_FOR_LPIPS} px or more, and config.autoencoder.crop={crop} (0: whole "
             "tiles) leaves less; use a larger crop, or autoencoder.lpips=''."
         )
+    if config.diffusion.watch.judge and not config.diffusion.train.visual_every:
+        raise UserError(
+            "config.diffusion.watch.judge=True asks the judge about what diffusion.train.visual_every draws, and that is "
+            "0: never; set it, or watch.judge=False."
+        )
+    if config.latents.cache and "diffusion" not in config.stages:
+        raise UserError(
+            "config.latents.cache=True stores latents for the stage diffusion, which config.stages does not name; set it "
+            "False (guided.cache=True stores them for the stage guided)."
+        )
     style = config.diffusion.style
     if style.encoder.startswith("vit:") != bool(style.weights) and style.source != "none":
         raise UserError(
@@ -240,7 +256,8 @@ _COUNTS = (
     "segmentation.train.steps", "segmentation.train.batch", "diffusion.style.tiles", "diffusion.style.dim",
     "diffusion.schedule.steps", "synthesis.count", "synthesis.batch", "synthesis.steps", "latents.tiles",
     "latents.copies", "data.tile", "data.threads", "mesh.fsdp", "guided.train.batch", "guided.schedule.steps",
-    "guided.guide.dim", "segmentation.head.width",
+    "guided.guide.dim", "segmentation.head.width", "diffusion.watch.layouts",
+    "diffusion.watch.styles", "diffusion.watch.steps",
 )  # fmt: skip
 
 

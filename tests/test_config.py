@@ -172,6 +172,13 @@ def test_guidance_that_cannot_be_is_refused_before_hours_of_training(key, value,
         ({"autoencoder.lpips": "lpips-alex", "autoencoder.crop": 16}, "LPIPS needs"),
         ({"diffusion.style.encoder": "vit:hipt_vit256"}, "do not go together"),
         ({"diffusion.style.weights": "hipt-vit256"}, "do not go together"),
+        ({"diffusion.watch.layouts": 0}, "diffusion.watch.layouts is 0"),
+        ({"diffusion.watch.styles": 0}, "diffusion.watch.styles is 0"),
+        ({"diffusion.watch.steps": 0}, "diffusion.watch.steps is 0"),
+        ({"diffusion.watch.judge": True}, "visual_every draws, and that is 0"),
+        ({"latents.cache": True, "stages": ("data", "autoencoder", "latents", "guided")}, "guided.cache=True"),
+        ({"ssl.augment.blur": (0.5, 0.1)}, "ssl.augment.blur is .*give 3 numbers"),
+        ({"ssl.teacher_temperature": (0.04,)}, "ssl.teacher_temperature is .*give 2 numbers"),
     ],
 )
 def test_settings_that_would_do_nothing_or_fail_late_are_refused(changes, says):

@@ -25,6 +25,14 @@ DISTANCES = ("l1", "l2")
 WEIGHTS = ("uniform", "min_snr")
 
 
+def check_loss(name: str = "l2", weighting: str = "uniform") -> None:
+    """Raises UserError unless distance and weight of equation 2 are known ones."""
+    if name not in DISTANCES:
+        raise UserError(f"There is no loss named {name!r}. Choose one of {', '.join(DISTANCES)}.")
+    if weighting not in WEIGHTS:
+        raise UserError(f"There is no loss weighting named {weighting!r}. Choose one of {', '.join(WEIGHTS)}.")
+
+
 def add_noise(
     schedule: Schedule,
     x0: Float[Array, "b *shape"],
@@ -38,8 +46,7 @@ def add_noise(
 
 def distance(name: str, pred: Float[Array, "b *shape"], target: Float[Array, "b *shape"]) -> Float[Array, " b"]:
     """Mean l1 or l2 distance of each example over all its other axes, in float32."""
-    if name not in DISTANCES:
-        raise UserError(f"There is no loss named {name!r}. Choose one of {', '.join(DISTANCES)}.")
+    check_loss(name)
     error = pred.astype(jnp.float32) - target.astype(jnp.float32)
     error = jnp.abs(error) if name == "l1" else jnp.square(error)
     return jnp.mean(error.reshape(error.shape[0], -1), axis=1)
@@ -48,8 +55,7 @@ def distance(name: str, pred: Float[Array, "b *shape"], target: Float[Array, "b 
 def weight(name: str, schedule: Schedule, kind: str, t: Int[Array, " b"], gamma: float = 5.0) -> Float[Array, " b"]:
     """w(t) of equation 2 for a network that predicts `kind`: 1, or equation 3; float32."""
     check_kind(kind)
-    if name not in WEIGHTS:
-        raise UserError(f"There is no loss weighting named {name!r}. Choose one of {', '.join(WEIGHTS)}.")
+    check_loss(weighting=name)
     snr = schedule.snr(t)
     if name == "uniform":
         return jnp.ones_like(snr)

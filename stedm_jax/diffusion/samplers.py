@@ -114,6 +114,16 @@ def timesteps(kind: str, steps: int, schedule: Schedule) -> Int32[np.ndarray, " 
     return t[::-1].astype(np.int32)
 
 
+def check_start(kind: str, schedule: Schedule, timesteps: Int32[np.ndarray, " n"]) -> None:
+    """Raises UserError where eps-prediction should start from a level without signal."""
+    if kind == "eps" and schedule.alpha_bar[timesteps[0]] == 0.0:
+        raise UserError(
+            "A network that predicts eps cannot be sampled from a schedule with zero terminal SNR: "
+            "at its last level the noise says nothing about the image. Train it to predict v (or "
+            "x0), or set zero_terminal_snr to False."
+        )
+
+
 def _uniform_lambda(steps: int, lam: Float64[np.ndarray, " T"]) -> np.ndarray:
     """Rising levels nearest to evenly spaced lambda.
 
@@ -149,12 +159,7 @@ def sample(
         raise ValueError("timesteps must be strictly decreasing")
     if sampler.eta and key is None:
         raise ValueError("a sampler with eta > 0 needs a key")
-    if kind == "eps" and schedule.alpha_bar[timesteps[0]] == 0.0:
-        raise UserError(
-            "A network that predicts eps cannot be sampled from a schedule with zero terminal SNR: "
-            "at its last level the noise says nothing about the image. Train it to predict v (or "
-            "x0), or set zero_terminal_snr to False."
-        )
+    check_start(kind, schedule, timesteps)
     predict, active = _guided(denoise, denoise_both, guidance, timesteps, schedule.steps)
     table = sampler.table(schedule, timesteps).astype(np.float32)
 

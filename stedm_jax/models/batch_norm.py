@@ -23,6 +23,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
+from stedm_jax.errors import UserError
 from stedm_jax.models.layers import GroupNorm
 
 NORMS = ("batch", "group")
@@ -83,9 +84,9 @@ class BatchNorm(nnx.Module):
 
 
 def make_norm(kind: str, channels: int) -> BatchNorm | GroupNorm:
-    """A norm of one of NORMS; both have `scale` and `bias`."""
+    """A norm of one of NORMS; both have `scale` and `bias`. Raises UserError for another name."""
     if kind not in NORMS:
-        raise ValueError(f"norm {kind!r} is not one of {', '.join(NORMS)}")
+        raise UserError(f"There is no norm {kind!r}; set it to one of: {', '.join(NORMS)}.")
     return BatchNorm(channels) if kind == "batch" else GroupNorm(channels)
 
 

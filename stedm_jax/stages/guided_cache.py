@@ -34,6 +34,20 @@ def views(config: Any) -> Views:
     return Views(config.seed, stored.copies if augmented else 1, stored.variants, movement, jitter)
 
 
+def check(config: Any) -> None:
+    """Refuses, before anything is learnt, a cache with a guide that reads more than the tile.
+
+    Raises:
+      UserError: config.guided asks for both.
+    """
+    guide = config.guided.guide
+    if config.guided.cache and guide.source != "none" and "region" in guide.tokens and not guide.region_width:
+        raise UserError(
+            "config.guided.cache keeps what is made of tiles, and a region token is made of the field around them; set "
+            "guided.cache=False, or guided.guide.tokens=patch."
+        )
+
+
 def stored(run: Run, task: GuidedTask, frozen: Any, used: dict[str, Weights]) -> ArrayStore | None:
     """The set, made where it is missing or was made otherwise; None without a cache.
 
@@ -46,11 +60,7 @@ def stored(run: Run, task: GuidedTask, frozen: Any, used: dict[str, Weights]) ->
     config = run.config
     if not config.guided.cache:
         return None
-    if "region" in task.widths and not task.absent:
-        raise UserError(
-            "config.guided.cache keeps what is made of tiles, and a region token is made of the field around them; set "
-            "guided.cache=False, or guided.guide.tokens=patch."
-        )
+    check(config)
     drawn = views(config)
     records = {split: len(run.tiles.index(split)) for split in run.tiles.splits}
     counts = {split: drawn.count for split, weight in config.guided.splits.items() if weight}

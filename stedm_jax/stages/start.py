@@ -10,14 +10,14 @@ from typing import Any
 import jax
 
 from stedm_jax.stages.arms import check_arm
+from stedm_jax.stages.check import check_stages, check_whole
 from stedm_jax.stages.data import check_unchanged
 from stedm_jax.stages.initial import check_sources, source_folder
 from stedm_jax.stages.plan import print_plan
 from stedm_jax.stages.run import Run
 from stedm_jax.training import peers
 from stedm_jax.training.cache import enable_compile_cache
-from stedm_jax.training.settings import LoopSettings, read_settings
-from stedm_jax.training.sharding import check_batch, make_mesh
+from stedm_jax.training.sharding import make_mesh
 from stedm_jax.training.signals import Signals
 from stedm_jax.workdir import STAGES, Workdir, flatten
 
@@ -89,13 +89,14 @@ def _run(run: Run, stages: Sequence[str], on_change: str) -> None:
         print(f"config  {key} = {value}", flush=True)
     print(f"plan: {', '.join(states)}", flush=True)
     left = [stage for stage in stages if done[stage] is None]
-    for stage in left:
-        if "train" in config.get(stage, {}):
-            settings = read_settings(LoopSettings, config[stage].train)
-            check_batch(settings.batch, run.mesh, settings.accumulate)
+    check_stages(run, left)
+    whole = "report" in left
     for number, stage in enumerate(left):
         if "data" not in left[number:]:
             _check_weights(config, left[number:])
+            if whole:  # once the tiles are known
+                peers.on_first(lambda: check_whole(run))
+                whole = False
         if run.signals.due(run.mesh):
             run.signals.end(f"before the stage {stage}")
         importlib.import_module(f"stedm_jax.stages.{stage}").run(run)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32, PRNGKeyArray, PyTree, UInt8
 
-from stedm_jax.diffusion.losses import add_noise, distance, weight
+from stedm_jax.diffusion.losses import add_noise, check_loss, distance, weight
 from stedm_jax.diffusion.parameterisation import check_kind, target
 from stedm_jax.diffusion.schedule import make_schedule
 from stedm_jax.tasks.autoencoder import AutoencoderTask
@@ -49,11 +49,15 @@ class LatentDiffusion:
       config: with schedule, prediction, loss and weighting.
       autoencoder: the first stage; its parameters are frozen["first"].
       latents: their scale.
+
+    Raises:
+      UserError: an unknown schedule, prediction, loss or weighting.
     """
 
     def __init__(self, config: Any, autoencoder: AutoencoderTask, latents: LatentScale):
         self.config, self.autoencoder, self.latents = config, autoencoder, latents
         check_kind(config.prediction)
+        check_loss(config.loss, config.weighting)
         self.schedule = make_schedule(**config.schedule)
         self.channels = autoencoder.config.model.latent_channels
         self.factor = autoencoder.factor

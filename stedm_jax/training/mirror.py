@@ -5,6 +5,7 @@ project is that of WANDB_PROJECT, or stedm_jax; a run that goes on is the same r
 """
 
 import importlib
+import importlib.util
 import os
 import threading
 import uuid
@@ -17,6 +18,23 @@ from stedm_jax.errors import UserError
 MODES = ("", "offline", "online")
 PATIENCE = 60.0
 """Seconds that the last upload may take."""
+
+
+def check_mode(mode: str) -> None:
+    """Refuses, before anything runs, to show the curves on wandb where that is not installed.
+
+    Raises:
+      UserError: `mode`, that of train.wandb, asks for it.
+    """
+    if mode and importlib.util.find_spec("wandb") is None:
+        raise UserError(_missing(mode, "it is not installed"))
+
+
+def _missing(mode: str, why: object) -> str:
+    return (
+        f"train.wandb is '{mode}', and wandb cannot be imported ({why}): pip install 'stedm_jax[wandb]', or set "
+        "train.wandb to '' for none."
+    )
 
 
 class Mirror:
@@ -38,10 +56,7 @@ class Mirror:
         try:
             self._wandb = importlib.import_module("wandb")
         except ImportError as error:
-            raise UserError(
-                f"train.wandb is '{mode}', and wandb cannot be imported ({error}): pip install 'stedm_jax[wandb]', or "
-                "set train.wandb to '' for none."
-            ) from error
+            raise UserError(_missing(mode, error)) from error
         name = "/".join(Path(dir).absolute().parts[-2:])
         self._safely(lambda: self._start(Path(dir), mode, name))
 

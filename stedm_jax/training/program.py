@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 from stedm_jax.errors import UserError
 from stedm_jax.training.evaluate import Evaluator
 from stedm_jax.training.gradients import Gradients
+from stedm_jax.training.mirror import check_mode
 from stedm_jax.training.optim import make_optimizer
 from stedm_jax.training.parts import choose, named
 from stedm_jax.training.rng import stream_key
@@ -91,13 +92,28 @@ class Program:
         return once + times * max(count(lowered) - once, 0.0)
 
 
-def _parts(task: Task, settings: LoopSettings) -> tuple[frozenset[str], list[str]]:
+def check_training(task: Task, config: Any, mesh: Mesh) -> None:
+    """Refuses what a Program would, and parameters that cannot be made; keeps nothing.
+
+    Raises:
+      UserError: as Program, or wandb is asked for and not installed.
+    """
+    settings = read_settings(LoopSettings, config)
+    check_mode(settings.wandb)
+    check_batch(settings.batch, mesh, settings.accumulate)
+    _parts(task, settings, always=True)
+    make_optimizer(settings.optimizer, settings.steps)
+
+
+def _parts(task: Task, settings: LoopSettings, always: bool = False) -> tuple[frozenset[str], list[str]]:
     """Paths of the parameters that `freeze` names, and what to say of them and of the groups.
+
+    The parameters are looked at where one of the two names any, or `always`.
 
     Raises:
       UserError: an expression that fits nothing, or nothing is left to be trained.
     """
-    if not settings.freeze and not settings.optimizer.groups:
+    if not (settings.freeze or settings.optimizer.groups or always):
         return frozenset(), []
     leaves = named(jax.eval_shape(task.init, jax.random.key(0)))
     still = choose(settings.freeze, list(leaves), "freeze", "the parameters")

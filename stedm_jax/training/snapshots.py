@@ -7,7 +7,7 @@ by up to 1/2048 of itself, which is more than an average changes late in a train
 
 import hashlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -29,6 +29,8 @@ from stedm_jax.training.tracks import coefficients, exponent
 FOLDER, TRACK = "snapshots", "track-{}.safetensors"
 WORST = 0.1
 """Distance from the wanted profile, as a share of its norm, above which a combination is refused."""
+_MOST = 100
+"""Snapshots up to which `check_width` looks ahead."""
 
 
 class Snapshots:
@@ -125,6 +127,25 @@ def combine(stage: Path, width: float, step: int | None = None) -> Combined:
     with finished(Path(stage)) as (store, last):
         params = merged(_nested(total), jax.tree.map(np.asarray, store.read_still(last)))
     return Combined(params, width, step, len(set(times)), error, digest.hexdigest())
+
+
+def check_width(width: float, tracks: Sequence[float], every: int, steps: int) -> None:
+    """Refuses, before a training, a width that its snapshots will not combine to.
+
+    Args:
+      width: that is wanted.
+      tracks, every, steps: widths of the tracks, steps between snapshots, and steps of the training.
+
+    Raises:
+      UserError: an impossible width, or one too far from those of the tracks.
+    """
+    wanted, at = exponent(width), [*range(every, steps, every), steps]
+    if len(at) > _MOST:  # then they reach far; the equations would take minutes
+        return
+    times, exponents = [step for step in at for _ in tracks], [exponent(track) for _ in at for track in tracks]
+    error = coefficients(times, exponents, steps, wanted)[1]
+    if error > WORST:
+        raise UserError(_too_far(width, times, exponents, steps, error))
 
 
 def sound_steps(dir: Path) -> list[int]:
