@@ -1,7 +1,7 @@
 """What frozen embeddings of tiles are worth: k nearest neighbours and linear probes, on patients not learnt from.
 
     kNN:       votes exp(cos(x, x_i) / T) of the k nearest tiles (Wu et al., 2018; as DINO scores, T = 0.07)      (1)
-    linear:    logistic regression of the class, ridge regression of a share, L2-penalised                        (2)
+    linear:    ridge regression, of the classes as one-hot vectors (every class weighing the same) and of a share (2)
 
 Features are standardised by the training tiles, the same for all that are compared. The penalty of (2) is chosen among
 `PENALTIES` by leaving out one training patient after the other. Scores are means over patients: of balanced accuracy
@@ -14,12 +14,10 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.optimize import minimize
-from scipy.special import log_softmax, softmax
 
 from stedm_jax.errors import UserError
 
-PENALTIES = (1e-3, 1e-2, 1e-1)
+PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
 Matrix = Float[np.ndarray, "n d"]
 Labels = Int[np.ndarray, " n"]
 
@@ -79,11 +77,14 @@ def _predictions(
     train, test = _standardised(train, test)
     count = int(max(train.label.max(), test.label.max())) + 1
     knn = nearest(train.features, train.label, test.features, count, neighbours, temperature)
-    classify = lambda a, b, c: logistic(a.features, a.label, b.features, count, c)  # noqa: E731
-    regress = lambda a, b, c: ridge(a.features, a.share, b.features, c)  # noqa: E731
+    name = lambda a, b, penalty: classify(a.features, a.label, b.features, count, penalty)  # noqa: E731
+    even = lambda tiles: np.ones(len(tiles.share))  # noqa: E731
+    regress = lambda a, b, penalty: np.clip(  # noqa: E731
+        ridge(a.features, a.share[:, None], even(a), b.features, penalty)[:, 0], 0.0, 1.0
+    )
     right = lambda guess, tiles: balanced_accuracy(tiles.label, guess)  # noqa: E731
     near = lambda guess, tiles: -float(np.square(guess - tiles.share).mean())  # noqa: E731
-    linear = classify(train, test, choose(train, classify, right))
+    linear = name(train, test, choose(train, name, right))
     return knn, linear, regress(train, test, choose(train, regress, near))
 
 
@@ -116,35 +117,24 @@ def nearest(
     return votes.argmax(1)
 
 
-def logistic(
+def classify(
     x: Matrix, label: Labels, queries: Float[np.ndarray, "m d"], count: int, penalty: float
 ) -> Int[np.ndarray, " m"]:
-    """Multinomial logistic regression by L-BFGS, every class weighing the same."""
-    x, queries = _with_one(x), _with_one(queries)
-    hot = np.eye(count)[label]
-    present = np.maximum(hot.sum(0), 1.0)
-    weight = (1.0 / present)[label] / (hot.sum(0) > 0).sum()
-    spared = np.ones(x.shape[1])
-    spared[-1] = 0.0  # the bias is not penalised
-
-    def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        w = flat.reshape(x.shape[1], count)
-        logits, shrunk = x @ w, w * spared[:, None]
-        value = -(weight * (hot * log_softmax(logits, axis=1)).sum(1)).sum() + 0.5 * penalty * (w * shrunk).sum()
-        return value, (x.T @ (weight[:, None] * (softmax(logits, axis=1) - hot)) + penalty * shrunk).ravel()
-
-    found = minimize(loss, np.zeros(x.shape[1] * count), jac=True, method="L-BFGS-B", options={"maxiter": 100})
-    return (queries @ found.x.reshape(x.shape[1], count)).argmax(1)
+    """The class whose one-hot vector ridge regression comes nearest to."""
+    weight = 1.0 / np.bincount(label, minlength=count)[label]
+    return ridge(x, np.eye(count)[label], weight, queries, penalty).argmax(1)
 
 
 def ridge(
-    x: Matrix, target: Float[np.ndarray, " n"], queries: Float[np.ndarray, "m d"], penalty: float
-) -> Float[np.ndarray, " m"]:
-    """Ridge regression with a bias that is not penalised; clipped to shares."""
-    mean = target.mean()
-    gram = x.T @ x / len(x) + penalty * np.eye(x.shape[1])
-    # x has mean 0, so that the bias is the mean of the target.
-    return np.clip(queries @ np.linalg.solve(gram, x.T @ (target - mean) / len(x)) + mean, 0.0, 1.0)
+    x: Matrix, target: Float[np.ndarray, "n t"], weight: Float[np.ndarray, " n"], queries: Float[np.ndarray, "m d"],
+    penalty: float,
+) -> Float[np.ndarray, "m t"]:  # fmt: skip
+    """Least squares with weights; the bias is not penalised."""
+    weight = (weight / weight.sum())[:, None]
+    mean, level = (weight * x).sum(0), (weight * target).sum(0)
+    x = x - mean
+    gram = (weight * x).T @ x + penalty * np.eye(x.shape[1])
+    return (queries - mean) @ np.linalg.solve(gram, (weight * x).T @ (target - level)) + level
 
 
 def choose(train: Tiles, fit: Callable[..., Any], score: Callable[..., float]) -> float:
@@ -195,7 +185,3 @@ def _standardised(train: Tiles, test: Tiles) -> tuple[Tiles, Tiles]:
 
 def _unit(x: np.ndarray) -> np.ndarray:
     return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
-
-
-def _with_one(x: np.ndarray) -> np.ndarray:
-    return np.concatenate([x, np.ones((len(x), 1))], axis=1)

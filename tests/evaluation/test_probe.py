@@ -6,7 +6,7 @@ from stedm_jax.evaluation.probe import (
     Tiles,
     balanced_accuracy,
     check_patients,
-    logistic,
+    classify,
     nearest,
     probe,
     probe_leaving_out,
@@ -73,7 +73,7 @@ def test_classes_weigh_the_same_in_the_linear_probe(rng):
     x = np.concatenate([rng.normal(-1, 1, (500, 1)), rng.normal(1, 1, (10, 1))])
     label = np.array([0] * 500 + [1] * 10)
     edge = np.linspace(-2, 2, 401)[:, None]
-    switch = edge[logistic(x, label, edge, 2, 1e-3).argmax(), 0]
+    switch = edge[classify(x, label, edge, 2, 1e-3).argmax(), 0]
     assert -0.5 < switch < 0.5  # with plain counts it would lie near 2
 
 
@@ -81,8 +81,13 @@ def test_ridge_without_penalty_is_least_squares(rng):
     x = rng.normal(size=(50, 3))
     x -= x.mean(0)
     y = np.clip(0.5 + x @ np.array([0.1, -0.05, 0.02]), 0, 1)
-    np.testing.assert_allclose(ridge(x, y, x, 0.0), y, atol=1e-6)
-    np.testing.assert_allclose(ridge(x, y, x, 1e9), y.mean(), atol=1e-6)
+    even, one = np.ones(50), y[:, None]
+    np.testing.assert_allclose(ridge(x, one, even, x, 0.0), one, atol=1e-6)
+    np.testing.assert_allclose(ridge(x, one, even, x, 1e9), np.full((50, 1), y.mean()), atol=1e-6)
+    twice = [np.concatenate([array, array[:10]]) for array in (x, rng.normal(size=(50, 1)))]
+    weight = np.where(np.arange(50) < 10, 2.0, 1.0)
+    got = ridge(twice[0][:50], twice[1][:50], weight, x, 0.1)
+    np.testing.assert_allclose(got, ridge(*twice, np.ones(60), x, 0.1), atol=1e-9)
 
 
 def test_balanced_accuracy_counts_classes_alike():
