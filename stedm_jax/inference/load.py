@@ -123,7 +123,7 @@ def load_segmenter(folder: Path, arm: str, seed: int | None = None) -> Segmenter
 
 
 def segmenter_of(run: Run, arm: str, seed: int | None = None) -> Segmenter:
-    """What an arm of a run learnt: the checkpoint that segmentation.checkpoint of the arm says, averages where they were kept.
+    """What an arm of a run learnt: the checkpoint that its segmentation.checkpoint says, averages where they were kept.
 
     Args:
       run: the run; one process.
@@ -131,7 +131,8 @@ def segmenter_of(run: Run, arm: str, seed: int | None = None) -> Segmenter:
       seed: which of its trainings; None: the first.
 
     Raises:
-      UserError: no such arm or seed, one that the configuration names no more, one that needs more than an image, or a checkpoint that cannot be read.
+      UserError: no such arm or seed, one that the configuration names no more, one that needs more than an image, or
+        a checkpoint that cannot be read.
     """
     config, folder = run.config, run.workdir.path
     there = trained(folder)

@@ -103,8 +103,8 @@ def check_arm(config: Any, name: str, arm: Any) -> None:
         check_features(mine.features, config.guided, config.data.tile, 2 ** halvings(config))
     if arm.real < 1 and reads_around(config, mine, arm):
         raise UserError(
-            f"The arm '{name}' learns from synthetic tiles (real={arm.real:g}), but the guide of its denoiser has a region "
-            "token (guided.guide.tokens), and synthetic tiles have no field around them. Set its real=1.0."
+            f"The arm '{name}' learns from synthetic tiles (real={arm.real:g}), but the guide of its denoiser has a "
+            "region token (guided.guide.tokens), and synthetic tiles have no field around them. Set its real=1.0."
         )
     _check_judge(config)
     if config.report.whole and "report" in config.stages:
@@ -117,8 +117,8 @@ def _check_judge(config: Any) -> None:
     check_sources(settings(config.segmentation, "judge", judge).init_from)
     if is_head(judge):
         raise UserError(
-            f"config.segmentation.judge names the network '{judge.network}', a head on features of a denoiser; the judge "
-            f"is a network of its own: one of {', '.join(name for name in NETWORKS if name not in HEADS)}."
+            f"config.segmentation.judge names the network '{judge.network}', a head on features of a denoiser; the "
+            f"judge is a network of its own: one of {', '.join(name for name in NETWORKS if name not in HEADS)}."
         )
 
 
@@ -131,8 +131,8 @@ def check_images(config: Any, name: str, arm: Any) -> None:
     if reads_around(config, settings(config.segmentation, name, arm), arm):
         raise UserError(
             f"The arm '{name}' cannot segment whole images: the guide of its denoiser has a region token "
-            "(guided.guide.tokens), which is made of the field around each tile, and an image has no field around it at "
-            "its edge. Choose an arm of another network, or leave such arms out of a run with report.whole."
+            "(guided.guide.tokens), which is made of the field around each tile, and an image has no field around it "
+            "at its edge. Choose an arm of another network, or leave such arms out of a run with report.whole."
         )
 
 

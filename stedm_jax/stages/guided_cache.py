@@ -6,6 +6,7 @@ they are. A step then spares the first stage and the guide; features of the deno
 hundred times as large. The folder can be deleted when the stage segmentation is done.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -48,23 +49,8 @@ def check(config: Any) -> None:
         )
 
 
-def stored(run: Run, task: GuidedTask, frozen: Any, used: dict[str, Weights]) -> ArrayStore | None:
-    """The set, made where it is missing or was made otherwise; None without a cache.
-
-    Args:
-      task: the denoiser. frozen, used: its frozen parameters and which they are, as `guided.build` gives them.
-
-    Raises:
-      UserError: a guide that reads more than the tile, or as `encode.encode_tiles`.
-    """
-    config = run.config
-    if not config.guided.cache:
-        return None
-    check(config)
-    drawn = views(config)
-    records = {split: len(run.tiles.index(split)) for split in run.tiles.splits}
-    counts = {split: drawn.count for split, weight in config.guided.splits.items() if weight}
-    counts |= {"train": drawn.count, "val": 1, "test": 1}
+def describe(config: Any, task: GuidedTask) -> Callable[[Any, Array], dict[str, Array]]:
+    """(frozen parameters, images) -> what is stored of them."""
     sees = "segmentation" in config.stages
 
     def network(params: Any, image: Array) -> dict[str, Array]:
@@ -75,15 +61,53 @@ def stored(run: Run, task: GuidedTask, frozen: Any, used: dict[str, Weights]) ->
             out["tokens"] = task.guide.apply(params["guide"], to_network(image), method="tokens")[1]
         return out
 
-    side = run.tiles.tile
-    shapes = jax.eval_shape(network, frozen, jax.ShapeDtypeStruct((1, side, side, 3), jnp.uint8))
+    return network
+
+
+def plan(
+    config: Any, task: GuidedTask, frozen: Any, records: Mapping[str, int], about: Mapping[str, Any]
+) -> StoreSpec:  # fmt: skip
+    """What the cache holds.
+
+    Args:
+      config: of the experiment.
+      task: the denoiser. frozen: what is frozen below it, or its shapes.
+      records: split -> its records in the tile set; splits that it lacks are left out.
+      about: which tiles and which weights.
+
+    Raises:
+      UserError: a guide that reads more than the tile.
+    """
+    check(config)
+    drawn, side = views(config), config.data.tile
+    counts = {split: drawn.count for split, weight in config.guided.splits.items() if weight}
+    counts |= {"train": drawn.count, "val": 1, "test": 1}
+    shapes = jax.eval_shape(describe(config, task), frozen, jax.ShapeDtypeStruct((1, side, side, 3), jnp.uint8))
     arrays = {name: ArraySpec(tuple(shape.shape[1:]), config.latents.dtype) for name, shape in shapes.items()}
-    about = {name: weights.sha256 for name, weights in used.items()} | {
-        "tiles": run.tiles.fingerprint, "seed": config.seed, "copies": drawn.copies, "variants": drawn.variants,
-        "stain_jitter": drawn.jitter, "shift": config.data.shift, "rotate": config.data.rotate,
+    about = dict(about) | {
+        "seed": config.seed, "copies": drawn.copies, "variants": drawn.variants, "stain_jitter": drawn.jitter,
+        "shift": config.data.shift, "rotate": config.data.rotate,
     }  # fmt: skip
-    spec = StoreSpec(arrays, {split: records[split] for split in counts if split in records}, counts, about)
-    learnt = {split for split, count in counts.items() if count > 1 or split not in ("val", "test")}
+    return StoreSpec(arrays, {split: records[split] for split in counts if split in records}, counts, about)
+
+
+def stored(run: Run, task: GuidedTask, frozen: Any, used: dict[str, Weights]) -> ArrayStore | None:
+    """The set, made where it is missing or was made otherwise; None without a cache.
+
+    Args:
+      task: the denoiser. frozen, used: its frozen parameters and which they are, as `guided.build` gives them.
+
+    Raises:
+      UserError: as `plan`, or as `encode.encode_tiles`.
+    """
+    config = run.config
+    if not config.guided.cache:
+        return None
+    drawn, network = views(config), describe(config, task)
+    records = {split: len(run.tiles.index(split)) for split in run.tiles.splits}
+    about = {name: weights.sha256 for name, weights in used.items()} | {"tiles": run.tiles.fingerprint}
+    spec = plan(config, task, frozen, records, about)
+    learnt = {split for split, count in spec.views.items() if count > 1 or split not in ("val", "test")}
     encoding = Encoding(
         run.workdir.stage(FOLDER), spec, {split: drawn if split in learnt else None for split in spec.tiles},
         network, frozen, max(1, config.guided.train.batch // run.mesh.size), "guided",

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from stedm_jax.data.arrays import StoreSpec
 from stedm_jax.data.classes import ClassMap
 from stedm_jax.data.records import TileSet
 from stedm_jax.data.remote import is_remote, read_manifest
@@ -15,7 +16,7 @@ from stedm_jax.data.schema import SPLITS, SYNTHETIC
 from stedm_jax.diffusion.samplers import timesteps
 from stedm_jax.models.flops import forward_flops
 from stedm_jax.models.functional import Functional, param_count
-from stedm_jax.stages import guide, latents
+from stedm_jax.stages import guide, guided_cache, latents
 from stedm_jax.stages.arms import is_head, reads_around, settings
 from stedm_jax.stages.run import check_classes, check_tiles
 from stedm_jax.stages.segmentation import JUDGE
@@ -96,6 +97,13 @@ def _image(*shape: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, jnp.float32)
 
 
+def _cache(spec: StoreSpec) -> str:
+    """Bytes of a view, views of each split, and where the tiles are there, those of all."""
+    views = ", ".join(f"{split} x {count}" for split, count in spec.views.items())
+    told = f"cache of {spec.record_bytes / 1e3:,.0f} kB a view ({views})"
+    return told + (f", {spec.records:,} views, {spec.size / 1e9:,.2f} GB" if spec.tiles else "")
+
+
 def _latents(config: Any, task: AutoencoderTask, records: Mapping[str, int], encoder: float) -> Line:
     """Measuring the scale, and what the cache encodes."""
     tiles = 0 if config.latents.scale else config.latents.tiles
@@ -103,10 +111,9 @@ def _latents(config: Any, task: AutoencoderTask, records: Mapping[str, int], enc
     if not config.latents.cache:
         return Line("latents", what, (), tiles * encoder)
     spec, images = latents.plan(config, task, records, {}), config.diffusion.train.steps * config.diffusion.train.batch
-    views = ", ".join(f"{split} x {count}" for split, count in spec.views.items())
-    what += f"; cache of {spec.record_bytes / 1e3:,.0f} kB a view ({views})"
+    what += f"; {_cache(spec)}"
     if records:
-        what += f", {spec.records:,} views, {spec.size / 1e9:,.2f} GB; training without it encodes {images:,} images"
+        what += f"; training without it encodes {images:,} images"
     return Line("latents", what, (), (tiles + spec.records) * encoder)
 
 
@@ -134,7 +141,7 @@ def _lines(config: Any, classes: ClassMap, records: Mapping[str, int]) -> Iterat
         yield _ssl(config)
     yield from _diffusion(config, task, small, encoder, decoder)
     if "guided" in config.stages:
-        yield _guided(config, first, encoder)
+        yield _guided(config, first, encoder, records)
     yield _segmentation(config, classes, first)
 
 
@@ -147,9 +154,9 @@ def guided_task(config: Any, first: AutoencoderTask) -> tuple[GuidedTask, Any]:
     return GuidedTask(config.guided, first, scale, network, width, jnp.float32), frozen
 
 
-def _guided(config: Any, first: AutoencoderTask, encoder: float) -> Line:
+def _guided(config: Any, first: AutoencoderTask, encoder: float, records: Mapping[str, int]) -> Line:
     """The denoiser; its guide and the encoder are run for each image, or with a cache once for each view."""
-    task, _ = guided_task(config, first)
+    task, frozen = guided_task(config, first)
     side, train = config.data.tile, config.guided.train
     small = side // task.factor
     embeddings = {name: jax.ShapeDtypeStruct((1, width), jnp.float32) for name, width in task.widths.items()}
@@ -163,7 +170,11 @@ def _guided(config: Any, first: AutoencoderTask, encoder: float) -> Line:
     images = train.steps * train.batch
     what = f"{images:,} images in {train.steps:,} steps" if images else f"{', '.join(config.guided.init_from)} as it is"
     if config.guided.cache:
-        return Line("guided", f"{what}; cache", tuple(networks), images * TRAINING * forward)
+        spec = guided_cache.plan(config, task, frozen, records, {})
+        image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.uint8)
+        made = forward_flops(guided_cache.describe(config, task), frozen, image)
+        what += f"; {_cache(spec)}"
+        return Line("guided", what, tuple(networks), images * TRAINING * forward + spec.records * made)
     return Line("guided", what, tuple(networks), images * (TRAINING * forward + below))
 
 
@@ -171,16 +182,20 @@ def _segmentation(config: Any, classes: ClassMap, first: AutoencoderTask) -> Lin
     """Every arm, each network by its own cost; what is frozen below a head is run forward only."""
     section = config.segmentation
     images, seeds = section.train.steps * section.train.batch, len(section.seeds)
-    networks: dict[str, tuple[str, int, float]] = {}
+    kinds: dict[tuple[str, int, float], list[str]] = {}
     judged = {JUDGE: section.judge} if "synthesis" in config.stages else {}
     total = 0.0
     for name, arm in [*section.arms.items(), *judged.items()]:
         size, forward, frozen = _arm(config, classes, first, name, arm)
-        label = arm.get("network", "segmenter")
-        networks[label] = (label, size, forward)
+        kinds.setdefault((arm.get("network", "segmenter"), size, forward), []).append(name)
         total += images * (1 if name == JUDGE else seeds) * (TRAINING * (forward - frozen) + frozen)
     what = f"{len(section.arms) * seeds + len(judged)} trainings of {images:,} images"
-    return Line("segmentation", what, tuple(networks.values()), total)
+    labels = [label for label, _, _ in kinds]
+    networks = (  # arms whose changes make other networks of one name are told apart by their own
+        (label if labels.count(label) == 1 else f"{label} ({', '.join(names)})", size, forward)
+        for (label, size, forward), names in kinds.items()
+    )
+    return Line("segmentation", what, tuple(networks), total)
 
 
 def _arm(

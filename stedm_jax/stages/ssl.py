@@ -88,7 +88,9 @@ def _probed(run: Run) -> tuple[dict[str, list[IndexRow]], str]:
     if config.ssl.probe.protocol == "val" and empty:
         missing = f"no tile of {' and '.join(empty)} is labelled to at least half"
     elif len(patients) < 2:
-        missing = f"{len(patients)} patient(s) of train and val have tiles that are labelled to at least half, 2 are needed"
+        missing = (
+            f"{len(patients)} patient(s) of train and val have tiles that are labelled to at least half, 2 are needed"
+        )
     return {split: spread(each, config.ssl.probe.tiles) if each else [] for split, each in rows.items()}, missing
 
 
