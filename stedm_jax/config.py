@@ -207,13 +207,13 @@ def _check_values(config: Any) -> None:
         )
     if config.diffusion.watch.judge and not config.diffusion.train.visual_every:
         raise UserError(
-            "config.diffusion.watch.judge=True asks the judge about what diffusion.train.visual_every draws, and that is "
-            "0: never; set it, or watch.judge=False."
+            "config.diffusion.watch.judge=True asks the judge about what diffusion.train.visual_every draws, and that "
+            "is 0: never; set it, or watch.judge=False."
         )
     if config.latents.cache and "diffusion" not in config.stages:
         raise UserError(
-            "config.latents.cache=True stores latents for the stage diffusion, which config.stages does not name; set it "
-            "False (guided.cache=True stores them for the stage guided)."
+            "config.latents.cache=True stores latents for the stage diffusion, which config.stages does not name; set "
+            "it False (guided.cache=True stores them for the stage guided)."
         )
     style = config.diffusion.style
     if style.encoder.startswith("vit:") != bool(style.weights) and style.source != "none":
