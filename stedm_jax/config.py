@@ -10,9 +10,10 @@ from typing import Any
 from stedm_jax.errors import UserError
 from stedm_jax.workdir import STAGES, flatten
 
-_FREE = (
+FREE = (
     "segmentation.arms", "segmentation.judge", "autoencoder.splits", "ssl.splits", "diffusion.splits", "guided.splits",
 )  # fmt: skip
+"""Keys whose dictionaries an experiment replaces as a whole."""
 _ARM_KEYS, _ARM_EXTRAS = {"real", "stain_jitter"}, {"network", "changes"}
 
 
@@ -108,9 +109,9 @@ def check_config(config: Any, base: Any) -> None:
     """
     known, given = flatten(base), flatten(config)
     for key in given:
-        if key not in known and not key.startswith(_FREE):
+        if key not in known and not key.startswith(FREE):
             raise UserError(f"The configuration has an unknown key '{key}'.{_nearest(key, set(known))}")
-    lost = [key for key in known if key not in given and not key.startswith(_FREE)]
+    lost = [key for key in known if key not in given and not key.startswith(FREE)]
     if lost:
         raise UserError(f"The configuration lacks the keys {', '.join(lost)}; start from configs.base.get_base().")
     wrong = [stage for stage in config.stages if stage not in STAGES]
