@@ -10,9 +10,10 @@ from typing import Any
 from stedm_jax.errors import UserError
 from stedm_jax.workdir import STAGES, flatten
 
-_FREE = (
+FREE = (
     "segmentation.arms", "segmentation.judge", "autoencoder.splits", "ssl.splits", "diffusion.splits", "guided.splits",
 )  # fmt: skip
+"""Keys whose dictionaries an experiment replaces as a whole."""
 _ARM_KEYS, _ARM_EXTRAS = {"real", "stain_jitter"}, {"network", "changes"}
 
 
@@ -108,9 +109,9 @@ def check_config(config: Any, base: Any) -> None:
     """
     known, given = flatten(base), flatten(config)
     for key in given:
-        if key not in known and not key.startswith(_FREE):
+        if key not in known and not key.startswith(FREE):
             raise UserError(f"The configuration has an unknown key '{key}'.{_nearest(key, set(known))}")
-    lost = [key for key in known if key not in given and not key.startswith(_FREE)]
+    lost = [key for key in known if key not in given and not key.startswith(FREE)]
     if lost:
         raise UserError(f"The configuration lacks the keys {', '.join(lost)}; start from configs.base.get_base().")
     wrong = [stage for stage in config.stages if stage not in STAGES]
@@ -211,13 +212,13 @@ def _check_values(config: Any) -> None:
         )
     if config.diffusion.watch.judge and not config.diffusion.train.visual_every:
         raise UserError(
-            "config.diffusion.watch.judge=True asks the judge about what diffusion.train.visual_every draws, and that is "
-            "0: never; set it, or watch.judge=False."
+            "config.diffusion.watch.judge=True asks the judge about what diffusion.train.visual_every draws, and that "
+            "is 0: never; set it, or watch.judge=False."
         )
     if config.latents.cache and "diffusion" not in config.stages:
         raise UserError(
-            "config.latents.cache=True stores latents for the stage diffusion, which config.stages does not name; set it "
-            "False (guided.cache=True stores them for the stage guided)."
+            "config.latents.cache=True stores latents for the stage diffusion, which config.stages does not name; set "
+            "it False (guided.cache=True stores them for the stage guided)."
         )
     style = config.diffusion.style
     if style.encoder.startswith("vit:") != bool(style.weights) and style.source != "none":

@@ -25,13 +25,7 @@ def explain(error: BaseException) -> tuple[str, int] | None:
     """What to tell a user of an error, in one paragraph, and the exit status; None where only a traceback says it."""
     if isinstance(error, UserError):
         return str(error), 2
-    if isinstance(error, OSError) and error.errno in (
-        errno.ENOSPC,
-        errno.EDQUOT,
-        errno.EROFS,
-        errno.EACCES,
-        errno.EFBIG,
-    ):
+    if isinstance(error, OSError) and error.errno in _PLACE:
         place = f" at {error.filename}" if error.filename else ""
         text = f"{os.strerror(error.errno or 0)}{place}. What was finished is kept; make room or change the"
         return f"{text} workdir, and run the same command again.", 2

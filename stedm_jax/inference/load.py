@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jaxtyping import UInt8
 
+from stedm_jax.config import FREE
 from stedm_jax.errors import UserError
 from stedm_jax.stages.arms import Shown, arm_task, check_images, settings
 from stedm_jax.stages.learn import restore
@@ -23,10 +24,6 @@ from stedm_jax.tasks.segmentation import SegmentationTask
 from stedm_jax.training.cache import enable_compile_cache
 from stedm_jax.training.sharding import batch_sharding, make_mesh
 from stedm_jax.workdir import Workdir, flatten
-
-FREE = (
-    "segmentation.arms", "segmentation.judge", "autoencoder.splits", "ssl.splits", "diffusion.splits", "guided.splits",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from stedm_jax.data.arrays import MANIFEST, ArrayStore, ShardWriter, StoreSpec, begin, differences, finish
-from stedm_jax.data.augment import View, Views
+from stedm_jax.data.augment import Movement, View, Views
 from stedm_jax.data.index import IndexRow
 from stedm_jax.data.pipeline import DamagedTile, TileReader
 from stedm_jax.errors import UserError
@@ -50,6 +50,13 @@ class Encoding:
     batch: int
     label: str
     less: str
+
+
+def stored_views(config: Any, jitter: float) -> Views:
+    """The augmentations that are stored of each training tile: one copy where there are none but the symmetries."""
+    data, stored = config.data, config.latents
+    copies = stored.copies if jitter or data.shift or data.rotate else 1
+    return Views(config.seed, copies, stored.variants, Movement(data.shift, data.rotate), jitter)
 
 
 def encode_tiles(run: Run, encoding: Encoding) -> ArrayStore:

@@ -7,7 +7,7 @@ import jax
 from stedm_jax.data.pipeline import tile_dataset
 from stedm_jax.stages import autoencoder, guide, guided_cache, latents
 from stedm_jax.stages.frozen import Weights, pin
-from stedm_jax.stages.learn import learn, restore_with_provenance
+from stedm_jax.stages.learn import first_tiles, learn, restore_with_provenance
 from stedm_jax.stages.run import Run
 from stedm_jax.tasks.guided import GuidedTask
 from stedm_jax.training.program import Program
@@ -75,6 +75,7 @@ def run(run: Run) -> None:
                 run.reader, run.rows("val"), config.train.batch, stored=store, around=around
             )  # fmt: skip
         trained = learn(
-            run, program, config, "guided", dataset=dataset, shown=shown, frozen=frozen, eval_batches=watched,
+            run, program, config, "guided",
+            dataset=dataset, visual=first_tiles(shown), frozen=frozen, eval_batches=watched,
         )  # fmt: skip
         result["metrics"] = trained.metrics

@@ -15,10 +15,10 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from stedm_jax.data.arrays import ArraySpec, ArrayStore, StoreSpec
-from stedm_jax.data.augment import Movement, Views
+from stedm_jax.data.augment import Views
 from stedm_jax.data.pipeline import Source
 from stedm_jax.errors import UserError
-from stedm_jax.stages.encode import Encoding, encode_tiles
+from stedm_jax.stages.encode import Encoding, encode_tiles, stored_views
 from stedm_jax.stages.frozen import Weights
 from stedm_jax.stages.run import Run
 from stedm_jax.tasks.guided import GuidedTask
@@ -28,11 +28,8 @@ FOLDER = "guided/cache"
 
 
 def views(config: Any) -> Views:
-    """The augmentations that are stored of each training tile: one copy where there are none but the symmetries."""
-    data, jitter, stored = config.data, config.guided.stain_jitter, config.latents
-    augmented = bool(jitter or data.shift or data.rotate)
-    movement = Movement(data.shift, data.rotate)
-    return Views(config.seed, stored.copies if augmented else 1, stored.variants, movement, jitter)
+    """The augmentations that are stored of each training tile."""
+    return stored_views(config, config.guided.stain_jitter)
 
 
 def check(config: Any) -> None:

@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from stedm_jax.data.arrays import ABOUT, ArraySpec, ArrayStore, StoreSpec, differences
-from stedm_jax.data.augment import Movement, Views
+from stedm_jax.data.augment import Views
 from stedm_jax.data.pipeline import tile_dataset
 from stedm_jax.errors import UserError
 from stedm_jax.stages import autoencoder
-from stedm_jax.stages.encode import Encoding, encode_tiles
+from stedm_jax.stages.encode import Encoding, encode_tiles, stored_views
 from stedm_jax.stages.run import Run
 from stedm_jax.tasks.autoencoder import AutoencoderTask, latent_moments
 from stedm_jax.tasks.diffusion import LatentScale
@@ -81,11 +81,8 @@ def _check(run: Run, encoding: Encoding) -> None:
 
 
 def views(config: Any) -> Views:
-    """The augmentations that are stored of each training tile: one copy where there are none but the symmetries."""
-    data, jitter, stored = config.data, config.diffusion.stain_jitter, config.latents
-    augmented = bool(jitter or data.shift or data.rotate)
-    copies = stored.copies if augmented else 1
-    return Views(config.seed, copies, stored.variants, Movement(data.shift, data.rotate), jitter)
+    """The augmentations that are stored of each training tile."""
+    return stored_views(config, config.diffusion.stain_jitter)
 
 
 def plan(config: Any, task: AutoencoderTask, records: Mapping[str, int], about: Mapping[str, Any]) -> StoreSpec:

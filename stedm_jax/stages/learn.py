@@ -34,7 +34,6 @@ def learn(
     frozen: Any = None,
     seed: int | None = None,
     best: tuple[str, str] | None = None,
-    shown: grain.MapDataset | None = None,
     visual: Callable[[], dict[str, np.ndarray]] | None = None,
 ) -> TrainResult:
     """Trains a task in a folder of the workdir; goes on where an earlier run stopped.
@@ -47,11 +46,10 @@ def learn(
       dataset: endless, of training tiles.
       eval_batches, frozen, best: as the loop takes them.
       seed: of initialisation and noise; the run's by default.
-      shown: of tiles with their images, to draw pictures from, where those of `dataset` have none.
-      visual: gives the batch to draw pictures from, the same on every host; None: the first tiles that are shown.
+      visual: gives the batch to draw pictures from, the same on every host; called when the first is due. None: the
+        first tiles of `dataset`.
     """
     start_seed = run.config.seed if seed is None else seed
-    visual = visual or (lambda: next(training_batches(shown or dataset, batch=8, start=0)))
     return train(
         program,
         batches=run.train_batches(dataset, config.train.batch),
@@ -59,13 +57,18 @@ def learn(
         seed=start_seed,
         frozen=frozen,
         eval_batches=eval_batches,
-        visual_batch=visual() if config.train.visual_every else None,
+        visual=visual or first_tiles(dataset),
         # Asked for only where no sound checkpoint is found.
         init_params=lambda: initial_params(program, config.init_from, config.init_partial, start_seed),
         best=best,
         label=folder,
         signals=run.signals,
     )
+
+
+def first_tiles(dataset: grain.MapDataset) -> Callable[[], dict[str, np.ndarray]]:
+    """Gives the first tiles of a data set, to draw pictures from."""
+    return lambda: next(training_batches(dataset, batch=8, start=0))
 
 
 def restore(run: Run, task: Task, folder: str, *, which: str = "ema", best: tuple[str, str] | None = None) -> Any:

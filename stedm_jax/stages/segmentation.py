@@ -20,7 +20,7 @@ from stedm_jax.errors import UserError
 from stedm_jax.stages import guided_cache
 from stedm_jax.stages.arms import Learner, Learners
 from stedm_jax.stages.frozen import pin
-from stedm_jax.stages.learn import Batches, learn, restore
+from stedm_jax.stages.learn import Batches, first_tiles, learn, restore
 from stedm_jax.stages.run import Run
 from stedm_jax.stages.seen import check_report, learnt_from
 from stedm_jax.training import peers
@@ -145,7 +145,7 @@ def _learn(
         dataset = tile_dataset(guided_cache.from_store(run, sources, store), seed=order)
     watched = config.checkpoint == "best" or config.train.eval_every > 0
     learn(
-        run, program, config, folder, seed=order, dataset=dataset, shown=shown, frozen=learner.frozen,
+        run, program, config, folder, seed=order, dataset=dataset, visual=first_tiles(shown), frozen=learner.frozen,
         eval_batches=_judged(run, learner, store, Rows(run.reader, run.rows("val"))) if watched else None,
         best=("iou", "max") if watched else None,
     )  # fmt: skip

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def train(
     seed: int,
     frozen: Any = None,
     eval_batches: Callable[[], Iterator[HostBatch]] | None = None,
-    visual_batch: HostBatch | None = None,
+    visual: Callable[[], HostBatch] | None = None,
     init_params: Callable[[], Any] = lambda: None,
     best: tuple[str, str] | None = None,
     label: str = "",
@@ -66,7 +67,7 @@ def train(
       batches: gives the iterator of this host's batches from a global step on.
       frozen: parameters that are not trained, handed to the task ({} when None).
       eval_batches: gives the same batches, all of one size, each time.
-      visual_batch: one batch, equal on every host, to draw from.
+      visual: gives the batch to draw from, equal on every host; called once, when the first picture is due.
       init_params: called when there is no sound checkpoint; gives the weights to start from, None for fresh ones.
       best: (metric, "max" or "min"): that checkpoint is kept as well.
       signals: those of the run, which listen already; None: SIGTERM and Ctrl-C are heard while this trains.
@@ -91,7 +92,7 @@ def train(
     frozen = place(frozen, param_shardings(frozen, program.mesh))
     with nullcontext(signals) if signals else Signals() as heard, heard.politely():
         peers.on_first(lambda: checkpoints.check_place(program.state))
-        run = _Run(program, seed, frozen, checkpoints, progress, eval_batches, visual_batch, state, saved, heard)
+        run = _Run(program, seed, frozen, checkpoints, progress, eval_batches, visual, state, saved, heard)
         run.go(batches, Path(workdir))
     seconds = time.perf_counter() - began
     progress.note(f"done: step {run.step:,} in {clock(seconds)}{_scores(run.scores)}{run.left_out()}")
@@ -106,7 +107,7 @@ class _Run:
     checkpoints: Checkpoints
     progress: Progress
     eval_batches: Callable[[], Iterator[HostBatch]] | None
-    visual_batch: HostBatch | None
+    visual: Callable[[], HostBatch] | None
     state: TrainState
     saved: int | None  # newest step in the checkpoints
     signals: Signals
@@ -257,7 +258,7 @@ class _Run:
         return self.eval_batches is not None and self._at(self.settings.eval_every)
 
     def _draws(self) -> bool:
-        return self.visual_batch is not None and self.settings.visual_every > 0 and self._at(self.settings.visual_every)
+        return self.visual is not None and self.settings.visual_every > 0 and self._at(self.settings.visual_every)
 
     def _saves(self) -> bool:
         judged = self.checkpoints.best is not None and self._evaluates()
@@ -286,6 +287,11 @@ class _Run:
                     self.progress.note(f"step {self.step:,} samples{_scores(numbers)}")
             if self._saves():
                 self._save(scores)
+
+    @cached_property
+    def visual_batch(self) -> HostBatch:
+        assert self.visual is not None
+        return self.visual()
 
     def _score(self) -> dict[str, float] | None:
         assert self.eval_batches is not None

@@ -49,7 +49,7 @@ def run(workdir: Path, fsdp=1, sleep=0.0, slow_eval=0.0, start="", cache="", fai
     with Signals(workdir) as signals:
         result = train(
             program, batches=batches, eval_batches=eval_batches, workdir=workdir, seed=3, signals=signals,
-            visual_batch=toy.batch_at(0), init_params=lambda: given, frozen={"scale": np.full(1, 0.5, np.float32)},
+            visual=lambda: toy.batch_at(0), init_params=lambda: given, frozen={"scale": np.full(1, 0.5, np.float32)},
         )  # fmt: skip
     print(f"ended with {result.metrics}", flush=True)
 

@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from stedm_jax.errors import UserError
 from stedm_jax.models.batch_norm import BatchNorm, make_norm, normalise, running_stats
 from stedm_jax.models.functional import Functional
 from stedm_jax.models.layers import GroupNorm, Slots
@@ -80,7 +81,7 @@ def test_low_precision_keeps_float32_statistics(network):
 def test_group_norm_has_no_statistics_and_other_names_are_refused():
     net = Two("group")
     assert isinstance(net.first, GroupNorm) and running_stats(net) == {}
-    with pytest.raises(ValueError, match="batch, group"):
+    with pytest.raises(UserError, match="batch, group"):
         make_norm("layer", 4)
 
 

@@ -177,13 +177,12 @@ def test_some_steps_are_profiled(tmp_path) -> None:
 
 def test_best_is_kept_pictures_are_drawn_and_evaluations_logged(tmp_path) -> None:
     config = toy.settings(steps=8, eval_every=2, checkpoint_every=0, keep=1, visual_every=4)
-    result = toy.run(
-        tmp_path,
-        config=config,
-        eval_batches=toy.eval_batches,
-        best=("error", "max"),
-        visual_batch=toy.batch_at(0),
-    )
+    asked = []
+    visual = lambda: asked.append(0) or toy.batch_at(0)  # noqa: E731
+    seen = {"config": config, "eval_batches": toy.eval_batches, "best": ("error", "max"), "visual": visual}
+    result = toy.run(tmp_path, **seen)
+    toy.run(tmp_path, **seen)  # has nothing to draw
+    assert asked == [0]
     rows = {r["step"]: r["eval/error"] for r in read_rows(tmp_path / "metrics.jsonl") if "eval/error" in r}
     assert list(rows) == [2, 4, 6, 8]
     assert result.best_step == max(rows, key=lambda step: rows[step])
