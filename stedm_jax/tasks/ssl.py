@@ -76,8 +76,7 @@ class SslTask:
         if config.train.accumulate > 1:
             raise UserError(
                 f"config.ssl.train.accumulate is {config.train.accumulate}; it must be 1: teacher and centre follow "
-                "the batch as a whole, and would move with every micro-batch. Lower ssl.train.batch, or take more "
-                "devices."
+                "the batch as a whole, and would move with each micro-batch. Lower ssl.train.batch or use more devices."
             )
         self.network: Functional = build_ssl_encoder(config, dtype=dtype)
         self.head: Functional = build_dino_head(config.head, self.size.embedding_dim, dtype=dtype)
