@@ -108,7 +108,7 @@ class _Check:
     def below(self) -> tuple[GuidedTask, Any]:
         """The guided denoiser and its frozen parameters."""
         guided_cache.check(self.config)
-        if sees_around(self.run):
+        if sees_around(self.config):
             check_around("the tile set", 1, Movement(self.config.data.shift, self.config.data.rotate))
         return guided_task(self.config, self.first)
 
