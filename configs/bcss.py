@@ -32,7 +32,9 @@ def get_config(arm: str = "published"):
     config.name = f"bcss_{arm}"
     config.title = f"BCSS, features of a guided denoiser ({arm})"
     config.data.update({"tiles": "data/bcss", "missing": MISSING, "tile": 256, "mpp": 0.5})
-    config.data.foreground = ("tumour", "stroma", "inflammatory", "necrosis")
+    names = ("tumour", "stroma", "inflammatory", "necrosis", "other")
+    config.data.groups = tuple((name, (name,)) for name in names)
+    config.data.foreground = names[:4]
     config.data.cache_mb = 16_000
     config.autoencoder.init_from = ("lid-tcga-brca-vq-f4",)
     config.autoencoder.train.steps = 0

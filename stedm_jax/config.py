@@ -1,5 +1,6 @@
 """Reading and checking a configuration before anything costs time."""
 
+import ast
 import difflib
 import importlib.util
 import re
@@ -84,6 +85,8 @@ def _parse(key: str, text: str, old: Any) -> Any:
     try:
         if kind is bool:
             return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+        if kind in (tuple, list) and (written := _written(text)) is not None:
+            return kind(_like(old, item) for item in written)
         if kind in (tuple, list):
             items = [item for item in text.strip("()[] ").split(",") if item.strip()]
             element = type(old[0]) if old else _number_or_text
@@ -93,6 +96,27 @@ def _parse(key: str, text: str, old: Any) -> Any:
         return kind(text)
     except (KeyError, ValueError) as error:
         raise UserError(f"config.{key} is a {kind.__name__} ({old!r}); '{text}' is none.") from error
+
+
+def _written(text: str) -> tuple[Any, ...] | None:
+    """A tuple as Python writes it: numbers, quoted texts, tuples of them; None where it is not written so."""
+    try:
+        value = ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+    return tuple(value) if isinstance(value, (tuple, list)) else (value,)
+
+
+def _like(old: Any, item: Any) -> Any:
+    """An item of a tuple, of the type of those that stand there now."""
+    kinds = {type(each) for each in old}
+    if isinstance(item, list):
+        item = tuple(item)
+    if not kinds or type(item) in kinds:
+        return item
+    if kinds == {float} and type(item) is int:
+        return float(item)
+    raise ValueError(f"{item!r} is not like {old!r}")
 
 
 def _number_or_text(text: str) -> Any:

@@ -36,6 +36,8 @@ def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--version", action="version", version=__version__)
     known, rest = parser.parse_known_args(argv)
     stray = [word for word in rest if not word.startswith("--config.")]
+    if stray and any(word.startswith("--config.") and "=" not in word for word in rest):
+        parser.error(f"unknown arguments: {' '.join(stray)}; keys are changed as --config.KEY=VALUE")
     if stray:
         parser.error(f"unknown arguments: {' '.join(stray)}")
     return known, [word.removeprefix("--config.") for word in rest]
@@ -62,6 +64,8 @@ def main(argv: list[str]) -> None:
     from stedm_jax.training import distributed
 
     if "plan" in wanted:
+        if len(wanted) > 1:
+            raise UserError("--stage=plan prints what would be run and runs nothing; name it alone.")
         start.plan(config, workdir)
         return
     with distributed.joined(arguments.coordinator, arguments.processes, arguments.process_id):

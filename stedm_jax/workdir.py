@@ -211,9 +211,7 @@ class Workdir:
                     f"{self.path} has no config.json but holds {', '.join(sorted(others)[:5])}; it is no workdir "
                     "of this program. Give another --workdir."
                 )
-        old = json.loads(file.read_text()) if file.exists() else new
-        missing = object()
-        keys = [k for k in sorted(old.keys() | new.keys()) if old.get(k, missing) != new.get(k, missing)]
+        old, keys = self._changes(new)
         lines = [f"{key}: {old.get(key, '(none)')} -> {new.get(key, '(none)')}" for key in keys]
         untrue = self._untrue(keys)
         if untrue and on_change == "refuse":
@@ -229,6 +227,17 @@ class Workdir:
         write_text(file, json.dumps(new, indent=1))
         write_text(self.path / "versions.json", json.dumps(versions(), indent=1))
         return lines
+
+    def pending(self, config: Any, wanted: Sequence[str]) -> list[str]:
+        """Wanted stages that have not finished, or that this configuration makes untrue; changes nothing."""
+        untrue = self._untrue(self._changes(flatten(config))[1])
+        return [stage for stage in wanted if stage in untrue or self.result(stage) is None]
+
+    def _changes(self, new: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+        """The configuration that is saved here, `new` where none is, and the keys that differ from it."""
+        file, missing = self.path / "config.json", object()
+        old = json.loads(file.read_text()) if file.exists() else new
+        return old, [k for k in sorted(old.keys() | new.keys()) if old.get(k, missing) != new.get(k, missing)]
 
     def _untrue(self, keys: Sequence[str]) -> list[str]:
         changed: set[str] = set()

@@ -43,6 +43,34 @@ def test_every_key_is_read_somewhere():
 
 
 @pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ('("unet/input_blocks/.*",)', ("unet/input_blocks/.*",)), ("('.*',)", (".*",)), ("unet/.*", ("unet/.*",)),
+        ("a,b", ("a", "b")), ("()", ()), ("", ()),
+    ],
+)  # fmt: skip
+def test_texts_may_be_written_as_python_writes_them(text, value):
+    config = get_base()
+    override(config, [f"diffusion.train.freeze={text}"])
+    assert tuple(config.diffusion.train.freeze) == value
+
+
+def test_tuples_of_tuples_and_numbers_are_read_whole():
+    config = get_base()
+    override(
+        config, ['diffusion.train.optimizer.groups=(("style/.*", 10.0),)', "diffusion.train.ema.tracks=(0.05,0.1)"]
+    )
+    assert config.diffusion.train.optimizer.groups == (("style/.*", 10.0),)
+    assert config.diffusion.train.ema.tracks == (0.05, 0.1)
+    override(config, ["diffusion.unet.multipliers=1,2,3", "synthesis.guidance.interval=(0,0.5)"])
+    assert config.diffusion.unet.multipliers == (1, 2, 3) and config.synthesis.guidance.interval == (0.0, 0.5)
+    override(config, ['synthesis.shares=(("foreground",1.0),)'])
+    assert config.synthesis.shares == (("foreground", 1.0),)
+    with pytest.raises(UserError, match="multipliers"):
+        override(config, ["diffusion.unet.multipliers=(1,'two')"])
+
+
+@pytest.mark.parametrize(
     ("assignment", "says"),
     [
         ("diffusion.train.step=3", "Did you mean 'diffusion.train.steps'"),

@@ -152,3 +152,14 @@ def test_what_is_only_watched_is_harmless(used):
     config = get_base()
     config.diffusion.watch.update({"layouts": 1, "judge": True})
     assert len(used.adopt(config, "refuse")) == 2
+
+
+def test_what_is_pending_is_told_without_a_change(used):
+    config = get_base()
+    before = sorted(str(path) for path in used.path.rglob("*"))
+    assert used.pending(config, ("autoencoder", "diffusion")) == [
+        stage for stage in ("autoencoder", "diffusion") if used.result(stage) is None
+    ]
+    config.diffusion.style.drop = 0.5
+    assert "diffusion" in used.pending(config, ("autoencoder", "diffusion"))
+    assert sorted(str(path) for path in used.path.rglob("*")) == before

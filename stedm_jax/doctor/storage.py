@@ -32,7 +32,7 @@ def room(path: Path, needed: float = 0.0) -> Finding:
     if free < needed or free < 1e9:
         return fail("disk", seen, mend)
     if free < 2 * needed or free < 5e9:
-        return warn("disk", seen, mend)
+        return warn("disk", f"{seen}, less than twice that" if needed else seen, mend)
     if usage.f_files and nodes < 10_000:
         return warn("disk", f"{seen}, but only {nodes:,} files more", "delete small files there")
     return ok("disk", seen)

@@ -73,7 +73,8 @@ def _loss_panel(axes: Axes, runs: Mapping[str, Rows], dark: bool) -> None:
         step, loss = _series(rows, "loss")
         if len(step):
             axes.plot(step, loss, color=colour, alpha=0.25, linewidth=0.8)
-            axes.plot(step, _smooth(loss), color=colour, linewidth=1.5, label=label)
+            mark = "o" if len(step) == 1 else None  # a line of one point is not seen
+            axes.plot(step, _smooth(loss), color=colour, linewidth=1.5, marker=mark, markersize=3.5, label=label)
         step, loss = _series(rows, "eval/loss")
         if len(step):
             name = None if family else "evaluation"

@@ -38,7 +38,12 @@ def divide_cpu(count: int) -> None:
 
 
 def plan(config: Any, workdir: Workdir) -> None:
-    """Prints what would be run, with parameter counts and cost; touches nothing."""
+    """Prints what would be run, with parameter counts and cost; touches nothing.
+
+    Raises:
+      UserError: what a run would refuse at once, but for what depends on the devices.
+    """
+    check_stages(Run(config, workdir, make_mesh(devices=jax.devices()[:1])), config.stages)
     print_plan(config, workdir)
 
 
@@ -64,13 +69,16 @@ def run_stages(config: Any, workdir: Workdir, wanted: Sequence[str], on_change: 
         signals = stack.enter_context(Signals(workdir.path))
         divide_cpu(config.mesh.cpu_devices)
         peers.on_first(lambda: stack.enter_context(workdir.locked()))
+        run = Run(config, workdir, make_mesh(config.mesh.data, config.mesh.fsdp), signals)
+        stack.callback(_damaged, run)
+        stages = [stage for stage in STAGES if stage in wanted]
+        # Before anything is deleted, and before this configuration becomes that of the workdir.
+        check_stages(run, peers.on_first(lambda: workdir.pending(config, stages)))
         for line in peers.on_first(lambda: workdir.adopt(config, on_change)):
             print(f"changed  {line}", flush=True)
         if config.compile_cache:
             enable_compile_cache(workdir.path / ".compile_cache")
-        run = Run(config, workdir, make_mesh(config.mesh.data, config.mesh.fsdp), signals)
-        stack.callback(_damaged, run)
-        _run(run, [stage for stage in STAGES if stage in wanted], on_change)
+        _run(run, stages, on_change)
 
 
 def _run(run: Run, stages: Sequence[str], on_change: str) -> None:
@@ -89,7 +97,6 @@ def _run(run: Run, stages: Sequence[str], on_change: str) -> None:
         print(f"config  {key} = {value}", flush=True)
     print(f"plan: {', '.join(states)}", flush=True)
     left = [stage for stage in stages if done[stage] is None]
-    check_stages(run, left)
     whole = "report" in left
     for number, stage in enumerate(left):
         if "data" not in left[number:]:

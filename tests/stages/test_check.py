@@ -124,3 +124,26 @@ def test_whole_images_of_other_classes_are_refused(tile_set, tmp_path, monkeypat
         else:
             with pytest.raises(UserError, match="report.whole names .* has the classes tumour, background"):
                 check_whole(run)
+
+
+def test_a_refused_configuration_deletes_nothing_and_is_not_kept(tmp_path):
+    config, _, _ = load_config(str(CONFIGS / "demo.py") + ":tiny")
+    workdir = Workdir(tmp_path / "run")
+    with workdir.locked():
+        workdir.adopt(config, "refuse")
+    (workdir.path / "segmentation").mkdir()
+    (workdir.path / "segmentation" / "work").touch()
+    saved = (workdir.path / "config.json").read_text()
+    config.segmentation.train.freeze = ("nothing/.*",)
+    with pytest.raises(UserError, match="nothing"):
+        start.run_stages(config, workdir, ("segmentation",), "redo")
+    assert (workdir.path / "segmentation" / "work").exists()
+    assert (workdir.path / "config.json").read_text() == saved
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["catch.py", "bcss.py", "bcss.py:own", "glas.py:pathsegdiff"])
+def test_a_plan_needs_no_tiles(tmp_path, name, capsys):
+    config, _, _ = load_config(str(CONFIGS / name))
+    start.plan(config, Workdir(tmp_path / "run"))
+    assert "segmentation" in capsys.readouterr().out and not (tmp_path / "run" / "config.json").exists()
