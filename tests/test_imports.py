@@ -13,11 +13,11 @@ DATA_NO_JAX = (
 )  # fmt: skip
 # room -> our modules it may import, by prefix
 RULES = {
-    "stedm_jax/models": ("stedm_jax.models", "stedm_jax.errors"),
+    "stedm_jax/models": ("stedm_jax.models", "stedm_jax.products", "stedm_jax.errors"),
     "stedm_jax/convert": ("stedm_jax.convert", "stedm_jax.models", "stedm_jax.training", "stedm_jax.errors"),
     "stedm_jax/diffusion": ("stedm_jax.diffusion", "stedm_jax.errors"),
     "stedm_jax/evaluation": ("stedm_jax.evaluation", "stedm_jax.errors"),
-    "stedm_jax/training": ("stedm_jax.training", "stedm_jax.errors"),
+    "stedm_jax/training": ("stedm_jax.training", "stedm_jax.products", "stedm_jax.errors"),
     "stedm_jax/data": ("stedm_jax.data", "stedm_jax.errors"),
     "stedm_jax/tasks": (
         "stedm_jax.tasks", "stedm_jax.models", "stedm_jax.diffusion", "stedm_jax.evaluation", "stedm_jax.training.task",

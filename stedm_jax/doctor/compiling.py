@@ -70,7 +70,7 @@ def _account(request: Request, say: Callable[[str], None]) -> Any:
     from stedm_jax.doctor.account import Account, facts_of, read_facts
     from stedm_jax.doctor.chips import topology_devices
     from stedm_jax.doctor.programs import prepare
-    from stedm_jax.models.flops import traced_flops
+    from stedm_jax.products import traced_flops
     from stedm_jax.training.sharding import make_mesh
     from stedm_jax.workdir import Workdir, write_text
 

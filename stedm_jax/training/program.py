@@ -3,12 +3,11 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from stedm_jax.errors import UserError
+from stedm_jax.products import traced_flops
 from stedm_jax.training.evaluate import Evaluator
-from stedm_jax.training.gradients import Gradients
 from stedm_jax.training.mirror import check_mode
 from stedm_jax.training.optim import make_optimizer
 from stedm_jax.training.parts import choose, named
@@ -28,7 +27,8 @@ class Program:
 
     Attributes:
       still: paths of the parameters that stay as they are. told: lines that say so, and which learn at other rates.
-      flops: of a training step on a global batch, once it is compiled, before the compiler's own changes; 0: not known.
+      flops: of the products of a training step on a global batch, loops counted as often as they turn; 0 before it is
+        traced.
 
     Raises:
       UserError: bad settings, a batch that does not divide.
@@ -73,23 +73,14 @@ class Program:
             *((leaf.shape, leaf.dtype, leaf.sharding) for leaf in jax.tree.leaves((frozen, batch))),
         )
         if new := shapes not in self._compiled:
-            lowered = self.trace(frozen, batch, key).lower()
-            self.flops = self._flops(lowered)
-            self._compiled[shapes] = lowered.compile()
+            traced = self.trace(frozen, batch, key)
+            self.flops = traced_flops(traced.jaxpr)
+            self._compiled[shapes] = traced.lower().compile()
         return self._compiled[shapes], new
 
     def trace(self, frozen: Any, batch: Any, key: Any) -> Any:
         """The train step for arrays, or ShapeDtypeStructs, of these shapes (`jax.stages.Traced`)."""
         return self._step.trace(self.state, frozen, batch, key)
-
-    def _flops(self, lowered: Any) -> float:
-        """Of a step; the body of the loop over micro-batches, counted once by XLA, counts as often as it runs."""
-        count = lambda of: float((of.cost_analysis() or {}).get("flops", 0.0))  # noqa: E731
-        if (times := self.settings.accumulate) == 1:
-            return count(lowered)
-        scalar = jax.ShapeDtypeStruct((), jnp.float32)
-        once = count(jax.jit(self._update).lower(self.state, Gradients(scalar, {}, {}, self.state.params)))
-        return once + times * max(count(lowered) - once, 0.0)
 
 
 def check_training(task: Task, config: Any, mesh: Mesh) -> None:

@@ -10,7 +10,7 @@ from stedm_jax.doctor.chips import CHIPS, Chip, parse_topology
 from stedm_jax.doctor.collectives import Traffic
 from stedm_jax.doctor.tables import constancy, memory_table, report, work_table
 from stedm_jax.errors import UserError
-from stedm_jax.models.flops import traced_flops
+from stedm_jax.products import traced_flops
 
 CHIP = Chip("v5e", 1e9, 1e12, 1e11, 1e10, 2)
 

@@ -11,8 +11,9 @@ from jax import lax
 
 from stedm_jax.models import convolution
 from stedm_jax.models.convolution import PADS, convolve, doubled, upsample_nearest
-from stedm_jax.models.flops import product_flops, traced_flops
+from stedm_jax.models.flops import product_flops
 from stedm_jax.models.layers import conv, upsample_conv
+from stedm_jax.products import traced_flops
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 
