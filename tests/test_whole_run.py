@@ -197,6 +197,7 @@ def test_every_entry_point_answers_help(module):
     assert done.returncode == 0 and "usage:" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_plan_names_sizes_and_costs(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "stedm_jax.main", "--config=configs/catch.py", "--stage=plan", f"--workdir={tmp_path}"],

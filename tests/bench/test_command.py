@@ -38,6 +38,7 @@ def test_stray_words_are_refused():
         command.main(["--sise=tiny"])
 
 
+@pytest.mark.slow
 def test_ours_alone_is_measured_and_told(tmp_path, capsys):
     out = tmp_path / "bench.json"
     arguments = ["--size=tiny", "--batch=2", "--device=cpu", "--peers=none", "--seconds=0.05", f"--json={out}"]

@@ -34,6 +34,7 @@ def first(config):
     return AutoencoderTask(config.autoencoder, jnp.float32)
 
 
+@pytest.mark.slow
 def test_a_guide_that_reads_the_field_around_is_planned_and_costs_more(config):
     config.guided.cache = False
     config.segmentation.arms = arms(ldm={"network": "ldm"})

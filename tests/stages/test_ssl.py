@@ -52,6 +52,7 @@ def test_the_whole_stage(run, capsys):
     json.dumps(result)
 
 
+@pytest.mark.slow
 def test_the_plan_tells_parameters_and_cost(run, capsys):
     run.config.ssl.train.steps = 1000
     print_plan(run.config, run.workdir)

@@ -54,6 +54,7 @@ def test_every_part_learns_and_the_frozen_one_does_not(made):
     assert all(float(jnp.abs(leaf).max()) == 0 for leaf in jax.tree.leaves(still))
 
 
+@pytest.mark.slow
 def test_style_tiles_in_turn_on_several_devices_give_the_same_gradient(made):
     config, task, params, frozen, batch = made
     sparing = config.diffusion.copy_and_resolve_references()
@@ -111,8 +112,12 @@ def changed(made, drop: float, drop_layout: float, source: str = "multipatch") -
 
 
 @pytest.mark.parametrize(
-    ("drop", "drop_layout", "seen"), [(1.0, 0.0, 4), (0.0, 1.0, 4), (1.0, 1.0, 0), (1.0, 0.5, 2), (0.5, 1.0, 2)]
-)
+    ("drop", "drop_layout", "seen"),
+    [
+        (1.0, 1.0, 0), (1.0, 0.5, 2),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in ((1.0, 0.0, 4), (0.0, 1.0, 4), (0.5, 1.0, 2))),
+    ],
+)  # fmt: skip
 def test_a_layout_is_dropped_only_along_with_its_style(made, drop, drop_layout, seen):
     """Number of the four images whose layout reaches the loss; where a share is drawn, on average over keys."""
     _, _, params, frozen, batch = made
@@ -136,8 +141,13 @@ def test_a_layout_is_dropped_only_along_with_its_style(made, drop, drop_layout, 
         assert seen - 1 < counts.mean() < seen + 1 and counts.std() > 0
 
 
-@pytest.mark.parametrize("source", ["multipatch", "none"])
-@pytest.mark.parametrize("drop_layout", [0.0, 0.5])
+@pytest.mark.parametrize(
+    ("drop_layout", "source"),
+    [
+        (0.5, "multipatch"), (0.0, "none"),
+        pytest.param(0.0, "multipatch", marks=pytest.mark.slow), pytest.param(0.5, "none", marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
 def test_guidance_drops_the_layout_within_its_interval(made, drop_layout, source):
     """With scale 0 only the unconditional branch is left."""
     config, _, params, frozen, batch = made

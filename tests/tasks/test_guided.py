@@ -186,7 +186,9 @@ def head_of(task, tune=False, **changes) -> PixelHeadTask:
     return PixelHeadTask(config, COLORS, (1,), 2, jnp.float32, features_of(task, **changes))
 
 
-@pytest.mark.parametrize(("source", "tune"), [("ldm", False), ("ldm", True), ("concat", False)])
+@pytest.mark.parametrize(
+    ("source", "tune"), [("ldm", True), ("concat", False), pytest.param("ldm", False, marks=pytest.mark.slow)]
+)
 def test_a_head_learns_and_the_denoiser_with_it_only_where_it_is_tuned(made, source, tune):
     task, params, frozen, batch = made
     head = head_of(task, tune, source=source)

@@ -152,6 +152,7 @@ def test_a_run_that_was_killed_goes_on_bit_for_bit(one, whole, tmp_path):
     assert same(again.state, whole[1].state)
 
 
+@pytest.mark.slow
 def test_one_device_equals_eight(task, one, whole, tmp_path):
     """The centre so is the mean over the global batch, of which a device holds one tile."""
     many = Program(task, task.config.train, make_mesh(fsdp=2))

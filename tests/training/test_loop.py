@@ -154,7 +154,7 @@ def test_a_bad_batch_is_left_out_up_to_a_limit(tmp_path, capsys) -> None:
     )
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("value", [np.nan, pytest.param(np.inf, marks=pytest.mark.slow)])
 def test_a_step_left_out_changes_nothing_but_the_count(tmp_path, value) -> None:
     config = toy.settings(steps=3, skip_bad=1, checkpoint_every=1, keep=9)
     toy.run(tmp_path, task=Exploding(), config=config, batches=spoilt(3, value=value))
