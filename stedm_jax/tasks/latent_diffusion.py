@@ -3,6 +3,7 @@
 z_0 = (encode(x) - shift) / scale,   z_t = alpha_t z_0 + sigma_t eps
 """
 
+import abc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -42,7 +43,7 @@ class LatentScale:
         return shift, scale
 
 
-class LatentDiffusion:
+class LatentDiffusion(abc.ABC):
     """First stage, noise schedule and loss of a denoiser; for tasks to be made of.
 
     Args:
@@ -114,11 +115,11 @@ class LatentDiffusion:
         images = batch["weight"].sum()
         return {"loss": loss * images, "images": images}
 
+    @abc.abstractmethod
     def loss(
         self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray, step: Int32[Array, ""]
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
         """As training.task.Task."""
-        raise NotImplementedError
 
     def summarise(self, sums: dict) -> dict[str, float]:
         """Mean loss."""
