@@ -7,11 +7,10 @@ combines the snapshots that a training with train.ema.tracks and train.ema.snaps
 """
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
-from stedm_jax.errors import UserError, explain
+from stedm_jax.errors import UserError, run_command
 
 
 def main(argv: list[str]) -> None:
@@ -58,14 +57,7 @@ def main(argv: list[str]) -> None:
 
 def cli() -> None:
     """Runs main and turns what a user can mend into one paragraph and an exit status."""
-    try:
-        main(sys.argv[1:])
-    except BaseException as error:
-        told = None if type(error) is SystemExit else explain(error)
-        if told is None:
-            raise
-        print(f"\nerror: {told[0]}", file=sys.stderr, flush=True)
-        sys.exit(told[1])
+    run_command(main)
 
 
 if __name__ == "__main__":

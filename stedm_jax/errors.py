@@ -2,6 +2,8 @@
 
 import errno
 import os
+import sys
+from collections.abc import Callable
 
 
 class UserError(Exception):
@@ -34,3 +36,15 @@ def explain(error: BaseException) -> tuple[str, int] | None:
     if isinstance(error, SystemExit):
         return str(error), error.code if isinstance(error.code, int) else 0
     return None
+
+
+def run_command(main: Callable[[list[str]], object]) -> None:
+    """Runs a command with the program's arguments; what a user can mend becomes one paragraph and an exit status."""
+    try:
+        main(sys.argv[1:])
+    except BaseException as error:
+        told = None if isinstance(error, SystemExit) else explain(error)
+        if told is None:
+            raise
+        print(f"\nerror: {told[0]}", file=sys.stderr, flush=True)
+        sys.exit(told[1])

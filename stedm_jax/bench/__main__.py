@@ -18,12 +18,11 @@ import argparse
 import importlib
 import importlib.util
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 from stedm_jax.config import check_config, load_config, override
-from stedm_jax.errors import UserError, explain
+from stedm_jax.errors import UserError, run_command
 
 WHAT = ("train", "sampler", "task", "loader")
 
@@ -134,14 +133,7 @@ def run(bench: Any, what: list[str], missing: str, json: str) -> None:
 
 def cli() -> None:
     """Runs main; what a user can mend becomes one paragraph and exit status 2."""
-    try:
-        main(sys.argv[1:])
-    except BaseException as error:
-        told = None if isinstance(error, SystemExit) else explain(error)
-        if told is None:
-            raise
-        print(f"\nerror: {told[0]}", file=sys.stderr, flush=True)
-        sys.exit(told[1])
+    run_command(main)
 
 
 if __name__ == "__main__":
