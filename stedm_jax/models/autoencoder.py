@@ -194,15 +194,18 @@ class Codebook(nnx.Module):
         codes = self.embedding.embedding[...]
         norms = jnp.square(codes).sum(-1)
 
-        def nearest(vectors: Float[Array, "m c"]) -> Int[Array, " m"]:
+        def nearest(vectors: Float[Array, "b m c"]) -> Int[Array, "b m"]:
             products = jnp.matmul(vectors, codes.T, precision=lax.Precision.HIGHEST)
-            return jnp.argmin(norms[None] - 2 * products, axis=-1)
+            return jnp.argmin(norms[None, None] - 2 * products, axis=-1)
 
-        flat = z.astype(jnp.float32).reshape(-1, z.shape[-1])
-        chunks = max(1, math.ceil(flat.shape[0] * codes.shape[0] / PAIRS))
-        padded = jnp.pad(flat, ((0, -flat.shape[0] % chunks), (0, 0)))
-        found = lax.map(nearest, padded.reshape(chunks, -1, z.shape[-1]))
-        return found.reshape(-1)[: flat.shape[0]].reshape(z.shape[:-1])
+        # Part after part of every image, not image after image: so each device searches for its own images only.
+        images = z.astype(jnp.float32).reshape(z.shape[0] if z.ndim > 2 else 1, -1, z.shape[-1])
+        vectors = images.shape[1]
+        parts = min(max(1, math.ceil(images.shape[0] * vectors * codes.shape[0] / PAIRS)), vectors)
+        padded = jnp.pad(images, ((0, 0), (0, -vectors % parts), (0, 0)))
+        cut = padded.reshape(padded.shape[0], parts, -1, z.shape[-1]).swapaxes(0, 1)
+        found = lax.map(nearest, cut).swapaxes(0, 1).reshape(padded.shape[:2])
+        return found[:, :vectors].reshape(z.shape[:-1])
 
 
 class Autoencoder(nnx.Module):

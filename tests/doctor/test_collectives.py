@@ -12,7 +12,8 @@ from jax.sharding import PartitionSpec as P
 from stedm_jax.doctor import collectives as account
 from stedm_jax.doctor.collectives import collectives, group_size, product_flops, traffic
 from stedm_jax.doctor.hlo import Instruction, Module
-from stedm_jax.models.functional import on_each_device
+from stedm_jax.models import autoencoder
+from stedm_jax.models.functional import Functional, on_each_device
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +113,16 @@ def test_the_gradient_of_a_loop_over_parts_is_summed_behind_it(mesh) -> None:
         with jax.set_mesh(mesh):
             module = compiled(mesh, partial(step, encode=encode), (P(), P(("data", "fsdp"))), P(), *shapes)
         assert sent(module) == {"all-reduce": total(turns, turns * size, turns * 2 * 7 / 8 * size)}
+
+
+def test_searching_a_codebook_in_parts_stays_on_the_device(mesh, monkeypatch) -> None:
+    monkeypatch.setattr(autoencoder, "PAIRS", 8 * 16 * 32 // 4)  # four parts
+    search = Functional(lambda rngs: autoencoder.Codebook(32, 3, rngs=rngs))
+    given = search.init(jax.random.key(0))
+    search_all = lambda z: search.apply(given, z)  # noqa: E731
+    module = compiled(mesh, search_all, (P(("data", "fsdp")),), P(("data", "fsdp")), (8, 4, 4, 3))
+    assert not sent(module)
+    assert product_flops(module) == 4 * product_flops(module, loops=False) == 2 * 16 * 32 * 3
 
 
 def test_products_of_convolutions_are_those_of_the_formula(mesh) -> None:
