@@ -126,7 +126,8 @@ def head() -> Any:
     """The head on features."""
     return ConfigDict(
         {
-            "width": 128,
+            "kind": "convolution",  # or linear: of each position by itself, which shows what the features alone hold
+            "width": 128,  # of convolution
             "norm": "batch",  # or group
             "tune": False,  # the denoiser is trained along
         }

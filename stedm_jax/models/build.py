@@ -4,7 +4,7 @@ A section is any object with the attributes that the function names; the numbers
 in the configs, not here.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from stedm_jax.models.dcan import Dcan
 from stedm_jax.models.dino_head import DinoHead
 from stedm_jax.models.fcn8s import Fcn8s
 from stedm_jax.models.functional import Functional
+from stedm_jax.models.pixel_head import LinearHead, PixelHead
 from stedm_jax.models.segmenter import CUSTOM, Segmenter
 from stedm_jax.models.segmenter import ENCODERS as SEGMENTER_ENCODERS
 from stedm_jax.models.style import AGGREGATIONS, StyleExtractor, encoder_names, frozen_size
@@ -26,6 +27,7 @@ from stedm_jax.models.vit import ViT
 from stedm_jax.models.vit_sizes import PLAIN, VIT_SIZES, ViTSize
 
 SEGMENTERS = ("unet", "fcn8s", "dcan")
+PIXEL_HEADS = ("convolution", "linear")
 MIT_SIZES = ("widths", "depths", "heads", "reductions")
 
 
@@ -165,20 +167,25 @@ def build_dino_head(cfg: Any, width: int, *, dtype: DTypeLike = jnp.float32) -> 
     return Functional(lambda rngs: DinoHead(width, **shape, dtype=dtype, rngs=rngs))
 
 
+def build_head(cfg: Any, channels: Sequence[int], classes: int, dtype: DTypeLike = jnp.float32) -> Functional:
+    """Keys: kind (one of PIXEL_HEADS), norm, and width of "convolution"; `channels` are those of the maps it reads."""
+    kw = {"classes": classes, "norm": cfg.norm, "dtype": dtype}
+    if _one_of("segmentation", "head.kind", cfg.kind, PIXEL_HEADS) == "linear":
+        return Functional(lambda rngs: LinearHead(channels, **kw, rngs=rngs))
+    return Functional(lambda rngs: PixelHead(channels, width=cfg.width, **kw, rngs=rngs))
+
+
 def build_segmenter(cfg: Any, classes: int, *, dtype: DTypeLike = jnp.float32) -> Functional:
     """Keys: kind, imagenet_input; encoder, norm, drop_path, decoder of "unet"; widths, depths, heads, reductions of its
-    encoder "mit"; dcan of "dcan"."""
+    encoder "mit"; fcn8s and dcan, each of its kind."""
     kind = _one_of("segmenter", "kind", cfg.kind, SEGMENTERS)
     shared = {"classes": classes, "imagenet_input": cfg.imagenet_input, "dtype": dtype}
-    if kind == "fcn8s":
-        return Functional(lambda rngs: Fcn8s(**shared, rngs=rngs))
-    if kind == "dcan":
-        sizes = {"widths": tuple(cfg.dcan.widths), "hidden": cfg.dcan.hidden}
-        if len(sizes["widths"]) != 5:
-            raise UserError(
-                f"The config's segmenter.dcan.widths has {len(sizes['widths'])} entries; VGG has five stages."
-            )
-        return Functional(lambda rngs: Dcan(**sizes, **shared, rngs=rngs))
+    if kind in ("fcn8s", "dcan"):
+        network, sizes = (Fcn8s, cfg.fcn8s) if kind == "fcn8s" else (Dcan, cfg.dcan)
+        widths, hidden = tuple(sizes.widths), sizes.hidden
+        if len(widths) != 5:
+            raise UserError(f"The config's segmenter.{kind}.widths has {len(widths)} entries; VGG has five stages.")
+        return Functional(lambda rngs: network(widths=widths, hidden=hidden, **shared, rngs=rngs))
     encoder = _one_of("segmenter", "encoder", cfg.encoder, SEGMENTER_ENCODERS)
     norm, sizes, blocks = _one_of("segmenter", "norm", cfg.norm, NORMS), {}, 5
     if encoder == CUSTOM:

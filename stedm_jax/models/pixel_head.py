@@ -8,6 +8,10 @@ The paper calls its head a fully convolutional network; its layout was not found
 such heads (papers on denoisers as feature extractors): resizing, concatenation and few layers. The norm of (1) makes
 the maps, whose scales differ by an order of magnitude between blocks, weigh alike from the start; the second
 convolution of (2) halves the width, since (3) works at full size.
+
+How much a network has learnt shows better where the head can learn little by itself:
+
+    logits = sum_i resize(W_i norm(f_i)) + b,  with 1x1 convolutions W_i                                    (4)
 """
 
 from collections.abc import Sequence
@@ -23,8 +27,44 @@ from stedm_jax.models.layers import Slots, conv
 from stedm_jax.models.unet_decoder import ConvNormReLU
 
 
+class LinearHead(nnx.Module):
+    """Feature maps to logits by equation (4): a linear probe of every position.
+
+    Args:
+        channels: of each map. classes: number of logits. norm: one of batch_norm.NORMS.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        *,
+        classes: int,
+        norm: str = "batch",
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        self.dtype = dtype
+        self.norms = Slots([make_norm(norm, each) for each in channels])
+        self.project = Slots([conv(each, classes, 1, bias=False, rngs=rngs, dtype=dtype) for each in channels])
+        self.bias = nnx.Param(jnp.zeros(classes, jnp.float32))
+
+    def __call__(
+        self,
+        maps: Sequence[Float[Array, "b _h _w _c"]],
+        size: tuple[int, int],
+        train: bool = False,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "b h w classes"]:
+        """As PixelHead."""
+        logits = self.bias[...].reshape(1, 1, 1, -1)
+        for each, project, norm in zip(maps, self.project, self.norms, strict=True):
+            seen = project(normalise(norm, each.astype(self.dtype), train))
+            logits = logits + _resize(seen.astype(jnp.float32), *size)
+        return logits
+
+
 class PixelHead(nnx.Module):
-    """Feature maps to logits.
+    """Feature maps to logits by equations (1) to (3).
 
     Args:
         channels: of each map. classes: number of logits. width: of (1) and (2). norm: one of batch_norm.NORMS.

@@ -12,8 +12,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from stedm_jax.models.batch_norm import running_stats
+from stedm_jax.models.build import build_head
 from stedm_jax.models.functional import Functional
-from stedm_jax.models.pixel_head import PixelHead
 from stedm_jax.tasks.features import Features
 from stedm_jax.tasks.segmentation import SegmentationTask
 
@@ -44,10 +44,7 @@ class PixelHeadTask(SegmentationTask):
 
     def build(self, dtype: DTypeLike) -> Functional:
         """The head."""
-        head, channels, classes = self.config.head, self.features.channels, len(self.colors)
-        return Functional(
-            lambda rngs: PixelHead(channels, classes=classes, width=head.width, norm=head.norm, dtype=dtype, rngs=rngs)
-        )
+        return build_head(self.config.head, self.features.channels, len(self.colors), dtype)
 
     def init(self, key: PRNGKeyArray) -> PyTree:
         """Fresh parameters; those of a tuned denoiser are to be taken from its stage."""

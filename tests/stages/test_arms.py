@@ -66,7 +66,7 @@ def test_a_head_needs_the_denoiser():
     config = get_config("pathsegdiff")
     for name, each in config.segmentation.arms.items():
         check_arm(config, name, each)
-        assert is_head(each) == (name in ("ldm", "random-ldm", "vit", "concat"))
+        assert is_head(each) == (name.removesuffix("-linear") in ("ldm", "random-ldm", "vit", "concat"))
     config.stages = ("data", "autoencoder", "latents", "segmentation", "report")
     with pytest.raises(UserError, match="stages does not name guided"):
         check_arm(config, "ldm", config.segmentation.arms.ldm)
@@ -124,7 +124,7 @@ def test_whole_images_have_no_field_around_them(region):
         except UserError as error:
             assert "has no field around it at its edge" in str(error) and f"'{name}'" in str(error)
             needing.add(name)
-    assert needing == {"ldm", "random-ldm", "concat"}
+    assert {name.removesuffix("-linear") for name in needing} == {"ldm", "random-ldm", "concat"}
     check_arm(region, "a", arm(network="ldm", changes=(("features.guided", False),)))
     region.guided.guide.region_width = 192
     check_arm(region, "ldm", each_arm["ldm"])
