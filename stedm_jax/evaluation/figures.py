@@ -21,6 +21,8 @@ from matplotlib.figure import Figure
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 DARK_PALETTE = ("#56B4E9", "#E69F00", "#2DBE96", "#E3A0C6", "#F0E442", "#7FA8FF")
 CHANNELS = (("red", 1), ("green", 2), ("blue", 0))
+SAMPLES = "samples/"
+"""Before the names of what was measured on samples during a training."""
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -83,6 +85,28 @@ def _loss_panel(axes: Axes, runs: Mapping[str, Rows], dark: bool) -> None:
         axes.set_yscale("log")
     if axes.get_legend_handles_labels()[1]:
         axes.legend(frameon=False, fontsize=8, labelcolor=_ink(dark))
+
+
+def sampled_names(curves: Mapping[str, Rows]) -> list[str]:
+    """The scores of samples that were drawn during trainings: `style_correlation`, `layout_iou`."""
+    keys = {key for rows in curves.values() for row in rows for key in row if key.startswith(SAMPLES)}
+    return sorted(key.removeprefix(SAMPLES) for key in keys)
+
+
+def sample_curves(curves: Mapping[str, Rows], dark: bool = False) -> bytes:
+    """Scores of samples over steps, a panel for each score; `curves` as in `loss_curves`."""
+    names = sampled_names(curves)
+    figure = Figure(figsize=(3.7 * max(1, len(names)), 2.7), layout="constrained")
+    for i, name in enumerate(names):
+        axes = figure.add_subplot(1, len(names), i + 1)
+        drawn = [(run, *_series(rows, SAMPLES + name)) for run, rows in curves.items()]
+        for number, (run, step, value) in enumerate(each for each in drawn if len(each[1])):
+            axes.plot(step, value, "o-", color=palette(dark)[number % len(PALETTE)], markersize=3.5, label=run)
+        style(axes, dark)
+        axes.legend(frameon=False, fontsize=8, labelcolor=_ink(dark))
+        axes.set_title(name.replace("_", " "), loc="left", fontsize=10, color=_ink(dark))
+        axes.set_xlabel("step", fontsize=8)
+    return png(figure)
 
 
 def patient_violins(arms: Mapping[str, Float64[np.ndarray, " p"]], label: str = "IoU", dark: bool = False) -> bytes:

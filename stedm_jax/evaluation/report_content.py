@@ -72,8 +72,9 @@ class ReportContent:
     """Everything a report shows; whatever is empty or None is left out of the page.
 
     `curves` maps a run's folder (such as "segmentation/labelled-0") to its metric rows; `pictures` maps
-    a caption to any further image; `ablation` is a setting that arms vary; `baseline` is the arm that
-    others are compared with, by default the first one mentioned; `config` is anything that json can write.
+    a caption to an image that was drawn during a training; `ablation` is a setting that arms vary;
+    `baseline` is the arm that others are compared with, by default the first one mentioned; `config` is
+    anything that json can write.
     """
 
     title: str

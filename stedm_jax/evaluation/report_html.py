@@ -21,6 +21,8 @@ from stedm_jax.evaluation.figures import (
     PALETTE,
     loss_curves,
     patient_violins,
+    sample_curves,
+    sampled_names,
     style_scatter,
 )
 from stedm_jax.evaluation.report_content import (
@@ -174,8 +176,6 @@ def _synthesis(content: ReportContent) -> str:
         )
     if content.synthesis is not None:
         html += _synthesis_numbers(content.synthesis)
-    for caption, image in content.pictures.items():
-        html += _plate(image, caption)
     return html
 
 
@@ -239,6 +239,12 @@ def _training(content: ReportContent) -> str:
     curves = {name: rows for name, rows in content.curves.items() if rows}
     text = "Loss over steps: as it was, and smoothed."
     html = _chart(lambda dark: loss_curves(curves, dark), text) if curves else ""
+    if sampled_names(curves):
+        html += _chart(
+            lambda dark: sample_curves(curves, dark), "How well samples at fixed noise keep to style and layout."
+        )
+    for caption, image in content.pictures.items():
+        html += _plate(image, caption)
     return html + _reconstruction(content.reconstruction)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from stedm_jax.data.records import TileSet
 from stedm_jax.data.schema import SYNTHETIC
@@ -22,6 +23,12 @@ from stedm_jax.stages.run import Run, spread
 from stedm_jax.stages.segmentation import JUDGE
 from stedm_jax.training import peers
 from stedm_jax.workdir import STAGES, flatten, write_text
+
+DRAWN = {
+    "diffusion": ("samples", "layouts (first column) in the styles of the tiles on top, at fixed noise"),
+    "guided": ("samples", "tiles, and samples that the embeddings of these guide"),
+}
+"""Stage -> (name of its pictures, what they show)."""
 
 
 def run(run: Run) -> None:
@@ -61,6 +68,7 @@ def _content(run: Run) -> ReportContent:
         grid=_grid(run) if made else None,
         legend=legend(run.classes.names, run.classes.colors),
         curves=_curves(path),
+        pictures=dict(_drawn(path)),
         results=list(_results(run)),
         baseline=config.report.baseline or ("labelled" if "labelled" in results.get("arms", ()) else None),
         synthesis=_synthesis(run, made, judge) if made else None,
@@ -113,6 +121,14 @@ def _grid(run: Run) -> np.ndarray:
 def _curves(path: Path) -> dict[str, list]:
     files = sorted(path.glob("**/metrics.jsonl"))
     return {str(file.parent.relative_to(path)): read_metrics(file) for file in files}
+
+
+def _drawn(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """What the trainings that draw have drawn last: (caption, picture)."""
+    for stage, (name, caption) in DRAWN.items():
+        if files := sorted((path / stage / "images").glob(f"{name}-*.png")):
+            step = int(files[-1].stem.rpartition("-")[2])
+            yield f"{stage}, step {step:,}: {caption}", np.asarray(Image.open(files[-1]).convert("RGB"))
 
 
 def _scored(run: Run) -> Iterator[dict]:

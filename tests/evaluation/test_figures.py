@@ -11,6 +11,8 @@ from stedm_jax.evaluation.figures import (
     loss_curves,
     patient_violins,
     read_metrics,
+    sample_curves,
+    sampled_names,
     style_scatter,
 )
 
@@ -58,6 +60,16 @@ def test_loss_curves(tmp_path):
     pixels(loss_curves({"autoencoder": read, "segmentation/a-0": read, "segmentation/b-1": read}))
     pixels(loss_curves({"empty": []}, dark=True))
     pixels(loss_curves({}))
+
+
+def test_scores_of_samples():
+    rows = [{"step": i, "loss": 0.1, "samples/style_correlation": i / 50, "samples/layout_iou": None} for i in (10, 40)]
+    curves = {"diffusion": rows, "guided": [{"step": 1, "loss": 1.0}]}
+    assert sampled_names(curves) == ["layout_iou", "style_correlation"]
+    assert not sampled_names({"guided": curves["guided"]})
+    one = pixels(sample_curves(curves))
+    rows.append({"step": 60, "samples/style_correlation": 0.1})
+    assert (one != pixels(sample_curves(curves))).any()
 
 
 def test_style_scatter():

@@ -65,6 +65,7 @@ def content(small=True):
         for name, scale in [("autoencoder", 2.0), ("diffusion", 0.8)]
         + [(f"segmentation/{arm}-{seed}", 0.6) for arm in ARMS for seed in SEEDS]
     }
+    curves["diffusion"].append({"step": 600, "samples/style_correlation": 0.7})
     return ReportContent(
         title="Phantom cohort <demo>",
         intro="A cohort with known truth.\n\nTest & style patients have <unseen> stains.",
@@ -75,7 +76,7 @@ def content(small=True):
         cohort_panel=cohort_panel(strips),
         grid=style_grid(images, layouts, tiles, COLOURS, names[7:12], cell=64 if small else 128),
         legend=legend(["background", "tumour"], COLOURS),
-        pictures={"Predictions": images[0][0]},
+        pictures={"diffusion, step 600": images[0][0]},
         curves=curves,
         results=list(results()),
         synthesis=Synthesis(len(od), style_correlation(made, od), 0.71, 0.78, made, od, {"FD": float("nan")}),
@@ -109,6 +110,8 @@ def test_html_is_self_contained_and_escaped(report):
     assert "Test &amp; style patients have &lt;unseen&gt; stains." in html
     for part in ("results", "synthesis", "cohort", "training", "run"):
         assert f'id="{part}"' in html
+    training = html[html.index('id="training"') : html.index('id="run"')]
+    assert "diffusion, step 600" in training and "How well samples at fixed noise" in training
     assert not re.search(r"\bnan\b", re.sub(r'"data:[^"]*"', "", html))
 
 
