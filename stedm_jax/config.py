@@ -281,7 +281,8 @@ _COUNTS = (
     "segmentation.train.steps", "segmentation.train.batch", "diffusion.style.tiles", "diffusion.style.dim",
     "diffusion.schedule.steps", "synthesis.count", "synthesis.batch", "synthesis.steps", "latents.tiles",
     "latents.copies", "data.tile", "data.threads", "mesh.fsdp", "guided.train.batch", "guided.schedule.steps",
-    "guided.guide.dim", "segmentation.head.width", "diffusion.watch.layouts",
+    "guided.guide.dim", "segmentation.head.width", "segmentation.model.fcn8s.hidden", "segmentation.model.dcan.hidden",
+    "diffusion.watch.layouts",
     "diffusion.watch.styles", "diffusion.watch.steps",
 )  # fmt: skip
 
