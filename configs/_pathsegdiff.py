@@ -128,7 +128,7 @@ def head() -> Any:
         {
             "kind": "convolution",  # or linear: of each position by itself, which shows what the features alone hold
             "width": 128,  # of convolution
-            "norm": "batch",  # or group
+            "norm": "batch",  # or, of convolution, group
             "tune": False,  # the denoiser is trained along
         }
     )

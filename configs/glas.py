@@ -13,10 +13,11 @@ Hardware and time: two shared CPU cores, 26 minutes, 2.1 GB. Seen (README.md): I
 labelled, 0.536 with synthetic tiles: after ten minutes of training these do more harm than good; style correlation
 0.77, layout IoU 0.34, the judge on real tiles 0.56.
 
-PathSegDiff (arm pathsegdiff), on tiles that show as much tissue in half the pixels, and what its features depend on,
-once that has run:
+PathSegDiff (arm pathsegdiff): the same patients, tiles that show as much tissue in half the pixels, brought to one
+stain, so that features and not stains are compared; and, once that has run, what its features depend on:
 
-    python -m data_prep.glas --source=GLAS --mpp=2.48 --tile=64 --stride=32 --stain_norm=reinhard --out=data/glas64
+    python -m data_prep.glas --source=GLAS --mpp=2.48 --tile=64 --stride=32 --stain_norm=reinhard \
+        --out=data/glas64-reinhard
     python -m stedm_jax.main --config=configs/glas.py:pathsegdiff
     python -m stedm_jax.main --config=configs/glas.py:ablate_timestep     (or _blocks, _guide, _magnification)
 """
@@ -46,15 +47,16 @@ BASELINES = {
     "vgg16-fcn8s": (("model.fcn8s.widths", (32, 64, 128, 128, 128)), ("model.fcn8s.hidden", 512)),
     "dcan": (("model.dcan.widths", (32, 64, 128, 128, 128)), ("model.dcan.hidden", 256)),
 }
-"""Arm -> what makes it small enough for two cores; the first is as published."""
+"""Arm -> what makes it small enough for two cores. The ResNet18 of the first has its published widths; its decoder and
+norms are small too (shrink)."""
 
 
-MISSING_64 = MISSING.replace("--out=data/glas128", f"{TILES_64} --out=data/glas64")
+MISSING_64 = MISSING.replace("--out=data/glas128", f"{TILES_64} --out=data/glas64-reinhard")
 
 
 def get_config(arm: str = "small"):
     """Arms: "small", STEDM; "pathsegdiff", PathSegDiff and its baselines; small networks, two CPU cores, about
-    an hour. "ablate_...", after "pathsegdiff" has run in its usual workdir: heads alone are trained."""
+    an hour. "ablate_...", after "pathsegdiff" has run in its usual workdir: linear heads alone are trained."""
     arm = arm or "small"
     if arm not in ARMS:
         raise ValueError(f"configs/glas.py has no arm '{arm}'; it has {', '.join(ARMS)}")
@@ -89,7 +91,7 @@ def _small():
 
 def _pathsegdiff():
     config = _glas()
-    config.data.update({"tiles": "data/glas64", "missing": MISSING_64, "tile": 64, "mpp": 2.48})
+    config.data.update({"tiles": "data/glas64-reinhard", "missing": MISSING_64, "tile": 64, "mpp": 2.48})
     config.autoencoder.crop = 0
     config.autoencoder.train = short(600, 16, 2e-3, visual_every=600)
     config.name = "glas_pathsegdiff"
@@ -117,9 +119,9 @@ def _pathsegdiff():
     segmentation.train = short(200, 16, 2e-3)
     config.report.baseline = "ldm"
     config.report.intro = (
-        "Colon tissue of sixteen patients, split by patient. A denoiser learns from tiles without labels, and a small "
-        "head reads its features; beside it the guide alone, both, a denoiser that has learnt nothing, and networks "
-        "that are trained whole."
+        "Colon tissue of sixteen patients, split by patient and brought to one stain. A denoiser learns from tiles "
+        "without labels, and a small head, or a linear one, reads its features; beside it the guide alone, both, a "
+        "denoiser that has learnt nothing, and networks that are trained whole."
     )
     return config
 
@@ -139,4 +141,8 @@ def _ablation(arm):
         f"{number}": _arm("ldm", (*LINEAR, (key, value))) for number, value in enumerate(values)
     }
     config.report.update({"ablation": key, "baseline": ""})
+    config.report.intro = (
+        "Colon tissue of sixteen patients, split by patient. A linear head reads the features of a denoiser that has "
+        f"learnt from tiles without labels; the arms differ in {key}."
+    )
     return config

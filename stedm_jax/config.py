@@ -168,13 +168,19 @@ def halvings(config: Any) -> int:
 _CHOICES = {
     "autoencoder.adversarial.norm": ("batch", "group", "none"),
     "segmentation.checkpoint": ("last", "best"),
+    "segmentation.head.kind": ("convolution", "linear"),
     "autoencoder.model.kind": ("kl", "vq", "taef2"),
     "diffusion.prediction": ("eps", "v", "x0"),
     "latents.dtype": ("float16", "bfloat16", "float32"),
 }
 
 
-_LENGTHS = {"ssl.augment.blur": 3, "ssl.teacher_temperature": 2}
+_LENGTHS = {
+    "ssl.augment.blur": 3,
+    "ssl.teacher_temperature": 2,
+    "segmentation.model.fcn8s.widths": 5,
+    "segmentation.model.dcan.widths": 5,
+}
 
 
 def _check_values(config: Any) -> None:

@@ -236,7 +236,7 @@ class Workdir:
     def _changes(self, new: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
         """The configuration that is saved here, `new` where none is, and the keys that differ from it."""
         file, missing = self.path / "config.json", object()
-        old = json.loads(file.read_text()) if file.exists() else new
+        old = IMPLIED | json.loads(file.read_text()) if file.exists() else new
         return old, [k for k in sorted(old.keys() | new.keys()) if old.get(k, missing) != new.get(k, missing)]
 
     def _untrue(self, keys: Sequence[str]) -> list[str]:
@@ -253,6 +253,14 @@ class Workdir:
             if found.intersection(NEEDS[stage]) and self.started(stage):
                 found.add(stage)
         return found
+
+
+IMPLIED = {
+    "segmentation.head.kind": "convolution",
+    "segmentation.model.fcn8s.hidden": 4096,
+    "segmentation.model.fcn8s.widths": [64, 128, 256, 512, 512],
+}
+"""Keys that a workdir may be older than, with what was done before there were settings for it."""
 
 
 def _lock(descriptor: int, path: Path, patience: float) -> bool:

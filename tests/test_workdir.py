@@ -5,7 +5,7 @@ import pytest
 
 from configs.base import get_base
 from stedm_jax.errors import UserError
-from stedm_jax.workdir import NEEDS, STAGES, Workdir, flatten, stage_of, versions
+from stedm_jax.workdir import IMPLIED, NEEDS, STAGES, Workdir, flatten, stage_of, versions
 
 
 @pytest.fixture
@@ -50,6 +50,19 @@ def test_harmless_changes_are_listed_and_allowed(used):
     config.diffusion.train.log_every = 1
     config.mesh.fsdp = 2
     assert len(used.adopt(config, "refuse")) == 2
+
+
+def test_a_workdir_from_before_a_setting_is_taken_to_have_its_old_value(used):
+    file = used.path / "config.json"
+    old = {key: value for key, value in json.loads(file.read_text()).items() if key not in IMPLIED}
+    assert len(old) == len(flatten(get_base())) - len(IMPLIED)
+    file.write_text(json.dumps(old))
+    assert not used.adopt(get_base(), "refuse")
+    file.write_text(json.dumps(old))
+    config = get_base()
+    config.segmentation.head.kind = "linear"
+    with pytest.raises(UserError, match="segmentation.head.kind: convolution -> linear"):
+        used.adopt(config, "refuse")
 
 
 def test_every_key_belongs_to_a_stage_or_is_harmless():

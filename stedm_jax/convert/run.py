@@ -20,6 +20,7 @@ from stedm_jax.errors import UserError
 from stedm_jax.models.discriminator import own
 from stedm_jax.models.mit import SIZES
 from stedm_jax.models.segmenter import CUSTOM
+from stedm_jax.models.vgg import WIDTHS
 from stedm_jax.training.checkpoints import finished
 
 
@@ -111,6 +112,8 @@ def _segmenter(config: Mapping[str, Any]) -> tuple[Table, str]:
     """Table to the published names, and what they are the names of."""
     get = lambda key: config.get(f"segmentation.model.{key}")  # noqa: E731
     if get("kind") == "fcn8s":
+        if get("fcn8s.hidden") not in (None, 4096) or tuple(get("fcn8s.widths") or WIDTHS) != WIDTHS:
+            return fcn8s.TABLE, "a network like torchvision's vgg16, of other widths"
         return fcn8s.TABLE, "torchvision's vgg16, with score_fr, score_pool4, score_pool3 in place of classifier.6"
     if get("kind") == "dcan":
         return (), "a contour-aware network whose `features` are torchvision's vgg16"

@@ -89,7 +89,8 @@ def _loss_panel(axes: Axes, runs: Mapping[str, Rows], dark: bool) -> None:
 
 def sampled_names(curves: Mapping[str, Rows]) -> list[str]:
     """The scores of samples that were drawn during trainings: `style_correlation`, `layout_iou`."""
-    keys = {key for rows in curves.values() for row in rows for key in row if key.startswith(SAMPLES)}
+    keys = {key for rows in curves.values() for row in rows for key, value in row.items() if value is not None}
+    keys = {key for key in keys if key.startswith(SAMPLES)}
     return sorted(key.removeprefix(SAMPLES) for key in keys)
 
 

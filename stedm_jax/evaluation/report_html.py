@@ -240,9 +240,8 @@ def _training(content: ReportContent) -> str:
     text = "Loss over steps: as it was, and smoothed."
     html = _chart(lambda dark: loss_curves(curves, dark), text) if curves else ""
     if sampled_names(curves):
-        html += _chart(
-            lambda dark: sample_curves(curves, dark), "How well samples at fixed noise keep to style and layout."
-        )
+        text = f"Of samples at fixed noise: {', '.join(sampled_names(curves)).replace('_', ' ')}."
+        html += _chart(lambda dark: sample_curves(curves, dark), text)
     for caption, image in content.pictures.items():
         html += _plate(image, caption)
     return html + _reconstruction(content.reconstruction)

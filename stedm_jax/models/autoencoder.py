@@ -27,7 +27,7 @@ from stedm_jax.models.layers import GroupNorm, Slots, attention, conv, linear, u
 KINDS = ("kl", "vq")
 EPS = 1e-6
 BETA = 0.25
-# Distances to codes are made for at most this many (position, code) pairs at once.
+# Distances to codes are made for about this many (position, code) pairs at once on each device of the mesh that is set.
 PAIRS = 1 << 27
 
 
@@ -198,10 +198,14 @@ class Codebook(nnx.Module):
             products = jnp.matmul(vectors, codes.T, precision=lax.Precision.HIGHEST)
             return jnp.argmin(norms[None, None] - 2 * products, axis=-1)
 
+        if not z.size:
+            return jnp.zeros(z.shape[:-1], jnp.int32)
         # Part after part of every image, not image after image: so each device searches for its own images only.
         images = z.astype(jnp.float32).reshape(z.shape[0] if z.ndim > 2 else 1, -1, z.shape[-1])
         vectors = images.shape[1]
-        parts = min(max(1, math.ceil(images.shape[0] * vectors * codes.shape[0] / PAIRS)), vectors)
+        mesh = jax.sharding.get_abstract_mesh()
+        here = math.ceil(images.shape[0] / (1 if mesh.empty else mesh.size))
+        parts = min(max(1, math.ceil(here * vectors * codes.shape[0] / PAIRS)), vectors)
         padded = jnp.pad(images, ((0, 0), (0, -vectors % parts), (0, 0)))
         cut = padded.reshape(padded.shape[0], parts, -1, z.shape[-1]).swapaxes(0, 1)
         found = lax.map(nearest, cut).swapaxes(0, 1).reshape(padded.shape[:2])

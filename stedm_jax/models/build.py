@@ -171,7 +171,12 @@ def build_head(cfg: Any, channels: Sequence[int], classes: int, dtype: DTypeLike
     """Keys: kind (one of PIXEL_HEADS), norm, and width of "convolution"; `channels` are those of the maps it reads."""
     kw = {"classes": classes, "norm": cfg.norm, "dtype": dtype}
     if _one_of("segmentation", "head.kind", cfg.kind, PIXEL_HEADS) == "linear":
-        return Functional(lambda rngs: LinearHead(channels, **kw, rngs=rngs))
+        if cfg.norm != "batch":
+            raise UserError(
+                f"The config has segmentation.head.norm = {cfg.norm!r} with head.kind = 'linear': a head that norms "
+                "each image by itself is not linear. Set head.norm to 'batch'."
+            )
+        return Functional(lambda rngs: LinearHead(channels, classes=classes, dtype=dtype, rngs=rngs))
     return Functional(lambda rngs: PixelHead(channels, width=cfg.width, **kw, rngs=rngs))
 
 
@@ -185,6 +190,8 @@ def build_segmenter(cfg: Any, classes: int, *, dtype: DTypeLike = jnp.float32) -
         widths, hidden = tuple(sizes.widths), sizes.hidden
         if len(widths) != 5:
             raise UserError(f"The config's segmenter.{kind}.widths has {len(widths)} entries; VGG has five stages.")
+        if min(*widths, hidden) < 1:
+            raise UserError(f"The config's segmenter.{kind} has widths {widths} and hidden {hidden}; give 1 or more.")
         return Functional(lambda rngs: network(widths=widths, hidden=hidden, **shared, rngs=rngs))
     encoder = _one_of("segmenter", "encoder", cfg.encoder, SEGMENTER_ENCODERS)
     norm, sizes, blocks = _one_of("segmenter", "norm", cfg.norm, NORMS), {}, 5

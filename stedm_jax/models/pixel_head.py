@@ -11,7 +11,7 @@ convolution of (2) halves the width, since (3) works at full size.
 
 How much a network has learnt shows better where the head can learn little by itself:
 
-    logits = sum_i resize(W_i norm(f_i)) + b,  with 1x1 convolutions W_i                                    (4)
+    logits = sum_i resize(W_i norm(f_i)) + b,  with 1x1 convolutions W_i and batch normalisation            (4)
 """
 
 from collections.abc import Sequence
@@ -28,10 +28,10 @@ from stedm_jax.models.unet_decoder import ConvNormReLU
 
 
 class LinearHead(nnx.Module):
-    """Feature maps to logits by equation (4): a linear probe of every position.
+    """Feature maps to logits by equation (4): a linear probe of every position of each map.
 
     Args:
-        channels: of each map. classes: number of logits. norm: one of batch_norm.NORMS.
+        channels: of each map. classes: number of logits.
     """
 
     def __init__(
@@ -39,12 +39,11 @@ class LinearHead(nnx.Module):
         channels: Sequence[int],
         *,
         classes: int,
-        norm: str = "batch",
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
         self.dtype = dtype
-        self.norms = Slots([make_norm(norm, each) for each in channels])
+        self.norms = Slots([make_norm("batch", each) for each in channels])
         self.project = Slots([conv(each, classes, 1, bias=False, rngs=rngs, dtype=dtype) for each in channels])
         self.bias = nnx.Param(jnp.zeros(classes, jnp.float32))
 

@@ -25,10 +25,11 @@ from stedm_jax.training import peers
 from stedm_jax.workdir import STAGES, flatten, write_text
 
 DRAWN = {
-    "diffusion": ("samples", "layouts (first column) in the styles of the tiles on top, at fixed noise"),
-    "guided": ("samples", "tiles, and samples that the embeddings of these guide"),
+    "diffusion": "layouts (first column) with the style tiles on top, at fixed noise",
+    "guided": "tiles, and samples that the embeddings of these guide",
 }
-"""Stage -> (name of its pictures, what they show)."""
+"""Stage -> what its samples show."""
+PICTURE = 1024
 
 
 def run(run: Run) -> None:
@@ -68,7 +69,7 @@ def _content(run: Run) -> ReportContent:
         grid=_grid(run) if made else None,
         legend=legend(run.classes.names, run.classes.colors),
         curves=_curves(path),
-        pictures=dict(_drawn(path)),
+        pictures=dict(drawn(path)),
         results=list(_results(run)),
         baseline=config.report.baseline or ("labelled" if "labelled" in results.get("arms", ()) else None),
         synthesis=_synthesis(run, made, judge) if made else None,
@@ -123,12 +124,13 @@ def _curves(path: Path) -> dict[str, list]:
     return {str(file.parent.relative_to(path)): read_metrics(file) for file in files}
 
 
-def _drawn(path: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """What the trainings that draw have drawn last: (caption, picture)."""
-    for stage, (name, caption) in DRAWN.items():
-        if files := sorted((path / stage / "images").glob(f"{name}-*.png")):
-            step = int(files[-1].stem.rpartition("-")[2])
-            yield f"{stage}, step {step:,}: {caption}", np.asarray(Image.open(files[-1]).convert("RGB"))
+def drawn(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """What the denoisers have drawn last: (caption, picture, at most PICTURE pixels wide and high)."""
+    for stage, caption in DRAWN.items():
+        if files := sorted((path / stage / "images").glob("samples-*.png")):
+            step, picture = int(files[-1].stem.rpartition("-")[2]), Image.open(files[-1]).convert("RGB")
+            picture.thumbnail((PICTURE, PICTURE))
+            yield f"{stage}, step {step:,}: {caption}", np.asarray(picture)
 
 
 def _scored(run: Run) -> Iterator[dict]:

@@ -111,7 +111,7 @@ def test_html_is_self_contained_and_escaped(report):
     for part in ("results", "synthesis", "cohort", "training", "run"):
         assert f'id="{part}"' in html
     training = html[html.index('id="training"') : html.index('id="run"')]
-    assert "diffusion, step 600" in training and "How well samples at fixed noise" in training
+    assert "diffusion, step 600" in training and "Of samples at fixed noise: style correlation." in training
     assert not re.search(r"\bnan\b", re.sub(r'"data:[^"]*"', "", html))
 
 

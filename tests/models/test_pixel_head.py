@@ -22,8 +22,7 @@ def maps(seed: int = 0):
     return [jax.random.normal(one, (2, 4, 4, 6)), jax.random.normal(two, (2, 8, 8, 10))]
 
 
-@pytest.mark.parametrize("kind", ["convolution", "linear"])
-@pytest.mark.parametrize("norm", ["batch", "group"])
+@pytest.mark.parametrize(("kind", "norm"), [("convolution", "batch"), ("convolution", "group"), ("linear", "batch")])
 def test_logits_at_the_size_asked_for(kind, norm):
     network = head(kind, norm)
     logits = jax.jit(lambda p, m: network.apply(p, m, (16, 24), True))(network.init(jax.random.key(1)), maps())
@@ -58,3 +57,5 @@ def test_the_convolutions_see_their_neighbours():
 def test_an_unknown_head_is_refused():
     with pytest.raises(UserError, match=r"head\.kind = 'mlp', which is not known\. Set it to one of: convolution, lin"):
         head("mlp")
+    with pytest.raises(UserError, match=r"norms each image by itself is not linear"):
+        head("linear", "group")
