@@ -144,9 +144,9 @@ def _segmentation() -> Any:
                 "reductions": (8, 4, 2, 1),
                 "decoder": (256, 128, 64, 32, 16),
                 "fcn8s": {
-                    "widths": (64, 128, 256, 512, 512),
-                    "hidden": 4096,
-                },  # of VGG's stages; of the two wide layers
+                    "widths": (64, 128, 256, 512, 512),  # of VGG's stages
+                    "hidden": 4096,  # channels of the two wide convolutions
+                },
                 "dcan": {
                     "widths": (64, 128, 256, 512, 512),  # of VGG's stages
                     "hidden": 1024,

@@ -169,15 +169,15 @@ def build_dino_head(cfg: Any, width: int, *, dtype: DTypeLike = jnp.float32) -> 
 
 def build_head(cfg: Any, channels: Sequence[int], classes: int, dtype: DTypeLike = jnp.float32) -> Functional:
     """Keys: kind (one of PIXEL_HEADS), norm, and width of "convolution"; `channels` are those of the maps it reads."""
-    kw = {"classes": classes, "norm": cfg.norm, "dtype": dtype}
+    kw = {"classes": classes, "dtype": dtype}
     if _one_of("segmentation", "head.kind", cfg.kind, PIXEL_HEADS) == "linear":
         if cfg.norm != "batch":
             raise UserError(
                 f"The config has segmentation.head.norm = {cfg.norm!r} with head.kind = 'linear': a head that norms "
                 "each image by itself is not linear. Set head.norm to 'batch'."
             )
-        return Functional(lambda rngs: LinearHead(channels, classes=classes, dtype=dtype, rngs=rngs))
-    return Functional(lambda rngs: PixelHead(channels, width=cfg.width, **kw, rngs=rngs))
+        return Functional(lambda rngs: LinearHead(channels, **kw, rngs=rngs))
+    return Functional(lambda rngs: PixelHead(channels, width=cfg.width, norm=cfg.norm, **kw, rngs=rngs))
 
 
 def build_segmenter(cfg: Any, classes: int, *, dtype: DTypeLike = jnp.float32) -> Functional:

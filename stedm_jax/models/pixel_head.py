@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float
 
 from stedm_jax.models.batch_norm import make_norm, normalise
 from stedm_jax.models.layers import Slots, conv
@@ -52,7 +52,6 @@ class LinearHead(nnx.Module):
         maps: Sequence[Float[Array, "b _h _w _c"]],
         size: tuple[int, int],
         train: bool = False,
-        key: PRNGKeyArray | None = None,
     ) -> Float[Array, "b h w classes"]:
         """As PixelHead."""
         logits = self.bias[...].reshape(1, 1, 1, -1)
@@ -94,9 +93,8 @@ class PixelHead(nnx.Module):
         maps: Sequence[Float[Array, "b _h _w _c"]],
         size: tuple[int, int],
         train: bool = False,
-        key: PRNGKeyArray | None = None,
     ) -> Float[Array, "b h w classes"]:
-        """Logits, float32, at the height and width `size`; `key` is not used, as nothing is drawn."""
+        """Logits, float32, at the height and width `size`."""
         height, width = (max(each.shape[axis] for each in maps) for axis in (1, 2))
         seen = [
             _resize(normalise(norm, project(each.astype(self.dtype)), train), height, width)

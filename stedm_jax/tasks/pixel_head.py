@@ -66,6 +66,6 @@ class PixelHeadTask(SegmentationTask):
             maps = jax.lax.stop_gradient(maps)
         network = self.network.module(params[HEAD])
         pixels = batch["image"] if "image" in batch else batch["mask"]
-        logits = network(maps, pixels.shape[1:3], train, key)
+        logits = network(maps, pixels.shape[1:3], train)
         state = running_stats(network)
         return logits, {HEAD: state} if state else {}
