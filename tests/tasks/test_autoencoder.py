@@ -277,10 +277,10 @@ def test_the_start_of_the_discriminator_is_survived(tmp_path, ramp, fall):
     task = make(start=150, ramp=ramp, filters=16, layers=2)
     task.config.model.update({"channels": 16, "multipliers": (1, 2), "latent_channels": 4, "res_blocks": 1})
     task = AutoencoderTask(task.config, jnp.float32)
-    optimizer = dict(name="adamw", lr=1e-3, weight_decay=0.0, b1=0.5, b2=0.9, clip=0.0, warmup=20, schedule="cosine")
-    optimizer["weight_decay_end"] = 0.0
+    published = {"lr": 1e-3, "weight_decay": 0.0, "b1": 0.5, "b2": 0.9, "clip": 0.0, "warmup": 20, "schedule": "cosine"}
+    optimizer = settings()["optimizer"] | published
     config = settings(steps=300, batch=8, log_every=1, eval_every=10, checkpoint_every=300, optimizer=optimizer)
-    config["ema"] = dict(decay=0.0)
+    config["ema"] |= {"decay": 0.0}
     judged = {"image": tiles(8, seed=99), "weight": np.ones(8, np.float32)}
 
     def batches(start):

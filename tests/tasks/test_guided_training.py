@@ -38,7 +38,8 @@ def made(kind):
 
 
 def settings(steps):
-    config = toy.settings(steps=steps, checkpoint_every=3, ema={"decay": 0.0})
+    config = toy.settings(steps=steps, checkpoint_every=3)
+    config["ema"] |= {"decay": 0.0}
     config["optimizer"] |= {"schedule": "constant", "warmup": 0}
     return config
 
