@@ -1,4 +1,5 @@
 import functools
+import re
 import shutil
 from pathlib import Path
 
@@ -67,6 +68,27 @@ def test_restores_on_another_mesh(tmp_path, before, after) -> None:
     assert toy.same(loaded, state)
     assert len(loaded.params["hidden"]["kernel"].sharding.device_set) == after[0]
     checkpoints.close()
+
+
+def test_restores_where_none_of_the_devices_is_that_it_was_saved_on(tmp_path) -> None:
+    """Written on GPUs or a pod, read on a CPU: what a checkpoint says of devices is not asked for."""
+    state = state_of(1, mesh_of(8, 4))
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, state)
+    checkpoints.close()
+    files = [*tmp_path.rglob("_sharding")]
+    for file in files:
+        text = file.read_text()
+        moved = re.sub(r'(id[^0-9]+)(\d+)', lambda found: f"{found[1]}{int(found[2]) + 4096}", text)
+        assert moved != text
+        file.write_text(moved)
+    manifest.write_manifest(tmp_path / "1", 1, {})
+    there = Checkpoints(tmp_path)
+    assert files and there.latest() == 1
+    assert toy.same(there.restore(abstract_of()), state)
+    assert toy.same(there.restore_params(abstract_of().params), state.ema)
+    assert toy.same(there.read_params(which="params"), state.params)
+    there.close()
 
 
 def spoil(target: Path, kind: str, rng: np.random.Generator) -> None:
