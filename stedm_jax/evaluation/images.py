@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64, Integer, UInt8
+from jaxtyping import Float64, Int64, Integer, UInt8
 
 from stedm_jax.evaluation.confusion import VOID, confusion_matrix, mean_over, scores
 from stedm_jax.evaluation.objects import ObjectSums, object_sums, total
+from stedm_jax.evaluation.statistics import bootstrap_difference
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,32 @@ def summary_table(told: Mapping[str, Mapping[str, Any]]) -> str:
         for kind in ("pooled", "mean_over_images", "mean_over_patients"):
             values = "".join(f"{group[kind][name]:>17.{1 if name == SHOWN[-1] else 4}f}" for name in SHOWN)
             lines.append(f"{part:<14}{kind:<20}{group['images']:>7}{group['patients']:>9}{values}")
+    return "\n".join(lines)
+
+
+def arms_table(
+    told: Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]],
+    patients: Mapping[str, Float64[np.ndarray, "s p"]],
+    baseline: str,
+) -> str:
+    """Arms side by side as a table of text.
+
+    Args:
+      told: arm -> seed -> `summary`; shown are the pooled scores of each part, means over seeds.
+      patients: arm -> object Dice by seed and patient, the same patients in all.
+      baseline: arm that the means over patients of the others are compared with, by a hierarchical bootstrap.
+    """
+    lines = [f"{'part':<14}{'arm':<20}{'seeds':>7}" + "".join(f"{each:>17}" for each in SHOWN)]
+    for part in next(iter(told.values()))[next(iter(next(iter(told.values()))))]:
+        for arm, seeds in told.items():
+            means = {name: np.mean([each[part]["pooled"][name] for each in seeds.values()]) for name in SHOWN}
+            values = "".join(f"{means[name]:>17.{1 if name == SHOWN[-1] else 4}f}" for name in SHOWN)
+            lines.append(f"{part:<14}{arm:<20}{len(seeds):>7}{values}")
+    for arm, table in patients.items():
+        if arm != baseline and baseline in patients:
+            d = bootstrap_difference(patients[baseline], table)
+            interval = f"95 % {d.low:+.3f} to {d.high:+.3f}, {d.n} patients"
+            lines.append(f"{arm} - {baseline}: object_dice {d.estimate:+.3f} ({interval})")
     return "\n".join(lines)
 
 

@@ -4,7 +4,7 @@ import io
 import numpy as np
 import pytest
 
-from stedm_jax.evaluation.images import by_image, by_patient, score_image, summary, summary_table, to_csv
+from stedm_jax.evaluation.images import arms_table, by_image, by_patient, score_image, summary, summary_table, to_csv
 from stedm_jax.evaluation.objects import to_objects
 
 CLASSES = ("stroma", "gland")
@@ -37,6 +37,20 @@ def test_groups_pool_pixels_and_objects():
     assert told["all"]["mean_over_patients"]["accuracy"] == pytest.approx(np.mean([p["accuracy"] for p in patients]))
     assert len(summary_table(told).splitlines()) == 10
     assert list(summary(images[:2], CLASSES)) == ["A"]
+
+
+def test_arms_stand_side_by_side_as_means_over_seeds():
+    seeds = [summary([scored("a", "p", "A", shift), scored("c", "q", "B")], CLASSES) for shift in (0, 2)]
+    told = {"ours": {"0": seeds[0], "1": seeds[1]}, "theirs": {"0": seeds[1]}}
+    dice = {"ours": np.array([[0.8, 0.6], [0.9, 0.5]]), "theirs": np.array([[0.6, 0.5]])}
+    lines = arms_table(told, dice, "ours").splitlines()
+    assert [line.split()[:3] for line in lines[1:-1]] == [
+        [part, arm, seeds] for part in ("A", "B", "all") for arm, seeds in (("ours", "2"), ("theirs", "1"))
+    ]
+    accuracy = np.mean([each["A"]["pooled"]["accuracy"] for each in seeds])
+    assert accuracy < 1 and float(lines[1].split()[3]) == pytest.approx(accuracy, abs=1e-4)
+    assert lines[-1].startswith("theirs - ours: object_dice -0.150 (95 % ") and "2 patients" in lines[-1]
+    assert len(arms_table(told, dice, "nobody").splitlines()) == 7
 
 
 def test_unlabelled_pixels_count_nothing():

@@ -54,7 +54,10 @@ def test_every_arm_and_seed_is_scored(run, images, tmp_path):
     assert all(row["object_f1"] == row["accuracy"] == "1.0" for row in rows)
     told = json.loads((tmp_path / "report/whole_summary.json").read_text())
     assert told["labelled"]["1"]["test"]["patients"] == 2
-    assert (tmp_path / "report/table_whole.txt").read_text().count("whole images, labelled") == 2
+    assert (tmp_path / "report/whole_seeds.txt").read_text().count("labelled, seed") == 2
+    assert (tmp_path / "report/table_whole.txt").read_text().splitlines()[2].split()[:4] == [
+        "test", "labelled", "2", "1.0000",
+    ]  # fmt: skip
 
 
 def test_no_set_there(run):
