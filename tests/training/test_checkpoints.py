@@ -79,7 +79,7 @@ def test_restores_where_none_of_the_devices_is_that_it_was_saved_on(tmp_path) ->
     files = [*tmp_path.rglob("_sharding")]
     for file in files:
         text = file.read_text()
-        moved = re.sub(r'(id[^0-9]+)(\d+)', lambda found: f"{found[1]}{int(found[2]) + 4096}", text)
+        moved = re.sub(r"(id[^0-9]+)(\d+)", lambda found: f"{found[1]}{int(found[2]) + 4096}", text)
         assert moved != text
         file.write_text(moved)
     manifest.write_manifest(tmp_path / "1", 1, {})
