@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 OURS = ("stedm_jax", "data_prep", "configs")
 DATA_NO_JAX = (
     "schema", "records", "splits", "tfds", "classes", "styles", "augment", "index", "parts", "png",
-    "arrays", "remote", "sampling", "whole",
+    "arrays", "remote", "sampling", "whole", "stain",
 )  # fmt: skip
 # room -> our modules it may import, by prefix
 RULES = {

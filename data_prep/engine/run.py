@@ -24,6 +24,7 @@ import numpy as np
 from data_prep.classes import ClassPlan
 from data_prep.command import Progress, identifier
 from data_prep.engine.cut import cut, spec_of
+from data_prep.engine.cutter import stain_target
 from data_prep.engine.executors import WorkerDied, run_tasks
 from data_prep.engine.guard import RULES, absolute, check_masks, check_out, check_place, thumbnail_names
 from data_prep.engine.job import CutRules, Job, SlideReport, Task, report_of
@@ -35,6 +36,7 @@ from stedm_jax.data.records import SetSpec, check_name, file_sha256
 from stedm_jax.data.remote import check_writable, is_remote, push
 from stedm_jax.data.schema import SCHEMA_VERSION, encode_image
 from stedm_jax.data.splits import check_disjoint
+from stedm_jax.data.stain import tell
 from stedm_jax.errors import UserError
 
 RUN_ONLY = ("out", "name", "workers", "scheduler", "dry_run", "limit", "overwrite", "spool")
@@ -182,6 +184,8 @@ class Packing:
         """What the manifest says of where the tiles come from."""
         options = {name: value for name, value in vars(self.args).items() if name not in RUN_ONLY}
         told = {name: value.name if isinstance(value, Path) else str(value) for name, value in options.items()}
+        if self.rules.stain:
+            told["stain"] = json.dumps(tell(stain_target(self.rules.stain, self.rules.stain_target)))
         return {"prepared_by": self.command} | told | {"rules": json.dumps(self.rules_told, sort_keys=True)}
 
     def check_out(self) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from stedm_jax.config import FREE
+from stedm_jax.data.stain import Normaliser, read_target
 from stedm_jax.errors import UserError
 from stedm_jax.stages.arms import Shown, arm_task, check_images, settings
 from stedm_jax.stages.learn import restore
@@ -32,7 +33,8 @@ class Segmenter:
 
     Attributes:
       task: how its maps are made a mask and objects.
-      predict: RGB patches (batch, t, t, 3), uint8, to the maps that are fused (task.maps); compiled once a shape.
+      predict: RGB patches (batch, t, t, 3), uint8, to the maps that are fused (task.maps); compiled once a shape. Where
+        the tiles were brought to one stain, each patch is too, by itself as they were.
       config: of the run.
       names, colors, foreground: of the classes.
       mpp, tile: um per pixel, and side in pixels, of the tiles it learnt from.
@@ -154,9 +156,18 @@ def segmenter_of(run: Run, arm: str, seed: int | None = None) -> Segmenter:
     params = restore(run, task, f"segmentation/{arm}-{seeds[0] if seed is None else seed}", best=best)
     by_device = batch_sharding(run.mesh)
     maps = jax.jit(lambda params, frozen, image: task.maps(params, frozen, image), out_shardings=by_device)
-    predict = lambda image: maps(params, frozen, jax.device_put(image, by_device))  # noqa: E731
+    stain = _stain(told["stain"] if "stain" in told else about(run)["stain"])
+    predict = lambda image: maps(params, frozen, jax.device_put(stain(image), by_device))  # noqa: E731
     names, foreground = tuple(told["classes"]), tuple(told["foreground"])
     return Segmenter(
         task, predict, config, names, colors, foreground, float(told["mpp"]), int(told["tile"]), run.mesh.size,
         noted(told),
     )  # fmt: skip
+
+
+def _stain(told: Mapping[str, Any] | None) -> Callable[[np.ndarray], np.ndarray]:
+    """What brings patches to the stain of the tiles. Raises UserError where its numbers are not known."""
+    if not told:
+        return lambda patches: patches
+    normalise = Normaliser(read_target(told))
+    return lambda patches: np.stack([normalise(patch) for patch in patches])

@@ -16,6 +16,7 @@ from stedm_jax.data.pipeline import Source, TileReader, tile_dataset
 from stedm_jax.data.records import IndexRow, TileSet
 from stedm_jax.data.schema import SYNTHETIC
 from stedm_jax.data.splits import check_disjoint
+from stedm_jax.data.stain import stain_of
 from stedm_jax.errors import UserError
 from stedm_jax.stages import guided_cache
 from stedm_jax.stages.arms import Learner, Learners
@@ -77,10 +78,11 @@ def run(run: Run) -> None:
 
 
 def about(run: Run) -> dict[str, Any]:
-    """Classes, resolution (um per pixel) and side of the tiles that segmenters learn from, and their patients."""
+    """Of the tiles that segmenters learn from: classes, resolution (um per pixel), side, stain and patients."""
     classes = run.classes
     told = {"classes": classes.names, "colors": classes.colors, "foreground": classes.foreground}
-    return told | {"mpp": run.tiles.mpp, "tile": run.tiles.tile, "learnt": learnt_from(run)}
+    told |= {"mpp": run.tiles.mpp, "tile": run.tiles.tile, "stain": stain_of(run.tiles.manifest.get("source", {}))}
+    return told | {"learnt": learnt_from(run)}
 
 
 def _check_leaks(run: Run, real: dict[str, Rows], made: Rows | None) -> None:

@@ -1,5 +1,7 @@
 """Stain normalisation by Macenko and by Reinhard, tile by tile: baselines, off unless asked for.
 
+A tile set that was brought to one stain tells which (`tell`), and inference brings patches to the same (`read_target`).
+
 Macenko et al. (ISBI 2009), with optical density
 
     (1)  OD = -ln((RGB + 1) / 240)
@@ -10,11 +12,16 @@ that of the target. Reinhard et al. (2001) match mean and standard deviation of 
 
     (2)  l = log of the cone responses, rotated to achromatic, yellow-blue and red-green
 
-Here both are taken over tissue. A tile of glass, or one where two stains cannot be told apart, stays as it is.
+Here both are taken over tissue. A tile of glass, or one where two stains cannot be told apart, stays as it is. Tissue
+is what is dense in the mean over channels, where Macenko's own code wants it dense in every channel, which leaves out
+pale eosin and misses its direction by up to 24 degrees on tissue of known stains. That code's reference is brownish.
 """
 
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -220,3 +227,37 @@ def normaliser(kind: str, target: Path | None = None) -> Normaliser:
             f"The target {target} of the stain normalisation shows hardly any tissue, or one stain only; give a "
             "tile of well-stained tissue."
         ) from None
+
+
+def tell(target: Stains | Colors) -> dict[str, Any]:
+    """A target as JSON holds it: its kind and its numbers."""
+    kind = "macenko" if isinstance(target, Stains) else "reinhard"
+    return {"kind": kind} | {name: value.tolist() for name, value in vars(target).items()}
+
+
+def read_target(told: Mapping[str, Any]) -> Stains | Colors:
+    """The target of which `tell` told.
+
+    Raises:
+      UserError: an unknown kind, or its numbers are not there.
+    """
+    made: dict[str, type[Stains] | type[Colors]] = {"macenko": Stains, "reinhard": Colors}
+    kind = made.get(told.get("kind", ""))
+    names = [each.name for each in fields(kind)] if kind else []
+    if kind is None or not all(name in told for name in names):
+        raise UserError(
+            f"The tiles were brought to one stain, and what is known of it is {json.dumps(dict(told))}, without its "
+            "numbers: no image can be brought to it. Pack the tiles again with this version, and train again."
+        )
+    return kind(**{name: np.array(told[name], np.float64) for name in names})
+
+
+def stain_of(source: Mapping[str, str]) -> dict[str, Any] | None:
+    """The stain to which all tiles of a set were brought, from `source` of its manifest, as `tell` gives it; None where
+    they kept their own. Of sets that do not tell numbers those of the published reference, if it was that."""
+    if "stain" in source:
+        return json.loads(source["stain"])
+    kind, target = source.get("stain_norm", ""), source.get("stain_target", "None")
+    if not kind:
+        return None
+    return tell(normaliser(kind).target) if target == "None" else {"kind": kind, "target": target}
