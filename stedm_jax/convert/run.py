@@ -17,6 +17,7 @@ from stedm_jax.convert.registry import NETWORKS, entries, form, tables
 from stedm_jax.convert.table import Form, Table
 from stedm_jax.convert.tables import convnext, diffusers_autoencoder, fcn8s, ldm_autoencoder, ldm_unet, taef2
 from stedm_jax.errors import UserError
+from stedm_jax.models import named
 from stedm_jax.models.discriminator import own
 from stedm_jax.models.mit import SIZES
 from stedm_jax.models.segmenter import CUSTOM
@@ -104,8 +105,15 @@ def read_run(folder: Path) -> Trained:
         return Trained(parts, {"model": ldm_autoencoder.TABLE}, card, loads, network, diffusers=_diffusers(config))
     if "head" in params:  # on features of the guided denoiser, which has an export of its own
         return Trained(dict(params), {}, card, "", f"{network}, a head on features")
-    table, loads = _segmenter(config)
+    table, loads = _segmenter(_of_arm(config, folder.name.rpartition("-")[0]))
     return Trained({"model": params}, {"model": table}, card, loads, network)
+
+
+def _of_arm(config: Mapping[str, Any], arm: str) -> dict[str, Any]:
+    """The flat configuration with what an arm's network and changes make of it; of the judge there are none."""
+    get = lambda key, default: config.get(f"segmentation.arms.{arm}.{key}", default)  # noqa: E731
+    changes = [*named.NETWORKS.get(get("network", "model"), {}).items(), *get("changes", ())]
+    return dict(config) | {f"segmentation.{key}": value for key, value in changes}
 
 
 def _segmenter(config: Mapping[str, Any]) -> tuple[Table, str]:

@@ -1,6 +1,6 @@
 """The networks that arms of the stage segmentation compare: what each is, and what it needs that is not trained.
 
-An arm's `network` is one of NETWORKS, and its `changes` are (key, value) pairs; both say how the section
+An arm's `network` is one of NETWORKS (models/named.py), its `changes` are (key, value) pairs; both say how the section
 config.segmentation differs for this arm. Steps, batches, augmentation and scores are the same in all arms. What
 init_from names is for `model`; another network starts from weights that its arm's changes name, if any.
 """
@@ -12,6 +12,7 @@ from typing import Any
 from stedm_jax.config import halvings
 from stedm_jax.data.arrays import ArrayStore
 from stedm_jax.errors import UserError
+from stedm_jax.models.named import NETWORKS
 from stedm_jax.stages import guide, guided, guided_cache
 from stedm_jax.stages.frozen import Weights
 from stedm_jax.stages.initial import check_sources
@@ -25,16 +26,6 @@ from stedm_jax.training.program import Program
 from stedm_jax.training.sharding import param_shardings, place
 from stedm_jax.workdir import flatten
 
-NETWORKS: dict[str, dict[str, Any]] = {
-    "model": {},  # as segmentation.model says
-    "resnet18-unet": {"init_from": (), "model.kind": "unet", "model.encoder": "resnet18"},
-    "vgg16-fcn8s": {"init_from": (), "model.kind": "fcn8s"},
-    "dcan": {"init_from": (), "model.kind": "dcan"},
-    "ldm": {"init_from": (), "features.source": "ldm"},
-    "random-ldm": {"init_from": (), "features.source": "ldm", "features.weights": "random"},
-    "vit": {"init_from": (), "features.source": "vit"},
-    "concat": {"init_from": (), "features.source": "concat"},
-}
 HEADS = ("ldm", "random-ldm", "vit", "concat")
 """Those of NETWORKS that are a head on features."""
 DEFAULT = "model"

@@ -186,6 +186,24 @@ def test_the_card_says_what_the_names_are_of(tmp_path, trained, model, part):
     assert part in publish(folder, tmp_path / "o")
 
 
+@pytest.mark.parametrize(
+    ("network", "changes", "part"),
+    (
+        ("model", [], "smp.Unet('mit_b1', "),
+        ("resnet18-unet", [], "smp.Unet('resnet18', "),
+        ("model", [["model.encoder", "resnet34"]], "smp.Unet('resnet34', "),
+        ("vgg16-fcn8s", [], "torchvision's vgg16, with score_fr"),
+        ("vgg16-fcn8s", [["model.fcn8s.hidden", 8]], "of other widths"),
+        ("dcan", [], "a contour-aware network"),
+    ),
+)
+def test_the_card_is_about_the_network_of_the_arm(tmp_path, trained, network, changes, part):
+    params = {"encoder": {"stages": {"0": {"norm": {"scale": np.ones(3)}}}}}
+    arm = "segmentation.arms.an arm"
+    settings = segmenter_settings(encoder="mit_b1") | {f"{arm}.network": network, f"{arm}.changes": changes}
+    assert part in publish(trained("segmentation/an arm-0", params, **settings), tmp_path / "o")
+
+
 @pytest.mark.parity
 @pytest.mark.parametrize(
     "encoder, peer",
