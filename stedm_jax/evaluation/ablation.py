@@ -77,7 +77,7 @@ def ablation_chart(key: str, points: Sequence[Point], dark: bool = False) -> byt
         axes.annotate(f"{mean:.3f}", (place, mean), xytext=(5, 6), textcoords="offset points", fontsize=8, color=ink)
     if not numbers or len(x) < 12:
         axes.set_xticks(x, [_label(each.setting) for each in order], rotation=0 if numbers else 20)
-    axes.margins(x=0.08, y=0.1)
+    axes.margins(x=0.14, y=0.1)  # room for the last number
     axes.set_xlabel(key)
     axes.set_ylabel("IoU")
     return png(figure)
