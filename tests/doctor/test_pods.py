@@ -112,3 +112,19 @@ def test_a_small_program_for_a_pod_that_is_not_there(tmp_path: Path) -> None:
     assert "compiled before" in again.stdout and "compiled at another time" in again.stdout
     (kept,) = json.loads((tmp_path / "found.json").read_text())
     assert {**kept, "kept": False} == found
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs pip install -e '.[tpu]'; no TPU")
+def test_a_pod_sums_the_gradients_of_micro_batches_once(tmp_path: Path) -> None:
+    command = [
+        sys.executable, "-m", "stedm_jax.doctor", "--config=configs/demo.py:tiny", "--topology=v5e:2x2", "--part=train",
+        "--batch_per_chip=4", "--config.diffusion.train.accumulate=4", f"--json={tmp_path / 'found.json'}",
+        f"--cache={tmp_path / 'cache'}",
+    ]  # fmt: skip
+    env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (found,) = json.loads((tmp_path / "found.json").read_text())
+    once = 2 * 3 / 4 * found["held"]["parameters"]
+    assert once < found["traffic"]["all-reduce"]["wire"] < 1.5 * once  # four times, if summed in every turn
