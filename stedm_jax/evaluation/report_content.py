@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64, UInt8
+from jaxtyping import Float64, Int64, UInt8
 
 from stedm_jax.errors import UserError
 from stedm_jax.evaluation.ablation import Ablation, Point, point
 from stedm_jax.evaluation.optical_density import StyleCorrelation
+from stedm_jax.evaluation.report_classes import ClassScores, class_numbers, class_scores
 from stedm_jax.evaluation.statistics import Comparison, compare_arms, patient_means, summarise
 
 METRICS = ("iou", "dice", "recall", "precision")
@@ -34,7 +35,10 @@ class CohortRow:
 
 @dataclass(frozen=True)
 class ResultRow:
-    """Scores of one patient by one training run (arm, seed); NaN where undefined."""
+    """Scores of one patient by one training run (arm, seed); NaN where undefined.
+
+    `confusion` counts pixels, truth by prediction; scores by class are of the rows that have one.
+    """
 
     arm: str
     seed: int
@@ -47,6 +51,7 @@ class ResultRow:
     n_tiles: int
     n_pixels: int
     tags: Mapping[str, str] = field(default_factory=dict)
+    confusion: Int64[np.ndarray, "c c"] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,8 @@ class ReportContent:
     """Everything a report shows; whatever is empty or None is left out of the page.
 
     `curves` maps a run's folder (such as "segmentation/labelled-0") to its metric rows; `pictures` maps
-    a caption to an image that was drawn during a training; `ablation` is a setting that arms vary;
+    a caption to an image that was drawn during a training; `classes` names those of the confusion
+    matrices of the results, in their order; `ablation` is a setting that arms vary;
     `baseline` is the arm that others are compared with, by default the first one mentioned; `config` is
     anything that json can write.
     """
@@ -86,6 +92,7 @@ class ReportContent:
     pictures: Mapping[str, np.ndarray] = field(default_factory=dict)
     curves: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     results: Sequence[ResultRow] = ()
+    classes: Sequence[str] = ()
     headline_split: str = "test"
     baseline: str | None = None
     synthesis: Synthesis | None = None
@@ -120,6 +127,15 @@ def arm_table(
     for row in rows:
         table[seeds.index(row.seed), names.index(row.patient)] = getattr(row, metric)
     return table
+
+
+def arm_classes(content: ReportContent, arm: str, split: str) -> ClassScores | None:
+    """Scores by class of an arm; None where no confusion matrix is known."""
+    runs: dict[int, dict[str, np.ndarray]] = {}
+    for row in content.results:
+        if row.arm == arm and row.split == split and row.confusion is not None:
+            runs.setdefault(row.seed, {})[row.patient] = row.confusion
+    return class_scores(runs) if runs and content.classes else None
 
 
 def ablation_points(content: ReportContent) -> list[Point]:
@@ -214,7 +230,8 @@ def _split_summary(content: ReportContent, arm: str, split: str) -> dict[str, An
     for metric in METRICS[1:]:
         values = patient_means(arm_table(content, arm, split, metric))
         out[f"patient_{metric}_mean"] = summarise(values).mean
-    return out
+    found = arm_classes(content, arm, split)
+    return out | (class_numbers(found, content.classes) if found else {})
 
 
 def _comparison_summary(c: Comparison) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from stedm_jax.evaluation.figures import (
     sampled_names,
     style_scatter,
 )
+from stedm_jax.evaluation.report_classes import class_lines, pixel_lines
 from stedm_jax.evaluation.report_content import (
     ReportContent,
     Synthesis,
@@ -37,6 +38,10 @@ from stedm_jax.evaluation.report_style import CSS
 from stedm_jax.evaluation.statistics import Comparison, patient_means
 
 DASH = "\N{EN DASH}"
+
+
+class _Html(str):
+    """A table cell that is markup already."""
 
 
 def page(content: ReportContent, numbers: Mapping[str, Any], tests: Sequence[Comparison]) -> str:
@@ -99,22 +104,51 @@ def _results(content: ReportContent, numbers: Mapping[str, Any], tests: Sequence
             f"IoU by {key}: mean over {split} patients, each averaged over seeds, with its 95 % interval. A faint line "
             "is a patient.",
         )
-    header = ["arm", "patients", "IoU mean", "IoU var", "lowest", "highest", "Dice", "recall",
-              "precision"]  # fmt: skip
-    rows = []
-    for i, name in enumerate(names):
-        arm = numbers["arms"][name]
-        keys = ("patient_iou_min", "patient_iou_max", "patient_dice_mean", "patient_recall_mean",
-                "patient_precision_mean")  # fmt: skip
-        first = _Html(f'<span class="dot arm{i % len(PALETTE)}"></span>{escape(name)}')
-        spread = [_number(arm["patient_iou_mean"]), _number(arm["patient_iou_var"], 5)]
-        rows.append([first, str(arm["n_patients"]), *spread, *(_number(arm[key]) for key in keys)])
-    html += _table(header, rows)
+    html += _arm_table(content, numbers)
     if tests:
         html += _comparison_table(tests)
     table = [[p, *(_number(values[name][k]) for name in names)] for k, p in enumerate(people)]
     html += f"<details><summary>IoU of each patient ({len(people)})</summary>"
-    return html + _table(["patient", *names], table) + "</details>"
+    html += _table(["patient", *names], table) + "</details>"
+    return html + _class_tables(content, numbers)
+
+
+def _arm_table(content: ReportContent, numbers: Mapping[str, Any]) -> str:
+    header = ["arm", "patients", "IoU mean", "IoU var", "lowest", "highest", "Dice", "recall", "precision",
+              "accuracy"]  # fmt: skip
+    keys = ("iou_min", "iou_max", "dice_mean", "recall_mean", "precision_mean", "accuracy_mean")
+    rows = []
+    for i, name in enumerate(arm_names(content)):
+        arm = numbers["arms"][name]
+        spread = [_number(arm["patient_iou_mean"]), _number(arm["patient_iou_var"], 5)]
+        others = [_number(arm.get(f"patient_{key}", math.nan)) for key in keys]
+        rows.append([_dotted(i, name), str(arm["n_patients"]), *spread, *others])
+    return _table(header, rows)
+
+
+def _class_tables(content: ReportContent, numbers: Mapping[str, Any]) -> str:
+    """Of more than two classes: the mean over classes by arm, then each class."""
+    arms = numbers["arms"]
+    html, order = "", arm_names(content)
+    for words, (header, lines) in ((1, pixel_lines(arms)), (2, class_lines(arms))):
+        rows = []
+        for line in lines:
+            arm = line[words - 1]
+            values = [str(x) if isinstance(x, int) else _number(x) for x in line[words:]]
+            rows.append([*line[: words - 1], _dotted(order.index(arm), arm), *values])
+        html += _table(header, rows, text=words) if rows else ""
+    note = (
+        '<p class="note">The scores above are of the foreground; these are of all pixels with the mean over all '
+        "classes, and of each class. Accuracy, Dice and IoU: of each patient, then the mean over seeds and over the "
+        "patients in which they are defined. Pooled: from the pixels of all patients together, as published tables "
+        "often do, so that a patient weighs by its area.</p>"
+    )
+    return f"<h3>Scores by class</h3>{note}{html}" if html else ""
+
+
+def _dotted(number: int, arm: str) -> _Html:
+    """An arm's name behind its colour in the charts."""
+    return _Html(f'<span class="dot arm{number % len(PALETTE)}"></span>{escape(arm)}')
 
 
 def _verdict(test: Comparison) -> str:
@@ -266,10 +300,6 @@ def _run(content: ReportContent) -> str:
         text = escape(json.dumps(content.config, indent=2, default=str, ensure_ascii=False))
         html += f"<details><summary>Configuration</summary><pre>{text}</pre></details>"
     return html
-
-
-class _Html(str):
-    """A table cell that is markup already."""
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]], text: int = 1) -> str:

@@ -67,6 +67,9 @@ pre { background: var(--wash); border-radius: 10px; padding: 1rem; overflow: aut
   line-height: 1.45; max-height: 32rem; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1.4rem; font-size: .92rem; }
 dt { color: var(--faint); } dd { margin: 0; overflow-wrap: anywhere; }
-@media print { body { background: #fff; } nav { display: none; } figure, .card { break-inside: avoid; } }
+@page { margin: 14mm; }
+@media print { body { background: #fff; } main { padding: 0; } nav { display: none; }
+  figure, .card, tr { break-inside: avoid; }
+  .scroll { overflow-x: visible; } table, th { font-size: .72rem; } th, td { padding-right: .55rem; } }
 @media (max-width: 560px) { main { padding-top: 1.8rem; } .bar { grid-template-columns: 6.5rem 1fr 4.5rem; } }
 """

@@ -33,7 +33,7 @@ PICTURE = 1024
 
 
 def run(run: Run) -> None:
-    """Writes report/index.html, summary.json and per_patient.csv, and with report.whole the scores of whole images."""
+    """Writes report/index.html, summary.json and tables as CSV, and with report.whole the scores of whole images."""
     run.need("segmentation")
     with run.workdir.timed("report"):
         peers.on_first(lambda: _write(run))
@@ -71,6 +71,7 @@ def _content(run: Run) -> ReportContent:
         curves=_curves(path),
         pictures=dict(drawn(path)),
         results=list(_results(run)),
+        classes=run.classes.names,
         baseline=config.report.baseline or ("labelled" if "labelled" in results.get("arms", ()) else None),
         synthesis=_synthesis(run, made, judge) if made else None,
         ablation=_ablation(run),
@@ -155,7 +156,7 @@ def _results(run: Run) -> Iterator[ResultRow]:
                 yield ResultRow(
                     one["arm"], one["seed"], patient, split,
                     iou=values["iou"], dice=values["dice"], recall=values["recall"], precision=values["precision"],
-                    n_tiles=tiles[split, patient], n_pixels=scores(counts).n_pixels,
+                    n_tiles=tiles[split, patient], n_pixels=scores(counts).n_pixels, confusion=counts,
                 )  # fmt: skip
 
 
