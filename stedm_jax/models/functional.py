@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from stedm_jax.models.light_random import light_key
+from stedm_jax.products import counted_as
 
 Params = dict[str, Any]
 
@@ -69,7 +70,9 @@ class Functional:
 
     def apply(self, params: Params, *args: Any, method: str = "__call__", **kwargs: Any) -> Any:
         """Calls the network, or its method of that name, with these parameters."""
-        return getattr(self.module(params), method)(*args, **kwargs)
+        module = self.module(params)
+        with counted_as(type(module).__name__):
+            return getattr(module, method)(*args, **kwargs)
 
 
 def on_each_device(apply: Callable[..., Any], params: Any, *batch: Any) -> Any:

@@ -119,10 +119,9 @@ class GuidedTask(LatentDiffusion):
             embeddings = {
                 name: jnp.where(keep, each, 0.0) for keep, (name, each) in zip(kept, embeddings.items(), strict=True)
             }
-        network, drop = self.network.module(params), keys[4] if self.config.unet.dropout else None
-        loss = self.denoising_loss(
-            lambda x, t: network(x, t, embeddings, drop), z, t, eps, batch.get("weight")
-        )  # fmt: skip
+        drop = keys[4] if self.config.unet.dropout else None
+        denoise = lambda x, t: self.network.apply(params, x, t, embeddings, drop)  # noqa: E731
+        loss = self.denoising_loss(denoise, z, t, eps, batch.get("weight"))
         return loss, {}
 
     def features(

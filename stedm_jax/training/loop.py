@@ -348,6 +348,7 @@ def _costs(program: Program, compiled: Any) -> str:
     costs = {
         "FLOP for each image": total / program.settings.batch,
         "FLOP of a step": total,
+        **{f"  of {name}": number for name, number in program.flops_of.items() if len(program.flops_of) > 1},
         "FLOP on each device": total / program.mesh.size,
         "bytes of its state": getattr(memory, "argument_size_in_bytes", 0),
         "bytes of temporaries": getattr(memory, "temp_size_in_bytes", 0),

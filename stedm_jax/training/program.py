@@ -6,7 +6,7 @@ import jax
 from jax.sharding import Mesh
 
 from stedm_jax.errors import UserError
-from stedm_jax.products import traced_flops
+from stedm_jax.products import flops_by_network
 from stedm_jax.training.evaluate import Evaluator
 from stedm_jax.training.mirror import check_mode
 from stedm_jax.training.optim import make_optimizer
@@ -28,7 +28,7 @@ class Program:
     Attributes:
       still: paths of the parameters that stay as they are. told: lines that say so, and which learn at other rates.
       flops: of the products of a training step on a global batch, loops counted as often as they turn; 0 before it is
-        traced.
+        traced. flops_of: the same by network.
 
     Raises:
       UserError: bad settings, a batch that does not divide.
@@ -49,7 +49,7 @@ class Program:
         skips, accumulate = self.settings.skip_bad > 0, self.settings.accumulate
         self._step = make_train_step(task, self._update, mesh, self.shardings, skips, accumulate)
         self._compiled: dict[Any, Any] = {}
-        self.flops = 0.0
+        self.flops, self.flops_of = 0.0, dict[str, float]()
         fresh = lambda params: fresh_state(params, self.tx, average, self.still, tracks)  # noqa: E731
         self._init = jax.jit(lambda key: fresh(task.init(key)), out_shardings=self.shardings)
         self._start = jax.jit(fresh, out_shardings=self.shardings)
@@ -74,7 +74,8 @@ class Program:
         )
         if new := shapes not in self._compiled:
             traced = self.trace(frozen, batch, key)
-            self.flops = traced_flops(traced.jaxpr)
+            self.flops_of = flops_by_network(traced.jaxpr)
+            self.flops = sum(self.flops_of.values())
             self._compiled[shapes] = traced.lower().compile()
         return self._compiled[shapes], new
 

@@ -1,0 +1,70 @@
+"""Products counted by the network that makes them."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+from stedm_jax.models.functional import Functional, on_each_device
+from stedm_jax.products import flops_by_network, traced_flops
+
+SIDE = 16
+PRODUCT = 2 * 4 * SIDE * SIDE
+
+
+class Encoder(nnx.Module):
+    def __init__(self, rngs):
+        self.first, self.second = (nnx.Linear(SIDE, SIDE, rngs=rngs) for _ in range(2))
+
+    def __call__(self, x):
+        return self.second(jnp.tanh(self.first(x)))
+
+
+class Decoder(nnx.Module):
+    def __init__(self, rngs):
+        self.only = nnx.Linear(SIDE, SIDE, rngs=rngs)
+
+    def __call__(self, x):
+        return self.only(x)
+
+
+ENCODER, DECODER = Functional(lambda rngs: Encoder(rngs)), Functional(lambda rngs: Decoder(rngs))
+X, W = jnp.ones((4, SIDE)), jnp.ones((SIDE, SIDE))
+
+
+def found(fn, *args):
+    traced = jax.jit(fn).trace(*args).jaxpr
+    by_network = flops_by_network(traced)
+    assert sum(by_network.values()) == traced_flops(traced)
+    return by_network
+
+
+def params():
+    return {"encoder": ENCODER.init(jax.random.key(0)), "decoder": DECODER.init(jax.random.key(1))}
+
+
+def test_each_network_and_what_is_of_none():
+    fn = lambda p, x: DECODER.apply(p["decoder"], ENCODER.apply(p["encoder"], x)) @ W  # noqa: E731
+    assert found(fn, params(), X) == {"Encoder": 2 * PRODUCT, "Decoder": PRODUCT, "the rest": PRODUCT}
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.checkpoint, jax.jit], ids=["plain", "remat", "called"])
+def test_gradients_belong_to_their_network(wrap):
+    encode = wrap(lambda p, x: ENCODER.apply(p, x))
+    loss = lambda p, x: DECODER.apply(p["decoder"], encode(p["encoder"], x)).sum()  # noqa: E731
+    by_network = found(jax.grad(loss), params(), X)
+    assert set(by_network) <= {"Encoder", "Decoder"}
+    # Forward, by the input but for the first layer, and by the kernel; remat runs forward once more.
+    again = 2 if wrap is jax.checkpoint else 0
+    assert by_network["Encoder"] == pytest.approx((2 + 1 + 2 + again) * PRODUCT, rel=0.25)
+    assert by_network["Decoder"] >= 2 * PRODUCT
+
+
+def test_a_loop_counts_as_often_as_it_turns_and_parts_on_devices_add_up():
+    loop = lambda p, x: jax.lax.scan(lambda y, _: (ENCODER.apply(p["encoder"], y), None), x, length=3)[0]  # noqa: E731
+    assert found(loop, params(), X) == {"Encoder": 6 * PRODUCT}
+    mesh = jax.make_mesh((len(jax.devices()),), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    x = jnp.ones((4 * mesh.size, SIDE))
+    with jax.set_mesh(mesh):
+        parts = found(lambda p, x: on_each_device(DECODER.apply, p["decoder"], x), params(), x)
+    assert parts == {"Decoder": mesh.size * PRODUCT}
