@@ -4,7 +4,6 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
@@ -13,8 +12,8 @@ _NETWORK = re.compile(r"network:(\w+)")
 _REST = "the rest"
 
 
-def counted_as(network: str) -> AbstractContextManager[None]:
-    """What is traced within is of this network to `flops_by_network`, and so are its gradients."""
+def counted_as(network: str) -> Any:
+    """A context: what is traced within is of this network to `flops_by_network`, and so are its gradients."""
     return jax.named_scope(f"network:{network}")
 
 

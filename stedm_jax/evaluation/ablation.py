@@ -1,7 +1,7 @@
 """How a score depends on one setting, which the arms of a run vary: a chart and a table.
 
 Each point is the mean over patients of each patient's mean over seeds, with a 95 % interval (patients drawn first, then
-seeds). The settings stand in the order of the arms; numbers are drawn at their value, anything else side by side.
+seeds). Numbers stand in their order and are drawn at their value; anything else in the order of the arms, side by side.
 """
 
 import csv
@@ -52,7 +52,7 @@ def ablation_csv(points: Sequence[Point]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(COLUMNS)
-    for each in points:
+    for each in _ordered(points):
         scores = (each.iou.estimate, each.iou.low, each.iou.high, each.dice)
         cells = ["" if math.isnan(score) else f"{score:.6f}" for score in scores]
         writer.writerow([_label(each.setting, " + "), each.arm, each.seeds, each.iou.n, *cells])
@@ -63,8 +63,7 @@ def ablation_chart(key: str, points: Sequence[Point], dark: bool = False) -> byt
     """The mean at each setting with its interval; a faint line joins a patient's scores."""
     figure = Figure(figsize=(max(4.6, 0.9 * len(points) + 1.4), 3.6), layout="constrained")
     axes = figure.add_subplot()
-    numbers = all(isinstance(each.setting, int | float) and not isinstance(each.setting, bool) for each in points)
-    order = sorted(points, key=lambda each: each.setting) if numbers else list(points)
+    numbers, order = _numbers(points), _ordered(points)
     x = [float(each.setting) for each in order] if numbers else [float(i) for i in range(len(order))]
     ink, faint, colour = style(axes, dark)
     axes.plot(x, np.stack([each.patients for each in order]), color=faint, linewidth=0.8, alpha=0.7, zorder=1)
@@ -81,6 +80,14 @@ def ablation_chart(key: str, points: Sequence[Point], dark: bool = False) -> byt
     axes.set_xlabel(key)
     axes.set_ylabel("IoU")
     return png(figure)
+
+
+def _numbers(points: Sequence[Point]) -> bool:
+    return all(isinstance(each.setting, int | float) and not isinstance(each.setting, bool) for each in points)
+
+
+def _ordered(points: Sequence[Point]) -> list[Point]:
+    return sorted(points, key=lambda each: each.setting) if _numbers(points) else list(points)
 
 
 def _plain(setting: Any) -> Any:

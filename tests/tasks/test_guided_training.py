@@ -55,7 +55,8 @@ def test_the_loss_falls_whatever_the_devices_and_interruptions(tmp_path, kind):
         rows = read_rows(tmp_path / str(devices) / "metrics.jsonl")
         losses[devices] = [row["loss"] for row in rows if "loss" in row]
     assert len(losses[1]) == 6
-    np.testing.assert_allclose(losses[8], losses[1], rtol=2e-3)
+    np.testing.assert_allclose(losses[8][0], losses[1][0], rtol=1e-5)
+    np.testing.assert_allclose(losses[8], losses[1], rtol=2e-3 if kind != "tuned" else 2e-2)
     if kind != "tuned":  # its biases before a norm have no gradient but rounding, of which Adam makes whole steps
         for one, other in zip(*(jax.tree.leaves(each) for each in learnt.values()), strict=True):
             np.testing.assert_allclose(one, other, rtol=2e-3, atol=2e-3)
