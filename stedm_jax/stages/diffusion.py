@@ -1,5 +1,6 @@
 """Stage diffusion: learns the denoiser with layout and style."""
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -14,9 +15,13 @@ from stedm_jax.stages.learn import learn
 from stedm_jax.stages.orders import Orders, load
 from stedm_jax.stages.run import Run
 from stedm_jax.tasks.diffusion import DiffusionTask
+from stedm_jax.training import peers
 from stedm_jax.training.program import Program
+from stedm_jax.workdir import write_text
 
 GUIDE = "diffusion.style.weights"
+WHOSE = "samples.json"
+"""Beside the pictures of samples: the patients of their rows (layouts) and columns (styles)."""
 
 
 def build(run: Run, judged: bool = False) -> tuple[DiffusionTask, Any, dict[str, Weights]]:
@@ -38,13 +43,17 @@ def build(run: Run, judged: bool = False) -> tuple[DiffusionTask, Any, dict[str,
 
 
 def grid(run: Run) -> dict[str, np.ndarray]:
-    """Layouts x styles to watch: mask (r, c, h, w) and styles (r, c, k, h, w, 3), the same ones each time.
+    """Layouts x styles to watch: mask (r, c, h, w) and styles (r, c, k, h, w, 3), the same ones each time; whose they
+    are is left in diffusion/images/samples.json.
 
     Raises:
       UserError: there is no layout or no style to draw from.
     """
     watch = run.config.diffusion.watch
-    rows = [load(run, orders) for orders in Orders(run).grid(watch.layouts, watch.styles)]
+    orders = Orders(run).grid(watch.layouts, watch.styles)
+    whose = {"layouts": [row[0].layout.patient for row in orders], "styles": [one.style_patient for one in orders[0]]}
+    peers.on_first(lambda: write_text(run.workdir.stage("diffusion/images") / WHOSE, json.dumps(whose)))
+    rows = [load(run, row) for row in orders]
     return {name: np.stack([row[name] for row in rows]) for name in ("mask", "styles")}
 
 

@@ -18,6 +18,7 @@ from stedm_jax.evaluation.report import results_table, write_report
 from stedm_jax.evaluation.report_content import CohortRow, ReportContent, ResultRow, Synthesis
 from stedm_jax.stages import whole
 from stedm_jax.stages.arms import settings
+from stedm_jax.stages.diffusion import WHOSE
 from stedm_jax.stages.orders import Orders
 from stedm_jax.stages.run import Run, spread
 from stedm_jax.stages.segmentation import JUDGE
@@ -131,7 +132,16 @@ def drawn(path: Path) -> Iterator[tuple[str, np.ndarray]]:
         if files := sorted((path / stage / "images").glob("samples-*.png")):
             step, picture = int(files[-1].stem.rpartition("-")[2]), Image.open(files[-1]).convert("RGB")
             picture.thumbnail((PICTURE, PICTURE))
-            yield f"{stage}, step {step:,}: {caption}", np.asarray(picture)
+            yield f"{stage}, step {step:,}: {caption}{_whose(path / stage / 'images')}", np.asarray(picture)
+
+
+def _whose(folder: Path) -> str:
+    """Of which patients the rows and columns are, where that was left there."""
+    file = folder / WHOSE
+    if not file.is_file():
+        return ""
+    told = json.loads(file.read_text())
+    return f"; layouts of {', '.join(told['layouts'])}, styles of {', '.join(told['styles'])}"
 
 
 def _scored(run: Run) -> Iterator[dict]:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from stedm_jax.errors import UserError
+from stedm_jax.evaluation.figures import sampled_names
 from stedm_jax.training.checkpoints import Checkpoints
 from stedm_jax.training.logging import read_rows
 from stedm_jax.training.loop import train
@@ -187,6 +188,7 @@ def test_best_is_kept_pictures_are_drawn_and_evaluations_logged(tmp_path) -> Non
     assert list(rows) == [2, 4, 6, 8]
     assert result.best_step == max(rows, key=lambda step: rows[step])
     assert {result.best_step, 8} == set(Checkpoints(tmp_path / "checkpoints").steps())
+    assert sampled_names({"toy": read_rows(tmp_path / "metrics.jsonl")}) == ["largest_error"]
     assert sorted(p.name for p in (tmp_path / "images").iterdir()) == [
         "errors-00000004.png",
         "errors-00000008.png",

@@ -49,11 +49,8 @@ class ToyTask:
 
     def visualise(self, params: Any, frozen: Any, batch: dict[str, jax.Array], key: jax.Array) -> Any:
         errors = self.errors(params, frozen, batch)
-        return {
-            "errors": jnp.broadcast_to(jnp.clip(errors * 50, 0, 255)[:, None, None], (len(errors), 4, 3)).astype(
-                jnp.uint8
-            )
-        }
+        picture = jnp.broadcast_to(jnp.clip(errors * 50, 0, 255)[:, None, None], (len(errors), 4, 3))
+        return {"errors": picture.astype(jnp.uint8), "largest_error": errors.max()}
 
 
 def batch_at(step: int, size: int = BATCH) -> dict[str, np.ndarray]:
