@@ -7,11 +7,12 @@ at the same call of `due`, whichever of them was told, and when.
 
 import functools
 import os
+import select
 import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -68,12 +69,13 @@ class Signals:
 
     def __enter__(self) -> "Signals":
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
-            # A handler runs between two lines of Python, which may be minutes apart; a thread hears at once.
+            # A handler runs between two lines of Python, which may be minutes apart; a thread hears at once. It begins
+            # before the handlers are set, so that it counts every signal that they take.
             self._pipe = os.pipe()
             os.set_blocking(self._pipe[1], False)
             self._wakeup = signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
             threading.Thread(target=self._listen, name="signals", daemon=True).start()
+            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -141,6 +143,8 @@ class Signals:
             self.end("where nothing has to be saved")
 
     def _listen(self) -> None:
+        # A byte for every signal that the kernel delivers, also while a handler runs, or between two runs of it that
+        # Python makes one. Equal signals of which the first is not yet delivered are one to the kernel, and so here.
         heard, pipe = 0, self._pipe[0]
         while byte := os.read(pipe, 1):
             number = byte[0]
@@ -148,12 +152,19 @@ class Signals:
                 continue
             heard, name = heard + 1, signal.Signals(number).name
             if heard > 1:
-                os.write(2, f"\n{name} once more: ends at once\n".encode())
+                _say(f"\n{name} once more: ends at once\n")
                 os._exit(128 + number)
             self.received = number
             if self._polite:
-                os.write(2, f"\n{name}: saving soon, then it ends; once more to end at once\n".encode())
+                _say(f"\n{name}: saving soon, then it ends; once more to end at once\n")
         os.close(pipe)
+
+
+def _say(text: str) -> None:
+    """Writes to stderr, if it takes it now; the next signal must be heard where its reader is gone or reads no more."""
+    with suppress(OSError):
+        if select.select((), (2,), (), 0)[1]:
+            os.write(2, text.encode())
 
 
 @functools.lru_cache(maxsize=4)

@@ -191,3 +191,51 @@ with Signals() as signals, signals.politely():
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=5) == 143
     assert b"once more to end at once" in process.stderr.read()
+
+
+SECOND = """
+import ctypes, os, signal, sys, time
+from stedm_jax.training.signals import Signals
+
+case = sys.argv[1]
+send = ctypes.PyDLL(None)["raise"]  # delivered before it returns, and holds the interpreter: no handler of Python runs
+
+class Twice(Signals):
+    def _note(self, number, frame):
+        if case == "inside the handler" and not self.received:
+            self.received = number
+            signal.raise_signal(signal.SIGTERM)
+            time.sleep(60)
+        super()._note(number, frame)
+
+read, write = os.pipe()
+if case == "nobody reads stderr":
+    os.set_blocking(write, False)
+    try:
+        while True:
+            os.write(write, b"." * 4096)
+    except BlockingIOError:
+        os.set_blocking(write, True)
+if "stderr" in case:
+    os.dup2(write, 2)
+if case == "stderr is gone":
+    os.close(write)
+    os.close(read)
+with Twice() as signals, signals.politely():
+    send(signal.SIGINT if case == "another one" else signal.SIGTERM)
+    if "stderr" in case:
+        time.sleep(0.2)  # a thread that died of what it could not say is dead by now
+    if case != "inside the handler":
+        send(signal.SIGTERM)
+    time.sleep(5)
+"""
+
+
+@pytest.mark.parametrize(
+    "case", ["back to back", "another one", "inside the handler", "stderr is gone", "nobody reads stderr"]
+)
+def test_a_second_signal_ends_at_once_however_soon_and_whatever_becomes_of_stderr(case) -> None:
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    ended = subprocess.run([sys.executable, "-c", SECOND, case], env=env, capture_output=True, timeout=120, check=False)
+    assert ended.returncode == 128 + signal.SIGTERM
+    assert b"SIGTERM once more" in ended.stderr or "stderr" in case
