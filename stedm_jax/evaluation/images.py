@@ -151,8 +151,10 @@ def arms_table(
             values = "".join(f"{means[name]:>17.{1 if name == SHOWN[-1] else 4}f}" for name in SHOWN)
             lines.append(f"{part:<14}{arm:<20}{len(seeds):>7}{values}")
     for arm, table in patients.items():
-        if arm != baseline and baseline in patients:
-            d = bootstrap_difference(patients[baseline], table)
+        if arm == baseline or baseline not in patients:
+            continue
+        d = bootstrap_difference(patients[baseline], table)
+        if d.n:  # else nobody numbered the objects
             interval = f"95 % {d.low:+.3f} to {d.high:+.3f}, {d.n} patients"
             lines.append(f"{arm} - {baseline}: object_dice {d.estimate:+.3f} ({interval})")
     return "\n".join(lines)

@@ -51,6 +51,8 @@ def test_arms_stand_side_by_side_as_means_over_seeds():
     assert accuracy < 1 and float(lines[1].split()[3]) == pytest.approx(accuracy, abs=1e-4)
     assert lines[-1].startswith("theirs - ours: object_dice -0.150 (95 % ") and "2 patients" in lines[-1]
     assert len(arms_table(told, dice, "nobody").splitlines()) == 7
+    unknown = {name: np.full_like(table, np.nan) for name, table in dice.items()}
+    assert len(arms_table(told, unknown, "ours").splitlines()) == 7
 
 
 def test_unlabelled_pixels_count_nothing():
