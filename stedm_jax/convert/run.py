@@ -24,6 +24,9 @@ from stedm_jax.models.segmenter import CUSTOM
 from stedm_jax.models.vgg import WIDTHS
 from stedm_jax.training.checkpoints import finished
 
+JUDGE = "judge"
+"""What the judge's folder is called among those of the arms (stages/segmentation.py)."""
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -110,8 +113,9 @@ def read_run(folder: Path) -> Trained:
 
 
 def _of_arm(config: Mapping[str, Any], arm: str) -> dict[str, Any]:
-    """The flat configuration with what an arm's network and changes make of it; of the judge there are none."""
-    get = lambda key, default: config.get(f"segmentation.arms.{arm}.{key}", default)  # noqa: E731
+    """The flat configuration with what the network and the changes of an arm, or of the judge, make of it."""
+    section = f"segmentation.{'' if arm == JUDGE else 'arms.'}{arm}"
+    get = lambda key, default: config.get(f"{section}.{key}", default)  # noqa: E731
     changes = [*named.NETWORKS.get(get("network", "model"), {}).items(), *get("changes", ())]
     return dict(config) | {f"segmentation.{key}": value for key, value in changes}
 

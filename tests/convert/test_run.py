@@ -14,7 +14,7 @@ from stedm_jax.convert import __main__ as command
 from stedm_jax.convert.files import read_tensors
 from stedm_jax.convert.folder import load_folder
 from stedm_jax.convert.registry import tables
-from stedm_jax.convert.run import read_run
+from stedm_jax.convert.run import JUDGE, read_run
 from stedm_jax.convert.table import flatten, from_torch, unflatten
 from stedm_jax.convert.tables import convnext
 from stedm_jax.errors import UserError
@@ -22,6 +22,7 @@ from stedm_jax.models.fcn8s import Fcn8s
 from stedm_jax.models.functional import Functional
 from stedm_jax.models.segmenter import Segmenter
 from stedm_jax.models.vgg import pool
+from stedm_jax.stages import segmentation
 from stedm_jax.training.checkpoints import Checkpoints
 from stedm_jax.training.state import TrainState
 
@@ -197,11 +198,15 @@ def test_the_card_says_what_the_names_are_of(tmp_path, trained, model, part):
         ("dcan", [], "a contour-aware network"),
     ),
 )
-def test_the_card_is_about_the_network_of_the_arm(tmp_path, trained, network, changes, part):
+@pytest.mark.parametrize(("section", "name"), (("segmentation.arms.an-arm", "an-arm"), ("segmentation.judge", JUDGE)))
+def test_the_card_is_about_the_network_of_the_arm(tmp_path, trained, network, changes, part, section, name):
     params = {"encoder": {"stages": {"0": {"norm": {"scale": np.ones(3)}}}}}
-    arm = "segmentation.arms.an arm"
-    settings = segmenter_settings(encoder="mit_b1") | {f"{arm}.network": network, f"{arm}.changes": changes}
-    assert part in publish(trained("segmentation/an arm-0", params, **settings), tmp_path / "o")
+    settings = segmenter_settings(encoder="mit_b1") | {f"{section}.network": network, f"{section}.changes": changes}
+    assert part in publish(trained(f"segmentation/{name}-0", params, **settings), tmp_path / "o")
+
+
+def test_the_judge_is_called_as_its_stage_calls_it():
+    assert JUDGE == segmentation.JUDGE
 
 
 @pytest.mark.parity
