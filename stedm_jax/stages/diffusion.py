@@ -12,10 +12,11 @@ from stedm_jax.stages import autoencoder, latents, segmentation
 from stedm_jax.stages.frozen import Weights, identify, pin
 from stedm_jax.stages.initial import load_weights
 from stedm_jax.stages.learn import learn
-from stedm_jax.stages.orders import Orders, load
+from stedm_jax.stages.orders import Order, Orders, load
 from stedm_jax.stages.run import Run
 from stedm_jax.tasks.diffusion import DiffusionTask
 from stedm_jax.training import peers
+from stedm_jax.training.labels import Labels
 from stedm_jax.training.program import Program
 from stedm_jax.workdir import write_text
 
@@ -49,12 +50,28 @@ def grid(run: Run) -> dict[str, np.ndarray]:
     Raises:
       UserError: there is no layout or no style to draw from.
     """
-    watch = run.config.diffusion.watch
-    orders = Orders(run).grid(watch.layouts, watch.styles)
-    whose = {"layouts": [row[0].layout.patient for row in orders], "styles": [one.style_patient for one in orders[0]]}
+    orders = _watched(run)
+    layouts, styles = _patients(orders)
+    whose = {"layouts": layouts, "styles": styles}
     peers.on_first(lambda: write_text(run.workdir.stage("diffusion/images") / WHOSE, json.dumps(whose)))
     rows = [load(run, row) for row in orders]
     return {name: np.stack([row[name] for row in rows]) for name in ("mask", "styles")}
+
+
+def names(run: Run) -> dict[str, Labels]:
+    """Of the rows and columns of the pictures that are made of `grid`."""
+    layouts, styles = _patients(_watched(run))
+    return {"samples": (["style", *layouts], ["layout", *styles])}
+
+
+def _watched(run: Run) -> list[list[Order]]:
+    watch = run.config.diffusion.watch
+    return Orders(run).grid(watch.layouts, watch.styles)
+
+
+def _patients(orders: list[list[Order]]) -> tuple[list[str], list[str]]:
+    """Of the layouts and of the styles."""
+    return [row[0].layout.patient for row in orders], [one.style_patient for one in orders[0]]
 
 
 def run(run: Run) -> None:
@@ -80,5 +97,6 @@ def run(run: Run) -> None:
         trained = learn(
             run, program, config, "diffusion",
             dataset=dataset, frozen=frozen, eval_batches=watched, visual=lambda: grid(run),
+            labels=lambda: names(run),
         )  # fmt: skip
         result["metrics"] = trained.metrics

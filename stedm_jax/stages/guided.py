@@ -77,5 +77,6 @@ def run(run: Run) -> None:
         trained = learn(
             run, program, config, "guided",
             dataset=dataset, visual=first_tiles(shown), frozen=frozen, eval_batches=watched,
+            labels=lambda: {"samples": (("tile", "sample"), ())},
         )  # fmt: skip
         result["metrics"] = trained.metrics

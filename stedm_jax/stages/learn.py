@@ -1,6 +1,6 @@
 """What the learning stages share: starting the loop and reading back what it learnt."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from stedm_jax.stages.frozen import identify
 from stedm_jax.stages.initial import initial_params, load_weights
 from stedm_jax.stages.run import Run
 from stedm_jax.training.checkpoints import finished
+from stedm_jax.training.labels import Labels
 from stedm_jax.training.loop import TrainResult, train
 from stedm_jax.training.program import Program
 from stedm_jax.training.sharding import place
@@ -35,6 +36,7 @@ def learn(
     seed: int | None = None,
     best: tuple[str, str] | None = None,
     visual: Callable[[], dict[str, np.ndarray]] | None = None,
+    labels: Callable[[], Mapping[str, Labels]] = dict,
 ) -> TrainResult:
     """Trains a task in a folder of the workdir; goes on where an earlier run stopped.
 
@@ -48,6 +50,7 @@ def learn(
       seed: of initialisation and noise; the run's by default.
       visual: gives the batch to draw pictures from, the same on every host; called when the first is due. None: the
         first tiles of `dataset`.
+      labels: gives the names of the rows and columns of pictures; called as `visual`.
     """
     start_seed = run.config.seed if seed is None else seed
     return train(
@@ -58,6 +61,7 @@ def learn(
         frozen=frozen,
         eval_batches=eval_batches,
         visual=visual or first_tiles(dataset),
+        labels=labels,
         # Asked for only where no sound checkpoint is found.
         init_params=lambda: initial_params(program, config.init_from, config.init_partial, start_seed),
         best=best,

@@ -6,7 +6,7 @@ resume from. The device is never waited for: while it works on a step, the metri
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,6 +20,7 @@ from stedm_jax.errors import UserError
 from stedm_jax.training import peers
 from stedm_jax.training.checkpoints import Checkpoints
 from stedm_jax.training.hardware import Profile, peak_flops
+from stedm_jax.training.labels import Labels, labelled
 from stedm_jax.training.logging import MetricLog, Progress, clock, count, read_rows
 from stedm_jax.training.program import Program
 from stedm_jax.training.rng import stream_key
@@ -55,6 +56,7 @@ def train(
     frozen: Any = None,
     eval_batches: Callable[[], Iterator[HostBatch]] | None = None,
     visual: Callable[[], HostBatch] | None = None,
+    labels: Callable[[], Mapping[str, Labels]] = dict,
     init_params: Callable[[], Any] = lambda: None,
     best: tuple[str, str] | None = None,
     label: str = "",
@@ -68,6 +70,7 @@ def train(
       frozen: parameters that are not trained, handed to the task ({} when None).
       eval_batches: gives the same batches, all of one size, each time.
       visual: gives the batch to draw from, equal on every host; called once, when the first picture is due.
+      labels: gives the names of the rows and columns of pictures; called as `visual`.
       init_params: called when there is no sound checkpoint; gives the weights to start from, None for fresh ones.
       best: (metric, "max" or "min"): that checkpoint is kept as well.
       signals: those of the run, which listen already; None: SIGTERM and Ctrl-C are heard while this trains.
@@ -92,7 +95,7 @@ def train(
     frozen = place(frozen, param_shardings(frozen, program.mesh))
     with nullcontext(signals) if signals else Signals() as heard, heard.politely():
         peers.on_first(lambda: checkpoints.check_place(program.state))
-        run = _Run(program, seed, frozen, checkpoints, progress, eval_batches, visual, state, saved, heard)
+        run = _Run(program, seed, frozen, checkpoints, progress, eval_batches, visual, labels, state, saved, heard)
         run.go(batches, Path(workdir))
     seconds = time.perf_counter() - began
     progress.note(f"done: step {run.step:,} in {clock(seconds)}{_scores(run.scores)}{run.left_out()}")
@@ -108,6 +111,7 @@ class _Run:
     progress: Progress
     eval_batches: Callable[[], Iterator[HostBatch]] | None
     visual: Callable[[], HostBatch] | None
+    labels: Callable[[], Mapping[str, Labels]]
     state: TrainState
     saved: int | None  # newest step in the checkpoints
     signals: Signals
@@ -280,7 +284,9 @@ class _Run:
                 batch = to_replicated(self.visual_batch, self.mesh)
                 key = stream_key(self.seed, "visual")
                 drawn = jax.device_get(self.program.draw(self.state.weights, self.frozen, batch, key))
-                self.log.images(self.step, {name: each for name, each in drawn.items() if each.ndim})
+                pictures = {name: each for name, each in drawn.items() if each.ndim}
+                names = {name: self.names.get(name, ((), ())) for name in pictures}
+                self.log.images(self.step, {name: labelled(each, *names[name]) for name, each in pictures.items()})
                 numbers = {name: float(each) for name, each in drawn.items() if not each.ndim}
                 if numbers:
                     self.log.scalars(self.step, numbers, "samples/")
@@ -292,6 +298,10 @@ class _Run:
     def visual_batch(self) -> HostBatch:
         assert self.visual is not None
         return self.visual()
+
+    @cached_property
+    def names(self) -> Mapping[str, Labels]:
+        return self.labels()
 
     def _score(self) -> dict[str, float] | None:
         assert self.eval_batches is not None

@@ -1,7 +1,10 @@
+import json
+
 import pytest
 
 from configs.demo import get_config
 from stedm_jax.errors import UserError
+from stedm_jax.stages import diffusion
 from stedm_jax.stages.data import check_unchanged
 from stedm_jax.stages.orders import Orders
 from stedm_jax.stages.run import Run, spread
@@ -49,6 +52,20 @@ def test_the_grid_keeps_a_style_in_a_column_and_a_layout_in_a_row(run):
     grid = Orders(run).grid(3, 2)
     assert len(grid) == 3 and all(len({order.layout for order in row}) == 1 for row in grid)
     assert all(len({order.styles for order in column}) == 1 for column in zip(*grid, strict=True))
+
+
+def test_the_names_of_watched_samples_are_those_of_what_is_drawn(run):
+    run.config.diffusion.watch.update({"layouts": 3, "styles": 2})
+    batch = diffusion.grid(run)
+    ((picture, (rows, columns)),) = diffusion.names(run).items()
+    assert picture == "samples" and (rows[0], columns[0]) == ("style", "layout")
+    orders = Orders(run).grid(3, 2)
+    assert rows[1:] == [row[0].layout.patient for row in orders]
+    assert columns[1:] == [order.style_patient for order in orders[0]] == ["style0", "style1"]
+    assert batch["mask"].shape[:2] == (len(rows) - 1, len(columns) - 1)
+    assert json.loads((run.workdir.path / "diffusion" / "images" / diffusion.WHOSE).read_text()) == {
+        "layouts": rows[1:], "styles": columns[1:],
+    }  # fmt: skip
 
 
 def test_tiles_of_another_size_are_refused(run):

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from stedm_jax.errors import UserError
 from stedm_jax.evaluation.figures import sampled_names
@@ -181,9 +182,10 @@ def test_best_is_kept_pictures_are_drawn_and_evaluations_logged(tmp_path) -> Non
     asked = []
     visual = lambda: asked.append(0) or toy.batch_at(0)  # noqa: E731
     seen = {"config": config, "eval_batches": toy.eval_batches, "best": ("error", "max"), "visual": visual}
+    seen["labels"] = lambda: asked.append(1) or {"errors": (("upper", "lower"), ())}
     result = toy.run(tmp_path, **seen)
     toy.run(tmp_path, **seen)  # has nothing to draw
-    assert asked == [0]
+    assert sorted(asked) == [0, 1]
     rows = {r["step"]: r["eval/error"] for r in read_rows(tmp_path / "metrics.jsonl") if "eval/error" in r}
     assert list(rows) == [2, 4, 6, 8]
     assert result.best_step == max(rows, key=lambda step: rows[step])
@@ -193,6 +195,8 @@ def test_best_is_kept_pictures_are_drawn_and_evaluations_logged(tmp_path) -> Non
         "errors-00000004.png",
         "errors-00000008.png",
     ]
+    with Image.open(tmp_path / "images" / "errors-00000008.png") as picture:
+        assert picture.height == toy.BATCH and picture.width > 4 + 20  # names beside it
 
 
 def test_data_that_end_and_batches_of_another_size_are_refused(tmp_path) -> None:
