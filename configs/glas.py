@@ -21,8 +21,9 @@ stain, so that features and not stains are compared; and, once that has run, wha
     python -m stedm_jax.main --config=configs/glas.py:pathsegdiff
     python -m stedm_jax.main --config=configs/glas.py:ablate_timestep     (or _blocks, _guide, _magnification)
 
-The challenge's own protocol (arm official): the same networks, learnt from its training images alone, and its scores
-of objects on the whole images of test A and test B, comparable with published ones and no evidence about new patients:
+The challenge's own protocol (arm official): the same networks, learnt from its training images alone (15 % of the
+people among them are kept for validation; --val=0.15), and its scores of objects on the whole images of test A and
+test B at their own resolution, comparable with published ones and no evidence about new patients:
 
     python -m data_prep.glas --source=GLAS --split=official --whole --mpp=2.48 --tile=64 --stride=32 \
         --stain_norm=reinhard --out=data/glas64-official
@@ -68,8 +69,8 @@ MISSING_OFFICIAL = MISSING.replace("--out=data/glas128", f"--split=official --wh
 
 def get_config(arm: str = "small"):
     """Arms: "small", STEDM; "pathsegdiff", PathSegDiff and its baselines; small networks, two CPU cores, about
-    an hour. "official", the same on the challenge's split. "ablate_...", after "pathsegdiff" has run in its usual
-    workdir: linear heads alone are trained."""
+    an hour. "official", the same on the challenge's split, and its scores of whole images. "ablate_...", after
+    "pathsegdiff" has run in its usual workdir: linear heads alone are trained."""
     arm = arm or "small"
     if arm not in ARMS:
         raise ValueError(f"configs/glas.py has no arm '{arm}'; it has {', '.join(ARMS)}")

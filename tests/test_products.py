@@ -52,12 +52,9 @@ def test_each_network_and_what_is_of_none():
 def test_gradients_belong_to_their_network(wrap):
     encode = wrap(lambda p, x: ENCODER.apply(p, x))
     loss = lambda p, x: DECODER.apply(p["decoder"], encode(p["encoder"], x)).sum()  # noqa: E731
-    by_network = found(jax.grad(loss), params(), X)
-    assert set(by_network) <= {"Encoder", "Decoder"}
-    # Forward, by the input but for the first layer, and by the kernel; remat runs forward once more.
-    again = 2 if wrap is jax.checkpoint else 0
-    assert by_network["Encoder"] == pytest.approx((2 + 1 + 2 + again) * PRODUCT, rel=0.25)
-    assert by_network["Decoder"] >= 2 * PRODUCT
+    # Forward, by the input but for the first layer, and by the kernel; remat runs the first layer once more.
+    again = wrap is jax.checkpoint
+    assert found(jax.grad(loss), params(), X) == {"Encoder": (5 + again) * PRODUCT, "Decoder": 3 * PRODUCT}
 
 
 def test_a_loop_counts_as_often_as_it_turns_and_parts_on_devices_add_up():

@@ -111,7 +111,7 @@ class Cutter:
             for place, mask in members:
                 pixels = _part(image, box, place, self._task.rules.margin, self._side)
                 if self._normalise is not None:
-                    pixels = self._normalise(pixels)
+                    pixels = self._normalise(pixels, self._task.rules.margin)
                 yield place, self._tile(place, positions[place], pixels, mask)
 
     def _masks(

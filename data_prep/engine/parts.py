@@ -71,8 +71,9 @@ def fingerprint(job: Job, plan: ClassPlan, rules: CutRules) -> str:
     row = job.row
     names = [spec.name for spec in plan.classes]
     target = _content_of(Path(rules.stain_target)) if rules.stain_target else ""
+    measured = ["core"] if rules.stain and rules.margin else []  # what a stain is told by; once the margin too
     told = [
-        [SCHEMA_VERSION, CUT_VERSION, asdict(rules) | {"stain_target": target}],
+        [SCHEMA_VERSION, CUT_VERSION, asdict(rules) | {"stain_target": target}, *measured],
         [names, plan.ids, plan.outside, plan.background],
         [job.key, job.slide_name, job.roi, job.offset, job.mpp, job.is_picture],
         [row.file, row.patient, row.split, row.tags],

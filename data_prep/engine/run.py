@@ -36,7 +36,7 @@ from stedm_jax.data.records import SetSpec, check_name, file_sha256
 from stedm_jax.data.remote import check_writable, is_remote, push
 from stedm_jax.data.schema import SCHEMA_VERSION, encode_image
 from stedm_jax.data.splits import check_disjoint
-from stedm_jax.data.stain import tell
+from stedm_jax.data.stain import KEY, tell
 from stedm_jax.errors import UserError
 
 RUN_ONLY = ("out", "name", "workers", "scheduler", "dry_run", "limit", "overwrite", "spool")
@@ -185,7 +185,7 @@ class Packing:
         options = {name: value for name, value in vars(self.args).items() if name not in RUN_ONLY}
         told = {name: value.name if isinstance(value, Path) else str(value) for name, value in options.items()}
         if self.rules.stain:
-            told["stain"] = json.dumps(tell(stain_target(self.rules.stain, self.rules.stain_target)))
+            told[KEY] = json.dumps(tell(stain_target(self.rules.stain, self.rules.stain_target)))
         return {"prepared_by": self.command} | told | {"rules": json.dumps(self.rules_told, sort_keys=True)}
 
     def check_out(self) -> None:
@@ -358,9 +358,10 @@ class Packing:
         assemble(self.out, self._spec(), [shelf.bring(part) for part in members])
 
     def _describe(self, shelf: Shelf) -> bool:
-        """Brings the manifest up to date where only colours changed; whether they did."""
+        """Brings the manifest up to date where only colours changed, or it lacks its stain; whether it did."""
         classes = [{"name": spec.name, "color": list(spec.color)} for spec in self.plan.classes]
-        if not classes or shelf.kept.manifest.get("classes") == classes:
+        stained = KEY in shelf.kept.manifest.get("source", {}) or not self.rules.stain
+        if not classes or (shelf.kept.manifest.get("classes") == classes and stained):
             return False
         manifest = shelf.kept.manifest | {"classes": classes, "source": self.source}
         partial = self.out / f".manifest.json.{os.getpid()}"

@@ -13,10 +13,11 @@ LIMITS = (
     "Scores of few patients are uncertain; see the intervals of the run's report. Synthetic images may repeat "
     "training tiles."
 )
+STAINED = "All tiles were brought to one stain (--stain_norm={} of data_prep); images have to be, before they go in."
 
 _PLACED = (
-    "title", "licence", "intended_use", "limits", "data", "patients", "tiles", "classes", "metrics", "metrics_of",
-    "versions",
+    "title", "stain_norm", "licence", "intended_use", "limits", "data", "patients", "tiles", "classes", "metrics",
+    "metrics_of", "versions",
 )  # fmt: skip
 
 
@@ -50,7 +51,8 @@ def model_card(card: Mapping[str, Any], files: Mapping[str, str], network: str) 
         "",
         "## Data",
         "",
-        f"{card.get('data') or 'unknown'}; classes: {', '.join(card.get('classes') or []) or 'unknown'}.",
+        f"{card.get('data') or 'unknown'}; classes: {', '.join(card.get('classes') or []) or 'unknown'}."
+        + (f" {STAINED.format(card['stain_norm'])}" if card.get("stain_norm") else ""),
         "",
         *(["| split | patients | tiles |", "|---|---|---|", *rows, ""] if rows else ["Patients: unknown.", ""]),
         "## Metrics",

@@ -79,6 +79,7 @@ def read_run(folder: Path) -> Trained:
     Raises:
       UserError: the folder is no stage of a run, or holds no whole checkpoint.
     """
+    folder = folder.absolute()
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder}; name a stage of a run or a converted folder.")
     workdir = next((each for each in (folder, *folder.absolute().parents) if (each / "config.json").is_file()), None)
@@ -174,6 +175,7 @@ def _card(workdir: Path, folder: Path, stage: str, config: Mapping[str, Any]) ->
         "data": f"{config.get('name')}, tile set {manifest.get('name', tiles.name)}",
         "mpp": manifest.get("mpp"),
         "tile": manifest.get("tile"),
+        "stain_norm": manifest.get("source", {}).get("stain_norm") or None,
         "classes": [each["name"] for each in manifest.get("classes", [])],
         "patients": {split: len(names) for split, names in manifest.get("patients", {}).items()},
         "tiles": manifest.get("records", {}),

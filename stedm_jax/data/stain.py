@@ -19,7 +19,7 @@ pale eosin and misses its direction by up to 24 degrees on tissue of known stain
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -66,13 +66,13 @@ class Stains:
     vectors: Float[np.ndarray, "2 3"]
     amounts: Float[np.ndarray, "2"]
 
-    def give(self, image: Image) -> Image:
-        """An image with these stains instead of its own; what in it is of neither stain goes.
+    def give(self, image: Image, measured: UInt8[np.ndarray, "a b 3"]) -> Image:
+        """An image with these stains instead of those of `measured`; what in it is of neither stain goes.
 
         Raises:
-          Unfit: it tells no stain.
+          Unfit: that tells no stain.
         """
-        own = find_stains(image)
+        own = find_stains(measured)
         amounts = _amounts(_DENSITY[image].reshape(-1, 3), own.vectors)
         scaled = (self.vectors * (self.amounts / own.amounts)[:, None]).astype(np.float32)
         return _bytes(LIGHT * np.exp(-amounts @ scaled) - 1.0).reshape(image.shape)
@@ -85,13 +85,14 @@ class Colors:
     mean: Float[np.ndarray, "3"]
     std: Float[np.ndarray, "3"]
 
-    def give(self, image: Image) -> Image:
-        """An image with these colours instead of its own. Glass fades into the unchanged image, to stay clear.
+    def give(self, image: Image, measured: UInt8[np.ndarray, "a b 3"]) -> Image:
+        """An image with these colours instead of those of `measured`. Glass fades into the unchanged image, to stay
+        clear.
 
         Raises:
-          Unfit: it has hardly any tissue.
+          Unfit: that has hardly any tissue.
         """
-        own = find_colors(image)
+        own = find_colors(measured)
         scale = self.std / own.std
         shift = self.mean - own.mean * scale
         new = from_lab(to_lab(image) * scale.astype(np.float32) + shift.astype(np.float32)).astype(np.float32)
@@ -188,10 +189,10 @@ class Normaliser:
     changed: int = 0
     unchanged: int = 0
 
-    def __call__(self, image: Image) -> Image:
-        """The image in the target's stain; itself where it tells none."""
+    def __call__(self, image: Image, margin: int = 0) -> Image:
+        """The image in the target's stain; itself where it tells none, without the `margin` pixels along its edges."""
         try:
-            new = self.target.give(image)
+            new = self.target.give(image, image[margin : len(image) - margin, margin : image.shape[1] - margin])
         except Unfit:
             self.unchanged += 1
             return image
@@ -229,6 +230,11 @@ def normaliser(kind: str, target: Path | None = None) -> Normaliser:
         ) from None
 
 
+KEY = "stain_brought_to"
+"""In `source` of a manifest: what `tell` gave, as JSON."""
+_SHAPES = {"macenko": {"vectors": (2, 3), "amounts": (2,)}, "reinhard": {"mean": (3,), "std": (3,)}}
+
+
 def tell(target: Stains | Colors) -> dict[str, Any]:
     """A target as JSON holds it: its kind and its numbers."""
     kind = "macenko" if isinstance(target, Stains) else "reinhard"
@@ -239,25 +245,39 @@ def read_target(told: Mapping[str, Any]) -> Stains | Colors:
     """The target of which `tell` told.
 
     Raises:
-      UserError: an unknown kind, or its numbers are not there.
+      UserError: an unknown kind, or its numbers are not there, or none that can be.
     """
-    made: dict[str, type[Stains] | type[Colors]] = {"macenko": Stains, "reinhard": Colors}
-    kind = made.get(told.get("kind", ""))
-    names = [each.name for each in fields(kind)] if kind else []
-    if kind is None or not all(name in told for name in names):
+    kind = told.get("kind")
+    shapes = _SHAPES.get(str(kind), {})
+    try:
+        numbers = {name: np.array(told[name], np.float64) for name in shapes}
+    except (KeyError, TypeError, ValueError):
+        numbers = {}
+    good = all(numbers[name].shape == shapes[name] and np.isfinite(numbers[name]).all() for name in numbers)
+    if not numbers or not good:
         raise UserError(
-            f"The tiles were brought to one stain, and what is known of it is {json.dumps(dict(told))}, without its "
-            "numbers: no image can be brought to it. Pack the tiles again with this version, and train again."
+            f"The tiles were brought to one stain, and what their manifest tells of it is {json.dumps(dict(told))}, "
+            "without its numbers: no other image can be brought to it. Pack the tiles again with --overwrite."
         )
-    return kind(**{name: np.array(told[name], np.float64) for name in names})
+    return Stains(**numbers) if kind == "macenko" else Colors(**numbers)
 
 
 def stain_of(source: Mapping[str, str]) -> dict[str, Any] | None:
     """The stain to which all tiles of a set were brought, from `source` of its manifest, as `tell` gives it; None where
-    they kept their own. Of sets that do not tell numbers those of the published reference, if it was that."""
-    if "stain" in source:
-        return json.loads(source["stain"])
+    they kept their own. Of sets that tell no numbers those of the published reference, if it was that.
+
+    Raises:
+      UserError: as `read_target`.
+    """
     kind, target = source.get("stain_norm", ""), source.get("stain_target", "None")
-    if not kind:
+    if KEY in source:
+        try:
+            told = json.loads(source[KEY])
+        except ValueError:
+            told = {"kind": source[KEY]}
+    elif kind in KINDS:
+        told = tell(normaliser(kind).target) if target == "None" else {"kind": kind, "target": target}
+    else:
         return None
-    return tell(normaliser(kind).target) if target == "None" else {"kind": kind, "target": target}
+    read_target(told)
+    return told

@@ -144,19 +144,25 @@ def arms_table(
       patients: arm -> object Dice by seed and patient, the same patients in all.
       baseline: arm that the means over patients of the others are compared with, by a hierarchical bootstrap.
     """
-    lines = [f"{'part':<14}{'arm':<20}{'seeds':>7}" + "".join(f"{each:>17}" for each in SHOWN)]
-    for part in next(iter(told.values()))[next(iter(next(iter(told.values()))))]:
+    parts = list(next(iter(next(iter(told.values())).values())))
+    widths = [max(map(len, each)) + 2 for each in ([*parts, "part"], [*told, "arm"])]
+    first = lambda *texts: "".join(text.ljust(width) for text, width in zip(texts, widths, strict=True))  # noqa: E731
+    lines = [
+        "pooled over images, means over seeds",
+        f"{first('part', 'arm')}seeds" + "".join(f"{x:>17}" for x in SHOWN),
+    ]
+    for part in parts:
         for arm, seeds in told.items():
             means = {name: np.mean([each[part]["pooled"][name] for each in seeds.values()]) for name in SHOWN}
             values = "".join(f"{means[name]:>17.{1 if name == SHOWN[-1] else 4}f}" for name in SHOWN)
-            lines.append(f"{part:<14}{arm:<20}{len(seeds):>7}{values}")
-    for arm, table in patients.items():
-        if arm == baseline or baseline not in patients:
-            continue
-        d = bootstrap_difference(patients[baseline], table)
-        if d.n:  # else nobody numbered the objects
-            interval = f"95 % {d.low:+.3f} to {d.high:+.3f}, {d.n} patients"
-            lines.append(f"{arm} - {baseline}: object_dice {d.estimate:+.3f} ({interval})")
+            lines.append(f"{first(part, arm)}{len(seeds):>5}{values}")
+    differences = [
+        f"{arm} - {baseline}: {d.estimate:+.3f} (95 % {d.low:+.3f} to {d.high:+.3f}, {d.n} patients)"
+        for arm, table in patients.items()
+        if arm != baseline and baseline in patients and (d := bootstrap_difference(patients[baseline], table)).n > 1
+    ]
+    if differences:
+        lines += ["object_dice of all parts, mean over patients; not corrected for the number of arms", *differences]
     return "\n".join(lines)
 
 

@@ -44,7 +44,7 @@ def write_report(out: Path, content: ReportContent) -> None:
     out.mkdir(parents=True, exist_ok=True)
     numbers = summary(content)
     _write(out / "per_patient.csv", per_patient_csv(content))
-    if any(row.confusion is not None for row in content.results):
+    if content.classes and any(row.confusion is not None for row in content.results):
         _write(out / "per_class.csv", per_class_csv(content))
     text = json.dumps(_without_nan(numbers), indent=2, ensure_ascii=False, allow_nan=False)
     _write(out / "summary.json", text + "\n")

@@ -3,7 +3,9 @@
 import importlib
 import json
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from stedm_jax.config import FREE
-from stedm_jax.data.stain import Normaliser, read_target
+from stedm_jax.data.stain import Normaliser, read_target, stain_of
 from stedm_jax.errors import UserError
 from stedm_jax.stages.arms import Shown, arm_task, check_images, settings
 from stedm_jax.stages.learn import restore
@@ -145,8 +147,7 @@ def segmenter_of(run: Run, arm: str, seed: int | None = None) -> Segmenter:
             f"{folder / 'config.json'} names no arm '{arm}' any more, and so not what network it was: only "
             f"{', '.join(config.segmentation.arms)}. Put the arm back, or choose another one."
         )
-    file = folder / "segmentation" / ABOUT
-    told = json.loads(file.read_text() if file.is_file() else json.dumps(about(run)))
+    told = _about(run)
     colors = tuple((int(r), int(g), int(b)) for r, g, b in told["colors"])
     chosen = config.segmentation.judge if arm == JUDGE else config.segmentation.arms[arm]
     check_images(config, arm, chosen)
@@ -156,7 +157,7 @@ def segmenter_of(run: Run, arm: str, seed: int | None = None) -> Segmenter:
     params = restore(run, task, f"segmentation/{arm}-{seeds[0] if seed is None else seed}", best=best)
     by_device = batch_sharding(run.mesh)
     maps = jax.jit(lambda params, frozen, image: task.maps(params, frozen, image), out_shardings=by_device)
-    stain = _stain(told["stain"] if "stain" in told else about(run)["stain"])
+    stain = _stain(told["stain"])
     predict = lambda image: maps(params, frozen, jax.device_put(stain(image), by_device))  # noqa: E731
     names, foreground = tuple(told["classes"]), tuple(told["foreground"])
     return Segmenter(
@@ -165,9 +166,31 @@ def segmenter_of(run: Run, arm: str, seed: int | None = None) -> Segmenter:
     )  # fmt: skip
 
 
+def _about(run: Run) -> dict[str, Any]:
+    """What was noted of the tiles when segmenters were trained; else, what the tiles tell now."""
+    file = run.workdir.path / "segmentation" / ABOUT
+    told = json.loads(file.read_text() if file.is_file() else json.dumps(about(run)))
+    return told if "stain" in told else told | {"stain": _stain_before(run)}
+
+
 def _stain(told: Mapping[str, Any] | None) -> Callable[[np.ndarray], np.ndarray]:
     """What brings patches to the stain of the tiles. Raises UserError where its numbers are not known."""
     if not told:
         return lambda patches: patches
-    normalise = Normaliser(read_target(told))
-    return lambda patches: np.stack([normalise(patch) for patch in patches])
+    normalise, pool = Normaliser(read_target(told)), ThreadPoolExecutor()  # OpenCV and NumPy free Python's lock
+    return lambda patches: np.stack(list(pool.map(normalise, patches)))
+
+
+def _stain_before(run: Run) -> dict[str, Any] | None:
+    """For runs that did not note it: what their tiles tell, where they are still there and the same."""
+    known = (run.workdir.result("data") or {}).get("fingerprint")
+    try:
+        if run.tiles.fingerprint == known:
+            return stain_of(run.tiles.manifest.get("source", {}))
+    except UserError:
+        pass
+    print(
+        f"WARNING: this run did not note whether its tiles were brought to one stain (--stain_norm), and the tiles are "
+        f"not at {run.config.data.tiles} any more: images keep their own stain.", file=sys.stderr, flush=True,
+    )  # fmt: skip
+    return None

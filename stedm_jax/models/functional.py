@@ -6,7 +6,8 @@ modules hold no state and no random numbers, so that the two functions are all t
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -68,10 +69,16 @@ class Functional:
         nnx.replace_by_pure_dict(state, params)
         return nnx.merge(graph, state)
 
-    def apply(self, params: Params, *args: Any, method: str = "__call__", **kwargs: Any) -> Any:
-        """Calls the network, or its method of that name, with these parameters."""
+    @contextmanager
+    def opened(self, params: Params) -> Iterator[Any]:
+        """As `module`, in a context: what is traced within counts as this network (products.flops_by_network)."""
         module = self.module(params)
         with counted_as(type(module).__name__):
+            yield module
+
+    def apply(self, params: Params, *args: Any, method: str = "__call__", **kwargs: Any) -> Any:
+        """Calls the network, or its method of that name, with these parameters."""
+        with self.opened(params) as module:
             return getattr(module, method)(*args, **kwargs)
 
 

@@ -5,7 +5,7 @@ config.segmentation differs for this arm. Steps, batches, augmentation and score
 init_from names is for `model`; another network starts from weights that its arm's changes name, if any.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,6 +75,11 @@ def settings(config: Any, name: str, arm: Any) -> Any:
         except (KeyError, AttributeError, TypeError, ValueError) as error:
             raise UserError(f"The arm '{name}' changes '{key}' to {value!r}, which cannot be: {error}.") from error
     return mine
+
+
+def baseline(config: Any, arms: Iterable[str]) -> str | None:
+    """The arm that others are compared with: as config.report.baseline says, else labelled; None: the first."""
+    return config.report.baseline or ("labelled" if "labelled" in arms else None)
 
 
 def check_arm(config: Any, name: str, arm: Any) -> None:

@@ -17,7 +17,7 @@ from stedm_jax.evaluation.panels import Strip, cohort_panel, legend, overlay, st
 from stedm_jax.evaluation.report import results_table, write_report
 from stedm_jax.evaluation.report_content import CohortRow, ReportContent, ResultRow, Synthesis
 from stedm_jax.stages import whole
-from stedm_jax.stages.arms import settings
+from stedm_jax.stages.arms import baseline, settings
 from stedm_jax.stages.diffusion import WHOSE
 from stedm_jax.stages.orders import Orders
 from stedm_jax.stages.run import Run, spread
@@ -73,7 +73,7 @@ def _content(run: Run) -> ReportContent:
         pictures=dict(drawn(path)),
         results=list(_results(run)),
         classes=run.classes.names,
-        baseline=config.report.baseline or ("labelled" if "labelled" in results.get("arms", ()) else None),
+        baseline=baseline(config, results.get("arms", ())),
         synthesis=_synthesis(run, made, judge) if made else None,
         ablation=_ablation(run),
         reconstruction=(run.workdir.result("autoencoder") or {}).get("patients", {}),

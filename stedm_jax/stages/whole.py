@@ -25,7 +25,7 @@ from stedm_jax.evaluation.images import (
 )
 from stedm_jax.inference.load import segmenter_of, trained
 from stedm_jax.inference.segment import Rules, score_set
-from stedm_jax.stages.arms import check_images
+from stedm_jax.stages.arms import baseline, check_images
 from stedm_jax.stages.run import Run
 from stedm_jax.stages.seen import check_held_out
 from stedm_jax.workdir import write_text
@@ -64,15 +64,15 @@ def run(run: Run) -> None:
     write_text(folder / "whole_patients.csv", to_csv(per_patient))
     write_text(folder / "whole_summary.json", json.dumps(told, indent=1))
     ordered = {arm: told[arm] for arm in run.config.segmentation.arms if arm in told}
-    _write_tables(folder, ordered, {arm: np.array(dice[arm]) for arm in ordered}, run.config.report.baseline)
+    _write_tables(folder, ordered, {arm: np.array(dice[arm]) for arm in ordered}, baseline(run.config, ordered))
 
 
 def _write_tables(
-    folder: Path, told: Mapping[str, Mapping[str, Any]], dice: Mapping[str, np.ndarray], baseline: str
+    folder: Path, told: Mapping[str, Mapping[str, Any]], dice: Mapping[str, np.ndarray], against: str | None
 ) -> None:
     if told:
-        table = arms_table(told, dice, baseline or next(iter(told)))
-        write_text(folder / "table_whole.txt", f"whole images, pooled, means over seeds\n{table}")
+        table = arms_table(told, dice, against or next(iter(told)))
+        write_text(folder / "table_whole.txt", f"whole images\n{table}")
     tables = [
         f"{arm}, seed {seed}\n{summary_table(each)}" for arm, seeds in told.items() for seed, each in seeds.items()
     ]

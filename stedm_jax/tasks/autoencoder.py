@@ -127,10 +127,10 @@ class AutoencoderTask:
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
         """The loss of the module's docstring and its parts."""
         image = self._crop(to_network(batch["image"]), jax.random.fold_in(key, 1))
-        network = self.network.module(own(params))
-        z, extra = network.bottleneck(image, key)
-        features = network.decode_features(z)
-        made = network.to_image(features)
+        with self.network.opened(own(params)) as network:
+            z, extra = network.bottleneck(image, key)
+            features = network.decode_features(z)
+            made = network.to_image(features)
         parts = self._differences(frozen, image, made)
         if self.adversary is None:
             error = self._reconstruction(parts)

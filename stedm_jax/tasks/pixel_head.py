@@ -64,8 +64,8 @@ class PixelHeadTask(SegmentationTask):
         maps = self.features(denoiser, frozen, batch)
         if not self.tunes:
             maps = jax.lax.stop_gradient(maps)
-        network = self.network.module(params[HEAD])
         pixels = batch["image"] if "image" in batch else batch["mask"]
-        logits = network(maps, pixels.shape[1:3], train)
+        with self.network.opened(params[HEAD]) as network:
+            logits = network(maps, pixels.shape[1:3], train)
         state = running_stats(network)
         return logits, {HEAD: state} if state else {}

@@ -118,8 +118,8 @@ class SegmentationTask:
         key: PRNGKeyArray | None = None,
     ) -> tuple[Float[Array, "b h w k"], PyTree]:
         """Logits of the images of a batch, and the running statistics that training them leaves."""
-        network = self.network.module(params)
-        logits = network(to_network(batch["image"]), train=train, key=key)
+        with self.network.opened(params) as network:
+            logits = network(to_network(batch["image"]), train=train, key=key)
         return logits, running_stats(network)
 
     def predict(self, params: PyTree, frozen: PyTree, batch: dict[str, Array]) -> Int32[Array, "b h w"]:

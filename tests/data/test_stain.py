@@ -5,7 +5,17 @@ import json
 import numpy as np
 import pytest
 
-from stedm_jax.data.stain import KINDS, Normaliser, find_colors, find_stains, normaliser, read_target, stain_of, tell
+from stedm_jax.data.stain import (
+    KEY,
+    KINDS,
+    Normaliser,
+    find_colors,
+    find_stains,
+    normaliser,
+    read_target,
+    stain_of,
+    tell,
+)
 from stedm_jax.errors import UserError
 from stedm_jax.inference.load import _stain
 
@@ -20,7 +30,7 @@ def tissue(seed=0, side=48):
 @pytest.mark.parametrize("find", [find_stains, find_colors])
 def test_a_target_survives_the_manifest(find):
     target = find(tissue(1))
-    found = read_target(stain_of({"stain": json.dumps(tell(target)), "stain_norm": "told", "stain_target": "x.png"}))
+    found = read_target(stain_of({KEY: json.dumps(tell(target)), "stain_norm": "told", "stain_target": "x.png"}))
     assert type(found) is type(target)
     np.testing.assert_array_equal(Normaliser(found)(tissue(2)), Normaliser(target)(tissue(2)))
 
@@ -29,8 +39,28 @@ def test_a_target_survives_the_manifest(find):
 def test_older_sets_are_known_by_the_reference_or_not_at_all(kind):
     found = read_target(stain_of({"stain_norm": kind, "stain_target": "None"}))
     np.testing.assert_array_equal(Normaliser(found)(tissue()), normaliser(kind)(tissue()))
-    with pytest.raises(UserError, match="mine.png.*without its numbers.*Pack the tiles again"):
-        read_target(stain_of({"stain_norm": kind, "stain_target": "mine.png"}))
+    with pytest.raises(UserError, match="mine.png.*without its numbers.*again with --overwrite"):
+        stain_of({"stain_norm": kind, "stain_target": "mine.png"})
+
+
+@pytest.mark.parametrize(
+    "told",
+    ["H&E", "{}", '{"kind": "macenko"}', '{"kind": "macenko", "vectors": [1, 2], "amounts": null}',
+     '{"kind": "reinhard", "mean": [1, 2, NaN], "std": [1, 1, 1]}'],
+)  # fmt: skip
+def test_what_is_no_stain_is_refused(told):
+    with pytest.raises(UserError, match="without its numbers"):
+        stain_of({KEY: told})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_margin_is_changed_and_not_measured(kind):
+    core = tissue(3)
+    around = np.pad(core, ((16, 16), (16, 16), (0, 0)), mode="reflect")
+    around[:16], around[-16:], around[:, :16], around[:, -16:] = (90, 20, 120), (90, 20, 120), 60, 60
+    found = normaliser(kind)(around, 16)
+    np.testing.assert_array_equal(found[16:-16, 16:-16], normaliser(kind)(core))
+    assert (found[:16] != around[:16]).any()
 
 
 def test_tiles_with_their_own_stain_tell_none():

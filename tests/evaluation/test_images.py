@@ -44,15 +44,17 @@ def test_arms_stand_side_by_side_as_means_over_seeds():
     told = {"ours": {"0": seeds[0], "1": seeds[1]}, "theirs": {"0": seeds[1]}}
     dice = {"ours": np.array([[0.8, 0.6], [0.9, 0.5]]), "theirs": np.array([[0.6, 0.5]])}
     lines = arms_table(told, dice, "ours").splitlines()
-    assert [line.split()[:3] for line in lines[1:-1]] == [
+    assert [line.split()[:3] for line in lines[2:-2]] == [
         [part, arm, seeds] for part in ("A", "B", "all") for arm, seeds in (("ours", "2"), ("theirs", "1"))
     ]
     accuracy = np.mean([each["A"]["pooled"]["accuracy"] for each in seeds])
-    assert accuracy < 1 and float(lines[1].split()[3]) == pytest.approx(accuracy, abs=1e-4)
-    assert lines[-1].startswith("theirs - ours: object_dice -0.150 (95 % ") and "2 patients" in lines[-1]
-    assert len(arms_table(told, dice, "nobody").splitlines()) == 7
+    assert accuracy < 1 and float(lines[2].split()[3]) == pytest.approx(accuracy, abs=1e-4)
+    assert lines[-1].startswith("theirs - ours: -0.150 (95 % ") and "2 patients" in lines[-1]
+    assert len(arms_table(told, dice, "nobody").splitlines()) == 8
     unknown = {name: np.full_like(table, np.nan) for name, table in dice.items()}
-    assert len(arms_table(told, unknown, "ours").splitlines()) == 7
+    assert len(arms_table(told, unknown, "ours").splitlines()) == 8
+    one = {name: table[:, :1] for name, table in dice.items()}
+    assert len(arms_table(told, one, "ours").splitlines()) == 8  # no interval over one patient
 
 
 def test_unlabelled_pixels_count_nothing():

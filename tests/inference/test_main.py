@@ -11,6 +11,7 @@ from PIL import Image
 
 from data_prep.tiff import write_pyramid
 from stedm_jax.data.schema import ClassSpec
+from stedm_jax.data.stain import normaliser, tell
 from stedm_jax.data.whole import WholeWriter
 from stedm_jax.errors import UserError
 from stedm_jax.evaluation.objects import to_objects
@@ -178,6 +179,37 @@ def test_arms_that_are_not_there(tmp_path):
         load_segmenter(tmp_path, "other", 1)
     with pytest.raises(UserError, match="names no arm 'other' any more.*only labelled, labelled.synthetic"):
         load_segmenter(tmp_path, "other", 3)
+
+
+@pytest.mark.parametrize("told_by", ["run", "tiles", "nobody"])
+def test_a_segmenter_gets_patches_in_the_stain_of_its_tiles(tmp_path, monkeypatch, tile_set, told_by, capsys):
+    from configs.glas import get_config
+
+    file = tile_set.path / "manifest.json"
+    manifest = json.loads(file.read_text())
+    manifest["source"] = {"stain_norm": "reinhard", "stain_target": "None"}
+    file.write_text(json.dumps(manifest))
+    (tmp_path / "data").mkdir()
+    known = tile_set.fingerprint if told_by == "tiles" else "others"
+    (tmp_path / "data/done.json").write_text(json.dumps({"fingerprint": known}))
+    config = get_config()
+    config.data.update({"tiles": str(tile_set.path), "tile": 32, "mpp": 2.0, "groups": (), "foreground": ()})
+    config.segmentation.arms = {"mine": {"real": 1.0, "stain_jitter": 0.0}}
+    (tmp_path / "config.json").write_text(json.dumps(flatten(config)))
+    (tmp_path / "segmentation/mine-0").mkdir(parents=True)
+    (tmp_path / "segmentation/mine-0/scores.json").write_text(json.dumps({"arm": "mine", "seed": 0}))
+    about = {"classes": ["stroma", "gland"], "colors": COLORS, "foreground": [1], "mpp": 1.0, "tile": 32}
+    about |= {"stain": tell(normaliser("reinhard").target)} if told_by == "run" else {}
+    (tmp_path / "segmentation/segmenters.json").write_text(json.dumps(about))
+    task = segmenter().task
+    monkeypatch.setattr(task, "maps", lambda params, frozen, image: image)  # the patches as it gets them
+    monkeypatch.setattr(load, "arm_task", lambda *_: (task, {}, {}))
+    monkeypatch.setattr(load, "restore", lambda *_, **__: {})
+    patches = np.random.default_rng(0).integers(30, 200, (8, 32, 32, 3), dtype=np.uint8)
+    found = np.asarray(load_segmenter(tmp_path, "mine").predict(patches))
+    expected = np.stack([normaliser("reinhard")(patch) for patch in patches])
+    np.testing.assert_array_equal(found, patches if told_by == "nobody" else expected)
+    assert ("did not note" in capsys.readouterr().err) == (told_by == "nobody")
 
 
 @pytest.mark.parametrize(("checkpoint", "best"), [("best", ("iou", "max")), ("last", None)])

@@ -55,7 +55,7 @@ def test_every_arm_and_seed_is_scored(run, images, tmp_path):
     told = json.loads((tmp_path / "report/whole_summary.json").read_text())
     assert told["labelled"]["1"]["test"]["patients"] == 2
     assert (tmp_path / "report/whole_seeds.txt").read_text().count("labelled, seed") == 2
-    assert (tmp_path / "report/table_whole.txt").read_text().splitlines()[2].split()[:4] == [
+    assert (tmp_path / "report/table_whole.txt").read_text().splitlines()[3].split()[:4] == [
         "test", "labelled", "2", "1.0000",
     ]  # fmt: skip
 
@@ -83,4 +83,7 @@ def test_who_was_learnt_from_is_noted_by_stage(run, tile_set):
     run.config.stages = ("autoencoder", "ssl", "segmentation")
     both, train = ["style0", "style1", "train0", "train1"], ["train0", "train1"]
     assert learnt_from(run) == {"segmentation": train, "autoencoder": train, "ssl": both}
+    assert about(run)["stain"] is None
+    run.tiles.manifest["source"] = {"stain_norm": "reinhard", "stain_target": "None"}
+    assert about(run)["stain"]["kind"] == "reinhard"
     assert noted(about(run)) == learnt_from(run) and noted({"patients": ["a"]}) == {"segmentation": ["a"]}

@@ -6,6 +6,7 @@ import numpy as np
 from data_prep.slides import main
 from stedm_jax.data.records import TileSet
 from stedm_jax.data.schema import VOID
+from stedm_jax.data.stain import KEY, normaliser, stain_of, tell
 from tests.data_prep.conftest import call
 from tests.data_prep.engine.conftest import square
 
@@ -56,3 +57,14 @@ def test_tiles_that_keep_their_stain_are_told(options, tmp_path):
         glass = report["kinds"]["glass"]
         assert len(told) == 1 and glass <= int(told[0].split()[0]) < report["tiles"], told
     assert "keep their stain" in (tmp_path / "out-report" / "summary.md").read_text()
+
+
+def test_the_manifest_tells_the_stain_also_of_a_set_that_was_packed_before_it_did(options, tmp_path):
+    changes = options | {"stain_norm": "macenko", "limit": 1}
+    assert call(main, tmp_path / "out", changes)[0] == 0
+    file = tmp_path / "out" / "manifest.json"
+    manifest, expected = json.loads(file.read_text()), tell(normaliser("macenko").target)
+    assert json.loads(manifest["source"].pop(KEY)) == expected
+    file.write_text(json.dumps(manifest))
+    assert call(main, tmp_path / "out", changes)[0] == 0
+    assert stain_of(json.loads(file.read_text())["source"]) == expected
