@@ -87,6 +87,9 @@ def test_they_learn_what_one_process_learns(tmp_path) -> None:
     )  # fmt: skip
     assert pair.ended() == [0, 0], pair.said(0)[-3000:]
     rows, others = (read_rows(path / "metrics.jsonl") for path in (tmp_path / "one", tmp_path / "two" / "run"))
+    drawn = [other.pop("samples/largest_error") for other in others if "samples/largest_error" in other]
+    assert len(drawn) == 1 and drawn[0] > 0
+    others = [other for other in others if len(other) > 2]  # the pair alone draws, which is a row of its own
     assert [row["step"] for row in rows] == [row["step"] for row in others] and len(rows) == 12
     for row, other in zip(rows, others, strict=True):
         for name in {"loss", "grad_norm", "largest", "eval/error"} & row.keys():
