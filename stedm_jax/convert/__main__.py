@@ -144,8 +144,8 @@ def _export(argv: list[str]) -> None:
     if arguments.format == "published":
         if not trained.loads:
             raise UserError(
-                f"{arguments.source} holds weights of a stage, whose published names depend on its settings; export "
-                "them from the stage's folder in the run."
+                f"{arguments.source} ({trained.network}) has no published names; give --format=ours. Weights of a "
+                "segmenter or denoiser that were exported once have them only in their stage's folder in the run."
             )
         card["names"] = f"those of {trained.loads}"
     export_parts(

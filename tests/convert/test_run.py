@@ -209,6 +209,12 @@ def test_the_judge_is_called_as_its_stage_calls_it():
     assert JUDGE == segmentation.JUDGE
 
 
+def test_a_head_has_no_published_names(tmp_path, trained):
+    folder = trained("segmentation/ldm-0", {"head": {"kernel": np.ones(3)}})
+    with pytest.raises(UserError, match="a head on features.*has no published names; give --format=ours"):
+        publish(folder, tmp_path / "o")
+
+
 @pytest.mark.parity
 @pytest.mark.parametrize(
     "encoder, peer",
