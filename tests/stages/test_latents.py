@@ -147,12 +147,14 @@ def test_stage_diffusion_trains_judges_and_draws_with_it(tile_set, tmp_path, mon
     latents.run(run)
     seen = {}
 
-    def learnt(run, program, config, folder, *, dataset, visual, frozen, eval_batches):
-        seen.update(train=dataset[0], drawn=visual(), judged=next(eval_batches()))
+    def learnt(run, program, config, folder, *, dataset, visual, labels, frozen, eval_batches):
+        seen.update(train=dataset[0], drawn=visual(), named=labels(), judged=next(eval_batches()))
         return TrainResult(program.state, {"loss": 1.0}, 1, 0.0)
 
     monkeypatch.setattr(diffusion, "learn", learnt)
     diffusion.run(run)
+    rows, columns = seen["named"]["samples"]  # a row of styles and a column of layouts stand before the samples
+    assert (len(rows), len(columns)) == tuple(side + 1 for side in seen["drawn"]["mask"].shape[:2])
     assert set(seen["train"]) == {"moments", "mask", "styles"} and set(seen["drawn"]) == {"mask", "styles"}
     assert {"moments", "weight"} <= set(seen["judged"]) and "image" not in seen["judged"]
 
