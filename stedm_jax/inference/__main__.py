@@ -139,7 +139,7 @@ class Results:
         Raises:
           UserError: there are such, and --allow_seen is not given.
         """
-        from stedm_jax.stages.seen import check_held_out, seen
+        from stedm_jax.stages.seen import check_held_out, names_of, seen
 
         splits, learnt = self.args.splits.split(","), self.segmenter.learnt
         if self.whole and not self.args.allow_seen:
@@ -148,7 +148,7 @@ class Results:
             except UserError as error:
                 raise UserError(f"{error} To score them all the same, as not held out, give --allow_seen.") from error
         elif self.whole:
-            if found := seen(learnt, (row.patient for row in self.whole.images if row.split in splits)):
+            if found := seen(learnt, names_of(row for row in self.whole.images if row.split in splits)):
                 print(f"not held out, their scores are no evidence: {found}", flush=True)
         elif self.args.truth:
             print("whose images these are is not known: that none was learnt from is not checked", flush=True)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stedm_jax.data.whole import WholeSet
+from stedm_jax.data.whole import WholeImage, WholeSet
 from stedm_jax.errors import UserError
 from stedm_jax.stages.run import Run
 
@@ -35,13 +35,18 @@ def seen(learnt: Learnt, patients: Iterable[str]) -> str:
     return "; ".join(f"'{name}' by {' and '.join(stages)}" for name, stages in told.items() if stages)
 
 
+def names_of(rows: Iterable[WholeImage]) -> set[str]:
+    """Of the patients, also the true ones where a split of images, not of patients, gives them names of its own."""
+    return {name for row in rows for name in (row.patient, row.tags.get("true_patient", row.patient))}
+
+
 def check_held_out(learnt: Learnt, images: WholeSet, splits: Sequence[str] = ("test",)) -> None:
     """Refuses to score whole images of patients who were learnt from.
 
     Raises:
       UserError: names them, and the stages that learnt from them.
     """
-    found = seen(learnt, (row.patient for row in images.images if row.split in splits))
+    found = seen(learnt, names_of(row for row in images.images if row.split in splits))
     if found:
         raise UserError(
             f"Whole images in {images.path} are of patients that were learnt from: {found}. Scores on them would be no "

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -10,12 +11,12 @@ from PIL import Image
 from configs.base import get_base
 from stedm_jax.data.records import TileSet
 from stedm_jax.data.schema import ClassSpec
-from stedm_jax.data.whole import WholeWriter
+from stedm_jax.data.whole import WholeSet, WholeWriter
 from stedm_jax.errors import UserError
 from stedm_jax.evaluation.objects import to_objects
 from stedm_jax.stages import whole
 from stedm_jax.stages.run import Run
-from stedm_jax.stages.seen import check_report, learnt_from, noted
+from stedm_jax.stages.seen import check_held_out, check_report, learnt_from, noted
 from stedm_jax.stages.segmentation import about
 from stedm_jax.training.sharding import make_mesh
 from stedm_jax.workdir import Workdir
@@ -76,6 +77,17 @@ def test_patients_that_were_learnt_from_are_refused(run, images, tile_set, tmp_p
     monkeypatch.setattr(TileSet, "patients", lambda self, split: ["a"] if split == "style" else ["c"])
     with pytest.raises(UserError, match="learnt from: 'a' by synthesis. Scores"):
         check_report(run)
+
+
+@pytest.mark.parametrize(("learnt", "refused"), [("4", True), ("4@test", True), ("4@train", False)])
+def test_a_name_of_the_official_split_hides_no_patient_of_another(tmp_path, learnt, refused):
+    with WholeWriter(tmp_path / "whole", (ClassSpec("rest", COLORS[0]), ClassSpec("gland", COLORS[1]))) as out:
+        Image.fromarray(image_of(discs())).save(tmp_path / "a.png")
+        tags = {"true_patient": "4"}
+        out.write(tmp_path / "a.png", discs(), None, patient="4@test", split="test", mpp=1.0, tags=tags)
+    images = WholeSet.open(tmp_path / "whole")
+    with pytest.raises(UserError, match="learnt from") if refused else nullcontext():
+        check_held_out({"segmentation": [learnt]}, images)
 
 
 def test_who_was_learnt_from_is_noted_by_stage(run, tile_set):
