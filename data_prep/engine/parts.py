@@ -15,7 +15,6 @@ from data_prep.engine.job import CutRules, Job, MaskFile, PolygonFiles, SlideRep
 from stedm_jax.data.parts import KeptParts, Part, open_part
 from stedm_jax.data.records import file_sha256
 from stedm_jax.data.schema import SCHEMA_VERSION
-from stedm_jax.data.stain import MACENKO_REFERENCE, tell
 from stedm_jax.errors import UserError
 
 CUT_VERSION = 2
@@ -72,9 +71,7 @@ def fingerprint(job: Job, plan: ClassPlan, rules: CutRules) -> str:
     row = job.row
     names = [spec.name for spec in plan.classes]
     target = _content_of(Path(rules.stain_target)) if rules.stain_target else ""
-    measured: list[Any] = ["core"] if rules.stain and rules.margin else []  # what tells a stain; once the margin too
-    if rules.stain == "macenko" and not target:
-        measured.append(tell(MACENKO_REFERENCE))  # once another one
+    measured = ["core"] if rules.stain and rules.margin else []  # what a stain is told by; once the margin too
     told = [
         [SCHEMA_VERSION, CUT_VERSION, asdict(rules) | {"stain_target": target}, *measured],
         [names, plan.ids, plan.outside, plan.background],

@@ -13,9 +13,8 @@ that of the target. Reinhard et al. (2001) match mean and standard deviation of 
     (2)  l = log of the cone responses, rotated to achromatic, yellow-blue and red-green
 
 Here both are taken over tissue. A tile of glass, or one where two stains cannot be told apart, stays as it is. Tissue
-is what is dense in the mean over channels, where the usual code of Macenko's method wants it dense in every channel,
-which leaves out pale eosin and misses its direction by up to 24 degrees on tissue of known stains. The reference of
-that code was measured so, and turns tissue brown; MACENKO_REFERENCE is another one.
+is what is dense in the mean over channels, where Macenko's own code wants it dense in every channel, which leaves out
+pale eosin and misses its direction by up to 24 degrees on tissue of known stains. That code's reference is brownish.
 """
 
 import json
@@ -101,13 +100,8 @@ class Colors:
         return _bytes(share * new + (1 - share) * image)
 
 
-MACENKO_REFERENCE = Stains(
-    np.array([[0.5807549, 0.71681094, 0.38588316], [0.08314027, 0.90081588, 0.42616716]]), np.array([2.0, 0.8])
-)
-"""Stains of the region of REINHARD_REFERENCE, as HistomicsTK measured them. It tells no amounts: these are the medians,
-rounded, of colon tissue of 16 patients, by `find_stains`."""
-BROWN_REFERENCE = Stains(np.array([[0.5626, 0.7201, 0.4062], [0.2159, 0.8012, 0.5581]]), np.array([1.9705, 1.0308]))
-"""Of the usual code of Macenko's method: what sets that tell no numbers of their stain were brought to."""
+MACENKO_REFERENCE = Stains(np.array([[0.5626, 0.7201, 0.4062], [0.2159, 0.8012, 0.5581]]), np.array([1.9705, 1.0308]))
+"""What the authors' own code takes where no target is given."""
 REINHARD_REFERENCE = Colors(
     np.array([8.74108109, -0.12440419, 0.0444982]), np.array([0.6135447, 0.10989545, 0.0286032])
 )
@@ -207,7 +201,7 @@ class Normaliser:
 
 
 def normaliser(kind: str, target: Path | None = None) -> Normaliser:
-    """A normaliser towards a target image, or towards a reference.
+    """A normaliser towards a target image, or towards the published reference.
 
     Args:
       kind: "macenko" or "reinhard".
@@ -270,7 +264,7 @@ def read_target(told: Mapping[str, Any]) -> Stains | Colors:
 
 def stain_of(source: Mapping[str, str]) -> dict[str, Any] | None:
     """The stain to which all tiles of a set were brought, from `source` of its manifest, as `tell` gives it; None where
-    they kept their own. Of sets that tell no numbers those of the reference of their time, if it was that.
+    they kept their own. Of sets that tell no numbers those of the published reference, if it was that.
 
     Raises:
       UserError: as `read_target`.
@@ -282,8 +276,7 @@ def stain_of(source: Mapping[str, str]) -> dict[str, Any] | None:
         except ValueError:
             told = {"kind": source[KEY]}
     elif kind in KINDS:
-        reference = BROWN_REFERENCE if kind == "macenko" else REINHARD_REFERENCE
-        told = tell(reference) if target == "None" else {"kind": kind, "target": target}
+        told = tell(normaliser(kind).target) if target == "None" else {"kind": kind, "target": target}
     else:
         return None
     read_target(told)

@@ -3,11 +3,10 @@ import shutil
 
 import numpy as np
 
-from data_prep.engine.cutter import stain_target
 from data_prep.slides import main
 from stedm_jax.data.records import TileSet
 from stedm_jax.data.schema import VOID
-from stedm_jax.data.stain import BROWN_REFERENCE, KEY, normaliser, stain_of, tell
+from stedm_jax.data.stain import KEY, normaliser, stain_of, tell
 from tests.data_prep.conftest import call
 from tests.data_prep.engine.conftest import square
 
@@ -69,18 +68,3 @@ def test_the_manifest_tells_the_stain_also_of_a_set_that_was_packed_before_it_di
     file.write_text(json.dumps(manifest))
     assert call(main, tmp_path / "out", changes)[0] == 0
     assert stain_of(json.loads(file.read_text())["source"]) == expected
-
-
-def test_tiles_of_an_older_reference_are_packed_anew(options, tmp_path, monkeypatch):
-    changes = options | {"stain_norm": "macenko", "limit": 1, "workers": 1}
-    with monkeypatch.context() as then:
-        for module in ("data_prep.engine.parts", "stedm_jax.data.stain"):
-            then.setattr(f"{module}.MACENKO_REFERENCE", BROWN_REFERENCE)
-        stain_target.cache_clear()
-        assert call(main, tmp_path / "out", changes)[0] == 0
-    stain_target.cache_clear()
-    before = TileSet.open(tmp_path / "out").read("train", 0).image
-    assert call(main, tmp_path / "out", changes)[0] == 0
-    tiles = TileSet.open(tmp_path / "out")
-    assert (tiles.read("train", 0).image != before).any()
-    assert stain_of(tiles.manifest["source"]) == tell(normaliser("macenko").target)
