@@ -17,15 +17,13 @@ from stedm_jax.convert.registry import NETWORKS, entries, form, tables
 from stedm_jax.convert.table import Form, Table
 from stedm_jax.convert.tables import convnext, diffusers_autoencoder, fcn8s, ldm_autoencoder, ldm_unet, taef2
 from stedm_jax.errors import UserError
-from stedm_jax.models import named
 from stedm_jax.models.discriminator import own
 from stedm_jax.models.mit import SIZES
+from stedm_jax.models.named import JUDGE
+from stedm_jax.models.named import NETWORKS as SEGMENTERS
 from stedm_jax.models.segmenter import CUSTOM
 from stedm_jax.models.vgg import WIDTHS
 from stedm_jax.training.checkpoints import finished
-
-JUDGE = "judge"
-"""What the judge's folder is called among those of the arms (stages/segmentation.py)."""
 
 
 @dataclass(frozen=True)
@@ -82,12 +80,12 @@ def read_run(folder: Path) -> Trained:
     folder = folder.absolute()
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder}; name a stage of a run or a converted folder.")
-    workdir = next((each for each in (folder, *folder.absolute().parents) if (each / "config.json").is_file()), None)
+    workdir = next((each for each in (folder, *folder.parents) if (each / "config.json").is_file()), None)
     if not (folder / "checkpoints").is_dir() or workdir is None:
         there = sorted(str(each.parent) for each in folder.glob("**/checkpoints") if each.is_dir())
         hint = f" Name one of {', '.join(there[:20])}." if there else ""
         raise UserError(f"{folder} is no trained stage of a run (it has no checkpoints).{hint}")
-    stage = folder.absolute().relative_to(workdir.absolute()).parts[0]
+    stage = folder.relative_to(workdir).parts[0]
     config = json.loads((workdir / "config.json").read_text())
     with finished(folder) as (store, step):
         params = jax.tree.map(np.asarray, store.read_params(step))
@@ -117,7 +115,7 @@ def _of_arm(config: Mapping[str, Any], arm: str) -> dict[str, Any]:
     """The flat configuration with what the network and the changes of an arm, or of the judge, make of it."""
     section = f"segmentation.{'' if arm == JUDGE else 'arms.'}{arm}"
     get = lambda key, default: config.get(f"{section}.{key}", default)  # noqa: E731
-    changes = [*named.NETWORKS.get(get("network", "model"), {}).items(), *get("changes", ())]
+    changes = [*SEGMENTERS.get(get("network", "model"), {}).items(), *get("changes", ())]
     return dict(config) | {f"segmentation.{key}": value for key, value in changes}
 
 
@@ -170,7 +168,7 @@ def _card(workdir: Path, folder: Path, stage: str, config: Mapping[str, Any]) ->
     tiles = Path(str(config.get("data.tiles", "")).replace("{workdir}", str(workdir)))
     manifest = _json(tiles / "manifest.json")
     return {
-        "title": f"{config.get('title') or config.get('name')}: {folder.absolute().relative_to(workdir.absolute())}",
+        "title": f"{config.get('title') or config.get('name')}: {folder.relative_to(workdir)}",
         "stage": stage,
         "data": f"{config.get('name')}, tile set {manifest.get('name', tiles.name)}",
         "mpp": manifest.get("mpp"),

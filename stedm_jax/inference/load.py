@@ -17,11 +17,12 @@ from jaxtyping import UInt8
 from stedm_jax.config import FREE
 from stedm_jax.data.stain import Normaliser, read_target, stain_of
 from stedm_jax.errors import UserError
+from stedm_jax.models.named import JUDGE
 from stedm_jax.stages.arms import Shown, arm_task, check_images, settings
 from stedm_jax.stages.learn import restore
 from stedm_jax.stages.run import Run
 from stedm_jax.stages.seen import noted
-from stedm_jax.stages.segmentation import ABOUT, JUDGE, about
+from stedm_jax.stages.segmentation import ABOUT, about
 from stedm_jax.stages.start import divide_cpu
 from stedm_jax.tasks.segmentation import SegmentationTask
 from stedm_jax.training.cache import enable_compile_cache

@@ -1,7 +1,9 @@
-"""Networks that an arm of the stage segmentation may name: what each changes in config.segmentation."""
+"""Names within the stage segmentation: the networks that an arm may name, and the judge."""
 
 from typing import Any
 
+JUDGE = "judge"
+"""What the judge of synthetic images is called among the arms; its settings are config.segmentation.judge."""
 NETWORKS: dict[str, dict[str, Any]] = {
     "model": {},  # as segmentation.model says
     "resnet18-unet": {"init_from": (), "model.kind": "unet", "model.encoder": "resnet18"},
@@ -12,3 +14,4 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "vit": {"init_from": (), "features.source": "vit"},
     "concat": {"init_from": (), "features.source": "concat"},
 }
+"""Name -> what it changes in config.segmentation."""

@@ -15,12 +15,12 @@ from stedm_jax.data.crops import recolour
 from stedm_jax.data.whole import WholeSet
 from stedm_jax.diffusion.samplers import Sampler, check_start, timesteps
 from stedm_jax.errors import UserError
+from stedm_jax.models.named import JUDGE
 from stedm_jax.stages import guided_cache
 from stedm_jax.stages.arms import Shown, arm_task, is_head, settings
 from stedm_jax.stages.guided import sees_around
 from stedm_jax.stages.plan import guided_task
 from stedm_jax.stages.run import Run, check_classes
-from stedm_jax.stages.segmentation import JUDGE
 from stedm_jax.stages.ssl import PROTOCOLS
 from stedm_jax.tasks.autoencoder import AutoencoderTask
 from stedm_jax.tasks.diffusion import DiffusionTask, LatentScale

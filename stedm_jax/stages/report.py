@@ -16,12 +16,12 @@ from stedm_jax.evaluation.optical_density import mean_od, style_correlation
 from stedm_jax.evaluation.panels import Strip, cohort_panel, legend, overlay, style_grid
 from stedm_jax.evaluation.report import results_table, write_report
 from stedm_jax.evaluation.report_content import CohortRow, ReportContent, ResultRow, Synthesis
+from stedm_jax.models.named import JUDGE
 from stedm_jax.stages import whole
 from stedm_jax.stages.arms import baseline, settings
 from stedm_jax.stages.diffusion import WHOSE
 from stedm_jax.stages.orders import Orders
 from stedm_jax.stages.run import Run, spread
-from stedm_jax.stages.segmentation import JUDGE
 from stedm_jax.training import peers
 from stedm_jax.workdir import STAGES, flatten, write_text
 

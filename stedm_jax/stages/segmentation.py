@@ -18,6 +18,7 @@ from stedm_jax.data.schema import SYNTHETIC
 from stedm_jax.data.splits import check_disjoint
 from stedm_jax.data.stain import stain_of
 from stedm_jax.errors import UserError
+from stedm_jax.models.named import JUDGE
 from stedm_jax.stages import guided_cache
 from stedm_jax.stages.arms import Learner, Learners
 from stedm_jax.stages.frozen import pin
@@ -27,7 +28,6 @@ from stedm_jax.stages.seen import check_report, learnt_from
 from stedm_jax.training import peers
 from stedm_jax.workdir import write_text
 
-JUDGE = "judge"
 ABOUT = "segmenters.json"
 """What inference has to know of the tiles, so that it works without them."""
 
