@@ -167,13 +167,14 @@ def _diffusers(config: Mapping[str, Any]) -> dict[str, tuple[Table, dict[str, An
 def _card(workdir: Path, folder: Path, stage: str, config: Mapping[str, Any]) -> dict[str, Any]:
     tiles = Path(str(config.get("data.tiles", "")).replace("{workdir}", str(workdir)))
     manifest = _json(tiles / "manifest.json")
+    noted = _json(workdir / "segmentation" / "segmenters.json").get("stain") or {}  # the tiles may be elsewhere by now
     return {
         "title": f"{config.get('title') or config.get('name')}: {folder.relative_to(workdir)}",
         "stage": stage,
         "data": f"{config.get('name')}, tile set {manifest.get('name', tiles.name)}",
         "mpp": manifest.get("mpp"),
         "tile": manifest.get("tile"),
-        "stain_norm": manifest.get("source", {}).get("stain_norm") or None,
+        "stain_norm": noted.get("kind") or manifest.get("source", {}).get("stain_norm") or None,
         "classes": [each["name"] for each in manifest.get("classes", [])],
         "patients": {split: len(names) for split, names in manifest.get("patients", {}).items()},
         "tiles": manifest.get("records", {}),

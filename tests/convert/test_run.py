@@ -209,6 +209,14 @@ def test_the_judge_is_called_as_its_stage_calls_it():
     assert JUDGE == segmentation.JUDGE
 
 
+def test_the_card_tells_the_stain_also_where_the_tiles_are_gone(tmp_path, trained):
+    params = {"encoder": {"stages": {"0": {"norm": {"scale": np.ones(3)}}}}}
+    folder = trained("segmentation/labelled-0", params, **segmenter_settings(encoder="mit_b1"))
+    assert "brought to one stain" not in publish(folder, tmp_path / "a")
+    (folder.parent / "segmenters.json").write_text(json.dumps({"stain": {"kind": "reinhard"}}))
+    assert "brought to one stain (--stain_norm=reinhard" in publish(folder, tmp_path / "b")
+
+
 def test_a_head_has_no_published_names(tmp_path, trained):
     folder = trained("segmentation/ldm-0", {"head": {"kernel": np.ones(3)}})
     with pytest.raises(UserError, match="a head on features.*has no published names; give --format=ours"):
