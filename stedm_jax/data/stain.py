@@ -13,8 +13,9 @@ that of the target. Reinhard et al. (2001) match mean and standard deviation of 
     (2)  l = log of the cone responses, rotated to achromatic, yellow-blue and red-green
 
 Here both are taken over tissue. A tile of glass, or one where two stains cannot be told apart, stays as it is. Tissue
-is what is dense in the mean over channels, where Macenko's own code wants it dense in every channel, which leaves out
-pale eosin and misses its direction by up to 24 degrees on tissue of known stains. That code's reference is brownish.
+is what is dense in the mean over channels, where the usual code of Macenko's method wants it dense in every channel,
+which leaves out pale eosin and misses its direction by up to 24 degrees on tissue of known stains. The reference of
+that code, MACENKO_REFERENCE, is brownish.
 """
 
 import json
@@ -101,7 +102,7 @@ class Colors:
 
 
 MACENKO_REFERENCE = Stains(np.array([[0.5626, 0.7201, 0.4062], [0.2159, 0.8012, 0.5581]]), np.array([1.9705, 1.0308]))
-"""What the authors' own code takes where no target is given."""
+"""What the usual code of the method takes where no target is given."""
 REINHARD_REFERENCE = Colors(
     np.array([8.74108109, -0.12440419, 0.0444982]), np.array([0.6135447, 0.10989545, 0.0286032])
 )
