@@ -1,5 +1,5 @@
-"""The sections of configs/base.py that PathSegDiff adds: the encoder that learns without labels, the denoiser that it
-guides, and what a head reads of them."""
+"""The sections of configs/base.py that PathSegDiff adds: the encoder that learns without labels,
+the denoiser that it guides, and what a head reads of them."""
 
 from typing import Any
 
@@ -32,7 +32,11 @@ def ssl() -> Any:
                 "stain": 0.3,  # strength of the jitter of stains, each crop by itself
                 "colour": 0.2,  # of brightness, contrast and saturation
                 "grey": 0.1,  # share of crops without colour
-                "blur": (0.5, 0.1, 0.3),  # share of blurred crops: first global, second global, local
+                "blur": (
+                    0.5,
+                    0.1,
+                    0.3,
+                ),  # share of blurred crops: first global, second global, local
                 "blur_sigma": 2.0,  # pixels, at most
                 "solarise": 0.0,  # share of second global crops; DINO on photographs: 0.2
             },
@@ -49,18 +53,26 @@ def ssl() -> Any:
                 "neighbours": 20,
                 "temperature": 0.07,
             },
-            # Without micro-batches (accumulate) and average (ema): the teacher follows each batch as a whole.
+            # Without micro-batches (accumulate) and average (ema): the teacher follows each batch
+            # as a whole.
             "train": training(
-                100_000, 256, 5e-4,
-                optimizer__weight_decay=0.04, optimizer__weight_decay_end=0.4, optimizer__clip=3.0,
-                optimizer__warmup=10_000, optimizer__schedule="cosine", eval_every=5000,
+                100_000,
+                256,
+                5e-4,
+                optimizer__weight_decay=0.04,
+                optimizer__weight_decay_end=0.4,
+                optimizer__clip=3.0,
+                optimizer__warmup=10_000,
+                optimizer__schedule="cosine",
+                eval_every=5000,
             ),
         }
-    )  # fmt: skip
+    )
 
 
 def guided() -> Any:
-    """LID's model (Graikos et al., CVPR 2024) of tiles of 256 px, PathSegDiff's base; runs where `stages` names it."""
+    """LID's model (Graikos et al., CVPR 2024) of tiles of 256 px, PathSegDiff's base; runs where
+    `stages` names it."""
     return ConfigDict(
         {
             **start(),
@@ -79,9 +91,12 @@ def guided() -> Any:
             "guide": {
                 "source": "ssl",  # of the same run; or vit:NAME (hipt_vit256, uni2_h, ...), or none
                 "weights": "",  # of a vit:NAME: a converted folder or a name of the registry
-                "tokens": ("patch",),  # or patch, region: the field around a tile too, from the margin packed with it
-                # Length of the region embedding where published weights have one of an encoder that is not at hand: the
-                # zero vector stands for it then, as LID does; 0: the guide makes it from the field around a tile.
+                "tokens": (
+                    "patch",
+                ),  # or patch, region: the field around a tile too, from the margin packed with it
+                # Length of the region embedding where published weights have one of an encoder that
+                # is not at hand: the zero vector stands for it then, as LID does; 0: the guide
+                # makes it from the field around a tile.
                 "region_width": 0,
                 "dim": 512,  # length of a token
                 "normalise": True,  # embeddings to length 1, before the linear map
@@ -97,8 +112,8 @@ def guided() -> Any:
             "prediction": "eps",
             "loss": "l2",
             "weighting": "uniform",
-            # Latents and embeddings are computed once and kept in the workdir, with latents.variants, copies and dtype,
-            # for this stage and for the heads on its features.
+            # Latents and embeddings are computed once and kept in the workdir, with
+            # latents.variants, copies and dtype, for this stage and for the heads on its features.
             "cache": False,
             "splits": {"train": 0.5, "style": 0.5},
             "stain_jitter": 0.0,
@@ -108,15 +123,22 @@ def guided() -> Any:
 
 
 def features() -> Any:
-    """Of the networks ldm, vit, concat of an arm: what PathSegDiff's head reads (stedm_jax/stages/arms.py)."""
+    """Of the networks ldm, vit, concat of an arm: what PathSegDiff's head reads
+    (stedm_jax/stages/arms.py)."""
     return ConfigDict(
         {
             "source": "ldm",  # features of the guided denoiser; vit: patch tokens of its guide; concat: both
             "weights": "trained",  # or random: a denoiser that has learnt nothing
             "timesteps": (50,),  # one forward for each
-            "blocks": ("output_blocks/2", "output_blocks/5", "output_blocks/8"),  # at 16, 32 and 64 px
+            "blocks": (
+                "output_blocks/2",
+                "output_blocks/5",
+                "output_blocks/8",
+            ),  # at 16, 32 and 64 px
             "guided": True,  # False: the guide's tokens are those of the zero vector
-            "scales": (1.0,),  # magnifications, relative to the tiles, of which all features are taken
+            "scales": (
+                1.0,
+            ),  # magnifications, relative to the tiles, of which all features are taken
             "seed": 0,  # of the one noise that all tiles share
         }
     )

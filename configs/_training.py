@@ -1,4 +1,5 @@
-"""What every training is told: settings of the loop, the optimiser and the average, and where it starts."""
+"""What every training is told: settings of the loop, the optimiser and the average, and where it
+starts."""
 
 from typing import Any
 

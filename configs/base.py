@@ -1,6 +1,8 @@
-"""Every key of a configuration with the default of the STEDM paper (ECCV 2024); experiments change values only.
+"""Every key of a configuration with the default of the STEDM paper (ECCV 2024); experiments change
+values only.
 
-A key that is not here is refused. Lengths are in pixels, resolutions in microns per pixel, times in steps.
+A key that is not here is refused. Lengths are in pixels, resolutions in microns per pixel, times in
+steps.
 """
 
 from typing import Any
@@ -89,8 +91,8 @@ def _diffusion() -> Any:
             "weighting": "uniform",  # or min_snr
             "splits": {"train": 1.0},
             "stain_jitter": 0.0,  # the same jitter on a tile and its style tiles
-            # What train.visual_every draws: fixed layouts in the styles of fixed patients never annotated, at fixed
-            # noise, and curves of how well these keep to both.
+            # What train.visual_every draws: fixed layouts in the styles of fixed patients never
+            # annotated, at fixed noise, and curves of how well these keep to both.
             "watch": {
                 "layouts": 4,
                 "styles": 4,
@@ -110,7 +112,10 @@ def _synthesis() -> Any:
             "batch": 64,
             "styles": "style",  # split whose patients lend their style
             "layouts": "train",  # split whose masks are the layouts
-            "shares": (("foreground", 0.5), ("rest", 0.5)),  # of layouts, as data.shares; empty: as they come
+            "shares": (
+                ("foreground", 0.5),
+                ("rest", 0.5),
+            ),  # of layouts, as data.shares; empty: as they come
             "min_labelled": 0.99,  # least labelled share of a layout
             "weights": "ema",  # or params, ema:0.07 (combined from diffusion.train.ema's snapshots), a converted folder
             "sampler": "ddim",  # or dpmpp_2m
@@ -121,7 +126,10 @@ def _synthesis() -> Any:
                 "scale": 1.5,
                 "rescale": 0.7,
                 "interval": (0.0, 1.0),  # of noise levels that are guided
-                "layout_interval": (0.0, 1.0),  # of those where a dropped layout counts (drop_layout)
+                "layout_interval": (
+                    0.0,
+                    1.0,
+                ),  # of those where a dropped layout counts (drop_layout)
             },
             "codec": "png",
         }
@@ -155,12 +163,13 @@ def _segmentation() -> Any:
             },
             "features": features(),
             "head": head(),
-            # arm -> share of real tiles in a batch (the rest is synthetic), and the stain jitter of training; perhaps
-            # "network", another one than `model` (stedm_jax/stages/arms.py), and "changes", (key, value) pairs that
-            # hold for this arm: {"real": 1.0, "stain_jitter": 0.0, "network": "ldm", "changes":
-            # (("features.timesteps", (150,)),)}. The usual
-            # remedies against other stains are arms too: "labelled+jitter": {"real": 1.0, "stain_jitter": 0.2} is HED
-            # jitter (Tellez et al., 2018); stain normalisation is --stain_norm of data_prep.
+            # arm -> share of real tiles in a batch (the rest is synthetic), and the stain jitter of
+            # training; perhaps "network", another one than `model` (stedm_jax/stages/arms.py), and
+            # "changes", (key, value) pairs that hold for this arm: {"real": 1.0, "stain_jitter":
+            # 0.0, "network": "ldm", "changes": (("features.timesteps", (150,)),)}. The usual
+            # remedies against other stains are arms too: "labelled+jitter": {"real": 1.0,
+            # "stain_jitter": 0.2} is HED jitter (Tellez et al., 2018); stain normalisation is
+            # --stain_norm of data_prep.
             "arms": {
                 "labelled": {"real": 1.0, "stain_jitter": 0.0},
                 "labelled+synthetic": {"real": 0.2, "stain_jitter": 0.0},
@@ -185,10 +194,20 @@ def get_base() -> Any:
             "title": "",
             "seed": 0,
             "dtype": "bfloat16",  # of the computation; parameters, norms and losses stay float32
-            "mesh": {"data": -1, "fsdp": 1, "cpu_devices": 0},  # cpu_devices: parts of a CPU; 0: one for each core
+            "mesh": {
+                "data": -1,
+                "fsdp": 1,
+                "cpu_devices": 0,
+            },  # cpu_devices: parts of a CPU; 0: one for each core
             "compile_cache": True,  # kept in the workdir
             "stages": (
-                "data", "autoencoder", "latents", "diffusion", "synthesis", "segmentation", "report",
+                "data",
+                "autoencoder",
+                "latents",
+                "diffusion",
+                "synthesis",
+                "segmentation",
+                "report",
             ),
             "data": {
                 "tiles": "",  # a packed tile set, a folder or s3://..., gs://...; {workdir} stands for the workdir
@@ -210,9 +229,10 @@ def get_base() -> Any:
             "latents": {
                 "scale": 1.0,  # 0: measured, each channel by itself
                 "tiles": 1024,  # on so many tiles
-                # The moments of latents (never a draw) are computed once, kept in the workdir, and trained from: a step
-                # spares the autoencoder, which costs as much as two forwards of the denoiser. Worth it where training
-                # sees a tile more often than there are views of it; --stage=plan tells both, and the bytes.
+                # The moments of latents (never a draw) are computed once, kept in the workdir, and
+                # trained from: a step spares the autoencoder, which costs as much as two forwards
+                # of the denoiser. Worth it where training sees a tile more often than there are
+                # views of it; --stage=plan tells both, and the bytes.
                 "cache": False,
                 "variants": 8,  # symmetries of each tile that are stored; or 1, drawn with each copy
                 "copies": 4,  # draws of stain jitter, shift and rotation that are stored; where all are off, it is one
@@ -229,16 +249,18 @@ def get_base() -> Any:
                 "intro": "",
                 "baseline": "",  # arm that the others are compared with; empty: labelled, or the first
                 "ablation": "",  # a key that arms change ("features.timesteps"): a figure over its values
-                # What --whole of data_prep makes: its test images are segmented whole, their objects scored; empty: no.
+                # What --whole of data_prep makes: its test images are segmented whole, their
+                # objects scored; empty: no.
                 "whole": "",
             },
         }
-    )  # fmt: skip
+    )
 
 
 def from_published(config: Any) -> None:
-    """Starts where the paper starts; changes in place. The first stage is LDM's VQ-f4 as it is, the denoiser LDM's of
-    landscapes, the segmenter's encoder one trained on ImageNet. Style encoder and style block start fresh."""
+    """Starts where the paper starts; changes in place. The first stage is LDM's VQ-f4 as it is, the
+    denoiser LDM's of landscapes, the segmenter's encoder one trained on ImageNet. Style encoder and
+    style block start fresh."""
     config.autoencoder.init_from = ("ldm-vq-f4",)
     config.autoencoder.train.steps = 0
     config.diffusion.init_from = ("unet=ldm-landscape",)
@@ -247,24 +269,37 @@ def from_published(config: Any) -> None:
 
 
 def shrink(config: Any) -> None:
-    """The same networks small enough for two CPU cores, and what makes short trainings work; changes in place.
+    """The same networks small enough for two CPU cores, and what makes short trainings work;
+    changes in place.
 
-    v-prediction with zero terminal SNR, because style is colour and the published schedule leaks the mean colour; a
-    cosine schedule, because small latents lose their structure at less noise than large ones; width at full resolution
-    rather than depth, where a short training learns texture; tiles never annotated are trained on too, with an empty
-    layout; the layout dropped along with every other style, so that guidance strengthens both; and the same stain
-    jitter on a tile and its style tiles, so that layouts do not go with the stains of those who happen to be annotated.
+    v-prediction with zero terminal SNR, because style is colour and the published schedule leaks
+    the mean colour; a cosine schedule, because small latents lose their structure at less noise
+    than large ones; width at full resolution rather than depth, where a short training learns
+    texture; tiles never annotated are trained on too, with an empty layout; the layout dropped
+    along with every other style, so that guidance strengthens both; and the same stain jitter on a
+    tile and its style tiles, so that layouts do not go with the stains of those who happen to be
+    annotated.
     """
     config.dtype = "float32"
     first = config.autoencoder
-    first.model.update({"kind": "kl", "channels": 8, "multipliers": (1, 2, 6), "res_blocks": 1, "latent_channels": 4})
+    first.model.update(
+        {
+            "kind": "kl",
+            "channels": 8,
+            "multipliers": (1, 2, 6),
+            "res_blocks": 1,
+            "latent_channels": 4,
+        }
+    )
     first.model.attention = False
     first.initial_log_variance = -6.0
     first.splits = {"train": 0.4, "style": 0.6}
     first.stain_jitter = 0.6
     config.latents.update({"scale": 0.0, "tiles": 512})
     diffusion = config.diffusion
-    diffusion.unet.update({"base": 64, "multipliers": (1, 1), "res_blocks": 1, "heads": 4, "style_path": "all"})
+    diffusion.unet.update(
+        {"base": 64, "multipliers": (1, 1), "res_blocks": 1, "heads": 4, "style_path": "all"}
+    )
     diffusion.style.update({"encoder": "conv", "width": 16, "aggregation": "attention", "dim": 64})
     diffusion.style.update({"tiles": 6, "scope": "patient", "drop": 0.15})
     diffusion.drop_layout = 0.5
@@ -274,10 +309,14 @@ def shrink(config: Any) -> None:
     diffusion.splits = {"train": 0.5, "style": 0.5}
     diffusion.stain_jitter = 0.6
     # With few steps of a cosine schedule, trailing keeps to the style better than uniform_lambda.
-    config.synthesis.update({"batch": 32, "sampler": "dpmpp_2m", "steps": 10, "spacing": "trailing"})
+    config.synthesis.update(
+        {"batch": 32, "sampler": "dpmpp_2m", "steps": 10, "spacing": "trailing"}
+    )
     config.synthesis.guidance.update({"scale": 2.0, "layout_interval": (0.0, 0.95)})
     segmenter = config.segmentation
-    segmenter.model.update({"widths": (16, 32, 64, 96), "depths": (1, 1, 1, 1), "heads": (1, 2, 4, 4)})
+    segmenter.model.update(
+        {"widths": (16, 32, 64, 96), "depths": (1, 1, 1, 1), "heads": (1, 2, 4, 4)}
+    )
     segmenter.model.update({"norm": "group", "drop_path": 0.0, "imagenet_input": False})
     segmenter.model.decoder = (64, 32, 24, 16, 8)
     segmenter.judge.stain_jitter = 0.8
@@ -285,5 +324,10 @@ def shrink(config: Any) -> None:
 
 def short(steps: int, batch: int, lr: float, **changes: object) -> Any:
     """A training of minutes: warmed up, clipped, cosine."""
-    quick = {"optimizer__warmup": 30, "optimizer__schedule": "cosine", "optimizer__clip": 1.0, "log_every": 10}
+    quick = {
+        "optimizer__warmup": 30,
+        "optimizer__schedule": "cosine",
+        "optimizer__clip": 1.0,
+        "log_every": 10,
+    }
     return training(steps, batch, lr, **quick, **changes)

@@ -1,17 +1,25 @@
-"""BCSS: 151 regions of breast cancer (TCGA) at 20x: PathSegDiff at the paper's size, and its baselines.
+"""BCSS: 151 regions of breast cancer (TCGA) at 20x: PathSegDiff at the paper's size, and its
+baselines.
 
-Purpose: a head on the features of a guided denoiser of breast tissue, against the guide alone, both, a denoiser that
-has learnt nothing, ResNet18-UNet and VGG16-FCN8s, on hospitals held out. Numbers to beat, by a grouping and a split
-that were not found: accuracy 0.826, Dice 0.781 (VGG16-FCN8 0.786 / 0.567, ResNet18-UNet 0.751 / 0.529).
+Purpose: a head on the features of a guided denoiser of breast tissue, against the guide alone,
+  both, a denoiser that
+has learnt nothing, ResNet18-UNet and VGG16-FCN8s, on hospitals held out. Numbers to beat, by a
+grouping and a split
+that were not found: accuracy 0.826, Dice 0.781 (VGG16-FCN8 0.786 / 0.567, ResNet18-UNet 0.751 /
+  0.529).
 Command: python -m stedm_jax.main --config=configs/bcss.py --workdir=runs/bcss
-Arms: published (default) starts from Large-Image-Diffusion's denoiser and VQ-f4 and HIPT's ViT-S/16 and trains heads
-alone; own (--config=configs/bcss.py:own) learns encoder and denoiser itself, from the training regions.
+Arms: published (default) starts from Large-Image-Diffusion's denoiser and VQ-f4 and HIPT's ViT-S/16
+  and trains heads
+alone; own (--config=configs/bcss.py:own) learns encoder and denoiser itself, from the training
+regions.
 Hardware: one accelerator of 40 GB for published, which is some hours; own needs several, for days.
 Data: python -m data_prep.bcss --source=BCSS --mpp=0.5 --tile=256 --out=data/bcss
-Weights: python -m stedm_jax.convert list says where lid-tcga-brca-guided, lid-tcga-brca-vq-f4, hipt-vit256,
-resnet18-imagenet and vgg16-imagenet are to be had; python -m stedm_jax.convert NAME FILE --out=weights/NAME prepares
-each.
-Optimiser, steps and crops of the paper were not found; those here are a choice. Not run by us; no score is claimed.
+Weights: python -m stedm_jax.convert list says where lid-tcga-brca-guided, lid-tcga-brca-vq-f4,
+  hipt-vit256,
+resnet18-imagenet and vgg16-imagenet are to be had; python -m stedm_jax.convert NAME FILE
+--out=weights/NAME prepares each.
+Optimiser, steps and crops of the paper were not found; those here are a choice. Not run by us; no
+score is claimed.
 """
 
 from configs.base import get_base, training
@@ -46,14 +54,26 @@ def get_config(arm: str = "published"):
         guided.guide.update({"tokens": ("patch", "region"), "region_width": 768})
         guided.splits = {"train": 1.0}
     else:
-        config.stages = ("data", "autoencoder", "latents", "ssl", "guided", "segmentation", "report")
+        config.stages = (
+            "data",
+            "autoencoder",
+            "latents",
+            "ssl",
+            "guided",
+            "segmentation",
+            "report",
+        )
         config.ssl.splits = config.guided.splits = {"train": 1.0}
         config.guided.unet.remat = True
     config.report.baseline = "ldm"
     segmentation = config.segmentation
     segmentation.ce_weight = segmentation.dice_weight = 1.0
-    segmentation.train = training(20_000, 32, 3e-4, optimizer__warmup=500, optimizer__schedule="cosine")
-    segmentation.arms = {name: {"real": 1.0, "stain_jitter": 0.0, "network": name} for name in HEADS} | {
+    segmentation.train = training(
+        20_000, 32, 3e-4, optimizer__warmup=500, optimizer__schedule="cosine"
+    )
+    segmentation.arms = {
+        name: {"real": 1.0, "stain_jitter": 0.0, "network": name} for name in HEADS
+    } | {
         "resnet18-unet": _baseline("resnet18-unet", ("encoder=resnet18-imagenet",), False),
         "vgg16-fcn8s": _baseline("vgg16-fcn8s", ("vgg16-imagenet",), True),
     }

@@ -1,19 +1,25 @@
-"""CATCH: canine skin tumours, 350 public slides, seven subtypes; STEDM's main experiment at the paper's size.
+"""CATCH: canine skin tumours, 350 public slides, seven subtypes; STEDM's main experiment at the
+paper's size.
 
-Purpose: 512 px tiles of level 0 down-sampled 8x, tumour against the rest, 6 labelled slides a subtype; the other
-training slides lend their style. Numbers to beat: tumour Jaccard 0.904 fully supervised (Wilm et al. 2022).
+Purpose: 512 px tiles of level 0 down-sampled 8x, tumour against the rest, 6 labelled slides a
+  subtype; the other
+training slides lend their style. Numbers to beat: tumour Jaccard 0.904 fully supervised (Wilm et
+  al. 2022).
 Command: python -m stedm_jax.main --config=configs/catch.py --workdir=runs/catch
-Arms: multipatch (default), nearby, augmented, semantic (no style: the paper's diffusion baseline), for example
+Arms: multipatch (default), nearby, augmented, semantic (no style: the paper's diffusion baseline),
+  for example
 --config=configs/catch.py:nearby
-Hardware: 8 accelerators of 40 GB or more; the published pipeline costs about 5 EFLOP for sampling alone.
+Hardware: 8 accelerators of 40 GB or more; the published pipeline costs about 5 EFLOP for sampling
+  alone.
 Data: python -m data_prep.catch --source=CATCH --out=data/catch
-(42 annotated slides, 203 of style, 35 and 70 of validation and test; what no polygon covers is background within the
-box round a slide's polygons, as the authors' code has it).
-Weights: starts from ldm-vq-f4, ldm-landscape and mit-b2-imagenet, as the paper does; `python -m stedm_jax.convert list`
-says where they are to be had, `python -m stedm_jax.convert NAME FILE --out=weights/NAME` prepares each.
-To start from nothing:
---config.autoencoder.init_from=() --config.autoencoder.train.steps=100000 --config.diffusion.init_from=()
---config.segmentation.init_from=()
+(42 annotated slides, 203 of style, 35 and 70 of validation and test; what no polygon covers is
+background within the box round a slide's polygons, as the authors' code has it).
+Weights: starts from ldm-vq-f4, ldm-landscape and mit-b2-imagenet, as the paper does; `python -m
+  stedm_jax.convert list`
+says where they are to be had, `python -m stedm_jax.convert NAME FILE --out=weights/NAME` prepares
+each. To start from nothing:
+--config.autoencoder.init_from=() --config.autoencoder.train.steps=100000
+--config.diffusion.init_from=() --config.segmentation.init_from=()
 Not run by us at this size; no score is claimed.
 """
 
@@ -25,8 +31,14 @@ MISSING = (
     "in a folder CATCH and run: python -m data_prep.catch --source=CATCH --out=data/catch"
 )
 TUMOURS = (
-    "Trichoblastoma", "Mast Cell Tumor", "Melanoma", "PNST", "Plasmacytoma", "SCC", "Histiocytoma",
-)  # fmt: skip
+    "Trichoblastoma",
+    "Mast Cell Tumor",
+    "Melanoma",
+    "PNST",
+    "Plasmacytoma",
+    "SCC",
+    "Histiocytoma",
+)
 REST = ("Dermis", "Epidermis", "Subcutis", "Bone", "Cartilage", "Inflamm/Necrosis")
 
 
@@ -51,7 +63,8 @@ def get_config(arm: str = "multipatch"):
     config.data.shares = (("tumour", 0.5), ("glass", 0.1), ("rest", 0.4))
     config.data.cache_mb = 16_000
     config.diffusion.style.update(styles[arm])
-    # With it, and attention in parts, four images a chip need 12.0 of 16.9 GB of a TPU v5e; without, 19.3.
+    # With it, and attention in parts, four images a chip need 12.0 of 16.9 GB of a TPU v5e;
+    # without, 19.3.
     config.diffusion.style.remat = True
     config.segmentation.border = 64
     config.segmentation.checkpoint = "best"

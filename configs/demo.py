@@ -1,18 +1,22 @@
 """The whole road on a made-up cohort, with known truth.
 
-Purpose: show the idea working, and prove an installation, with nothing downloaded: 19 phantom patients; those with
-labels share a narrow range of stains, test patients lie far outside it, and unannotated patients lend their style.
+Purpose: show the idea working, and prove an installation, with nothing downloaded: 19 phantom
+  patients; those with
+labels share a narrow range of stains, test patients lie far outside it, and unannotated patients
+lend their style.
 Command: python -m stedm_jax.main --config=configs/demo.py
-Hardware and time: two shared CPU cores, about 15 minutes from nothing, 2.1 GB. Seen (README.md): IoU of the test
-patients 0.563 labelled, 0.685 with synthetic tiles; style correlation 0.86; layout IoU 0.54, the judge on real
-tiles 0.68.
+Hardware and time: two shared CPU cores, about 15 minutes from nothing, 2.1 GB. Seen (README.md):
+  IoU of the test
+patients 0.563 labelled, 0.685 with synthetic tiles; style correlation 0.86; layout IoU 0.54, the
+judge on real tiles 0.68.
 """
 
 from configs.base import get_base, short, shrink
 
 
 def get_config(arm: str = ""):
-    """Arms: "" is the demo; "tiny" runs every stage in about a minute and shows nothing but that it runs."""
+    """Arms: "" is the demo; "tiny" runs every stage in about a minute and shows nothing but that it
+    runs."""
     if arm not in ("", "tiny"):
         raise ValueError(f"configs/demo.py has no arm '{arm}'; it has tiny, and none")
     config = get_base()

@@ -1,6 +1,7 @@
 """Flowers: Oxford Flowers-102, flower against background; STEDM's public example outside pathology.
 
-Purpose: 48 classes annotated, 54 lend only their style, 3 (default 20) labelled images a class, 512 px. A class of
+Purpose: 48 classes annotated, 54 lend only their style, 3 (default 20) labelled images a class, 512
+  px. A class of
 flowers takes the place of a patient.
 Data: python -m data_prep.flowers --source=FLOWERS --out=data/flowers
 Command: python -m stedm_jax.main --config=configs/flowers.py --workdir=runs/flowers

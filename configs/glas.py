@@ -1,36 +1,47 @@
 """GlaS (Warwick-QU): glands in colon H&E, 165 images of 16 patients, split by patient.
 
-Purpose: STEDM's question on real images, on a small machine. Patients with a pale stain are annotated (train 1, 3,
-4, 5; val 8, 11, 14); unannotated patients (7, 10, 16) lend their style; the other six, mostly stained much darker,
-are the test. The official split of GlaS shares patients between train and test; arm official alone uses it.
+Purpose: STEDM's question on real images, on a small machine. Patients with a pale stain are
+  annotated (train 1, 3,
+4, 5; val 8, 11, 14); unannotated patients (7, 10, 16) lend their style; the other six, mostly
+stained much darker, are the test. The official split of GlaS shares patients between train and
+test; arm official alone uses it.
 
-Data: research only, from the GlaS challenge; the folder GLAS is that of the challenge (BMP files and Grade.csv):
+Data: research only, from the GlaS challenge; the folder GLAS is that of the challenge (BMP files
+  and Grade.csv):
 
     python -m data_prep.glas --source=GLAS --out=data/glas128
 
 Command: python -m stedm_jax.main --config=configs/glas.py:small
-Hardware and time: two shared CPU cores, 26 minutes, 2.1 GB. Seen (README.md): IoU of the test patients 0.633
-labelled, 0.536 with synthetic tiles: after ten minutes of training these do more harm than good; style correlation
+Hardware and time: two shared CPU cores, 26 minutes, 2.1 GB. Seen (README.md): IoU of the test
+  patients 0.633
+labelled, 0.536 with synthetic tiles: after ten minutes of training these do more harm than good;
+  style correlation
 0.77, layout IoU 0.34, the judge on real tiles 0.56.
 
-PathSegDiff (arm pathsegdiff): the same patients, tiles that show as much tissue in half the pixels, brought to one
-stain, so that features and not stains are compared; and, once that has run, what its features depend on:
+PathSegDiff (arm pathsegdiff): the same patients, tiles that show as much tissue in half the pixels,
+brought to one stain, so that features and not stains are compared; and, once that has run, what its
+features depend on:
 
     python -m data_prep.glas --source=GLAS --mpp=2.48 --tile=64 --stride=32 --stain_norm=reinhard \
         --out=data/glas64-reinhard
     python -m stedm_jax.main --config=configs/glas.py:pathsegdiff
-    python -m stedm_jax.main --config=configs/glas.py:ablate_timestep     (or _blocks, _guide, _magnification)
+    python -m stedm_jax.main --config=configs/glas.py:ablate_timestep     (or _blocks, _guide,
+    _magnification)
 
-The challenge's own protocol (arm official): the same networks, learnt from its training images alone (15 % of the
-people among them are kept for validation; --val=0.15), and its scores of objects on the whole images of test A and
-test B at their own resolution, comparable with published ones and no evidence about new patients:
+The challenge's own protocol (arm official): the same networks, learnt from its training images
+alone (15 % of the people among them are kept for validation; --val=0.15), and its scores of objects
+on the whole images of test A and test B at their own resolution, comparable with published ones and
+no evidence about new patients:
 
-    python -m data_prep.glas --source=GLAS --split=official --whole --mpp=2.48 --tile=64 --stride=32 \
+    python -m data_prep.glas --source=GLAS --split=official --whole --mpp=2.48 --tile=64 --stride=32
+    \
         --stain_norm=reinhard --out=data/glas64-official
     python -m stedm_jax.main --config=configs/glas.py:official
 
-Two shared CPU cores: pathsegdiff 62 minutes, official 105 beside other jobs, an ablation five. Seen (README.md): IoU of
-tiles 0.692 (pathsegdiff, ldm; random features 0.657) and 0.643 (official; 0.609), object Dice of test A 0.454 (0.338).
+Two shared CPU cores: pathsegdiff 62 minutes, official 105 beside other jobs, an ablation five. Seen
+  (README.md): IoU of
+tiles 0.692 (pathsegdiff, ldm; random features 0.657) and 0.643 (official; 0.609), object Dice of
+test A 0.454 (0.338).
 """
 
 from configs.base import get_base, short, shrink
@@ -58,19 +69,22 @@ BASELINES = {
     "vgg16-fcn8s": (("model.fcn8s.widths", (32, 64, 128, 128, 128)), ("model.fcn8s.hidden", 512)),
     "dcan": (("model.dcan.widths", (32, 64, 128, 128, 128)), ("model.dcan.hidden", 256)),
 }
-"""Arm -> what makes it small enough for two cores. The ResNet18 of the first has its published widths; its decoder and
-norms are small too (shrink)."""
+"""Arm -> what makes it small enough for two cores. The ResNet18 of the first has its published
+widths; its decoder and norms are small too (shrink)."""
 
 
 MISSING_64 = MISSING.replace("--out=data/glas128", f"{TILES_64} --out=data/glas64-reinhard")
 OFFICIAL = "data/glas64-official"
-MISSING_OFFICIAL = MISSING.replace("--out=data/glas128", f"--split=official --whole {TILES_64} --out={OFFICIAL}")
+MISSING_OFFICIAL = MISSING.replace(
+    "--out=data/glas128", f"--split=official --whole {TILES_64} --out={OFFICIAL}"
+)
 
 
 def get_config(arm: str = "small"):
-    """Arms: "small", STEDM; "pathsegdiff", PathSegDiff and its baselines; small networks, two CPU cores, about
-    an hour. "official", the same on the challenge's split, and its scores of whole images. "ablate_...", after
-    "pathsegdiff" has run in its usual workdir: linear heads alone are trained."""
+    """Arms: "small", STEDM; "pathsegdiff", PathSegDiff and its baselines; small networks, two CPU
+    cores, about an hour. "official", the same on the challenge's split, and its scores of whole
+    images. "ablate_...", after "pathsegdiff" has run in its usual workdir: linear heads alone are
+    trained."""
     arm = arm or "small"
     if arm not in ARMS:
         raise ValueError(f"configs/glas.py has no arm '{arm}'; it has {', '.join(ARMS)}")
@@ -99,15 +113,15 @@ def _small():
     config.synthesis.count = 256
     config.segmentation.seeds = (0, 1)
     config.segmentation.train = short(160, 16, 2e-3)
-    config.report.intro = (
-        "Colon tissue of sixteen patients. Those annotated are stained pale; most of the test patients are not."
-    )
+    config.report.intro = "Colon tissue of sixteen patients. Those annotated are stained pale; most of the test patients are not."
     return config
 
 
 def _pathsegdiff():
     config = _glas()
-    config.data.update({"tiles": "data/glas64-reinhard", "missing": MISSING_64, "tile": 64, "mpp": 2.48})
+    config.data.update(
+        {"tiles": "data/glas64-reinhard", "missing": MISSING_64, "tile": 64, "mpp": 2.48}
+    )
     config.autoencoder.crop = 0
     config.autoencoder.train = short(600, 16, 2e-3, visual_every=600)
     config.name = "glas_pathsegdiff"
@@ -121,7 +135,9 @@ def _pathsegdiff():
     ssl.train.optimizer.update({"weight_decay": 0.04, "weight_decay_end": 0.4})
     ssl.update({"teacher_temperature": (0.04, 0.04), "freeze_last": 0, "momentum": 0.99})
     guided = config.guided
-    guided.unet.update({"base": 48, "multipliers": (1, 2, 3), "res_blocks": 1, "attention_at": (4,), "heads": 4})
+    guided.unet.update(
+        {"base": 48, "multipliers": (1, 2, 3), "res_blocks": 1, "attention_at": (4,), "heads": 4}
+    )
     guided.unet.context_dim = guided.guide.dim = 64
     guided.cache = True
     guided.train = short(4500, 16, 1e-3, ema__decay=0.999, visual_every=4500)
@@ -149,7 +165,8 @@ def _official():
     config.title = "GlaS, the challenge's split, features of a guided denoiser"
     for stage in ("autoencoder", "ssl", "guided"):
         config[stage].splits = {"train": 1.0}
-    # The tiles have one stain already: jitter as strong as the default hides what so few of them can teach.
+    # The tiles have one stain already: jitter as strong as the default hides what so few of them
+    # can teach.
     config.ssl.augment.update({"stain": 0.1, "colour": 0.05, "grey": 0.0, "blur": (0.2, 0.1, 0.1)})
     config.ssl.train.steps, config.ssl.probe.protocol = 2400, "leave_one_out"
     config.segmentation.arms = {

@@ -1,8 +1,11 @@
-"""HER2: breast cancer immunohistochemistry, four scores, tumour against background; STEDM's private data set.
+"""HER2: breast cancer immunohistochemistry, four scores, tumour against background; STEDM's private
+data set.
 
-Purpose: the paper's settings for anyone with slides of their own of this kind: 24 training slides (six a score),
+Purpose: the paper's settings for anyone with slides of their own of this kind: 24 training slides
+  (six a score),
 8 validation, 8 test, half resolution, half of the tiles with tumour.
-Data: python -m data_prep.her2 --source=HER2 --out=data/her2 (the form of the folder: data_prep/her2.py).
+Data: python -m data_prep.her2 --source=HER2 --out=data/her2 (the form of the folder:
+  data_prep/her2.py).
 Command: python -m stedm_jax.main --config=configs/her2.py --workdir=runs/her2
 Arms: multipatch (default), nearby, augmented, semantic.
 Hardware: as configs/catch.py. Not run by us: the data are private; no score is claimed.

@@ -1,1 +1,2 @@
-"""Readers, tissue, annotations and tiling: makes tile records from slides, from folders and from nothing."""
+"""Readers, tissue, annotations and tiling: makes tile records from slides, from folders and from
+nothing."""

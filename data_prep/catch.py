@@ -2,28 +2,32 @@
 
     python -m data_prep.catch --source=CATCH --out=data/catch
 
-SOURCE holds the SVS slides (in any folder below it), the published annotation (CATCH.json, COCO; or CATCH.sqlite,
-SlideRunner) and the published split (datasets.csv, columns Slide;Dataset;Scanner). Names of slides are
-SUBTYPE_CASE_SECTION.svs, and SUBTYPE_CASE is taken for the patient: 282 of them, and the published split keeps the
+SOURCE holds the SVS slides (in any folder below it), the published annotation (CATCH.json, COCO; or
+CATCH.sqlite, SlideRunner) and the published split (datasets.csv, columns Slide;Dataset;Scanner).
+Names of slides are SUBTYPE_CASE_SECTION.svs, and SUBTYPE_CASE is taken for the patient: 282 of
+  them, and the published split keeps the
 sections of each together.
 
-Of the training slides, --labelled=6 of each subtype stay annotated, whole patients drawn by --seed; the others become
-style slides. OUT-report/cohort.csv lists who was chosen. Tiles are 512 pixels of level 0 down-sampled 8 times
+Of the training slides, --labelled=6 of each subtype stay annotated, whole patients drawn by --seed;
+the others become style slides. OUT-report/cohort.csv lists who was chosen. Tiles are 512 pixels of
+level 0 down-sampled 8 times
 (2.0264 um per pixel), on the grid of the tissue, with --glass=0.1 of glass besides.
 
-Inside the least upright box round a slide's polygons, what no polygon covers is background, as the authors of STEDM
-take it; outside the box nobody annotated, and it is unlabelled. --outside=unlabelled leaves all of it unlabelled.
+Inside the least upright box round a slide's polygons, what no polygon covers is background, as the
+authors of STEDM take it; outside the box nobody annotated, and it is unlabelled.
+--outside=unlabelled leaves all of it unlabelled.
 
---classes=tissues keeps background and the 13 classes apart (default: a configuration can merge them), tumours
-merges what is no tumour, two is background and tumour.
+--classes=tissues keeps background and the 13 classes apart (default: a configuration can merge
+them), tumours merges what is no tumour, two is background and tumour.
 
 Exit status: 0 all slides packed; 1 some failed, the others are packed; 2 nothing was packed.
 """
 
-# Confirmed in the data set's own code: names of the classes and their order, COCO with one flat ring a polygon and
-# category ids 1 to 13, the columns of datasets.csv. Confirmed in STEDM's released code: 8x, 512 px, what no polygon
-# covers counts as background within the polygons' bounding box, the first six slides of each subtype in the order of
-# their server (which is not published, so here they are drawn). Not confirmed: that a case is one dog.
+# Confirmed in the data set's own code: names of the classes and their order, COCO with one flat
+# ring a polygon and category ids 1 to 13, the columns of datasets.csv. Confirmed in STEDM's
+# released code: 8x, 512 px, what no polygon covers counts as background within the polygons'
+# bounding box, the first six slides of each subtype in the order of their server (which is not
+# published, so here they are drawn). Not confirmed: that a case is one dog.
 
 import argparse
 import json
@@ -38,9 +42,19 @@ from data_prep.command import run_command
 from data_prep.engine.job import Job, PolygonFiles
 from data_prep.engine.options import add_options, rules_from
 from data_prep.engine.run import local_out
-from data_prep.published import Box, Seen, absent, check_names, check_share, make_parser, pack, plan_of, scan
+from data_prep.published import (
+    Box,
+    Seen,
+    absent,
+    check_names,
+    check_share,
+    make_parser,
+    pack,
+    plan_of,
+    scan,
+)
 from data_prep.table import Row, parse_splits
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 
 SOURCE = Source(
     "CATCH",
@@ -54,18 +68,33 @@ SOURCE = Source(
     ),
 )
 TUMOURS = {
-    "Trichoblastoma": "Trichoblastoma", "MCT": "Mast Cell Tumor", "Melanoma": "Melanoma", "PNST": "PNST",
-    "Plasmacytoma": "Plasmacytoma", "SCC": "SCC", "Histiocytoma": "Histiocytoma",
-}  # fmt: skip
+    "Trichoblastoma": "Trichoblastoma",
+    "MCT": "Mast Cell Tumor",
+    "Melanoma": "Melanoma",
+    "PNST": "PNST",
+    "Plasmacytoma": "Plasmacytoma",
+    "SCC": "SCC",
+    "Histiocytoma": "Histiocytoma",
+}
 """Prefix of the slides' names -> class in the annotation."""
 REST = ("Dermis", "Epidermis", "Subcutis", "Bone", "Cartilage", "Inflamm/Necrosis")
 COLORS = {
-    "background": (235, 235, 235), "tumour": (200, 30, 30), "Dermis": (244, 187, 160), "Epidermis": (90, 60, 160),
-    "Subcutis": (250, 225, 120), "Bone": (190, 180, 150), "Cartilage": (120, 200, 200),
-    "Inflamm/Necrosis": (110, 110, 110), "Trichoblastoma": (40, 110, 200), "Mast Cell Tumor": (200, 30, 30),
-    "Melanoma": (60, 40, 20), "PNST": (240, 130, 20), "Plasmacytoma": (220, 60, 170), "SCC": (30, 140, 60),
+    "background": (235, 235, 235),
+    "tumour": (200, 30, 30),
+    "Dermis": (244, 187, 160),
+    "Epidermis": (90, 60, 160),
+    "Subcutis": (250, 225, 120),
+    "Bone": (190, 180, 150),
+    "Cartilage": (120, 200, 200),
+    "Inflamm/Necrosis": (110, 110, 110),
+    "Trichoblastoma": (40, 110, 200),
+    "Mast Cell Tumor": (200, 30, 30),
+    "Melanoma": (60, 40, 20),
+    "PNST": (240, 130, 20),
+    "Plasmacytoma": (220, 60, 170),
+    "SCC": (30, 140, 60),
     "Histiocytoma": (140, 200, 40),
-}  # fmt: skip
+}
 AREA = "annotated area"
 """Name of the box round a slide's polygons, where the annotation is taken for complete."""
 MPP = 8 * 0.2533
@@ -73,7 +102,8 @@ NAME = re.compile(r"(?P<patient>(?P<subtype>[A-Za-z]+)_\d+)_\d+")
 
 
 def class_groups(kind: str) -> dict[str, tuple[str, ...]]:
-    """Classes of the records, by id, each with the names in the annotation that it takes; see --classes."""
+    """Classes of the records, by id, each with the names in the annotation that it takes; see
+    --classes."""
     tumours = tuple(TUMOURS.values())
     return {
         "tissues": {"background": (), **{name: (name,) for name in (*REST, *tumours)}},
@@ -102,7 +132,9 @@ def read_cohort(table: Path) -> list[Row]:
     return rows
 
 
-def find_files(source: Path, table: Path | None, annotations: Path | None) -> tuple[dict[str, Path], Path, Path]:
+def find_files(
+    source: Path, table: Path | None, annotations: Path | None
+) -> tuple[dict[str, Path], Path, Path]:
     """Slides by name, the table, and the annotation.
 
     Raises:
@@ -110,11 +142,20 @@ def find_files(source: Path, table: Path | None, annotations: Path | None) -> tu
     """
     slides = {path.name: path for path in sorted(source.rglob("*.svs"))} if source.is_dir() else {}
     tables = [table] if table else sorted(source.glob("*dataset*.csv"))
-    named = [annotations] if annotations else [*sorted(source.glob("*.json")), *sorted(source.glob("*.sqlite"))]
+    named = (
+        [annotations]
+        if annotations
+        else [*sorted(source.glob("*.json")), *sorted(source.glob("*.sqlite"))]
+    )
     found = [[path for path in paths if path.is_file()] for paths in (tables, named)]
-    SOURCE.check(source, {
-        "SVS slide": bool(slides), "datasets.csv": bool(found[0]), "CATCH.json and no CATCH.sqlite": bool(found[1]),
-    })  # fmt: skip
+    SOURCE.check(
+        source,
+        {
+            "SVS slide": bool(slides),
+            "datasets.csv": bool(found[0]),
+            "CATCH.json and no CATCH.sqlite": bool(found[1]),
+        },
+    )
     return slides, found[0][0], found[1][0]
 
 
@@ -146,7 +187,8 @@ def slide_jobs(rows: Sequence[Row], slides: Mapping[str, Path], annotation: Path
 
 
 def with_areas(jobs: Sequence[Job], found: Mapping[int, Seen], folder: Path) -> list[Job]:
-    """The jobs, with the box round the polygons of each annotated slide as a further annotation file."""
+    """The jobs, with the box round the polygons of each annotated slide as a further annotation
+    file."""
     result = []
     for job in jobs:
         seen = found.get(job.number)
@@ -163,10 +205,29 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--table", type=Path, help="the published split (datasets.csv in SOURCE)")
     add("--annotations", type=Path, help="CATCH.json or CATCH.sqlite (that in SOURCE)")
-    add("--classes", choices=("tissues", "tumours", "two"), default="tissues", help="which to keep apart (tissues)")
-    add("--outside", choices=("background", "unlabelled"), default="background", help="what no polygon covers")
-    add("--labelled", type=int, default=6, help="training slides of each subtype to keep annotated; 0: all (6)")
-    add("--present_only", action="store_true", help="leave out slides that are not there, without failing")
+    add(
+        "--classes",
+        choices=("tissues", "tumours", "two"),
+        default="tissues",
+        help="which to keep apart (tissues)",
+    )
+    add(
+        "--outside",
+        choices=("background", "unlabelled"),
+        default="background",
+        help="what no polygon covers",
+    )
+    add(
+        "--labelled",
+        type=int,
+        default=6,
+        help="training slides of each subtype to keep annotated; 0: all (6)",
+    )
+    add(
+        "--present_only",
+        action="store_true",
+        help="leave out slides that are not there, without failing",
+    )
     add_options(parser, tile=512, mpp=MPP, tissue=True)
     parser.set_defaults(glass=None)  # 0.1, but 0 where --sample says how much
     args = parser.parse_args(argv)
@@ -190,10 +251,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     work = None if args.dry_run else local_out(args).absolute().parent
     if work is not None:
         work.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".areas-", dir=work) as areas:  # beside OUT, where all machines see it
+    with tempfile.TemporaryDirectory(
+        prefix=".areas-", dir=work
+    ) as areas:  # beside OUT, where all machines see it
         if args.outside == "background":
             jobs = with_areas(jobs, found, Path(areas))
-        return pack("data_prep.catch", args, jobs, plan, rules, key="slide", group="subtype", errors=errors)
+        return pack(
+            "data_prep.catch", args, jobs, plan, rules, key="slide", group="subtype", errors=errors
+        )
 
 
 if __name__ == "__main__":

@@ -6,14 +6,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.data.schema import VOID, ClassSpec
-from stedm_jax.errors import UserError
 
 RGB = tuple[int, int, int]
 PALETTE = (
-    (150, 200, 150), (200, 0, 0), (60, 60, 160), (240, 180, 30), (140, 70, 180), (40, 170, 200),
-    (230, 120, 170), (120, 120, 120), (100, 60, 20), (200, 220, 80),
-)  # fmt: skip
+    (150, 200, 150),
+    (200, 0, 0),
+    (60, 60, 160),
+    (240, 180, 30),
+    (140, 70, 180),
+    (40, 170, 200),
+    (230, 120, 170),
+    (120, 120, 120),
+    (100, 60, 20),
+    (200, 220, 80),
+)
 """Colours of classes for which no file gives one."""
 UNLIKE = 48
 """Least difference, in one channel, between a colour of the palette and any that a file gives."""
@@ -45,7 +53,8 @@ class ClassRule:
 
 
 def read_classes(text: str) -> dict[str, ClassRule]:
-    """Reads "stroma,tumour:#c80000=Tumor|tumor", or FILE.json of {"tumour": {"from": ["Tumor"], "color": "#c80000"}}.
+    """Reads "stroma,tumour:#c80000=Tumor|tumor", or FILE.json of {"tumour": {"from": ["Tumor"],
+    "color": "#c80000"}}.
 
     Returns:
       class -> rule, by id. In JSON a list stands for "from", and null for the class's own name.
@@ -62,7 +71,9 @@ def read_classes(text: str) -> dict[str, ClassRule]:
         if (head := name.rpartition(":"))[2].startswith("#"):
             name, color = head[0].strip(), parse_color(head[2], f"--classes={text}")
         if not name or name in classes:
-            raise UserError(f"--classes={text}: '{name}' is empty or named twice; give each class once.")
+            raise UserError(
+                f"--classes={text}: '{name}' is empty or named twice; give each class once."
+            )
         aliases = tuple(other.strip() for other in names.split("|")) if names else (name,)
         classes[name] = ClassRule(aliases, color)
     _check_aliases(classes, f"--classes={text}")
@@ -74,7 +85,9 @@ def _read_json(path: Path) -> dict[str, ClassRule]:
     try:
         data = json.loads(path.read_text(encoding="utf-8-sig"))
         entries = {
-            name: entry if isinstance(entry, dict) else {"from": entry if entry is not None else [name]}
+            name: entry
+            if isinstance(entry, dict)
+            else {"from": entry if entry is not None else [name]}
             for name, entry in data.items()
         }
         classes = {
@@ -101,7 +114,9 @@ def _check_aliases(classes: Mapping[str, ClassRule], where: str) -> None:
     for name, rule in classes.items():
         for alias in rule.names:
             if owner.setdefault(alias, name) != name:
-                raise UserError(f"{where}: '{alias}' is to be both {owner[alias]} and {name}; decide for one.")
+                raise UserError(
+                    f"{where}: '{alias}' is to be both {owner[alias]} and {name}; decide for one."
+                )
 
 
 def parse_color(text: object, where: str) -> RGB:
@@ -129,7 +144,9 @@ def _free_color(number: int, taken: Sequence[RGB]) -> RGB:
     """A colour of the palette that nobody takes for one that is taken, as long as there is such."""
     for step in range(len(PALETTE)):
         color = palette(number + step)
-        if all(max(abs(a - b) for a, b in zip(color, other, strict=True)) >= UNLIKE for other in taken):
+        if all(
+            max(abs(a - b) for a, b in zip(color, other, strict=True)) >= UNLIKE for other in taken
+        ):
             return color
     return palette(number)
 
@@ -162,9 +179,10 @@ def plan_classes(
       wanted: value of --classes; None takes all names that were found, sorted.
       void: names that mean "unlabelled here", drawn as VOID.
       ignore: names that are not drawn.
-      background: class of background, the first class if not among them; None: there is none, and what lies outside
-        all polygons is VOID.
-      complete: with a background, whether what lies outside all polygons is background; if not it is VOID.
+      background: class of background, the first class if not among them; None: there is none, and
+        what lies outside all polygons is VOID.
+      complete: with a background, whether what lies outside all polygons is background; if not it
+        is VOID.
       rois: names of regions of interest; they are no classes unless --classes names them.
 
     Raises:
@@ -186,13 +204,18 @@ def plan_classes(
     if len(rules) >= VOID:
         raise UserError(f"{len(rules)} classes are too many; a mask holds {VOID} at most.")
     if not rules:
-        raise UserError("No annotation names a class and --classes is not given; say which classes there are.")
+        raise UserError(
+            "No annotation names a class and --classes is not given; say which classes there are."
+        )
     colors = {
-        name: rule.color or next((color for alias in rule.names if (color := found.get(alias))), None)
+        name: rule.color
+        or next((color for alias in rule.names if (color := found.get(alias))), None)
         for name, rule in rules.items()
     }
     for number, name in enumerate(rules):
-        colors[name] = colors[name] or _free_color(number, [color for color in colors.values() if color])
+        colors[name] = colors[name] or _free_color(
+            number, [color for color in colors.values() if color]
+        )
     ids |= {name: VOID for name in void}
     for name in ignore:
         ids.pop(name, None)
@@ -204,4 +227,6 @@ def plan_classes(
 def unseen_classes(plan: ClassPlan, found: Mapping[str, RGB | None]) -> list[str]:
     """Classes of which no annotation has a polygon, the background apart."""
     seen = {plan.ids[name] for name in found if name in plan.ids}
-    return [spec.name for i, spec in enumerate(plan.classes) if i not in seen and i != plan.background]
+    return [
+        spec.name for i, spec in enumerate(plan.classes) if i not in seen and i != plan.background
+    ]

@@ -1,4 +1,5 @@
-"""What the commands of published data sets share: is the source there, who is labelled, the table of the cohort."""
+"""What the commands of published data sets share: is the source there, who is labelled, the table
+of the cohort."""
 
 import csv
 import zlib
@@ -9,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.table import Row
+from stedm_jax.common.errors import UserError
 from stedm_jax.data.schema import SPLITS
 from stedm_jax.data.splits import check_disjoint
-from stedm_jax.errors import UserError
 
 EXTRAS = ("mpp", "annotation", "annotation_origin", "mask")
 """Columns that the reader of tables knows; all else in a row is a tag."""
@@ -34,7 +35,8 @@ class Source:
     files: tuple[str, ...]
 
     def refuse(self, folder: Path, found: str) -> UserError:
-        """The error for a folder that does not hold the data set: what was found, expected, and where it is had."""
+        """The error for a folder that does not hold the data set: what was found, expected, and
+        where it is had."""
         expected = "".join(f"\n  - {line}" for line in self.files)
         return UserError(
             f"--source={folder} does not hold {self.title}: {found}. Expected there:{expected}\n"
@@ -59,14 +61,16 @@ class Source:
 
 
 def draw(names: Iterable[str], key: str, seed: int) -> list[str]:
-    """Names in a random order that depends on the key and the seed only, not on the order they came in."""
+    """Names in a random order that depends on the key and the seed only, not on the order they came
+    in."""
     ordered = sorted(set(names))
     rng = np.random.default_rng((seed, zlib.crc32(key.encode())))
     return [ordered[i] for i in rng.permutation(len(ordered))]
 
 
 def release(rows: Sequence[Row], group: str, labelled: int, seed: int) -> list[Row]:
-    """Keeps `labelled` training files of each group annotated and gives the others the split "style".
+    """Keeps `labelled` training files of each group annotated and gives the others the split
+    "style".
 
     Args:
       rows: the cohort.
@@ -75,8 +79,8 @@ def release(rows: Sequence[Row], group: str, labelled: int, seed: int) -> list[R
       seed: for the choice.
 
     Returns:
-      The cohort in its order. A patient with files in several groups counts in each of them, and is kept if all have
-      room.
+      The cohort in its order. A patient with files in several groups counts in each of them, and is
+      kept if all have room.
 
     Raises:
       UserError: a training file has no such tag.
@@ -88,26 +92,38 @@ def release(rows: Sequence[Row], group: str, labelled: int, seed: int) -> list[R
     for row in rows:
         if row.split == "train":
             if not row.tags.get(group):
-                raise UserError(f"{row.file} says nothing under '{group}', by which --labelled counts; fill it in.")
-            for sizes, key in ((groups.setdefault(row.tags[group], {}), row.patient),
-                               (patients.setdefault(row.patient, {}), row.tags[group])):  # fmt: skip
+                raise UserError(
+                    f"{row.file} says nothing under '{group}', by which --labelled counts; fill it in."
+                )
+            for sizes, key in (
+                (groups.setdefault(row.tags[group], {}), row.patient),
+                (patients.setdefault(row.patient, {}), row.tags[group]),
+            ):
                 sizes[key] = sizes.get(key, 0) + 1
     kept: set[str] = set()
     left = dict.fromkeys(groups, labelled)
     for name in sorted(groups):
         for patient in draw(groups[name], name, seed):
-            if patient not in kept and all(count <= left[of] for of, count in patients[patient].items()):
+            if patient not in kept and all(
+                count <= left[of] for of, count in patients[patient].items()
+            ):
                 kept.add(patient)
                 left = {of: most - patients[patient].get(of, 0) for of, most in left.items()}
-    return [replace(row, split="style") if row.split == "train" and row.patient not in kept else row for row in rows]
+    return [
+        replace(row, split="style") if row.split == "train" and row.patient not in kept else row
+        for row in rows
+    ]
 
 
-def divide(names: Iterable[str], shares: Mapping[str, float], key: str, seed: int) -> dict[str, str]:
+def divide(
+    names: Iterable[str], shares: Mapping[str, float], key: str, seed: int
+) -> dict[str, str]:
     """Divides names among splits at random: name -> split.
 
     Args:
       names: patients.
-      shares: split -> share of the names; the last split takes the rest. Each gets one at least while there are any.
+      shares: split -> share of the names; the last split takes the rest. Each gets one at least
+        while there are any.
       key, seed: as in draw.
     """
     order, result, splits = draw(names, key, seed), {}, list(shares)
@@ -122,7 +138,8 @@ def divide(names: Iterable[str], shares: Mapping[str, float], key: str, seed: in
 
 
 def assign(rows: Sequence[Row], splits: Mapping[str, str]) -> list[Row]:
-    """Gives patients the splits of the option --splits; the split of the data set stays as the tag own_split.
+    """Gives patients the splits of the option --splits; the split of the data set stays as the tag
+    own_split.
 
     Raises:
       UserError: a patient stands in no split, or --splits names one that is not there.
@@ -136,7 +153,10 @@ def assign(rows: Sequence[Row], splits: Mapping[str, str]) -> list[Row]:
             f"--splits must name each patient once; missing are: {', '.join(missing[:20]) or 'none'}; unknown are: "
             f"{', '.join(strangers[:20]) or 'none'}."
         )
-    return [replace(row, split=splits[row.patient], tags=row.tags | {"own_split": row.split}) for row in rows]
+    return [
+        replace(row, split=splits[row.patient], tags=row.tags | {"own_split": row.split})
+        for row in rows
+    ]
 
 
 def check_rows(rows: Sequence[Row], where: str) -> None:
@@ -150,13 +170,16 @@ def check_rows(rows: Sequence[Row], where: str) -> None:
     patients: dict[str, list[str]] = {}
     for row in rows:
         if row.split not in SPLITS:
-            raise UserError(f"{where}: {row.file} has the split '{row.split}'; use one of {', '.join(SPLITS)}.")
+            raise UserError(
+                f"{where}: {row.file} has the split '{row.split}'; use one of {', '.join(SPLITS)}."
+            )
         patients.setdefault(row.split, []).append(row.patient)
     check_disjoint(patients, where)
 
 
 def write_cohort(path: Path, key: str, rows: Sequence[Row]) -> None:
-    """Writes the cohort as a table that data_prep.slides or data_prep.folder reads: which file went where."""
+    """Writes the cohort as a table that data_prep.slides or data_prep.folder reads: which file went
+    where."""
     extras = [name for name in EXTRAS if any(row.extra.get(name) for row in rows)]
     tags = sorted({name for row in rows for name in row.tags})
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -165,7 +188,9 @@ def write_cohort(path: Path, key: str, rows: Sequence[Row]) -> None:
         table = csv.writer(file)
         table.writerow([key, "patient", "split", *extras, *tags])
         for row in rows:
-            values = [row.extra.get(name, "") for name in extras] + [row.tags.get(name, "") for name in tags]
+            values = [row.extra.get(name, "") for name in extras] + [
+                row.tags.get(name, "") for name in tags
+            ]
             table.writerow([row.file, row.patient, row.split, *values])
     partial.replace(path)
 
@@ -183,7 +208,9 @@ def describe(rows: Sequence[Row], group: str = "") -> str:
             for row in chosen:
                 name = row.tags.get(group, "")
                 counts[name] = counts.get(name, 0) + 1
-            text += " (" + ", ".join(f"{name} {count}" for name, count in sorted(counts.items())) + ")"
+            text += (
+                " (" + ", ".join(f"{name} {count}" for name, count in sorted(counts.items())) + ")"
+            )
         parts.append(text)
     return "; ".join(parts)
 
@@ -204,6 +231,10 @@ def read_csv(path: Path, needed: Sequence[str], delimiter: str = ",") -> list[di
                     f"The table {path} has no column {', '.join(missing)}; it has {', '.join(header) or 'nothing'}. "
                     "Is it the published one?"
                 )
-            return [{name: (text or "").strip() for name, text in row.items() if name} for row in reader]
+            return [
+                {name: (text or "").strip() for name, text in row.items() if name} for row in reader
+            ]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"The table {path} is no CSV in UTF-8 ({error}); fetch it again.") from error
+        raise UserError(
+            f"The table {path} is no CSV in UTF-8 ({error}); fetch it again."
+        ) from error

@@ -1,4 +1,5 @@
-"""What every data_prep command shares: errors without a traceback, and a progress line with an ETA."""
+"""What every data_prep command shares: errors without a traceback, and a progress line with an
+ETA."""
 
 import argparse
 import difflib
@@ -10,11 +11,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from data_prep.engine.executors import leave_with
-from stedm_jax.errors import PARENT, UserError
+from stedm_jax.common.errors import PARENT, UserError
 
 
 def run_command(main: Callable[[], int]) -> None:
-    """Runs a command and exits with its status; a UserError becomes one paragraph on stderr and status 2."""
+    """Runs a command and exits with its status; a UserError becomes one paragraph on stderr and
+    status 2."""
     if parent := os.environ.get(PARENT):
         leave_with(int(parent))
     try:
@@ -34,7 +36,8 @@ def run_command(main: Callable[[], int]) -> None:
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are a sentence, which names the option that was probably meant, and not the whole usage."""
+    """A parser whose errors are a sentence, which names the option that was probably meant, and not
+    the whole usage."""
 
     _given: Sequence[str] = ()
 
@@ -61,7 +64,8 @@ class Parser(argparse.ArgumentParser):
 
 
 class Progress:
-    """A line such as "phantom 7/22 slides, 0.8/s, ETA 0:18"; rewritten on a terminal, else now and then."""
+    """A line such as "phantom 7/22 slides, 0.8/s, ETA 0:18"; rewritten on a terminal, else now and
+    then."""
 
     def __init__(self, what: str, total: int, unit: str, quiet: bool = False):
         self.what, self.total, self.unit, self.quiet = what, total, unit, quiet

@@ -2,27 +2,35 @@
 
     python -m data_prep.flowers --source=FLOWERS --out=data/flowers
 
-SOURCE holds what the data set's archives hold: jpg/image_00001.jpg to image_08189.jpg, segmim/segmim_00001.jpg to
-segmim_08189.jpg, imagelabels.mat, setid.mat. --download fetches and unpacks them there first (about 550 MB). With
---tfds=DIR, images, classes and sets come from a copy that TensorFlow Datasets prepared (oxford_flowers102, format
-array_record; tensorflow is not needed) and are written into SOURCE; the segmentations it does not have. Blue in a
-segmentation is background (0), all else flower (1). Images are scaled until the shorter side is one tile (--tile=512).
+SOURCE holds what the data set's archives hold: jpg/image_00001.jpg to image_08189.jpg,
+segmim/segmim_00001.jpg to segmim_08189.jpg, imagelabels.mat, setid.mat. --download fetches and
+unpacks them there first (about 550 MB). With --tfds=DIR, images, classes and sets come from a copy
+that TensorFlow Datasets prepared (oxford_flowers102, format array_record; tensorflow is not needed)
+and are written into SOURCE; the segmentations it does not have. Blue in a segmentation is
+background (0), all else flower (1). Images are scaled until the shorter side is one tile
+(--tile=512).
 
---split=official: of the official training set, 48 classes are annotated, as in STEDM's released configuration
-(--annotated=5,6,... for others), --labelled=20 images of each at most; the rest of that set, 54 classes among it, lends
-its style. The official validation and test sets, all 102 classes, are val and test. No photograph is in two
+--split=official: of the official training set, 48 classes are annotated, as in STEDM's released
+configuration
+(--annotated=5,6,... for others), --labelled=20 images of each at most; the rest of that set, 54
+classes among it, lends its style. The official validation and test sets, all 102 classes, are val
+and test. No photograph is in two
 splits, but a class is: patients are named 005@train, 005@test; the tag class has the class.
---split=class: whole classes are divided: the annotated ones are train, the others style (half), val (a sixth) and test.
+--split=class: whole classes are divided: the annotated ones are train, the others style (half), val
+(a sixth) and test.
 
-SOURCE may also be a folder with index.csv (columns image, mask, class_id, and mask_ok where some masks are not to be
-trusted: these images serve for style only), such as a copy of Flowers-17; it is split by class, half of them annotated.
+SOURCE may also be a folder with index.csv (columns image, mask, class_id, and mask_ok where some
+masks are not to be
+trusted: these images serve for style only), such as a copy of Flowers-17; it is split by class,
+  half of them annotated.
 
 Exit status: 0 all images packed; 1 some failed, the others are packed; 2 nothing was packed.
 """
 
-# Confirmed: names in the archives, the .mat files' keys and 1-based numbers, 1,020/1,020/6,149 images, which 48 classes
-# STEDM's released configuration annotates (numbered from 0 there, from 1 here), its blue (red and green at most 10,
-# blue at least 220). It takes the first images of a class in the order of their numbers; so does this.
+# Confirmed: names in the archives, the .mat files' keys and 1-based numbers, 1,020/1,020/6,149
+# images, which 48 classes STEDM's released configuration annotates (numbered from 0 there, from 1
+# here), its blue (red and green at most 10, blue at least 220). It takes the first images of a
+# class in the order of their numbers; so does this.
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -41,7 +49,7 @@ from data_prep.engine.options import add_options, rules_from
 from data_prep.flowers_fetch import download, from_tfds
 from data_prep.published import check_share, make_parser, pack, plan_of
 from data_prep.table import Row, parse_splits
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 
 SOURCE = Source(
     "Flowers-102",
@@ -56,9 +64,55 @@ SOURCE = Source(
     ),
 )
 ANNOTATED = (
-    5, 6, 7, 8, 11, 12, 15, 16, 20, 21, 23, 24, 26, 27, 31, 35, 38, 42, 43, 44, 46, 47, 48, 49, 50, 51, 53, 54, 56, 58,
-    59, 60, 61, 63, 64, 65, 69, 70, 71, 74, 75, 81, 89, 90, 99, 100, 101, 102,
-)  # fmt: skip
+    5,
+    6,
+    7,
+    8,
+    11,
+    12,
+    15,
+    16,
+    20,
+    21,
+    23,
+    24,
+    26,
+    27,
+    31,
+    35,
+    38,
+    42,
+    43,
+    44,
+    46,
+    47,
+    48,
+    49,
+    50,
+    51,
+    53,
+    54,
+    56,
+    58,
+    59,
+    60,
+    61,
+    63,
+    64,
+    65,
+    69,
+    70,
+    71,
+    74,
+    75,
+    81,
+    89,
+    90,
+    99,
+    100,
+    101,
+    102,
+)
 SETS = {"trnid": "train", "valid": "val", "tstid": "test"}
 COLORS = {"background": (40, 40, 200), "flower": (240, 200, 40)}
 LABELS = "labels.csv"
@@ -75,7 +129,9 @@ def decode_blue(path: Path) -> UInt8[np.ndarray, "h w"]:
         with Image.open(path) as file:
             pixels = np.asarray(file.convert("RGB"))
     except (OSError, ValueError, SyntaxError) as error:
-        raise UserError(f"The segmentation {path} cannot be read ({error}); unpack it again.") from error
+        raise UserError(
+            f"The segmentation {path} cannot be read ({error}); unpack it again."
+        ) from error
     blue = (pixels[..., 0] <= 10) & (pixels[..., 1] <= 10) & (pixels[..., 2] >= 220)
     return (~blue).astype(np.uint8)
 
@@ -99,7 +155,9 @@ def read_numbers(source: Path) -> dict[int, tuple[int, str]]:
         return {int(entry["number"]): (int(entry["class"]), entry["set"]) for entry in entries}
     (labels,) = _matlab(source / "imagelabels.mat", ("labels",))
     sets = _matlab(source / "setid.mat", tuple(SETS))
-    found = {int(n): name for numbers, name in zip(sets, SETS.values(), strict=True) for n in numbers}
+    found = {
+        int(n): name for numbers, name in zip(sets, SETS.values(), strict=True) for n in numbers
+    }
     if set(found) != set(range(1, len(labels) + 1)):
         raise UserError(
             f"{source / 'setid.mat'} names {len(found)} images and imagelabels.mat {len(labels)}; fetch both again."
@@ -140,7 +198,8 @@ def by_set(source: Path, annotated: set[int], labelled: int) -> list[Row]:
 
 
 def by_class(source: Path, annotated: set[int], labelled: int, seed: int) -> list[Row]:
-    """Whole classes divided; see --split=class. Training images beyond `labelled` of a class are left out."""
+    """Whole classes divided; see --split=class. Training images beyond `labelled` of a class are
+    left out."""
     numbers = read_numbers(source)
     splits = _class_splits({label for label, _ in numbers.values()}, annotated, seed)
     rows, counts = [], {}
@@ -158,8 +217,12 @@ def _row(number: int, label: int, patient: str, split: str, part: str) -> Row:
 
 
 def _class_splits(labels: set[int], annotated: set[int], seed: int) -> dict[int, str]:
-    others = divide([f"{label:03d}" for label in labels - annotated], {"style": 1 / 2, "val": 1 / 6, "test": 1 / 3},
-                    "class", seed)  # fmt: skip
+    others = divide(
+        [f"{label:03d}" for label in labels - annotated],
+        {"style": 1 / 2, "val": 1 / 6, "test": 1 / 3},
+        "class",
+        seed,
+    )
     return {label: others.get(f"{label:03d}", "train") for label in labels}
 
 
@@ -178,7 +241,9 @@ def from_index(source: Path, labelled: int, seed: int) -> list[Row]:
         counts[label] = counts.get(label, 0) + 1
         if split == "train" and labelled and counts[label] > labelled:
             continue
-        tags = {"class": f"{label:03d}"} | ({"class_name": entry["class_name"]} if entry.get("class_name") else {})
+        tags = {"class": f"{label:03d}"} | (
+            {"class_name": entry["class_name"]} if entry.get("class_name") else {}
+        )
         mask = "" if split == "style" else entry["mask"]
         rows.append(Row(entry["image"], f"{label:03d}", split, {"mask": mask}, tags, line))
     return rows
@@ -191,11 +256,15 @@ def check_source(source: Path) -> None:
       UserError: says what is missing and where it is to be had.
     """
     here = (source / LABELS).is_file()
-    SOURCE.check(source, {
-        "jpg/": any((source / "jpg").glob("image_*.jpg")), "segmim/": any((source / "segmim").glob("segmim_*.jpg")),
-        "imagelabels.mat": here or (source / "imagelabels.mat").is_file(),
-        "setid.mat": here or (source / "setid.mat").is_file(),
-    })  # fmt: skip
+    SOURCE.check(
+        source,
+        {
+            "jpg/": any((source / "jpg").glob("image_*.jpg")),
+            "segmim/": any((source / "segmim").glob("segmim_*.jpg")),
+            "imagelabels.mat": here or (source / "imagelabels.mat").is_file(),
+            "setid.mat": here or (source / "setid.mat").is_file(),
+        },
+    )
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -203,10 +272,27 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = make_parser("flowers", __doc__)
     add = parser.add_argument
     add("--download", action="store_true", help="fetch the archives into SOURCE first")
-    add("--tfds", type=Path, help="take images from a prepared copy of TensorFlow Datasets' oxford_flowers102")
-    add("--split", choices=("official", "class"), help="what is divided (official; class for an index.csv)")
-    add("--annotated", default=",".join(map(str, ANNOTATED)), help="annotated classes, from 1 (48 published ones)")
-    add("--labelled", type=int, default=20, help="most annotated training images of a class; 0: all (20)")
+    add(
+        "--tfds",
+        type=Path,
+        help="take images from a prepared copy of TensorFlow Datasets' oxford_flowers102",
+    )
+    add(
+        "--split",
+        choices=("official", "class"),
+        help="what is divided (official; class for an index.csv)",
+    )
+    add(
+        "--annotated",
+        default=",".join(map(str, ANNOTATED)),
+        help="annotated classes, from 1 (48 published ones)",
+    )
+    add(
+        "--labelled",
+        type=int,
+        default=20,
+        help="most annotated training images of a class; 0: all (20)",
+    )
     add_options(parser, tile=512, mpp=1.0)
     args = parser.parse_args(argv)
     check_share(args, "labelled")
@@ -221,7 +307,9 @@ def read_cohort(args: argparse.Namespace) -> list[Row]:
     """
     if (args.source / "index.csv").is_file():
         if args.split == "official":
-            raise UserError(f"{args.source / 'index.csv'} knows no official sets; leave out --split=official.")
+            raise UserError(
+                f"{args.source / 'index.csv'} knows no official sets; leave out --split=official."
+            )
         return from_index(args.source, args.labelled, args.seed)
     check_source(args.source)
     if args.split == "class":
@@ -249,7 +337,9 @@ def picture_jobs(
         if missing:
             errors[number] = f"{' and '.join(missing)} is not in {source}; fetch it again."
         labels = MaskFile(source / mask, decode=decode) if mask else None
-        jobs.append(Job(row.file, row, source / row.file, labels, mpp=1.0, number=number, picture=True))
+        jobs.append(
+            Job(row.file, row, source / row.file, labels, mpp=1.0, number=number, picture=True)
+        )
     if jobs and len(errors) == len(jobs):
         raise SOURCE.refuse(source, errors[0])
     return jobs, errors
@@ -260,7 +350,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     rules = rules_from(args, fit=True, cover=True)
     if args.dry_run and (args.download or args.tfds):
-        raise UserError("--download and --tfds write into SOURCE, and --dry_run writes nothing; give one or the other.")
+        raise UserError(
+            "--download and --tfds write into SOURCE, and --dry_run writes nothing; give one or the other."
+        )
     if args.download:
         download(args.source)
     if args.tfds:

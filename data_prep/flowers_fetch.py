@@ -1,4 +1,5 @@
-"""Fetches Flowers-102 where the user asks for it: the archives of its authors, or a copy of TensorFlow Datasets."""
+"""Fetches Flowers-102 where the user asks for it: the archives of its authors, or a copy of
+TensorFlow Datasets."""
 
 import csv
 import hashlib
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.command import Progress
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 
 BASE = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/"
 ARCHIVES = {
@@ -20,7 +21,8 @@ ARCHIVES = {
     "102flowers.tgz": "2d01ecc807db462958cfe3d92f57a8c252b4abd240eb955770201e45f783b246",
     "102segmentations.tgz": "",
 }
-"""Files and their SHA-256, as TensorFlow Datasets records them; of the segmentations none is on record."""
+"""Files and their SHA-256, as TensorFlow Datasets records them; of the segmentations none is on
+record."""
 NAME = re.compile(r"image_([0-9]{5})\.jpg")
 UNPACKED = {"102flowers.tgz": "jpg", "102segmentations.tgz": "segmim"}
 
@@ -45,7 +47,9 @@ def download(folder: Path, base: str = BASE) -> None:
         found = hashlib.sha256(path.read_bytes()).hexdigest()
         if digest and found != digest:
             path.unlink()
-            raise UserError(f"{base}{name} is not the published file (SHA-256 {found}, not {digest}); try again later.")
+            raise UserError(
+                f"{base}{name} is not the published file (SHA-256 {found}, not {digest}); try again later."
+            )
         if name in UNPACKED:
             _unpack(path, folder, UNPACKED[name])
 
@@ -64,7 +68,9 @@ def _fetch(url: str, path: Path) -> None:
             raise OSError(f"it ended after {done} of {total} bytes")
     except (urllib.error.URLError, OSError, ValueError) as error:
         partial.unlink(missing_ok=True)
-        raise UserError(f"{url} cannot be fetched ({error}); fetch it by other means into {path.parent}.") from error
+        raise UserError(
+            f"{url} cannot be fetched ({error}); fetch it by other means into {path.parent}."
+        ) from error
     partial.replace(path)
 
 
@@ -76,13 +82,16 @@ def _unpack(archive: Path, folder: Path, inside: str) -> None:
             file.extractall(work, filter="data")
         (work / inside).rename(folder / inside)
     except (tarfile.TarError, OSError, EOFError) as error:
-        raise UserError(f"{archive} cannot be unpacked ({error}); delete it and run again.") from error
+        raise UserError(
+            f"{archive} cannot be unpacked ({error}); delete it and run again."
+        ) from error
     finally:  # an archive may hold more than the one folder
         shutil.rmtree(work, ignore_errors=True)
 
 
 def from_tfds(copy: Path, folder: Path) -> None:
-    """Writes the images of a prepared TensorFlow Datasets copy as jpg/image_NNNNN.jpg, and labels.csv.
+    """Writes the images of a prepared TensorFlow Datasets copy as jpg/image_NNNNN.jpg, and
+    labels.csv.
 
     Args:
       copy: the folder with dataset_info.json, or one above it.
@@ -100,7 +109,9 @@ def from_tfds(copy: Path, folder: Path) -> None:
             "file_format='array_record').download_and_prepare(), or leave the option out."
         )
     builder: Any = tfds.builder_from_directory(found[-1].parent)
-    raw: Any = tfds.decode.SkipDecoding  # a class made by a decorator that hides it from type checkers
+    raw: Any = (
+        tfds.decode.SkipDecoding
+    )  # a class made by a decorator that hides it from type checkers
     rows = []
     (folder / "jpg").mkdir(parents=True, exist_ok=True)
     for part, name in (("train", "train"), ("validation", "val"), ("test", "test")):
@@ -115,7 +126,9 @@ def from_tfds(copy: Path, folder: Path) -> None:
             file = text.decode() if isinstance(text, bytes) else str(text)
             match = NAME.fullmatch(file)
             if not match:  # it becomes a path
-                raise UserError(f"--tfds={copy} names an image {file!r}, not like image_00001.jpg; prepare it again.")
+                raise UserError(
+                    f"--tfds={copy} names an image {file!r}, not like image_00001.jpg; prepare it again."
+                )
             (folder / "jpg" / file).write_bytes(example["image"])
             rows.append((int(match[1]), int(example["label"]) + 1, name))
     with (folder / "labels.csv").open("w", newline="") as file:

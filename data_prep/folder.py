@@ -1,15 +1,18 @@
 """Cuts a folder of images and masks into tile records.
 
-    python -m data_prep.folder --images=DIR --masks=DIR --table=CSV --classes=a,b --mpp=1.0 --out=DIR
+    python -m data_prep.folder --images=DIR --masks=DIR --table=CSV --classes=a,b --mpp=1.0
+    --out=DIR
 
-The table has the columns image, mask (empty where there is none), patient, split (train, val, test, or style:
-never annotated), and may have mpp (microns per pixel of the image; goes before --source_mpp). Any other
-column becomes a tag of every tile. Masks hold class ids by the order of --classes, and 255 where unlabelled.
+The table has the columns image, mask (empty where there is none), patient, split (train, val, test,
+or style: never annotated), and may have mpp (microns per pixel of the image; goes before
+  --source_mpp). Any other
+column becomes a tag of every tile. Masks hold class ids by the order of --classes, and 255 where
+unlabelled.
 
-The last row and column of tiles are shifted inwards. In val and test, the pixels that an earlier tile has are
-unlabelled there, so that no pixel counts twice; --stride holds for train and style only. A bad image is named and
-stops no other. OUT-report/ gets report.jsonl, summary.md and a picture of each image; the same command again packs
-only what is missing.
+The last row and column of tiles are shifted inwards. In val and test, the pixels that an earlier
+tile has are unlabelled there, so that no pixel counts twice; --stride holds for train and style
+only. A bad image is named and stops no other. OUT-report/ gets report.jsonl, summary.md and a
+picture of each image; the same command again packs only what is missing.
 
 Exit status: 0 all images packed; 1 some failed, the others are packed; 2 nothing was packed.
 """
@@ -23,10 +26,10 @@ from data_prep.command import Parser, run_command
 from data_prep.engine.job import CutRules, Job, MaskFile
 from data_prep.engine.options import add_options, rules_from
 from data_prep.engine.run import prepare
-from data_prep.readers.protocol import LEAST_MPP, MOST_MPP
 from data_prep.table import Row, check_files, missing_files, parse_splits, read_table
+from stedm_jax.common.errors import UserError
 from stedm_jax.data.schema import VOID, ClassSpec
-from stedm_jax.errors import UserError
+from stedm_jax.imaging.reader import LEAST_MPP, MOST_MPP
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -74,7 +77,9 @@ def choose_scale(row: Row, args: argparse.Namespace) -> tuple[float, float]:
       UserError: nobody says, or the images are coarser than the tiles are to be.
     """
     own = row.number("mpp", args.table)
-    source = own if own is not None else args.source_mpp if args.source_mpp is not None else args.mpp
+    source = (
+        own if own is not None else args.source_mpp if args.source_mpp is not None else args.mpp
+    )
     if source is None:
         raise UserError(
             "Nobody says how many microns a pixel has: give --mpp (of the tiles), and --source_mpp "
@@ -110,11 +115,14 @@ def first_scale(rows: Sequence[Row], args: argparse.Namespace) -> float:
     raise wrong[0]
 
 
-def make_job(number: int, row: Row, args: argparse.Namespace, values: Sequence[int] | None, mpp: float) -> Job:
+def make_job(
+    number: int, row: Row, args: argparse.Namespace, values: Sequence[int] | None, mpp: float
+) -> Job:
     """The job of a row.
 
     Raises:
-      UserError: the row has no mask though its split is annotated, or another resolution than it can be given.
+      UserError: the row has no mask though its split is annotated, or another resolution than it
+        can be given.
     """
     own = choose_source(row, args, mpp)
     tiles, _ = choose_scale(row, args)
@@ -166,15 +174,26 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(f"--{option}={getattr(args, option)} is no folder; correct the path.")
     wanted = read_classes(args.classes)
     values = None if args.values is None else parse_values(args.values, list(wanted))
-    rows = read_table(args.table, "image", needed=("mask",), optional=("mpp",), splits=parse_splits(args.splits))
+    rows = read_table(
+        args.table, "image", needed=("mask",), optional=("mpp",), splits=parse_splits(args.splits)
+    )
     rows = rows[: args.limit or None]
     check_files(rows, args.images, "--images")
     mpp = first_scale(rows, args)
-    if args.mpp is not None and args.source_mpp is None and not args.fit and not any(r.extra["mpp"] for r in rows):
-        print(f"note: the images are taken to be at {mpp:g} um a pixel, as --mpp says; else give --source_mpp")
+    if (
+        args.mpp is not None
+        and args.source_mpp is None
+        and not args.fit
+        and not any(r.extra["mpp"] for r in rows)
+    ):
+        print(
+            f"note: the images are taken to be at {mpp:g} um a pixel, as --mpp says; else give --source_mpp"
+        )
     jobs, errors = make_jobs(rows, args, values, mpp)
     rules: CutRules = rules_from(args, mpp=mpp, cover=True, fit=args.fit)
-    specs = tuple(ClassSpec(name, rule.color or palette(i)) for i, (name, rule) in enumerate(wanted.items()))
+    specs = tuple(
+        ClassSpec(name, rule.color or palette(i)) for i, (name, rule) in enumerate(wanted.items())
+    )
     plan = ClassPlan(specs, {spec.name: i for i, spec in enumerate(specs)}, VOID)
     return prepare("data_prep.folder", args, jobs, plan, rules, errors)
 

@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import UInt8, UInt16
 from PIL import Image
 
-from data_prep.readers.resample import area_resample
+from stedm_jax.common.errors import UserError
 from stedm_jax.data.schema import VOID
-from stedm_jax.errors import UserError
+from stedm_jax.imaging.resample import area_resample
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,9 @@ def _one_channel(path: Path) -> np.ndarray:
         if np.any(pixels[..., 0] != pixels[..., 1 % pixels.shape[-1]]) or (
             pixels.shape[-1] > 2 and np.any(pixels[..., 0] != pixels[..., 2])
         ):
-            raise UserError(f"The mask {path} is coloured; save it with one channel that holds class ids.")
+            raise UserError(
+                f"The mask {path} is coloured; save it with one channel that holds class ids."
+            )
         pixels = pixels[..., 0]
     return pixels
 
@@ -61,7 +63,9 @@ def _packed(color: Sequence[int]) -> int:
     return color[0] << 16 | color[1] << 8 | color[2]
 
 
-def read_mask(path: Path, values: Sequence[int | Sequence[int]], void: Sequence[int] = ()) -> UInt8[np.ndarray, "h w"]:
+def read_mask(
+    path: Path, values: Sequence[int | Sequence[int]], void: Sequence[int] = ()
+) -> UInt8[np.ndarray, "h w"]:
     """Reads a mask as class ids.
 
     Args:
@@ -75,7 +79,9 @@ def read_mask(path: Path, values: Sequence[int | Sequence[int]], void: Sequence[
     pixels = _one_channel(path)
     mask, unknown = _translate(pixels, values, (*void, VOID))
     if unknown.size:
-        listed = [value for each in values for value in (each if isinstance(each, Sequence) else (each,))]
+        listed = [
+            value for each in values for value in (each if isinstance(each, Sequence) else (each,))
+        ]
         raise UserError(
             f"The mask {path} holds the value {', '.join(map(str, unknown[:8]))}, which is no class id; valid are "
             f"{', '.join(map(str, listed))}, and {', '.join(map(str, (*void, VOID)))} for unlabelled. Correct the "
@@ -114,32 +120,39 @@ def read_colored_mask(
     pixels = read_image(path).astype(np.int64)
     codes = pixels[..., 0] << 16 | pixels[..., 1] << 8 | pixels[..., 2]
     groups = [
-        [_packed(color) for color in (entry if isinstance(entry[0], Sequence) else (entry,))] for entry in palette
+        [_packed(color) for color in (entry if isinstance(entry[0], Sequence) else (entry,))]
+        for entry in palette
     ]
     mask, unknown = _translate(codes, groups, [_packed(color) for color in void])
     if unknown.size:
         listed = ", ".join(f"#{code:06x}" for code in unknown[:8].tolist())
         known = ", ".join(f"#{code:06x}" for group in groups for code in group)
-        raise UserError(f"The mask {path} holds the colour {listed}, which is no class; valid are {known}.")
+        raise UserError(
+            f"The mask {path} holds the colour {listed}, which is no class; valid are {known}."
+        )
     return mask
 
 
 def _translate(
     codes: np.ndarray, groups: Sequence[int | Sequence[int]], void: Sequence[int]
 ) -> tuple[UInt8[np.ndarray, "h w"], np.ndarray]:
-    """Class ids of codes, and the codes that are of no class; the first class that names a code has it."""
+    """Class ids of codes, and the codes that are of no class; the first class that names a code has
+    it."""
     found, place = _distinct(codes)
     table = np.full(len(found), VOID, np.uint8)
     known = np.isin(found, np.array(void, np.int64))
     for number, group in reversed(list(enumerate(groups))):
-        members = np.isin(found, np.array(group if isinstance(group, Sequence) else (group,), np.int64))
+        members = np.isin(
+            found, np.array(group if isinstance(group, Sequence) else (group,), np.int64)
+        )
         table[members] = number
         known |= members
     return table[place].reshape(codes.shape), found[~known]
 
 
 def _distinct(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Codes that occur, and for each pixel the number of its own; sorted only where they are many."""
+    """Codes that occur, and for each pixel the number of its own; sorted only where they are
+    many."""
     if codes.size == 0 or codes.min() < 0 or codes.max() > 0xFFFF:
         found, place = np.unique(codes, return_inverse=True)
         return found, place.ravel()
@@ -166,7 +179,8 @@ def join_picture(
 
 
 def scale_picture(picture: Picture, ratio: float) -> Picture:
-    """Shrinks by `ratio` source pixels for each new one; a mask pixel is the source pixel at its centre."""
+    """Shrinks by `ratio` source pixels for each new one; a mask pixel is the source pixel at its
+    centre."""
     height, width = (max(int(side / ratio + 1e-6), 1) for side in picture.mask.shape)
     image = area_resample(picture.image, (0, 0), float(ratio), (0, 0, height, width))
     rows = np.minimum(((np.arange(height) + 0.5) * ratio).astype(int), picture.mask.shape[0] - 1)

@@ -7,8 +7,8 @@
     DIR/cohort.csv                 slide, patient, split: what data_prep.slides is given
     DIR/truth.json                 stains and settings; no later command reads it
 
-Labelled patients (train, val) come from a narrow range of stains, style and test patients from one wide range
-outside it. The work goes on where it was interrupted; cohort.csv is written last.
+Labelled patients (train, val) come from a narrow range of stains, style and test patients from one
+wide range outside it. The work goes on where it was interrupted; cohort.csv is written last.
 """
 
 import csv
@@ -30,7 +30,7 @@ from data_prep.phantom_draw import Painter
 from data_prep.phantom_stain import Stain, narrow_stain, vary, wide_stains
 from data_prep.phantom_tissue import GRID, MPP, make_tissue, place_nuclei
 from data_prep.tiff import write_pyramid
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 
 SHARES = {"train": 5, "val": 2, "style": 6, "test": 6}
 """Patients of each split in a cohort of 19."""
@@ -71,7 +71,9 @@ def plan_cohort(patients: int, size: int, seed: int) -> list[SlidePlan]:
     while len(turns) < len(wide):  # style and test take turns along the hue
         turns += [split for split in first if turns.count(split) < sizes[split]]
     entries = list(zip(turns, wide, strict=True))
-    entries += [(split, narrow_stain(rng)) for split in ("train", "val") for _ in range(sizes[split])]
+    entries += [
+        (split, narrow_stain(rng)) for split in ("train", "val") for _ in range(sizes[split])
+    ]
     order, plans, doubled = rng.permutation(len(entries)), [], set()
     for number, index in enumerate(order, start=1):
         split, stain = entries[index]
@@ -108,7 +110,11 @@ def _prepare_folder(out: Path, truth: dict[str, Any], overwrite: bool) -> None:
         raise UserError(
             f"{out} holds a phantom cohort with other settings; give another --out, or --overwrite to replace it."
         )
-    if out.exists() and not file.exists() and any(not each.name.startswith(".") for each in out.iterdir()):
+    if (
+        out.exists()
+        and not file.exists()
+        and any(not each.name.startswith(".") for each in out.iterdir())
+    ):
         raise UserError(f"{out} is not empty and holds no phantom cohort; give another --out.")
     # First of all, and whole: without it a folder is not known for a cohort.
     out.mkdir(parents=True, exist_ok=True)
@@ -125,9 +131,14 @@ def _prepare_folder(out: Path, truth: dict[str, Any], overwrite: bool) -> None:
 
 
 def make_phantom(
-    out: Path, patients: int = 19, size: int = 4096, seed: int = 0, workers: int = 2, overwrite: bool = False,
+    out: Path,
+    patients: int = 19,
+    size: int = 4096,
+    seed: int = 0,
+    workers: int = 2,
+    overwrite: bool = False,
     quiet: bool = False,
-) -> Path:  # fmt: skip
+) -> Path:
     """Makes the cohort, or what is missing of it.
 
     Args:
@@ -152,9 +163,15 @@ def make_phantom(
             f"1 worker; got --patients={patients} --slides_size={size} --workers={workers}."
         )
     plans = plan_cohort(patients, size, seed)
-    truth = {"patients": patients, "size": size, "seed": seed, "slides": {
-        plan.name: {"patient": plan.patient, "split": plan.split, "stain": plan.stain.as_dict()}
-        for plan in plans}}  # fmt: skip
+    truth = {
+        "patients": patients,
+        "size": size,
+        "seed": seed,
+        "slides": {
+            plan.name: {"patient": plan.patient, "split": plan.split, "stain": plan.stain.as_dict()}
+            for plan in plans
+        },
+    }
     truth = json.loads(json.dumps(truth))
     _prepare_folder(out, truth, overwrite)
     missing = [plan for plan in plans if not (out / "slides" / f"{plan.name}.tif").exists()]
@@ -175,13 +192,19 @@ def main() -> int:
     parser = Parser(prog="python -m data_prep.phantom", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of the cohort")
     parser.add_argument("--patients", type=int, default=19, help="number of patients (19)")
-    parser.add_argument("--slides_size", "--slides-size", type=int, default=4096, help="side in pixels (4096)")
+    parser.add_argument(
+        "--slides_size", "--slides-size", type=int, default=4096, help="side in pixels (4096)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="another seed, another cohort (0)")
     parser.add_argument("--workers", type=int, default=2, help="processes (2)")
-    parser.add_argument("--overwrite", action="store_true", help="replace a cohort that stands there")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a cohort that stands there"
+    )
     args = parser.parse_args()
     started = time.monotonic()
-    table = make_phantom(args.out, args.patients, args.slides_size, args.seed, args.workers, args.overwrite)
+    table = make_phantom(
+        args.out, args.patients, args.slides_size, args.seed, args.workers, args.overwrite
+    )
     print(f"{table} is complete ({time.monotonic() - started:.0f} s)")
     return 0
 

@@ -21,17 +21,24 @@ def class_regions(tissue: Tissue) -> dict[str, Bool[np.ndarray, "s s"]]:
     rows = (0, tissue.tissue.shape[0] * GRID)
     inside = (enlarge(tissue.tissue, rows) > 0) & (enlarge(tissue.lumen, rows) <= 0)
     tumour = inside & (enlarge(tissue.tumour, rows) > 0)
-    return {"stroma": inside, "tumour": tumour, "necrosis": tumour & (enlarge(tissue.necrosis, rows) > 0)}
+    return {
+        "stroma": inside,
+        "tumour": tumour,
+        "necrosis": tumour & (enlarge(tissue.necrosis, rows) > 0),
+    }
 
 
 def _rings(contour: np.ndarray) -> list[list[float]]:
-    """A closed ring in level-0 coordinates, in which the centre of the first pixel is (0.5, 0.5)."""
+    """A closed ring in level-0 coordinates, in which the centre of the first pixel is (0.5,
+    0.5)."""
     simple = cv2.approxPolyDP(contour, 1.2, True)[:, 0]
     ring = [[float(x) + 0.5, float(y) + 0.5] for x, y in simple]
     return [*ring, ring[0]]
 
 
-def outline_polygons(region: Bool[np.ndarray, "s s"], least: float) -> list[list[list[list[float]]]]:
+def outline_polygons(
+    region: Bool[np.ndarray, "s s"], least: float
+) -> list[list[list[list[float]]]]:
     """Outlines of a region as polygons with holes.
 
     Args:
@@ -41,7 +48,9 @@ def outline_polygons(region: Bool[np.ndarray, "s s"], least: float) -> list[list
     Returns:
       A list of polygons; each is a list of closed rings, the outer one first.
     """
-    contours, tree = cv2.findContours(region.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    contours, tree = cv2.findContours(
+        region.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE
+    )
     polygons = []
     for i, contour in enumerate(contours):
         if tree[0, i, 3] >= 0 or cv2.contourArea(contour) < least:
@@ -62,12 +71,14 @@ def write_annotation(path: Path, tissue: Tissue, seed: tuple[int, ...]) -> None:
     for name, region in class_regions(tissue).items():
         for rings in outline_polygons(region, least=400.0):
             classification = {"name": name, "color": list(CLASSES[name])}
-            features.append({
-                "type": "Feature",
-                "id": str(uuid.UUID(bytes=rng.bytes(16), version=4)),
-                "geometry": {"type": "Polygon", "coordinates": rings},
-                "properties": {"objectType": "annotation", "classification": classification},
-            })  # fmt: skip
+            features.append(
+                {
+                    "type": "Feature",
+                    "id": str(uuid.UUID(bytes=rng.bytes(16), version=4)),
+                    "geometry": {"type": "Polygon", "coordinates": rings},
+                    "properties": {"objectType": "annotation", "classification": classification},
+                }
+            )
     partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
     partial.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
     partial.replace(path)

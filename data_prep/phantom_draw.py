@@ -1,4 +1,5 @@
-"""Draws a phantom slide: amounts of haematoxylin and eosin from the geometry, then RGB from the stain."""
+"""Draws a phantom slide: amounts of haematoxylin and eosin from the geometry, then RGB from the
+stain."""
 
 import cv2
 import numpy as np
@@ -21,10 +22,13 @@ Band = Float32[np.ndarray, "h w"]
 
 
 def enlarge(field: Field, rows: tuple[int, int]) -> Band:
-    """Rows [first, last) of a coarse field at level 0; its grid points are the pixels 0, GRID, 2 GRID, ..."""
+    """Rows [first, last) of a coarse field at level 0; its grid points are the pixels 0, GRID, 2
+    GRID, ..."""
     matrix = np.array([[GRID, 0, 0], [0, GRID, -rows[0]]], np.float32)
     shape = (field.shape[1] * GRID, rows[1] - rows[0])
-    return cv2.warpAffine(field, matrix, shape, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return cv2.warpAffine(
+        field, matrix, shape, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+    )
 
 
 def _soft(field: Band, width: float) -> Band:
@@ -32,7 +36,9 @@ def _soft(field: Band, width: float) -> Band:
     return np.clip(field * np.float32(1 / width) + np.float32(0.5), 0, 1)
 
 
-def _nucleus(rng: np.random.Generator, kind: str, angle: float, chromatin: float) -> UInt8[np.ndarray, "a a"]:
+def _nucleus(
+    rng: np.random.Generator, kind: str, angle: float, chromatin: float
+) -> UInt8[np.ndarray, "a a"]:
     """One nucleus as a stamp of haematoxylin amounts (255 is the darkest), centred."""
     length, spread, ratio, ratio_spread, dark, nucleolus = KINDS[kind]
     long = length / MPP / 2 * np.exp(rng.normal(0, spread))
@@ -49,7 +55,9 @@ def _nucleus(rng: np.random.Generator, kind: str, angle: float, chromatin: float
     body = 0.84 + 0.14 * chromatin * grain + 0.16 * (radius > 0.72)
     if nucleolus:
         at = rng.uniform(-0.35, 0.35, 2)
-        body += 0.45 * chromatin * np.exp(-((u - at[0] * long) ** 2 + (v - at[1] * short) ** 2) / 4.0)
+        body += (
+            0.45 * chromatin * np.exp(-((u - at[0] * long) ** 2 + (v - at[1] * short) ** 2) / 4.0)
+        )
     return np.clip(inside * body * dark * rng.normal(1, 0.09), 0, 255).astype(np.uint8)
 
 
@@ -90,10 +98,14 @@ def _fibres(rng: np.random.Generator, tissue: Tissue) -> Plane:
     coarse = cv2.GaussianBlur(np.roll(grain, 99, 0), (0, 0), sigmaX=12, sigmaY=3.2)[64:-64, 64:-64]
     texture = fine / fine.std() * np.float32(0.6) + coarse / coarse.std() * np.float32(0.8)
     half = tuple(side * GRID // 2 for side in tissue.across.shape)
-    along, across, capsule = (cv2.resize(field, half) for field in (tissue.along, tissue.across, tissue.capsule))
+    along, across, capsule = (
+        cv2.resize(field, half) for field in (tissue.along, tissue.across, tissue.capsule)
+    )
     x = np.mod(along * np.float32(0.4), np.float32(side))
     waves, rings = (
-        cv2.remap(texture, x, np.mod(y, np.float32(side)), cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
+        cv2.remap(
+            texture, x, np.mod(y, np.float32(side)), cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP
+        )
         for y in (across * np.float32(0.9), capsule)
     )
     near = _soft(np.float32(CAPSULE) - capsule, 8.0)
@@ -119,13 +131,17 @@ class Painter:
       stain: the look.
     """
 
-    def __init__(self, rng: np.random.Generator, tissue: Tissue, nuclei: dict[str, Nuclei], stain: Stain):
+    def __init__(
+        self, rng: np.random.Generator, tissue: Tissue, nuclei: dict[str, Nuclei], stain: Stain
+    ):
         self.tissue, self.stain, self.size = tissue, stain, tissue.tissue.shape[0] * GRID
         self.solid = np.minimum(tissue.tissue, -tissue.lumen)
         self.uneven = 1 + np.float32(stain.uneven) * smooth_noise(rng, self.size // GRID, 90.0)
         self.nuclei = stamp_nuclei(rng, nuclei, self.size, stain.chromatin)
         small = cv2.resize(self.nuclei, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-        self.halo = np.minimum(cv2.GaussianBlur(small, (0, 0), 3.5), 80).astype(np.float32) * np.float32(1 / 80)
+        self.halo = np.minimum(cv2.GaussianBlur(small, (0, 0), 3.5), 80).astype(
+            np.float32
+        ) * np.float32(1 / 80)
         self.fibres = _fibres(rng, tissue)
         self.rough, self.lumps, self.noise = _grain(rng, 1.6), _grain(rng, 3.5), _grain(rng, 0.0)
 
@@ -133,7 +149,9 @@ class Painter:
         """Rows of a plane kept at half the resolution."""
         matrix = np.array([[2, 0, 0.5], [0, 2, 0.5 - rows[0]]], np.float32)
         shape = (self.size, rows[1] - rows[0])
-        return cv2.warpAffine(plane, matrix, shape, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        return cv2.warpAffine(
+            plane, matrix, shape, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        )
 
     def _repeat(self, patch: Plane, rows: tuple[int, int]) -> Band:
         """Rows of a repeated patch of noise."""
@@ -162,7 +180,8 @@ class Painter:
         return haematoxylin, eosin
 
     def band(self, first: int, last: int) -> UInt8[np.ndarray, "h w 3"]:
-        """RGB of rows [first, last) by equations (1) and (2) of phantom_stain, then blur and camera noise."""
+        """RGB of rows [first, last) by equations (1) and (2) of phantom_stain, then blur and camera
+        noise."""
         margin = 8
         rows = (max(first - margin, 0), min(last + margin, self.size))
         haematoxylin, eosin = self.amounts(rows)
@@ -173,7 +192,9 @@ class Painter:
             density = haematoxylin * np.float32(-h[channel] * self.stain.h_gain)
             density += eosin * np.float32(-e[channel] * self.stain.e_gain)
             light = cv2.exp(density) * np.float32(self.stain.white[channel])
-            light = cv2.GaussianBlur(light, (0, 0), self.stain.blur)[first - rows[0] :][: last - first]
+            light = cv2.GaussianBlur(light, (0, 0), self.stain.blur)[first - rows[0] :][
+                : last - first
+            ]
             light = light + np.roll(noise, 211 * channel, 1)
             image[..., channel] = np.clip(light + np.float32(0.5), 0, 255)
         return image

@@ -1,12 +1,14 @@
 """Stains and textures of phantom patients.
 
-Light is absorbed as in a stained section (Beer and Lambert; stain vectors after Ruifrok and Johnston 2001):
+Light is absorbed as in a stained section (Beer and Lambert; stain vectors after Ruifrok and
+Johnston 2001):
 
-    (1)  OD_c  = H * h_c + E * e_c           H, E: amounts of haematoxylin and eosin; h, e: unit vectors
+    (1)  OD_c  = H * h_c + E * e_c           H, E: amounts of haematoxylin and eosin; h, e: unit
+    vectors
     (2)  RGB_c = white_c * exp(-OD_c)
 
-Labelled patients come from one laboratory (a narrow range), all others from anywhere (a wide range that keeps
-clear of the narrow one).
+Labelled patients come from one laboratory (a narrow range), all others from anywhere (a wide range
+that keeps clear of the narrow one).
 """
 
 from collections.abc import Sequence
@@ -20,7 +22,8 @@ EOSIN = (0.14, 0.95, 0.27)
 REFERENCE = {"stroma": (0.10, 0.62), "tumour": (0.62, 0.55)}
 """Mean amounts of H and E in the two large tissues, for comparing stains."""
 APART = 0.15
-"""Least difference in mean optical density between a tissue of a wide patient and the same of NOMINAL."""
+"""Least difference in mean optical density between a tissue of a wide patient and the same of
+NOMINAL."""
 
 Triple = tuple[float, float, float]
 
@@ -73,7 +76,8 @@ class Stain:
 
 
 def _turn(vector: Float[np.ndarray, "3"], degrees: float) -> Float[np.ndarray, "3"]:
-    """Turns a stain vector about the grey axis (Rodrigues' formula), keeps it positive and of unit length."""
+    """Turns a stain vector about the grey axis (Rodrigues' formula), keeps it positive and of unit
+    length."""
     axis, angle = np.full(3, 3**-0.5), np.deg2rad(degrees)
     turned = vector * np.cos(angle) + np.cross(axis, vector) * np.sin(angle)
     turned = np.maximum(turned + axis * (axis @ vector) * (1 - np.cos(angle)), 0.03)
@@ -85,8 +89,11 @@ NOMINAL = Stain(0.0, 0.0, 0.0, 0.0, 1.0, 1.0, (243.0, 243.0, 243.0), 0.6, 2.0, 1
 
 
 def distance(first: Stain, second: Stain) -> float:
-    """Smaller of the distances in mean optical density of stroma and of tumour between two stains."""
-    return min(float(np.linalg.norm(first.density(name) - second.density(name))) for name in REFERENCE)
+    """Smaller of the distances in mean optical density of stroma and of tumour between two
+    stains."""
+    return min(
+        float(np.linalg.norm(first.density(name) - second.density(name))) for name in REFERENCE
+    )
 
 
 def narrow_stain(rng: np.random.Generator) -> Stain:
@@ -137,9 +144,11 @@ def _white(rng: np.random.Generator, level: tuple[float, float], tint: float) ->
 
 
 def wide_stains(rng: np.random.Generator, count: int) -> list[Stain]:
-    """Stains that spread evenly over the wide range (a Latin hypercube), each clear of the narrow one.
+    """Stains that spread evenly over the wide range (a Latin hypercube), each clear of the narrow
+    one.
 
-    Neighbours in the list are neighbours in hue, so that taking turns gives two groups the same range.
+    Neighbours in the list are neighbours in hue, so that taking turns gives two groups the same
+    range.
     """
     columns = [np.arange(count), *(rng.permutation(count) for _ in range(3))]
     stains = []
@@ -152,7 +161,9 @@ def wide_stains(rng: np.random.Generator, count: int) -> list[Stain]:
                 stains.append(stain)
                 break
         else:
-            raise ValueError("no stain of this hue keeps clear of the narrow range; APART is too large")
+            raise ValueError(
+                "no stain of this hue keeps clear of the narrow range; APART is too large"
+            )
     return stains
 
 

@@ -1,7 +1,8 @@
 """Geometry of a phantom slide: which tissue is where, and where the nuclei lie. No colour in here.
 
-Shapes are fields on a coarse grid (GRID pixels of level 0 apart), in microns, positive inside and roughly a
-distance to the boundary, so that they can be combined by minimum and maximum and drawn smooth at any scale.
+Shapes are fields on a coarse grid (GRID pixels of level 0 apart), in microns, positive inside and
+roughly a distance to the boundary, so that they can be combined by minimum and maximum and drawn
+smooth at any scale.
 """
 
 from dataclasses import dataclass
@@ -69,7 +70,9 @@ def _ellipse(side: int, x: float, y: float, long: float, short: float, angle: fl
     columns = (np.arange(side, dtype=np.float32) - np.float32(x))[None, :] * np.float32(STEP)
     u = columns * np.float32(np.cos(angle)) + rows * np.float32(np.sin(angle))
     v = rows * np.float32(np.cos(angle)) - columns * np.float32(np.sin(angle))
-    return (1 - np.sqrt((u / np.float32(long)) ** 2 + (v / np.float32(short)) ** 2)) * np.float32(short)
+    return (1 - np.sqrt((u / np.float32(long)) ** 2 + (v / np.float32(short)) ** 2)) * np.float32(
+        short
+    )
 
 
 def _raise_disc(field: Field, x: float, y: float, radius: float, margin: float = 60.0) -> None:
@@ -92,7 +95,9 @@ def _outline(rng: np.random.Generator, side: int) -> Field:
     field = _ellipse(side, x, y, long, short, rng.uniform(0, np.pi))
     for scale, size in ((0.18, 0.045), (0.06, 0.015), (0.015, 0.004)):
         field += smooth_noise(rng, side, max(scale * side, 2.0)) * np.float32(size * extent)
-    warp = smooth_noise(rng, side, 20.0) * np.float32(6) + smooth_noise(rng, side, 6.0) * np.float32(2)
+    warp = smooth_noise(rng, side, 20.0) * np.float32(6) + smooth_noise(
+        rng, side, 6.0
+    ) * np.float32(2)
     for _ in range(int(rng.integers(3, 7))):
         x, y = rng.uniform(0.2, 0.8, 2) * side
         tear = _ellipse(side, x, y, rng.uniform(40, 150), rng.uniform(8, 26), rng.uniform(0, np.pi))
@@ -101,7 +106,8 @@ def _outline(rng: np.random.Generator, side: int) -> Field:
 
 
 def _nests(rng: np.random.Generator, tissue: Field) -> tuple[Field, Field, Field]:
-    """Fields of nests, necrotic cores and lumina, before they are roughened and fitted into the tissue."""
+    """Fields of nests, necrotic cores and lumina, before they are roughened and fitted into the
+    tissue."""
     side = tissue.shape[0]
     nests, necrosis, lumen = (np.full((side, side), -60, np.float32) for _ in range(3))
     wanted = rng.uniform(0.40, 0.52) * np.count_nonzero(tissue > 0) * STEP**2
@@ -149,7 +155,8 @@ def _lymph(rng: np.random.Generator, tissue: Field, tumour: Field) -> Field:
 
 
 def _without_specks(field: Field, area: float) -> Field:
-    """Closes what is smaller than `area` square microns, blobs and holes alike; the edge is left as it is."""
+    """Closes what is smaller than `area` square microns, blobs and holes alike; the edge is left as
+    it is."""
     field = field.copy()
     for sign in (1, -1):
         inside = (field * np.float32(sign) > 0).astype(np.uint8)
@@ -172,7 +179,9 @@ def make_tissue(rng: np.random.Generator, size: int, waviness: float = 1.0) -> T
     tissue = _outline(rng, side)
     tissue = _without_specks(tissue, 3000.0)
     nests, necrosis, lumen = _nests(rng, tissue)
-    rough = smooth_noise(rng, side, 14.0) * np.float32(8) + smooth_noise(rng, side, 5.0) * np.float32(3)
+    rough = smooth_noise(rng, side, 14.0) * np.float32(8) + smooth_noise(
+        rng, side, 5.0
+    ) * np.float32(3)
     tumour = _without_specks(np.minimum(nests + rough, tissue - 8), 700.0)
     inner = smooth_noise(rng, side, 8.0) * np.float32(6)
     lumen = _without_specks(np.minimum(lumen + inner, tumour - 14), 300.0)
@@ -199,7 +208,9 @@ def _at(field: Field, xy: Float[np.ndarray, "n 2"]) -> Float32[np.ndarray, " n"]
     return field[index[:, 1], index[:, 0]]
 
 
-def _lattice(rng: np.random.Generator, size: int, spacing: float, jitter: float) -> Float[np.ndarray, "n 2"]:
+def _lattice(
+    rng: np.random.Generator, size: int, spacing: float, jitter: float
+) -> Float[np.ndarray, "n 2"]:
     """Jittered hexagonal lattice; spacing in microns, the result in level-0 pixels."""
     pitch = spacing / MPP
     y, x = np.mgrid[0 : size / (pitch * 0.866), 0 : size / pitch]
@@ -212,7 +223,9 @@ def _scatter(rng: np.random.Generator, size: int, area: float) -> Float[np.ndarr
     return rng.uniform(0, size, (round((size * MPP) ** 2 / area), 2))
 
 
-def place_nuclei(rng: np.random.Generator, tissue: Tissue, size: int, spacing: float) -> dict[str, Nuclei]:
+def place_nuclei(
+    rng: np.random.Generator, tissue: Tissue, size: int, spacing: float
+) -> dict[str, Nuclei]:
     """Places the nuclei of each kind.
 
     Args:

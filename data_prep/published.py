@@ -1,4 +1,5 @@
-"""From the cohort of a published data set to its tile set: parser, class plan, and the last steps of the command."""
+"""From the cohort of a published data set to its tile set: parser, class plan, and the last steps
+of the command."""
 
 import argparse
 import sys
@@ -16,12 +17,12 @@ from data_prep.command import Parser
 from data_prep.engine.executors import WorkerDied, run_tasks
 from data_prep.engine.job import CutRules, Job, PolygonFiles
 from data_prep.engine.run import prepare, report_folder
-from data_prep.readers.open import open_slide
-from data_prep.readers.protocol import LEAST_MPP, MOST_MPP
 from data_prep.table import Row
 from data_prep.whole import Instances, write_whole
+from stedm_jax.common.errors import UserError
 from stedm_jax.data.schema import VOID, ClassSpec
-from stedm_jax.errors import UserError
+from stedm_jax.imaging.open_slide import open_slide
+from stedm_jax.imaging.reader import LEAST_MPP, MOST_MPP
 
 Box = tuple[float, float, float, float]
 FEW = 16
@@ -81,23 +82,31 @@ def check_mpp(mpp: float, where: str) -> None:
       UserError: says where the value is from.
     """
     if not LEAST_MPP <= mpp <= MOST_MPP:  # also refuses nan
-        raise UserError(f"{where} says {mpp:g} um per pixel, which is outside {LEAST_MPP} to {MOST_MPP:g}; mend it.")
+        raise UserError(
+            f"{where} says {mpp:g} um per pixel, which is outside {LEAST_MPP} to {MOST_MPP:g}; mend it."
+        )
 
 
 def absent(jobs: Sequence[Job], present_only: bool) -> tuple[list[Job], dict[int, str]]:
-    """Jobs whose file is there and, by number, an error for each other; with present_only these are only counted.
+    """Jobs whose file is there and, by number, an error for each other; with present_only these are
+    only counted.
 
     Raises:
       UserError: none is there.
     """
     gone = [job for job in jobs if not job.path.is_file()]
     if len(gone) == len(jobs):
-        raise UserError(f"None of the {len(jobs)} files of the table is there, such as {jobs[0].path}.")
+        raise UserError(
+            f"None of the {len(jobs)} files of the table is there, such as {jobs[0].path}."
+        )
     if not gone:
         return list(jobs), {}
     if present_only:
         names = ", ".join(job.row.file for job in gone[:5])
-        print(f"left out, as they are not there: {len(gone)} of {len(jobs)} files ({names}, ...)", file=sys.stderr)
+        print(
+            f"left out, as they are not there: {len(gone)} of {len(jobs)} files ({names}, ...)",
+            file=sys.stderr,
+        )
         return [job for job in jobs if job.path.is_file()], {}
     text = "{} is not there; fetch it, or leave out what is not there with --present_only."
     return list(jobs), {job.number: text.format(job.path) for job in gone}
@@ -105,7 +114,8 @@ def absent(jobs: Sequence[Job], present_only: bool) -> tuple[list[Job], dict[int
 
 @dataclass(frozen=True)
 class Seen:
-    """What is kept of an annotation once all are looked through: names, and the box x0, y0, x1, y1 round all of it."""
+    """What is kept of an annotation once all are looked through: names, and the box x0, y0, x1, y1
+    round all of it."""
 
     names: frozenset[str]
     box: Box
@@ -142,7 +152,9 @@ def scan(jobs: Sequence[Job], args: argparse.Namespace) -> tuple[dict[int, Seen]
     found: dict[int, Seen] = {}
     errors: dict[int, str] = {}
     asked = [
-        job for job in jobs if isinstance(job.labels, PolygonFiles) and all(path.is_file() for path in job.labels.paths)
+        job
+        for job in jobs
+        if isinstance(job.labels, PolygonFiles) and all(path.is_file() for path in job.labels.paths)
     ]
     asked = [replace(job, path=job.path.absolute()) for job in asked]
     workers = args.workers if len(asked) >= FEW else 1  # processes take longer to start than that
@@ -189,7 +201,8 @@ def pack(
     errors: Mapping[int, str] | None = None,
     instances: Instances | None = None,
 ) -> int:
-    """Tells who is in which split, packs, writes OUT-report/cohort.csv, and with --whole the whole images.
+    """Tells who is in which split, packs, writes OUT-report/cohort.csv, and with --whole the whole
+    images.
 
     Args:
       command, args, jobs, plan, rules, errors: as prepare takes them.
@@ -207,9 +220,13 @@ def pack(
     check_rows(rows, f"--source={args.source}")
     print(f"{command}: {describe(rows, group)}", flush=True)
     status = prepare(command, args, jobs, plan, rules, errors or {})
-    if not args.dry_run:  # not before: what stands there belongs to another run if this one is refused
+    if (
+        not args.dry_run
+    ):  # not before: what stands there belongs to another run if this one is refused
         write_cohort(report_folder(args.out) / "cohort.csv", key, rows)
         if status != 2 and getattr(args, "whole", False):
-            failed = write_whole(args.out, jobs[: args.limit or None], plan, errors or {}, instances)
+            failed = write_whole(
+                args.out, jobs[: args.limit or None], plan, errors or {}, instances
+            )
             return max(status, int(bool(failed)))
     return status

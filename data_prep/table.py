@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.data.schema import SPLITS
 from stedm_jax.data.splits import check_disjoint
-from stedm_jax.errors import UserError
 
 FILES = ("mask", "annotation")
 """Optional columns that name files, several separated by ";"."""
@@ -22,7 +22,8 @@ class Row:
     Attributes:
       file: the slide or image as the table names it.
       patient, split: of the row; the split is one of SPLITS.
-      extra: the optional columns that the command knows, such as "mask", "mpp" and "annotation"; "" where empty.
+      extra: the optional columns that the command knows, such as "mask", "mpp" and "annotation"; ""
+        where empty.
       tags: all other columns.
       line: line of the table, for messages.
     """
@@ -44,7 +45,9 @@ class Row:
         try:
             return float(text) if text else None
         except ValueError as error:
-            raise UserError(f"{table} line {self.line}: {column}='{text}' is no number; write it like 0.25.") from error
+            raise UserError(
+                f"{table} line {self.line}: {column}='{text}' is no number; write it like 0.25."
+            ) from error
 
 
 def parse_splits(text: str) -> dict[str, str]:
@@ -57,8 +60,12 @@ def parse_splits(text: str) -> dict[str, str]:
     for part in filter(None, (part.strip() for part in text.split(";"))):
         split, colon, names = part.partition(":")
         if not colon or split.strip() not in SPLITS:
-            raise UserError(f"--splits has '{part}'; write SPLIT:PATIENT,PATIENT with a split of {', '.join(SPLITS)}.")
-        groups.setdefault(split.strip(), []).extend(name.strip() for name in names.split(",") if name.strip())
+            raise UserError(
+                f"--splits has '{part}'; write SPLIT:PATIENT,PATIENT with a split of {', '.join(SPLITS)}."
+            )
+        groups.setdefault(split.strip(), []).extend(
+            name.strip() for name in names.split(",") if name.strip()
+        )
     check_disjoint(groups, "--splits")
     return {name: split for split, names in groups.items() for name in names}
 
@@ -77,15 +84,17 @@ def read_table(
       key: column of the file name, "slide" or "image".
       needed: further columns that must be there, though cells may be empty.
       optional: further columns that are no tags.
-      splits: patient -> split; goes before the column split, which then need not be there and becomes the
-        tag table_split.
+      splits: patient -> split; goes before the column split, which then need not be there and
+        becomes the tag table_split.
 
     Raises:
-      UserError: no such table, a missing column, an empty or unknown cell, a file named twice, a patient in
-        two splits.
+      UserError: no such table, a missing column, an empty or unknown cell, a file named twice, a
+        patient in two splits.
     """
     if not path.is_file():
-        raise UserError(f"There is no table {path}; --table must name a CSV file with {key}, patient, split.")
+        raise UserError(
+            f"There is no table {path}; --table must name a CSV file with {key}, patient, split."
+        )
     must = (key, "patient", *(() if splits else ("split",)), *needed)
     known = {*must, *optional, "split"}
     rows: list[Row] = []
@@ -109,7 +118,9 @@ def read_table(
     _check_spelling(patients, path)
     strangers = set(splits or {}) - {row.patient for row in rows}
     if strangers:
-        raise UserError(f"--splits names patients that {path} does not have: {', '.join(sorted(strangers))}.")
+        raise UserError(
+            f"--splits names patients that {path} does not have: {', '.join(sorted(strangers))}."
+        )
     return rows
 
 
@@ -126,19 +137,31 @@ def _check_spelling(patients: Mapping[str, Sequence[str]], path: Path) -> None:
                 )
 
 
-def _known_names(header: Sequence[str], must: Sequence[str], optional: Sequence[str], path: Path) -> list[str]:
-    """The header with known columns spelt as this package does; warns of tags that look like a known column."""
+def _known_names(
+    header: Sequence[str], must: Sequence[str], optional: Sequence[str], path: Path
+) -> list[str]:
+    """The header with known columns spelt as this package does; warns of tags that look like a
+    known column."""
     known = {*must, *optional, "split"}
-    spelt = [name if name in known or name.casefold() not in known else name.casefold() for name in header]
+    spelt = [
+        name if name in known or name.casefold() not in known else name.casefold()
+        for name in header
+    ]
     for name in spelt:
         meant = difflib.get_close_matches(name.casefold(), sorted(known - set(spelt)), 1, 0.8)
         if name not in known and meant:
-            print(f"warning: the column '{name}' of {path} becomes a tag; is '{meant[0]}' meant?", file=sys.stderr)
+            print(
+                f"warning: the column '{name}' of {path} becomes a tag; is '{meant[0]}' meant?",
+                file=sys.stderr,
+            )
     return spelt
 
 
-def _cells(path: Path, must: Sequence[str], optional: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """Line number and stripped cells of each row that is not empty; the separator is a comma, semicolon or tab."""
+def _cells(
+    path: Path, must: Sequence[str], optional: Sequence[str]
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """Line number and stripped cells of each row that is not empty; the separator is a comma,
+    semicolon or tab."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             first = file.readline()
@@ -156,7 +179,10 @@ def _cells(path: Path, must: Sequence[str], optional: Sequence[str]) -> Iterator
                 )
             for entry in reader:
                 if None in entry or None in entry.values():
-                    count = sum(len(cell) if isinstance(cell, list) else cell is not None for cell in entry.values())
+                    count = sum(
+                        len(cell) if isinstance(cell, list) else cell is not None
+                        for cell in entry.values()
+                    )
                     raise UserError(
                         f"{path} line {reader.line_num} has {count} cells and the header {len(header)}; add or remove "
                         "separators."
@@ -165,12 +191,16 @@ def _cells(path: Path, must: Sequence[str], optional: Sequence[str]) -> Iterator
                     continue
                 yield reader.line_num, {name: text.strip() for name, text in entry.items()}
     except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"The table {path} is no CSV in UTF-8 ({error}); save it again as such.") from error
+        raise UserError(
+            f"The table {path} is no CSV in UTF-8 ({error}); save it again as such."
+        ) from error
 
 
 def _assigned(splits: Mapping[str, str], patient: str, where: str) -> str:
     if patient not in splits:
-        raise UserError(f"{where}: patient '{patient}' stands in no split of --splits; add it there.")
+        raise UserError(
+            f"{where}: patient '{patient}' stands in no split of --splits; add it there."
+        )
     return splits[patient]
 
 
@@ -181,14 +211,21 @@ def _check_row(row: Row, path: Path, key: str, lines: dict[str, int]) -> None:
             raise UserError(f"{where}: the column {column} is empty; fill it in.")
     if row.split not in SPLITS:
         raise UserError(f"{where}: unknown split '{row.split}'; use one of {', '.join(SPLITS)}.")
-    named = [(key, row.file), *((name, part) for name in FILES for part in row.extra.get(name, "").split(";"))]
+    named = [
+        (key, row.file),
+        *((name, part) for name in FILES for part in row.extra.get(name, "").split(";")),
+    ]
     for column, text in named:
         within = PurePath(text.strip())
         if within.is_absolute() or ".." in within.parts:
-            raise UserError(f"{where}: {column}='{text.strip()}' must be a path within its folder, without '..'.")
+            raise UserError(
+                f"{where}: {column}='{text.strip()}' must be a path within its folder, without '..'."
+            )
     plain = PurePath(row.file).as_posix()
     if plain in lines:
-        raise UserError(f"{where}: {key} '{row.file}' stands in line {lines[plain]} already; remove one.")
+        raise UserError(
+            f"{where}: {key} '{row.file}' stands in line {lines[plain]} already; remove one."
+        )
     lines[plain] = row.line
 
 

@@ -1,7 +1,8 @@
-"""A small writer of tiled pyramidal TIFF with JPEG tiles (TIFF 6.0 and Technical Note 2), little-endian.
+"""A small writer of tiled pyramidal TIFF with JPEG tiles (TIFF 6.0 and Technical Note 2),
+little-endian.
 
-Only this layout is written, so no codec library is needed beyond OpenCV's JPEG encoder; OpenSlide, QuPath and
-tifffile read it.
+Only this layout is written, so no codec library is needed beyond OpenCV's JPEG encoder; OpenSlide,
+QuPath and tifffile read it.
 """
 
 import os
@@ -46,7 +47,8 @@ def _append(file: BinaryIO, data: bytes) -> int:
 
 
 def _directory(file: BinaryIO, tags: dict[int, tuple[int, Sequence[int]]]) -> tuple[int, int]:
-    """Writes an image file directory; returns its offset and where its link to the next one stands."""
+    """Writes an image file directory; returns its offset and where its link to the next one
+    stands."""
     entries = b""
     for tag, (kind, values) in sorted(tags.items()):
         data = struct.pack(f"<{len(values)}{_CODES[kind]}", *values)
@@ -57,7 +59,12 @@ def _directory(file: BinaryIO, tags: dict[int, tuple[int, Sequence[int]]]) -> tu
 
 
 def _level_tags(
-    shape: tuple[int, ...], level: int, mpp: float, tile: int, offsets: list[int], lengths: list[int]
+    shape: tuple[int, ...],
+    level: int,
+    mpp: float,
+    tile: int,
+    offsets: list[int],
+    lengths: list[int],
 ) -> dict[int, tuple[int, Sequence[int]]]:
     resolution = (round(1e7 / mpp), 1000)
     return {
@@ -88,7 +95,8 @@ def write_pyramid(
 
     Args:
       path: where to.
-      image: RGB of level 0; every further level is half as large, down to one no wider than 512 pixels.
+      image: RGB of level 0; every further level is half as large, down to one no wider than 512
+        pixels.
       mpp: microns per pixel of level 0.
       tile: side of the tiles, a multiple of 16.
       quality: of the JPEG tiles.
@@ -105,7 +113,9 @@ def write_pyramid(
             if file.tell() + sum(map(len, tiles)) > 2**32 - 2**20:
                 raise ValueError("the image is too large for a classic TIFF")
             offsets = [_append(file, data) for data in tiles]
-            tags = _level_tags(image.shape, level, mpp * 2**level, tile, offsets, [len(data) for data in tiles])
+            tags = _level_tags(
+                image.shape, level, mpp * 2**level, tile, offsets, [len(data) for data in tiles]
+            )
             offset, next_link = _directory(file, tags)
             file.seek(link)
             file.write(struct.pack("<I", offset))

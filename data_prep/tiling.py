@@ -12,7 +12,8 @@ def starts(length: int, tile: int, stride: int) -> list[int]:
 
 
 def covering_starts(length: int, tile: int, stride: int) -> list[int]:
-    """Where tiles start along one side so that all of it is covered: the last is shifted inwards."""
+    """Where tiles start along one side so that all of it is covered: the last is shifted
+    inwards."""
     found = starts(length, tile, stride)
     if found and found[-1] + tile < length:
         found.append(length - tile)
@@ -25,8 +26,9 @@ def grid(shape: tuple[int, int], tile: int, stride: int, cover: bool = False) ->
     Args:
       shape: rows and columns of what is cut.
       tile, stride: side of a tile, and the step from one to the next.
-      cover: shift a further last row and column inwards, so that the borders are in a tile too. Such tiles overlap
-        their neighbours. Pixels between tiles that are further apart than they are wide stay out.
+      cover: shift a further last row and column inwards, so that the borders are in a tile too.
+        Such tiles overlap their neighbours. Pixels between tiles that are further apart than they
+        are wide stay out.
     """
     where = covering_starts if cover else starts
     return [(y, x) for y in where(shape[0], tile, stride) for x in where(shape[1], tile, stride)]
@@ -35,7 +37,8 @@ def grid(shape: tuple[int, int], tile: int, stride: int, cover: bool = False) ->
 def blocks(
     positions: Sequence[Position], tile: int, most: int, margin: int = 0
 ) -> Iterator[tuple[Box, list[Position]]]:
-    """Gathers tiles into blocks no larger than `most` pixels a side (but at least one tile with its margin).
+    """Gathers tiles into blocks no larger than `most` pixels a side (but at least one tile with its
+    margin).
 
     Args:
       positions: corners (y, x) of tiles, without their margins.
@@ -44,8 +47,8 @@ def blocks(
       margin: pixels of context that are wanted on each side of a tile.
 
     Yields:
-      (y, x, height, width) of the least box round the tiles of a block with their margins, which may reach beyond the
-      slide, and the corners of these tiles as they were given; blocks by rows.
+      (y, x, height, width) of the least box round the tiles of a block with their margins, which
+      may reach beyond the slide, and the corners of these tiles as they were given; blocks by rows.
     """
     reach = max(most - 2 * margin - tile, 0)
     rows = _gather((y for y, _ in positions), reach)
@@ -64,7 +67,8 @@ def blocks(
 
 
 def _gather(starts: Iterable[int], reach: int) -> dict[int, int]:
-    """Start -> the first start of its group; a group goes on as far as `reach` from its first start."""
+    """Start -> the first start of its group; a group goes on as far as `reach` from its first
+    start."""
     found: dict[int, int] = {}
     first = None
     for start in sorted(set(starts)):

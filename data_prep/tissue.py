@@ -1,15 +1,18 @@
-"""Finds the tissue on an overview of a slide, and what lies on the glass but is none: ink, borders, blur.
+"""Finds the tissue on an overview of a slide, and what lies on the glass but is none: ink, borders,
+blur.
 
-Ink is told from stain by optical density, OD_c = -log10(RGB_c / 255). Haematoxylin and eosin both take away green at
-least about as much as red, and blue much less (Ruifrok and Johnston 2001): blue and green ink take away red most, red
-ink takes away green and blue alike and no red, black ink all three alike. Only what is as wide as a stroke counts,
-so that nuclei, pigment and dyed edges stay. On glass that finds ink reliably; on tissue green and black, but blue
-and red in part only, since blue ink over eosin has the colour of haematoxylin. Broad neutral black pigment would be
+Ink is told from stain by optical density, OD_c = -log10(RGB_c / 255). Haematoxylin and eosin both
+take away green at least about as much as red, and blue much less (Ruifrok and Johnston 2001): blue
+and green ink take away red most, red ink takes away green and blue alike and no red, black ink all
+three alike. Only what is as wide as a stroke counts, so that nuclei, pigment and dyed edges stay.
+On glass that finds ink reliably; on tissue green and black, but blue and red in part only, since
+blue ink over eosin has the colour of haematoxylin. Broad neutral black pigment would be
 taken for ink: look at the thumbnail.
 
-Blur is seen only as far as an overview can show it: where its finest detail, of one or two of its pixels (and not of
-less than BLUR_MPP microns), is missing though there is coarser detail, a region was out of focus by several pixels.
-Slighter blur is not found; flat tissue is given the benefit of the doubt.
+Blur is seen only as far as an overview can show it: where its finest detail, of one or two of its
+  pixels (and not of
+less than BLUR_MPP microns), is missing though there is coarser detail, a region was out of focus by
+several pixels. Slighter blur is not found; flat tissue is given the benefit of the doubt.
 """
 
 from dataclasses import dataclass
@@ -19,9 +22,11 @@ import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
 LEAST_SATURATION, MOST_SATURATION = 14, 40
-"""Bounds of the threshold (of 255), as Otsu's method assumes that there are both tissue and glass."""
+"""Bounds of the threshold (of 255), as Otsu's method assumes that there are both tissue and
+glass."""
 APART = 10
-"""Least difference of mean saturation between tissue and glass; less is one thing only: glass, unless saturated."""
+"""Least difference of mean saturation between tissue and glass; less is one thing only: glass,
+unless saturated."""
 LEAST_AREA = 5000.0
 """Smallest piece of tissue in square microns."""
 STROKE = 80.0
@@ -31,11 +36,13 @@ FRINGE = 40.0
 EVEN = 12.0
 """Deviation in microns of the smoothing that evens tissue out."""
 DARK = 40
-"""A pixel no channel of which is brighter is black: a border of the scan where it reaches the edge."""
+"""A pixel no channel of which is brighter is black: a border of the scan where it reaches the
+edge."""
 SHARP, COARSE_LEAST, BLUR_MPP, BLUR_REACH = 0.045, 1.0, 2.0, 32.0
-"""Blur: energy of the finest detail to that of coarser detail below which a region is out of focus (tissue in focus
-has 0.25 and more, tissue blurred by 3 pixels at most 0.03); least energy of the coarser, in squared grey levels; least
-microns per pixel at which it is measured; radius in microns over which it is taken."""
+"""Blur: energy of the finest detail to that of coarser detail below which a region is out of focus
+(tissue in focus has 0.25 and more, tissue blurred by 3 pixels at most 0.03); least energy of the
+coarser, in squared grey levels; least microns per pixel at which it is measured; radius in microns
+over which it is taken."""
 
 _DENSITY = -np.log10(np.maximum(np.arange(256), 1).astype(np.float32) / 255)
 """Optical density of each grey level."""
@@ -85,15 +92,21 @@ def _border(image: UInt8[np.ndarray, "h w 3"]) -> Bool[np.ndarray, "h w"]:
     return touching[np.asarray(labels, np.int64)]
 
 
-def _extremes(image: UInt8[np.ndarray, "h w 3"]) -> tuple[UInt8[np.ndarray, "h w"], UInt8[np.ndarray, "h w"]]:
-    """The brightest and the darkest channel of each pixel; several times as fast as max(-1) and min(-1)."""
+def _extremes(
+    image: UInt8[np.ndarray, "h w 3"],
+) -> tuple[UInt8[np.ndarray, "h w"], UInt8[np.ndarray, "h w"]]:
+    """The brightest and the darkest channel of each pixel; several times as fast as max(-1) and
+    min(-1)."""
     red, green, blue = cv2.split(image)
     return cv2.max(cv2.max(red, green), blue), cv2.min(cv2.min(red, green), blue)
 
 
 def _ink(image: UInt8[np.ndarray, "h w 3"], loose: bool) -> Bool[np.ndarray, "h w"]:
-    """Pixels of the colour of ink; loosely, such as are also seen where ink thins out beside a stroke."""
-    planes: list[Float32[np.ndarray, "h w"]] = [cv2.LUT(plane, _DENSITY) for plane in cv2.split(image)]
+    """Pixels of the colour of ink; loosely, such as are also seen where ink thins out beside a
+    stroke."""
+    planes: list[Float32[np.ndarray, "h w"]] = [
+        cv2.LUT(plane, _DENSITY) for plane in cv2.split(image)
+    ]
     red, green, blue = planes
     if loose:
         cool = (red > 0.12) & (red > 1.1 * green)  # blue and green
@@ -117,8 +130,11 @@ def find_pen(image: UInt8[np.ndarray, "h w 3"], mpp: float) -> Bool[np.ndarray, 
       image: RGB overview.
       mpp: its microns per pixel.
     """
-    # Ink is even over its width, tissue is not: without its nuclei, tissue under ink has the colour of the ink.
-    strict = _ink(cv2.GaussianBlur(image, (0, 0), max(EVEN / mpp, 0.5)), loose=False).astype(np.uint8)
+    # Ink is even over its width, tissue is not: without its nuclei, tissue under ink has the colour
+    # of the ink.
+    strict = _ink(cv2.GaussianBlur(image, (0, 0), max(EVEN / mpp, 0.5)), loose=False).astype(
+        np.uint8
+    )
     disc = _disc(STROKE / 2 / mpp)
     if np.count_nonzero(strict) < np.count_nonzero(disc):  # no stroke can be among them
         return np.zeros(strict.shape, bool)
@@ -157,9 +173,12 @@ def find_blur(
 
 
 def _energy(detail: Float32[np.ndarray, "h w"], reach: float) -> Float32[np.ndarray, "sh sw"]:
-    """Mean square of details around each place, on a coarser map: taken over such a reach, it changes slowly."""
+    """Mean square of details around each place, on a coarser map: taken over such a reach, it
+    changes slowly."""
     size = tuple(max(round(side / (reach / 2)), 1) for side in detail.shape[::-1])
-    return cv2.GaussianBlur(cv2.resize(detail * detail, size, interpolation=cv2.INTER_AREA), (0, 0), 2.0)
+    return cv2.GaussianBlur(
+        cv2.resize(detail * detail, size, interpolation=cv2.INTER_AREA), (0, 0), 2.0
+    )
 
 
 def _threshold(saturation: UInt8[np.ndarray, "n"]) -> float:
@@ -168,13 +187,18 @@ def _threshold(saturation: UInt8[np.ndarray, "n"]) -> float:
         return float(MOST_SATURATION)
     otsu, _ = cv2.threshold(saturation[None], 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
     above = saturation > otsu
-    if above.any() and not above.all() and saturation[above].mean() - saturation[~above].mean() < APART:
+    if (
+        above.any()
+        and not above.all()
+        and saturation[above].mean() - saturation[~above].mean() < APART
+    ):
         return float(MOST_SATURATION)
     return float(np.clip(otsu, LEAST_SATURATION, MOST_SATURATION))
 
 
 def find_tissue(image: UInt8[np.ndarray, "h w 3"], mpp: float) -> Tissue:
-    """Finds tissue: Otsu's threshold on the saturation, gaps closed, specks, ink, black borders and blur left out.
+    """Finds tissue: Otsu's threshold on the saturation, gaps closed, specks, ink, black borders and
+    blur left out.
 
     Args:
       image: RGB overview, 1 to 16 microns per pixel.
@@ -212,7 +236,10 @@ def mean_in_boxes(mask: Bool[np.ndarray, "h w"], boxes: np.ndarray, scale: float
     """
     total = cv2.integral(mask.astype(np.uint8))
     height, width = mask.shape
-    y0, x0 = (np.clip((boxes[:, i] * scale).astype(int), 0, side - 1) for i, side in ((0, height), (1, width)))
+    y0, x0 = (
+        np.clip((boxes[:, i] * scale).astype(int), 0, side - 1)
+        for i, side in ((0, height), (1, width))
+    )
     y1 = np.clip(np.ceil((boxes[:, 0] + boxes[:, 2]) * scale).astype(int), y0 + 1, height)
     x1 = np.clip(np.ceil((boxes[:, 1] + boxes[:, 3]) * scale).astype(int), x0 + 1, width)
     sums = total[y1, x1] - total[y0, x1] - total[y1, x0] + total[y0, x0]

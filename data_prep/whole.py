@@ -1,7 +1,8 @@
-"""--whole: the whole images of val and test with their truth, in OUT-whole (stedm_jax/data/whole.py).
+"""--whole: the whole images of val and test with their truth, in OUT-whole
+(stedm_jax/data/whole.py).
 
-Scores of objects and of predictions fused over overlapping patches are computed on whole images, at their own
-resolution; a tile set holds neither these nor the numbers of objects.
+Scores of objects and of predictions fused over overlapping patches are computed on whole images, at
+their own resolution; a tile set holds neither these nor the numbers of objects.
 """
 
 import argparse
@@ -16,8 +17,8 @@ from data_prep.engine.job import Job, MaskFile
 from data_prep.engine.run import report_folder
 from data_prep.engine.source import read_labels
 from data_prep.images import read_image
+from stedm_jax.common.errors import UserError
 from stedm_jax.data.whole import WholeWriter
-from stedm_jax.errors import UserError
 
 SPLITS = ("val", "test")
 Instances = Callable[[Job], np.ndarray | None]
@@ -36,7 +37,11 @@ def whole_folder(out: Path | str) -> Path:
 
 
 def write_whole(
-    out: Path | str, jobs: Sequence[Job], plan: ClassPlan, errors: Mapping[int, str], instances: Instances | None = None
+    out: Path | str,
+    jobs: Sequence[Job],
+    plan: ClassPlan,
+    errors: Mapping[int, str],
+    instances: Instances | None = None,
 ) -> list[str]:
     """Writes the whole images of jobs whose labels are masks, but for those with an error.
 
@@ -51,7 +56,11 @@ def write_whole(
     wrong, folder = [], whole_folder(out)
     with WholeWriter(folder, plan.classes) as writer:
         for job in jobs:
-            if job.row.split not in SPLITS or job.number in errors or not isinstance(job.labels, MaskFile):
+            if (
+                job.row.split not in SPLITS
+                or job.number in errors
+                or not isinstance(job.labels, MaskFile)
+            ):
                 continue
             try:
                 _write(writer, job, job.labels, plan, instances)
@@ -64,13 +73,19 @@ def write_whole(
     return wrong
 
 
-def _write(writer: WholeWriter, job: Job, labels: MaskFile, plan: ClassPlan, instances: Instances | None) -> None:
+def _write(
+    writer: WholeWriter, job: Job, labels: MaskFile, plan: ClassPlan, instances: Instances | None
+) -> None:
     shape, mask = read_image(job.path).shape[:2], read_labels(labels, len(plan.classes))
     numbers = instances(job) if instances else None
     for what, array in (("mask", mask), ("instances", numbers)):
         if array is not None and array.shape != shape:
-            raise UserError(f"its {what} are {array.shape} pixels, the image {shape}; make them of one size.")
+            raise UserError(
+                f"its {what} are {array.shape} pixels, the image {shape}; make them of one size."
+            )
     if job.mpp is None:
         raise UserError("nobody says its microns per pixel; give --source_mpp.")
     row = job.row
-    writer.write(job.path, mask, numbers, patient=row.patient, split=row.split, mpp=job.mpp, tags=row.tags)
+    writer.write(
+        job.path, mask, numbers, patient=row.patient, split=row.split, mpp=job.mpp, tags=row.tags
+    )

@@ -8,12 +8,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 from stedm_jax.workdir import STAGES, flatten
 
 FREE = (
-    "segmentation.arms", "segmentation.judge", "autoencoder.splits", "ssl.splits", "diffusion.splits", "guided.splits",
-)  # fmt: skip
+    "segmentation.arms",
+    "segmentation.judge",
+    "autoencoder.splits",
+    "ssl.splits",
+    "diffusion.splits",
+    "guided.splits",
+)
 """Keys whose dictionaries an experiment replaces as a whole."""
 _ARM_KEYS, _ARM_EXTRAS = {"real", "stain_jitter"}, {"network", "changes"}
 
@@ -34,13 +39,17 @@ def load_config(spec: str) -> tuple[Any, str, str]:
     file = Path(path)
     if not file.is_file():
         known = sorted(
-            str(each) for each in Path("configs").glob("*.py") if each.stem != "base" and each.stem[0] != "_"
+            str(each)
+            for each in Path("configs").glob("*.py")
+            if each.stem != "base" and each.stem[0] != "_"
         )
         near = f" There are {', '.join(known)}." if known else ""
         raise UserError(f"There is no config file {path}.{near}")
     root = str(file.resolve().parent.parent)
     if root not in sys.path:
-        sys.path.insert(0, root)  # so that the file finds its base beside it, wherever the command is run
+        sys.path.insert(
+            0, root
+        )  # so that the file finds its base beside it, wherever the command is run
     module_spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
     if module_spec is None or module_spec.loader is None:
         raise UserError(f"{path} is no Python file.")
@@ -51,13 +60,17 @@ def load_config(spec: str) -> tuple[Any, str, str]:
             raise UserError(f"The config file {path} has no get_config(arm).")
         return module.get_config(arm), file.stem, arm
     except SyntaxError as error:
-        raise UserError(f"The config file {path} does not parse: line {error.lineno}: {error.msg}.") from error
+        raise UserError(
+            f"The config file {path} does not parse: line {error.lineno}: {error.msg}."
+        ) from error
     except (ImportError, NameError) as error:
         raise UserError(f"The config file {path} cannot be read: {error}.") from error
     except ValueError as error:
         raise UserError(str(error)) from error
     except (AttributeError, KeyError, TypeError) as error:
-        raise UserError(f"The config file {path} sets something that configs/base.py does not have: {error}") from error
+        raise UserError(
+            f"The config file {path} sets something that configs/base.py does not have: {error}"
+        ) from error
 
 
 def override(config: Any, assignments: list[str]) -> None:
@@ -95,11 +108,14 @@ def _parse(key: str, text: str, old: Any) -> Any:
             return kind(element(item.strip()) for item in items)
         return kind(text)
     except (KeyError, ValueError) as error:
-        raise UserError(f"config.{key} is a {kind.__name__} ({old!r}); '{text}' is none.") from error
+        raise UserError(
+            f"config.{key} is a {kind.__name__} ({old!r}); '{text}' is none."
+        ) from error
 
 
 def _written(text: str) -> tuple[Any, ...] | None:
-    """A tuple as Python writes it: numbers, quoted texts, tuples of them; None where it is not written so."""
+    """A tuple as Python writes it: numbers, quoted texts, tuples of them; None where it is not
+    written so."""
     try:
         value = ast.literal_eval(text.strip())
     except (ValueError, SyntaxError, MemoryError, RecursionError):
@@ -134,10 +150,14 @@ def check_config(config: Any, base: Any) -> None:
     known, given = flatten(base), flatten(config)
     for key in given:
         if key not in known and not key.startswith(FREE):
-            raise UserError(f"The configuration has an unknown key '{key}'.{_nearest(key, set(known))}")
+            raise UserError(
+                f"The configuration has an unknown key '{key}'.{_nearest(key, set(known))}"
+            )
     lost = [key for key in known if key not in given and not key.startswith(FREE)]
     if lost:
-        raise UserError(f"The configuration lacks the keys {', '.join(lost)}; start from configs.base.get_base().")
+        raise UserError(
+            f"The configuration lacks the keys {', '.join(lost)}; start from configs.base.get_base()."
+        )
     wrong = [stage for stage in config.stages if stage not in STAGES]
     if wrong:
         raise UserError(f"config.stages names {', '.join(wrong)}; valid are {', '.join(STAGES)}.")
@@ -150,7 +170,9 @@ def check_config(config: Any, base: Any) -> None:
         if "/" in name or name == "":
             raise UserError(f"'{name}' is no name for an arm.")
     if config.segmentation.judge.real != 1:
-        raise UserError("config.segmentation.judge.real must be 1: the judge learns from real tiles only.")
+        raise UserError(
+            "config.segmentation.judge.real must be 1: the judge learns from real tiles only."
+        )
     _check_values(config)
     if config.data.tile % 2 ** halvings(config):
         raise UserError(
@@ -200,7 +222,9 @@ def _check_values(config: Any) -> None:
     if not config.name.isidentifier():
         raise UserError(f"config.name is '{config.name}'; use letters, digits and underscores.")
     if config.seed < 0 or not config.segmentation.seeds or "judge" in config.segmentation.arms:
-        raise UserError("config.seed must be 0 or more, segmentation.seeds not empty, and no arm be called 'judge'.")
+        raise UserError(
+            "config.seed must be 0 or more, segmentation.seeds not empty, and no arm be called 'judge'."
+        )
     if min(config.report.layouts, config.report.styles) < 1:
         raise UserError("config.report.layouts and report.styles must be 1 or more.")
     crop, border, tile = config.autoencoder.crop, config.segmentation.border, config.data.tile
@@ -214,7 +238,9 @@ def _check_values(config: Any) -> None:
         ("data.tile", tile, segmenter),
     ):
         if side % 2**times:
-            raise UserError(f"config.{what}={side} must be a multiple of {2**times} for these networks.")
+            raise UserError(
+                f"config.{what}={side} must be a multiple of {2**times} for these networks."
+            )
     _check_guidance(config)
     _check_guide(config)
     ablation, baseline = config.report.ablation, config.report.baseline
@@ -257,7 +283,9 @@ def _check_values(config: Any) -> None:
             "a pathology encoder vit:NAME is not trained and needs weights, and no other encoder takes any."
         )
     if 2 * border >= tile:
-        raise UserError(f"config.segmentation.border={border} leaves nothing of tiles of {tile} px.")
+        raise UserError(
+            f"config.segmentation.border={border} leaves nothing of tiles of {tile} px."
+        )
 
 
 def _check_weights(config: Any) -> None:
@@ -272,7 +300,9 @@ def _check_weights(config: Any) -> None:
             )
         return
     if not re.fullmatch(r"ema:0?\.\d+", weights):
-        raise UserError(f"config.synthesis.weights is '{weights}'; a width is a number below 0.2887, as in ema:0.07.")
+        raise UserError(
+            f"config.synthesis.weights is '{weights}'; a width is a number below 0.2887, as in ema:0.07."
+        )
     if not averages.snapshot_every or not averages.tracks:
         raise UserError(
             f"config.synthesis.weights is '{weights}', which is combined from snapshots, but the training keeps none: "
@@ -282,15 +312,38 @@ def _check_weights(config: Any) -> None:
 
 SMALLEST_FOR_LPIPS = 31
 _COUNTS = (
-    "autoencoder.train.batch", "ssl.train.batch", "ssl.head.prototypes", "ssl.crops.global_size",
-    "ssl.crops.local_size", "ssl.probe.tiles", "ssl.probe.neighbours", "diffusion.train.steps", "diffusion.train.batch",
-    "segmentation.train.steps", "segmentation.train.batch", "diffusion.style.tiles", "diffusion.style.dim",
-    "diffusion.schedule.steps", "synthesis.count", "synthesis.batch", "synthesis.steps", "latents.tiles",
-    "latents.copies", "data.tile", "data.threads", "mesh.fsdp", "guided.train.batch", "guided.schedule.steps",
-    "guided.guide.dim", "segmentation.head.width", "segmentation.model.fcn8s.hidden", "segmentation.model.dcan.hidden",
+    "autoencoder.train.batch",
+    "ssl.train.batch",
+    "ssl.head.prototypes",
+    "ssl.crops.global_size",
+    "ssl.crops.local_size",
+    "ssl.probe.tiles",
+    "ssl.probe.neighbours",
+    "diffusion.train.steps",
+    "diffusion.train.batch",
+    "segmentation.train.steps",
+    "segmentation.train.batch",
+    "diffusion.style.tiles",
+    "diffusion.style.dim",
+    "diffusion.schedule.steps",
+    "synthesis.count",
+    "synthesis.batch",
+    "synthesis.steps",
+    "latents.tiles",
+    "latents.copies",
+    "data.tile",
+    "data.threads",
+    "mesh.fsdp",
+    "guided.train.batch",
+    "guided.schedule.steps",
+    "guided.guide.dim",
+    "segmentation.head.width",
+    "segmentation.model.fcn8s.hidden",
+    "segmentation.model.dcan.hidden",
     "diffusion.watch.layouts",
-    "diffusion.watch.styles", "diffusion.watch.steps",
-)  # fmt: skip
+    "diffusion.watch.styles",
+    "diffusion.watch.steps",
+)
 
 
 def _check_counts(flat: dict[str, Any]) -> None:
@@ -311,11 +364,17 @@ def _check_guidance(config: Any) -> None:
     for key in ("interval", "layout_interval"):
         pair = tuple(guidance[key])
         if len(pair) != 2 or not 0 <= pair[0] <= pair[1] <= 1:
-            raise UserError(f"config.synthesis.guidance.{key} is {pair}; give two numbers, 0 <= low <= high <= 1.")
+            raise UserError(
+                f"config.synthesis.guidance.{key} is {pair}; give two numbers, 0 <= low <= high <= 1."
+            )
     if not 0 <= share <= 1 or not 0 <= config.diffusion.style.drop <= 1:
-        raise UserError("config.diffusion.drop_layout and diffusion.style.drop are shares, from 0 to 1.")
+        raise UserError(
+            "config.diffusion.drop_layout and diffusion.style.drop are shares, from 0 to 1."
+        )
     if share and not config.diffusion.style.drop:
-        raise UserError("config.diffusion.drop_layout drops layouts along with styles, but diffusion.style.drop is 0.")
+        raise UserError(
+            "config.diffusion.drop_layout drops layouts along with styles, but diffusion.style.drop is 0."
+        )
     low, high = guidance.layout_interval
     if share == 1 and (low > guidance.interval[0] or high < guidance.interval[1]):
         raise UserError(
@@ -329,8 +388,12 @@ def _check_guide(config: Any) -> None:
     guided, tile = config.guided, config.data.tile
     guide, unet = guided.guide, guided.unet
     if not 0 <= guide.drop <= 1 or not guide.tokens:
-        raise UserError("config.guided.guide.drop is a share, from 0 to 1, and guide.tokens names one token or two.")
-    if guide.source != "none" and (unet.attention != "transformer" or unet.context_dim != guide.dim):
+        raise UserError(
+            "config.guided.guide.drop is a share, from 0 to 1, and guide.tokens names one token or two."
+        )
+    if guide.source != "none" and (
+        unet.attention != "transformer" or unet.context_dim != guide.dim
+    ):
         raise UserError(
             f"config.guided.guide gives tokens of length {guide.dim} (guide.dim), but guided.unet has attention="
             f"'{unet.attention}' and context_dim={unet.context_dim}; set attention='transformer' and "

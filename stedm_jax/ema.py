@@ -1,16 +1,19 @@
-"""Averages of the weights with another width than those of the tracks, after the training (EDM2's power functions).
+"""Averages of the weights with another width than those of the tracks, after the training (EDM2's
+power functions).
 
     python -m stedm_jax.ema WORKDIR/diffusion --sigma_rel=0.07 --out=FOLDER
 
-combines the snapshots that a training with train.ema.tracks and train.ema.snapshot_every left, and writes a folder that
-`init_from` and `synthesis.weights` of a configuration take. `synthesis.weights = "ema:0.07"` does the same on the fly.
+combines the snapshots that a training with train.ema.tracks and train.ema.snapshot_every left, and
+writes a folder that `init_from` and `synthesis.weights` of a configuration take. `synthesis.weights
+= "ema:0.07"` does the same on the fly.
 """
 
 import argparse
 from pathlib import Path
 from typing import Any
 
-from stedm_jax.errors import UserError, run_command
+from stedm_jax.common.commands import run_command
+from stedm_jax.common.errors import UserError
 
 
 def main(argv: list[str]) -> None:
@@ -20,21 +23,38 @@ def main(argv: list[str]) -> None:
       UserError: for anything that the user can mend.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m stedm_jax.ema", description=__doc__, allow_abbrev=False,
+        prog="python -m stedm_jax.ema",
+        description=__doc__,
+        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    parser.add_argument("stage", metavar="STAGE", type=Path, help="folder of a trained stage: runs/catch/diffusion")
-    parser.add_argument("--sigma_rel", type=float, required=True, help="relative width, above 0 and below 0.2887")
-    parser.add_argument("--step", type=int, default=None, help="of the snapshot where it ends; default: the last")
-    parser.add_argument("--out", type=Path, required=True, help="where to write; must not exist yet, but for --force")
-    parser.add_argument("--force", action="store_true", help="replace what this command wrote there before")
+    )
+    parser.add_argument(
+        "stage", metavar="STAGE", type=Path, help="folder of a trained stage: runs/catch/diffusion"
+    )
+    parser.add_argument(
+        "--sigma_rel", type=float, required=True, help="relative width, above 0 and below 0.2887"
+    )
+    parser.add_argument(
+        "--step", type=int, default=None, help="of the snapshot where it ends; default: the last"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="where to write; must not exist yet, but for --force",
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="replace what this command wrote there before"
+    )
     arguments = parser.parse_args(argv)
 
     from stedm_jax.convert.folder import new_folder, write_params  # these bring numpy and JAX
     from stedm_jax.training.snapshots import Combined, combine
 
     if not arguments.stage.is_dir():
-        raise UserError(f"There is no folder {arguments.stage}; name a trained stage, as runs/catch/diffusion.")
+        raise UserError(
+            f"There is no folder {arguments.stage}; name a trained stage, as runs/catch/diffusion."
+        )
     with new_folder(arguments.out, arguments.force) as folder:
         made: Combined = combine(arguments.stage, arguments.sigma_rel, arguments.step)
         info: dict[str, Any] = {

@@ -1,6 +1,7 @@
 """The one entry: python -m stedm_jax.main --config=configs/demo.py [--workdir=DIR] [--stage=a,b].
 
-Runs the stages of the configuration in order in the workdir. The same command again goes on from there.
+Runs the stages of the configuration in order in the workdir. The same command again goes on from
+there.
 """
 
 import argparse
@@ -9,8 +10,8 @@ import sys
 from pathlib import Path
 
 from stedm_jax import __version__
+from stedm_jax.common.errors import UserError, explain
 from stedm_jax.config import check_config, load_config, override
-from stedm_jax.errors import UserError, explain
 from stedm_jax.workdir import STAGES, Workdir
 
 
@@ -22,22 +23,36 @@ def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", required=True, help="a file of configs/, with an arm: configs/glas.py:small")
-    parser.add_argument("--workdir", default="", help="default: runs/<config>[-<arm>]")
-    parser.add_argument("--stage", default="", help=f"some of {','.join(STAGES)}; or plan, which runs nothing")
     parser.add_argument(
-        "--on_change", choices=("refuse", "redo", "keep"), default="refuse",
+        "--config", required=True, help="a file of configs/, with an arm: configs/glas.py:small"
+    )
+    parser.add_argument("--workdir", default="", help="default: runs/<config>[-<arm>]")
+    parser.add_argument(
+        "--stage", default="", help=f"some of {','.join(STAGES)}; or plan, which runs nothing"
+    )
+    parser.add_argument(
+        "--on_change",
+        choices=("refuse", "redo", "keep"),
+        default="refuse",
         help="what to do with finished stages that a changed configuration makes untrue",
-    )  # fmt: skip
-    several = parser.add_argument_group("several processes, where no scheduler tells (launch/README.md)")
-    several.add_argument("--coordinator", default="", help="HOST:PORT of process 0; or STEDM_COORDINATOR")
+    )
+    several = parser.add_argument_group(
+        "several processes, where no scheduler tells (launch/README.md)"
+    )
+    several.add_argument(
+        "--coordinator", default="", help="HOST:PORT of process 0; or STEDM_COORDINATOR"
+    )
     several.add_argument("--processes", type=int, default=0, help="how many; or STEDM_PROCESSES")
-    several.add_argument("--process_id", type=int, default=-1, help="which, from 0; or STEDM_PROCESS_ID")
+    several.add_argument(
+        "--process_id", type=int, default=-1, help="which, from 0; or STEDM_PROCESS_ID"
+    )
     parser.add_argument("--version", action="version", version=__version__)
     known, rest = parser.parse_known_args(argv)
     stray = [word for word in rest if not word.startswith("--config.")]
     if stray and any(word.startswith("--config.") and "=" not in word for word in rest):
-        parser.error(f"unknown arguments: {' '.join(stray)}; keys are changed as --config.KEY=VALUE")
+        parser.error(
+            f"unknown arguments: {' '.join(stray)}; keys are changed as --config.KEY=VALUE"
+        )
     if stray:
         parser.error(f"unknown arguments: {' '.join(stray)}")
     return known, [word.removeprefix("--config.") for word in rest]
@@ -60,12 +75,16 @@ def main(argv: list[str]) -> None:
         raise UserError(f"--stage names {', '.join(unknown)}; valid are plan, {', '.join(STAGES)}.")
     workdir = Workdir(Path(arguments.workdir or f"runs/{name}{'-' + arm if arm else ''}"))
 
-    from stedm_jax.stages import start  # imports jax, which --help and a misspelled key need not wait for
+    from stedm_jax.stages import (
+        start,
+    )  # imports jax, which --help and a misspelled key need not wait for
     from stedm_jax.training import distributed
 
     if "plan" in wanted:
         if len(wanted) > 1:
-            raise UserError("--stage=plan prints what would be run and runs nothing; name it alone.")
+            raise UserError(
+                "--stage=plan prints what would be run and runs nothing; name it alone."
+            )
         start.plan(config, workdir)
         return
     with distributed.joined(arguments.coordinator, arguments.processes, arguments.process_id):
@@ -73,11 +92,14 @@ def main(argv: list[str]) -> None:
 
 
 def cli() -> None:
-    """Runs main and turns what a user can mend into one paragraph and an exit status; 0 when told to stop."""
+    """Runs main and turns what a user can mend into one paragraph and an exit status; 0 when told
+    to stop."""
     try:
         main(sys.argv[1:])
     except BaseException as error:
-        told = None if isinstance(error, SystemExit) and type(error) is SystemExit else explain(error)
+        told = (
+            None if isinstance(error, SystemExit) and type(error) is SystemExit else explain(error)
+        )
         if told is None:
             raise
         text, status = told

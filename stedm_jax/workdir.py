@@ -1,7 +1,8 @@
 """The workdir is the run: its config, its versions, which stages are done, and who is using it.
 
-A key of the configuration belongs to the first stage that it changes. When a run goes on in a workdir whose
-configuration differed, stages that are made untrue by a changed key are never used silently.
+A key of the configuration belongs to the first stage that it changes. When a run goes on in a
+workdir whose configuration differed, stages that are made untrue by a changed key are never used
+silently.
 """
 
 import fcntl
@@ -18,9 +19,19 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 
-STAGES = ("data", "autoencoder", "latents", "ssl", "diffusion", "guided", "synthesis", "segmentation", "report")
+STAGES = (
+    "data",
+    "autoencoder",
+    "latents",
+    "ssl",
+    "diffusion",
+    "guided",
+    "synthesis",
+    "segmentation",
+    "report",
+)
 NEEDS: dict[str, tuple[str, ...]] = {
     "data": (),
     "autoencoder": ("data",),
@@ -32,22 +43,42 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "segmentation": ("data", "synthesis", "guided"),
     "report": STAGES[:-1],
 }
-"""Stage -> those whose results it reads, where they are there; of segmentation arms read synthetic tiles, or features.
-The judge that diffusion asks while it learns changes none of its results."""
+"""Stage -> those whose results it reads, where they are there; of segmentation arms read synthetic
+tiles, or features. The judge that diffusion asks while it learns changes none of its results."""
 _FIRST_STAGE = {"seed": "autoencoder", "dtype": "autoencoder", "title": "report"}
 _HARMLESS = {
-    "mesh", "compile_cache", "stages", "name", "data.missing", "data.threads", "data.cache_mb", "data.max_damaged",
-}  # fmt: skip
+    "mesh",
+    "compile_cache",
+    "stages",
+    "name",
+    "data.missing",
+    "data.threads",
+    "data.cache_mb",
+    "data.max_damaged",
+}
 _HARMLESS_LEAVES = {
-    "log_every", "visual_every", "checkpoint_every", "snapshot_every", "keep", "skip_bad", "profile", "remat",
+    "log_every",
+    "visual_every",
+    "checkpoint_every",
+    "snapshot_every",
+    "keep",
+    "skip_bad",
+    "profile",
+    "remat",
     "wandb",
-}  # fmt: skip
+}
 _WATCH = "diffusion.watch."  # what is drawn while diffusion learns
 _SYNTHESIS_KEYS = {"report.layouts", "report.styles"}  # the grid of the report is made there
 _LATER_KEYS = {
-    "data.groups", "data.foreground", "data.shares", "data.uniform", "data.shift", "data.rotate", "data.tile",
+    "data.groups",
+    "data.foreground",
+    "data.shares",
+    "data.uniform",
+    "data.shift",
+    "data.rotate",
+    "data.tile",
     "data.mpp",
-}  # fmt: skip
+}
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -80,7 +111,9 @@ def _changed_by(key: str) -> set[str]:
     """The stages that read a dotted key first."""
     first = stage_of(key)
     if first == "autoencoder" and key.split(".")[0] != first:
-        return {stage for stage in STAGES if stage != "data"}  # of all that learns; the tiles are as they were
+        return {
+            stage for stage in STAGES if stage != "data"
+        }  # of all that learns; the tiles are as they were
     return {first} if first else set()
 
 
@@ -95,7 +128,10 @@ def versions() -> dict[str, str]:
 def _commit() -> str:
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or "none"
+        return (
+            subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+            or "none"
+        )
     except OSError:  # no git here
         return "none"
 
@@ -105,7 +141,8 @@ class Workdir:
 
     Attributes:
       path: the folder.
-      held: file descriptors of the lock while it is held; a process that inherits them holds it too.
+      held: file descriptors of the lock while it is held; a process that inherits them holds it
+        too.
       writes: False in a process that leaves the writing to another one.
       told: what that one says the stages left; used where `writes` is False.
     """
@@ -140,14 +177,16 @@ class Workdir:
         return any(each.is_file() and each.name != "seconds.json" for each in left)
 
     def forget(self, name: str) -> None:
-        """Marks a stage as not done, keeping its files, and deletes all that the stages left which build on it."""
+        """Marks a stage as not done, keeping its files, and deletes all that the stages left which
+        build on it."""
         (self.path / name / "done.json").unlink(missing_ok=True)
         for later in self._builds_on({name}) - {name}:
             shutil.rmtree(self.path / later, ignore_errors=True)
 
     @contextmanager
     def timed(self, name: str) -> Iterator[dict[str, Any]]:
-        """Runs a stage: yields the dict of its results, then marks it done; its seconds add up over restarts."""
+        """Runs a stage: yields the dict of its results, then marks it done; its seconds add up over
+        restarts."""
         if not self.writes:
             yield (result := {})
             self.told[name] = result
@@ -161,7 +200,9 @@ class Workdir:
         finally:
             seconds = before + time.monotonic() - start
             write_text(clock, json.dumps(seconds))
-        write_text(folder / "done.json", json.dumps(result | {"seconds": round(seconds, 4)}, indent=1))
+        write_text(
+            folder / "done.json", json.dumps(result | {"seconds": round(seconds, 4)}, indent=1)
+        )
 
     @contextmanager
     def locked(self, patience: float = 3.0) -> Iterator[None]:
@@ -177,10 +218,14 @@ class Workdir:
             self.path.mkdir(parents=True, exist_ok=True)
             file = (self.path / ".lock").open("w")
         except OSError as error:
-            raise UserError(f"The workdir {self.path} cannot be written ({error.strerror}).") from error
+            raise UserError(
+                f"The workdir {self.path} cannot be written ({error.strerror})."
+            ) from error
         with file:
             if not _lock(file.fileno(), self.path, patience):
-                raise UserError(f"Another run is using {self.path}; wait for it, or give another --workdir.")
+                raise UserError(
+                    f"Another run is using {self.path}; wait for it, or give another --workdir."
+                )
             self.held = (file.fileno(),)
             try:
                 yield
@@ -192,8 +237,8 @@ class Workdir:
 
         Args:
           config: of this run.
-          on_change: what to do where a change makes finished work untrue: "refuse", "redo" (its outputs and those
-            of later stages are deleted) or "keep" (they are used as they are).
+          on_change: what to do where a change makes finished work untrue: "refuse", "redo" (its
+            outputs and those of later stages are deleted) or "keep" (they are used as they are).
 
         Returns:
           Lines that say what changed.
@@ -204,7 +249,9 @@ class Workdir:
         file, new = self.path / "config.json", flatten(config)
         if not file.exists():
             others = [
-                p.name for p in self.path.iterdir() if not p.name.startswith(".") and not p.name.endswith(".partial")
+                p.name
+                for p in self.path.iterdir()
+                if not p.name.startswith(".") and not p.name.endswith(".partial")
             ]
             if others:
                 raise UserError(
@@ -229,15 +276,19 @@ class Workdir:
         return lines
 
     def pending(self, config: Any, wanted: Sequence[str]) -> list[str]:
-        """Wanted stages that have not finished, or that this configuration makes untrue; changes nothing."""
+        """Wanted stages that have not finished, or that this configuration makes untrue; changes
+        nothing."""
         untrue = self._untrue(self._changes(flatten(config))[1])
         return [stage for stage in wanted if stage in untrue or self.result(stage) is None]
 
     def _changes(self, new: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-        """The configuration that is saved here, `new` where none is, and the keys that differ from it."""
+        """The configuration that is saved here, `new` where none is, and the keys that differ from
+        it."""
         file, missing = self.path / "config.json", object()
         old = IMPLIED | json.loads(file.read_text()) if file.exists() else new
-        return old, [k for k in sorted(old.keys() | new.keys()) if old.get(k, missing) != new.get(k, missing)]
+        return old, [
+            k for k in sorted(old.keys() | new.keys()) if old.get(k, missing) != new.get(k, missing)
+        ]
 
     def _untrue(self, keys: Sequence[str]) -> list[str]:
         changed: set[str] = set()

@@ -29,23 +29,35 @@ from stedm_jax.data.schema import VOID, ClassSpec, Tile  # noqa: E402
 CLASSES = (ClassSpec("background", (230, 230, 230)), ClassSpec("tumour", (200, 30, 30)))
 
 
-def make_tile(split: str = "train", patient: str = "p0", x: int = 0, size: int = 32, **changes) -> Tile:
+def make_tile(
+    split: str = "train", patient: str = "p0", x: int = 0, size: int = 32, **changes
+) -> Tile:
     """A tile whose pixels depend on patient and position only."""
     rng = np.random.default_rng([x, *patient.encode()])
     image = rng.integers(0, 256, (size, size, 3), dtype=np.uint8)
     mask = (image[..., 0] > 127).astype(np.uint8) if x % 2 else np.zeros((size, size), np.uint8)
     mask = np.full_like(mask, VOID) if split == "style" else mask
     values = {
-        "image": image, "mask": mask, "patient": patient, "slide": f"{patient}-s", "split": split,
-        "x": x * size, "y": 0, "level": 0, "mpp": 2.0, "extent": float(size),
-    }  # fmt: skip
+        "image": image,
+        "mask": mask,
+        "patient": patient,
+        "slide": f"{patient}-s",
+        "split": split,
+        "x": x * size,
+        "y": 0,
+        "level": 0,
+        "mpp": 2.0,
+        "extent": float(size),
+    }
     return Tile(**(values | changes))
 
 
 @pytest.fixture
 def tile_set(tmp_path: Path) -> TileSet:
     """Two patients a split with eight tiles each."""
-    with TileWriter(tmp_path / "tiles", name="made", classes=CLASSES, mpp=2.0, tile=32, shard_size=5) as out:
+    with TileWriter(
+        tmp_path / "tiles", name="made", classes=CLASSES, mpp=2.0, tile=32, shard_size=5
+    ) as out:
         for split in ("train", "val", "test", "style"):
             for number in range(16):
                 out.write(make_tile(split, f"{split}{number % 2}", number))

@@ -1,6 +1,7 @@
 """Published PyTorch modules beside ours: what every parity test needs.
 
-Import this module inside a test marked `parity`; it skips, with the reason, where torch or a package is absent.
+Import this module inside a test marked `parity`; it skips, with the reason, where torch or a
+package is absent.
 """
 
 import importlib
@@ -16,7 +17,8 @@ from stedm_jax.convert.table import Table, from_torch
 torch: Any = pytest.importorskip("torch", reason="parity tests need torch, see README.md")
 torch.set_num_threads(2)
 
-# A torchvision built for CUDA stops at import on a CPU build of torch, for want of these two declarations.
+# A torchvision built for CUDA stops at import on a CPU build of torch, for want of these two
+# declarations.
 try:
     _library = torch.library.Library("torchvision", "DEF")
     for _name in ("nms", "qnms"):
@@ -36,7 +38,8 @@ def peer(name: str) -> Any:
 
 
 def randomise(module: Any, seed: int = 0, scale: float = 1.0) -> Any:
-    """The module in evaluation mode, every parameter and buffer with random values of a sensible size.
+    """The module in evaluation mode, every parameter and buffer with random values of a sensible
+    size.
 
     Fresh networks have zeros and ones in places, which would hide a wrong mapping.
     """
@@ -62,8 +65,11 @@ def state_of(module: Any) -> dict[str, np.ndarray]:
 
 
 def mapped(module: Any, network: Any, table: Table = (), ignore: tuple[str, ...] = ()) -> Any:
-    """The weights of a PyTorch module as parameters of a `Functional`, through the product's converter."""
-    params = from_torch(state_of(module), network.abstract, table, ignore=(r"num_batches_tracked$", *ignore))
+    """The weights of a PyTorch module as parameters of a `Functional`, through the product's
+    converter."""
+    params = from_torch(
+        state_of(module), network.abstract, table, ignore=(r"num_batches_tracked$", *ignore)
+    )
     return jax.tree.map(jax.numpy.asarray, params)
 
 
@@ -86,13 +92,16 @@ def relative_error(ours: Any, theirs: Any) -> float:
 
 
 def gradient_errors(ours: Any, module: Any, network: Any, table: Table = ()) -> Mapping[str, float]:
-    """Relative error of each gradient of ours against those that a backward pass left in a PyTorch module."""
+    """Relative error of each gradient of ours against those that a backward pass left in a PyTorch
+    module."""
     grads = {name: value.grad.detach().cpu().numpy() for name, value in module.named_parameters()}
     theirs = from_torch(grads, network.abstract, table)
     flat = jax.tree_util.tree_leaves_with_path(theirs)
     leaves = jax.tree.leaves(ours)
     top = max(float(np.abs(leaf).max()) for _, leaf in flat)
     return {
-        jax.tree_util.keystr(path): float(np.abs(np.asarray(own) - leaf).max() / max(np.abs(leaf).max(), 1e-3 * top))
+        jax.tree_util.keystr(path): float(
+            np.abs(np.asarray(own) - leaf).max() / max(np.abs(leaf).max(), 1e-3 * top)
+        )
         for (path, leaf), own in zip(flat, leaves, strict=True)
     }

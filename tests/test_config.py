@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from configs.base import get_base
+from stedm_jax.common.errors import UserError
 from stedm_jax.config import check_config, load_config, override
-from stedm_jax.errors import UserError
 from stedm_jax.workdir import flatten
 
 ROOT = Path(__file__).parent.parent
@@ -20,7 +20,9 @@ def test_every_config_passes_its_own_check_and_has_a_command(name):
     assert f"python -m stedm_jax.main --config=configs/{name}.py" in text
 
 
-@pytest.mark.parametrize("spec", ["catch.py:nearby", "catch.py:semantic", "her2.py:augmented", "demo.py:tiny"])
+@pytest.mark.parametrize(
+    "spec", ["catch.py:nearby", "catch.py:semantic", "her2.py:augmented", "demo.py:tiny"]
+)
 def test_arms_differ_from_the_default(spec):
     arm, _, name = load_config(str(ROOT / "configs" / spec))
     plain, _, _ = load_config(str(ROOT / "configs" / spec.split(":")[0]))
@@ -36,7 +38,11 @@ def test_every_key_is_read_somewhere():
         if parents and parents[-1] in whole:
             assert whole[parents[-1]] in code
             continue
-        if parents[-1:] in (["splits"], ["ema"], ["optimizer"]) or "arms" in parents or "train" in parents:
+        if (
+            parents[-1:] in (["splits"], ["ema"], ["optimizer"])
+            or "arms" in parents
+            or "train" in parents
+        ):
             assert re.search(rf"\b{leaf}\b", code), key
             continue
         assert re.search(rf"\.{leaf}\b|[\"']{leaf}[\"']", code), f"no code reads {key}"
@@ -45,10 +51,14 @@ def test_every_key_is_read_somewhere():
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ('("unet/input_blocks/.*",)', ("unet/input_blocks/.*",)), ("('.*',)", (".*",)), ("unet/.*", ("unet/.*",)),
-        ("a,b", ("a", "b")), ("()", ()), ("", ()),
+        ('("unet/input_blocks/.*",)', ("unet/input_blocks/.*",)),
+        ("('.*',)", (".*",)),
+        ("unet/.*", ("unet/.*",)),
+        ("a,b", ("a", "b")),
+        ("()", ()),
+        ("", ()),
     ],
-)  # fmt: skip
+)
 def test_texts_may_be_written_as_python_writes_them(text, value):
     config = get_base()
     override(config, [f"diffusion.train.freeze={text}"])
@@ -58,12 +68,20 @@ def test_texts_may_be_written_as_python_writes_them(text, value):
 def test_tuples_of_tuples_and_numbers_are_read_whole():
     config = get_base()
     override(
-        config, ['diffusion.train.optimizer.groups=(("style/.*", 10.0),)', "diffusion.train.ema.tracks=(0.05,0.1)"]
+        config,
+        [
+            'diffusion.train.optimizer.groups=(("style/.*", 10.0),)',
+            "diffusion.train.ema.tracks=(0.05,0.1)",
+        ],
     )
     assert config.diffusion.train.optimizer.groups == (("style/.*", 10.0),)
     assert config.diffusion.train.ema.tracks == (0.05, 0.1)
     override(config, ["diffusion.unet.multipliers=1,2,3", "synthesis.guidance.interval=(0,0.5)"])
-    assert config.diffusion.unet.multipliers == (1, 2, 3) and config.synthesis.guidance.interval == (0.0, 0.5)
+    assert config.diffusion.unet.multipliers == (
+        1,
+        2,
+        3,
+    ) and config.synthesis.guidance.interval == (0.0, 0.5)
     override(config, ['synthesis.shares=(("foreground",1.0),)'])
     assert config.synthesis.shares == (("foreground", 1.0),)
     with pytest.raises(UserError, match="multipliers"):
@@ -91,7 +109,10 @@ def test_wrong_overrides_are_refused(assignment, says):
 
 def test_overrides_keep_their_types():
     config = get_base()
-    override(config, ["seed=7", "segmentation.seeds=4,5", "diffusion.style.drop=0.5", "compile_cache=false"])
+    override(
+        config,
+        ["seed=7", "segmentation.seeds=4,5", "diffusion.style.drop=0.5", "compile_cache=false"],
+    )
     assert (config.seed, config.segmentation.seeds, config.diffusion.style.drop) == (7, (4, 5), 0.5)
     assert config.compile_cache is False
 
@@ -133,7 +154,11 @@ def test_a_tile_size_that_the_latents_cannot_hold_is_refused():
         ("segmentation.checkpoint", "bset", "valid are last, best"),
         ("synthesis.weights", "emma", "valid are ema, params, ema:WIDTH.*no such folder"),
         ("synthesis.weights", "ema:wide", "a width is a number"),
-        ("synthesis.weights", "ema:0.07", "the training keeps none: set diffusion.train.ema.tracks"),
+        (
+            "synthesis.weights",
+            "ema:0.07",
+            "the training keeps none: set diffusion.train.ema.tracks",
+        ),
         ("synthesis.codec", "webp", "jpeg50 to jpeg100"),
         ("name", "my-run", "letters, digits"),
         ("seed", -1, "0 or more"),
@@ -153,7 +178,10 @@ def test_numbers_given_for_an_empty_list_are_numbers():
     config = get_base()
     override(config, ["diffusion.unet.attention_at=2,4"])
     assert config.diffusion.unet.attention_at == (2, 4)
-    override(config, ["diffusion.train.ema.tracks=0.05,0.10", "diffusion.train.freeze=unet/out/.*,style/.*"])
+    override(
+        config,
+        ["diffusion.train.ema.tracks=0.05,0.10", "diffusion.train.freeze=unet/out/.*,style/.*"],
+    )
     assert config.diffusion.train.ema.tracks == (0.05, 0.1)
     assert config.diffusion.train.freeze == ("unet/out/.*", "style/.*")
     config.diffusion.train.ema.snapshot_every = 500
@@ -161,7 +189,9 @@ def test_numbers_given_for_an_empty_list_are_numbers():
     check_config(config, get_base())
 
 
-@pytest.mark.parametrize("line", ["config.difusion.loss = 1", "config.data.tile = '64'", "import nowhere_at_all"])
+@pytest.mark.parametrize(
+    "line", ["config.difusion.loss = 1", "config.data.tile = '64'", "import nowhere_at_all"]
+)
 def test_a_mistake_in_a_config_file_is_one_paragraph(line, tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(
@@ -204,7 +234,10 @@ def test_guidance_that_cannot_be_is_refused_before_hours_of_training(key, value,
         ({"diffusion.watch.styles": 0}, "diffusion.watch.styles is 0"),
         ({"diffusion.watch.steps": 0}, "diffusion.watch.steps is 0"),
         ({"diffusion.watch.judge": True}, "visual_every draws, and that is 0"),
-        ({"latents.cache": True, "stages": ("data", "autoencoder", "latents", "guided")}, "guided.cache=True"),
+        (
+            {"latents.cache": True, "stages": ("data", "autoencoder", "latents", "guided")},
+            "guided.cache=True",
+        ),
         ({"ssl.augment.blur": (0.5, 0.1)}, "ssl.augment.blur is .*give 3 numbers"),
         ({"ssl.teacher_temperature": (0.04,)}, "ssl.teacher_temperature is .*give 2 numbers"),
     ],

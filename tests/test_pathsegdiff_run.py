@@ -1,4 +1,5 @@
-"""PathSegDiff from tiles to report on tiny networks, and an ablation that starts from what was learnt."""
+"""PathSegDiff from tiles to report on tiny networks, and an ablation that starts from what was
+learnt."""
 
 import csv
 import json
@@ -55,23 +56,37 @@ def test_from_tiles_without_labels_to_a_report_and_an_ablation(tile_set: TileSet
     assert first.returncode == 0, first.stderr
     counts = {split: len(tile_set.index(split)) for split in ("train", "style", "val", "test")}
     views = 8 * (counts["train"] + counts["style"]) + counts["val"] + counts["test"]
-    assert "[ssl]" in first.stdout and "[guided]" in first.stdout and f"guided: {views} views" in first.stdout
+    assert (
+        "[ssl]" in first.stdout
+        and "[guided]" in first.stdout
+        and f"guided: {views} views" in first.stdout
+    )
 
     summary = json.loads((tmp_path / "run/report/summary.json").read_text())
     arms = ["ldm", "random-ldm", "concat", "tuned", "jitter"]
     assert set(summary["arms"]) == set(arms) and "synthesis" not in summary
-    assert all(arm["n_patients"] == 2 and 0 <= arm["patient_iou_mean"] <= 1 for arm in summary["arms"].values())
-    scores = {arm: json.loads((tmp_path / f"run/segmentation/{arm}-0/scores.json").read_text()) for arm in arms}
+    assert all(
+        arm["n_patients"] == 2 and 0 <= arm["patient_iou_mean"] <= 1
+        for arm in summary["arms"].values()
+    )
+    scores = {
+        arm: json.loads((tmp_path / f"run/segmentation/{arm}-0/scores.json").read_text())
+        for arm in arms
+    }
     pixels = {arm: np.sum(list(each["confusion"]["test"].values())) for arm, each in scores.items()}
     assert set(pixels.values()) == {16 * 32 * 32}
     used = json.loads((tmp_path / "run/segmentation/ldm-0/frozen.json").read_text())
     assert set(used) == {"first", "guide", "denoiser"}
-    assert set(json.loads((tmp_path / "run/segmentation/random-ldm-0/frozen.json").read_text())) == {"first", "guide"}
+    assert set(
+        json.loads((tmp_path / "run/segmentation/random-ldm-0/frozen.json").read_text())
+    ) == {"first", "guide"}
 
     again = run(tmp_path)
     assert again.returncode == 0 and "All is done" in again.stdout
 
-    other = run(tmp_path, f"--config={tmp_path / 'small.py'}:ablate", f"--workdir={tmp_path / 'ablation'}")
+    other = run(
+        tmp_path, f"--config={tmp_path / 'small.py'}:ablate", f"--workdir={tmp_path / 'ablation'}"
+    )
     assert other.returncode == 0, other.stderr
     with (tmp_path / "ablation/report/ablation.csv").open() as file:
         rows = list(csv.DictReader(file))

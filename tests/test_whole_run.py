@@ -49,14 +49,21 @@ def environment() -> dict[str, str]:
 
 def run(folder: Path, *extra: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command(folder, *extra), capture_output=True, text=True, env=environment(), cwd=ROOT, timeout=400
+        command(folder, *extra),
+        capture_output=True,
+        text=True,
+        env=environment(),
+        cwd=ROOT,
+        timeout=400,
     )
 
 
 def test_killed_resumed_finished_and_refused(tile_set: TileSet, tmp_path: Path):
     (tmp_path / "small.py").write_text(CONFIG.replace("TILES", repr(str(tile_set.path))))
 
-    first = subprocess.Popen(command(tmp_path), stdout=subprocess.DEVNULL, env=environment(), cwd=ROOT)
+    first = subprocess.Popen(
+        command(tmp_path), stdout=subprocess.DEVNULL, env=environment(), cwd=ROOT
+    )
     deadline = time.monotonic() + 200
     while not (tmp_path / "run/latents/done.json").exists() and time.monotonic() < deadline:
         assert first.poll() is None, "the run ended before it could be killed"
@@ -71,13 +78,25 @@ def test_killed_resumed_finished_and_refused(tile_set: TileSet, tmp_path: Path):
     summary = json.loads((tmp_path / "run/report/summary.json").read_text())
     assert set(summary["arms"]) == {"labelled", "labelled+synthetic"}
     for arm in summary["arms"].values():
-        assert arm["n_patients"] == 2 and 0 <= arm["patient_iou_mean"] <= 1 and arm["patient_iou_var"] >= 0
-    assert -1 <= summary["synthesis"]["style_correlation"] <= 1 and 0 <= summary["synthesis"]["layout_iou"] <= 1
-    assert all(summary["stages"][stage]["seconds"] > 0 for stage in ("data", "diffusion", "synthesis", "segmentation"))
+        assert (
+            arm["n_patients"] == 2
+            and 0 <= arm["patient_iou_mean"] <= 1
+            and arm["patient_iou_var"] >= 0
+        )
+    assert (
+        -1 <= summary["synthesis"]["style_correlation"] <= 1
+        and 0 <= summary["synthesis"]["layout_iou"] <= 1
+    )
+    assert all(
+        summary["stages"][stage]["seconds"] > 0
+        for stage in ("data", "diffusion", "synthesis", "segmentation")
+    )
     with (tmp_path / "run/report/per_patient.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert sorted((row["arm"], row["patient"]) for row in rows if row["split"] == "test") == [
-        (arm, patient) for arm in ("labelled", "labelled+synthetic") for patient in ("test0", "test1")
+        (arm, patient)
+        for arm in ("labelled", "labelled+synthetic")
+        for patient in ("test0", "test1")
     ]
     page = (tmp_path / "run/report/index.html").read_text()
     assert "<svg" in page or "data:image/png;base64" in page
@@ -91,7 +110,11 @@ def test_killed_resumed_finished_and_refused(tile_set: TileSet, tmp_path: Path):
     assert third.returncode == 0 and "All is done" in third.stdout and time.monotonic() - began < 30
 
     other = run(tmp_path, "--config.diffusion.loss=l1")
-    assert other.returncode == 2 and "diffusion.loss: l2 -> l1" in other.stderr and "Traceback" not in other.stderr
+    assert (
+        other.returncode == 2
+        and "diffusion.loss: l2 -> l1" in other.stderr
+        and "Traceback" not in other.stderr
+    )
 
 
 def check_inference(folder: Path) -> None:
@@ -100,9 +123,16 @@ def check_inference(folder: Path) -> None:
     (folder / "images").mkdir()
     Image.fromarray(rng.integers(0, 256, (50, 77, 3), dtype=np.uint8)).save(folder / "images/a.png")
     moved = (folder / "tiles").rename(folder / "elsewhere")
-    options = [f"--workdir={folder / 'run'}", f"--images={folder / 'images'}", f"--out={folder / 'masks'}", "--mpp=2"]
+    options = [
+        f"--workdir={folder / 'run'}",
+        f"--images={folder / 'images'}",
+        f"--out={folder / 'masks'}",
+        "--mpp=2",
+    ]
     command = [sys.executable, "-m", "stedm_jax.inference", *options, "--arm=labelled+synthetic"]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment(), cwd=ROOT, timeout=400)
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment(), cwd=ROOT, timeout=400
+    )
     moved.rename(folder / "tiles")
     assert done.returncode == 0, done.stderr
     mask = Image.open(folder / "masks/a.png")
@@ -129,9 +159,17 @@ def offspring(parent: int) -> set[int]:
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
 def test_killed_while_it_prepares_data(tmp_path: Path):
     workdir = tmp_path / "a run"
-    line = [sys.executable, "-m", "stedm_jax.main", "--config=configs/demo.py:tiny", f"--workdir={workdir}"]
+    line = [
+        sys.executable,
+        "-m",
+        "stedm_jax.main",
+        "--config=configs/demo.py:tiny",
+        f"--workdir={workdir}",
+    ]
     line.append("--stage=data")
-    first = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment(), cwd=ROOT)
+    first = subprocess.Popen(
+        line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment(), cwd=ROOT
+    )
     try:
         deadline = time.monotonic() + 100
         while not list(workdir.glob("data/cohort/slides/*.tif*")):  # workers are drawing
@@ -142,7 +180,9 @@ def test_killed_while_it_prepares_data(tmp_path: Path):
     finally:
         first.send_signal(signal.SIGKILL)
         first.wait()
-    second = subprocess.run(line, capture_output=True, text=True, env=environment(), cwd=ROOT, timeout=300)
+    second = subprocess.run(
+        line, capture_output=True, text=True, env=environment(), cwd=ROOT, timeout=300
+    )
     assert second.returncode == 0, second.stderr
     TileSet.open(workdir / "data" / "tiles").verify()
     assert not [child for child in children if Path(f"/proc/{child}").exists()]
@@ -155,7 +195,9 @@ def check_synthetic(made: TileSet, real: TileSet) -> None:
     for number in range(16):
         tile = made.read("synthetic", number)
         layout = real.read("train", int(tile.provenance["layout_record"]))
-        assert tile.patient == layout.patient and sorted(tile.mask.ravel()) == sorted(layout.mask.ravel())
+        assert tile.patient == layout.patient and sorted(tile.mask.ravel()) == sorted(
+            layout.mask.ravel()
+        )
         for record in map(int, tile.provenance["style_records"].split()):
             assert real.read("style", record).patient == tile.provenance["style_patient"]
         assert len(tile.provenance["checkpoint_sha256"]) == 64
@@ -165,7 +207,10 @@ def check_synthetic(made: TileSet, real: TileSet) -> None:
     ("arguments", "says"),
     [
         (["--config=configs/nowhere.py"], "There is no config file configs/nowhere.py"),
-        (["--config=configs/demo.py", "--config.diffusion.trian.steps=3"], "Did you mean 'diffusion.train.steps'"),
+        (
+            ["--config=configs/demo.py", "--config.diffusion.trian.steps=3"],
+            "Did you mean 'diffusion.train.steps'",
+        ),
         (["--config=configs/demo.py", "--stage=training"], "--stage names training"),
         (["--config=configs/demo.py:big"], "no arm 'big'"),
         (["--config=configs/catch.py", "--workdir=WORKDIR"], "Cancer Imaging Archive"),
@@ -175,8 +220,12 @@ def test_mistakes_end_in_one_paragraph(arguments, says, tmp_path):
     arguments = [word.replace("WORKDIR", str(tmp_path)) for word in arguments]
     done = subprocess.run(
         [sys.executable, "-m", "stedm_jax.main", *arguments],
-        capture_output=True, text=True, env=environment(), cwd=ROOT, timeout=120,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        env=environment(),
+        cwd=ROOT,
+        timeout=120,
+    )
     assert done.returncode == 2 and says in done.stderr and "Traceback" not in done.stderr
 
 
@@ -186,13 +235,27 @@ def test_mistakes_end_in_one_paragraph(arguments, says, tmp_path):
         "stedm_jax.main",
         *(
             f"data_prep.{name}"
-            for name in ["phantom", "slides", "folder", "catch", "her2", "bcss", "glas", "flowers", "inspect"]
+            for name in [
+                "phantom",
+                "slides",
+                "folder",
+                "catch",
+                "her2",
+                "bcss",
+                "glas",
+                "flowers",
+                "inspect",
+            ]
         ),
     ],
 )
 def test_every_entry_point_answers_help(module):
     done = subprocess.run(
-        [sys.executable, "-m", module, "--help"], capture_output=True, text=True, cwd=ROOT, timeout=60
+        [sys.executable, "-m", module, "--help"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=60,
     )
     assert done.returncode == 0 and "usage:" in done.stdout
 
@@ -200,8 +263,19 @@ def test_every_entry_point_answers_help(module):
 @pytest.mark.slow
 def test_the_plan_names_sizes_and_costs(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "stedm_jax.main", "--config=configs/catch.py", "--stage=plan", f"--workdir={tmp_path}"],
-        capture_output=True, text=True, env=environment(), cwd=ROOT, timeout=120,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "stedm_jax.main",
+            "--config=configs/catch.py",
+            "--stage=plan",
+            f"--workdir={tmp_path}",
+        ],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        cwd=ROOT,
+        timeout=120,
+    )
     assert done.returncode == 0 and "234.64 M parameters" in done.stdout and "EFLOP" in done.stdout
     assert not list(tmp_path.iterdir())

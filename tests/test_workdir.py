@@ -4,7 +4,7 @@ import shutil
 import pytest
 
 from configs.base import get_base
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 from stedm_jax.workdir import IMPLIED, NEEDS, STAGES, Workdir, flatten, stage_of, versions
 
 
@@ -29,7 +29,8 @@ def test_a_change_names_the_key_and_what_it_makes_untrue(used):
     config = get_base()
     config.synthesis.guidance.scale = 3.0
     with pytest.raises(
-        UserError, match=r"synthesis.guidance.scale: 1.5 -> 3.0.*untrue: synthesis, segmentation, report"
+        UserError,
+        match=r"synthesis.guidance.scale: 1.5 -> 3.0.*untrue: synthesis, segmentation, report",
     ):
         used.adopt(config, "refuse")
     assert used.result("synthesis")
@@ -79,7 +80,11 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
 
 
 def test_two_runs_in_one_workdir_are_refused(tmp_path):
-    with Workdir(tmp_path).locked(), pytest.raises(UserError, match="Another run"), Workdir(tmp_path).locked(0.0):
+    with (
+        Workdir(tmp_path).locked(),
+        pytest.raises(UserError, match="Another run"),
+        Workdir(tmp_path).locked(0.0),
+    ):
         pass
 
 
@@ -119,7 +124,11 @@ def test_no_git_is_no_trouble(monkeypatch):
     [
         ("ssl.momentum", 0.9, "ssl, guided, segmentation, report"),
         ("ssl.train.steps", 7, "ssl, guided, segmentation, report"),
-        ("autoencoder.kl_weight", 0.5, "autoencoder, latents, diffusion, guided, synthesis, segmentation, report"),
+        (
+            "autoencoder.kl_weight",
+            0.5,
+            "autoencoder, latents, diffusion, guided, synthesis, segmentation, report",
+        ),
         ("latents.scale", 2.0, "latents, diffusion, guided, synthesis, segmentation, report"),
         ("diffusion.style.drop", 0.5, "diffusion, synthesis, segmentation, report"),
         ("guided.guide.drop", 0.5, "guided, segmentation, report"),
@@ -145,7 +154,9 @@ def test_the_chain_breaks_where_a_stage_was_never_run(used):
     shutil.rmtree(used.path / "guided")
     config = get_base()
     config.ssl.momentum = 0.9
-    with pytest.raises(UserError, match=r"untrue: ssl, report\. "):  # the segmenters read no guided denoiser
+    with pytest.raises(
+        UserError, match=r"untrue: ssl, report\. "
+    ):  # the segmenters read no guided denoiser
         used.adopt(config, "refuse")
 
 
@@ -158,7 +169,11 @@ def test_what_a_stage_needs_stands_before_it():
 def test_forgetting_a_stage_deletes_what_builds_on_it(used):
     used.forget("ssl")
     assert used.started("diffusion") and used.started("synthesis") and used.result("ssl") is None
-    assert not used.started("guided") and not used.started("segmentation") and not used.started("report")
+    assert (
+        not used.started("guided")
+        and not used.started("segmentation")
+        and not used.started("report")
+    )
 
 
 def test_what_is_only_watched_is_harmless(used):

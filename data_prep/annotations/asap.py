@@ -1,11 +1,13 @@
 """ASAP XML (Automated Slide Analysis Platform): annotations in groups, in level-0 pixels.
 
-The class is the group (PartOfGroup); annotations without one ("None") are passed over. Polygons, splines (read as the
-polygon of their points) and rectangles are areas; dots, point sets and measurements are passed over. ASAP knows no
-holes: annotations of a group that is called exclusion, exclude or excluded are cut out of every polygon in which they
-lie. Groups of other names that stand for "not this" (CAMELYON16's _2) are classes like any: smaller polygons are
-drawn over larger ones, so mapping such a class to background or to unlabelled does the same. The colour is that of
-the group, else of the annotation.
+The class is the group (PartOfGroup); annotations without one ("None") are passed over. Polygons,
+splines (read as the polygon of their points) and rectangles are areas; dots, point sets and
+measurements are passed over. ASAP knows no
+holes: annotations of a group that is called exclusion, exclude or excluded are cut out of every
+  polygon in which they
+lie. Groups of other names that stand for "not this" (CAMELYON16's _2) are classes like any: smaller
+polygons are drawn over larger ones, so mapping such a class to background or to unlabelled does the
+same. The colour is that of the group, else of the annotation.
 """
 
 from xml.etree.ElementTree import Element

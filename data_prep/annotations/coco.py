@@ -1,10 +1,11 @@
 """COCO JSON: images, categories and annotations of a whole cohort, in pixels of the listed images.
 
-`segmentation` is a list of polygons, each a flat list x, y, x, y, ... (several are several parts: COCO has no holes);
-or one flat list, as the published CATCH file has it; or a run-length code, {"size": [rows, columns], "counts": ...},
-whose counts are numbers or COCO's compressed string; that becomes polygons with holes. Annotations with a box only
-are passed over. Categories may have a `color` (RGB list or "#rrggbb"). Where an image is listed with another size
-than that of the slide, coordinates are scaled.
+`segmentation` is a list of polygons, each a flat list x, y, x, y, ... (several are several parts:
+COCO has no holes); or one flat list, as the published CATCH file has it; or a run-length code,
+{"size": [rows, columns], "counts": ...}, whose counts are numbers or COCO's compressed string; that
+becomes polygons with holes. Annotations with a box only are passed over. Categories may have a
+`color` (RGB list or "#rrggbb"). Where an image is listed with another size than that of the slide,
+coordinates are scaled.
 """
 
 from collections.abc import Mapping
@@ -23,7 +24,11 @@ MOST_PIXELS = 2**28
 
 def is_coco(data: Any) -> bool:
     """Whether parsed JSON looks like COCO's."""
-    return isinstance(data, dict) and isinstance(data.get("images"), list) and isinstance(data.get("annotations"), list)
+    return (
+        isinstance(data, dict)
+        and isinstance(data.get("images"), list)
+        and isinstance(data.get("annotations"), list)
+    )
 
 
 def listed(data: Any) -> list[str]:
@@ -46,7 +51,9 @@ def parse_coco(data: Any, position: int, size: tuple[int, int] | None = None) ->
     names, colors = _categories(data.get("categories") or [])
     draft, (scale_x, scale_y) = Draft(), _scale(image, size)
     if (scale_x, scale_y) != (1.0, 1.0):
-        draft.notes.append(f"coordinates were scaled by {scale_x:g}, as the file lists another size of the slide")
+        draft.notes.append(
+            f"coordinates were scaled by {scale_x:g}, as the file lists another size of the slide"
+        )
     for annotation in data["annotations"]:
         if annotation.get("image_id") != image["id"]:
             continue
@@ -55,7 +62,9 @@ def parse_coco(data: Any, position: int, size: tuple[int, int] | None = None) ->
             draft.passed_over += 1
             continue
         for rings in _parts(segmentation):
-            draft.add(names[category], [ring * (scale_x, scale_y) for ring in rings], colors[category])
+            draft.add(
+                names[category], [ring * (scale_x, scale_y) for ring in rings], colors[category]
+            )
     return draft
 
 
@@ -98,7 +107,8 @@ def _parts(segmentation: Any) -> list[list[np.ndarray]]:
 
 
 def decode_rle(code: Mapping[str, Any]) -> UInt8[np.ndarray, "h w"]:
-    """Unpacks a run-length code: lengths of runs of 0 and 1 by turns, down the columns, beginning with 0.
+    """Unpacks a run-length code: lengths of runs of 0 and 1 by turns, down the columns, beginning
+    with 0.
 
     Raises:
       ValueError: sizes are nonsense, or the runs do not fill the mask exactly.
@@ -109,14 +119,16 @@ def decode_rle(code: Mapping[str, Any]) -> UInt8[np.ndarray, "h w"]:
     counts = code["counts"]
     runs = np.array(_uncompress(counts) if isinstance(counts, str) else counts, np.float64)
     if runs.ndim != 1 or np.any(runs < 0) or not runs.sum() == height * width:
-        raise DamagedError(f"the runs of a run-length code do not add up to its {height}x{width} pixels")
+        raise DamagedError(
+            f"the runs of a run-length code do not add up to its {height}x{width} pixels"
+        )
     values = (np.arange(len(runs)) % 2).astype(np.uint8)
     return np.ascontiguousarray(np.repeat(values, runs.astype(np.int64)).reshape(width, height).T)
 
 
 def _uncompress(text: str) -> list[int]:
-    """COCO's string: five bits a character from 48 on, bit 5 says that more follow; from the fourth run on, the
-    difference to the run before the last."""
+    """COCO's string: five bits a character from 48 on, bit 5 says that more follow; from the fourth
+    run on, the difference to the run before the last."""
     runs: list[int] = []
     value, shift = 0, 0
     for character in text:

@@ -1,10 +1,12 @@
-"""Draws polygons as masks, exactly: a pixel belongs to a polygon if its centre does, by the even-odd rule.
+"""Draws polygons as masks, exactly: a pixel belongs to a polygon if its centre does, by the
+even-odd rule.
 
-For every edge the rows whose centres it spans are found, and in each the column at which it is crossed; every
-crossing turns inside to outside for all pixels further right, so a running parity along the rows gives the inside.
-Spans are half-open: an edge spans its upper end but not its lower one, and a centre on an edge lies to its right.
-So of two polygons that share an edge exactly one gets each pixel. All is computed in coordinates of the slide, so a
-block of a mask is the same whatever the block's bounds are.
+For every edge the rows whose centres it spans are found, and in each the column at which it is
+crossed; every crossing turns inside to outside for all pixels further right, so a running parity
+along the rows gives the inside. Spans are half-open: an edge spans its upper end but not its lower
+one, and a centre on an edge lies to its right. So of two polygons that share an edge exactly one
+gets each pixel. All is computed in coordinates of the slide, so a block of a mask is the same
+whatever the block's bounds are.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,10 +35,12 @@ def draw_mask(
     Args:
       polygons: largest first. A pixel in a hole keeps what was drawn before.
       ids: class -> value in the mask; polygons of other classes are not drawn.
-      box: y, x, height, width of the wanted part, in pixels of the mask; it may reach beyond the slide.
+      box: y, x, height, width of the wanted part, in pixels of the mask; it may reach beyond the
+        slide.
       factor: level-0 pixels for each pixel of the mask.
       outside: value where no polygon lies.
-      regions: where there are any, polygons count within them only, and what is outside them is `outside`.
+      regions: where there are any, polygons count within them only, and what is outside them is
+        `outside`.
       inside: value within the regions where no polygon lies; None is `outside`.
 
     Returns:
@@ -66,13 +70,22 @@ def _near(polygons: Sequence[Polygon], box: Box, factor: float) -> Iterator[Poly
             yield polygon
 
 
-def _paint(mask: Shaped[np.ndarray, "h w"], polygon: Polygon, box: Box, factor: float, value: int) -> None:
+def _paint(
+    mask: Shaped[np.ndarray, "h w"], polygon: Polygon, box: Box, factor: float, value: int
+) -> None:
     x0, y0, x1, y1 = polygon.box
     top, left = max(_first(y0, factor), box[0]), max(_first(x0, factor), box[1])
-    bottom, right = min(_first(y1, factor), box[0] + box[2]), min(_first(x1, factor), box[1] + box[3])
+    bottom, right = (
+        min(_first(y1, factor), box[0] + box[2]),
+        min(_first(x1, factor), box[1] + box[3]),
+    )
     if top < bottom and left < right:
         part = mask[top - box[0] : bottom - box[0], left - box[1] : right - box[1]]
-        np.copyto(part, np.asarray(value, mask.dtype), where=inside_polygon(polygon, top, left, bottom, right, factor))
+        np.copyto(
+            part,
+            np.asarray(value, mask.dtype),
+            where=inside_polygon(polygon, top, left, bottom, right, factor),
+        )
 
 
 def _first(at: float, factor: float) -> int:
@@ -83,7 +96,8 @@ def _first(at: float, factor: float) -> int:
 def inside_polygon(
     polygon: Polygon, top: int, left: int, bottom: int, right: int, factor: float
 ) -> Bool[np.ndarray, "h w"]:
-    """Which pixels of rows top to bottom and columns left to right have their centres in a polygon."""
+    """Which pixels of rows top to bottom and columns left to right have their centres in a
+    polygon."""
     height, width = bottom - top, right - left
     edges = polygon.edges
     near = (edges[3] > top * factor) & (edges[1] < bottom * factor)
@@ -91,7 +105,9 @@ def inside_polygon(
     x, y, _, other_y, slope = edges[:, np.flatnonzero(near)]
     first = np.clip(np.ceil(y / factor - 0.5), top, bottom).astype(np.int64)
     count = np.clip(np.ceil(other_y / factor - 0.5), top, bottom).astype(np.int64) - first
-    x, y, slope, skip = (np.repeat(values, count) for values in (x, y, slope, np.cumsum(count) - count - first))
+    x, y, slope, skip = (
+        np.repeat(values, count) for values in (x, y, slope, np.cumsum(count) - count - first)
+    )
     row = np.arange(len(x)) - skip
     column = np.ceil((x + ((row + 0.5) * factor - y) * slope) / factor - 0.5)
     column = np.clip(column, left, right).astype(np.int64) - left
@@ -104,11 +120,14 @@ def inside_polygon(
 def _between(
     rows: Int64[np.ndarray, " n"], columns: Int64[np.ndarray, " n"], height: int, width: int
 ) -> Bool[np.ndarray, "h w"]:
-    """Which pixels have an odd number of crossings at or before them in their row; 64 pixels are one word."""
+    """Which pixels have an odd number of crossings at or before them in their row; 64 pixels are
+    one word."""
     words = -(-width // 64)
     places = np.sort((rows * (64 * words) + columns)[columns < width])
     ends = np.flatnonzero(np.diff(places, append=-1))
-    turns = places[ends[np.diff(ends, prepend=-1) % 2 == 1]]  # two crossings at one place cancel out
+    turns = places[
+        ends[np.diff(ends, prepend=-1) % 2 == 1]
+    ]  # two crossings at one place cancel out
     parity = np.zeros(height * words, np.uint64)
     np.add.at(parity, turns // 64, np.uint64(1) << (turns % 64).astype(np.uint64))
     for shift in (1, 2, 4, 8, 16, 32):

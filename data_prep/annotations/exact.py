@@ -6,16 +6,18 @@ EXACT lets its users compose an export format from placeholders, so there is no 
 
       image name|class|{"x1": 10, "y1": 20, "x2": ...}|flags
 
-  with further columns after the vector or none; lines that begin with # are comments, and "not in image" for a vector
-  is passed over. Any file with a header that names the columns image (imagename, filename, slide), class (type,
-  annotation_type, label) and vector does as well, parted by | ; tab or comma.
-* JSON as its REST interface returns annotations: a list, or {"results": [...]}, of objects with `vector`, `image`
-  ({"name": ...} or {"filename": ...}, or a name) and `annotation_type` ({"name", "color_code", "closed"}, or a name).
-  Where both are bare numbers, as the interface returns them unless asked to expand them, the names are not in the
-  file and it is refused with a word on how to export it.
+  with further columns after the vector or none; lines that begin with # are comments, and "not in
+  image" for a vector is passed over. Any file with a header that names the columns image
+  (imagename, filename, slide), class (type, annotation_type, label) and vector does as well, parted
+  by | ; tab or comma.
+* JSON as its REST interface returns annotations: a list, or {"results": [...]}, of objects with
+  `vector`, `image` ({"name": ...} or {"filename": ...}, or a name) and `annotation_type` ({"name",
+  "color_code", "closed"}, or a name). Where both are bare numbers, as the interface returns them
+  unless asked to expand them, the names are not in the file and it is refused with a word on how to
+  export it.
 
-A vector of fewer than three points is a point, a line, a box or a circle (EXACT does not tell them apart in exports)
-and is passed over, as are deleted annotations and open lines.
+A vector of fewer than three points is a point, a line, a box or a circle (EXACT does not tell them
+apart in exports) and is passed over, as are deleted annotations and open lines.
 """
 
 import csv
@@ -48,7 +50,9 @@ def is_exact_text(text: str) -> bool:
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
     if not lines:
         return False
-    return ("|" in lines[0] and ('{"x1"' in lines[0] or "not in image" in lines[0])) or _columns(lines[0]) is not None
+    return ("|" in lines[0] and ('{"x1"' in lines[0] or "not in image" in lines[0])) or _columns(
+        lines[0]
+    ) is not None
 
 
 Entry = tuple[str, str, Any, Any]
@@ -114,7 +118,9 @@ def _json_entries(items: list[Any]) -> Iterator[Entry]:
             closed = kind.get("closed", True) is not False and kind.get("vector_type") != _OPEN_LINE
             kind, color = kind.get("name"), kind.get("color_code")
         if not isinstance(image, str) or not isinstance(kind, str):
-            raise DamagedError("images or classes are bare numbers; export it with image and annotation_type expanded")
+            raise DamagedError(
+                "images or classes are bare numbers; export it with image and annotation_type expanded"
+            )
         yield image, kind, None if item.get("deleted") or not closed else item.get("vector"), color
 
 

@@ -1,9 +1,11 @@
 """Finds the annotation of a slide and reads it, whatever its format.
 
-The format is told by content. By name, an annotation is NAME.geojson, NAME.json, NAME.xml, NAME.sqlite, NAME.db,
-NAME.txt, NAME.csv (those of text also with .gz), or a label mask NAME.png, NAME.tif, NAME.tiff; NAME is the slide's
-name with or without its suffix. Several files make up one annotation if what follows the name says that they are
-pieces: NAME-layer1.geojson, NAME_annotationsLayer2.geojson. Files of a whole cohort (COCO, SlideRunner, EXACT)
+The format is told by content. By name, an annotation is NAME.geojson, NAME.json, NAME.xml,
+NAME.sqlite, NAME.db, NAME.txt, NAME.csv (those of text also with .gz), or a label mask NAME.png,
+NAME.tif, NAME.tiff; NAME is the slide's name with or without its suffix. Several files make up one
+annotation if what follows the name says that they are
+pieces: NAME-layer1.geojson, NAME_annotationsLayer2.geojson. Files of a whole cohort (COCO,
+  SlideRunner, EXACT)
 in the folder count if they list the slide.
 """
 
@@ -14,7 +16,16 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from data_prep.annotations import asap, coco, exact, geojson, histomics, imagescope, label_mask, sliderunner
+from data_prep.annotations import (
+    asap,
+    coco,
+    exact,
+    geojson,
+    histomics,
+    imagescope,
+    label_mask,
+    sliderunner,
+)
 from data_prep.annotations.mend import mend
 from data_prep.annotations.origin import Origin
 from data_prep.annotations.polygon import Annotation, Draft
@@ -31,7 +42,7 @@ from data_prep.annotations.source import (
     same_slide,
     stem,
 )
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 
 _TEXTS = (".geojson", ".json", ".xml", ".txt", ".csv")
 _BASES = (".sqlite", ".sqlite3", ".db")
@@ -45,7 +56,8 @@ _FORMATS = (
 
 WHOLE = Origin()
 SETTLED_NS = 2 * 10**9
-"""A folder that changed later than that is listed anew each time: its clock may not tell two changes apart."""
+"""A folder that changed later than that is listed anew each time: its clock may not tell two
+changes apart."""
 
 
 def find_annotations(folder: Path, slide: str) -> tuple[Path, ...]:
@@ -63,7 +75,11 @@ def find_annotations(folder: Path, slide: str) -> tuple[Path, ...]:
     """
     slide = slide.replace("\\", "/")
     name = slide.rsplit("/", 1)[-1]
-    places = [_listing(place) for place in dict.fromkeys([folder, (folder / slide).parent]) if place.is_dir()]
+    places = [
+        _listing(place)
+        for place in dict.fromkeys([folder, (folder / slide).parent])
+        if place.is_dir()
+    ]
     whole = _asked(places, "whole", name)
     pieces = _asked(places, "pieces", name)
     taken = {*whole, *pieces}
@@ -103,7 +119,8 @@ class _Listing:
 
     Attributes:
       whole, pieces: name of a slide, with its suffix or without, -> files named after it.
-      cohort: name of a slide without its suffix -> files that list such a one; looked for when first asked.
+      cohort: name of a slide without its suffix -> files that list such a one; looked for when
+        first asked.
     """
 
     def __init__(self, folder: Path):
@@ -129,18 +146,28 @@ class _Listing:
 
 
 def _asked(places: Sequence[_Listing], what: str, name: str) -> list[Path]:
-    """Files of that kind that are annotations of the slide, each once, in the order of their names."""
+    """Files of that kind that are annotations of the slide, each once, in the order of their
+    names."""
     found: list[Path] = []
     for place in places:
-        files = [file for key in dict.fromkeys([name, stem(name)]) for file in getattr(place, what).get(key, ())]
+        files = [
+            file
+            for key in dict.fromkeys([name, stem(name)])
+            for file in getattr(place, what).get(key, ())
+        ]
         found += [file for file in sorted(set(files)) if _is_one(file, name)]
     return found
 
 
 def _listing(folder: Path) -> _Listing:
-    """Lists a folder once for all slides; anew if it changed, or is so new that a change may not show in its time."""
+    """Lists a folder once for all slides; anew if it changed, or is so new that a change may not
+    show in its time."""
     changed = folder.stat().st_mtime_ns
-    return _Listing(folder) if time.time_ns() - changed < SETTLED_NS else _kept_listing(folder, changed)
+    return (
+        _Listing(folder)
+        if time.time_ns() - changed < SETTLED_NS
+        else _kept_listing(folder, changed)
+    )
 
 
 @lru_cache(maxsize=64)
@@ -149,9 +176,15 @@ def _kept_listing(folder: Path, changed: int) -> _Listing:
 
 
 def _is_one(file: Path, slide: str) -> bool:
-    """Whether a file of the slide's name is an annotation, and not the slide, a picture of it or something else."""
+    """Whether a file of the slide's name is an annotation, and not the slide, a picture of it or
+    something else."""
     suffix = _suffix(file)
-    if not suffix or not file.is_file() or file.name == slide or file.name.lower().endswith(".classes.json"):
+    if (
+        not suffix
+        or not file.is_file()
+        or file.name == slide
+        or file.name.lower().endswith(".classes.json")
+    ):
         return False
     if suffix in _IMAGES:
         return label_mask.is_label_mask(file)
@@ -169,12 +202,15 @@ def _stamp(file: Path) -> tuple[int, int]:
 
 
 def _lists(file: Path, slide: str) -> bool:
-    return any(same_slide(name, slide) for name in _cohort(file, *_stamp(file)).get(base_stem(slide), ()))
+    return any(
+        same_slide(name, slide) for name in _cohort(file, *_stamp(file)).get(base_stem(slide), ())
+    )
 
 
 @lru_cache(maxsize=4096)
 def _cohort(file: Path, changed: int, size: int) -> dict[str, list[str]]:
-    """Names of the slides that a cohort's file lists, by the name without folders and suffix; none if it is none."""
+    """Names of the slides that a cohort's file lists, by the name without folders and suffix; none
+    if it is none."""
     start = head(file).lstrip()
     if re.search(rb'"(Feature|FeatureCollection|GeometryCollection|elements)"', start):
         return {}
@@ -191,15 +227,21 @@ def shared_annotations(asked: Mapping[int, tuple[Sequence[Path], str]]) -> dict[
     """What is wrong where two slides have one annotation: by number, of both of them.
 
     Args:
-      asked: by number the files of a slide, and its name. A file of a whole cohort may serve many, by entries of
-        their own.
+      asked: by number the files of a slide, and its name. A file of a whole cohort may serve many,
+        by entries of their own.
     """
     users: dict[tuple[Path, str], list[int]] = {}
     for number, (paths, slide) in asked.items():
         for path in paths:
-            names = _cohort(path, *_stamp(path)).get(base_stem(slide), []) if _suffix(path) in _COHORTS else []
+            names = (
+                _cohort(path, *_stamp(path)).get(base_stem(slide), [])
+                if _suffix(path) in _COHORTS
+                else []
+            )
             sureness = max((same_slide(name, slide) for name in names), default=0)
-            entry = next((name for name in names if sureness and same_slide(name, slide) == sureness), "")
+            entry = next(
+                (name for name in names if sureness and same_slide(name, slide) == sureness), ""
+            )
             users.setdefault((path.absolute(), entry), []).append(number)
     errors: dict[int, str] = {}
     for (path, _), numbers in users.items():
@@ -270,10 +312,16 @@ def _listed(file: Path, kind: str) -> list[str]:
 @lru_cache(maxsize=1)
 def _entries(file: Path, kind: str, changed: int, size: int) -> list[exact.Entry]:
     """All entries of an export of EXACT, kept as it is read for every slide."""
-    return exact.entries_of_json(read_json(file)) if kind == "EXACT JSON" else exact.entries_of_text(read_text(file))
+    return (
+        exact.entries_of_json(read_json(file))
+        if kind == "EXACT JSON"
+        else exact.entries_of_text(read_text(file))
+    )
 
 
-def _draft(path: Path, kind: str, slide: str, size: tuple[int, int] | None, origin: Origin) -> Draft:
+def _draft(
+    path: Path, kind: str, slide: str, size: tuple[int, int] | None, origin: Origin
+) -> Draft:
     draft = _parsed(path, kind, slide, size)
     if kind == "label mask" or (origin.x, origin.y) == (0, 0):  # a mask covers the whole slide
         return draft
@@ -294,7 +342,11 @@ def _parsed(path: Path, kind: str, slide: str, size: tuple[int, int] | None) -> 
         return histomics.parse_histomics(read_json(path))
     if kind == "ImageScope or ASAP XML":
         root = read_xml(path)
-        return asap.parse_asap(root) if root.tag == "ASAP_Annotations" else imagescope.parse_imagescope(root)
+        return (
+            asap.parse_asap(root)
+            if root.tag == "ASAP_Annotations"
+            else imagescope.parse_imagescope(root)
+        )
     if kind == "label mask":
         return label_mask.parse_label_mask(path, size)
     names = _listed(path, kind)
@@ -306,14 +358,16 @@ def _parsed(path: Path, kind: str, slide: str, size: tuple[int, int] | None) -> 
     return exact.parse_exact(_entries(path, kind, *_stamp(path)), names[position])
 
 
-def read_annotation(path: Path, slide: str, size: tuple[int, int] | None = None, origin: Origin = WHOLE) -> Annotation:
+def read_annotation(
+    path: Path, slide: str, size: tuple[int, int] | None = None, origin: Origin = WHOLE
+) -> Annotation:
     """Reads what a file says of a slide; polygons are mended where that is safe, and sorted.
 
     Args:
       path: a file of any format; it is told by content.
       slide: name of the slide, for files of whole cohorts.
-      size: width and height of the slide in level-0 pixels; label masks need it, and without it nothing is known
-        to lie outside the slide.
+      size: width and height of the slide in level-0 pixels; label masks need it, and without it
+        nothing is known to lie outside the slide.
       origin: where coordinates begin; see Origin.
 
     Raises:
@@ -322,12 +376,19 @@ def read_annotation(path: Path, slide: str, size: tuple[int, int] | None = None,
     with named(path, "annotation"):
         kind = _kind(path)
     if kind == "other JSON":
-        raise UserError(f"The annotation {path} is none of {_FORMATS}; export it again as one of them.")
+        raise UserError(
+            f"The annotation {path} is none of {_FORMATS}; export it again as one of them."
+        )
     with named(path, kind):
         draft = _draft(path, kind, slide, size, origin)
         polygons, notes = mend(draft, size)
     polygons.sort(key=lambda polygon: -polygon.area)
-    return Annotation(tuple(polygons), tuple(f"{path.name}: {note}" for note in notes), draft.mpp, draft.passed_over)
+    return Annotation(
+        tuple(polygons),
+        tuple(f"{path.name}: {note}" for note in notes),
+        draft.mpp,
+        draft.passed_over,
+    )
 
 
 def load_annotation(
@@ -339,7 +400,9 @@ def load_annotation(
       UserError: as of read_annotation; or two files say different microns per pixel.
     """
     parts = [read_annotation(path, slide, size, origin) for path in paths]
-    polygons = sorted((polygon for part in parts for polygon in part.polygons), key=lambda polygon: -polygon.area)
+    polygons = sorted(
+        (polygon for part in parts for polygon in part.polygons), key=lambda polygon: -polygon.area
+    )
     said = {part.mpp for part in parts if part.mpp is not None}
     if said and max(said) > 1.02 * min(said):
         values = " and ".join(f"{mpp:g}" for mpp in sorted(said))

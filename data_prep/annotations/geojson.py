@@ -1,10 +1,12 @@
 """GeoJSON (RFC 7946) with level-0 pixels for coordinates, as QuPath exports it, or plain.
 
-A file is a FeatureCollection, a list of features, one feature or one geometry. The class is, in this order:
-QuPath's classification (an object with `name`, or with `names` from nested classes, joined as QuPath writes them;
-or, in 0.2, a string); in features that are not QuPath's the property `name`; the name of the collection. What QuPath
-exports of kinds other than annotations (detections, cells, tiles, TMA cores), features without a class, points and
-lines are passed over and counted. Ellipses are polygons in QuPath's GeoJSON.
+A file is a FeatureCollection, a list of features, one feature or one geometry. The class is, in
+this order: QuPath's classification (an object with `name`, or with `names` from nested classes,
+  joined as QuPath writes them;
+or, in 0.2, a string); in features that are not QuPath's the property `name`; the name of the
+collection. What QuPath exports of kinds other than annotations (detections, cells, tiles, TMA
+cores), features without a class, points and lines are passed over and counted. Ellipses are
+polygons in QuPath's GeoJSON.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,7 +14,13 @@ from typing import Any
 
 from data_prep.annotations.polygon import Color, Draft, packed_color
 
-_OLD_KINDS = {"PathDetectionObject", "PathCellObject", "PathTileObject", "PathRootObject", "TMACoreObject"}
+_OLD_KINDS = {
+    "PathDetectionObject",
+    "PathCellObject",
+    "PathTileObject",
+    "PathRootObject",
+    "TMACoreObject",
+}
 """Before 0.3 QuPath wrote the kind of an object as the feature's id."""
 _AREAS = ("Polygon", "MultiPolygon")
 
@@ -22,15 +30,23 @@ def is_geojson(data: Any) -> bool:
     if isinstance(data, list):
         return bool(data) and is_geojson(data[0]) if len(data) else False
     return isinstance(data, dict) and data.get("type") in (
-        "FeatureCollection", "Feature", "GeometryCollection", "Polygon", "MultiPolygon",
-        "Point", "MultiPoint", "LineString", "MultiLineString",
-    )  # fmt: skip
+        "FeatureCollection",
+        "Feature",
+        "GeometryCollection",
+        "Polygon",
+        "MultiPolygon",
+        "Point",
+        "MultiPoint",
+        "LineString",
+        "MultiLineString",
+    )
 
 
 def is_qupath(data: Any) -> bool:
     """Whether parsed GeoJSON was written by QuPath, which marks every feature as its own."""
     return any(
-        {"objectType", "object_type", "isLocked", "classification"} & set(feature.get("properties") or {})
+        {"objectType", "object_type", "isLocked", "classification"}
+        & set(feature.get("properties") or {})
         or str(feature.get("id", "")).startswith("Path")
         for feature in _features(data)[0]
     )
@@ -59,7 +75,9 @@ def parse_geojson(data: Any) -> Draft:
             draft.add(name, part, color)
             rings = [ring for ring in part if len(ring) > 2 and list(ring[0]) != list(ring[-1])]
             if rings:
-                draft.note(*draft.polygons[-1], "was not closed; its last point was joined to the first")
+                draft.note(
+                    *draft.polygons[-1], "was not closed; its last point was joined to the first"
+                )
     return draft
 
 
@@ -79,13 +97,17 @@ def _is_annotation(feature: Mapping[str, Any], properties: Mapping[str, Any]) ->
     return kind == "annotation" and str(feature.get("id")) not in _OLD_KINDS
 
 
-def _class_of(feature: Mapping[str, Any], properties: Mapping[str, Any], layer: str | None) -> str | None:
+def _class_of(
+    feature: Mapping[str, Any], properties: Mapping[str, Any], layer: str | None
+) -> str | None:
     kind = properties.get("classification")
     if isinstance(kind, dict):
         return str(kind.get("name") or ": ".join(map(str, kind.get("names") or []))) or None
     if isinstance(kind, str) and kind:
         return kind
-    if {"objectType", "object_type", "isLocked"} & set(properties) or str(feature.get("id", "")).startswith("Path"):
+    if {"objectType", "object_type", "isLocked"} & set(properties) or str(
+        feature.get("id", "")
+    ).startswith("Path"):
         return None  # QuPath's, unclassified: its name is the object's own, not a class
     name = properties.get("name") or layer
     return str(name) if name else None

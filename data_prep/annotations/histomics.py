@@ -1,10 +1,11 @@
 """HistomicsUI (Digital Slide Archive, Girder) JSON: annotations of elements, in level-0 pixels.
 
 A file holds one annotation or a list, each as the server returns it ({"annotation": {...}}) or bare
-({"name": ..., "elements": [...]}). The class of an element is its group, else its label, else the annotation's name.
-Areas are closed polylines (`closed` is true, or the last point is the first) with their `holes`, rectangles, circles
-and ellipses; width and height are whole axes, rotation is in radians from the x axis towards the y axis, which points
-down. Points, arrows, open lines, grids, images and heat maps are passed over.
+({"name": ..., "elements": [...]}). The class of an element is its group, else its label, else the
+annotation's name. Areas are closed polylines (`closed` is true, or the last point is the first)
+with their `holes`, rectangles, circles and ellipses; width and height are whole axes, rotation is
+in radians from the x axis towards the y axis, which points down. Points, arrows, open lines, grids,
+images and heat maps are passed over.
 """
 
 import math
@@ -41,7 +42,11 @@ def parse_histomics(data: Any) -> Draft:
             if not rings or not name:
                 draft.passed_over += 1
                 continue
-            draft.add(str(name), rings, css_color(element.get("lineColor")) or css_color(element.get("fillColor")))
+            draft.add(
+                str(name),
+                rings,
+                css_color(element.get("lineColor")) or css_color(element.get("fillColor")),
+            )
     return draft
 
 

@@ -1,16 +1,25 @@
 """Aperio ImageScope XML: layers (Annotation) of regions, in level-0 pixels.
 
-The class of a region is the name of its layer. Where the layer has none it is the region's Text, else the layer's
-attribute Description, else "Layer" and the layer's Id, which is what ImageScope shows. Text of a region in a named
-layer is taken for a remark. Types of regions: 0 polygon or freehand, 1 rectangle, 2 ellipse (two opposite corners of
-its box), 3 arrow, 4 ruler, 5 counter; the last three are passed over. A rectangle is written with two or four
-corners. A region with NegativeROA="1" is a hole in every region of its layer in which it lies. LineColor is packed
-as 0xBBGGRR. The root's MicronsPerPixel is that of level 0.
+The class of a region is the name of its layer. Where the layer has none it is the region's Text,
+else the layer's attribute Description, else "Layer" and the layer's Id, which is what ImageScope
+shows. Text of a region in a named layer is taken for a remark. Types of regions: 0 polygon or
+  freehand, 1 rectangle, 2 ellipse (two opposite corners of
+its box), 3 arrow, 4 ruler, 5 counter; the last three are passed over. A rectangle is written with
+two or four corners. A region with NegativeROA="1" is a hole in every region of its layer in which
+it lies. LineColor is packed as 0xBBGGRR. The root's MicronsPerPixel is that of level 0.
 """
 
 from xml.etree.ElementTree import Element
 
-from data_prep.annotations.polygon import Color, Draft, cut_holes, ellipse, packed_color, rectangle, to_ring
+from data_prep.annotations.polygon import (
+    Color,
+    Draft,
+    cut_holes,
+    ellipse,
+    packed_color,
+    rectangle,
+    to_ring,
+)
 from data_prep.annotations.source import DamagedError, number
 
 _AREAS = {"0", "1", "2", "", "Polygon", "Rectangle", "Ellipse"}

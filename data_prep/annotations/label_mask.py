@@ -1,9 +1,11 @@
-"""Label masks: PNG or TIFF whose pixels are class ids or indices into a palette, at any downsampling of the slide.
+"""Label masks: PNG or TIFF whose pixels are class ids or indices into a palette, at any
+downsampling of the slide.
 
-The scale follows from the sizes of slide and mask. Names of the ids stand beside the mask NAME.png in
-NAME.classes.json: {"1": "tumour"} or {"1": {"name": "tumour", "color": [200, 0, 0]}}; ids that it does not name are
-unlabelled, and told. Without it, id N is the class "class N", and 0 is unlabelled. 255 is unlabelled in any case.
-Of a pyramid the finest level that fits into memory is read.
+The scale follows from the sizes of slide and mask. Names of the ids stand beside the mask NAME.png
+in NAME.classes.json: {"1": "tumour"} or {"1": {"name": "tumour", "color": [200, 0, 0]}}; ids that
+  it does not name are
+unlabelled, and told. Without it, id N is the class "class N", and 0 is unlabelled. 255 is
+unlabelled in any case. Of a pyramid the finest level that fits into memory is read.
 """
 
 import json
@@ -18,12 +20,12 @@ from PIL import Image
 from data_prep.annotations.polygon import Color, Draft, css_color
 from data_prep.annotations.source import DamagedError
 from data_prep.annotations.vectorise import vectorise
-from data_prep.readers.tiff_pages import check_pages
 from stedm_jax.data.schema import VOID
+from stedm_jax.imaging.tiff_pages import check_pages
 
 MOST_PIXELS = 2**28
-"""Most pixels of a mask that are held at once: several bytes for each while outlines are found, or as the
-file has them; what outlines take on top is bounded by vectorise.MOST_EDGES."""
+"""Most pixels of a mask that are held at once: several bytes for each while outlines are found, or
+as the file has them; what outlines take on top is bounded by vectorise.MOST_EDGES."""
 MOST_PAGES = 64
 _TOO_LARGE = "pixels are too many; any downsampling of the slide will do, or a TIFF with levels"
 _LABELS = ("1", "L", "P", "I", "I;16")
@@ -61,7 +63,9 @@ def parse_label_mask(path: Path, size: tuple[int, int] | None) -> Draft:
     present = _values(mask)
     draft = Draft()
     if shrunk:
-        draft.notes.append(f"the mask was read at 1/{shrunk:g} of its size, as it does not fit into memory")
+        draft.notes.append(
+            f"the mask was read at 1/{shrunk:g} of its size, as it does not fit into memory"
+        )
     if names is None:
         names = {value: f"class {value}" for value in present if value not in (0, VOID)}
     else:
@@ -74,7 +78,9 @@ def parse_label_mask(path: Path, size: tuple[int, int] | None) -> Draft:
     wanted = {value: str(value) for value in present if value in names and value != VOID}
     for polygon in vectorise(mask, wanted, scale):
         value = int(polygon.name)
-        rings = [np.minimum(ring, size) for ring in polygon.rings]  # its last pixels may reach over the edge
+        rings = [
+            np.minimum(ring, size) for ring in polygon.rings
+        ]  # its last pixels may reach over the edge
         draft.add(names[value], rings, colors.get(value) or palette.get(value))
     return draft
 
@@ -109,7 +115,9 @@ def _names(path: Path) -> tuple[dict[int, str] | None, dict[int, Color | None]]:
             else:
                 colors[value] = css_color(color)
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise DamagedError(f'{file.name} beside it is not of the form {{"1": "tumour"}}: {error}') from error
+        raise DamagedError(
+            f'{file.name} beside it is not of the form {{"1": "tumour"}}: {error}'
+        ) from error
     return names, colors
 
 
@@ -142,7 +150,9 @@ def _read(path: Path) -> tuple[UInt8[np.ndarray, "h w"], dict[int, Color], float
     except DamagedError:
         raise
     except Exception as error:  # damaged images raise whatever their decoders come upon
-        raise DamagedError(f"it cannot be read as an image: {type(error).__name__} {error}") from error
+        raise DamagedError(
+            f"it cannot be read as an image: {type(error).__name__} {error}"
+        ) from error
     return _ids(pixels), palette, 0.0
 
 
@@ -156,12 +166,17 @@ def _read_tiff(path: Path) -> tuple[UInt8[np.ndarray, "h w"], dict[int, Color], 
         try:
             pixels = fitting[0].asarray()
         except (ValueError, RuntimeError) as error:
-            raise DamagedError(f"{error}; some compressions of TIFF need the package imagecodecs") from error
+            raise DamagedError(
+                f"{error}; some compressions of TIFF need the package imagecodecs"
+            ) from error
         table = file.pages.first.colormap
         shrunk = levels[0].shape[-1] / fitting[0].shape[-1]
     palette: dict[int, Color] = {}
     if table is not None:
-        palette = {i: (int(r) >> 8, int(g) >> 8, int(b) >> 8) for i, (r, g, b) in enumerate(np.asarray(table).T[:256])}
+        palette = {
+            i: (int(r) >> 8, int(g) >> 8, int(b) >> 8)
+            for i, (r, g, b) in enumerate(np.asarray(table).T[:256])
+        }
     return _ids(np.squeeze(pixels)), palette, shrunk if shrunk > 1 else 0.0
 
 
@@ -176,8 +191,15 @@ def _ids(pixels: np.ndarray) -> UInt8[np.ndarray, "h w"]:
             raise DamagedError("it is coloured; save it with one channel that holds class ids")
         pixels = pixels[..., 0]
     if pixels.ndim != 2:
-        raise DamagedError(f"it has the shape {pixels.shape}; save it with one channel that holds class ids")
-    if pixels.dtype.kind not in "buif" or pixels.size == 0 or pixels.min() < 0 or pixels.max() > VOID:
+        raise DamagedError(
+            f"it has the shape {pixels.shape}; save it with one channel that holds class ids"
+        )
+    if (
+        pixels.dtype.kind not in "buif"
+        or pixels.size == 0
+        or pixels.min() < 0
+        or pixels.max() > VOID
+    ):
         raise DamagedError("its values are no ids from 0 to 255")
     ids = pixels.astype(np.uint8)
     if pixels.dtype.kind == "f" and np.any(ids != pixels):
@@ -186,7 +208,8 @@ def _ids(pixels: np.ndarray) -> UInt8[np.ndarray, "h w"]:
 
 
 def _scale(shape: tuple[int, ...], size: tuple[int, int]) -> float:
-    """Level-0 pixels for each pixel of the mask; a whole number where rounding explains the mask's size."""
+    """Level-0 pixels for each pixel of the mask; a whole number where rounding explains the mask's
+    size."""
     x, y = size[0] / shape[1], size[1] / shape[0]
     if abs(x - y) > max(0.02 * x, x / shape[1], y / shape[0]) + 1e-9 or max(x, y) < 0.98:
         raise DamagedError(
@@ -194,6 +217,8 @@ def _scale(shape: tuple[int, ...], size: tuple[int, int]) -> float:
         )
     whole = round((x + y) / 2)
     sides = zip((shape[1], shape[0]), size, strict=True)
-    if whole and all(side in (full // whole, -(-full // whole), round(full / whole)) for side, full in sides):
+    if whole and all(
+        side in (full // whole, -(-full // whole), round(full / whole)) for side, full in sides
+    ):
         return float(whole)
     return (x + y) / 2

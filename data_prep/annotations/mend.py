@@ -1,10 +1,13 @@
-"""Mends polygons where that is safe, leaves them out where it is not, and says so in a sentence each.
+"""Mends polygons where that is safe, leaves them out where it is not, and says so in a sentence
+each.
 
-What is sound stays as it is, to the last bit. Otherwise, ring by ring: repeated points are dropped; fewer than three
-points or no area leave nothing; where the pen crossed its own line, the faces around which it wound at least once
-are kept, so small curls and overlaps at the end of a stroke are filled and both halves of a figure of eight stay. If
-that differs by more than a tenth from the even-odd reading, nobody can say what was meant, and the polygon is left
-out. Holes are cut out of the outline, whatever of them lies in it; what lies outside the slide is cut off.
+What is sound stays as it is, to the last bit. Otherwise, ring by ring: repeated points are dropped;
+  fewer than three
+points or no area leave nothing; where the pen crossed its own line, the faces around which it wound
+at least once are kept, so small curls and overlaps at the end of a stroke are filled and both
+halves of a figure of eight stay. If that differs by more than a tenth from the even-odd reading,
+nobody can say what was meant, and the polygon is left out. Holes are cut out of the outline,
+whatever of them lies in it; what lies outside the slide is cut off.
 """
 
 from collections.abc import Iterator
@@ -43,14 +46,20 @@ def mend(draft: Draft, size: tuple[int, int] | None = None) -> tuple[list[Polygo
         notes += [f"polygon {number} ({place(polygon)}) {what}" for what in said]
     if repeated:
         some = ", ".join(map(str, repeated[:10])) + (" and more" if len(repeated) > 10 else "")
-        plural = "polygons repeat points, which were" if len(repeated) > 1 else "polygon repeats points, which were"
+        plural = (
+            "polygons repeat points, which were"
+            if len(repeated) > 1
+            else "polygon repeats points, which were"
+        )
         notes.append(f"{len(repeated)} {plural} dropped: number {some}")
     if sound and outside and 2 * outside >= len(draft.polygons):
         notes.insert(0, f"{outside} of {len(draft.polygons)} {OUTSIDE}")
     return sound, [*draft.notes, *notes]
 
 
-def _mend_one(polygon: Polygon, size: tuple[int, int] | None, said: list[str]) -> tuple[list[Polygon], bool]:
+def _mend_one(
+    polygon: Polygon, size: tuple[int, int] | None, said: list[str]
+) -> tuple[list[Polygon], bool]:
     """The parts that remain, and whether repeated points were dropped."""
     rings = [_without_repeats(ring) for ring in polygon.rings]
     dropped = any(len(new) != len(old) for new, old in zip(rings, polygon.rings, strict=True))
@@ -79,10 +88,14 @@ def _repaired(polygon: Polygon, size: tuple[int, int] | None, said: list[str]) -
         before = abs(signed_area(polygon.rings[0]))
         shape = _untangled(polygon.rings[0])
         if shape is None:
-            said.append("crosses itself so that nobody can say what is meant; it was left out, draw it again")
+            said.append(
+                "crosses itself so that nobody can say what is meant; it was left out, draw it again"
+            )
             return
         if shape.area > 0:
-            said.append(f"crosses itself; mended, the area of its outline went from {before:.0f} to {shape.area:.0f}")
+            said.append(
+                f"crosses itself; mended, the area of its outline went from {before:.0f} to {shape.area:.0f}"
+            )
     if shape.area == 0:
         said.append("has no area and was left out")
         return
@@ -91,25 +104,33 @@ def _repaired(polygon: Polygon, size: tuple[int, int] | None, said: list[str]) -
         if not shapely.is_valid(hole):
             hole = _untangled(ring)
             if hole is None:
-                said.append("had a hole that crosses itself so that nobody can say what is meant; it was dropped")
+                said.append(
+                    "had a hole that crosses itself so that nobody can say what is meant; it was dropped"
+                )
                 continue
             said.append("has a hole that crosses itself; mended")
         if not shape.intersects(hole):
             said.append("had a hole outside its outline, which was dropped")
             continue
         if not shape.covers(hole):
-            said.append("has a hole that reaches beyond its outline or another hole; what is inside was cut out")
+            said.append(
+                "has a hole that reaches beyond its outline or another hole; what is inside was cut out"
+            )
         shape = shape.difference(hole)
     if size is not None:
         before = shape.area
         shape = shape.intersection(shapely.box(0, 0, *size))
-        said.append(f"reaches outside the slide; {100 * (1 - shape.area / before):.3g} % of its area were cut off")
+        said.append(
+            f"reaches outside the slide; {100 * (1 - shape.area / before):.3g} % of its area were cut off"
+        )
     parts = [part for part in _polygons(shape) if part.area > 0]
     if not parts:
         said.append("has no area left and was left out")
     for part in parts:
         rings = [part.exterior, *part.interiors]
-        yield make_polygon(polygon.name, [np.array(ring.coords)[:-1, :2] for ring in rings], polygon.color)
+        yield make_polygon(
+            polygon.name, [np.array(ring.coords)[:-1, :2] for ring in rings], polygon.color
+        )
 
 
 def _without_repeats(ring: Float64[np.ndarray, "n 2"]) -> Float64[np.ndarray, "m 2"]:
@@ -126,15 +147,21 @@ def _reaches(ring: Float64[np.ndarray, "n 2"], size: tuple[int, int]) -> bool:
 
 
 def _sticks_out(ring: Float64[np.ndarray, "n 2"], size: tuple[int, int]) -> bool:
-    return bool(np.any(ring.min(0) < -TOLERANCE) or np.any(ring.max(0) > np.array(size, np.float64) + TOLERANCE))
+    return bool(
+        np.any(ring.min(0) < -TOLERANCE)
+        or np.any(ring.max(0) > np.array(size, np.float64) + TOLERANCE)
+    )
 
 
 def _untangled(ring: Float64[np.ndarray, "n 2"]) -> BaseGeometry | None:
-    """The faces around which a ring winds; None where the even-odd reading is another one, or it is a scribble."""
+    """The faces around which a ring winds; None where the even-odd reading is another one, or it is
+    a scribble."""
     if _crossings(ring) > MOST_CROSSINGS:
         return None
     shape, area = shapely.make_valid(shapely.Polygon(ring)), abs(signed_area(ring))
-    if abs(shape.area - area) <= 1e-9 * area:  # no face is wound around twice, or the wrong way: it only touches itself
+    if (
+        abs(shape.area - area) <= 1e-9 * area
+    ):  # no face is wound around twice, or the wrong way: it only touches itself
         return shape
     line = shapely.union_all(shapely.LineString(np.concatenate([ring, ring[:1]])))
     faces = list(shapely.get_parts(shapely.polygonize(shapely.get_parts(line))))
@@ -147,13 +174,16 @@ def _untangled(ring: Float64[np.ndarray, "n 2"]) -> BaseGeometry | None:
 
 
 def _crossings(ring: Float64[np.ndarray, "n 2"]) -> float:
-    """About how often a ring crosses itself, from some of its edges: a scribble would take for ever to untangle."""
+    """About how often a ring crosses itself, from some of its edges: a scribble would take for ever
+    to untangle."""
     after = np.concatenate([ring[1:], ring[:1]])
     some = np.arange(0, len(ring), max(len(ring) // 64, 1))
     count = 0
     for start, end in zip(ring[some], after[some], strict=True):
         across = _side(start, end, ring) * _side(start, end, after) < 0
-        along = _side(ring[across], after[across], start) * _side(ring[across], after[across], end) < 0
+        along = (
+            _side(ring[across], after[across], start) * _side(ring[across], after[across], end) < 0
+        )
         count += int(np.count_nonzero(along))
     return count * len(ring) / (2 * len(some))
 

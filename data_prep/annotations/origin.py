@@ -1,14 +1,15 @@
-"""Where the coordinates of an annotation begin: the corner of the slide, or that of the part of it that was scanned.
+"""Where the coordinates of an annotation begin: the corner of the slide, or that of the part of it
+that was scanned.
 
-Some slides (MRXS, SCN and others) say through OpenSlide which part of level 0 was scanned. QuPath shows that part only
-and writes coordinates from its corner, unless the slide was imported with --no-crop; ASAP, ImageScope and others
-write them from the corner of the whole slide.
+Some slides (MRXS, SCN and others) say through OpenSlide which part of level 0 was scanned. QuPath
+shows that part only and writes coordinates from its corner, unless the slide was imported with
+--no-crop; ASAP, ImageScope and others write them from the corner of the whole slide.
 """
 
 from dataclasses import dataclass
 
 from data_prep.table import Row
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 
 COLUMN = "annotation_origin"
 """Column of a table that says what the coordinates begin at."""
@@ -21,7 +22,8 @@ class Origin:
 
     Attributes:
       x, y: corner of the scanned part, in level-0 pixels.
-      said: "bounds" adds it to all coordinates, "slide" to none, "" to those of QuPath's GeoJSON only.
+      said: "bounds" adds it to all coordinates, "slide" to none, "" to those of QuPath's GeoJSON
+        only.
     """
 
     x: int = 0
@@ -34,7 +36,8 @@ class Origin:
 
 
 def origin_of(row: Row, corner: tuple[int, int]) -> Origin:
-    """What the column annotation_origin of a slide says, for a slide whose scanned part begins at `corner`.
+    """What the column annotation_origin of a slide says, for a slide whose scanned part begins at
+    `corner`.
 
     Raises:
       UserError: it says something else than bounds or slide.

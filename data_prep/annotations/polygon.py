@@ -1,4 +1,5 @@
-"""Polygons with holes, what a file says before it is mended, and how numbers and colours in files are read."""
+"""Polygons with holes, what a file says before it is mended, and how numbers and colours in files
+are read."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -21,8 +22,8 @@ class Polygon:
 
     Attributes:
       name: its class.
-      rings: float64 (n, 2) of x, y in level-0 pixels; the outer ring first, then the holes. The last point is
-        joined to the first and need not repeat it.
+      rings: float64 (n, 2) of x, y in level-0 pixels; the outer ring first, then the holes. The
+        last point is joined to the first and need not repeat it.
       area: of the outer ring less the holes, in level-0 pixels squared.
       color: RGB, where the file gives one.
     """
@@ -41,10 +42,11 @@ class Polygon:
 
     @cached_property
     def edges(self) -> Float64[np.ndarray, "5 n"]:
-        """All edges but level ones: x and y of the upper end (least y), x and y of the lower end, dx/dy.
+        """All edges but level ones: x and y of the upper end (least y), x and y of the lower end,
+        dx/dy.
 
-        The order of the ends does not depend on the direction in which a ring runs, so that two polygons that
-        share an edge compute the same crossings from it, to the last bit.
+        The order of the ends does not depend on the direction in which a ring runs, so that two
+        polygons that share an edge compute the same crossings from it, to the last bit.
         """
         start = np.concatenate(self.rings)
         end = np.concatenate([np.roll(ring, -1, axis=0) for ring in self.rings])
@@ -64,7 +66,8 @@ class Annotation:
       polygons: the largest first.
       left_out: a sentence for each polygon that was mended or left out: which, where and why.
       mpp: microns per pixel of level 0, where the file supplies it.
-      passed_over: how many things of other kinds (points, lines, detections, without a class) there are.
+      passed_over: how many things of other kinds (points, lines, detections, without a class) there
+        are.
     """
 
     polygons: tuple[Polygon, ...]
@@ -74,9 +77,12 @@ class Annotation:
 
 
 def signed_area(ring: Float64[np.ndarray, "n 2"]) -> float:
-    """Area by the shoelace formula; positive where the ring runs clockwise on the screen (y down)."""
+    """Area by the shoelace formula; positive where the ring runs clockwise on the screen (y
+    down)."""
     x, y = ring[:, 0] - ring[0, 0], ring[:, 1] - ring[0, 1]
-    return float(np.dot(x[:-1], y[1:]) - np.dot(y[:-1], x[1:])) / 2  # the closing edge ends at the origin
+    return (
+        float(np.dot(x[:-1], y[1:]) - np.dot(y[:-1], x[1:])) / 2
+    )  # the closing edge ends at the origin
 
 
 def make_polygon(name: str, rings: Sequence[np.ndarray], color: Color | None = None) -> Polygon:
@@ -102,7 +108,9 @@ def rectangle(x0: float, y0: float, x1: float, y1: float) -> list[tuple[float, f
     return [(x0, y0), (x1, y0), (x1, y1), (x0, y1)]
 
 
-def ellipse(x: float, y: float, radius_x: float, radius_y: float, turn: float = 0.0) -> list[tuple[float, float]]:
+def ellipse(
+    x: float, y: float, radius_x: float, radius_y: float, turn: float = 0.0
+) -> list[tuple[float, float]]:
     """Points on an ellipse around x, y; `turn` in radians from the x axis towards the y axis."""
     angle = np.linspace(0, 2 * np.pi, ELLIPSE_POINTS, endpoint=False)
     across, along = radius_x * np.cos(angle), radius_y * np.sin(angle)
@@ -121,7 +129,9 @@ def css_color(text: Any) -> Color | None:
     if match := re.fullmatch(r"#([0-9a-fA-F])([0-9a-fA-F])([0-9a-fA-F])", text):
         red, green, blue = (17 * int(digit, 16) for digit in match.groups())
         return red, green, blue
-    if match := re.fullmatch(r"rgba?\(\s*(\d{1,3})\s*,\s*(\d{1,3})\s*,\s*(\d{1,3})\s*(?:,[^)]*)?\)", text):
+    if match := re.fullmatch(
+        r"rgba?\(\s*(\d{1,3})\s*,\s*(\d{1,3})\s*,\s*(\d{1,3})\s*(?:,[^)]*)?\)", text
+    ):
         red, green, blue = (min(int(part), 255) for part in match.groups())
         return red, green, blue
     return None
@@ -199,10 +209,15 @@ def cut_holes(draft: Draft, holes: Sequence[np.ndarray], among: Sequence[int], w
         for position in among:
             number, polygon = draft.polygons[position]
             if _contains(polygon.rings[0], x, y):
-                draft.polygons[position] = (number, make_polygon(polygon.name, [*polygon.rings, hole], polygon.color))
+                draft.polygons[position] = (
+                    number,
+                    make_polygon(polygon.name, [*polygon.rings, hole], polygon.color),
+                )
                 found = True
         if not found:
-            draft.notes.append(f"a {what} at x={x:.0f} y={y:.0f} lies in no polygon and was left out")
+            draft.notes.append(
+                f"a {what} at x={x:.0f} y={y:.0f} lies in no polygon and was left out"
+            )
 
 
 def _contains(ring: Float64[np.ndarray, "n 2"], x: float, y: float) -> bool:
@@ -217,14 +232,19 @@ def _contains(ring: Float64[np.ndarray, "n 2"], x: float, y: float) -> bool:
 
 
 def _inner_point(ring: Float64[np.ndarray, "n 2"]) -> tuple[float, float]:
-    """A point inside a ring: half way between the first two crossings of a line through its middle."""
+    """A point inside a ring: half way between the first two crossings of a line through its
+    middle."""
     levels = np.unique(ring[:, 1])
     if len(levels) < 2:
         return float(ring[0, 0]), float(ring[0, 1])
     middle = len(levels) // 2
-    y = float((levels[middle - 1] + levels[middle]) / 2)  # between the heights of vertices, so through none
+    y = float(
+        (levels[middle - 1] + levels[middle]) / 2
+    )  # between the heights of vertices, so through none
     after = np.roll(ring, -1, axis=0)
     crosses = (ring[:, 1] <= y) != (after[:, 1] <= y)
     start, end = ring[crosses], after[crosses]
-    at = np.sort(start[:, 0] + (y - start[:, 1]) * (end[:, 0] - start[:, 0]) / (end[:, 1] - start[:, 1]))
+    at = np.sort(
+        start[:, 0] + (y - start[:, 1]) * (end[:, 0] - start[:, 0]) / (end[:, 1] - start[:, 1])
+    )
     return float((at[0] + at[1]) / 2), y

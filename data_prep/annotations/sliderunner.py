@@ -1,11 +1,13 @@
 """SlideRunner's SQLite database: annotations of a whole cohort, in level-0 pixels.
 
-Tables: Slides (uid, filename), Annotations (uid, slide, type, agreedClass, deleted), Annotations_coordinates (annoId,
-coordinateX, coordinateY, orderIdx), Annotations_label (annoId, class), Classes (uid, name, color). Types: 1 spot,
-2 rectangle (two corners), 3 polygon, 4 important spot, 5 circle (two corners of its box), 6 of the whole image; 1, 4
-and 6 are passed over. The class is the agreed one, else what most labels say; without a single winner the annotation
-is passed over. Deleted annotations do not count at all. The file is opened read-only and is never written, not even
-a journal.
+Tables: Slides (uid, filename), Annotations (uid, slide, type, agreedClass, deleted),
+  Annotations_coordinates (annoId,
+coordinateX, coordinateY, orderIdx), Annotations_label (annoId, class), Classes (uid, name, color).
+Types: 1 spot, 2 rectangle (two corners), 3 polygon, 4 important spot, 5 circle (two corners of its
+  box), 6 of the whole image; 1, 4
+and 6 are passed over. The class is the agreed one, else what most labels say; without a single
+winner the annotation is passed over. Deleted annotations do not count at all. The file is opened
+read-only and is never written, not even a journal.
 """
 
 import sqlite3
@@ -17,7 +19,7 @@ from urllib.parse import quote
 
 from data_prep.annotations.polygon import Draft, css_color, ellipse, rectangle
 from data_prep.annotations.source import DamagedError
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 
 _NEEDED = {
     "Slides": {"uid", "filename"},
@@ -32,7 +34,9 @@ _RECTANGLE, _POLYGON, _CIRCLE = 2, 3, 5
 @contextmanager
 def _opened(path: Path) -> Iterator[sqlite3.Connection]:
     for rest in (path.with_name(path.name + suffix) for suffix in ("-wal", "-journal")):
-        if rest.is_file() and rest.stat().st_size:  # what is in there would be missing, or half of it there
+        if (
+            rest.is_file() and rest.stat().st_size
+        ):  # what is in there would be missing, or half of it there
             raise UserError(
                 f"The database {path} is in use, or was copied while it was: {rest.name} beside it holds changes that "
                 "are not yet in it. Close SlideRunner first, then copy again."
@@ -41,11 +45,20 @@ def _opened(path: Path) -> Iterator[sqlite3.Connection]:
     try:
         with closing(sqlite3.connect(uri, uri=True)) as base:
             base.execute("PRAGMA trusted_schema = OFF")
-            tables = {name for (name,) in base.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            tables = {
+                name
+                for (name,) in base.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+            }
             for table, needed in _NEEDED.items():  # tables, not views: these may run for ever
-                columns = {row[1] for row in base.execute(f"PRAGMA table_info({table})")} if table in tables else set()
+                columns = (
+                    {row[1] for row in base.execute(f"PRAGMA table_info({table})")}
+                    if table in tables
+                    else set()
+                )
                 if not needed <= columns:
-                    raise DamagedError(f"its table {table} is missing or has not {', '.join(sorted(needed))}")
+                    raise DamagedError(
+                        f"its table {table} is missing or has not {', '.join(sorted(needed))}"
+                    )
             yield base
     except (sqlite3.Error, sqlite3.Warning) as error:
         raise DamagedError(str(error)) from error
@@ -72,7 +85,9 @@ def parse_sliderunner(path: Path, position: int) -> Draft:
       ValueError, TypeError: it is no database of SlideRunner, or is damaged.
     """
     with _opened(path) as base:
-        slide = base.execute("SELECT uid FROM Slides ORDER BY uid LIMIT 1 OFFSET ?", (position,)).fetchone()[0]
+        slide = base.execute(
+            "SELECT uid FROM Slides ORDER BY uid LIMIT 1 OFFSET ?", (position,)
+        ).fetchone()[0]
         names, colors = _classes(base)
         labels = _labels(base, slide)
         points = _points(base, slide)

@@ -1,4 +1,5 @@
-"""Reads the files themselves, and refuses those that are made to do harm: entities in XML, endless nesting, bombs."""
+"""Reads the files themselves, and refuses those that are made to do harm: entities in XML, endless
+nesting, bombs."""
 
 import gzip
 import json
@@ -11,7 +12,7 @@ from typing import Any
 from xml.etree import ElementTree
 from xml.parsers import expat
 
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 
 MOST_BYTES = 2**31
 """Larger texts are refused; compressed ones too, by what they unpack to."""
@@ -33,12 +34,22 @@ def named(path: Path, what: str) -> Iterator[None]:
     except UserError:
         raise
     except OSError as error:
-        raise UserError(f"The annotation {path} cannot be read ({error.strerror or error}); copy it again.") from error
+        raise UserError(
+            f"The annotation {path} cannot be read ({error.strerror or error}); copy it again."
+        ) from error
     except RecursionError as error:
-        raise UserError(f"The annotation {path} is nested deeper than any {what}; export it again.") from error
+        raise UserError(
+            f"The annotation {path} is nested deeper than any {what}; export it again."
+        ) from error
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, ArithmeticError) as error:
-        detail = f"{type(error).__name__} {error}" if isinstance(error, (KeyError, AttributeError)) else error
-        raise UserError(f"The annotation {path} is no {what} ({detail}); export it again as such.") from error
+        detail = (
+            f"{type(error).__name__} {error}"
+            if isinstance(error, (KeyError, AttributeError))
+            else error
+        )
+        raise UserError(
+            f"The annotation {path} is no {what} ({detail}); export it again as such."
+        ) from error
 
 
 def read_bytes(path: Path) -> bytes:
@@ -78,7 +89,8 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file; that of the last file is kept, as a cohort's file is read for every slide.
+    """The content of a JSON file; that of the last file is kept, as a cohort's file is read for
+    every slide.
 
     Raises:
       ValueError, RecursionError: it is no JSON.
@@ -100,12 +112,15 @@ def read_xml(path: Path) -> ElementTree.Element:
     """The root of an XML file.
 
     Raises:
-      DamagedError: it is no XML, or declares a document type (where entities come from; no annotation needs one).
+      DamagedError: it is no XML, or declares a document type (where entities come from; no
+        annotation needs one).
     """
     data = read_bytes(path)
 
     def refuse(*_: Any) -> None:
-        raise DamagedError("it declares a document type or entities, which are refused as they can be made to harm")
+        raise DamagedError(
+            "it declares a document type or entities, which are refused as they can be made to harm"
+        )
 
     def stop(*_: Any) -> None:
         raise _RootReachedError
@@ -134,11 +149,14 @@ def number(text: str | None) -> float:
 
 
 def same_slide(listed: str, slide: str) -> int:
-    """How surely a name in a file means a slide: 2 by file name, 1 by name without the suffix, 0 not at all.
+    """How surely a name in a file means a slide: 2 by file name, 1 by name without the suffix, 0
+    not at all.
 
     Where both have folders, the last of them must be alike, as many as the name with fewer has.
     """
-    (*above, listed), (*folders, slide) = (text.replace("\\", "/").split("/") for text in (listed, slide))
+    (*above, listed), (*folders, slide) = (
+        text.replace("\\", "/").split("/") for text in (listed, slide)
+    )
     common = min(len(above), len(folders))
     if common and above[-common:] != folders[-common:]:
         return 0
@@ -155,7 +173,11 @@ def base_stem(name: str) -> str:
 def stem(name: str) -> str:
     """A file name without its last suffix, if what follows the last point looks like one."""
     base, point, suffix = name.rpartition(".")
-    return base if point and base and len(suffix) <= 8 and suffix.isalnum() and not suffix.isdigit() else name
+    return (
+        base
+        if point and base and len(suffix) <= 8 and suffix.isalnum() and not suffix.isdigit()
+        else name
+    )
 
 
 def pick_slide(listed: list[str], slide: str, path: Path) -> int:
@@ -174,7 +196,13 @@ def pick_slide(listed: list[str], slide: str, path: Path) -> int:
             raise UserError(
                 f"The annotation {path} lists the slide {slide} {len(found)} times; give each slide a name of its own."
             )
-    if len(listed) == 1 and path.name.startswith(base_stem(slide)) and base_stem(listed[0]) != base_stem(slide):
+    if (
+        len(listed) == 1
+        and path.name.startswith(base_stem(slide))
+        and base_stem(listed[0]) != base_stem(slide)
+    ):
         return 0  # the slide was renamed after it was annotated
     some = ", ".join(listed[:5]) + (f" and {len(listed) - 5} more" if len(listed) > 5 else "")
-    raise UserError(f"The annotation {path} does not list the slide {slide}; it lists {some or 'none'}.")
+    raise UserError(
+        f"The annotation {path} does not list the slide {slide}; it lists {some or 'none'}."
+    )

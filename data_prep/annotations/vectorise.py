@@ -1,11 +1,12 @@
 """Label masks become polygons: contours that run along the edges of pixels, with holes.
 
-Every side of a pixel whose neighbour has another label is a directed unit edge with the pixel on its right (on the
-screen, y down). At its end an edge goes on around its own pixel, straight along the next one, or around the one that
-bars the way, so contours follow areas whose pixels share sides. A contour that comes back to a corner (where two
-pixels touch diagonally) is split there, so every ring is simple and rings touch in points only. Rings that run
-clockwise are outlines, the others are holes; a hole belongs to the outline that one reaches by going left from
-its leftmost side to where the run of pixels begins, ring by ring.
+Every side of a pixel whose neighbour has another label is a directed unit edge with the pixel on
+its right (on the screen, y down). At its end an edge goes on around its own pixel, straight along
+the next one, or around the one that bars the way, so contours follow areas whose pixels share
+sides. A contour that comes back to a corner (where two pixels touch diagonally) is split there, so
+every ring is simple and rings touch in points only. Rings that run clockwise are outlines, the
+others are holes; a hole belongs to the outline that one reaches by going left from its leftmost
+side to where the run of pixels begins, ring by ring.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,12 +18,15 @@ from jaxtyping import Int, UInt8
 from data_prep.annotations.polygon import Polygon, make_polygon, signed_area
 
 MOST_EDGES, MOST_RINGS = 2**23, 2**19
-"""Most sides of pixels along outlines, of about 200 bytes each while they are followed, and most outlines."""
+"""Most sides of pixels along outlines, of about 200 bytes each while they are followed, and most
+outlines."""
 TOP, RIGHT, BOTTOM, LEFT = range(4)
 _ADVICE = "so noisy a mask is refused; draw it at a lower resolution, or smooth it"
 
 
-def vectorise(mask: UInt8[np.ndarray, "h w"], names: Mapping[int, str], scale: float) -> list[Polygon]:
+def vectorise(
+    mask: UInt8[np.ndarray, "h w"], names: Mapping[int, str], scale: float
+) -> list[Polygon]:
     """Polygons of a label mask; drawing them (draw_mask) gives the mask again, exactly.
 
     Args:
@@ -98,7 +102,9 @@ def _next_edges(
     return np.searchsorted(pixels * 4 + sides, following)
 
 
-def _simple_rings(follow: Int[np.ndarray, " n"], vertices: Int[np.ndarray, " n"]) -> Iterator[Int[np.ndarray, " m"]]:
+def _simple_rings(
+    follow: Int[np.ndarray, " n"], vertices: Int[np.ndarray, " n"]
+) -> Iterator[Int[np.ndarray, " m"]]:
     """Edges of every closed ring, split where it passes a vertex (its edges' beginnings) twice."""
     after, seen = follow.tolist(), bytearray(len(follow))
     for start in range(len(after)):

@@ -14,32 +14,42 @@ from jaxtyping import UInt8
 
 from data_prep.engine.cutter import Cutter, Plan, glass_asked, tell_missing
 from data_prep.engine.job import CutRules, SlideReport, Task, report_of
-from data_prep.engine.sample import GLASS, Field, coarse_blank, generator, sample_positions, wanted_by_kind
+from data_prep.engine.sample import (
+    GLASS,
+    Field,
+    coarse_blank,
+    generator,
+    sample_positions,
+    wanted_by_kind,
+)
 from data_prep.engine.source import Source, opened
 from data_prep.engine.thumbnail import draw_thumbnail
 from data_prep.tiling import Position, grid
 from data_prep.tissue import Tissue, find_tissue, mean_in_boxes
+from stedm_jax.common.errors import UserError
 from stedm_jax.data.parts import NO_ROOM, NoRoom, PartWriter, no_room
 from stedm_jax.data.png import encode_png
 from stedm_jax.data.records import SetSpec
 from stedm_jax.data.schema import VOID, encode_tile
-from stedm_jax.errors import UserError
 
 PICTURE_OVERVIEW, PICTURE_FIELD = 1024, 2048
 """Longest side of a picture in its thumbnail, and in the map from which places are sampled."""
 TRIED = 4
 """Tiles that a dry run encodes to estimate how large the records will be."""
 LOOKED_AT = 4
-"""Of so many pixels of the overview, one is asked whether it is annotated and whether there is tissue."""
+"""Of so many pixels of the overview, one is asked whether it is annotated and whether there is
+tissue."""
 LEAST_ON_TISSUE = 0.5
 """Share of the annotated area on tissue below which the annotation is doubted."""
 NOTES = 50
-"""Most notes of a slide on polygons that were mended or left out; one more says how many there were."""
+"""Most notes of a slide on polygons that were mended or left out; one more says how many there
+were."""
 
 
 @dataclass
 class View:
-    """The coarse image of a source and what was found on it; step: its pixels in pixels of the tiles."""
+    """The coarse image of a source and what was found on it; step: its pixels in pixels of the
+    tiles."""
 
     image: UInt8[np.ndarray, "h w 3"]
     step: float
@@ -49,7 +59,9 @@ class View:
 def spec_of(task: Task, name: str = "part", source: Mapping[str, str] | None = None) -> SetSpec:
     """What holds for the tile set that a task writes for."""
     rules = task.rules
-    return SetSpec(name, task.plan.classes, rules.mpp, rules.tile, rules.margin, rules.codec, source or {})
+    return SetSpec(
+        name, task.plan.classes, rules.mpp, rules.tile, rules.margin, rules.codec, source or {}
+    )
 
 
 def cut(task: Task) -> SlideReport:
@@ -82,14 +94,20 @@ def cut(task: Task) -> SlideReport:
 
 
 def _shorten(report: SlideReport) -> None:
-    """Keeps the first notes on polygons, and says how many more there were; once is as good as twice."""
+    """Keeps the first notes on polygons, and says how many more there were; once is as good as
+    twice."""
     if len(report.left_out) > NOTES + 1:
-        report.left_out = [*report.left_out[:NOTES], f"and {len(report.left_out) - NOTES} more like these"]
+        report.left_out = [
+            *report.left_out[:NOTES],
+            f"and {len(report.left_out) - NOTES} more like these",
+        ]
 
 
 def _described(error: Exception) -> str:
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if "data_prep" in frame.filename or "stedm_jax" in frame.filename]
+    own = [
+        frame for frame in frames if "data_prep" in frame.filename or "stedm_jax" in frame.filename
+    ]
     where = (own or frames)[-1]
     return f"{type(error).__name__} at {Path(where.filename).name}:{where.lineno}: {error or 'no message'}"
 
@@ -120,7 +138,9 @@ def _refuse_none(task: Task, report: SlideReport) -> None:
     rules, what = task.rules, "Image" if task.job.is_picture else "Slide"
     if task.sampled:
         kinds = ", ".join(kind for kind, _ in rules.shares)
-        raise UserError(f"{what} {task.job.row.file} gives no tile: none of its pixels is {kinds}, as --sample says.")
+        raise UserError(
+            f"{what} {task.job.row.file} gives no tile: none of its pixels is {kinds}, as --sample says."
+        )
     advice = "Look at its thumbnail; lower --min_tissue or --tile, or check that the annotation belongs to the slide."
     if task.job.is_picture:
         advice = "Nothing in its mask is labelled; check that it belongs to the image, or give it the split 'style'."
@@ -131,7 +151,8 @@ def _refuse_none(task: Task, report: SlideReport) -> None:
 
 
 def overview_step(source: Source, rules: CutRules) -> float:
-    """Pixels of the overview in pixels of tiles: 32 a tile, the longer side at least 1024 and at most 4096."""
+    """Pixels of the overview in pixels of tiles: 32 a tile, the longer side at least 1024 and at
+    most 4096."""
     longer = max(source.shape)
     return max(1.0, min(rules.tile / 32, longer / 1024), longer / 4096)
 
@@ -148,11 +169,14 @@ def _look(task: Task, source: Source) -> View:
 
 
 def _doubt_annotation(task: Task, source: Source, view: View, report: SlideReport) -> None:
-    """Warns where most of what is annotated lies on bare glass: then it may be another slide's annotation."""
+    """Warns where most of what is annotated lies on bare glass: then it may be another slide's
+    annotation."""
     tissue, plan = view.tissue, task.plan
     if tissue is None or not task.labelled:
         return
-    anything = (tissue.mask | tissue.pen | tissue.blur)[LOOKED_AT // 2 :: LOOKED_AT, LOOKED_AT // 2 :: LOOKED_AT]
+    anything = (tissue.mask | tissue.pen | tissue.blur)[
+        LOOKED_AT // 2 :: LOOKED_AT, LOOKED_AT // 2 :: LOOKED_AT
+    ]
     ids = source.labels((0, 0, *anything.shape), view.step * LOOKED_AT)
     drawn = (ids != VOID) & (ids != (VOID if plan.background is None else plan.background))
     share = float(anything[drawn].mean()) if drawn.any() else 1.0
@@ -164,7 +188,8 @@ def _doubt_annotation(task: Task, source: Source, view: View, report: SlideRepor
 
 
 def _decide(task: Task, source: Source, view: View, report: SlideReport) -> Plan:
-    """Which tiles are to be written, unlabelled ones still among them unless --max_tiles or a dry run."""
+    """Which tiles are to be written, unlabelled ones still among them unless --max_tiles or a dry
+    run."""
     rules, tile = task.rules, task.rules.tile
     judged = task.job.row.split in ("val", "test")
     stride = tile if judged else rules.stride or tile
@@ -174,7 +199,9 @@ def _decide(task: Task, source: Source, view: View, report: SlideReport) -> Plan
     if task.sampled:
         sampled = _sample(task, source, view)
         report.grid = report.on_tissue = len(sampled)
-        tell_missing(report, "--sample", wanted_by_kind(rules), Counter(sampled.values()), rules.per_slide)
+        tell_missing(
+            report, "--sample", wanted_by_kind(rules), Counter(sampled.values()), rules.per_slide
+        )
         return Plan(dict(sorted(sampled.items())), [])
     report.grid = len(found)
     kept, glass = found, []
@@ -182,7 +209,11 @@ def _decide(task: Task, source: Source, view: View, report: SlideReport) -> Plan
         boxes = np.array([(y, x, tile, tile) for y, x in found])
         if rules.min_tissue > 0:
             shares = mean_in_boxes(view.tissue.mask, boxes, 1 / view.step)
-            kept = [place for place, share in zip(found, shares, strict=True) if share >= rules.min_tissue]
+            kept = [
+                place
+                for place, share in zip(found, shares, strict=True)
+                if share >= rules.min_tissue
+            ]
         if rules.glass > 0 and not judged:
             blank = coarse_blank(view.tissue.mask, (view.tissue.pen, view.tissue.blur))
             clear = mean_in_boxes(blank, boxes, 1 / view.step)
@@ -228,7 +259,8 @@ def _sample(task: Task, source: Source, view: View) -> dict[Position, str]:
 
 
 def _choose(task: Task, source: Source, plan: Plan, report: SlideReport) -> None:
-    """Leaves out tiles without a label now rather than while writing, and then all but --max_tiles."""
+    """Leaves out tiles without a label now rather than while writing, and then all but
+    --max_tiles."""
     rules = task.rules
     if task.labelled:
         cutter = Cutter(task, source, plan.ruled, report)

@@ -1,4 +1,5 @@
-"""Reads a slide block by block and cuts the blocks into tiles, so that memory stays small whatever the slide's size."""
+"""Reads a slide block by block and cuts the blocks into tiles, so that memory stays small whatever
+the slide's size."""
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,14 +36,26 @@ class Plan:
 
 def glass_asked(tiles: int, task: Task) -> int:
     """How many glass tiles make up their share beside so many others."""
-    return round(tiles * task.rules.glass / (1 - task.rules.glass)) if task.job.row.split in ("train", "style") else 0
+    return (
+        round(tiles * task.rules.glass / (1 - task.rules.glass))
+        if task.job.row.split in ("train", "style")
+        else 0
+    )
 
 
 def tell_missing(
-    report: SlideReport, option: str, wanted: Mapping[str, int], found: Mapping[str, int], total: int
+    report: SlideReport,
+    option: str,
+    wanted: Mapping[str, int],
+    found: Mapping[str, int],
+    total: int,
 ) -> None:
     """Reports that a slide has fewer tiles than an option asks for, or fewer of a kind."""
-    short = [f"{kind} {found.get(kind, 0)} of {count}" for kind, count in wanted.items() if found.get(kind, 0) < count]
+    short = [
+        f"{kind} {found.get(kind, 0)} of {count}"
+        for kind, count in wanted.items()
+        if found.get(kind, 0) < count
+    ]
     report.missing = max(total - sum(found.values()), 0)
     if short:
         rest = "" if report.missing else "; others make up for them"
@@ -88,11 +101,15 @@ class Cutter:
             tell_missing(self._report, "--glass", {GLASS: asked}, {GLASS: got}, asked)
         classes = self._task.plan.classes
         sums = [sum(row.pixels[i] for row in rows) for i in range(len(classes))]
-        self._report.labelled_pixels = {spec.name: count for spec, count in zip(classes, sums, strict=True)}
+        self._report.labelled_pixels = {
+            spec.name: count for spec, count in zip(classes, sums, strict=True)
+        }
         self._report.void_pixels = len(rows) * self._task.rules.tile**2 - sum(sums)
         if self._normalise is not None and self._normalise.unchanged:
             count, rules = self._normalise.unchanged, self._task.rules
-            told = f"{count} of {len(taken)} tiles keep their stain under --stain_norm={rules.stain}"
+            told = (
+                f"{count} of {len(taken)} tiles keep their stain under --stain_norm={rules.stain}"
+            )
             self._report.left_out.append(f"{told}: they have too little tissue to tell it by")
         return taken
 
@@ -102,7 +119,8 @@ class Cutter:
             yield from (place for place, _ in members)
 
     def tiles(self, positions: Mapping[Position, str]) -> Iterator[tuple[Position, Tile]]:
-        """Tiles at the positions, block by block; those without a label are counted and left out."""
+        """Tiles at the positions, block by block; those without a label are counted and left
+        out."""
         for _, members in self._masks(list(positions), positions):
             if not members:
                 continue
@@ -139,7 +157,8 @@ class Cutter:
             yield box, found
 
     def _fill(self, mask: np.ndarray, place: Position, background: int) -> None:
-        """Labels a glass tile without its margin, which nobody looked at, as background; --void stays VOID."""
+        """Labels a glass tile without its margin, which nobody looked at, as background; --void
+        stays VOID."""
         side = self._task.rules.tile
         mask[(mask == VOID) & ~self._source.withheld((*place, side, side))] = background
 
@@ -170,7 +189,9 @@ class Cutter:
 
 def _box_round(places: Sequence[Position], rules: CutRules) -> Box:
     """The least box round tiles with their margins."""
-    (top, left), (bottom, right) = (tuple(at(place[i] for place in places) for i in (0, 1)) for at in (min, max))
+    (top, left), (bottom, right) = (
+        tuple(at(place[i] for place in places) for i in (0, 1)) for at in (min, max)
+    )
     side = rules.tile + 2 * rules.margin
     return top - rules.margin, left - rules.margin, bottom - top + side, right - left + side
 
@@ -185,7 +206,8 @@ def _part(array: np.ndarray, box: Box, place: Position, margin: int, side: int) 
 
 
 class _Earlier:
-    """Which pixels of a tile an earlier tile (by rows) has; only tiles shifted inwards overlap others."""
+    """Which pixels of a tile an earlier tile (by rows) has; only tiles shifted inwards overlap
+    others."""
 
     def __init__(self, places: Sequence[Position], tile: int):
         self._tile, self._places = tile, set(places)
@@ -204,5 +226,6 @@ class _Earlier:
 
 @functools.cache
 def stain_target(kind: str, target: str) -> Stains | Colors:
-    """What stain all tiles get, found once a process; each slide counts by a normaliser of its own."""
+    """What stain all tiles get, found once a process; each slide counts by a normaliser of its
+    own."""
     return normaliser(kind, Path(target) if target else None).target

@@ -1,7 +1,9 @@
-"""Where tasks run: in this process, in processes beside it, or on a dask cluster; all through concurrent.futures.
+"""Where tasks run: in this process, in processes beside it, or on a dask cluster; all through
+concurrent.futures.
 
 Processes are started afresh (never forked) and are gone when their parent is. No more tasks are
-submitted than run at once. A task that kills its worker is found out and told; the others run again.
+submitted than run at once. A task that kills its worker is found out and told; the others run
+again.
 """
 
 import multiprocessing
@@ -11,12 +13,19 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    CancelledError,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    wait,
+)
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, TypeVar
 
-from stedm_jax.errors import ORPHANED, UserError
+from stedm_jax.common.errors import ORPHANED, UserError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -28,7 +37,8 @@ ADDRESS = re.compile(r"([a-z]+://)?(\[[0-9a-fA-F:]+\]|[^\s/:]+):\d{1,5}")
 
 
 def check_address(address: str) -> None:
-    """Refuses what cannot be the address of a scheduler; a port that is missing is waited for in vain.
+    """Refuses what cannot be the address of a scheduler; a port that is missing is waited for in
+    vain.
 
     Raises:
       UserError: says how it is written.
@@ -45,7 +55,8 @@ class WorkerDied(Exception):
 
 
 def leave_with(parent: int) -> None:
-    """Ends this process when `parent`, the process that started it, was killed; nobody else would."""
+    """Ends this process when `parent`, the process that started it, was killed; nobody else
+    would."""
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -61,7 +72,8 @@ def run_tasks(
     """Calls a function for each task, and yields (number of the task, result) as they finish.
 
     Args:
-      function: of a module, so that other processes know it; an exception of its own ends everything.
+      function: of a module, so that other processes know it; an exception of its own ends
+        everything.
       tasks: its arguments.
       workers: processes; 1: only this one.
       scheduler: address of a dask scheduler, in place of them.
@@ -128,7 +140,8 @@ def _drain(
     size: int,
     deadly: tuple[type[BaseException], ...],
 ) -> Iterator[tuple[int, Result | WorkerDied]]:
-    """Runs tasks on an executor that `make` makes; those under way when a worker died run again, each by itself."""
+    """Runs tasks on an executor that `make` makes; those under way when a worker died run again,
+    each by itself."""
     waiting = deque(range(len(tasks)))
     while waiting:
         suspects: list[int] = []
@@ -145,7 +158,8 @@ def _apart(
     deadly: tuple[type[BaseException], ...],
     waiting: deque[int],
 ) -> Iterator[tuple[int, Result | WorkerDied]]:
-    """Runs tasks side by side, each on an executor of its own, so that it is plain which one kills its worker."""
+    """Runs tasks side by side, each on an executor of its own, so that it is plain which one kills
+    its worker."""
     running: dict[Future[Result], tuple[int, ExitStack]] = {}
     try:
         while running or waiting:
@@ -187,7 +201,9 @@ def _until_broken(
 ) -> Iterator[tuple[int, Result]]:
     running: dict[Future[Result], int] = {}
     while running or (waiting and not suspects):
-        while waiting and not suspects and len(running) < size:  # one that waits its turn is no suspect
+        while (
+            waiting and not suspects and len(running) < size
+        ):  # one that waits its turn is no suspect
             number = waiting.popleft()
             try:
                 running[executor.submit(function, tasks[number])] = number
@@ -206,7 +222,8 @@ def _until_broken(
 
 @contextmanager
 def _client(address: str) -> Iterator[tuple[Executor, int, tuple[type[BaseException], ...]]]:
-    """An executor of a dask scheduler, the number of its workers' threads, and what it raises when a worker died."""
+    """An executor of a dask scheduler, the number of its workers' threads, and what it raises when
+    a worker died."""
     try:
         import distributed
     except ImportError as error:

@@ -1,4 +1,5 @@
-"""What the engine works on: jobs (a slide or an image each), the rules of cutting, and what became of a job."""
+"""What the engine works on: jobs (a slide or an image each), the rules of cutting, and what became
+of a job."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -31,11 +32,13 @@ class MaskFile:
 
     Attributes:
       path: the mask.
-      values: of each class the value, or the values, that mean it; None: 0, 1, 2, ... VOID always means unlabelled.
-      palette: of each class the colour, or the colours, that mean it, for coloured masks; in place of values.
+      values: of each class the value, or the values, that mean it; None: 0, 1, 2, ... VOID always
+        means unlabelled.
+      palette: of each class the colour, or the colours, that mean it, for coloured masks; in place
+        of values.
       void: further values (or, with a palette, colours) that mean unlabelled.
-      decode: reads class ids, uint8 (h, w), in its own way, in place of all that; a function of a module, or a
-        functools.partial of one.
+      decode: reads class ids, uint8 (h, w), in its own way, in place of all that; a function of a
+        module, or a functools.partial of one.
     """
 
     path: Path
@@ -53,8 +56,8 @@ class Job:
       key: its name among the jobs; unlike every other.
       row: what the table says of it.
       path: the file of the slide or image.
-      labels: where its labels are; None where it is not annotated. With a MaskFile the job is a picture: it is read
-        as a whole, and tissue is not looked for.
+      labels: where its labels are; None where it is not annotated. With a MaskFile the job is a
+        picture: it is read as a whole, and tissue is not looked for.
       mpp: microns per pixel of level 0 that the table says.
       fallback_mpp: that where nobody else says.
       number: its place in the table.
@@ -93,17 +96,22 @@ class CutRules:
 
     Attributes:
       mpp, tile, margin: of the tiles: microns per pixel, side and context on each side in pixels.
-      stride: pixels from tile to tile in train and style; 0: as tile. In val and test tiles never overlap.
+      stride: pixels from tile to tile in train and style; 0: as tile. In val and test tiles never
+        overlap.
       min_tissue: least share of tissue in a tile; 0: tissue is not looked for.
       max_tiles: most tiles of a slide; 0: all.
-      shares, per_slide: of the train split, so many tiles of each slide, by kind of their centre pixel.
+      shares, per_slide: of the train split, so many tiles of each slide, by kind of their centre
+        pixel.
       glass: share of glass tiles among the tiles of a train or style slide.
-      cover: shift the last row and column of tiles inwards, so that the slide is covered; val and test always are.
+      cover: shift the last row and column of tiles inwards, so that the slide is covered; val and
+        test always are.
       fit: scale each image so that its shorter side is one tile, and ignore microns.
       complete: what lies in no polygon is background.
-      rois: names of polygons inside which the annotation is complete; outside of them nothing is labelled.
+      rois: names of polygons inside which the annotation is complete; outside of them nothing is
+        labelled.
       seed: of all that is chosen by chance.
-      stain, stain_target: "macenko" or "reinhard", and the image whose stain all tiles get ("": the usual one).
+      stain, stain_target: "macenko" or "reinhard", and the image whose stain all tiles get ("": the
+        usual one).
       codec: "png" or "jpegQ".
     """
 
@@ -132,7 +140,8 @@ class Task:
 
     Attributes:
       job, plan, rules: what is cut, and how.
-      fingerprint: of all that the result depends on, but for job.fallback_mpp, which may not be needed.
+      fingerprint: of all that the result depends on, but for job.fallback_mpp, which may not be
+        needed.
       part: folder of the part; None in a dry run, which only looks.
       thumbnail: file of the thumbnail, if one is wanted.
     """
@@ -169,13 +178,15 @@ class SlideReport:
       mpp, level, size: of the slide: microns per pixel, the level read, width and height.
       mpp_from: who said the microns per pixel: table, slide, annotation or --slide_mpp.
       tissue_share: share of the slide that is tissue.
-      grid, on_tissue, unlabelled, not_chosen, tiles: tiles in the grid, those on tissue, those of them left out since
-        nothing in them is labelled, those left out by --max_tiles, and those packed.
+      grid, on_tissue, unlabelled, not_chosen, tiles: tiles in the grid, those on tissue, those of
+        them left out since nothing in them is labelled, those left out by --max_tiles, and those
+        packed.
       missing: tiles fewer than --per_slide or --glass ask for, as the slide has no more.
       kinds: tiles by kind, where they were sampled or are glass.
-      polygons, passed_over, left_out: polygons read, features that are no polygons of a class, and a sentence for each
-        that was left out or mended.
-      warnings: a sentence for each thing that somebody should look at, such as an annotation that lies on glass.
+      polygons, passed_over, left_out: polygons read, features that are no polygons of a class, and
+        a sentence for each that was left out or mended.
+      warnings: a sentence for each thing that somebody should look at, such as an annotation that
+        lies on glass.
       labelled_pixels, void_pixels: of the packed tiles without margin.
       bytes: of the records; in a dry run estimated.
       fallback_mpp: what --slide_mpp says, where nobody else did.

@@ -7,13 +7,18 @@ from typing import Any
 
 from data_prep.engine.executors import check_address
 from data_prep.engine.job import CutRules
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 
 STAINS = ("macenko", "reinhard")
 
 
 def add_options(
-    parser: argparse.ArgumentParser, *, tile: int, mpp: float | None, tissue: bool = False, sampling: bool = True
+    parser: argparse.ArgumentParser,
+    *,
+    tile: int,
+    mpp: float | None,
+    tissue: bool = False,
+    sampling: bool = True,
 ) -> None:
     """Adds what all commands understand.
 
@@ -30,13 +35,32 @@ def add_options(
     add("--mpp", type=float, default=mpp, help=f"microns per pixel of the tiles ({meant})")
     add("--tile", type=int, default=tile, help=f"side of the tiles in pixels ({tile})")
     add("--margin", type=int, default=0, help="pixels of real context round each tile (0)")
-    add("--stride", type=int, default=0, help="pixels from tile to tile in train and style (as --tile: no overlap)")
+    add(
+        "--stride",
+        type=int,
+        default=0,
+        help="pixels from tile to tile in train and style (as --tile: no overlap)",
+    )
     if tissue:
-        add("--min_tissue", type=float, default=0.5, help="least share of tissue in a tile; 0: all tiles (0.5)")
-        add("--glass", type=float, default=0.0, help="share of tiles without tissue in train and style (0)")
+        add(
+            "--min_tissue",
+            type=float,
+            default=0.5,
+            help="least share of tissue in a tile; 0: all tiles (0.5)",
+        )
+        add(
+            "--glass",
+            type=float,
+            default=0.0,
+            help="share of tiles without tissue in train and style (0)",
+        )
         add("--slide_mpp", type=float, help="microns per pixel of slides that do not say")
     if sampling:
-        add("--sample", default="", help="in train, kinds of centre pixels: tumour:0.5,tissue:0.4,glass:0.1 (a grid)")
+        add(
+            "--sample",
+            default="",
+            help="in train, kinds of centre pixels: tumour:0.5,tissue:0.4,glass:0.1 (a grid)",
+        )
         add("--per_slide", type=int, default=0, help="tiles that --sample takes of each slide")
     add("--max_tiles", type=int, default=0, help="most tiles of a slide, chosen by --seed (0: all)")
     add("--seed", type=int, default=0, help="of all that is chosen by chance (0)")
@@ -44,13 +68,32 @@ def add_options(
     add("--stain_target", type=Path, help="image that has that stain (the method's own)")
     add("--codec", default="png", help="png, or jpeg50 to jpeg100 (png)")
     add("--name", help="name of the data set (that of OUT)")
-    add("--splits", default="", help="splits by patient, train:P1,P2;test:P3 (the column split of the table)")
-    add("--workers", type=int, default=os.cpu_count() or 1, help="processes; 1: none but this (number of cores)")
-    add("--scheduler", default="", help="tcp://HOST:PORT of a dask scheduler, in place of --workers")
+    add(
+        "--splits",
+        default="",
+        help="splits by patient, train:P1,P2;test:P3 (the column split of the table)",
+    )
+    add(
+        "--workers",
+        type=int,
+        default=os.cpu_count() or 1,
+        help="processes; 1: none but this (number of cores)",
+    )
+    add(
+        "--scheduler", default="", help="tcp://HOST:PORT of a dask scheduler, in place of --workers"
+    )
     add("--limit", type=int, default=0, help="only the first so many rows of the table (0: all)")
     add("--dry_run", action="store_true", help="look at everything, write nothing")
-    add("--overwrite", action="store_true", help="replace a tile set that stands at OUT, and take nothing over")
-    add("--spool", type=Path, help="folder to pack in before a remote OUT is written (beside the report)")
+    add(
+        "--overwrite",
+        action="store_true",
+        help="replace a tile set that stands at OUT, and take nothing over",
+    )
+    add(
+        "--spool",
+        type=Path,
+        help="folder to pack in before a remote OUT is written (beside the report)",
+    )
 
 
 def parse_shares(text: str) -> tuple[tuple[str, float], ...]:
@@ -83,10 +126,18 @@ def check_numbers(args: argparse.Namespace) -> None:
       UserError: names the option.
     """
     limits = {
-        "mpp": (0.05, 100), "tile": (8, 8192), "margin": (0, 4096), "stride": (0, 8192), "min_tissue": (0, 1),
-        "glass": (0, 0.9), "max_tiles": (0, 1e9), "per_slide": (0, 1e6), "workers": (1, 1024), "limit": (0, 1e9),
+        "mpp": (0.05, 100),
+        "tile": (8, 8192),
+        "margin": (0, 4096),
+        "stride": (0, 8192),
+        "min_tissue": (0, 1),
+        "glass": (0, 0.9),
+        "max_tiles": (0, 1e9),
+        "per_slide": (0, 1e6),
+        "workers": (1, 1024),
+        "limit": (0, 1e9),
         "seed": (0, 2**63),
-    }  # fmt: skip
+    }
     wrong = [
         f"--{option}={value} (from {least:g} to {most:g})"
         for option, (least, most) in limits.items()
@@ -96,11 +147,17 @@ def check_numbers(args: argparse.Namespace) -> None:
         raise UserError(f"{', '.join(wrong)} is out of range.")
     check_address(args.scheduler)
     if bool(getattr(args, "sample", "")) != bool(getattr(args, "per_slide", 0)):
-        raise UserError("--sample and --per_slide belong together: say which kinds, and how many tiles of each slide.")
+        raise UserError(
+            "--sample and --per_slide belong together: say which kinds, and how many tiles of each slide."
+        )
     if getattr(args, "sample", "") and getattr(args, "glass", 0):
-        raise UserError("--glass is for grids; with --sample, name the kind: --sample=tumour:0.5,tissue:0.4,glass:0.1.")
+        raise UserError(
+            "--glass is for grids; with --sample, name the kind: --sample=tumour:0.5,tissue:0.4,glass:0.1."
+        )
     if args.stain_target is not None and not args.stain_norm:
-        raise UserError("--stain_target says nothing without --stain_norm=macenko or --stain_norm=reinhard.")
+        raise UserError(
+            "--stain_target says nothing without --stain_norm=macenko or --stain_norm=reinhard."
+        )
     if args.stain_target is not None and not args.stain_target.is_file():
         raise UserError(f"--stain_target={args.stain_target} is no file; name an image.")
 
@@ -127,7 +184,9 @@ def rules_from(args: argparse.Namespace, **fixed: Any) -> CutRules:
         "per_slide": getattr(args, "per_slide", 0),
         "glass": getattr(args, "glass", 0.0),
         "complete": getattr(args, "annotation_complete", False),
-        "rois": tuple(name.strip() for name in (getattr(args, "rois", "") or "").split(",") if name.strip()),
+        "rois": tuple(
+            name.strip() for name in (getattr(args, "rois", "") or "").split(",") if name.strip()
+        ),
         "seed": args.seed,
         "stain": args.stain_norm,
         "stain_target": str(args.stain_target.absolute()) if args.stain_target else "",

@@ -1,4 +1,5 @@
-"""What a part is made from, as one checksum, and which finished parts of earlier runs can be taken over."""
+"""What a part is made from, as one checksum, and which finished parts of earlier runs can be taken
+over."""
 
 import functools
 import hashlib
@@ -12,10 +13,10 @@ from typing import Any
 
 from data_prep.classes import ClassPlan
 from data_prep.engine.job import CutRules, Job, MaskFile, PolygonFiles, SlideReport, Task
+from stedm_jax.common.errors import UserError
 from stedm_jax.data.parts import KeptParts, Part, open_part
 from stedm_jax.data.records import file_sha256
 from stedm_jax.data.schema import SCHEMA_VERSION
-from stedm_jax.errors import UserError
 
 CUT_VERSION = 2
 """Goes up when the same settings would give other tiles."""
@@ -44,7 +45,13 @@ def _content_of(path: Path) -> str:
 def _stamp(path: Path) -> list[Any]:
     """Sizes and times of a slide: its file, and for MRXS and DICOM the folder of its files."""
     beside = path.with_suffix("")
-    folder = path if path.is_dir() else beside if path.suffix.lower() == ".mrxs" and beside.is_dir() else None
+    folder = (
+        path
+        if path.is_dir()
+        else beside
+        if path.suffix.lower() == ".mrxs" and beside.is_dir()
+        else None
+    )
     files = [*([path] if path.is_file() else []), *(sorted(folder.iterdir()) if folder else [])]
     return [[file.name, (stat := file.stat()).st_size, stat.st_mtime_ns] for file in files]
 
@@ -52,26 +59,37 @@ def _stamp(path: Path) -> list[Any]:
 def _labels(job: Job) -> Any:
     labels = job.labels
     if isinstance(labels, PolygonFiles):
-        files = [file for path in labels.paths for file in (path, path.with_name(f"{path.stem}.classes.json"))]
+        files = [
+            file
+            for path in labels.paths
+            for file in (path, path.with_name(f"{path.stem}.classes.json"))
+        ]
         return [labels.slide, [[file.name, _content_of(file)] for file in files]]
     if isinstance(labels, MaskFile):
         function: Any = labels.decode
         settings = [getattr(function, "args", ()), getattr(function, "keywords", {})]
         function = getattr(function, "func", function)
-        decode = None if function is None else [function.__module__, function.__qualname__, repr(settings)]
+        decode = (
+            None
+            if function is None
+            else [function.__module__, function.__qualname__, repr(settings)]
+        )
         return [_content_of(labels.path), labels.values, labels.palette, labels.void, decode]
     return None
 
 
 def fingerprint(job: Job, plan: ClassPlan, rules: CutRules) -> str:
-    """Checksum of all that the tiles of a job depend on, but for its fallback_mpp, its place in the table, and paths.
+    """Checksum of all that the tiles of a job depend on, but for its fallback_mpp, its place in the
+    table, and paths.
 
     A slide counts by size and time of change, annotations and masks by content.
     """
     row = job.row
     names = [spec.name for spec in plan.classes]
     target = _content_of(Path(rules.stain_target)) if rules.stain_target else ""
-    measured = ["core"] if rules.stain and rules.margin else []  # what a stain is told by; once the margin too
+    measured = (
+        ["core"] if rules.stain and rules.margin else []
+    )  # what a stain is told by; once the margin too
     told = [
         [SCHEMA_VERSION, CUT_VERSION, asdict(rules) | {"stain_target": target}, *measured],
         [names, plan.ids, plan.outside, plan.background],
@@ -86,7 +104,8 @@ def fingerprint(job: Job, plan: ClassPlan, rules: CutRules) -> str:
 class Shelf:
     """Finished parts: those of an interrupted run, and those of the set that stands at OUT.
 
-    Nothing finished is removed before the set has been put together of all; a new part takes the place of an old one.
+    Nothing finished is removed before the set has been put together of all; a new part takes the
+    place of an old one.
 
     Attributes:
       folder: of the parts, OUT.parts.
@@ -102,7 +121,10 @@ class Shelf:
 
     def find(self, task: Task) -> SlideReport | None:
         """The report of a finished part that is what the task would make; None if there is none."""
-        for part in (open_part(self.place(task.job.key), verify=True), self.kept.parts.get(task.job.key)):
+        for part in (
+            open_part(self.place(task.job.key), verify=True),
+            self.kept.parts.get(task.job.key),
+        ):
             report = report_in(part) if part is not None and _made_by(part, task) else None
             if report is not None:
                 return replace(report, taken_over=True)
@@ -118,7 +140,8 @@ class Shelf:
         return open_part(self.place(key)) or self.kept.parts.get(key)
 
     def others(self, keys: Collection[str]) -> list[Part]:
-        """Finished parts of other jobs than these: those of the set in its order, then those in the folder."""
+        """Finished parts of other jobs than these: those of the set in its order, then those in the
+        folder."""
         found = {key: part for key, part in self.kept.parts.items() if key not in keys}
         for path in sorted(self.folder.iterdir()):
             part = open_part(path)
@@ -139,7 +162,9 @@ class Shelf:
         for part in (open_part(self.place(task.job.key)), self.kept.parts.get(task.job.key)):
             if part is not None and _made_by(part, task):
                 return part
-        raise UserError(f"The part of {task.job.key} in {self.folder} is gone; run the same command again.")
+        raise UserError(
+            f"The part of {task.job.key} in {self.folder} is gone; run the same command again."
+        )
 
     def sweep(self) -> None:
         """Removes what killed runs left half-written."""

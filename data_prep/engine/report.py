@@ -1,4 +1,5 @@
-"""What is told of a run: report.jsonl while it goes on, summary.md when it is over, and lines on the screen."""
+"""What is told of a run: report.jsonl while it goes on, summary.md when it is over, and lines on
+the screen."""
 
 import json
 import os
@@ -18,7 +19,8 @@ LISTED = 200
 
 
 class ReportFile:
-    """report.jsonl: a line a slide, added as they finish, in the order of the table when all are done."""
+    """report.jsonl: a line a slide, added as they finish, in the order of the table when all are
+    done."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -60,7 +62,8 @@ def by_split(reports: Sequence[SlideReport], count: Callable[[SlideReport], int]
 
 
 def status_of(reports: Sequence[SlideReport]) -> int:
-    """0: all packed; 1: some failed; 2: all failed, and the set holds nothing of them from before either."""
+    """0: all packed; 1: some failed; 2: all failed, and the set holds nothing of them from before
+    either."""
     failed = sum(bool(report.error) for report in reports)
     lost = sum(bool(report.error) and not report.stale for report in reports)
     return 0 if not failed else 1 if lost < len(reports) else 2
@@ -80,23 +83,31 @@ def print_summary(reports: Sequence[SlideReport], out: str, folder: Path) -> Non
         tiles = by_split(reports, lambda report: report.tiles)
         listed = ", ".join(f"{split} {count}" for split, count in sorted(tiles.items()))
         unlabelled = sum(report.unlabelled for report in packed)
-        print(f"{out}: {sum(tiles.values())} tiles of {len(packed)} slides ({listed}); left out {unlabelled} tiles "
-              "without a label")  # fmt: skip
+        print(
+            f"{out}: {sum(tiles.values())} tiles of {len(packed)} slides ({listed}); left out {unlabelled} tiles "
+            "without a label"
+        )
         bare = [split for split in SPLITS if not tiles.get(split)]
         if bare:
-            print(f"note: no tiles of {', '.join(bare)}; a whole run needs {', '.join(SPLITS)}", file=sys.stderr)
+            print(
+                f"note: no tiles of {', '.join(bare)}; a whole run needs {', '.join(SPLITS)}",
+                file=sys.stderr,
+            )
     warned = [f"warning: {report.key}: {text}" for report in reports for text in report.warnings]
     for line in warned[:SHOWN]:
         print(line, file=sys.stderr)
     if len(warned) > SHOWN:
-        print(f"and {len(warned) - SHOWN} more warnings, see {folder / 'summary.md'}", file=sys.stderr)
+        print(
+            f"and {len(warned) - SHOWN} more warnings, see {folder / 'summary.md'}", file=sys.stderr
+        )
     if missing := sum(report.missing for report in packed):
         slides = sum(report.missing > 0 for report in packed)
         print(f"warning: {missing} tiles fewer than asked for, on {slides} slides", file=sys.stderr)
     notes = sum(len(report.left_out) for report in reports)
     if notes:
         print(
-            f"{notes} notes (polygons mended or left out, and the like) are in {folder / 'summary.md'}", file=sys.stderr
+            f"{notes} notes (polygons mended or left out, and the like) are in {folder / 'summary.md'}",
+            file=sys.stderr,
         )
     if failed:
         others = "The others are packed" if packed else "Nothing was packed"
@@ -109,17 +120,45 @@ def print_summary(reports: Sequence[SlideReport], out: str, folder: Path) -> Non
 
 def print_dry(reports: Sequence[SlideReport]) -> None:
     """A table of what would be packed."""
-    columns = ("split", "size", "mpp", "says", "level", "grid", "tissue", "tiles", "polygons", "MB", "slide")
+    columns = (
+        "split",
+        "size",
+        "mpp",
+        "says",
+        "level",
+        "grid",
+        "tissue",
+        "tiles",
+        "polygons",
+        "MB",
+        "slide",
+    )
     rows: list[tuple[str, ...]] = [columns]
     for report in reports:
         size = f"{report.size[0]}x{report.size[1]}"
-        cells = [report.split, size, f"{report.mpp:.4g}", report.mpp_from or "-", report.level,
-                 report.grid, report.on_tissue, report.tiles,
-                 report.polygons, f"{report.bytes / 1e6:.1f}", report.key]  # fmt: skip
-        rows.append(tuple(map(str, cells)) if not report.error else (report.split, *["-"] * 9, report.key))
+        cells = [
+            report.split,
+            size,
+            f"{report.mpp:.4g}",
+            report.mpp_from or "-",
+            report.level,
+            report.grid,
+            report.on_tissue,
+            report.tiles,
+            report.polygons,
+            f"{report.bytes / 1e6:.1f}",
+            report.key,
+        ]
+        rows.append(
+            tuple(map(str, cells)) if not report.error else (report.split, *["-"] * 9, report.key)
+        )
     widths = [max(len(row[i]) for row in rows) for i in range(len(columns))]
     for row in rows:
-        print("  ".join(cell.rjust(wide) for cell, wide in zip(row[:-1], widths, strict=False)), row[-1], sep="  ")
+        print(
+            "  ".join(cell.rjust(wide) for cell, wide in zip(row[:-1], widths, strict=False)),
+            row[-1],
+            sep="  ",
+        )
     for report in reports:
         for note in report.left_out:
             print(f"{report.key}: {note}")
@@ -129,11 +168,18 @@ def print_dry(reports: Sequence[SlideReport]) -> None:
         if report.error:
             print(f"would fail: {report.key}: {report.error}", file=sys.stderr)
     total = sum(report.tiles for report in reports)
-    print(f"dry run: {total} tiles, about {sum(report.bytes for report in reports) / 1e6:.0f} MB; nothing was written")
+    print(
+        f"dry run: {total} tiles, about {sum(report.bytes for report in reports) / 1e6:.0f} MB; nothing was written"
+    )
 
 
 def write_summary(
-    path: Path, command: str, reports: Sequence[SlideReport], classes: Sequence[str], seconds: float, out: str
+    path: Path,
+    command: str,
+    reports: Sequence[SlideReport],
+    classes: Sequence[str],
+    seconds: float,
+    out: str,
 ) -> None:
     """Writes summary.md.
 
@@ -149,16 +195,24 @@ def write_summary(
     fresh = [report for report in reports if not report.error and not report.taken_over]
     tiles = sum(report.tiles for report in fresh)
     taken = sum(report.taken_over for report in reports)
-    lines = [f"# {out}", "", f"`python -m {command}`: {len(reports) - len(failed)} of {len(reports)} packed.", ""]
+    lines = [
+        f"# {out}",
+        "",
+        f"`python -m {command}`: {len(reports) - len(failed)} of {len(reports)} packed.",
+        "",
+    ]
     lines += _splits(reports)
     lines += _classes(reports, classes)
     if any(report.kinds for report in reports):
         lines += _kinds(reports)
     lines += _microns(reports)
     lines += _failed(failed)
-    lines += _listed("Warnings: look into these", [(report.key, report.warnings) for report in reports])
     lines += _listed(
-        "Notes: polygons mended or left out, and the like", [(report.key, report.left_out) for report in reports]
+        "Warnings: look into these", [(report.key, report.warnings) for report in reports]
+    )
+    lines += _listed(
+        "Notes: polygons mended or left out, and the like",
+        [(report.key, report.left_out) for report in reports],
     )
     lines += ["## Time", ""]
     speed = f", {tiles / seconds:.1f} tiles/s" if tiles and seconds else ""
@@ -166,7 +220,11 @@ def write_summary(
     lines += [f"{seconds:.0f} s for {tiles} tiles of {len(fresh)} slides{speed}{over}.", ""]
     slow = sorted((report for report in fresh), key=lambda report: -report.seconds)[:5]
     lines += [f"- {report.key}: {report.seconds:.1f} s, {report.tiles} tiles" for report in slow]
-    lines += ["", "Pictures of tissue, annotation and tiles: [thumbnails](thumbnails/). All of it: report.jsonl.", ""]
+    lines += [
+        "",
+        "Pictures of tissue, annotation and tiles: [thumbnails](thumbnails/). All of it: report.jsonl.",
+        "",
+    ]
     path.write_text("\n".join(lines))
 
 
@@ -186,7 +244,17 @@ def _splits(reports: Sequence[SlideReport]) -> list[str]:
             sums = (sum(getattr(report, name) for report in good) for name in counted)
             size = f"{sum(report.bytes for report in good) / 1e6:.1f}"
             rows.append([split, patients, len(good), len(own) - len(good), *sums, size])
-    header = ("split", "patients", "slides", "failed", "tiles", "left out: no label", "not chosen", "too few", "MB")
+    header = (
+        "split",
+        "patients",
+        "slides",
+        "failed",
+        "tiles",
+        "left out: no label",
+        "not chosen",
+        "too few",
+        "MB",
+    )
     then = ["Too few: tiles that --sample or --glass ask for and slides do not have.", ""]
     return ["## Splits", "", *_table(header, rows), *(then if any(row[-2] for row in rows) else [])]
 
@@ -196,21 +264,32 @@ def _classes(reports: Sequence[SlideReport], classes: Sequence[str]) -> list[str
     if not splits:
         return []
     sums: dict[str, Mapping[str, int]] = {
-        name: by_split(reports, lambda report, name=name: report.labelled_pixels.get(name, 0)) for name in classes
+        name: by_split(reports, lambda report, name=name: report.labelled_pixels.get(name, 0))
+        for name in classes
     }
     totals = {split: max(sum(sums[name][split] for name in classes), 1) for split in splits}
     rows = []
     for name in classes:
-        patients = {report.patient for report in reports if not report.error and report.labelled_pixels.get(name)}
+        patients = {
+            report.patient
+            for report in reports
+            if not report.error and report.labelled_pixels.get(name)
+        }
         shares = [f"{100 * sums[name][split] / totals[split]:.1f} %" for split in splits]
         rows.append([name, len(patients), *shares])
-    return ["## Classes, share of the labelled pixels", "", *_table(("class", "patients", *splits), rows)]
+    return [
+        "## Classes, share of the labelled pixels",
+        "",
+        *_table(("class", "patients", *splits), rows),
+    ]
 
 
 def _microns(reports: Sequence[SlideReport]) -> list[str]:
     """Who said how large pixels are, where slides are concerned."""
     counts = Counter(
-        (report.mpp_from, f"{report.mpp:.4g}") for report in reports if report.mpp_from and not report.error
+        (report.mpp_from, f"{report.mpp:.4g}")
+        for report in reports
+        if report.mpp_from and not report.error
     )
     if not counts:
         return []
@@ -221,7 +300,10 @@ def _microns(reports: Sequence[SlideReport]) -> list[str]:
 def _kinds(reports: Sequence[SlideReport]) -> list[str]:
     kinds = sorted({kind for report in reports for kind in report.kinds})
     splits = list(by_split(reports, lambda report: report.tiles))
-    rows = [[kind, *by_split(reports, lambda report, kind=kind: report.kinds.get(kind, 0)).values()] for kind in kinds]
+    rows = [
+        [kind, *by_split(reports, lambda report, kind=kind: report.kinds.get(kind, 0)).values()]
+        for kind in kinds
+    ]
     return ["## Tiles by kind", "", *_table(("kind", *splits), rows)]
 
 

@@ -1,7 +1,9 @@
-"""Packs jobs into a tile set: takes over what an earlier run finished, packs the rest, and tells what became of each.
+"""Packs jobs into a tile set: takes over what an earlier run finished, packs the rest, and tells
+what became of each.
 
-A slide that is finished lies in OUT.parts until the set is put together of all parts, by links; so a run that was
-killed loses at most the slides under way, and running the same command again goes on. OUT itself is a source of parts
+A slide that is finished lies in OUT.parts until the set is put together of all parts, by links; so
+a run that was killed loses at most the slides under way, and running the same command again goes
+on. OUT itself is a source of parts
 too: a slide that was mended, or added to the table, is all that a later run packs.
 """
 
@@ -26,25 +28,40 @@ from data_prep.command import Progress, identifier
 from data_prep.engine.cut import cut, spec_of
 from data_prep.engine.cutter import stain_target
 from data_prep.engine.executors import WorkerDied, run_tasks
-from data_prep.engine.guard import RULES, absolute, check_masks, check_out, check_place, thumbnail_names
+from data_prep.engine.guard import (
+    RULES,
+    absolute,
+    check_masks,
+    check_out,
+    check_place,
+    thumbnail_names,
+)
 from data_prep.engine.job import CutRules, Job, SlideReport, Task, report_of
 from data_prep.engine.parts import Shelf, fingerprint, part_name, report_in, same_parts
-from data_prep.engine.report import ReportFile, keys_told, print_dry, print_summary, status_of, write_summary
+from data_prep.engine.report import (
+    ReportFile,
+    keys_told,
+    print_dry,
+    print_summary,
+    status_of,
+    write_summary,
+)
 from data_prep.engine.sample import check_kinds
+from stedm_jax.common.errors import UserError
 from stedm_jax.data.parts import NO_ROOM, KeptParts, Part, assemble, no_room
 from stedm_jax.data.records import SetSpec, check_name, file_sha256
 from stedm_jax.data.remote import check_writable, is_remote, push
 from stedm_jax.data.schema import SCHEMA_VERSION, encode_image
 from stedm_jax.data.splits import check_disjoint
 from stedm_jax.data.stain import KEY, tell
-from stedm_jax.errors import UserError
 
 RUN_ONLY = ("out", "name", "workers", "scheduler", "dry_run", "limit", "overwrite", "spool")
 """Options that change nothing in the records."""
 
 
 def remote_name(url: str) -> str:
-    """A name for what belongs to a remote set on this machine, unlike that of a set at any other URL."""
+    """A name for what belongs to a remote set on this machine, unlike that of a set at any other
+    URL."""
     plain = url.rstrip("/")
     return f"{plain.rpartition('/')[2]}-{hashlib.sha256(plain.encode()).hexdigest()[:8]}"
 
@@ -56,7 +73,8 @@ def local_out(args: argparse.Namespace) -> Path:
 
 
 def report_folder(out: Path | str) -> Path:
-    """The folder of the report on a set: beside it, or for a remote one in the working directory."""
+    """The folder of the report on a set: beside it, or for a remote one in the working
+    directory."""
     text = str(out).rstrip("/")
     return Path(f"{remote_name(text) if is_remote(text) else text}-report")
 
@@ -98,7 +116,10 @@ def prepare(
 def _check(args: argparse.Namespace, jobs: Sequence[Job], plan: ClassPlan, rules: CutRules) -> None:
     encode_image(np.zeros((8, 8, 3), np.uint8), rules.codec)
     check_name(args.name or "tiles")
-    for values, what in (([job.key for job in jobs], "key"), ([job.number for job in jobs], "number")):
+    for values, what in (
+        ([job.key for job in jobs], "key"),
+        ([job.number for job in jobs], "number"),
+    ):
         if len(set(values)) != len(jobs):
             raise ValueError(f"two jobs have the same {what}")
     patients: dict[str, list[str]] = {}
@@ -107,11 +128,15 @@ def _check(args: argparse.Namespace, jobs: Sequence[Job], plan: ClassPlan, rules
     check_disjoint(patients, "the table")
     if not jobs:
         raise UserError("There is nothing to pack: the table has no row.")
-    if not plan.classes:  # nothing is known of the annotations; every slide is refused for its own reason
+    if (
+        not plan.classes
+    ):  # nothing is known of the annotations; every slide is refused for its own reason
         return
     check_kinds(rules.shares, plan)
     if rules.rois and plan.background is None:
-        raise UserError("With regions of interest, what is unlabelled in them is background; name that class.")
+        raise UserError(
+            "With regions of interest, what is unlabelled in them is background; name that class."
+        )
     if rules.glass and plan.background is None and any(job.labels is not None for job in jobs):
         raise UserError(
             f"--glass={rules.glass:g} would take tiles without a label and leave them out: no class is background. "
@@ -120,9 +145,15 @@ def _check(args: argparse.Namespace, jobs: Sequence[Job], plan: ClassPlan, rules
 
 
 def _dry_run(
-    args: argparse.Namespace, jobs: Sequence[Job], plan: ClassPlan, rules: CutRules, errors: dict[int, str]
+    args: argparse.Namespace,
+    jobs: Sequence[Job],
+    plan: ClassPlan,
+    rules: CutRules,
+    errors: dict[int, str],
 ) -> int:
-    reports = {job.number: report_of(job, errors[job.number]) for job in jobs if job.number in errors}
+    reports = {
+        job.number: report_of(job, errors[job.number]) for job in jobs if job.number in errors
+    }
     tasks = [Task(job, plan, rules) for job in jobs if job.number not in errors]
     progress = Progress("looking", len(tasks), "slides")
     for number, report in _results(tasks, args, progress):
@@ -132,8 +163,12 @@ def _dry_run(
     return status_of(ordered)
 
 
-def _results(tasks: Sequence[Task], args: argparse.Namespace, progress: Progress) -> Iterator[tuple[int, SlideReport]]:
-    for done, (number, report) in enumerate(run_tasks(cut, tasks, args.workers, args.scheduler), start=1):
+def _results(
+    tasks: Sequence[Task], args: argparse.Namespace, progress: Progress
+) -> Iterator[tuple[int, SlideReport]]:
+    for done, (number, report) in enumerate(
+        run_tasks(cut, tasks, args.workers, args.scheduler), start=1
+    ):
         if isinstance(report, WorkerDied):
             report = report_of(
                 tasks[number].job,
@@ -166,16 +201,26 @@ class Packing:
     @property
     def name(self) -> str:
         """Name of the data set."""
-        plain = self.shown.rstrip("/").rpartition("/")[2] if is_remote(self.shown) else self.out.name
+        plain = (
+            self.shown.rstrip("/").rpartition("/")[2] if is_remote(self.shown) else self.out.name
+        )
         return self.args.name or identifier(plain)
 
     @property
     def rules_told(self) -> dict[str, Any]:
         """What must be the same in two runs for them to make one set."""
         names = [spec.name for spec in self.plan.classes]
-        known = {alias: names[i] if i < len(names) else "unlabelled" for alias, i in sorted(self.plan.ids.items())}
+        known = {
+            alias: names[i] if i < len(names) else "unlabelled"
+            for alias, i in sorted(self.plan.ids.items())
+        }
         told = asdict(self.rules) | {"stain_target": Path(self.rules.stain_target).name}
-        told |= {"classes": names, "names": known, "outside": self.plan.outside, "background": self.plan.background}
+        told |= {
+            "classes": names,
+            "names": known,
+            "outside": self.plan.outside,
+            "background": self.plan.background,
+        }
         told |= {"colors": [list(spec.color) for spec in self.plan.classes]}
         return json.loads(json.dumps(told))
 
@@ -183,10 +228,17 @@ class Packing:
     def source(self) -> dict[str, str]:
         """What the manifest says of where the tiles come from."""
         options = {name: value for name, value in vars(self.args).items() if name not in RUN_ONLY}
-        told = {name: value.name if isinstance(value, Path) else str(value) for name, value in options.items()}
+        told = {
+            name: value.name if isinstance(value, Path) else str(value)
+            for name, value in options.items()
+        }
         if self.rules.stain:
             told[KEY] = json.dumps(tell(stain_target(self.rules.stain, self.rules.stain_target)))
-        return {"prepared_by": self.command} | told | {"rules": json.dumps(self.rules_told, sort_keys=True)}
+        return (
+            {"prepared_by": self.command}
+            | told
+            | {"rules": json.dumps(self.rules_told, sort_keys=True)}
+        )
 
     def check_out(self) -> None:
         """Refuses an OUT that is no tile set, or one of other settings, or parts of such a one.
@@ -219,13 +271,20 @@ class Packing:
         return status
 
     def _run(self) -> tuple[bool, list[SlideReport]]:
-        """Packs what is missing and puts the set together; whether anything changed, and the reports in order."""
+        """Packs what is missing and puts the set together; whether anything changed, and the
+        reports in order."""
         tasks, shelf = self._tasks(), self._shelf()
-        found = {task.job.number: report for task in tasks if (report := shelf.find(task)) is not None}
+        found = {
+            task.job.number: report for task in tasks if (report := shelf.find(task)) is not None
+        }
         if len(found) < len(tasks) or list(shelf.kept.parts) != [task.job.key for task in tasks]:
             # the set will change: what is taken from it must be sound
             for task in tasks:
-                if task.job.number in found and not shelf.lies_here(task) and not shelf.kept.sound(task.job.key):
+                if (
+                    task.job.number in found
+                    and not shelf.lies_here(task)
+                    and not shelf.kept.sound(task.job.key)
+                ):
                     del found[task.job.number]
         todo = [task for task in tasks if task.job.number not in found]
         if found:
@@ -235,7 +294,9 @@ class Packing:
         members = self._members(shelf, tasks)
         ordered = [self.reports[job.number] for job in self.jobs]
         lines.finish(ordered)
-        changed = bool(members) and (shelf.kept.name != self.name or not same_parts(shelf.kept, members))
+        changed = bool(members) and (
+            shelf.kept.name != self.name or not same_parts(shelf.kept, members)
+        )
         if changed:
             self._assemble(shelf, tasks, members, ordered)
         elif members:
@@ -247,7 +308,8 @@ class Packing:
         return changed, ordered
 
     def _members(self, shelf: Shelf, tasks: Sequence[Task]) -> list[Part]:
-        """The parts of the set: of all jobs, old ones where a job failed; with --limit those of other jobs too."""
+        """The parts of the set: of all jobs, old ones where a job failed; with --limit those of
+        other jobs too."""
         packed = {task.job.number: task for task in tasks}
         members, keys = [], {job.key for job in self.jobs}
         for job in self.jobs:
@@ -257,7 +319,11 @@ class Packing:
                 continue
             old = shelf.latest(job.key)
             told = report_in(old) if old is not None else None
-            if old is not None and told is not None and (told.patient, told.split) == (job.row.patient, job.row.split):
+            if (
+                old is not None
+                and told is not None
+                and (told.patient, told.split) == (job.row.patient, job.row.split)
+            ):
                 report.stale = True
                 members.append(old)
         others = shelf.others(keys)
@@ -265,7 +331,10 @@ class Packing:
             print(f"{len(others)} other slides that are packed stay in the set", file=sys.stderr)
             return members + others
         if others and members:
-            print(f"{len(others)} slides that the table no longer names leave the set", file=sys.stderr)
+            print(
+                f"{len(others)} slides that the table no longer names leave the set",
+                file=sys.stderr,
+            )
         return members
 
     @contextlib.contextmanager
@@ -305,7 +374,10 @@ class Packing:
 
     def _thumbnails(self) -> dict[str, Path]:
         folder = self.folder / "thumbnails"
-        return {key: folder / name for key, name in thumbnail_names([job.key for job in self.jobs]).items()}
+        return {
+            key: folder / name
+            for key, name in thumbnail_names([job.key for job in self.jobs]).items()
+        }
 
     def _shelf(self) -> Shelf:
         if self.args.overwrite:
@@ -318,7 +390,8 @@ class Packing:
         return shelf
 
     def _open_report(self, found: Mapping[int, SlideReport]) -> ReportFile:
-        """Begins report.jsonl, with what is known already; removes thumbnails of slides that the table dropped."""
+        """Begins report.jsonl, with what is known already; removes thumbnails of slides that the
+        table dropped."""
         wanted = set(self._thumbnails().values())
         thumbnails = self.folder / "thumbnails"
         thumbnails.mkdir(parents=True, exist_ok=True)
@@ -347,7 +420,11 @@ class Packing:
         return spec_of(Task(self.jobs[0], self.plan, self.rules), self.name, self.source)
 
     def _assemble(
-        self, shelf: Shelf, tasks: Sequence[Task], members: Sequence[Part], reports: Sequence[SlideReport]
+        self,
+        shelf: Shelf,
+        tasks: Sequence[Task],
+        members: Sequence[Part],
+        reports: Sequence[SlideReport],
     ) -> None:
         try:
             check_masks(self.jobs, self.plan, reports)
@@ -358,7 +435,8 @@ class Packing:
         assemble(self.out, self._spec(), [shelf.bring(part) for part in members])
 
     def _describe(self, shelf: Shelf) -> bool:
-        """Brings the manifest up to date where only colours changed, or it lacks its stain; whether it did."""
+        """Brings the manifest up to date where only colours changed, or it lacks its stain; whether
+        it did."""
         classes = [{"name": spec.name, "color": list(spec.color)} for spec in self.plan.classes]
         stained = KEY in shelf.kept.manifest.get("source", {}) or not self.rules.stain
         if not classes or (shelf.kept.manifest.get("classes") == classes and stained):
@@ -376,7 +454,11 @@ class Packing:
     def _push(self) -> None:
         if is_remote(self.shown):
             known = self._known()
-            with self.pushed.open("a") as file:  # before, since a run may be killed once the manifest is there
+            with self.pushed.open(
+                "a"
+            ) as file:  # before, since a run may be killed once the manifest is there
                 file.write(file_sha256(self.out / "manifest.json") + "\n")
             push(self.out, self.shown, self.args.overwrite, known)
-            print(f"{self.out} is kept, so that the next run need not pack again; it may be deleted")
+            print(
+                f"{self.out} is kept, so that the next run need not pack again; it may be deleted"
+            )

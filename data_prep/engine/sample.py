@@ -1,4 +1,5 @@
-"""Tiles at random places, chosen by what lies in their centre: STEDM's sampling by class, uniform over slides.
+"""Tiles at random places, chosen by what lies in their centre: STEDM's sampling by class, uniform
+over slides.
 
 A kind is a class of the tile set by its name, or one of
 
@@ -6,7 +7,8 @@ A kind is a class of the tile set by its name, or one of
     glass       no tissue, and no polygon, anywhere in the tile
     background  the class that is background, whatever its name
 
-Candidates come from a coarse map; a place is taken only if the pixel itself, drawn exactly, is of the kind.
+Candidates come from a coarse map; a place is taken only if the pixel itself, drawn exactly, is of
+the kind.
 """
 
 import hashlib
@@ -21,8 +23,8 @@ from data_prep.classes import ClassPlan
 from data_prep.engine.job import CutRules
 from data_prep.tiling import Position
 from data_prep.tissue import mean_in_boxes
+from stedm_jax.common.errors import UserError
 from stedm_jax.data.schema import VOID
-from stedm_jax.errors import UserError
 
 TISSUE, GLASS, BACKGROUND = "tissue", "glass", "background"
 TRIES = 50
@@ -61,7 +63,9 @@ def check_kinds(shares: Sequence[tuple[str, float]], plan: ClassPlan) -> None:
     names = [spec.name for spec in plan.classes]
     stray = [kind for kind, _ in shares if kind not in (*names, TISSUE, GLASS, BACKGROUND)]
     if stray:
-        raise UserError(f"--sample names {', '.join(stray)}; kinds are {', '.join(names)}, {TISSUE} and {GLASS}.")
+        raise UserError(
+            f"--sample names {', '.join(stray)}; kinds are {', '.join(names)}, {TISSUE} and {GLASS}."
+        )
     needs = [kind for kind, _ in shares if kind in (GLASS, BACKGROUND) and kind not in names]
     if needs and plan.background is None:
         raise UserError(
@@ -70,7 +74,9 @@ def check_kinds(shares: Sequence[tuple[str, float]], plan: ClassPlan) -> None:
         )
 
 
-def kind_masks(field: Field, plan: ClassPlan, kinds: Sequence[str]) -> dict[str, Bool[np.ndarray, "h w"]]:
+def kind_masks(
+    field: Field, plan: ClassPlan, kinds: Sequence[str]
+) -> dict[str, Bool[np.ndarray, "h w"]]:
     """Where the centre of a tile of each kind may be, in coarse pixels."""
     names = {spec.name: i for i, spec in enumerate(plan.classes)}
     if BACKGROUND not in names and plan.background is not None:
@@ -81,7 +87,9 @@ def kind_masks(field: Field, plan: ClassPlan, kinds: Sequence[str]) -> dict[str,
         if kind in names:
             masks[kind] = field.ids == names[kind]
         elif kind == TISSUE:
-            masks[kind] = field.tissue & (field.ids != VOID) & ~np.isin(field.ids, np.array(named, np.uint8))
+            masks[kind] = (
+                field.tissue & (field.ids != VOID) & ~np.isin(field.ids, np.array(named, np.uint8))
+            )
         else:
             masks[kind] = field.blank & np.isin(field.ids, _empty(plan))
     return masks
@@ -115,7 +123,8 @@ def sample_positions(
     shape: tuple[int, int],
     key: str,
 ) -> dict[Position, str]:
-    """Corners of tiles and the kind of each, at most rules.per_slide; kinds that a slide lacks leave their share.
+    """Corners of tiles and the kind of each, at most rules.per_slide; kinds that a slide lacks
+    leave their share.
 
     Args:
       field: what lies where.
@@ -147,7 +156,8 @@ def sample_positions(
 def _draw(
     rng: np.random.Generator, cells: np.ndarray, field: Field, tile: int, shape: tuple[int, int]
 ) -> Position | None:
-    """Corner of the tile round a random pixel of a random cell; None where it would leave the slide."""
+    """Corner of the tile round a random pixel of a random cell; None where it would leave the
+    slide."""
     row, column = divmod(int(cells[rng.integers(len(cells))]), field.ids.shape[1])
     y, x = (int((at + rng.random()) / field.scale) - tile // 2 for at in (row, column))
     inside = 0 <= y <= shape[0] - tile and 0 <= x <= shape[1] - tile
@@ -155,9 +165,14 @@ def _draw(
 
 
 def _acceptance(
-    field: Field, exact: Callable[[int, int], int], plan: ClassPlan, rules: CutRules, kinds: Sequence[str]
+    field: Field,
+    exact: Callable[[int, int], int],
+    plan: ClassPlan,
+    rules: CutRules,
+    kinds: Sequence[str],
 ) -> Callable[[str, Position], bool]:
-    """The exact test of a tile: its centre pixel is of the kind and, for glass, nothing else is in the tile."""
+    """The exact test of a tile: its centre pixel is of the kind and, for glass, nothing else is in
+    the tile."""
     names = {spec.name: i for i, spec in enumerate(plan.classes)}
     if BACKGROUND not in names and plan.background is not None:
         names[BACKGROUND] = plan.background
@@ -177,7 +192,9 @@ def _acceptance(
     return accept
 
 
-def coarse_blank(tissue: Bool[np.ndarray, "h w"], others: Sequence[Bool[np.ndarray, "h w"]]) -> Bool[np.ndarray, "h w"]:
+def coarse_blank(
+    tissue: Bool[np.ndarray, "h w"], others: Sequence[Bool[np.ndarray, "h w"]]
+) -> Bool[np.ndarray, "h w"]:
     """Where there is neither tissue nor anything of the others, at a distance of a pixel."""
     anything = tissue.astype(np.uint8)
     for other in others:

@@ -1,4 +1,5 @@
-"""What a job is cut from: pixels and labels at the resolution of its tiles, in boxes that may go beyond the slide."""
+"""What a job is cut from: pixels and labels at the resolution of its tiles, in boxes that may go
+beyond the slide."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,16 +13,25 @@ from data_prep.annotations import Annotation, Polygon, draw_mask, load_annotatio
 from data_prep.annotations.mend import OUTSIDE
 from data_prep.classes import ClassPlan
 from data_prep.engine.job import CutRules, Job, MaskFile, PolygonFiles, SlideReport
-from data_prep.images import Picture, fit_picture, join_picture, read_colored_mask, read_image, read_mask, scale_picture
-from data_prep.readers.open import open_slide
-from data_prep.readers.protocol import SlideReader
-from data_prep.readers.scaled import Slide, mirrored
+from data_prep.images import (
+    Picture,
+    fit_picture,
+    join_picture,
+    read_colored_mask,
+    read_image,
+    read_mask,
+    scale_picture,
+)
+from stedm_jax.common.errors import UserError
 from stedm_jax.data.schema import VOID
-from stedm_jax.errors import UserError
+from stedm_jax.imaging.open_slide import open_slide
+from stedm_jax.imaging.reader import SlideReader
+from stedm_jax.imaging.slide import Slide, mirrored
 
 Box = tuple[int, int, int, int]
 SOURCE_BLOCK, BLOCK = 2048, 1024
-"""Most source pixels, and most pixels of tiles, along a side that are held at once, unless a tile needs more."""
+"""Most source pixels, and most pixels of tiles, along a side that are held at once, unless a tile
+needs more."""
 
 
 @runtime_checkable
@@ -34,7 +44,8 @@ class Source(Protocol):
       factor: level-0 pixels for each pixel of a tile.
       level: that is read.
       block: most pixels of tiles along a side to read at once.
-      polygons: of the annotation, the regions of interest among them; () where labels are no polygons.
+      polygons: of the annotation, the regions of interest among them; () where labels are no
+        polygons.
       regions: names and polygons of the regions of interest.
     """
 
@@ -51,7 +62,8 @@ class Source(Protocol):
         ...
 
     def labels(self, box: Box, step: float = 1.0) -> UInt8[np.ndarray, "h w"]:
-        """Class ids in a box, VOID beyond the slide; with a step, everything in pixels that are so much larger."""
+        """Class ids in a box, VOID beyond the slide; with a step, everything in pixels that are so
+        much larger."""
         ...
 
     def withheld(self, box: Box) -> Bool[np.ndarray, "h w"]:
@@ -79,13 +91,26 @@ class SlideSource:
     """
 
     def __init__(self, job: Job, plan: ClassPlan, rules: CutRules, report: SlideReport):
-        self._plan, self._rules, self._drawn = plan, rules, job.labels is not None and job.row.split != "style"
+        self._plan, self._rules, self._drawn = (
+            plan,
+            rules,
+            job.labels is not None and job.row.split != "style",
+        )
         annotation = Annotation(())
         reader = open_slide(job.path)
-        wanted = self._drawn or (job.mpp is None and reader.mpp is None)  # one of the split style: for microns only
+        wanted = self._drawn or (
+            job.mpp is None and reader.mpp is None
+        )  # one of the split style: for microns only
         if isinstance(job.labels, PolygonFiles) and wanted:
             annotation = _annotation(job, job.labels, reader)
-        self._slide = Slide(job.path, job.mpp, annotation.mpp, job.fallback_mpp, rules.tile if rules.fit else 0, reader)
+        self._slide = Slide(
+            job.path,
+            job.mpp,
+            annotation.mpp,
+            job.fallback_mpp,
+            rules.tile if rules.fit else 0,
+            reader,
+        )
         try:
             self._set(job, annotation, report)
             _tell_microns(report, job, job.mpp, annotation.mpp, reader.mpp, fit=rules.fit)
@@ -107,8 +132,14 @@ class SlideSource:
         report.warnings = [note for note in annotation.left_out if OUTSIDE in note]
         if self._drawn and isinstance(job.labels, PolygonFiles) and not self.polygons:
             _refuse_empty(job, job.labels.paths, annotation)
-        self.regions = _name_regions([polygon for polygon in self.polygons if polygon.name in rules.rois])
-        self._inside = self.polygons if not rules.rois else [p for p in self.polygons if p.name not in rules.rois]
+        self.regions = _name_regions(
+            [polygon for polygon in self.polygons if polygon.name in rules.rois]
+        )
+        self._inside = (
+            self.polygons
+            if not rules.rois
+            else [p for p in self.polygons if p.name not in rules.rois]
+        )
         if self._drawn and rules.rois and not self.regions:
             raise UserError(
                 f"The annotation of slide {job.row.file} has no region of interest: no polygon is named "
@@ -127,7 +158,10 @@ class SlideSource:
             return np.full(box[2:], VOID, np.uint8)
         regions = {}
         if self._rules.rois:
-            regions = {"regions": [polygon for _, polygon in self.regions], "inside": plan.background}
+            regions = {
+                "regions": [polygon for _, polygon in self.regions],
+                "inside": plan.background,
+            }
         outside = VOID if self._rules.rois else plan.outside
         mask = draw_mask(self._inside, plan.ids, box, self.factor * step, outside, **regions)
         return _void_beyond(mask, box, shape)
@@ -157,12 +191,22 @@ def _annotation(job: Job, labels: PolygonFiles, reader: SlideReader) -> Annotati
 
 
 def _tell_microns(
-    report: SlideReport, job: Job, table: float | None, annotation: float | None, slide: float | None, fit: bool
+    report: SlideReport,
+    job: Job,
+    table: float | None,
+    annotation: float | None,
+    slide: float | None,
+    fit: bool,
 ) -> None:
     """Notes who said how large a pixel is, and who disagrees."""
     if fit:
         return
-    said = {"table": table, "slide": slide, "annotation": annotation, "--slide_mpp": job.fallback_mpp}
+    said = {
+        "table": table,
+        "slide": slide,
+        "annotation": annotation,
+        "--slide_mpp": job.fallback_mpp,
+    }
     report.mpp_from = next((who for who, mpp in said.items() if mpp is not None), "")
     report.fallback_mpp = job.fallback_mpp if report.mpp_from == "--slide_mpp" else None
     if table is not None and slide is not None and abs(table / slide - 1) > 0.1:
@@ -193,7 +237,9 @@ def _name_regions(polygons: Sequence[Polygon]) -> tuple[tuple[str, Polygon], ...
     return tuple(named)
 
 
-def _void_beyond(mask: UInt8[np.ndarray, "h w"], box: Box, shape: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
+def _void_beyond(
+    mask: UInt8[np.ndarray, "h w"], box: Box, shape: tuple[int, int]
+) -> UInt8[np.ndarray, "h w"]:
     y, x, height, width = box
     mask[: max(-y, 0)] = VOID
     mask[:, : max(-x, 0)] = VOID
@@ -260,10 +306,15 @@ class PictureSource:
         y, x, height, width = box
         mask, whole = self._picture.mask, round(step)
         rows, columns = (
-            np.arange(first, first + count) * whole + whole // 2 for first, count in ((y, height), (x, width))
+            np.arange(first, first + count) * whole + whole // 2
+            for first, count in ((y, height), (x, width))
         )
-        inside = ((rows >= 0) & (rows < mask.shape[0]))[:, None] & ((columns >= 0) & (columns < mask.shape[1]))[None, :]
-        rows, columns = (np.clip(at, 0, side - 1) for at, side in zip((rows, columns), mask.shape, strict=True))
+        inside = ((rows >= 0) & (rows < mask.shape[0]))[:, None] & (
+            (columns >= 0) & (columns < mask.shape[1])
+        )[None, :]
+        rows, columns = (
+            np.clip(at, 0, side - 1) for at, side in zip((rows, columns), mask.shape, strict=True)
+        )
         return np.where(inside, mask[rows[:, None], columns[None, :]], np.uint8(VOID))
 
     def withheld(self, box: Box) -> Bool[np.ndarray, "h w"]:
@@ -325,6 +376,9 @@ class opened:  # noqa: N801 - reads as a verb in a with statement
         return self.source
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.source.close()

@@ -33,7 +33,8 @@ def draw_thumbnail(
 
     Args:
       overview: the coarse image.
-      tissue, rejected: on it, where tissue is, and where pen or blurred tissue is; None where not looked for.
+      tissue, rejected: on it, where tissue is, and where pen or blurred tissue is; None where not
+        looked for.
       labels: on it, class ids, shown as a tint where they come from a mask.
       polygons: the annotation, shown as lines.
       plan: names and colours.
@@ -55,7 +56,9 @@ def draw_thumbnail(
     picture = cv2.resize(overview, None, fx=size, fy=size, interpolation=cv2.INTER_AREA)
     for mask, color in ((tissue, TISSUE), (rejected, REJECTED)):
         if mask is not None:
-            outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+            outlines, _ = cv2.findContours(
+                mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE
+            )
             lines = [np.round(outline * size).astype(np.int32) for outline in outlines]
             cv2.polylines(picture, lines, True, color, 2)
     for polygon in polygons:
@@ -81,9 +84,14 @@ def _entries(
 ) -> tuple[list[tuple[str, RGB]], list[tuple[str, RGB]]]:
     """What the legend says of tiles, and of classes."""
     tiles = [("tile", TAKEN), *([("glass tile", GLASS)] if "glass" in taken.values() else [])]
-    classes = [(name, colors.get(name, palette(7))) for name in dict.fromkeys(polygon.name for polygon in polygons)]
+    classes = [
+        (name, colors.get(name, palette(7)))
+        for name in dict.fromkeys(polygon.name for polygon in polygons)
+    ]
     if labels is not None:
-        classes += [(spec.name, spec.color) for i, spec in enumerate(plan.classes) if np.any(labels == i)]
+        classes += [
+            (spec.name, spec.color) for i, spec in enumerate(plan.classes) if np.any(labels == i)
+        ]
     return tiles, classes
 
 
@@ -110,5 +118,7 @@ def _legend(entries: Iterable[tuple[str, RGB]], width: int) -> UInt8[np.ndarray,
     strip = np.full((y + 8, width, 3), 255, np.uint8)
     for text, color, x, y in places:
         cv2.rectangle(strip, (x, y - 11), (x + 11, y), color, -1)
-        cv2.putText(strip, text, (x + 16, y), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
+        cv2.putText(
+            strip, text, (x + 16, y), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA
+        )
     return strip

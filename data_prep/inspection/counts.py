@@ -14,7 +14,8 @@ from stedm_jax.data.records import TileSet
 
 @dataclass(frozen=True)
 class Count:
-    """Of a group of tiles: how many, of how many patients and slides, and labelled pixels of each class."""
+    """Of a group of tiles: how many, of how many patients and slides, and labelled pixels of each
+    class."""
 
     tiles: int
     patients: int
@@ -35,7 +36,9 @@ def all_rows(tiles: TileSet) -> list[IndexRow]:
 Key = tuple[str, ...]
 
 
-def count_by(rows: Iterable[IndexRow], key: Callable[[IndexRow], Key], classes: int) -> dict[Key, Count]:
+def count_by(
+    rows: Iterable[IndexRow], key: Callable[[IndexRow], Key], classes: int
+) -> dict[Key, Count]:
     """Counts of the groups that a key makes, in order of appearance."""
     groups: dict[Key, list[IndexRow]] = {}
     for row in rows:
@@ -45,14 +48,20 @@ def count_by(rows: Iterable[IndexRow], key: Callable[[IndexRow], Key], classes: 
             tiles=len(group),
             patients=len({row.patient for row in group}),
             slides=len({(row.patient, row.slide) for row in group}),
-            pixels=tuple(np.array([row.pixels for row in group], np.int64).reshape(-1, classes).sum(axis=0).tolist()),
+            pixels=tuple(
+                np.array([row.pixels for row in group], np.int64)
+                .reshape(-1, classes)
+                .sum(axis=0)
+                .tolist()
+            ),
         )
         for name, group in groups.items()
     }
 
 
 def tags_by_slide(tiles: TileSet, most: int = 2000) -> dict[str, Counter[str]]:
-    """Values of each tag with the number of slides that have it; the first tile of a slide speaks for it.
+    """Values of each tag with the number of slides that have it; the first tile of a slide speaks
+    for it.
 
     Args:
       tiles: the tile set.
@@ -74,21 +83,38 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]], left: int = 1) 
     widths = [max(len(row[i]) for row in texts) for i in range(len(head))]
     sides = ["<" if i < left else ">" for i in range(len(head))]
     formats = [f"{{:{side}{width}}}" for side, width in zip(sides, widths, strict=True)]
-    return ["  ".join(each.format(cell) for each, cell in zip(formats, row, strict=True)) for row in texts]
+    return [
+        "  ".join(each.format(cell) for each, cell in zip(formats, row, strict=True))
+        for row in texts
+    ]
 
 
 def shares(count: Count, area: int) -> list[str]:
     """Labelled share of the pixels, and the share of each class in what is labelled, as text."""
     parts = [f"{count.labelled / (count.tiles * area):.1%}"]
-    return parts + [f"{pixels / count.labelled:.1%}" if count.labelled else "-" for pixels in count.pixels]
+    return parts + [
+        f"{pixels / count.labelled:.1%}" if count.labelled else "-" for pixels in count.pixels
+    ]
 
 
 def write_counts(path: Path, tiles: TileSet) -> None:
     """Writes a CSV with a row for each split, patient, slide and kind."""
     names = [spec.name for spec in tiles.classes]
-    counts = count_by(all_rows(tiles), lambda row: (row.split, row.patient, row.slide, row.kind), len(names))
+    counts = count_by(
+        all_rows(tiles), lambda row: (row.split, row.patient, row.slide, row.kind), len(names)
+    )
     with path.open("w", newline="") as file:
         out = csv.writer(file)
-        out.writerow(["split", "patient", "slide", "kind", "tiles", "labelled", *(f"pixels_{name}" for name in names)])
+        out.writerow(
+            [
+                "split",
+                "patient",
+                "slide",
+                "kind",
+                "tiles",
+                "labelled",
+                *(f"pixels_{name}" for name in names),
+            ]
+        )
         for key, count in counts.items():
             out.writerow([*key, count.tiles, count.labelled, *count.pixels])

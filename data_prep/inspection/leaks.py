@@ -1,4 +1,5 @@
-"""Signs that patients of one split are known from another, or that scores would count something twice."""
+"""Signs that patients of one split are known from another, or that scores would count something
+twice."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,11 @@ class Finding:
     examples: tuple[str, ...]
 
     def __str__(self) -> str:
-        more = f", and {self.count - len(self.examples)} more" if self.count > len(self.examples) else ""
+        more = (
+            f", and {self.count - len(self.examples)} more"
+            if self.count > len(self.examples)
+            else ""
+        )
         return f"{self.what}: {'; '.join(self.examples)}{more}"
 
 
@@ -33,25 +38,37 @@ def _finding(what: str, examples: Sequence[str]) -> list[Finding]:
 
 
 def patients_in_two_splits(splits: Mapping[str, Sequence[str]]) -> list[Finding]:
-    """Patients of more than one split; synthetic tiles are of patients whose layouts they have, and do not count."""
+    """Patients of more than one split; synthetic tiles are of patients whose layouts they have, and
+    do not count."""
     where: dict[str, list[str]] = {}
     for split, names in splits.items():
         for name in sorted(set(names)) if split != SYNTHETIC else ():
             where.setdefault(name, []).append(split)
     return _finding(
         "patients in more than one split",
-        [f"{name} in {' and '.join(found)}" for name, found in sorted(where.items()) if len(found) > 1],
+        [
+            f"{name} in {' and '.join(found)}"
+            for name, found in sorted(where.items())
+            if len(found) > 1
+        ],
     )
 
 
 def people_in_two_splits(looks: Sequence[Look]) -> list[Finding]:
-    """People whom the tags name and who have tiles in more than one split, under another name in each."""
+    """People whom the tags name and who have tiles in more than one split, under another name in
+    each."""
     where: dict[str, set[str]] = {}
     for each in looks:
         if each.person:
             where.setdefault(each.person, set()).add(each.row.split)
-    leaks = [f"{name} in {' and '.join(sorted(found))}" for name, found in sorted(where.items()) if len(found) > 1]
-    return _finding(f"people (tag {PERSON}) in more than one split: scores on them are no evidence", leaks)
+    leaks = [
+        f"{name} in {' and '.join(sorted(found))}"
+        for name, found in sorted(where.items())
+        if len(found) > 1
+    ]
+    return _finding(
+        f"people (tag {PERSON}) in more than one split: scores on them are no evidence", leaks
+    )
 
 
 def names_alike(patients: Sequence[str]) -> list[Finding]:
@@ -61,7 +78,11 @@ def names_alike(patients: Sequence[str]) -> list[Finding]:
         spelt.setdefault("".join(name.split()).casefold(), set()).add(name)
     return _finding(
         "patients whose names differ in case or spaces only",
-        [" and ".join(f"'{name}'" for name in sorted(names)) for names in spelt.values() if len(names) > 1],
+        [
+            " and ".join(f"'{name}'" for name in sorted(names))
+            for names in spelt.values()
+            if len(names) > 1
+        ],
     )
 
 
@@ -73,7 +94,11 @@ def shared_slides(rows: Sequence[IndexRow]) -> list[Finding]:
             owners.setdefault(row.slide, set()).add(row.patient)
     return _finding(
         "slides under more than one patient",
-        [f"{slide} of {' and '.join(sorted(names))}" for slide, names in owners.items() if len(names) > 1],
+        [
+            f"{slide} of {' and '.join(sorted(names))}"
+            for slide, names in owners.items()
+            if len(names) > 1
+        ],
     )
 
 
@@ -87,7 +112,11 @@ def lacking(tiles: TileSet) -> list[Finding]:
         rows = tiles.index(split)
         if rows:
             pixels = np.sum([row.pixels for row in rows], axis=0)
-            bare += [f"{spec.name} in {split}" for spec, count in zip(tiles.classes, pixels, strict=True) if not count]
+            bare += [
+                f"{spec.name} in {split}"
+                for spec, count in zip(tiles.classes, pixels, strict=True)
+                if not count
+            ]
     return _finding("splits without a tile", empty) + _finding("classes without a pixel", bare)
 
 
@@ -127,7 +156,9 @@ def counted_twice(tiles: TileSet, most: int) -> tuple[list[Finding], int]:
     for one, other in pairs[:most]:
         scale = one.extent / tiles.tile
         down, right = round((other.y - one.y) / scale), round((other.x - one.x) / scale)
-        both = (_shifted(mask(one), down, right) != VOID) & (_shifted(mask(other), -down, -right) != VOID)
+        both = (_shifted(mask(one), down, right) != VOID) & (
+            _shifted(mask(other), -down, -right) != VOID
+        )
         if np.any(both):
             twice.append(f"{_tell(one)} and {_tell(other)}: {np.count_nonzero(both)} pixels")
     return _finding("tiles of val or test that overlap where both are labelled", twice), len(pairs)

@@ -1,4 +1,5 @@
-"""What has to be read from the pixels: a checksum of a tile, and a hash that survives small changes."""
+"""What has to be read from the pixels: a checksum of a tile, and a hash that survives small
+changes."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +32,8 @@ class Look:
     Attributes:
       row: its row.
       digest: SHA-256 of the decoded pixels.
-      bits: perceptual hash: signs of the 63 lowest frequencies of the thumbnail, against their median.
+      bits: perceptual hash: signs of the 63 lowest frequencies of the thumbnail, against their
+        median.
       thumb: grey thumbnail.
       flat: whether there is nothing in it to recognise.
       person: who the tags say that the patient truly is; "" where they say nothing.
@@ -47,10 +49,14 @@ class Look:
 
 def look_at(row: IndexRow, image: UInt8[np.ndarray, "h w 3"], person: str = "") -> Look:
     """Looks at one tile."""
-    thumb = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (THUMB, THUMB), interpolation=cv2.INTER_AREA)
+    thumb = cv2.resize(
+        cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (THUMB, THUMB), interpolation=cv2.INTER_AREA
+    )
     low = cv2.dct(thumb.astype(np.float32))[:8, :8].ravel()[1:]
     bits = int("".join("1" if each else "0" for each in low > np.median(low)), 2)
-    return Look(row, sha256(image.tobytes()).digest(), bits, thumb, bool(thumb.std() < FLAT), person)
+    return Look(
+        row, sha256(image.tobytes()).digest(), bits, thumb, bool(thumb.std() < FLAT), person
+    )
 
 
 def look(tiles: TileSet, rows: Sequence[IndexRow], workers: int) -> Iterator[Look]:
@@ -63,7 +69,9 @@ def look(tiles: TileSet, rows: Sequence[IndexRow], workers: int) -> Iterator[Loo
 
     def one(row: IndexRow) -> Look:
         record = sources[row.split][row.record]
-        return look_at(row, decode_arrays(record, ("image",))["image"], decode_tags(record).get(PERSON, ""))
+        return look_at(
+            row, decode_arrays(record, ("image",))["image"], decode_tags(record).get(PERSON, "")
+        )
 
     with ThreadPoolExecutor(workers) as pool:
         for start in range(0, len(rows), 256):
@@ -71,7 +79,8 @@ def look(tiles: TileSet, rows: Sequence[IndexRow], workers: int) -> Iterator[Loo
 
 
 def same_picture(looks: Sequence[Look]) -> Iterator[tuple[Look, Look]]:
-    """Pairs that show the same but for small changes, such as another compression; those of equal pixels among them.
+    """Pairs that show the same but for small changes, such as another compression; those of equal
+    pixels among them.
 
     Two hashes that differ in at most NEAR = 3 bits are equal in one of four parts of 16 bits.
     """

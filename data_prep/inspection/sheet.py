@@ -21,7 +21,8 @@ INK, FAINT, PAPER = (20, 20, 20), (110, 110, 110), (255, 255, 255)
 
 @dataclass(frozen=True)
 class Line:
-    """A row of the sheet: what it shows, how much there is of it, the class's id (-1: of no class) and the tiles."""
+    """A row of the sheet: what it shows, how much there is of it, the class's id (-1: of no class)
+    and the tiles."""
 
     split: str
     what: str
@@ -31,7 +32,8 @@ class Line:
 
 
 def lines(tiles: TileSet, columns: int) -> Iterator[Line]:
-    """The rows of the sheet: a class each where a split has labels, tiles without a label, and glass."""
+    """The rows of the sheet: a class each where a split has labels, tiles without a label, and
+    glass."""
     area = tiles.tile**2
     for split in tiles.splits:
         rows, shown = tiles.index(split), set()
@@ -44,7 +46,9 @@ def lines(tiles: TileSet, columns: int) -> Iterator[Line]:
                 best = sorted(having, key=lambda row: abs(row.pixels[number] / area - 0.5))
                 note = f"{len(having):,} tiles, {share:.1%}"
                 # those first that were not shown yet and hold enough of the class
-                best.sort(key=lambda row: row.record in shown or row.pixels[number] < LEAST_SHOWN * area)
+                best.sort(
+                    key=lambda row: row.record in shown or row.pixels[number] < LEAST_SHOWN * area
+                )
                 chosen = _of_all_patients(best, columns)
                 shown |= {row.record for row in chosen}
                 yield Line(split, spec.name, note, number, chosen)
@@ -54,16 +58,23 @@ def lines(tiles: TileSet, columns: int) -> Iterator[Line]:
         ):
             if those:
                 even = [those[i] for i in np.random.default_rng(0).permutation(len(those))]
-                yield Line(split, what, f"{len(those):,} tiles", -1, _of_all_patients(even, columns))
+                yield Line(
+                    split, what, f"{len(those):,} tiles", -1, _of_all_patients(even, columns)
+                )
 
 
 def _of_all_patients(rows: Sequence[IndexRow], count: int) -> tuple[IndexRow, ...]:
-    """The first tile of each patient, then the second of each, and so on; and so with the slides of each."""
-    ranked = _in_turns(_in_turns(rows, lambda row: (row.patient, row.slide)), lambda row: (row.patient,))
+    """The first tile of each patient, then the second of each, and so on; and so with the slides of
+    each."""
+    ranked = _in_turns(
+        _in_turns(rows, lambda row: (row.patient, row.slide)), lambda row: (row.patient,)
+    )
     return tuple(sorted(ranked[:count], key=lambda row: row.patient))
 
 
-def _in_turns(rows: Sequence[IndexRow], key: Callable[[IndexRow], tuple[str, ...]]) -> list[IndexRow]:
+def _in_turns(
+    rows: Sequence[IndexRow], key: Callable[[IndexRow], tuple[str, ...]]
+) -> list[IndexRow]:
     """The first row of each key, then the second of each, and so on."""
     turns: dict[tuple[str, ...], int] = {}
     ranked = []
@@ -74,9 +85,13 @@ def _in_turns(rows: Sequence[IndexRow], key: Callable[[IndexRow], tuple[str, ...
 
 
 def outlined(
-    image: UInt8[np.ndarray, "h w 3"], mask: UInt8[np.ndarray, "h w"], colors: Sequence[tuple[int, int, int]], side: int
+    image: UInt8[np.ndarray, "h w 3"],
+    mask: UInt8[np.ndarray, "h w"],
+    colors: Sequence[tuple[int, int, int]],
+    side: int,
 ) -> UInt8[np.ndarray, "n n 3"]:
-    """A tile at a size, with a line along the inside of each class; unlabelled parts hatched where others are not."""
+    """A tile at a size, with a line along the inside of each class; unlabelled parts hatched where
+    others are not."""
     how = cv2.INTER_AREA if image.shape[0] > side else cv2.INTER_LINEAR
     out = cv2.resize(image, (side, side), interpolation=how)
     small = cv2.resize(mask, (side, side), interpolation=cv2.INTER_NEAREST)
@@ -111,12 +126,16 @@ def draw_sheet(tiles: TileSet, columns: int = 8) -> UInt8[np.ndarray, "h w 3"]:
             before = line.split
             draw.text((GAP, top + 4), line.split, INK, font=title)
         if line.number >= 0:
-            draw.rectangle([GAP, top + 30, GAP + 14, top + 44], fill=colors[line.number], outline=INK)
+            draw.rectangle(
+                [GAP, top + 30, GAP + 14, top + 44], fill=colors[line.number], outline=INK
+            )
         draw.text((GAP + 22, top + 28), _cut(line.what, LEFT - 34, plain), INK, font=plain)
         draw.text((GAP + 22, top + 50), line.note, FAINT, font=small)
         for place, row in enumerate(line.rows):
             tile = tiles.read(row.split, row.record)
-            cell = outlined(core(tile.image, tiles.margin), core(tile.mask, tiles.margin), colors, CELL)
+            cell = outlined(
+                core(tile.image, tiles.margin), core(tile.mask, tiles.margin), colors, CELL
+            )
             left = LEFT + place * (CELL + GAP)
             sheet.paste(Image.fromarray(cell), (left, top))
             draw.text((left, top + CELL + 1), _cut(row.patient, CELL, small), FAINT, font=small)

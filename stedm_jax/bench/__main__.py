@@ -1,17 +1,22 @@
-"""Measures how fast this system runs here, against the same network in plain PyTorch where torch is installed.
+"""Measures how fast this system runs here, against the same network in plain PyTorch where torch is
+installed.
 
     python -m stedm_jax.bench --config=configs/catch.py --size=tiny
     python -m stedm_jax.bench --config=configs/catch.py --batch=8 --json=bench.json
 
-Our program and its peers (PyTorch eager and compiled, with our weights, checked first to give the same) run in turns,
-so that whatever else the machine does meets all alike; the least time of each is compared. Parts:
+Our program and its peers (PyTorch eager and compiled, with our weights, checked first to give the
+same) run in turns, so that whatever else the machine does meets all alike; the least time of each
+is compared. Parts:
   train    forward, backward, AdamW and moving average of the denoiser, given style vectors
-  sampler  one step for a guided pair: the denoiser on twice the batch, guidance, the sampler's update
-  task     the train step of stage diffusion from tiles, with the style encoder and the frozen autoencoder; ours alone
-  loader   batches of made-up tiles from a temporary folder, against what the train step eats
-MFU is the share of what one large matrix product reaches here, in the same dtype, measured in the same run; a step
-counts as three forward passes. On a CPU that others use too, look at the ratio by processor time.
-Without torch only ours is measured. Sizes come from the config; compilation is not timed.
+  sampler  one step for a guided pair: the denoiser on twice the batch, guidance, the sampler's
+    update
+  task     the train step of stage diffusion from tiles, with the style encoder and the frozen
+  autoencoder; ours alone loader   batches of made-up tiles from a temporary folder, against what
+  the train step eats
+MFU is the share of what one large matrix product reaches here, in the same dtype, measured in the
+same run; a step counts as three forward passes. On a CPU that others use too, look at the ratio by
+processor time. Without torch only ours is measured. Sizes come from the config; compilation is not
+timed.
 """
 
 import argparse
@@ -21,8 +26,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+from stedm_jax.common.commands import run_command
+from stedm_jax.common.errors import UserError
 from stedm_jax.config import check_config, load_config, override
-from stedm_jax.errors import UserError, run_command
 
 WHAT = ("train", "sampler", "task", "loader")
 
@@ -36,20 +42,46 @@ def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", default="configs/catch.py", help="a file of configs/; default: %(default)s")
-    parser.add_argument("--size", default="full", help="full, as the config says, or tiny; default: %(default)s")
     parser.add_argument(
-        "--batch", type=int, default=0, help="images a step; default: 1 for a CPU, 8 for an accelerator"
+        "--config", default="configs/catch.py", help="a file of configs/; default: %(default)s"
+    )
+    parser.add_argument(
+        "--size", default="full", help="full, as the config says, or tiny; default: %(default)s"
+    )
+    parser.add_argument(
+        "--batch",
+        type=int,
+        default=0,
+        help="images a step; default: 1 for a CPU, 8 for an accelerator",
     )
     parser.add_argument("--device", default="", help="cpu, gpu or tpu; default: what JAX takes")
-    parser.add_argument("--dtype", default="", help="default: float32 on a CPU, else bfloat16 with float32 parameters")
     parser.add_argument(
-        "--what", default="train,sampler,loader", help=f"some of {','.join(WHAT)}; default: %(default)s"
+        "--dtype",
+        default="",
+        help="default: float32 on a CPU, else bfloat16 with float32 parameters",
     )
-    parser.add_argument("--seconds", type=float, default=30.0, help="to time each part; at least three rounds are made")
-    parser.add_argument("--peers", default="eager,compile", help="some of eager,compile, or none; default: %(default)s")
-    parser.add_argument("--memory_order", default="channels_last", help="of the peer, or contiguous")
-    parser.add_argument("--cudnn_benchmark", action="store_true", help="lets the peer's cuDNN try its algorithms")
+    parser.add_argument(
+        "--what",
+        default="train,sampler,loader",
+        help=f"some of {','.join(WHAT)}; default: %(default)s",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=30.0,
+        help="to time each part; at least three rounds are made",
+    )
+    parser.add_argument(
+        "--peers",
+        default="eager,compile",
+        help="some of eager,compile, or none; default: %(default)s",
+    )
+    parser.add_argument(
+        "--memory_order", default="channels_last", help="of the peer, or contiguous"
+    )
+    parser.add_argument(
+        "--cudnn_benchmark", action="store_true", help="lets the peer's cuDNN try its algorithms"
+    )
     parser.add_argument("--json", default="", help="a file to write everything to")
     known, rest = parser.parse_known_args(argv)
     stray = [word for word in rest if not word.startswith("--config.")]
@@ -81,11 +113,19 @@ def main(argv: list[str]) -> None:
     arguments, overrides = _arguments(argv)
     config = _config(arguments, overrides)
     what = _some_of(arguments.what, WHAT, "--what")
-    kinds = [] if arguments.peers == "none" else _some_of(arguments.peers, ("eager", "compile"), "--peers")
+    kinds = (
+        []
+        if arguments.peers == "none"
+        else _some_of(arguments.peers, ("eager", "compile"), "--peers")
+    )
     if arguments.batch < 0 or arguments.seconds <= 0:
-        raise UserError(f"--batch={arguments.batch} and --seconds={arguments.seconds:g} must be above 0.")
+        raise UserError(
+            f"--batch={arguments.batch} and --seconds={arguments.seconds:g} must be above 0."
+        )
     if arguments.json and not Path(arguments.json).absolute().parent.is_dir():
-        raise UserError(f"--json={arguments.json}: there is no folder {Path(arguments.json).parent}; make it first.")
+        raise UserError(
+            f"--json={arguments.json}: there is no folder {Path(arguments.json).parent}; make it first."
+        )
     if importlib.util.find_spec("torch"):  # both share the memory of a GPU
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
@@ -108,7 +148,8 @@ def main(argv: list[str]) -> None:
 
 
 def run(bench: Any, what: list[str], missing: str, json: str) -> None:
-    """Measures the parts one after the other, printing each; `missing` says why there is no peer."""
+    """Measures the parts one after the other, printing each; `missing` says why there is no
+    peer."""
     from stedm_jax.bench.report import OURS, Part, loader_text, write_json
 
     machine = bench.machine()
@@ -123,7 +164,9 @@ def run(bench: Any, what: list[str], missing: str, json: str) -> None:
             print(f"\n{parts[name].text()}", flush=True)
     found: dict[str, Any] = {}
     if "loader" in what:
-        eats = next((parts[name].rows[0].images for name in ("task", "train") if name in parts), None)
+        eats = next(
+            (parts[name].rows[0].images for name in ("task", "train") if name in parts), None
+        )
         found = bench.loader(eats)
         print(f"\n{loader_text(found)}")
     if json:

@@ -1,4 +1,5 @@
-"""What is measured: the networks and sizes of a configuration, at the paper's size or tiny, on one kind of device."""
+"""What is measured: the networks and sizes of a configuration, at the paper's size or tiny, on one
+kind of device."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 from stedm_jax.models.build import build_unet
 from stedm_jax.models.functional import Functional
 from stedm_jax.stages.run import DTYPES, Run
@@ -24,7 +25,8 @@ COLORS = ((230, 230, 230), (200, 30, 30))
 
 @dataclass(frozen=True)
 class Case:
-    """Attributes: config, changed to the size; batch, over all devices; dtype of the computation; mesh."""
+    """Attributes: config, changed to the size; batch, over all devices; dtype of the computation;
+    mesh."""
 
     config: Any
     batch: int
@@ -38,7 +40,8 @@ class Case:
 
     @property
     def run(self) -> Run:
-        """The run that the stages would make of the configuration; of its workdir nothing is read."""
+        """The run that the stages would make of the configuration; of its workdir nothing is
+        read."""
         return Run(self.config, Workdir(Path()), self.mesh)
 
     @property
@@ -49,7 +52,9 @@ class Case:
     @property
     def side(self) -> int:
         """Of a latent."""
-        return self.config.data.tile // AutoencoderTask(self.config.autoencoder, self.run.dtype).factor
+        return (
+            self.config.data.tile // AutoencoderTask(self.config.autoencoder, self.run.dtype).factor
+        )
 
     @property
     def style_dim(self) -> int:
@@ -67,12 +72,16 @@ class Case:
                 "--config.diffusion.style.aggregation=mean, or measure --what=task."
             )
         return build_unet(
-            self.config.diffusion.unet, in_channels=self.channels + self.config.diffusion.layout_channels,
-            out_channels=self.channels, style_dim=self.style_dim, dtype=self.run.dtype,
-        )  # fmt: skip
+            self.config.diffusion.unet,
+            in_channels=self.channels + self.config.diffusion.layout_channels,
+            out_channels=self.channels,
+            style_dim=self.style_dim,
+            dtype=self.run.dtype,
+        )
 
     def inputs(self, batch: int) -> dict[str, np.ndarray]:
-        """float32 x (b, h, w, c), style (b, d), target (b, h, w, 3) and float32 t (b,), the same each time."""
+        """float32 x (b, h, w, c), style (b, d), target (b, h, w, 3) and float32 t (b,), the same
+        each time."""
         rng, side = np.random.default_rng(0), self.side
         stacked = self.channels + self.config.diffusion.layout_channels
         normal = lambda *shape: rng.standard_normal(shape, np.float32)  # noqa: E731
@@ -88,7 +97,8 @@ def make_case(config: Any, size: str, batch: int, dtype: str, device: str) -> Ca
     """Reads the options; `batch` 0 and `dtype`, `device` "" stand for what suits the device.
 
     Raises:
-      UserError: there is no such device, size or dtype, or the batch does not divide over the devices.
+      UserError: there is no such device, size or dtype, or the batch does not divide over the
+        devices.
     """
     if size not in SIZES:
         raise UserError(f"--size={size} is unknown; give one of {', '.join(SIZES)}.")
@@ -110,13 +120,16 @@ def make_case(config: Any, size: str, batch: int, dtype: str, device: str) -> Ca
 def shrink(config: Any) -> None:
     """The same kind of network, small enough to be compiled in seconds; changes in place."""
     config.data.tile = 64
-    config.autoencoder.model.update({"channels": 16, "multipliers": (1, 2, 2), "res_blocks": 1, "codes": 16})
+    config.autoencoder.model.update(
+        {"channels": 16, "multipliers": (1, 2, 2), "res_blocks": 1, "codes": 16}
+    )
     config.diffusion.unet.update({"base": 32, "multipliers": (1, 2), "res_blocks": 1, "heads": 4})
     config.diffusion.style.update({"encoder": "conv", "width": 8, "dim": 32, "tiles": 2})
 
 
 def random_params(abstract: Any, seed: int = 0) -> Any:
-    """float32 parameters of these shapes on the host, none of them zero, so that every layer shows in the output."""
+    """float32 parameters of these shapes on the host, none of them zero, so that every layer shows
+    in the output."""
     rng = np.random.default_rng(seed)
 
     def leaf(path: Any, like: Any) -> np.ndarray:

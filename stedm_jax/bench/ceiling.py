@@ -1,6 +1,8 @@
-"""What this device reaches with one large matrix product: the ceiling that a share of FLOP/s (MFU) is taken of.
+"""What this device reaches with one large matrix product: the ceiling that a share of FLOP/s (MFU)
+is taken of.
 
-It is measured, not read from a data sheet, because a data sheet tells nothing of clocks, power limits or neighbours.
+It is measured, not read from a data sheet, because a data sheet tells nothing of clocks, power
+limits or neighbours.
 """
 
 from collections.abc import Callable, Mapping
@@ -29,10 +31,15 @@ def our_product(dtype: DTypeLike, side: int, device: Any) -> Callable[[], None]:
 
 
 def ceiling(
-    products: Mapping[str, Callable[[], None]], side: int, measure: Callable[..., dict[str, Times]] = alternate
+    products: Mapping[str, Callable[[], None]],
+    side: int,
+    measure: Callable[..., dict[str, Times]] = alternate,
 ) -> tuple[float, float]:
-    """FLOP a second, and FLOP a second of the processor, of the fastest product; each the best of a few calls."""
+    """FLOP a second, and FLOP a second of the processor, of the fastest product; each the best of a
+    few calls."""
     times = measure(products, 0.0, rounds=CALLS)
     work = 2.0 * side**3
-    wall, cpu = (min(getattr(each, what) for each in times.values()) for what in ("least", "least_cpu"))
+    wall, cpu = (
+        min(getattr(each, what) for each in times.values()) for what in ("least", "least_cpu")
+    )
     return work / max(wall, 1e-9), work / max(cpu, 1e-9)

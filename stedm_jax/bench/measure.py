@@ -20,7 +20,7 @@ from stedm_jax.bench.loader import CODECS, TILES, loader_speed, make_tiles
 from stedm_jax.bench.report import OURS, Part, row_of
 from stedm_jax.bench.timing import alternate
 from stedm_jax.bench.torch_peer import TorchPeer, relative_error
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 
 PARTS = ("train", "sampler", "task", "loader")
 TOLERANCE = {("cpu", "float32"): 1e-3, ("gpu", "float32"): 1e-2}
@@ -38,8 +38,12 @@ class Bench:
     """
 
     def __init__(
-        self, case: Case, peer: Callable[[Any], TorchPeer] | None, kinds: Sequence[str], seconds: float
-    ):  # fmt: skip
+        self,
+        case: Case,
+        peer: Callable[[Any], TorchPeer] | None,
+        kinds: Sequence[str],
+        seconds: float,
+    ):
         self.case, self.kinds, self.seconds = case, list(kinds) if peer else [], seconds
         self.host = case.platform == "cpu"
         self._peer = peer(self._params) if peer else None
@@ -54,15 +58,20 @@ class Bench:
         device = self.case.mesh.devices.flat[0]
         torch = {"torch": self._peer.torch.__version__} if self._peer else {}
         return {
-            "device": f"{self.case.mesh.size} x {device.device_kind}" + (f" ({_cpu()})" if self.host else ""),
-            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "device": f"{self.case.mesh.size} x {device.device_kind}"
+            + (f" ({_cpu()})" if self.host else ""),
+            "cores": len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else os.cpu_count(),
             "load": os.getloadavg()[0],
             "dtype": self.case.dtype,
             "batch": self.case.batch,
-            "stedm_jax": __version__, "jax": jax.__version__, **torch,
+            "stedm_jax": __version__,
+            "jax": jax.__version__,
+            **torch,
             "ceiling_flops": self._ceiling[0],
             "ceiling_flops_per_cpu_second": self._ceiling[1],
-        }  # fmt: skip
+        }
 
     def train(self) -> Part:
         """The train step of the denoiser."""
@@ -73,7 +82,9 @@ class Bench:
         found = {name: float(mine.result[name]) for name in ("loss", "grad_norm")}
         errors: dict[str, float] = {}
         for kind, theirs in self._each_kind(lambda peer, kind: peer.check_step(kind)):
-            errors |= {f"{name} (torch {kind})": abs(found[name] / theirs[name] - 1) for name in found}
+            errors |= {
+                f"{name} (torch {kind})": abs(found[name] / theirs[name] - 1) for name in found
+            }
         self._agree(errors)
         if self._peer:
             self._peer.prepare_training()
@@ -83,7 +94,9 @@ class Bench:
     def sampler(self) -> Part:
         """A step of the sampler."""
         _say("compiling our sampler step")
-        mine = ours.sampler_step(self.case, self._params if self._peer is None else self._peer.params())
+        mine = ours.sampler_step(
+            self.case, self._params if self._peer is None else self._peer.params()
+        )
         mine.call()
         contenders: dict[str, Callable[[], None]] = {OURS: mine.call}
         errors: dict[str, float] = {}
@@ -95,7 +108,9 @@ class Bench:
 
         for kind, (call, x) in self._each_kind(once):
             contenders[f"torch {kind}"] = call
-            errors[f"x (torch {kind})"] = relative_error(mine.result["x"], x.permute(0, 2, 3, 1).float().cpu().numpy())
+            errors[f"x (torch {kind})"] = relative_error(
+                mine.result["x"], x.permute(0, 2, 3, 1).float().cpu().numpy()
+            )
         self._agree(errors)
         return self._part("sampler step, guided pair", mine, contenders, errors, training=False)
 
@@ -104,10 +119,13 @@ class Bench:
         _say("compiling the train step of the whole task")
         mine = ours.task_step(self.case)
         note = "ours alone: the peer has no autoencoder and no style encoder"
-        return self._part("train step, whole task", mine, {OURS: mine.call}, {}, training=True, notes=[note])
+        return self._part(
+            "train step, whole task", mine, {OURS: mine.call}, {}, training=True, notes=[note]
+        )
 
     def loader(self, wanted: float | None) -> dict[str, Any]:
-        """Tiles a second by codec, decoded each time and cached; `wanted`: images a second that the step eats."""
+        """Tiles a second by codec, decoded each time and cached; `wanted`: images a second that the
+        step eats."""
         config, found = self.case.config, {}
         count = max(TILES, config.diffusion.style.tiles + 2)
         for codec in CODECS:
@@ -116,18 +134,34 @@ class Bench:
                 for name, cache in (("decoded each time", 0), ("all in the cache", 100_000)):
                     speed = loader_speed(config, tiles, self.seconds / 4, cache)
                     found[f"{codec}, {name}"] = {"images": speed.images, "tiles": speed.tiles}
-        return {"side": config.data.tile, "styles": config.diffusion.style.tiles, "wanted": wanted, "speeds": found}
+        return {
+            "side": config.data.tile,
+            "styles": config.diffusion.style.tiles,
+            "wanted": wanted,
+            "speeds": found,
+        }
 
     def _part(
-        self, name: str, mine: ours.Ready, contenders: dict[str, Callable[[], None]], errors: dict[str, float], *,
-        training: bool, notes: Sequence[str] = (),
-    ) -> Part:  # fmt: skip
+        self,
+        name: str,
+        mine: ours.Ready,
+        contenders: dict[str, Callable[[], None]],
+        errors: dict[str, float],
+        *,
+        training: bool,
+        notes: Sequence[str] = (),
+    ) -> Part:
         peak = {each: self._memory(each, call, mine, training) for each, call in contenders.items()}
         times = alternate(contenders, self.seconds)
-        rows = [row_of(each, times[each], mine.images, mine.flops, *self._ceiling, peak[each]) for each in contenders]
+        rows = [
+            row_of(each, times[each], mine.images, mine.flops, *self._ceiling, peak[each])
+            for each in contenders
+        ]
         return Part(name, rows, mine.flops, errors, list(notes))
 
-    def _memory(self, name: str, call: Callable[[], None], mine: ours.Ready, training: bool) -> float | None:
+    def _memory(
+        self, name: str, call: Callable[[], None], mine: ours.Ready, training: bool
+    ) -> float | None:
         """What the contender holds and the most that a call takes beside it."""
         if name == OURS and not self.host:
             return float(mine.held + mine.program)
@@ -139,7 +173,8 @@ class Bench:
         return None if risen is None else held + risen
 
     def _each_kind(self, do: Callable[[TorchPeer, str], Any]) -> Iterator[tuple[str, Any]]:
-        """What `do` gives for each kind; a kind that PyTorch cannot compile here is named and left out from then on."""
+        """What `do` gives for each kind; a kind that PyTorch cannot compile here is named and left
+        out from then on."""
         for kind in list(self.kinds):
             assert self._peer is not None
             _say(f"running torch {kind} for the first time")
@@ -153,7 +188,8 @@ class Bench:
                 print(f"torch {kind} is left out, it failed: {why}", file=sys.stderr, flush=True)
 
     def _measure_ceiling(self) -> tuple[float, float]:
-        """FLOP/s, and on a CPU FLOP for a second of the processor, of the faster of XLA's and PyTorch's product."""
+        """FLOP/s, and on a CPU FLOP for a second of the processor, of the faster of XLA's and
+        PyTorch's product."""
         side, dtype = SIDE.get(self.case.platform, OTHERS), jnp.dtype(self.case.dtype)
         products = {"xla": our_product(dtype, side, self.case.mesh.devices.flat[0])}
         if self._peer:
@@ -179,6 +215,8 @@ def _say(what: str) -> None:
 def _cpu() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        return next(
+            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
+        )
     except (OSError, StopIteration):
         return platform.processor() or "unknown"

@@ -12,14 +12,20 @@ _STATUS, _REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 def tree_bytes(tree: Any) -> int:
     """Bytes of the arrays of a tree, or of its ShapeDtypeStructs; random keys count nothing."""
-    leaves = (leaf for leaf in jax.tree.leaves(tree) if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key))
+    leaves = (
+        leaf
+        for leaf in jax.tree.leaves(tree)
+        if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    )
     return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
 
 
 def growth(call: Callable[[], None]) -> float | None:
-    """By how many bytes the resident memory of this process rises at most during a call; None where it is not told.
+    """By how many bytes the resident memory of this process rises at most during a call; None where
+    it is not told.
 
-    What the call finds and what other contenders hold does not count, so that two may be measured in one process.
+    What the call finds and what other contenders hold does not count, so that two may be measured
+    in one process.
     """
     try:
         before = _resident("VmRSS")

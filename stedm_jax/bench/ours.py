@@ -1,4 +1,5 @@
-"""Our compiled programs, ready to be called again and again: the train step and one step of the guided sampler."""
+"""Our compiled programs, ready to be called again and again: the train step and one step of the
+guided sampler."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -48,7 +49,8 @@ class Ready:
 
 
 class UNetTask:
-    """The denoiser alone, as a Task; batches hold x, t, style and target, as `Case.inputs` makes them."""
+    """The denoiser alone, as a Task; batches hold x, t, style and target, as `Case.inputs` makes
+    them."""
 
     name = "unet"
 
@@ -66,7 +68,9 @@ class UNetTask:
         predicted = self.unet.apply(params, batch["x"], batch["t"], batch.get("style"))
         return jnp.mean(distance(self.kind, predicted, batch["target"])), {}
 
-    def eval_step(self, params: Any, frozen: Any, batch: Mapping[str, Any], key: Array) -> dict[str, Array]:
+    def eval_step(
+        self, params: Any, frozen: Any, batch: Mapping[str, Any], key: Array
+    ) -> dict[str, Array]:
         """The loss."""
         return {"loss": self.loss(params, frozen, batch, key, jnp.int32(0))[0]}
 
@@ -74,7 +78,9 @@ class UNetTask:
         """The loss."""
         return {"loss": float(sums["loss"])}
 
-    def visualise(self, params: Any, frozen: Any, batch: Mapping[str, Any], key: Array) -> dict[str, Array]:
+    def visualise(
+        self, params: Any, frozen: Any, batch: Mapping[str, Any], key: Array
+    ) -> dict[str, Array]:
         """Nothing."""
         return {}
 
@@ -85,12 +91,16 @@ def unet_flops(case: Case, batch: int) -> float:
     unet = case.unet
     return product_flops(
         lambda params, x, t, style: unet.apply(params, x, t, style),
-        unet.abstract, inputs["x"], inputs["t"], inputs.get("style"),
-    )  # fmt: skip
+        unet.abstract,
+        inputs["x"],
+        inputs["t"],
+        inputs.get("style"),
+    )
 
 
 def unet_step(case: Case, params: Any) -> Ready:
-    """The train step of the denoiser: loss, gradient, AdamW and moving average, as `stedm_jax.main` runs it."""
+    """The train step of the denoiser: loss, gradient, AdamW and moving average, as `stedm_jax.main`
+    runs it."""
     task = UNetTask(case.unet, case.config.diffusion.loss)
     ready = _stepping(case, task, params, {}, case.inputs(case.batch))
     ready.flops = 3 * unet_flops(case, case.batch)
@@ -98,12 +108,15 @@ def unet_step(case: Case, params: Any) -> Ready:
 
 
 def task_step(case: Case) -> Ready:
-    """The train step of stage diffusion: frozen autoencoder, style encoder, denoiser; from tiles."""
+    """The train step of stage diffusion: frozen autoencoder, style encoder, denoiser; from
+    tiles."""
     config, side = case.config.diffusion, case.config.data.tile
     first = autoencoder.build(case.run)
     unit = LatentScale((0.0,) * case.channels, (1.0,) * case.channels)
     task = DiffusionTask(config, first, unit, COLORS, case.run.dtype)
-    frozen: dict[str, Any] = {"first": random_params(own(jax.eval_shape(first.init, jax.random.key(0))))}
+    frozen: dict[str, Any] = {
+        "first": random_params(own(jax.eval_shape(first.init, jax.random.key(0))))
+    }
     if task.guide is not None:
         frozen["guide"] = random_params(task.guide.abstract)
     rng, styles = np.random.default_rng(0), (config.style.tiles, side, side, 3)
@@ -115,14 +128,17 @@ def task_step(case: Case) -> Ready:
     params, key = random_params(jax.eval_shape(task.init, jax.random.key(0))), jax.random.key(0)
     ready = _stepping(case, task, params, frozen, batch)
     given: dict[str, Any] = dict(batch)
-    passed = product_flops(lambda params: task.loss(params, frozen, given, key, jnp.int32(0))[0], params)
+    passed = product_flops(
+        lambda params: task.loss(params, frozen, given, key, jnp.int32(0))[0], params
+    )
     fixed = product_flops(lambda image: task.encode(frozen, image, key), batch["image"])
     ready.flops = 3 * (passed - fixed) + fixed
     return ready
 
 
 def sampler_step(case: Case, params: Any) -> Ready:
-    """One step of the configured sampler for a guided pair: the denoiser on twice the batch, guidance, the update."""
+    """One step of the configured sampler for a guided pair: the denoiser on twice the batch,
+    guidance, the update."""
     config, unet = case.config.synthesis, case.unet
     schedule = make_schedule(**case.config.diffusion.schedule)
     levels = np.array([int(LEVEL * schedule.steps)], np.int32)
@@ -139,16 +155,32 @@ def sampler_step(case: Case, params: Any) -> Ready:
             return out[: x.shape[0]], out[x.shape[0] :]
 
         return sample(
-            lambda x, t: both(x, t)[0], schedule, noise, levels, Sampler(config.sampler, config.eta),
-            case.config.diffusion.prediction, guidance=guidance, denoise_both=both, key=key,
-        )  # fmt: skip
+            lambda x, t: both(x, t)[0],
+            schedule,
+            noise,
+            levels,
+            Sampler(config.sampler, config.eta),
+            case.config.diffusion.prediction,
+            guidance=guidance,
+            denoise_both=both,
+            key=key,
+        )
 
     inputs = to_global(case.inputs(case.batch), case.mesh)
     params = place(params, jax.tree.map(lambda leaf: replicated(case.mesh), params))
     key = jax.random.key(0)
     cut = batch_sharding(case.mesh)
-    compiled = jax.jit(run, in_shardings=(None, cut, None), out_shardings=cut).lower(params, inputs, key).compile()
-    ready = Ready(lambda: None, images=case.batch, held=tree_bytes((params, inputs)), program=_planned(compiled))
+    compiled = (
+        jax.jit(run, in_shardings=(None, cut, None), out_shardings=cut)
+        .lower(params, inputs, key)
+        .compile()
+    )
+    ready = Ready(
+        lambda: None,
+        images=case.batch,
+        held=tree_bytes((params, inputs)),
+        program=_planned(compiled),
+    )
 
     def call() -> None:
         ready.result = {"x": jax.block_until_ready(compiled(params, inputs, key))}
@@ -158,16 +190,22 @@ def sampler_step(case: Case, params: Any) -> Ready:
     return ready
 
 
-def _stepping(case: Case, task: Any, params: Any, frozen: Any, batch: Mapping[str, np.ndarray]) -> Ready:
-    """The train step of a task, whose state goes on from call to call; the result is the metrics of the last one."""
+def _stepping(
+    case: Case, task: Any, params: Any, frozen: Any, batch: Mapping[str, np.ndarray]
+) -> Ready:
+    """The train step of a task, whose state goes on from call to call; the result is the metrics of
+    the last one."""
     program = Program(task, case.config.diffusion.train, case.mesh)
     frozen = place(frozen, jax.tree.map(lambda leaf: replicated(case.mesh), frozen))
     held, given = [program.init(0, params)], to_global(batch, case.mesh)
     key = jax.device_put(jax.random.key(0), replicated(case.mesh))
     compiled, _ = program.step(frozen, given, key)
     ready = Ready(
-        lambda: None, images=case.batch, held=tree_bytes((held[0], frozen, given)), program=_planned(compiled)
-    )  # fmt: skip
+        lambda: None,
+        images=case.batch,
+        held=tree_bytes((held[0], frozen, given)),
+        program=_planned(compiled),
+    )
 
     def call() -> None:
         held[0], metrics = compiled(held[0], frozen, given, key)
@@ -180,4 +218,8 @@ def _stepping(case: Case, task: Any, params: Any, frozen: Any, batch: Mapping[st
 
 def _planned(compiled: Any) -> int:
     plan = compiled.memory_analysis()
-    return 0 if plan is None else plan.temp_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
+    return (
+        0
+        if plan is None
+        else plan.temp_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
+    )

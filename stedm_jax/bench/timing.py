@@ -1,10 +1,12 @@
-"""Timing that a shared machine disturbs little: contenders take turns, and the least of their times is kept.
+"""Timing that a shared machine disturbs little: contenders take turns, and the least of their times
+is kept.
 
     A, B, C, A, B, C, ...       so that whatever else the machine does meets all of them alike
 
-Beside the wall clock stands the time of the processor, summed over the threads of this process. Other programs on the
-same cores leave it nearly alone; on the other hand it does not see cores that stand idle, and counts threads that wait
-by spinning. Where the work is done on an accelerator it says nothing, and is not looked at.
+Beside the wall clock stands the time of the processor, summed over the threads of this process.
+Other programs on the same cores leave it nearly alone; on the other hand it does not see cores that
+stand idle, and counts threads that wait by spinning. Where the work is done on an accelerator it
+says nothing, and is not looked at.
 """
 
 import statistics
@@ -18,7 +20,8 @@ MIN_ROUNDS = 3
 
 @dataclass
 class Times:
-    """Seconds of each call of one contender: by the wall clock and, summed over threads, of the processor."""
+    """Seconds of each call of one contender: by the wall clock and, summed over threads, of the
+    processor."""
 
     wall: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
@@ -50,7 +53,8 @@ def alternate(
     """Calls all contenders in turn until the time is up.
 
     Args:
-      contenders: by name; a call returns when its work is done. Each is called once before, unmeasured.
+      contenders: by name; a call returns when its work is done. Each is called once before,
+        unmeasured.
       seconds: a round begins only while this much is not used up, the unmeasured calls apart.
       rounds: that are made in any case.
       clock, cpu_clock: for tests.

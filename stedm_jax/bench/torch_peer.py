@@ -1,6 +1,7 @@
 """The peer in PyTorch with our weights: a train step and a sampler step that compute what ours do.
 
-As one would write them for speed: channels_last, autocast to bfloat16 where ours computes in it, fused attention, fused
+As one would write them for speed: channels_last, autocast to bfloat16 where ours computes in it,
+  fused attention, fused
 AdamW, a moving average by one fused call over all tensors; eager, and with torch.compile.
 """
 
@@ -14,10 +15,10 @@ import numpy as np
 
 from stedm_jax.bench.case import Case
 from stedm_jax.bench.ours import LEVEL
+from stedm_jax.common.errors import UserError
 from stedm_jax.convert.table import from_torch, to_torch
 from stedm_jax.diffusion.samplers import Sampler
 from stedm_jax.diffusion.schedule import make_schedule
-from stedm_jax.errors import UserError
 
 PEERS = ("eager", "compile")
 ORDERS = ("channels_last", "contiguous")
@@ -51,15 +52,23 @@ class TorchPeer:
         if order not in ORDERS:
             raise UserError(f"--memory_order={order} is unknown; give one of {', '.join(ORDERS)}.")
         self.torch: Any = importlib.import_module("torch")
-        self.case, self.order = case, getattr(self.torch, f"{order}_format" if order == "contiguous" else order)
+        self.case, self.order = (
+            case,
+            getattr(self.torch, f"{order}_format" if order == "contiguous" else order),
+        )
         self.device = "cuda" if case.platform == "gpu" else "cpu"
         self.torch.backends.cudnn.benchmark = cudnn_benchmark
-        self.torch.set_float32_matmul_precision("high")  # TF32 on a GPU, as ours there; nothing on a CPU
+        self.torch.set_float32_matmul_precision(
+            "high"
+        )  # TF32 on a GPU, as ours there; nothing on a CPU
         unet = case.config.diffusion.unet
         network = importlib.import_module("stedm_jax.bench.torch_unet").UNet(
             in_channels=case.channels + case.config.diffusion.layout_channels,
             out_channels=case.channels,
-            **{name: unet[name] for name in ("base", "multipliers", "res_blocks", "attention_at", "heads")},
+            **{
+                name: unet[name]
+                for name in ("base", "multipliers", "res_blocks", "attention_at", "heads")
+            },
             style_dim=case.style_dim,
             style_path=unet.style_path,
         )
@@ -70,7 +79,9 @@ class TorchPeer:
 
     def params(self) -> Any:
         """Our parameters of the present state."""
-        state = {name: value.detach().cpu().numpy() for name, value in self.network.state_dict().items()}
+        state = {
+            name: value.detach().cpu().numpy() for name, value in self.network.state_dict().items()
+        }
         return from_torch(state, self.case.unet.abstract)
 
     def runner(self, kind: str) -> Any:
@@ -86,12 +97,19 @@ class TorchPeer:
         out = {}
         for name, array in self.case.inputs(self.case.batch).items():
             tensor = self.torch.from_numpy(np.moveaxis(array, -1, 1) if array.ndim == 4 else array)
-            out[name] = tensor.to(self.device, memory_format=self.order) if array.ndim == 4 else tensor.to(self.device)
+            out[name] = (
+                tensor.to(self.device, memory_format=self.order)
+                if array.ndim == 4
+                else tensor.to(self.device)
+            )
         return out
 
     def held(self, training: bool) -> int:
-        """Bytes of the parameters and, in training, of gradients, optimiser state and moving average."""
-        return (5 if training else 1) * sum(p.numel() * p.element_size() for p in self.network.parameters())
+        """Bytes of the parameters and, in training, of gradients, optimiser state and moving
+        average."""
+        return (5 if training else 1) * sum(
+            p.numel() * p.element_size() for p in self.network.parameters()
+        )
 
     def loss(self, kind: str, inputs: Mapping[str, Any]) -> Any:
         """As UNetTask.loss."""
@@ -114,9 +132,14 @@ class TorchPeer:
         settings = self.case.config.diffusion.train.optimizer
         decay = [p for p in self.network.parameters() if p.ndim >= 2]
         others = [p for p in self.network.parameters() if p.ndim < 2]
-        groups = [{"params": decay, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        groups = [
+            {"params": decay, "weight_decay": settings.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ]
         betas = (settings.b1, settings.b2)
-        self._optimizer = self.torch.optim.AdamW(groups, lr=settings.lr, betas=betas, eps=1e-8, fused=True)
+        self._optimizer = self.torch.optim.AdamW(
+            groups, lr=settings.lr, betas=betas, eps=1e-8, fused=True
+        )
         self._average = [p.detach().clone() for p in self.network.parameters()]
 
     def train_step(self, kind: str) -> Callable[[], None]:
@@ -139,20 +162,34 @@ class TorchPeer:
         config, torch = self.case.config.synthesis, self.torch
         schedule = make_schedule(**self.case.config.diffusion.schedule)
         level = int(LEVEL * schedule.steps)
-        a, b = Sampler(config.sampler, config.eta).table(schedule, np.array([level], np.int32))[0, :2].tolist()
+        a, b = (
+            Sampler(config.sampler, config.eta)
+            .table(schedule, np.array([level], np.int32))[0, :2]
+            .tolist()
+        )
         alpha, sigma = float(schedule.alpha[level]), float(schedule.sigma[level])
-        kind_of, scale, rescale = self.case.config.diffusion.prediction, config.guidance.scale, config.guidance.rescale
+        kind_of, scale, rescale = (
+            self.case.config.diffusion.prediction,
+            config.guidance.scale,
+            config.guidance.rescale,
+        )
         inputs, out = self.inputs(), {}
         noise, style = inputs["x"][:, : self.case.channels], inputs.get("style")
-        t = torch.full((self.case.batch * (1 if scale == 1.0 else 2),), float(level), device=self.device)
+        t = torch.full(
+            (self.case.batch * (1 if scale == 1.0 else 2),), float(level), device=self.device
+        )
 
         def predict() -> Any:
             if scale == 1.0:
                 return self.runner(kind)(inputs["x"], t, style)
             pair = None if style is None else torch.cat([style, torch.zeros_like(style)])
-            cond, uncond = self.runner(kind)(torch.cat([inputs["x"], inputs["x"]]), t, pair).chunk(2)
+            cond, uncond = self.runner(kind)(torch.cat([inputs["x"], inputs["x"]]), t, pair).chunk(
+                2
+            )
             guided = uncond + scale * (cond - uncond)
-            ratio = cond.std((1, 2, 3), correction=0, keepdim=True) / guided.std((1, 2, 3), correction=0, keepdim=True)
+            ratio = cond.std((1, 2, 3), correction=0, keepdim=True) / guided.std(
+                (1, 2, 3), correction=0, keepdim=True
+            )
             return guided * (rescale * ratio + 1.0 - rescale)
 
         def call() -> None:
@@ -171,7 +208,9 @@ class TorchPeer:
     def product(self, side: int) -> Callable[[], None]:
         """A call that multiplies two square matrices in the dtype of the case."""
         kind = getattr(self.torch, self.case.dtype)
-        x, y = (self.torch.full((side, side), 0.01, dtype=kind, device=self.device) for _ in range(2))
+        x, y = (
+            self.torch.full((side, side), 0.01, dtype=kind, device=self.device) for _ in range(2)
+        )
 
         def call() -> None:
             self.torch.mm(x, y)

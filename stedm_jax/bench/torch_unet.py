@@ -1,7 +1,10 @@
-"""The denoiser of `models/unet.py` in plain PyTorch, as one would write it there: the peer that the bench runs against.
+"""The denoiser of `models/unet.py` in plain PyTorch, as one would write it there: the peer that the
+bench runs against.
 
-The only module of the package that needs torch; it is imported where torch is installed, by `torch_peer`. Tensors are
-(b, c, h, w); names are those of our parameters, so that the usual rules of `convert/table.py` map the weights.
+The only module of the package that needs torch; it is imported where torch is installed, by
+`torch_peer`. Tensors are
+(b, c, h, w); names are those of our parameters, so that the usual rules of `convert/table.py` map
+the weights.
 """
 
 import importlib
@@ -28,7 +31,9 @@ class ResBlock(nn.Module):
         self.in_layers = nn.Sequential(norm(cin), nn.SiLU(), nn.Conv2d(cin, cout, 3, padding=1))
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb, cout))
         self.style_layers = nn.Sequential(nn.SiLU(), nn.Linear(style, 2 * cout)) if style else None
-        self.out_layers = nn.Sequential(norm(cout), nn.SiLU(), nn.Identity(), nn.Conv2d(cout, cout, 3, padding=1))
+        self.out_layers = nn.Sequential(
+            norm(cout), nn.SiLU(), nn.Identity(), nn.Conv2d(cout, cout, 3, padding=1)
+        )
         self.skip_connection = nn.Identity() if cin == cout else nn.Conv2d(cin, cout, 1)
 
     def forward(self, x: Any, emb: Any, style: Any) -> Any:
@@ -78,7 +83,8 @@ class First(nn.Conv2d):
 
 
 class UNet(nn.Module):
-    """Arguments as those of our UNet: plain attention, a style of any path but "cross", no dropout."""
+    """Arguments as those of our UNet: plain attention, a style of any path but "cross", no
+    dropout."""
 
     def __init__(
         self,
@@ -98,7 +104,9 @@ class UNet(nn.Module):
         scaled = style_dim if style_path == "adagn" else 0
 
         def level(cin: int, cout: int, factor: int) -> list[Any]:
-            return [ResBlock(cin, cout, emb, scaled)] + [Attention(cout, heads)] * (factor in attention_at)
+            return [ResBlock(cin, cout, emb, scaled)] + [Attention(cout, heads)] * (
+                factor in attention_at
+            )
 
         self.time_embed = nn.Sequential(nn.Linear(base, emb), nn.SiLU(), nn.Linear(emb, emb))
         steps, widths, c = [[First(in_channels, base, 3, padding=1)]], [base], base
@@ -114,14 +122,20 @@ class UNet(nn.Module):
         self.middle_block = nn.ModuleList(
             [ResBlock(c, c, emb, scaled), Attention(c, heads), ResBlock(c, c, emb, scaled)]
         )
-        self.style_block = ResBlock(c, c, style_dim) if style_dim and style_path in ("middle", "both") else None
-        self.style_embed = nn.Linear(style_dim, emb) if style_dim and style_path in ("all", "both") else None
+        self.style_block = (
+            ResBlock(c, c, style_dim) if style_dim and style_path in ("middle", "both") else None
+        )
+        self.style_embed = (
+            nn.Linear(style_dim, emb) if style_dim and style_path in ("all", "both") else None
+        )
         steps = []
         for depth, multiplier in reversed(list(enumerate(multipliers))):
             for number in range(res_blocks + 1):
                 step = level(c + widths.pop(), base * multiplier, 2**depth)
                 c = base * multiplier
-                steps.append([*step, Conv("conv", c, 1)] if depth and number == res_blocks else step)
+                steps.append(
+                    [*step, Conv("conv", c, 1)] if depth and number == res_blocks else step
+                )
         self.output_blocks = _lists(steps)
         self.out = nn.Sequential(norm(c), nn.SiLU(), nn.Conv2d(c, out_channels, 3, padding=1))
         rates = torch.exp(torch.arange(base // 2) * (-math.log(10_000) / (base // 2)))

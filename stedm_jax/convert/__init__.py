@@ -1,1 +1,2 @@
-"""Published weights in, our weights out: names by table, files from strangers without executing them."""
+"""Published weights in, our weights out: names by table, files from strangers without executing
+them."""

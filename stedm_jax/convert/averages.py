@@ -1,13 +1,15 @@
-"""Weights averaged over a training, as a checkpoint of latent diffusion holds them beside the last ones.
+"""Weights averaged over a training, as a checkpoint of latent diffusion holds them beside the last
+ones.
 
-LDM's LitEma keeps the average of the parameter `a.b.weight` under the name `abweight`, since the names of buffers may
-not have dots; in the whole file it is `model_ema.diffusion_modelabweight`. Its authors sample with the averages.
+LDM's LitEma keeps the average of the parameter `a.b.weight` under the name `abweight`, since the
+names of buffers may not have dots; in the whole file it is `model_ema.diffusion_modelabweight`. Its
+authors sample with the averages.
 """
 
 from collections.abc import Iterable
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.convert.files import Tensors
-from stedm_jax.errors import UserError
 
 CHOICES = ("auto", "ema", "raw")
 OWN = "model_ema."
@@ -15,7 +17,12 @@ OWN = "model_ema."
 
 
 def averaged(
-    tensors: Tensors, everything: Tensors, names: Iterable[str], prefix: str, choice: str, where: str
+    tensors: Tensors,
+    everything: Tensors,
+    names: Iterable[str],
+    prefix: str,
+    choice: str,
+    where: str,
 ) -> tuple[Tensors, int]:
     """Tensors with the averages in place of the last weights, and how many there are.
 
@@ -29,14 +36,17 @@ def averaged(
       where: the file, for errors.
 
     Raises:
-      UserError: averages are asked for and there are none, or two parameters have the same name without dots.
+      UserError: averages are asked for and there are none, or two parameters have the same name
+        without dots.
     """
     found = {name for name in everything if prefix and name.startswith(prefix)}
     if choice == "raw" or (choice == "auto" and not found):
         return tensors, 0
     if not found:
         begin = f" (their names would begin with {prefix})" if prefix else ""
-        raise UserError(f"{where} holds no averaged weights of this network{begin}; leave out --weights=ema.")
+        raise UserError(
+            f"{where} holds no averaged weights of this network{begin}; leave out --weights=ema."
+        )
     known: dict[str, str] = {}
     for name in names:
         without_dots = prefix + name.replace(".", "")

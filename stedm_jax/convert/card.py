@@ -16,28 +16,45 @@ LIMITS = (
 STAINED = "All tiles were brought to one stain (--stain_norm={} of data_prep); images have to be, before they go in."
 
 _PLACED = (
-    "title", "stain_norm", "licence", "intended_use", "limits", "data", "patients", "tiles", "classes", "metrics",
-    "metrics_of", "versions",
-)  # fmt: skip
+    "title",
+    "stain_norm",
+    "licence",
+    "intended_use",
+    "limits",
+    "data",
+    "patients",
+    "tiles",
+    "classes",
+    "metrics",
+    "metrics_of",
+    "versions",
+)
 
 
 def model_card(card: Mapping[str, Any], files: Mapping[str, str], network: str) -> str:
     """README.md in Markdown.
 
     Args:
-      card: title, licence, intended_use, limits, data, patients and tiles by split, classes, mpp, tile, metrics, and
-        anything else, which is listed. What is missing is said to be unknown.
+      card: title, licence, intended_use, limits, data, patients and tiles by split, classes, mpp,
+        tile, metrics, and anything else, which is listed. What is missing is said to be unknown.
       files: name -> SHA-256.
       network: what the weights are of.
     """
     splits = {**dict.fromkeys(card.get("patients") or {}), **dict.fromkeys(card.get("tiles") or {})}
     patients, tiles, metrics = (card.get(name) or {} for name in ("patients", "tiles", "metrics"))
-    rows = [f"| {each} | {patients.get(each, 'unknown')} | {tiles.get(each, 'unknown')} |" for each in splits]
+    rows = [
+        f"| {each} | {patients.get(each, 'unknown')} | {tiles.get(each, 'unknown')} |"
+        for each in splits
+    ]
     scores = [f"| {name} | {value:.4g} |" for name, value in metrics.items()]
     others = [
-        f"- {name}: {value}" for name, value in card.items() if name not in _PLACED and value not in (None, "", [])
+        f"- {name}: {value}"
+        for name, value in card.items()
+        if name not in _PLACED and value not in (None, "", [])
     ]
-    versions = ", ".join(f"{name} {version}" for name, version in (card.get("versions") or {}).items())
+    versions = ", ".join(
+        f"{name} {version}" for name, version in (card.get("versions") or {}).items()
+    )
     lines = [
         f"# {card.get('title') or network}",
         "",
@@ -54,11 +71,22 @@ def model_card(card: Mapping[str, Any], files: Mapping[str, str], network: str) 
         f"{card.get('data') or 'unknown'}; classes: {', '.join(card.get('classes') or []) or 'unknown'}."
         + (f" {STAINED.format(card['stain_norm'])}" if card.get("stain_norm") else ""),
         "",
-        *(["| split | patients | tiles |", "|---|---|---|", *rows, ""] if rows else ["Patients: unknown.", ""]),
+        *(
+            ["| split | patients | tiles |", "|---|---|---|", *rows, ""]
+            if rows
+            else ["Patients: unknown.", ""]
+        ),
         "## Metrics",
         "",
         *(
-            [f"Of {card.get('metrics_of') or 'these weights'}.", "", "| metric | value |", "|---|---|", *scores, ""]
+            [
+                f"Of {card.get('metrics_of') or 'these weights'}.",
+                "",
+                "| metric | value |",
+                "|---|---|",
+                *scores,
+                "",
+            ]
             if scores
             else ["None recorded.", ""]
         ),

@@ -1,4 +1,5 @@
-"""Getting a file of the registry, where it can be had without asking and is known by its checksum."""
+"""Getting a file of the registry, where it can be had without asking and is known by its
+checksum."""
 
 import hashlib
 import http.client
@@ -10,14 +11,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.convert.registry import Entry
-from stedm_jax.errors import UserError
 
 _PIECE = 1 << 20
 
 
-def download(entry: Entry, out: Path, *, force: bool = False, open_url: Callable[..., Any] | None = None) -> list[Path]:
-    """Fetches the files of an entry and compares their checksums; only then do they get their names.
+def download(
+    entry: Entry, out: Path, *, force: bool = False, open_url: Callable[..., Any] | None = None
+) -> list[Path]:
+    """Fetches the files of an entry and compares their checksums; only then do they get their
+    names.
 
     Where the publisher states no more than the first digits of a checksum, those are compared.
 
@@ -28,9 +32,14 @@ def download(entry: Entry, out: Path, *, force: bool = False, open_url: Callable
       open_url: as `urllib.request.urlopen`.
 
     Raises:
-      UserError: the file is to be got by hand, `out` exists, the network does not answer, or another file came.
+      UserError: the file is to be got by hand, `out` exists, the network does not answer, or
+        another file came.
     """
-    urls = {name: url for name, url in entry.urls.items() if name in entry.sha256 and url.startswith("https://")}
+    urls = {
+        name: url
+        for name, url in entry.urls.items()
+        if name in entry.sha256 and url.startswith("https://")
+    }
     if not urls or urls.keys() != entry.sha256.keys():
         how = "after asking for access there" if entry.gated else "by hand"
         raise UserError(
@@ -48,7 +57,10 @@ def download(entry: Entry, out: Path, *, force: bool = False, open_url: Callable
 
 def _fetch(url: str, target: Path, known: str, open_url: Callable[..., Any]) -> None:
     target.absolute().parent.mkdir(parents=True, exist_ok=True)
-    partial, digest = target.absolute().with_name(f".{target.name}.partial-{os.getpid()}"), hashlib.sha256()
+    partial, digest = (
+        target.absolute().with_name(f".{target.name}.partial-{os.getpid()}"),
+        hashlib.sha256(),
+    )
     try:
         with open_url(url, timeout=60) as answer, partial.open("wb") as file:
             promised, got = answer.headers.get("Content-Length"), 0
@@ -63,7 +75,15 @@ def _fetch(url: str, target: Path, known: str, open_url: Callable[..., Any]) -> 
                 "Get it by hand and compare."
             )
         partial.replace(target)
-    except (urllib.error.URLError, http.client.HTTPException, ssl.SSLError, TimeoutError, ConnectionError) as error:
-        raise UserError(f"{url} could not be fetched ({error}). Try again, or get it by hand.") from error
+    except (
+        urllib.error.URLError,
+        http.client.HTTPException,
+        ssl.SSLError,
+        TimeoutError,
+        ConnectionError,
+    ) as error:
+        raise UserError(
+            f"{url} could not be fetched ({error}). Try again, or get it by hand."
+        ) from error
     finally:
         partial.unlink(missing_ok=True)

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.convert.card import model_card
 from stedm_jax.convert.folder import INFO, PARAMS, new_folder, sha256, write_params, write_tensors
 from stedm_jax.convert.table import Form, Table, to_torch
-from stedm_jax.errors import UserError
 
 FORMATS = ("ours", "published", "diffusers")
 _DIFFUSERS = "diffusion_pytorch_model.safetensors"
@@ -34,9 +34,11 @@ def export_parts(
       card: see card.model_card.
       network: what it is, in words.
       tables: part -> table to the published names; the usual rules where there is none.
-      forms: part -> what makes the published files of its tensors; one file of the part's name where there is none.
-      format: "ours" gives one converted folder with all parts, which `init_from` takes; "published" and "diffusers" the
-        parts by themselves as safetensors, under the names of PyTorch. All are exact: nothing is rounded.
+      forms: part -> what makes the published files of its tensors; one file of the part's name
+        where there is none.
+      format: "ours" gives one converted folder with all parts, which `init_from` takes; "published"
+        and "diffusers" the parts by themselves as safetensors, under the names of PyTorch. All are
+        exact: nothing is rounded.
       settings: of config.json, for "diffusers".
       force: replaces a folder that was written before.
 
@@ -46,7 +48,11 @@ def export_parts(
     if format not in FORMATS:
         raise UserError(f"--format is '{format}'; valid are {', '.join(FORMATS)}.")
     with new_folder(out, force) as folder:
-        info: dict[str, Any] = {"name": card.get("title") or network, "network": network, "format": format}
+        info: dict[str, Any] = {
+            "name": card.get("title") or network,
+            "network": network,
+            "format": format,
+        }
         if format == "ours":
             tree = parts["model"] if list(parts) == ["model"] else parts
             write_params(folder, tree, info | {"card": dict(card)})
@@ -61,5 +67,7 @@ def export_parts(
                     files[name] = write_tensors(folder / name, each, "pt")
             if settings:
                 (folder / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
-            (folder / INFO).write_text(json.dumps(info | {"files": files, "card": dict(card)}, indent=1) + "\n")
+            (folder / INFO).write_text(
+                json.dumps(info | {"files": files, "card": dict(card)}, indent=1) + "\n"
+            )
         (folder / "README.md").write_text(model_card(card, files, network))

@@ -1,6 +1,8 @@
-"""Tensors by name out of whatever file weights come in, recognised by its content and not by its ending.
+"""Tensors by name out of whatever file weights come in, recognised by its content and not by its
+ending.
 
-safetensors (one file, several with an index, a folder as diffusers writes it), files of torch.save, and npz.
+safetensors (one file, several with an index, a folder as diffusers writes it), files of torch.save,
+and npz.
 """
 
 import io
@@ -15,32 +17,42 @@ import ml_dtypes  # noqa: F401  declares bfloat16 to numpy, which safetensors as
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.convert.names import short
 from stedm_jax.convert.torch_file import TorchFile
 from stedm_jax.convert.unpickle import Inert, Tensor
-from stedm_jax.errors import UserError
 
 Read = Callable[[], np.ndarray]
 _AGAIN = "Download it again and compare its size."
 _NOT_WEIGHTS = (
-    (rb"\s*<(!doctype|html|\?xml)", "a web page, as comes from a download that needs a login or another address"),
+    (
+        rb"\s*<(!doctype|html|\?xml)",
+        "a web page, as comes from a download that needs a login or another address",
+    ),
     (rb"version https://git-lfs", "a pointer of Git LFS; fetch the file itself (git lfs pull)"),
     (rb"\x89HDF\r\n", "an HDF5 file of Keras"),
     (rb"GGUF", "a GGUF file"),
     (rb"\x1f\x8b", "compressed by gzip; unpack it first"),
 )
-_NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+_NPY_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 _NAMES = ("diffusion_pytorch_model.safetensors", "model.safetensors", "pytorch_model.bin")
 
 
-class Tensors(Mapping):  # of str and np.ndarray; said here, a type checker at run time would read the arrays
+class Tensors(
+    Mapping
+):  # of str and np.ndarray; said here, a type checker at run time would read the arrays
     """Arrays by name, each read when it is asked for.
 
     Attributes:
       left_out: names in the file that were not asked for. files: where they were read from.
     """
 
-    def __init__(self, readers: Mapping[str, Read], left_out: Sequence[str] = (), files: Sequence[Path] = ()):
+    def __init__(
+        self, readers: Mapping[str, Read], left_out: Sequence[str] = (), files: Sequence[Path] = ()
+    ):
         self._readers, self.left_out, self.files = dict(readers), tuple(left_out), tuple(files)
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -62,10 +74,13 @@ class Tensors(Mapping):  # of str and np.ndarray; said here, a type checker at r
         """
         kept = {name: read for name, read in self._readers.items() if not name.startswith(without)}
         new = {name: source._readers[theirs] for theirs, name in names.items()}
-        return Tensors(kept | new, [name for name in self.left_out if name not in names], self.files)
+        return Tensors(
+            kept | new, [name for name in self.left_out if name not in names], self.files
+        )
 
     def renamed(self, where: str, under: Sequence[str], strip: Sequence[str]) -> "Tensors":
-        """Only the names that begin with the first of `under` that occurs, without it and without the prefixes `strip`.
+        """Only the names that begin with the first of `under` that occurs, without it and without
+        the prefixes `strip`.
 
         Args:
           where: the file, for errors.
@@ -88,7 +103,9 @@ class Tensors(Mapping):  # of str and np.ndarray; said here, a type checker at r
             for prefix in strip:
                 short_name = short_name.removeprefix(prefix)
             if short_name in out:
-                raise UserError(f"{where} has two tensors called {short(short_name)} without {', '.join(strip)}.")
+                raise UserError(
+                    f"{where} has two tensors called {short(short_name)} without {', '.join(strip)}."
+                )
             out[short_name] = read
         if not out:
             begin = sorted({name.split(".")[0] for name in self._readers})
@@ -109,7 +126,8 @@ def read_tensors(
 
     Args:
       path: of the weights.
-      key: the part of a checkpoint that holds them ("state_dict", "teacher"); found where there is one only.
+      key: the part of a checkpoint that holds them ("state_dict", "teacher"); found where there is
+        one only.
       parts: for weights in several files of a folder, stem of a file -> prefix for its names.
 
     Raises:
@@ -142,14 +160,20 @@ def _read(path: Path, key: str) -> Tensors:
         return _torch(path, key)
     if path.suffix == ".safetensors":
         return _safetensors(path)
-    raise UserError(f"{path} is neither safetensors nor a file of torch.save nor npz; name a file of weights.")
+    raise UserError(
+        f"{path} is neither safetensors nor a file of torch.save nor npz; name a file of weights."
+    )
 
 
 def _parts(folder: Path, parts: Mapping[str, str]) -> Tensors:
     readers: dict[str, Read] = {}
     used: list[Path] = []
     for stem, prefix in parts.items():
-        files = sorted(each for each in folder.glob(f"{stem}.*") if each.is_file()) if folder.is_dir() else []
+        files = (
+            sorted(each for each in folder.glob(f"{stem}.*") if each.is_file())
+            if folder.is_dir()
+            else []
+        )
         if len(files) != 1:
             listed = ", ".join(parts)
             there = f"has {len(files) or 'no'} {stem}" if folder.is_dir() else "is no folder"
@@ -169,12 +193,22 @@ def _reader(tensors: Mapping[str, np.ndarray], name: str) -> Read:
 
 def _in_folder(folder: Path) -> Path:
     """The one file of weights of a folder as diffusers, transformers and timm write it."""
-    for pattern in ("*.safetensors.index.json", *_NAMES, "*.safetensors", "*.ckpt", "*.pth", "*.pt", "*.bin"):
+    for pattern in (
+        "*.safetensors.index.json",
+        *_NAMES,
+        "*.safetensors",
+        "*.ckpt",
+        "*.pth",
+        "*.pt",
+        "*.bin",
+    ):
         found = sorted(folder.glob(pattern))
         if len(found) == 1:
             return found[0]
         if found:
-            raise UserError(f"{folder} holds {', '.join(each.name for each in found)}; name one of them.")
+            raise UserError(
+                f"{folder} holds {', '.join(each.name for each in found)}; name one of them."
+            )
     raise UserError(f"{folder} holds no file of weights (safetensors, ckpt, pth, pt or bin).")
 
 
@@ -183,7 +217,9 @@ def _safetensors(path: Path) -> Tensors:
         file = safe_open(path, framework="numpy")
         names = list(file.keys())
     except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{path} is damaged, cut off or no safetensors file ({error}). {_AGAIN}") from error
+        raise UserError(
+            f"{path} is damaged, cut off or no safetensors file ({error}). {_AGAIN}"
+        ) from error
 
     def reader(name: str) -> Read:
         def read() -> np.ndarray:
@@ -204,17 +240,25 @@ def _sharded(path: Path) -> Tensors:
         files = json.loads(path.read_text())["weight_map"]
         shards = {file: path.parent / file for file in files.values()}
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path} is no index of safetensors files ({type(error).__name__}). {_AGAIN}") from error
+        raise UserError(
+            f"{path} is no index of safetensors files ({type(error).__name__}). {_AGAIN}"
+        ) from error
     for file, place in shards.items():
         if Path(file).name != file or not file.endswith(".safetensors"):
-            raise UserError(f"{path} names {short(file)}, which is no safetensors file beside it; it is refused.")
+            raise UserError(
+                f"{path} names {short(file)}, which is no safetensors file beside it; it is refused."
+            )
         if not place.is_file():
-            raise UserError(f"{path} needs {file}, which is not beside it; download all of its files.")
+            raise UserError(
+                f"{path} needs {file}, which is not beside it; download all of its files."
+            )
     opened = {file: _safetensors(place) for file, place in shards.items()}
     lost = [name for name, file in files.items() if name not in opened[file]]
     if lost:
         listed = ", ".join(map(short, lost[:10]))
-        raise UserError(f"{path} promises {len(lost)} tensors that are not in its files: {listed}. {_AGAIN}")
+        raise UserError(
+            f"{path} promises {len(lost)} tensors that are not in its files: {listed}. {_AGAIN}"
+        )
     readers = {name: _reader(opened[file], name) for name, file in files.items()}
     return Tensors(readers, files=[path, *shards.values()])
 
@@ -231,7 +275,9 @@ def _torch(path: Path, key: str) -> Tensors:
 
 def _tensors_of(content: Any) -> dict[str, Tensor]:
     items = content.items() if isinstance(content, dict) else ()
-    return {name: value for name, value in items if isinstance(name, str) and isinstance(value, Tensor)}
+    return {
+        name: value for name, value in items if isinstance(name, str) and isinstance(value, Tensor)
+    }
 
 
 def _state_dict(path: Path, content: Any, key: str) -> tuple[dict[str, Tensor], list[str]]:
@@ -248,7 +294,9 @@ def _state_dict(path: Path, content: Any, key: str) -> tuple[dict[str, Tensor], 
     if key and (names or not own):  # a file with the wanted part alone needs no key
         if key not in parts:
             there = f"it has {', '.join(map(short, names))}" if names else "it has no such parts"
-            raise UserError(f"{path} has no part '{short(key)}' with tensors; {there}. Give another --key, or none.")
+            raise UserError(
+                f"{path} has no part '{short(key)}' with tensors; {there}. Give another --key, or none."
+            )
         return parts[key], [str(name) for name in content if name != key]
     if own:
         return own, [str(name) for name in content if name not in own]
@@ -257,7 +305,9 @@ def _state_dict(path: Path, content: Any, key: str) -> tuple[dict[str, Tensor], 
         return parts[chosen], [str(name) for name in content if name != chosen]
     if names:
         listed = ", ".join(map(short, names))
-        raise UserError(f"{path} holds several sets of weights: {listed}. Choose one with --key=NAME.")
+        raise UserError(
+            f"{path} holds several sets of weights: {listed}. Choose one with --key=NAME."
+        )
     raise UserError(f"{path} holds no state dict; save one: torch.save(model.state_dict(), FILE).")
 
 
@@ -272,13 +322,15 @@ def _holds_arrays(path: Path) -> bool:
 def _npz(path: Path) -> Tensors:
     """Arrays of an archive of numpy, each unpacked when it is asked for.
 
-    How much the entries say they unpack to is bounded before any is read, and no more of one is read than it says; an
-    array whose header promises another size than that is damaged.
+    How much the entries say they unpack to is bounded before any is read, and no more of one is
+    read than it says; an array whose header promises another size than that is damaged.
     """
     archive = zipfile.ZipFile(path)
     size, infos = path.stat().st_size, {info.filename: info for info in archive.infolist()}
     if sum(info.file_size for info in infos.values()) > max(64 * size, 1 << 26):
-        raise UserError(f"{path} unpacks to far more than weights do; it is taken for a zip bomb and refused.")
+        raise UserError(
+            f"{path} unpacks to far more than weights do; it is taken for a zip bomb and refused."
+        )
 
     def reader(info: zipfile.ZipInfo) -> Read:
         def read() -> np.ndarray:
@@ -289,9 +341,21 @@ def _npz(path: Path) -> Tensors:
                 shape, fortran, dtype = _NPY_HEADERS[version](data)
                 values = np.frombuffer(data.getbuffer()[data.tell() :], dtype)
                 return values.reshape(shape, order="F" if fortran else "C")
-            except (zipfile.BadZipFile, ValueError, LookupError, EOFError, OSError, TypeError, RuntimeError) as error:
-                raise UserError(f"{path} is damaged at {short(info.filename)} ({error}). {_AGAIN}") from error
+            except (
+                zipfile.BadZipFile,
+                ValueError,
+                LookupError,
+                EOFError,
+                OSError,
+                TypeError,
+                RuntimeError,
+            ) as error:
+                raise UserError(
+                    f"{path} is damaged at {short(info.filename)} ({error}). {_AGAIN}"
+                ) from error
 
         return read
 
-    return Tensors({name.removesuffix(".npy"): reader(info) for name, info in infos.items()}, files=[path])
+    return Tensors(
+        {name.removesuffix(".npy"): reader(info) for name, info in infos.items()}, files=[path]
+    )

@@ -1,6 +1,8 @@
-"""A converted folder: `params.safetensors`, our paths joined by "/", and `convert.json`, which says what it is.
+"""A converted folder: `params.safetensors`, our paths joined by "/", and `convert.json`, which says
+what it is.
 
-It is written beside its place and moved there when it is whole; its checksum is compared whenever it is read.
+It is written beside its place and moved there when it is whole; its checksum is compared whenever
+it is read.
 """
 
 import hashlib
@@ -17,8 +19,8 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.convert.table import Tree, flatten, unflatten
-from stedm_jax.errors import UserError
 
 PARAMS, INFO = "params.safetensors", "convert.json"
 
@@ -48,9 +50,13 @@ def new_folder(out: Path, force: bool) -> Iterator[Path]:
         if not force:
             raise UserError(f"{out} exists; give another --out, or --force to replace it.")
         if not (out / INFO).is_file():
-            raise UserError(f"{out} was not written by this command and is not replaced; give another --out.")
+            raise UserError(
+                f"{out} was not written by this command and is not replaced; give another --out."
+            )
     out.absolute().parent.mkdir(parents=True, exist_ok=True)
-    partial, old = (out.absolute().with_name(f".{out.name}.{kind}-{os.getpid()}") for kind in ("partial", "old"))
+    partial, old = (
+        out.absolute().with_name(f".{out.name}.{kind}-{os.getpid()}") for kind in ("partial", "old")
+    )
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
@@ -69,11 +75,16 @@ def new_folder(out: Path, force: bool) -> Iterator[Path]:
 
 
 def write_tensors(file: Path, tensors: Mapping[str, Any], format: str = "np") -> str:
-    """Writes a safetensors file; its checksum. `format` is what PyTorch's loaders ask for ("pt")."""
+    """Writes a safetensors file; its checksum. `format` is what PyTorch's loaders ask for
+    ("pt")."""
     file.touch()
     mode = file.stat().st_mode  # safetensors makes files that nobody else can read
     try:
-        save_file({name: np.asarray(tensors[name], order="C") for name in sorted(tensors)}, file, {"format": format})
+        save_file(
+            {name: np.asarray(tensors[name], order="C") for name in sorted(tensors)},
+            file,
+            {"format": format},
+        )
     except SafetensorError as error:  # a full disk, say, which it does not say with an OSError
         raise UserError(
             f"{file.name} could not be written beside {file.parent} ({error}). Nothing was kept."
@@ -88,7 +99,9 @@ def write_params(folder: Path, params: Mapping[str, Any], info: Mapping[str, Any
     (folder / INFO).write_text(json.dumps({**info, "sha256": digest}, indent=1) + "\n")
 
 
-def save_folder(out: Path, params: Mapping[str, Any], info: Mapping[str, Any], *, force: bool = False) -> None:
+def save_folder(
+    out: Path, params: Mapping[str, Any], info: Mapping[str, Any], *, force: bool = False
+) -> None:
     """Writes a converted folder, completely or not at all.
 
     Raises:
@@ -116,5 +129,7 @@ def load_folder(path: Path) -> tuple[Tree, dict[str, Any]]:
     except (OSError, ValueError, LookupError, TypeError, SafetensorError) as error:
         raise UserError(f"{path} cannot be read ({error}); convert the weights again.") from error
     if found != known:
-        raise UserError(f"{path / PARAMS} is damaged: its contents are not those that were written; convert again.")
+        raise UserError(
+            f"{path / PARAMS} is damaged: its contents are not those that were written; convert again."
+        )
     return unflatten(leaves), info

@@ -1,14 +1,16 @@
-"""What a pickle of weights may name: a short list. Everything else is refused before anything is made of it.
+"""What a pickle of weights may name: a short list. Everything else is refused before anything is
+made of it.
 
-A pickle is a program that calls what it names. Our reader (unpickle.py) never imports or calls anything, so that
-nothing could be executed anyway; but a file that names `os.system` is hostile and should be known as such, and one that
-holds a whole module instead of its weights should be told apart.
+A pickle is a program that calls what it names. Our reader (unpickle.py) never imports or calls
+anything, so that nothing could be executed anyway; but a file that names `os.system` is hostile and
+should be known as such, and one that holds a whole module instead of its weights should be told
+apart.
 """
 
 import re
 from dataclasses import dataclass
 
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 
 STORAGES = {
     "FloatStorage": "float32",
@@ -28,7 +30,9 @@ STORAGES = {
 """Class of a torch storage -> data type of its elements; an untyped one counts bytes."""
 
 DTYPES = {
-    name: name for name in (*STORAGES.values(), "uint16", "uint32", "uint64", "float8_e4m3fn", "float8_e5m2") if name
+    name: name
+    for name in (*STORAGES.values(), "uint16", "uint32", "uint64", "float8_e4m3fn", "float8_e5m2")
+    if name
 }
 DTYPES |= {
     "float": "float32",
@@ -43,13 +47,28 @@ DTYPES |= {
 # Functions and other names in small letters that the state of a training is stored with.
 _EXACT = {
     "torch._utils": (
-        "_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_parameter",
+        "_rebuild_tensor",
+        "_rebuild_tensor_v2",
+        "_rebuild_tensor_v3",
+        "_rebuild_parameter",
         "_rebuild_parameter_with_state",
     ),
     "torch._tensor": ("_rebuild_from_type_v2",),
     "torch": ("device", "Size", "dtype", "strided", "memory_format", "contiguous_format", *DTYPES),
     "torch.serialization": ("_get_layout",),
-    "numpy": ("dtype", "ndarray", "bool_", "float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8"),
+    "numpy": (
+        "dtype",
+        "ndarray",
+        "bool_",
+        "float16",
+        "float32",
+        "float64",
+        "int8",
+        "int16",
+        "int32",
+        "int64",
+        "uint8",
+    ),
     "numpy.core.multiarray": ("scalar", "_reconstruct"),
     "numpy._core.multiarray": ("scalar", "_reconstruct"),
     "numpy.core.numeric": ("_frombuffer",),
@@ -62,7 +81,7 @@ _EXACT = {
     "datetime": ("datetime", "timedelta", "date"),
     "argparse": ("Namespace",),
     "typing": ("Any", "Union", "Optional", "List", "Dict", "Tuple"),
-}  # fmt: skip
+}
 _PLAIN = (
     "dict",
     "list",
@@ -81,28 +100,99 @@ _PLAIN = (
 _EXACT |= {"builtins": _PLAIN, "__builtin__": (*_PLAIN, "long", "unicode")}
 
 # Of these packages classes may be named; the objects are dropped.
-_PACKAGES = {"torch", "numpy", "pytorch_lightning", "lightning", "lightning_fabric", "lightning_utilities", "omegaconf"}
+_PACKAGES = {
+    "torch",
+    "numpy",
+    "pytorch_lightning",
+    "lightning",
+    "lightning_fabric",
+    "lightning_utilities",
+    "omegaconf",
+}
 _CLASS = re.compile(r"_?[A-Z][A-Za-z0-9_]*(\.[A-Z][A-Za-z0-9_]*)*")
 _MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*")
 # Modules by which programs run or files change: no part of a path, as in torch.os, may be one.
 _NEVER = {
-    "os", "posix", "nt", "sys", "subprocess", "runpy", "importlib", "ctypes", "shutil", "webbrowser", "socket",
-    "pty", "pickle", "_pickle", "marshal", "multiprocessing", "urllib", "requests", "builtins", "__builtin__",
-    "cpp_extension", "codecs",
-}  # fmt: skip
+    "os",
+    "posix",
+    "nt",
+    "sys",
+    "subprocess",
+    "runpy",
+    "importlib",
+    "ctypes",
+    "shutil",
+    "webbrowser",
+    "socket",
+    "pty",
+    "pickle",
+    "_pickle",
+    "marshal",
+    "multiprocessing",
+    "urllib",
+    "requests",
+    "builtins",
+    "__builtin__",
+    "cpp_extension",
+    "codecs",
+}
 # Nor may the first part be one of these.
 _DANGEROUS = _NEVER | {
-    "posixpath", "ntpath", "imp", "platform", "code", "codeop", "commands", "pdb", "bdb", "timeit", "cProfile",
-    "profile", "trace", "threading", "asyncio", "signal", "pip", "shelve", "dill", "joblib", "cloudpickle", "http",
-    "ftplib", "smtplib", "tempfile", "glob", "io", "_io", "operator", "functools", "types", "inspect", "ast",
-    "distutils", "setuptools", "site", "venv", "gc", "_codecs", "linecache", "logging", "concurrent", "select",
-    "telnetlib", "zipfile", "tarfile", "zipimport", "pkgutil",
-}  # fmt: skip
+    "posixpath",
+    "ntpath",
+    "imp",
+    "platform",
+    "code",
+    "codeop",
+    "commands",
+    "pdb",
+    "bdb",
+    "timeit",
+    "cProfile",
+    "profile",
+    "trace",
+    "threading",
+    "asyncio",
+    "signal",
+    "pip",
+    "shelve",
+    "dill",
+    "joblib",
+    "cloudpickle",
+    "http",
+    "ftplib",
+    "smtplib",
+    "tempfile",
+    "glob",
+    "io",
+    "_io",
+    "operator",
+    "functools",
+    "types",
+    "inspect",
+    "ast",
+    "distutils",
+    "setuptools",
+    "site",
+    "venv",
+    "gc",
+    "_codecs",
+    "linecache",
+    "logging",
+    "concurrent",
+    "select",
+    "telnetlib",
+    "zipfile",
+    "tarfile",
+    "zipimport",
+    "pkgutil",
+}
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Name:
-    """A class or function that a pickle names. Nothing but the two texts: it is never imported and never called."""
+    """A class or function that a pickle names. Nothing but the two texts: it is never imported and
+    never called."""
 
     module: str
     name: str

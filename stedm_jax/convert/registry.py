@@ -1,6 +1,8 @@
-"""The published weights that can be converted: what they are, their terms, where they are to be had, how they are read.
+"""The published weights that can be converted: what they are, their terms, where they are to be
+had, how they are read.
 
-Weights are never part of this package: a user gets the file from `source` under its terms. A checksum stands here where
+Weights are never part of this package: a user gets the file from `source` under its terms. A
+  checksum stands here where
 the file was seen, or where its publisher states one. A network is built when it is asked for.
 """
 
@@ -9,8 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.convert.table import Form, Table
-from stedm_jax.errors import UserError
 
 _MODELS, _TABLES = "stedm_jax.models", "stedm_jax.convert.tables"
 
@@ -20,10 +22,12 @@ class Network:
     """How a network is made.
 
     Attributes:
-      path: "file:Class" in stedm_jax.models. settings: of its constructor. size: name of a ViT size, if it is one.
-      tables: "file:NAME" in stedm_jax.convert.tables; that which knows most names of a file is taken, the first for
-        export under the published names.
-      form: "file:function" there, where what is published is not just one file of the network's own names.
+      path: "file:Class" in stedm_jax.models. settings: of its constructor. size: name of a ViT
+        size, if it is one.
+      tables: "file:NAME" in stedm_jax.convert.tables; that which knows most names of a file is
+        taken, the first for export under the published names.
+      form: "file:function" there, where what is published is not just one file of the network's own
+        names.
     """
 
     path: str
@@ -38,17 +42,19 @@ class Entry:
     """One set of published weights.
 
     Attributes:
-      name, what, licence, source: as a user reads them. gated: the publisher grants access one by one.
+      name, what, licence, source: as a user reads them. gated: the publisher grants access one by
+        one.
       network: a key of NETWORKS.
       key: part of the checkpoint that holds the state dict; "": the only one.
       under: prefixes, of which the first that occurs is taken off; other names are left out.
       strip: prefixes taken off where they occur, one after the other.
       ignore: regular expressions of names (after that) that are left out.
-      averages: how the names of averages over the training begin (averages.py), where there may be any.
+      averages: how the names of averages over the training begin (averages.py), where there may be
+        any.
       load_only: regular expressions of our paths; only these are loaded.
       parts: for weights in several files, stem of a file -> prefix of its names.
-      sha256: file name -> checksum, or its first digits, 8 at least, where no more is stated. urls: file name ->
-        address, for files that can be had without asking.
+      sha256: file name -> checksum, or its first digits, 8 at least, where no more is stated. urls:
+        file name -> address, for files that can be had without asking.
     """
 
     name: str
@@ -76,19 +82,41 @@ _F4: dict[str, Any] = {
     "attention": True,
 }
 _F8 = _F4 | {"multipliers": (1, 2, 4, 4), "latent_channels": 4}
-_MIT_B2 = {"widths": (64, 128, 320, 512), "depths": (3, 4, 6, 3), "heads": (1, 2, 5, 8), "reductions": (8, 4, 2, 1)}
-_LDM = {"in_channels": 6, "out_channels": 3, "base": 128, "multipliers": (1, 4, 8), "res_blocks": 2, "heads": 8}
+_MIT_B2 = {
+    "widths": (64, 128, 320, 512),
+    "depths": (3, 4, 6, 3),
+    "heads": (1, 2, 5, 8),
+    "reductions": (8, 4, 2, 1),
+}
+_LDM = {
+    "in_channels": 6,
+    "out_channels": 3,
+    "base": 128,
+    "multipliers": (1, 4, 8),
+    "res_blocks": 2,
+    "heads": 8,
+}
 _LID = _LDM | {
-    "in_channels": 3, "base": 192, "multipliers": (1, 2, 3, 5), "heads": 1,
-    "attention_at": (2, 4, 8), "attention": "transformer", "context_dim": 512,
-}  # fmt: skip
+    "in_channels": 3,
+    "base": 192,
+    "multipliers": (1, 2, 3, 5),
+    "heads": 1,
+    "attention_at": (2, 4, 8),
+    "attention": "transformer",
+    "context_dim": 512,
+}
 _F4_TABLES = ("ldm_autoencoder:TABLE", "diffusers_autoencoder:TABLE_F4")
 
 NETWORKS: dict[str, Network] = {
-    "vq-f4": Network("autoencoder:Autoencoder", _F4 | {"kind": "vq", "codes": 8192}, tables=_F4_TABLES),
-    "kl-f4": Network("autoencoder:Autoencoder", _F4 | {"kind": "kl", "codes": 0}, tables=_F4_TABLES),
+    "vq-f4": Network(
+        "autoencoder:Autoencoder", _F4 | {"kind": "vq", "codes": 8192}, tables=_F4_TABLES
+    ),
+    "kl-f4": Network(
+        "autoencoder:Autoencoder", _F4 | {"kind": "kl", "codes": 0}, tables=_F4_TABLES
+    ),
     "kl-f8": Network(
-        "autoencoder:Autoencoder", _F8 | {"kind": "kl", "codes": 0},
+        "autoencoder:Autoencoder",
+        _F8 | {"kind": "kl", "codes": 0},
         tables=("ldm_autoencoder:TABLE", "diffusers_autoencoder:TABLE_F8"),
     ),
     "ldm-unet": Network("unet:UNet", _LDM, tables=("ldm_unet:TABLE",)),
@@ -103,17 +131,23 @@ NETWORKS: dict[str, Network] = {
     "resnet18": Network("resnet:ResNet", {"depths": (2, 2, 2, 2)}),
     "resnet34": Network("resnet:ResNet", {"depths": (3, 4, 6, 3)}),
     "resnet50": Network("resnet:ResNet", {"depths": (3, 4, 6, 3), "bottleneck": True}),
-    "convnext-tiny": Network("convnext:ConvNeXt", {"depths": (3, 3, 9, 3), "widths": (96, 192, 384, 768)}),
+    "convnext-tiny": Network(
+        "convnext:ConvNeXt", {"depths": (3, 3, 9, 3), "widths": (96, 192, 384, 768)}
+    ),
     "vgg16-fcn8s": Network("fcn8s:Fcn8s", {"classes": 2}, tables=("fcn8s:TABLE",)),
     "taef2": Network("taef2:TAEF2", tables=("taef2:TABLE", "taef2:DIFFUSERS"), form="taef2:files"),
-    "lpips-alex": Network("lpips:LPIPS", tables=("lpips:PYTORCH", "lpips:TABLE"), form="lpips:files"),
+    "lpips-alex": Network(
+        "lpips:LPIPS", tables=("lpips:PYTORCH", "lpips:TABLE"), form="lpips:files"
+    ),
     "inception-fid": Network("inception:Inception", tables=("inception:TABLE",)),
-}  # fmt: skip
+}
 
 
 def build(network: str) -> Any:
     """The `Functional` of a key of NETWORKS."""
-    from stedm_jax.models.functional import Functional  # brings JAX, which a list of names need not wait for
+    from stedm_jax.models.functional import (
+        Functional,
+    )  # brings JAX, which a list of names need not wait for
 
     known = NETWORKS[network]
     file, _, name = known.path.partition(":")

@@ -1,4 +1,5 @@
-"""A trained stage of a run, or a converted folder, as parameters to export: what it holds, and what its card says.
+"""A trained stage of a run, or a converted folder, as parameters to export: what it holds, and what
+its card says.
 
 Stages are runs/glas/autoencoder, runs/glas/diffusion, runs/glas/segmentation/labelled-0
 """
@@ -12,11 +13,18 @@ from typing import Any
 import jax
 import numpy as np
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.convert.folder import load_folder
 from stedm_jax.convert.registry import NETWORKS, entries, form, tables
 from stedm_jax.convert.table import Form, Table
-from stedm_jax.convert.tables import convnext, diffusers_autoencoder, fcn8s, ldm_autoencoder, ldm_unet, taef2
-from stedm_jax.errors import UserError
+from stedm_jax.convert.tables import (
+    convnext,
+    diffusers_autoencoder,
+    fcn8s,
+    ldm_autoencoder,
+    ldm_unet,
+    taef2,
+)
 from stedm_jax.models.discriminator import own
 from stedm_jax.models.mit import SIZES
 from stedm_jax.models.named import JUDGE
@@ -32,7 +40,8 @@ class Trained:
 
     Attributes:
       parts: name of a network -> its parameters.
-      tables: name -> table to the published names; forms: name -> what makes published files, where it is not one.
+      tables: name -> table to the published names; forms: name -> what makes published files, where
+        it is not one.
       diffusers: name -> table to the names of diffusers and config.json.
       card: what is known of the training, see card.py.
       loads: what the published names are those of; "": there are none.
@@ -49,7 +58,8 @@ class Trained:
 
 
 def read_converted(folder: Path) -> Trained:
-    """What a converted folder holds; its weights have published names if they are of one of the registry's networks.
+    """What a converted folder holds; its weights have published names if they are of one of the
+    registry's networks.
 
     Raises:
       UserError: it is damaged.
@@ -68,7 +78,14 @@ def read_converted(folder: Path) -> Trained:
         return Trained({"model": params}, {}, card, "", network)
     made = form(network)
     forms = {"model": made} if made else {}
-    return Trained({"model": params}, {"model": tables(network)[0]}, card, "the network as published", network, forms)
+    return Trained(
+        {"model": params},
+        {"model": tables(network)[0]},
+        card,
+        "the network as published",
+        network,
+        forms,
+    )
 
 
 def read_run(folder: Path) -> Trained:
@@ -79,8 +96,12 @@ def read_run(folder: Path) -> Trained:
     """
     folder = folder.absolute()
     if not folder.is_dir():
-        raise UserError(f"There is no folder {folder}; name a stage of a run or a converted folder.")
-    workdir = next((each for each in (folder, *folder.parents) if (each / "config.json").is_file()), None)
+        raise UserError(
+            f"There is no folder {folder}; name a stage of a run or a converted folder."
+        )
+    workdir = next(
+        (each for each in (folder, *folder.parents) if (each / "config.json").is_file()), None
+    )
     if not (folder / "checkpoints").is_dir() or workdir is None:
         there = sorted(str(each.parent) for each in folder.glob("**/checkpoints") if each.is_dir())
         hint = f" Name one of {', '.join(there[:20])}." if there else ""
@@ -89,12 +110,19 @@ def read_run(folder: Path) -> Trained:
     config = json.loads((workdir / "config.json").read_text())
     with finished(folder) as (store, step):
         params = jax.tree.map(np.asarray, store.read_params(step))
-        card = _card(workdir, folder, stage, config) | {"step": step, "checkpoint": store.fingerprint(step)}
+        card = _card(workdir, folder, stage, config) | {
+            "step": step,
+            "checkpoint": store.fingerprint(step),
+        }
     network = f"stage {stage} of stedm_jax"
     if stage == "diffusion":
         styled = "style_block" in params["unet"]
-        table, loads = (ldm_unet.TABLE, "LDM's UNet") if not styled else (ldm_unet.STEDM_TABLE, "STEDM's UNet")
-        return Trained(dict(params), {"unet": table}, card, f"{loads} (unet); our own for the rest", network)
+        table, loads = (
+            (ldm_unet.TABLE, "LDM's UNet") if not styled else (ldm_unet.STEDM_TABLE, "STEDM's UNet")
+        )
+        return Trained(
+            dict(params), {"unet": table}, card, f"{loads} (unet); our own for the rest", network
+        )
     if stage == "guided":
         loads = "Large-Image-Diffusion's denoiser and embedder (model.diffusion_model, cond_stage_model)"
         return Trained({"model": params}, {"model": ldm_unet.GUIDED_TABLE}, card, loads, network)
@@ -102,9 +130,18 @@ def read_run(folder: Path) -> Trained:
         parts = {"model": own(params)}
         if config.get("autoencoder.model.kind") == "taef2":
             loads = "the encoder and the decoder of TAESD's package"
-            return Trained(parts, {"model": taef2.TABLE}, card, loads, network, {"model": taef2.files})
+            return Trained(
+                parts, {"model": taef2.TABLE}, card, loads, network, {"model": taef2.files}
+            )
         loads = "LDM's autoencoders, without loss and discriminator"
-        return Trained(parts, {"model": ldm_autoencoder.TABLE}, card, loads, network, diffusers=_diffusers(config))
+        return Trained(
+            parts,
+            {"model": ldm_autoencoder.TABLE},
+            card,
+            loads,
+            network,
+            diffusers=_diffusers(config),
+        )
     if "head" in params:  # on features of the guided denoiser, which has an export of its own
         return Trained(dict(params), {}, card, "", f"{network}, a head on features")
     table, loads = _segmenter(_of_arm(config, folder.name.rpartition("-")[0]))
@@ -112,7 +149,8 @@ def read_run(folder: Path) -> Trained:
 
 
 def _of_arm(config: Mapping[str, Any], arm: str) -> dict[str, Any]:
-    """The flat configuration with what the network and the changes of an arm, or of the judge, make of it."""
+    """The flat configuration with what the network and the changes of an arm, or of the judge, make
+    of it."""
     section = f"segmentation.{'' if arm == JUDGE else 'arms.'}{arm}"
     get = lambda key, default: config.get(f"{section}.{key}", default)  # noqa: E731
     changes = [*SEGMENTERS.get(get("network", "model"), {}).items(), *get("changes", ())]
@@ -123,15 +161,25 @@ def _segmenter(config: Mapping[str, Any]) -> tuple[Table, str]:
     """Table to the published names, and what they are the names of."""
     get = lambda key: config.get(f"segmentation.model.{key}")  # noqa: E731
     if get("kind") == "fcn8s":
-        if get("fcn8s.hidden") not in (None, 4096) or tuple(get("fcn8s.widths") or WIDTHS) != WIDTHS:
+        if (
+            get("fcn8s.hidden") not in (None, 4096)
+            or tuple(get("fcn8s.widths") or WIDTHS) != WIDTHS
+        ):
             return fcn8s.TABLE, "a network like torchvision's vgg16, of other widths"
-        return fcn8s.TABLE, "torchvision's vgg16, with score_fr, score_pool4, score_pool3 in place of classifier.6"
+        return (
+            fcn8s.TABLE,
+            "torchvision's vgg16, with score_fr, score_pool4, score_pool3 in place of classifier.6",
+        )
     if get("kind") == "dcan":
         return (), "a contour-aware network whose `features` are torchvision's vgg16"
     encoder = str(get("encoder"))
     sizes = {key: get(key) for key in ("widths", "depths", "heads", "reductions")}
     if encoder == CUSTOM:
-        same = (name for name, size in SIZES.items() if {key: list(value) for key, value in size.items()} == sizes)
+        same = (
+            name
+            for name, size in SIZES.items()
+            if {key: list(value) for key, value in size.items()} == sizes
+        )
         encoder = next(same, "")
     table = convnext.TABLE if encoder.startswith("convnext") else ()
     name = f"'{'tu-' if table else ''}{encoder}'" if encoder else "a MiT of sizes that smp has not"
@@ -167,7 +215,9 @@ def _diffusers(config: Mapping[str, Any]) -> dict[str, tuple[Table, dict[str, An
 def _card(workdir: Path, folder: Path, stage: str, config: Mapping[str, Any]) -> dict[str, Any]:
     tiles = Path(str(config.get("data.tiles", "")).replace("{workdir}", str(workdir)))
     manifest = _json(tiles / "manifest.json")
-    noted = _json(workdir / "segmentation" / "segmenters.json").get("stain") or {}  # the tiles may be elsewhere by now
+    noted = (
+        _json(workdir / "segmentation" / "segmenters.json").get("stain") or {}
+    )  # the tiles may be elsewhere by now
     return {
         "title": f"{config.get('title') or config.get('name')}: {folder.relative_to(workdir)}",
         "stage": stage,
@@ -179,7 +229,9 @@ def _card(workdir: Path, folder: Path, stage: str, config: Mapping[str, Any]) ->
         "patients": {split: len(names) for split, names in manifest.get("patients", {}).items()},
         "tiles": manifest.get("records", {}),
         "metrics": _metrics(workdir, folder, stage),
-        "metrics_of": "the arm: test patients, over all its seeds" if stage == "segmentation" else "the stage",
+        "metrics_of": "the arm: test patients, over all its seeds"
+        if stage == "segmentation"
+        else "the stage",
         "steps": config.get(f"{stage}.train.steps"),
         "init_from": config.get(f"{stage}.init_from"),
         "versions": _json(workdir / "versions.json"),

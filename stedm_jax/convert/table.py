@@ -1,10 +1,13 @@
-"""From the names and layouts of PyTorch to ours and back: one table a network, read in both directions.
+"""From the names and layouts of PyTorch to ours and back: one table a network, read in both
+directions.
 
-A rule is a pair of templates. `{name}` stands for any text and `{name:d}` for digits; what it stands for is carried
-over, with dots for slashes. The first rule that fits wins, and every table ends with the usual ones:
+A rule is a pair of templates. `{name}` stands for any text and `{name:d}` for digits; what it
+stands for is carried over, with dots for slashes. The first rule that fits wins, and every table
+ends with the usual ones:
 
     a.b.weight  <->  a/b/scale   one axis: a norm
-                     a/b/kernel  linear (o, i) <-> (i, o), convolution (o, i, *space) <-> (*space, i, o)
+                     a/b/kernel  linear (o, i) <-> (i, o), convolution (o, i, *space) <-> (*space,
+                     i, o)
     a.b.name    <->  a/b/name    everything else: biases, running statistics, tokens
 """
 
@@ -16,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 
 Tree = dict[str, Any]
 Change = Callable[[np.ndarray], np.ndarray]
@@ -94,7 +97,8 @@ def our_name(name: str, ndim: int, table: Table) -> tuple[str, str]:
 
 
 def torch_name(path: str, ndim: int, table: Table) -> tuple[str, str]:
-    """The PyTorch name of a path of ours, and the layout of its array. `ndim` is that of our array."""
+    """The PyTorch name of a path of ours, and the layout of its array. `ndim` is that of our
+    array."""
     for rule in (*table, *USUAL):
         found = _regex(rule.ours).fullmatch(path)
         published = {"conv1x1": 4, "conv1d1": 3}.get(rule.layout, ndim)
@@ -107,7 +111,11 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Path -> leaf of a nested dict."""
     out: dict[str, Any] = {}
     for name, value in tree.items():
-        out |= flatten(value, f"{prefix}{name}/") if isinstance(value, Mapping) else {prefix + name: value}
+        out |= (
+            flatten(value, f"{prefix}{name}/")
+            if isinstance(value, Mapping)
+            else {prefix + name: value}
+        )
     return out
 
 
@@ -140,19 +148,27 @@ def from_torch(
       abstract: our parameters; leaves need a shape and a dtype only.
       table: of the network; the usual rules follow it.
       ignore: regular expressions of PyTorch names that are left alone (buffers, optimiser state).
-      load_only: regular expressions of our paths; only these are loaded, and only these are in the result. Empty: all.
+      load_only: regular expressions of our paths; only these are loaded, and only these are in the
+        result. Empty: all.
       leave_unknown: names that the network does not have are left alone, rather than refused.
       where: what the weights are called in an error.
 
     Raises:
       UserError: lists every name that is missing, unexpected or of another shape.
     """
-    skipped, chosen = [re.compile(each) for each in ignore], [re.compile(each) for each in load_only]
+    skipped, chosen = (
+        [re.compile(each) for each in ignore],
+        [re.compile(each) for each in load_only],
+    )
     wanted = everything = flatten(abstract)
     if chosen:
-        wanted = {path: leaf for path, leaf in wanted.items() if any(each.search(path) for each in chosen)}
+        wanted = {
+            path: leaf for path, leaf in wanted.items() if any(each.search(path) for each in chosen)
+        }
         if not wanted:
-            raise UserError(f"load_only ({', '.join(load_only)}) fits no parameter of this network; check the names.")
+            raise UserError(
+                f"load_only ({', '.join(load_only)}) fits no parameter of this network; check the names."
+            )
     out: dict[str, np.ndarray] = {}
     unexpected, shapes = [], []
     for name, tensor in tensors.items():
@@ -171,9 +187,13 @@ def from_torch(
             shapes.append(f"{name} {tensor.shape}, needed {_as_torch(wanted[path].shape, layout)}")
             continue
         out[path] = np.array(array, dtype=wanted[path].dtype, order="C", copy=None)
-    missing = [torch_name(path, len(wanted[path].shape), table)[0] for path in wanted if path not in out]
+    missing = [
+        torch_name(path, len(wanted[path].shape), table)[0] for path in wanted if path not in out
+    ]
     missing = [name for name in missing if not any(text.startswith(f"{name} ") for text in shapes)]
-    strange = " at all: none of their names is one of its" if unexpected and not (out or shapes) else ""
+    strange = (
+        " at all: none of their names is one of its" if unexpected and not (out or shapes) else ""
+    )
     _refuse(f"{where} do not fit this network{strange}", missing, unexpected, shapes)
     return unflatten(out)
 
@@ -194,7 +214,9 @@ def _as_torch(shape: Sequence[int], layout: str) -> tuple[int, ...]:
     return LAYOUTS[layout][1](np.broadcast_to(np.float32(0), tuple(shape))).shape
 
 
-def _refuse(what: str, missing: Sequence[str], unexpected: Sequence[str], shapes: Sequence[str]) -> None:
+def _refuse(
+    what: str, missing: Sequence[str], unexpected: Sequence[str], shapes: Sequence[str]
+) -> None:
     kinds = (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
     found = [f"{len(names)} {kind}: {', '.join(names)}" for kind, names in kinds if names]
     if found:

@@ -1,8 +1,11 @@
 """Files of torch.save without torch: the zip format of torch 1.6 and later, and the one before it.
 
-The file is mapped into memory, not read: a tensor becomes an array over the mapped bytes when it is asked for, so that
-a checkpoint of gigabytes costs what is taken from it. What is refused: compressed entries (torch.save never compresses,
-a zip bomb must), entries that overlap or reach out of the file, names given twice, tensors outside of their storage
+The file is mapped into memory, not read: a tensor becomes an array over the mapped bytes when it is
+  asked for, so that
+a checkpoint of gigabytes costs what is taken from it. What is refused: compressed entries
+  (torch.save never compresses,
+a zip bomb must), entries that overlap or reach out of the file, names given twice, tensors outside
+of their storage
 (see unpickle.py), big-endian files, TorchScript programs.
 """
 
@@ -17,9 +20,9 @@ from typing import Any
 import ml_dtypes  # noqa: F401  declares bfloat16 and float8 to numpy
 import numpy as np
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.convert.names import STORAGES, Name, short
 from stedm_jax.convert.unpickle import Machine, Malformed, Storage, Tensor
-from stedm_jax.errors import UserError
 
 ENTRIES = 200_000
 _MAGIC = 0x1950A86A20F9469CFC6C  # begins the format before torch 1.6
@@ -69,20 +72,36 @@ class TorchFile:
 
     def _span(self, key: str) -> tuple[int, int]:
         begin, end, checksum = self._spans[key]
-        if checksum and key not in self._checked and zlib.crc32(memoryview(self._map)[begin:end]) != checksum:
+        if (
+            checksum
+            and key not in self._checked
+            and zlib.crc32(memoryview(self._map)[begin:end]) != checksum
+        ):
             raise self._damaged(f"the checksum of the storage {short(key)} is another")
         self._checked.add(key)
         return begin, end
 
     def _storage(self, said: Any) -> Storage:
         """Of ("storage", class, key, device, count), which the pickle says of each."""
-        if not isinstance(said, tuple) or len(said) < 5 or said[0] != "storage" or not isinstance(said[1], Name):
+        if (
+            not isinstance(said, tuple)
+            or len(said) < 5
+            or said[0] != "storage"
+            or not isinstance(said[1], Name)
+        ):
             raise Malformed("a storage without a description")
         _, kind, key, _, count = said[:5]
-        if kind.name not in STORAGES or not isinstance(key, str) or type(count) is not int or count < 0:
+        if (
+            kind.name not in STORAGES
+            or not isinstance(key, str)
+            or type(count) is not int
+            or count < 0
+        ):
             raise Malformed(f"a storage of the kind {kind}")
         if len(said) > 5 and said[5] is not None:
-            raise UserError(f"{self.path} holds views of storages as torch before 0.4 wrote them. {_SAVE_ANEW}")
+            raise UserError(
+                f"{self.path} holds views of storages as torch before 0.4 wrote them. {_SAVE_ANEW}"
+            )
         storage = Storage(key, STORAGES[kind.name], count)
         if self._spans:
             self._check(storage)
@@ -94,14 +113,20 @@ class TorchFile:
         begin, end, _ = self._spans[storage.key]
         needed = storage.count * np.dtype(storage.dtype or "uint8").itemsize
         if needed > end - begin:
-            what = f"the storage {short(storage.key)} needs {needed:,} bytes and has {end - begin:,}"
+            what = (
+                f"the storage {short(storage.key)} needs {needed:,} bytes and has {end - begin:,}"
+            )
             raise self._damaged(what)
 
     def _damaged(self, what: str) -> UserError:
-        return UserError(f"{self.path} is damaged or cut off: {what}. Download it again and compare its size.")
+        return UserError(
+            f"{self.path} is damaged or cut off: {what}. Download it again and compare its size."
+        )
 
     def _big_endian(self) -> UserError:
-        return UserError(f"{self.path} was written on a big-endian machine, which is not supported. {_SAVE_ANEW}")
+        return UserError(
+            f"{self.path} was written on a big-endian machine, which is not supported. {_SAVE_ANEW}"
+        )
 
     # The zip format
 
@@ -112,13 +137,18 @@ class TorchFile:
             raise self._damaged(str(error)) from error
         with archive:
             entries = self._entries(archive)
-            pickles = [name for name in entries if name.endswith("/data.pkl") and name.count("/") == 1]
+            pickles = [
+                name for name in entries if name.endswith("/data.pkl") and name.count("/") == 1
+            ]
             if len(pickles) != 1:
                 raise UserError(
                     f"{self.path} is a zip archive, but not one of torch.save. Unpack it; name the file in it."
                 )
             root = pickles[0].removesuffix("data.pkl")
-            if f"{root}byteorder" in entries and self._read(entries[f"{root}byteorder"]).strip() != b"little":
+            if (
+                f"{root}byteorder" in entries
+                and self._read(entries[f"{root}byteorder"]).strip() != b"little"
+            ):
                 raise self._big_endian()
             for name, entry in entries.items():
                 if name.startswith(f"{root}data/"):
@@ -130,7 +160,9 @@ class TorchFile:
     def _entries(self, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
         infos = archive.infolist()
         if len(infos) > ENTRIES:
-            raise UserError(f"{self.path} has {len(infos):,} entries, more than any weights; it is refused.")
+            raise UserError(
+                f"{self.path} has {len(infos):,} entries, more than any weights; it is refused."
+            )
         entries = {info.filename: info for info in infos}
         if any(name.endswith("/constants.pkl") for name in entries):
             raise UserError(
@@ -138,7 +170,11 @@ class TorchFile:
                 "torch.save(torch.jit.load(FILE).state_dict(), OTHER)."
             )
         for info in infos:
-            if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.file_size != info.compress_size:
+            if (
+                info.compress_type != zipfile.ZIP_STORED
+                or info.flag_bits & 1
+                or info.file_size != info.compress_size
+            ):
                 raise UserError(
                     f"{self.path} is compressed or encrypted inside ({short(info.filename)}: {info.file_size:,} bytes "
                     f"out of {info.compress_size:,}). torch.save does neither, a zip bomb does; refused. {_SAVE_ANEW}"
@@ -157,7 +193,8 @@ class TorchFile:
         return data
 
     def _place(self, entry: zipfile.ZipInfo) -> tuple[int, int, int]:
-        """Begin and end of an entry's bytes, and its checksum (0 where torch was told to write none)."""
+        """Begin and end of an entry's bytes, and its checksum (0 where torch was told to write
+        none)."""
         begin = entry.header_offset
         header = self._map[begin : begin + 30]
         if len(header) == 30 and header[:4] == b"PK\x03\x04":
@@ -173,7 +210,9 @@ class TorchFile:
         stream = self._map
         stream.seek(0)
         if stream[:1] != b"\x80":
-            raise UserError(f"{self.path} is no file of torch.save, or one of before torch 0.1.10. {_SAVE_ANEW}")
+            raise UserError(
+                f"{self.path} is no file of torch.save, or one of before torch 0.1.10. {_SAVE_ANEW}"
+            )
         read = lambda: Machine(stream, str(self.path), self._storage).run()  # noqa: E731
         magic, protocol = read(), None
         if magic == _MAGIC:
@@ -185,13 +224,20 @@ class TorchFile:
         used: dict[str, Storage] = {}
 
         def kept(said: Any) -> Any:
-            if isinstance(said, tuple) and len(said) == 4 and said[0] == "module" and isinstance(said[1], Name):
+            if (
+                isinstance(said, tuple)
+                and len(said) == 4
+                and said[0] == "module"
+                and isinstance(said[1], Name)
+            ):
                 return said[1]  # a class of modules, which this format stores with its source
             return used.setdefault(said[2], self._storage(said))
 
         machine = Machine(stream, str(self.path), kept)
         content, keys = machine.run(), read()
-        if not isinstance(keys, list) or not all(isinstance(key, str) and key in used for key in keys):
+        if not isinstance(keys, list) or not all(
+            isinstance(key, str) and key in used for key in keys
+        ):
             raise self._damaged("it does not say where its storages are")
         position = stream.tell()
         for key in keys:

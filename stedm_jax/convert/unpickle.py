@@ -1,10 +1,15 @@
 """A closed reader of pickles: it can build containers, numbers, text and tensors, and nothing else.
 
-`pickletools.genops` splits the file into opcodes without executing any. The machine here gives the opcodes their usual
-meaning, except that it has no way to import or to call: what is named becomes a `Name` if names.py admits it, and what
-is made by calling a name becomes a dict, a `Tensor` or an `Inert` that stands for an object left out.
-Work and depth are bounded, whatever the file says: keys of dicts are scalars or short tuples of scalars (hashing
-a deep one would take for ever or overflow the stack), and nothing here or later walks the whole of what was built.
+`pickletools.genops` splits the file into opcodes without executing any. The machine here gives the
+opcodes their usual
+meaning, except that it has no way to import or to call: what is named becomes a `Name` if names.py
+  admits it, and what
+is made by calling a name becomes a dict, a `Tensor` or an `Inert` that stands for an object left
+out.
+Work and depth are bounded, whatever the file says: keys of dicts are scalars or short tuples of
+  scalars (hashing
+a deep one would take for ever or overflow the stack), and nothing here or later walks the whole of
+what was built.
 """
 
 import pickletools
@@ -13,26 +18,44 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.convert.names import DTYPES, Name, admit, short
-from stedm_jax.errors import UserError
 
 WORK = 1_000_000
-"""Most opcodes and copied items of a file; a large checkpoint with its optimiser has under 300,000."""
+"""Most opcodes and copied items of a file; a large checkpoint with its optimiser has under
+300,000."""
 AXES, SIZE = 16, 1 << 40
 SLACK = 1 << 20
 """A tensor may have more elements than its storage (stride 0) only up to this many."""
 
 _CONSTANTS = {
-    "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "STRING", "BINSTRING",
-    "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE",
+    "INT",
+    "BININT",
+    "BININT1",
+    "BININT2",
+    "LONG",
+    "LONG1",
+    "LONG4",
+    "FLOAT",
+    "BINFLOAT",
+    "STRING",
+    "BINSTRING",
+    "SHORT_BINSTRING",
+    "BINBYTES",
+    "SHORT_BINBYTES",
+    "BINBYTES8",
+    "UNICODE",
+    "BINUNICODE",
+    "SHORT_BINUNICODE",
     "BINUNICODE8",
-}  # fmt: skip
+}
 _VALUES: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Storage:
-    """Where elements lie: a key of the file, a data type ("" where only bytes are counted), how many there are."""
+    """Where elements lie: a key of the file, a data type ("" where only bytes are counted), how
+    many there are."""
 
     key: str
     dtype: str
@@ -63,8 +86,15 @@ class Malformed(Exception):
 
 # RuntimeError: nested deeper than Python goes.
 _BROKEN = (
-    Malformed, ValueError, LookupError, TypeError, AttributeError, OverflowError, RuntimeError, struct.error,
-)  # fmt: skip
+    Malformed,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    RuntimeError,
+    struct.error,
+)
 
 
 class Machine:
@@ -84,7 +114,9 @@ class Machine:
         self.memo: dict[int, Any] = {}
         self.work = 0
         self.operations: dict[str, Callable[[Any], None]] = {
-            name.removeprefix("_op_").upper(): getattr(self, name) for name in dir(self) if name.startswith("_op_")
+            name.removeprefix("_op_").upper(): getattr(self, name)
+            for name in dir(self)
+            if name.startswith("_op_")
         }
 
     def run(self) -> Any:
@@ -234,7 +266,9 @@ class Machine:
         if len(items) % 2 or not isinstance(target, dict | Inert):
             raise Malformed("items for what is no dict")
         if isinstance(target, dict):
-            target.update((_key(key), value) for key, value in zip(items[::2], items[1::2], strict=True))
+            target.update(
+                (_key(key), value) for key, value in zip(items[::2], items[1::2], strict=True)
+            )
 
     # Names and what is made by calling them
 
@@ -279,7 +313,12 @@ class Machine:
         if not isinstance(name, Name) or not isinstance(arguments, tuple):
             raise Malformed("a call of what is no name")
         function = f"{name.module}.{name.name}"
-        if function in ("collections.OrderedDict", "collections.defaultdict", "collections.Counter", "builtins.dict"):
+        if function in (
+            "collections.OrderedDict",
+            "collections.defaultdict",
+            "collections.Counter",
+            "builtins.dict",
+        ):
             return self._pairs(arguments)
         if function == "torch.Size":
             self._spend(len(arguments[0]))
@@ -287,24 +326,33 @@ class Machine:
         if function in ("builtins.set", "__builtin__.set"):
             self._spend(len(arguments[0]) if arguments else 0)
             return {_key(item) for item in (arguments[0] if arguments else ())}
-        if function in ("torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"):
+        if function in (
+            "torch._utils._rebuild_parameter",
+            "torch._utils._rebuild_parameter_with_state",
+        ):
             return arguments[0]
         if function == "torch._tensor._rebuild_from_type_v2":
             return self._make(arguments[0], arguments[2])
         if name.module == "torch._utils":
             if len(arguments) < 4:
                 raise Malformed("a tensor without storage, shape or strides")
-            return tensor(*arguments[:4], DTYPES[arguments[6].name] if name.name.endswith("v3") else "")
+            return tensor(
+                *arguments[:4], DTYPES[arguments[6].name] if name.name.endswith("v3") else ""
+            )
         return Inert(str(name))
 
     def _pairs(self, arguments: tuple[Any, ...]) -> dict[Any, Any]:
         pairs = arguments[0] if arguments and isinstance(arguments[0], list | dict) else []
         self._spend(len(pairs))
-        return {_key(key): value for key, value in (pairs.items() if isinstance(pairs, dict) else pairs)}
+        return {
+            _key(key): value for key, value in (pairs.items() if isinstance(pairs, dict) else pairs)
+        }
 
 
 def _key(value: Any) -> Any:
-    flat = isinstance(value, tuple) and len(value) <= AXES and all(_is_scalar(item) for item in value)
+    flat = (
+        isinstance(value, tuple) and len(value) <= AXES and all(_is_scalar(item) for item in value)
+    )
     if not flat and not _is_scalar(value):
         raise Malformed(f"a {type(value).__name__} as a key")
     return value
@@ -320,9 +368,14 @@ def tensor(storage: Any, offset: Any, shape: Any, strides: Any, dtype: str = "")
     """A checked view of a storage.
 
     Raises:
-      Malformed: numbers that are none, or a view that reaches out of the storage or is far larger than it.
+      Malformed: numbers that are none, or a view that reaches out of the storage or is far larger
+        than it.
     """
-    if not isinstance(storage, Storage) or not isinstance(shape, tuple) or not isinstance(strides, tuple):
+    if (
+        not isinstance(storage, Storage)
+        or not isinstance(shape, tuple)
+        or not isinstance(strides, tuple)
+    ):
         raise Malformed("a tensor without storage, shape or strides")
     if len(shape) != len(strides) or len(shape) > AXES:
         raise Malformed(f"a tensor with {len(shape)} axes and {len(strides)} strides")
@@ -335,7 +388,9 @@ def tensor(storage: Any, offset: Any, shape: Any, strides: Any, dtype: str = "")
     size = 1
     for length in shape:
         size *= length
-    last = offset + sum((length - 1) * stride for length, stride in zip(shape, strides, strict=True))
+    last = offset + sum(
+        (length - 1) * stride for length, stride in zip(shape, strides, strict=True)
+    )
     # An untyped storage counts bytes; that its elements fit too is checked when they are read.
     if size and last >= storage.count:
         raise Malformed(f"a tensor that reaches to element {last} of a storage of {storage.count}")

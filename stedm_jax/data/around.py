@@ -1,11 +1,12 @@
-"""The field around a tile: the tile with the margin it was packed with, at a lower magnification."""
+"""The field around a tile: the tile with the margin it was packed with, at a lower
+magnification."""
 
 import cv2
 import numpy as np
 from jaxtyping import UInt8
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.data.augment import Movement
-from stedm_jax.errors import UserError
 
 
 def field_around(whole: UInt8[np.ndarray, "hm wm 3"], margin: int) -> UInt8[np.ndarray, "h w 3"]:
@@ -18,7 +19,8 @@ def check_around(where: str, margin: int, movement: Movement) -> None:
     """Refuses to show the field around tiles that have none, or that training moves within it.
 
     Args:
-      where: the tile set, for errors. margin: that its tiles have, in pixels. movement: of training.
+      where: the tile set, for errors. margin: that its tiles have, in pixels. movement: of
+        training.
 
     Raises:
       UserError: says what to do.

@@ -1,13 +1,14 @@
-"""What networks that are never trained make of tiles, computed once and kept as records: named arrays for each view.
+"""What networks that are never trained make of tiles, computed once and kept as records: named
+arrays for each view.
 
-    DIR/about.json                      arrays, tiles, views, and what it was made with; written first
-    DIR/<split>-00003.array_record      records, group_size 1, uncompressed
-    DIR/<split>-00003.json              that this shard is whole: its records, bytes, checksum, and tiles without arrays
-    DIR/manifest.json                   all of that; written last
+    DIR/about.json                      arrays, tiles, views, and what it was made with; written
+    first DIR/<split>-00003.array_record      records, group_size 1, uncompressed
+    DIR/<split>-00003.json              that this shard is whole: its records, bytes, checksum, and
+    tiles without arrays DIR/manifest.json                   all of that; written last
 
-View v of tile r of a split is record r * views + v of the split: the arrays one after the other in the order of their
-names, raw, little-endian, and empty where the tile could not be read. The files check themselves when they are read:
-no flipped bit passes.
+View v of tile r of a split is record r * views + v of the split: the arrays one after the other in
+the order of their names, raw, little-endian, and empty where the tile could not be read. The files
+check themselves when they are read: no flipped bit passes.
 """
 
 import json
@@ -25,9 +26,9 @@ import ml_dtypes
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.data.parts import NO_ROOM
 from stedm_jax.data.records import RECORD_OPTIONS, file_sha256
-from stedm_jax.errors import UserError
 
 ABOUT, MANIFEST = "about.json", "manifest.json"
 SHARD_BYTES = 128_000_000
@@ -125,7 +126,9 @@ class StoreSpec:
         if not np.isfinite(cast.astype(np.float32)).all():
             largest = float(np.abs(array.astype(np.float64)).max())
             if math.isfinite(largest):
-                text = f"{spec.dtype} cannot hold; store them in bfloat16 or float32 (latents.dtype)"
+                text = (
+                    f"{spec.dtype} cannot hold; store them in bfloat16 or float32 (latents.dtype)"
+                )
             else:
                 text = "is not finite; the network that they come from has not learnt, or its weights are damaged"
             raise UserError(f"The arrays '{name}' hold {largest:g}, which {text}.")
@@ -147,7 +150,10 @@ class StoreSpec:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "StoreSpec":
         """The inverse of to_json."""
-        arrays = {name: ArraySpec(tuple(each["shape"]), each["dtype"]) for name, each in data["arrays"].items()}
+        arrays = {
+            name: ArraySpec(tuple(each["shape"]), each["dtype"])
+            for name, each in data["arrays"].items()
+        }
         return cls(arrays, data["tiles"], data["views"], data["about"], data["shard_bytes"])
 
 
@@ -157,7 +163,8 @@ def shard_name(split: str, number: int) -> str:
 
 
 def differences(folder: Path, spec: StoreSpec) -> list[str]:
-    """What a folder was begun with that is not as the spec has it, `key: value there -> value wanted`.
+    """What a folder was begun with that is not as the spec has it, `key: value there -> value
+    wanted`.
 
     None where it was begun so, or not at all; dotted keys are those of the spec.
     """
@@ -169,21 +176,28 @@ def differences(folder: Path, spec: StoreSpec) -> list[str]:
         return [f"{ABOUT}: damaged -> whole"]
     old, new = _flat(there), _flat(spec.to_json())
     keys = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
-    return [f"{key.removeprefix('about.')}: {old.get(key, '(none)')} -> {new.get(key, '(none)')}" for key in keys]
+    return [
+        f"{key.removeprefix('about.')}: {old.get(key, '(none)')} -> {new.get(key, '(none)')}"
+        for key in keys
+    ]
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     out: dict[str, Any] = {}
     for key, value in tree.items():
-        out |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        out |= (
+            _flat(value, f"{prefix}{key}.")
+            if isinstance(value, dict)
+            else {f"{prefix}{key}": value}
+        )
     return out
 
 
 def begin(folder: Path, spec: StoreSpec, verify: bool = True) -> list[tuple[str, int]]:
     """Makes a folder ready to be written to, and says which shards are left to write.
 
-    What was begun otherwise (see `differences`) is deleted, only in the splits that differ where nothing else does; and
-    so are shards that are not as they were written.
+    What was begun otherwise (see `differences`) is deleted, only in the splits that differ where
+    nothing else does; and so are shards that are not as they were written.
 
     Args:
       folder: of the set.
@@ -212,7 +226,9 @@ def _whole(folder: Path, split: str, number: int, verify: bool) -> bool:
     file = folder / shard_name(split, number)
     try:
         known = json.loads(file.with_suffix(".json").read_text())
-        sound = file.stat().st_size == known["bytes"] and (not verify or file_sha256(file) == known["sha256"])
+        sound = file.stat().st_size == known["bytes"] and (
+            not verify or file_sha256(file) == known["sha256"]
+        )
     except (OSError, ValueError, KeyError):
         sound = False
     if not sound:
@@ -222,7 +238,10 @@ def _whole(folder: Path, split: str, number: int, verify: bool) -> bool:
 
 def finish(folder: Path, spec: StoreSpec) -> None:
     """Writes the manifest of a folder whose shards are all there."""
-    shards = [json.loads((folder / shard_name(*shard)).with_suffix(".json").read_text()) for shard in spec.shards]
+    shards = [
+        json.loads((folder / shard_name(*shard)).with_suffix(".json").read_text())
+        for shard in spec.shards
+    ]
     _write(folder / MANIFEST, spec.to_json() | {"shards": shards})
 
 
@@ -257,12 +276,18 @@ class ShardWriter:
     def finish(self) -> None:
         """Gives the shard, of which every view has been written, its name."""
         if self._count != len(self._members) * self._views:
-            raise ValueError(f"{self.file} has {self._count} records of {len(self._members) * self._views}")
+            raise ValueError(
+                f"{self.file} has {self._count} records of {len(self._members) * self._views}"
+            )
         try:
             self._writer.close()
             with self._partial.open("rb") as handle:
                 os.fsync(handle.fileno())
-            known = {"file": self.file.name, "records": self._count, "bytes": self._partial.stat().st_size}
+            known = {
+                "file": self.file.name,
+                "records": self._count,
+                "bytes": self._partial.stat().st_size,
+            }
             known |= {"sha256": file_sha256(self._partial), "absent": sorted(self._absent)}
             self._partial.replace(self.file)
             _write(self.file.with_suffix(".json"), known)
@@ -302,7 +327,9 @@ class ArrayStore:
         for split in self.spec.tiles:
             its = [entry for (name, _), entry in entries.items() if name == split]
             self.absent[split] = frozenset(record for entry in its for record in entry["absent"])
-            self._sources[split] = ArrayRecordDataSource([str(path / entry["file"]) for entry in its])
+            self._sources[split] = ArrayRecordDataSource(
+                [str(path / entry["file"]) for entry in its]
+            )
 
     @classmethod
     def open(cls, path: Path) -> "ArrayStore":
@@ -314,11 +341,15 @@ class ArrayStore:
         try:
             manifest = json.loads((path / MANIFEST).read_text())
         except (OSError, ValueError) as error:
-            raise UserError(f"{path} holds no finished set of arrays ({error}); run the same command again.") from error
+            raise UserError(
+                f"{path} holds no finished set of arrays ({error}); run the same command again."
+            ) from error
         for entry in manifest["shards"]:
             file = path / entry["file"]
             if not file.exists() or file.stat().st_size != entry["bytes"]:
-                raise UserError(f"{file} is missing or cut short; run the stage that makes it again.")
+                raise UserError(
+                    f"{file} is missing or cut short; run the stage that makes it again."
+                )
         return cls(path, manifest)
 
     def read(self, split: str, record: int, view: int) -> dict[str, np.ndarray]:

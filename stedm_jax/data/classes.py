@@ -5,10 +5,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.data.schema import VOID, ClassSpec
-from stedm_jax.errors import UserError
 
-_COLORS = ((230, 230, 230), (213, 94, 0), (0, 114, 178), (0, 158, 115), (204, 121, 167), (86, 180, 233))
+_COLORS = (
+    (230, 230, 230),
+    (213, 94, 0),
+    (0, 114, 178),
+    (0, 158, 115),
+    (204, 121, 167),
+    (86, 180, 233),
+)
 
 
 @dataclass(frozen=True)
@@ -36,9 +43,10 @@ def class_map(
     """Builds the map from config.data.groups and config.data.foreground.
 
     Args:
-      classes: classes of the tile set; None before there is one (then the groups are taken at their word).
-      groups: (name, names of the classes it merges) pairs; empty keeps the classes as they are. A class in no group
-        counts as unlabelled.
+      classes: classes of the tile set; None before there is one (then the groups are taken at their
+        word).
+      groups: (name, names of the classes it merges) pairs; empty keeps the classes as they are. A
+        class in no group counts as unlabelled.
       foreground: names (after grouping) that scores are about; empty: all but the first.
 
     Raises:
@@ -46,25 +54,35 @@ def class_map(
     """
     if not groups:
         if classes is None:
-            raise UserError("config.data.groups is empty and there is no tile set yet that tells the classes.")
+            raise UserError(
+                "config.data.groups is empty and there is no tile set yet that tells the classes."
+            )
         groups = [(spec.name, (spec.name,)) for spec in classes]
     names = tuple(name for name, _ in groups)
     members = [member for _, group in groups for member in group]
     twice = sorted({member for member in members if members.count(member) > 1})
     if twice:
-        raise UserError(f"config.data.groups names {', '.join(twice)} twice; a class belongs to one group.")
+        raise UserError(
+            f"config.data.groups names {', '.join(twice)} twice; a class belongs to one group."
+        )
     unknown = [name for name in foreground if name not in names]
     if unknown:
-        raise UserError(f"config.data.foreground names {', '.join(unknown)}; the classes are {', '.join(names)}.")
+        raise UserError(
+            f"config.data.foreground names {', '.join(unknown)}; the classes are {', '.join(names)}."
+        )
     if len(names) < 2:
-        raise UserError(f"There is one class ({', '.join(names)}); two at least are needed, with a background.")
+        raise UserError(
+            f"There is one class ({', '.join(names)}); two at least are needed, with a background."
+        )
     table = np.full(256, VOID, np.uint8)
     colors = {}
     if classes is not None:
         ids = {spec.name: number for number, spec in enumerate(classes)}
         missing = [member for member in members if member not in ids]
         if missing:
-            raise UserError(f"config.data.groups names {', '.join(missing)}; the tile set has {', '.join(ids)}.")
+            raise UserError(
+                f"config.data.groups names {', '.join(missing)}; the tile set has {', '.join(ids)}."
+            )
         for group, (name, group_members) in enumerate(groups):
             for member in group_members:
                 table[ids[member]] = group

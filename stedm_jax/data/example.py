@@ -1,8 +1,8 @@
 """Bytes of a tf.train.Example, laid down directly.
 
-Building the message first and then serialising it copies each image twice and takes several times as long. What is
-written is what the message's own deterministic serialisation gives: fields by name, in the wire format of Protocol
-Buffers (https://protobuf.dev/programming-guides/encoding/),
+Building the message first and then serialising it copies each image twice and takes several times
+as long. What is written is what the message's own deterministic serialisation gives: fields by
+name, in the wire format of Protocol Buffers (https://protobuf.dev/programming-guides/encoding/),
 
     Example.features = 1;  Features.feature = 1, entries of key = 1 and value = 2;
     Feature.bytes_list = 1, float_list = 2, int64_list = 3;  value = 1 of each, numbers packed.
@@ -34,7 +34,11 @@ def _content(value: bytes | float | int) -> tuple[bytes, bytes]:
     """The tag of the list that holds a value, and the bytes of the value."""
     if isinstance(value, bytes):
         return _FIRST, value
-    return (_SECOND, struct.pack("<f", value)) if isinstance(value, float) else (_THIRD, _varint(value))
+    return (
+        (_SECOND, struct.pack("<f", value))
+        if isinstance(value, float)
+        else (_THIRD, _varint(value))
+    )
 
 
 def _head(name: str, tag: bytes, size: int) -> bytes:
@@ -54,7 +58,8 @@ def _short(name: str, tag: bytes, data: bytes) -> bytes:
 
 
 def encode_example(values: Mapping[str, bytes | float | int]) -> bytes:
-    """The message that has one value in each field: bytes, a float (rounded to 32 bits) or an int (of 64 bits)."""
+    """The message that has one value in each field: bytes, a float (rounded to 32 bits) or an int
+    (of 64 bits)."""
     parts = [b"", b""]
     for name in sorted(values):
         tag, data = _content(values[name])

@@ -7,18 +7,30 @@ from operator import attrgetter
 from pathlib import Path
 from sys import intern
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.data.schema import Tile
-from stedm_jax.errors import UserError
 
 INDEX_COLUMNS = (
-    "split", "record", "patient", "slide", "roi", "x", "y", "level", "mpp", "style_patient", "kind", "extent",
+    "split",
+    "record",
+    "patient",
+    "slide",
+    "roi",
+    "x",
+    "y",
+    "level",
+    "mpp",
+    "style_patient",
+    "kind",
+    "extent",
     "pixels",
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True, slots=True)
 class IndexRow:
-    """What is known of a record without opening it (see Tile); pixels counts those of each class, margin apart."""
+    """What is known of a record without opening it (see Tile); pixels counts those of each class,
+    margin apart."""
 
     split: str
     record: int
@@ -41,7 +53,8 @@ class IndexRow:
 
 
 def index_row(tile: Tile, record: int, pixels: tuple[int, ...]) -> IndexRow:
-    """The row of a tile that is record number `record` of its split, given its pixels of each class."""
+    """The row of a tile that is record number `record` of its split, given its pixels of each
+    class."""
     return IndexRow(
         split=tile.split,
         record=record,

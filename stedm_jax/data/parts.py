@@ -1,11 +1,12 @@
-"""Tile sets made of parts: each slide packs by itself, and finished parts become a set without being written again.
+"""Tile sets made of parts: each slide packs by itself, and finished parts become a set without
+being written again.
 
     PARTS/<name>/records.array_record   the records of one slide
     PARTS/<name>/index.csv              their rows, numbered from 0
     PARTS/<name>/part.json              key, fingerprint, checksum, and what its maker says of it
 
-A part appears under its name when it is complete and not before. A set keeps parts.jsonl, so that a part can be taken
-out of it again.
+A part appears under its name when it is complete and not before. A set keeps parts.jsonl, so that a
+part can be taken out of it again.
 """
 
 import errno
@@ -20,15 +21,24 @@ from typing import Any
 
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.data.index import IndexRow, index_row, read_index, write_index
-from stedm_jax.data.records import RECORD_OPTIONS, SetSpec, Shard, file_sha256, settle, sweep, write_set
+from stedm_jax.data.records import (
+    RECORD_OPTIONS,
+    SetSpec,
+    Shard,
+    file_sha256,
+    settle,
+    sweep,
+    write_set,
+)
 from stedm_jax.data.schema import Tile, encode_tile
 from stedm_jax.data.splits import check_disjoint
-from stedm_jax.errors import UserError
 
 RECORDS = "records.array_record"
 OWN_SHARD = 64
-"""A part of at least so many records is a shard of its own; smaller ones that follow each other share one."""
+"""A part of at least so many records is a shard of its own; smaller ones that follow each other
+share one."""
 FULL_SHARD = 1024
 """Most records of a shared shard."""
 _COPIED_AT_ONCE = 32
@@ -60,7 +70,8 @@ class Part:
 
 
 class NoRoom(UserError):
-    """The disk is full, or may not be written to: what concerns every slide, and not the one at hand only."""
+    """The disk is full, or may not be written to: what concerns every slide, and not the one at
+    hand only."""
 
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -86,7 +97,11 @@ def open_part(folder: Path, verify: bool = False) -> Part | None:
     except (OSError, ValueError, TypeError):
         return None
     file = folder / RECORDS
-    if not file.is_file() or not (folder / "index.csv").is_file() or file.stat().st_size != part.size:
+    if (
+        not file.is_file()
+        or not (folder / "index.csv").is_file()
+        or file.stat().st_size != part.size
+    ):
         return None
     return part if not verify or file_sha256(file) == part.sha256 else None
 
@@ -99,7 +114,8 @@ class PartWriter:
       spec: of the tile set.
 
     Raises:
-      UserError: a tile breaks the schema or is of another split than the first, or the disk is full.
+      UserError: a tile breaks the schema or is of another split than the first, or the disk is
+        full.
     """
 
     def __init__(self, folder: Path, spec: SetSpec):
@@ -120,7 +136,9 @@ class PartWriter:
         assert self._writer is not None
         pixels = self.spec.check(tile)
         if self._rows and tile.split != self._rows[0].split:
-            raise UserError(f"The slide '{tile.slide}' has tiles of the splits {self._rows[0].split} and {tile.split}.")
+            raise UserError(
+                f"The slide '{tile.slide}' has tiles of the splits {self._rows[0].split} and {tile.split}."
+            )
         data = encode_tile(tile, self.spec.codec)
         try:
             self._writer.write(data)
@@ -137,7 +155,16 @@ class PartWriter:
         write_index(self._partial / "index.csv", self._rows)
         file = self._partial / RECORDS
         digest, size = file_sha256(file), file.stat().st_size
-        part = Part(key, fingerprint, self._rows[0].split, len(self._rows), self.payload, digest, about, size=size)
+        part = Part(
+            key,
+            fingerprint,
+            self._rows[0].split,
+            len(self._rows),
+            self.payload,
+            digest,
+            about,
+            size=size,
+        )
         _name(self._partial, part, self.folder)
         return part
 
@@ -150,7 +177,10 @@ class PartWriter:
                 raise no_room(self.folder, failure) from failure
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         try:
             self._close()
@@ -182,7 +212,8 @@ def _name(partial: Path, part: Part, folder: Path) -> None:
 
 
 def assemble(out: Path, spec: SetSpec, folders: Sequence[Path]) -> None:
-    """Makes a tile set of parts, in their order; their files are linked where the file system can, else copied.
+    """Makes a tile set of parts, in their order; their files are linked where the file system can,
+    else copied.
 
     Args:
       out: folder of the set; a set that stands there is replaced.
@@ -199,7 +230,9 @@ def assemble(out: Path, spec: SetSpec, folders: Sequence[Path]) -> None:
         found = [(folder, open_part(folder)) for folder in folders]
         missing = [folder.name for folder, part in found if part is None]
         if missing:
-            raise UserError(f"Parts of {out} are gone or damaged: {', '.join(missing)}; run the same command again.")
+            raise UserError(
+                f"Parts of {out} are gone or damaged: {', '.join(missing)}; run the same command again."
+            )
         parts = [(folder, part) for folder, part in found if part is not None]
         rows, placed = _place(parts)
         patients: dict[str, set[str]] = {}
@@ -208,7 +241,9 @@ def assemble(out: Path, spec: SetSpec, folders: Sequence[Path]) -> None:
         check_disjoint(patients, f"the tiles for {out}")
         shards: dict[str, list[Shard]] = {}
         for number, group in enumerate(_groups(parts)):
-            shards.setdefault(group[0][1].split, []).append(_shard(partial / f"shard-{number}", group))
+            shards.setdefault(group[0][1].split, []).append(
+                _shard(partial / f"shard-{number}", group)
+            )
         lines = (json.dumps(asdict(part)) + "\n" for part in placed)
         (partial / "parts.jsonl").write_text("".join(lines))
         write_set(partial, spec, shards, rows, out)
@@ -224,7 +259,10 @@ def _place(parts: Sequence[tuple[Path, Part]]) -> tuple[list[IndexRow], list[Par
     placed, counts = [], {}
     for folder, part in parts:
         first = counts.get(part.split, 0)
-        rows += [replace(row, record=first + row.record) for row in read_index(folder / "index.csv")[part.split]]
+        rows += [
+            replace(row, record=first + row.record)
+            for row in read_index(folder / "index.csv")[part.split]
+        ]
         placed.append(replace(part, first=first))
         counts[part.split] = first + part.records
     return rows, placed
@@ -250,7 +288,9 @@ def _groups(parts: Sequence[tuple[Path, Part]]) -> Iterator[list[tuple[Path, Par
 
 
 def _shard(path: Path, group: Sequence[tuple[Path, Part]]) -> Shard:
-    records, payload = (sum(getattr(part, name) for _, part in group) for name in ("records", "payload"))
+    records, payload = (
+        sum(getattr(part, name) for _, part in group) for name in ("records", "payload")
+    )
     if len(group) == 1:
         link(group[0][0] / RECORDS, path)
         return Shard(path, records, payload, group[0][1].sha256)
@@ -301,19 +341,24 @@ class KeptParts:
         try:
             manifest = json.loads((out / "manifest.json").read_text())
             self._shards, self.name, self.manifest = manifest["shards"], manifest["name"], manifest
-            found = [Part(**json.loads(line)) for line in (out / "parts.jsonl").read_text().splitlines()]
+            found = [
+                Part(**json.loads(line)) for line in (out / "parts.jsonl").read_text().splitlines()
+            ]
         except (OSError, ValueError, TypeError, KeyError):
             return
         self.parts = {part.key: part for part in found if self._locate(part) is not None}
 
     def _locate(self, part: Part) -> tuple[Path, int, bool] | None:
-        """Shard of a part, where it begins there, and whether it is all there is; None if the shard is damaged."""
+        """Shard of a part, where it begins there, and whether it is all there is; None if the shard
+        is damaged."""
         start = 0
         for shard in self._shards.get(part.split, []):
             if start <= part.first and part.first + part.records <= start + shard["records"]:
                 path = self.out / shard["file"]
                 sound = path.is_file() and path.stat().st_size == shard["bytes"]
-                return (path, part.first - start, part.records == shard["records"]) if sound else None
+                return (
+                    (path, part.first - start, part.records == shard["records"]) if sound else None
+                )
             start += shard["records"]
         return None
 
@@ -333,20 +378,30 @@ class KeptParts:
             writer = ArrayRecordWriter(str(partial / RECORDS), RECORD_OPTIONS)
             _copy(shard, first, part.records, writer)
             writer.close()
-        write_index(partial / "index.csv", [replace(row, record=row.record - part.first) for row in rows])
+        write_index(
+            partial / "index.csv", [replace(row, record=row.record - part.first) for row in rows]
+        )
         size = (partial / RECORDS).stat().st_size
-        part = replace(part, first=0, size=size, sha256=part.sha256 if alone else file_sha256(partial / RECORDS))
+        part = replace(
+            part,
+            first=0,
+            size=size,
+            sha256=part.sha256 if alone else file_sha256(partial / RECORDS),
+        )
         _name(partial, part, folder)
         return part
 
     def sound(self, key: str) -> bool:
-        """Whether the shard that holds a part has the checksum of the manifest; if not, its parts are forgotten."""
+        """Whether the shard that holds a part has the checksum of the manifest; if not, its parts
+        are forgotten."""
         part = self.parts.get(key)
         if part is None:
             return False
         shard, _, _ = self._place_of(part)
         if shard not in self._verified:
-            wanted = {self.out / entry["file"]: entry["sha256"] for entry in self._shards[part.split]}
+            wanted = {
+                self.out / entry["file"]: entry["sha256"] for entry in self._shards[part.split]
+            }
             self._verified[shard] = file_sha256(shard) == wanted[shard]
         if not self._verified[shard]:
             del self.parts[key]
@@ -355,5 +410,7 @@ class KeptParts:
     def _place_of(self, part: Part) -> tuple[Path, int, bool]:
         place = self._locate(part)
         if place is None:
-            raise UserError(f"{self.out} was changed by somebody else just now; run the same command again.")
+            raise UserError(
+                f"{self.out} was changed by somebody else just now; run the same command again."
+            )
         return place

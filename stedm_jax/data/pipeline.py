@@ -1,7 +1,8 @@
 """From tile sets to batches: batch n is a pure function of (seed, n), on any number of hosts.
 
-source -> shuffle (seeded) -> repeat -> mix by weight -> load and augment with the element's own random generator ->
-batch -> this host's part, from the wanted step on. So the step number is the whole state of the data.
+source -> shuffle (seeded) -> repeat -> mix by weight -> load and augment with the element's own
+random generator -> batch -> this host's part, from the wanted step on. So the step number is the
+whole state of the data.
 """
 
 import sys
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 import grain
 import numpy as np
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.data.around import check_around, field_around
 from stedm_jax.data.arrays import ArrayStore
 from stedm_jax.data.augment import Movement, View, Views, affine_copy, dihedral, stain_jitter
@@ -20,14 +22,15 @@ from stedm_jax.data.records import TileSet
 from stedm_jax.data.sampling import Rounds
 from stedm_jax.data.schema import core, decode_arrays
 from stedm_jax.data.styles import StylePool
-from stedm_jax.errors import UserError
 
 ENDLESS = 2**48
-"""About how many elements an endless source has. With more, the length of a mix is no number that Python can give."""
+"""About how many elements an endless source has. With more, the length of a mix is no number that
+Python can give."""
 
 
 class DamagedTile(UserError):
-    """A record that cannot be read, of so few that they may be skipped. `key` is its (split, record)."""
+    """A record that cannot be read, of so few that they may be skipped. `key` is its (split,
+    record)."""
 
     def __init__(self, key: tuple[str, int], text: str) -> None:
         super().__init__(text)
@@ -58,7 +61,9 @@ class TileReader:
         try:
             self._sources = {split: tiles.source(split) for split in tiles.splits}
         except RuntimeError as error:
-            raise UserError(f"A file of {tiles.path} is damaged ({str(error)[:300]}); pack the tiles again.") from error
+            raise UserError(
+                f"A file of {tiles.path} is damaged ({str(error)[:300]}); pack the tiles again."
+            ) from error
         self._cache: dict[tuple[str, int], dict[str, np.ndarray]] = {}
         self._room = cache_mb * 1_000_000
         self._lock = threading.Lock()
@@ -92,21 +97,29 @@ class TileReader:
         if not arrays.keys() >= set(names):
             try:
                 arrays = decode_arrays(self._sources[row.split][row.record], names)
-            except Exception as error:  # of the file, the record, or the image in it: none of them can be used
+            except (
+                Exception
+            ) as error:  # of the file, the record, or the image in it: none of them can be used
                 raise self.damage(row, error) from error
             arrays["mask"] = self.table[arrays["mask"]]
             with self._lock:
                 kept = self._cache.get(key, {})  # perhaps the mask alone
-                more = sum(array.nbytes for array in arrays.values()) - sum(array.nbytes for array in kept.values())
+                more = sum(array.nbytes for array in arrays.values()) - sum(
+                    array.nbytes for array in kept.values()
+                )
                 if len(arrays) > len(kept) and more <= self._room:
                     self._cache[key] = arrays
                     self._room -= more
         return arrays
 
     def damage(self, row: IndexRow, error: Exception) -> UserError:
-        """Notes that a record cannot be used; gives a DamagedTile, or what to raise when there are too many."""
+        """Notes that a record cannot be used; gives a DamagedTile, or what to raise when there are
+        too many."""
         file, index = self.tiles.place(row.split, row.record)
-        what, why = f"Record {index} of {file}", (str(error).splitlines() or [type(error).__name__])[0][:200]
+        what, why = (
+            f"Record {index} of {file}",
+            (str(error).splitlines() or [type(error).__name__])[0][:200],
+        )
         with self._lock:
             new = what not in self.damaged
             self.damaged[what] = why
@@ -119,7 +132,10 @@ class TileReader:
         if new:
             text = f"{what} is damaged ({why}) and is skipped, number {count} of at most {self.max_damaged}"
             print(text, file=sys.stderr, flush=True)
-        return DamagedTile((row.split, row.record), f"{what} is damaged ({why}), and no other can stand for it here.")
+        return DamagedTile(
+            (row.split, row.record),
+            f"{what} is damaged ({why}), and no other can stand for it here.",
+        )
 
 
 @dataclass(frozen=True)
@@ -131,15 +147,18 @@ class Source:
       rows: the rows.
       weight: share, relative to the other sources.
       pool: style tiles for the rows, from the same rows; None where no style is wanted.
-      chosen: positions in the rows that are drawn from; None: all. The others still lend their style.
-      groups: the chosen positions divided into groups (slides, patients) that weigh the same; none: every tile does.
-      movement: of tiles within their margin, in training; style tiles are not moved, and of the source "multipatch"
-        they keep away from all that a moved tile may show.
+      chosen: positions in the rows that are drawn from; None: all. The others still lend their
+        style.
+      groups: the chosen positions divided into groups (slides, patients) that weigh the same; none:
+        every tile does.
+      movement: of tiles within their margin, in training; style tiles are not moved, and of the
+        source "multipatch" they keep away from all that a moved tile may show.
       views: the augmentations that training draws from; None: any, drawn anew each time.
-      stored: what was computed of those views, and is yielded by its names; of tiles as they are where there is no
-        augmentation.
+      stored: what was computed of those views, and is yielded by its names; of tiles as they are
+        where there is no augmentation.
       pixels: False: the image is not read, because what is stored stands for it.
-      around: whether a tile comes with the field around it, "region": tile and margin, brought to the tile's size.
+      around: whether a tile comes with the field around it, "region": tile and margin, brought to
+        the tile's size.
     """
 
     reader: TileReader
@@ -163,15 +182,19 @@ class Source:
 class LoadTile(grain.transforms.RandomMap):
     """Reads and augments the tile that an element (source, position) stands for.
 
-    Yields a dict: image uint8 (h, w, 3), mask uint8 (h, w), and, with style pools, styles uint8 (k, h, w, 3); with
+    Yields a dict: image uint8 (h, w, 3), mask uint8 (h, w), and, with style pools, styles uint8 (k,
+      h, w, 3); with
     stored arrays also those, or those in place of the image.
     """
 
     def __init__(self, sources: Sequence[Source], jitter: float = 0.0, augment: bool = True):
         self.sources, self.jitter, self.augment = sources, jitter, augment
 
-    def random_map(self, element: tuple[int, int], rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """That tile; where its record is damaged, the next sound one of its source. Damaged style tiles are redrawn."""
+    def random_map(
+        self, element: tuple[int, int], rng: np.random.Generator
+    ) -> dict[str, np.ndarray]:
+        """That tile; where its record is damaged, the next sound one of its source. Damaged style
+        tiles are redrawn."""
         number, position = element
         source = self.sources[number]
         for _ in range(source.reader.max_damaged + 1000):
@@ -182,9 +205,13 @@ class LoadTile(grain.transforms.RandomMap):
                 if damage.key == (row.split, row.record):
                     places = list(source.positions)
                     position = places[(places.index(position) + 1) % len(places)]
-        raise UserError(f"Too many records of {source.reader.tiles.path} are damaged; pack the tiles again.")
+        raise UserError(
+            f"Too many records of {source.reader.tiles.path} are damaged; pack the tiles again."
+        )
 
-    def load(self, source: Source, position: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    def load(
+        self, source: Source, position: int, rng: np.random.Generator
+    ) -> dict[str, np.ndarray]:
         """The tile at a position; a damaged one is a DamagedTile."""
         if source.views is not None or source.stored is not None:
             return self._view(source, position, rng)
@@ -203,15 +230,23 @@ class LoadTile(grain.transforms.RandomMap):
             mask = dihedral(mask, turn)
             images = stain_jitter(images, self.jitter, rng)
         out = {"image": images[0], "mask": mask} | ({"region": images[1]} if source.around else {})
-        return out | ({"styles": np.stack(images[1 + source.around :])} if source.pool is not None else {})
+        return out | (
+            {"styles": np.stack(images[1 + source.around :])} if source.pool is not None else {}
+        )
 
-    def _view(self, source: Source, position: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """One of the views of the tile at a position, with what is stored of it; as it is without augmentation."""
+    def _view(
+        self, source: Source, position: int, rng: np.random.Generator
+    ) -> dict[str, np.ndarray]:
+        """One of the views of the tile at a position, with what is stored of it; as it is without
+        augmentation."""
         row, reader, store = source.rows[position], source.reader, source.stored
         margin, split, record = reader.tiles.margin, row.split, row.record
         if store is not None and record in store.absent[split]:
             raise reader.damage(row, ValueError("it could not be read when its arrays were stored"))
-        whole, out = (reader.read_whole(row) if source.pixels else (None, reader.read_mask(row))), {}
+        whole, out = (
+            (reader.read_whole(row) if source.pixels else (None, reader.read_mask(row))),
+            {},
+        )
         styles: list[np.ndarray] = []
         if source.pool is not None:
             styles = self._styles(source, position, lambda: reader.read(row)[0], rng)
@@ -227,7 +262,11 @@ class LoadTile(grain.transforms.RandomMap):
         return out if store is None else out | store.read(split, record, number)
 
     def _styles(
-        self, source: Source, position: int, image: Callable[[], np.ndarray], rng: np.random.Generator
+        self,
+        source: Source,
+        position: int,
+        image: Callable[[], np.ndarray],
+        rng: np.random.Generator,
     ) -> list[np.ndarray]:
         pool, tile = source.pool, source.reader.tiles.tile
         assert pool is not None
@@ -242,13 +281,16 @@ class LoadTile(grain.transforms.RandomMap):
 def tile_dataset(
     sources: Sequence[Source], *, seed: int, jitter: float = 0.0, augment: bool = True
 ) -> grain.MapDataset:
-    """An endless data set of shuffled tiles, mixed by weight; element i is a pure function of (seed, i).
+    """An endless data set of shuffled tiles, mixed by weight; element i is a pure function of
+    (seed, i).
 
     Raises:
       UserError: a source without a row, or no source, or tiles with too small a margin.
     """
     if not sources or not all(source.positions for source in sources):
-        raise UserError("A source of training tiles is empty; check the splits of the tile set and the config.")
+        raise UserError(
+            "A source of training tiles is empty; check the splits of the tile set and the config."
+        )
     for source in sources:
         tiles = source.reader.tiles
         source.movement.check(tiles.tile, tiles.margin, f"the tile set {tiles.path}")
@@ -271,7 +313,13 @@ def _order(source: Source, number: int, seed: int) -> grain.MapDataset:
 
 
 def training_batches(
-    dataset: grain.MapDataset, *, batch: int, start: int, host: int = 0, hosts: int = 1, threads: int = 8
+    dataset: grain.MapDataset,
+    *,
+    batch: int,
+    start: int,
+    host: int = 0,
+    hosts: int = 1,
+    threads: int = 8,
 ) -> Iterator[dict[str, np.ndarray]]:
     """This host's part of the global batches start, start + 1, ...
 
@@ -286,7 +334,9 @@ def training_batches(
       UserError: the batch does not divide by the number of hosts.
     """
     if batch % hosts:
-        raise UserError(f"A batch of {batch} does not divide over {hosts} hosts; use a multiple of {hosts}.")
+        raise UserError(
+            f"A batch of {batch} does not divide over {hosts} hosts; use a multiple of {hosts}."
+        )
     local = dataset.batch(batch // hosts).slice(slice(start * hosts + host, None, hosts))
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
     return iter(local.to_iter_dataset(options))
@@ -304,7 +354,8 @@ def evaluation_batches(
     stored: ArrayStore | None = None,
     around: bool = False,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """All rows once, in order, the last batch padded: image, mask, patient int32 (b,), weight float32 (b,).
+    """All rows once, in order, the last batch padded: image, mask, patient int32 (b,), weight
+    float32 (b,).
 
     With a pool also styles (b, k, h, w, 3), the same ones each time.
 
@@ -335,6 +386,8 @@ def evaluation_batches(
                 loaded.append(load.random_map((0, position), np.random.default_rng(position)))
                 weights[number] = 0.0
         yield {name: np.stack([each[name] for each in loaded]) for name in loaded[0]} | {
-            "patient": np.array([patients[rows[position].patient] for position in positions], np.int32),
+            "patient": np.array(
+                [patients[rows[position].patient] for position in positions], np.int32
+            ),
             "weight": np.array(weights, np.float32),
         }

@@ -1,7 +1,9 @@
 """PNG of RGB tiles, quickly: packing spends most of its time on it.
 
-A PNG is filtered rows in a deflate stream (ISO/IEC 15948). One filter for all rows, the mean of left and upper pixel
-(type 3), loses little against choosing for each row, and ISA-L compresses some three times as fast as zlib.
+A PNG is filtered rows in a deflate stream (ISO/IEC 15948). One filter for all rows, the mean of
+left and upper pixel
+(type 3), loses little against choosing for each row, and ISA-L compresses some three times as fast
+as zlib.
 """
 
 import struct

@@ -1,9 +1,11 @@
-"""Tile sets on disk: ArrayRecord shards that TensorFlow Datasets opens too, an index and a manifest.
+"""Tile sets on disk: ArrayRecord shards that TensorFlow Datasets opens too, an index and a
+manifest.
 
     DIR/<name>-<split>.array_record-00000-of-00001   records (schema.py), group_size 1, uncompressed
-    DIR/features.json, DIR/dataset_info.json         what tensorflow_datasets.builder_from_directory reads
-    DIR/index.csv                                    a row a record: patient, slide, position, labelled pixels
-    DIR/manifest.json                                classes, colours, patients, microns, checksums, versions
+    DIR/features.json, DIR/dataset_info.json         what tensorflow_datasets.builder_from_directory
+    reads DIR/index.csv                                    a row a record: patient, slide, position,
+    labelled pixels DIR/manifest.json                                classes, colours, patients,
+    microns, checksums, versions
 
 A tile set appears under its name when it is complete and not before.
 """
@@ -22,6 +24,7 @@ from typing import Any
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from stedm_jax import __version__
+from stedm_jax.common.errors import UserError
 from stedm_jax.data.index import IndexRow, index_row, read_index, write_index
 from stedm_jax.data.remote import fetch, is_remote
 from stedm_jax.data.schema import (
@@ -36,7 +39,6 @@ from stedm_jax.data.schema import (
 )
 from stedm_jax.data.splits import check_disjoint
 from stedm_jax.data.tfds import write_tfds_metadata
-from stedm_jax.errors import UserError
 
 RECORD_OPTIONS = "group_size:1,uncompressed"
 
@@ -48,13 +50,18 @@ def file_sha256(path: Path) -> str:
 
 
 def settle(folder: Path) -> None:
-    """Waits until a folder and its files are on the disk, so that a name given next never outlives what it names."""
+    """Waits until a folder and its files are on the disk, so that a name given next never outlives
+    what it names."""
     for path in (*(file for file in folder.iterdir() if file.is_file()), folder):
         handle = os.open(path, os.O_RDONLY)
         try:
             os.fsync(handle)
         except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):  # file systems without it
+            if error.errno not in (
+                errno.EINVAL,
+                errno.ENOTSUP,
+                errno.EBADF,
+            ):  # file systems without it
                 raise
         finally:
             os.close(handle)
@@ -108,7 +115,8 @@ class SetSpec:
 
 @dataclass
 class Shard:
-    """A finished shard: its file under any name, records, bytes of all of them, and checksum (None: not known)."""
+    """A finished shard: its file under any name, records, bytes of all of them, and checksum (None:
+    not known)."""
 
     path: Path
     records: int
@@ -117,9 +125,14 @@ class Shard:
 
 
 def write_set(
-    folder: Path, spec: SetSpec, shards: Mapping[str, Sequence[Shard]], rows: Sequence[IndexRow], out: Path
+    folder: Path,
+    spec: SetSpec,
+    shards: Mapping[str, Sequence[Shard]],
+    rows: Sequence[IndexRow],
+    out: Path,
 ) -> None:
-    """Gives shards that lie in a folder their final names, writes all that describes them, and moves the folder.
+    """Gives shards that lie in a folder their final names, writes all that describes them, and
+    moves the folder.
 
     Args:
       folder: holds the shards; becomes `out`.
@@ -139,12 +152,18 @@ def write_set(
             name = f"{spec.name}-{split}.array_record-{number:05d}-of-{len(members):05d}"
             path = shard.path.rename(folder / name)
             entry = {"file": name, "records": shard.records, "bytes": path.stat().st_size}
-            entries.setdefault(split, []).append(entry | {"sha256": shard.sha256 or file_sha256(path)})
+            entries.setdefault(split, []).append(
+                entry | {"sha256": shard.sha256 or file_sha256(path)}
+            )
     lengths = {split: [shard.records for shard in members] for split, members in shards.items()}
     payload = {split: sum(shard.payload for shard in members) for split, members in shards.items()}
-    write_tfds_metadata(folder, spec.name, spec.tile + 2 * spec.margin, spec.codec, lengths, payload)
+    write_tfds_metadata(
+        folder, spec.name, spec.tile + 2 * spec.margin, spec.codec, lengths, payload
+    )
     write_index(folder / "index.csv", rows)
-    patients = {split: sorted({row.patient for row in rows if row.split == split}) for split in shards}
+    patients = {
+        split: sorted({row.patient for row in rows if row.split == split}) for split in shards
+    }
     manifest = {
         "schema": SCHEMA_VERSION,
         "name": spec.name,
@@ -175,7 +194,8 @@ def replace_folder(folder: Path, out: Path) -> None:
 
 
 def sweep(out: Path) -> None:
-    """Removes what killed runs left beside `out`; brings back a set that one of them was about to replace."""
+    """Removes what killed runs left beside `out`; brings back a set that one of them was about to
+    replace."""
     for stale in out.parent.glob(f"{out.name}.partial-*"):
         shutil.rmtree(stale, ignore_errors=True)
     for old in sorted(out.parent.glob(f"{out.name}.replaced-*")):
@@ -195,7 +215,8 @@ class TileWriter:
       overwrite: replace a tile set that stands there.
 
     Raises:
-      UserError: the folder is taken, a tile breaks the schema, a patient is in two splits, nothing was written.
+      UserError: the folder is taken, a tile breaks the schema, a patient is in two splits, nothing
+        was written.
     """
 
     def __init__(
@@ -213,7 +234,9 @@ class TileWriter:
         overwrite: bool = False,
     ):
         if out.exists() and not overwrite:
-            raise UserError(f"{out} exists already; give another --out, or --overwrite to replace it.")
+            raise UserError(
+                f"{out} exists already; give another --out, or --overwrite to replace it."
+            )
         check_name(name)
         self.out, self.shard_size = Path(out), shard_size
         self.spec = SetSpec(name, tuple(classes), mpp, tile, margin, codec, source or {})
@@ -253,7 +276,10 @@ class TileWriter:
             self._writers.pop(split).close()
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         try:
             for split in list(self._writers):
@@ -294,19 +320,27 @@ class TileSet:
         self.path, self.manifest, self._rows = path, manifest, rows
         self._open: dict[str, Any] = {}
         self.classes = tuple(ClassSpec(c["name"], tuple(c["color"])) for c in manifest["classes"])
-        self.mpp, self.tile, self.margin = float(manifest["mpp"]), int(manifest["tile"]), int(manifest["margin"])
+        self.mpp, self.tile, self.margin = (
+            float(manifest["mpp"]),
+            int(manifest["tile"]),
+            int(manifest["margin"]),
+        )
 
     @classmethod
     def open(cls, path: Path | str) -> "TileSet":
-        """Opens a tile set, in a folder or at a URL such as gs://bucket/tiles, whose files are fetched first.
+        """Opens a tile set, in a folder or at a URL such as gs://bucket/tiles, whose files are
+        fetched first.
 
         Raises:
-          UserError: no tile set there, another schema, shards missing or of another size, patients in two splits.
+          UserError: no tile set there, another schema, shards missing or of another size, patients
+            in two splits.
         """
         path = fetch(str(path)) if is_remote(path) else Path(path)
         file = path / "manifest.json"
         if not file.exists():
-            raise UserError(f"{path} is no tile set: it has no manifest.json. Prepare one with data_prep.")
+            raise UserError(
+                f"{path} is no tile set: it has no manifest.json. Prepare one with data_prep."
+            )
         try:
             manifest = json.loads(file.read_text())
         except json.JSONDecodeError as error:
@@ -332,7 +366,9 @@ class TileSet:
         Raises:
           UserError: names each file that differs.
         """
-        wanted = {s["file"]: s["sha256"] for shards in self.manifest["shards"].values() for s in shards}
+        wanted = {
+            s["file"]: s["sha256"] for shards in self.manifest["shards"].values() for s in shards
+        }
         wanted["index.csv"] = self.manifest["index_sha256"]
         wrong = [name for name, digest in wanted.items() if file_sha256(self.path / name) != digest]
         if wrong:
@@ -340,9 +376,15 @@ class TileSet:
 
     @property
     def fingerprint(self) -> str:
-        """One checksum, SHA-256 in hex, of all that can be learnt from it; the set's name and place do not count."""
-        kept = {key: self.manifest[key] for key in ("schema", "classes", "mpp", "tile", "index_sha256")}
-        shards = {split: [s["sha256"] for s in shards] for split, shards in self.manifest["shards"].items()}
+        """One checksum, SHA-256 in hex, of all that can be learnt from it; the set's name and place
+        do not count."""
+        kept = {
+            key: self.manifest[key] for key in ("schema", "classes", "mpp", "tile", "index_sha256")
+        }
+        shards = {
+            split: [s["sha256"] for s in shards]
+            for split, shards in self.manifest["shards"].items()
+        }
         return hashlib.sha256(json.dumps([kept, shards], sort_keys=True).encode()).hexdigest()
 
     @property
@@ -365,8 +407,12 @@ class TileSet:
           UserError: the set has no such split.
         """
         if split not in self._rows:
-            raise UserError(f"The tile set {self.path} has no split '{split}'; it has {', '.join(self.splits)}.")
-        from grain.sources import ArrayRecordDataSource  # takes seconds, and who packs does not need it
+            raise UserError(
+                f"The tile set {self.path} has no split '{split}'; it has {', '.join(self.splits)}."
+            )
+        from grain.sources import (
+            ArrayRecordDataSource,
+        )  # takes seconds, and who packs does not need it
 
         files = [str(self.path / shard["file"]) for shard in self.manifest["shards"][split]]
         return ArrayRecordDataSource(files)

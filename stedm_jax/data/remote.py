@@ -1,15 +1,19 @@
-"""Tile sets in object stores (s3://, gs://, ... by fsspec): sent whole, and fetched into a cache on this machine.
+"""Tile sets in object stores (s3://, gs://, ... by fsspec): sent whole, and fetched into a cache on
+this machine.
 
-A set is there when its manifest is, which is sent last and fetched first: it says which files belong to the set and
-what their SHA-256 is. Both ways an interrupted transfer goes on where it stopped. The other files lie in a folder that
-is named by the manifest's content, so that a set that is replaced stays whole until the new manifest is in its place;
-only then its files go, and who is fetching it just then is told to fetch again. TensorFlow Datasets opens that folder.
+A set is there when its manifest is, which is sent last and fetched first: it says which files
+  belong to the set and
+what their SHA-256 is. Both ways an interrupted transfer goes on where it stopped. The other files
+lie in a folder that is named by the manifest's content, so that a set that is replaced stays whole
+until the new manifest is in its place; only then its files go, and who is fetching it just then is
+told to fetch again. TensorFlow Datasets opens that folder.
 
     URL/manifest.json                            which set is there
     URL/<hash>/                                  all its files; a set that was copied flat opens too
     $STEDM_CACHE                                 the cache (~/.cache/stedm_jax)
-    $STEDM_CACHE/<name>-<hash>/                  a fetched set; a set of other content at the same URL has another hash
-    $STEDM_CACHE/<name>-<hash>/<file>.partial    the beginning of a file; the file under its name has been verified
+    $STEDM_CACHE/<name>-<hash>/                  a fetched set; a set of other content at the same
+    URL has another hash $STEDM_CACHE/<name>-<hash>/<file>.partial    the beginning of a file; the
+    file under its name has been verified
 """
 
 import errno
@@ -26,16 +30,26 @@ from typing import Any
 
 import fsspec
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.data.schema import SCHEMA_VERSION
-from stedm_jax.errors import UserError
 
 MANIFEST = "manifest.json"
 BLOCK = 1 << 22
 """Bytes that are held at once."""
 _DRIVERS = {
-    "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "abfss": "adlfs",
-    "http": "aiohttp", "https": "aiohttp", "hdfs": "pyarrow", "sftp": "paramiko", "ssh": "paramiko",
-}  # fmt: skip
+    "s3": "s3fs",
+    "s3a": "s3fs",
+    "gs": "gcsfs",
+    "gcs": "gcsfs",
+    "az": "adlfs",
+    "abfs": "adlfs",
+    "abfss": "adlfs",
+    "http": "aiohttp",
+    "https": "aiohttp",
+    "hdfs": "pyarrow",
+    "sftp": "paramiko",
+    "ssh": "paramiko",
+}
 OWN_PARTS = "parts.jsonl"
 """What a set that was made of parts has besides; those who go on packing need it."""
 
@@ -65,7 +79,8 @@ def _sha256(data: bytes) -> str:
 
 
 def check_writable(url: str, overwrite: bool = False, known: Collection[str] = ()) -> None:
-    """Finds out before hours of work whether `push` will be able to send a set: driver, credentials, what lies there.
+    """Finds out before hours of work whether `push` will be able to send a set: driver,
+    credentials, what lies there.
 
     Args:
       url: where the files are to lie.
@@ -84,20 +99,24 @@ def check_writable(url: str, overwrite: bool = False, known: Collection[str] = (
 
 
 def push(folder: Path, url: str, overwrite: bool = False, known: Collection[str] = ()) -> None:
-    """Sends a tile set; the manifest last, so that nobody reads half of it. The set that lay there goes after that.
+    """Sends a tile set; the manifest last, so that nobody reads half of it. The set that lay there
+    goes after that.
 
     Args:
       folder: the set.
       url: where its files are to lie.
       overwrite: replace another set that lies there.
-      known: SHA-256 of manifests of sets that may be replaced in any case, since they were sent from here.
+      known: SHA-256 of manifests of sets that may be replaced in any case, since they were sent
+        from here.
 
     Raises:
       UserError: no set in the folder, another one at the URL, or the store refuses.
     """
     file = folder / MANIFEST
     if not file.is_file():
-        raise UserError(f"{folder} is no tile set: it has no {MANIFEST}. Prepare one with data_prep.")
+        raise UserError(
+            f"{folder} is no tile set: it has no {MANIFEST}. Prepare one with data_prep."
+        )
     data = file.read_bytes()
     store, root = _connect(url)
     with _talking(url):
@@ -132,7 +151,10 @@ def _check_place(there: bytes, url: str, overwrite: bool, known: Collection[str]
 def _send(folder: Path, store: Any, target: str, manifest: bytes) -> None:
     store.makedirs(target, exist_ok=True)
     optional = [OWN_PARTS] if (folder / OWN_PARTS).is_file() else []
-    for name, sha256 in [*_files(json.loads(manifest)), *((name, "") for name in (*optional, MANIFEST))]:
+    for name, sha256 in [
+        *_files(json.loads(manifest)),
+        *((name, "") for name in (*optional, MANIFEST)),
+    ]:
         if not (folder / name).is_file():
             raise UserError(f"{folder / name} is missing; pack the tiles again.")
         path, size = f"{target}/{name}", (folder / name).stat().st_size
@@ -145,7 +167,11 @@ def _tidy(store: Any, root: str, old: bytes, version: str) -> None:
     store.invalidate_cache()
     for entry in store.ls(root, detail=False):
         name = str(entry).rstrip("/").rpartition("/")[2]
-        if re.fullmatch("[0-9a-f]{16}", name) and name != version and store.exists(f"{root}/{name}/index.csv"):
+        if (
+            re.fullmatch("[0-9a-f]{16}", name)
+            and name != version
+            and store.exists(f"{root}/{name}/index.csv")
+        ):
             store.rm(f"{root}/{name}", recursive=True)
     try:
         flat = [name for name, _ in _files(json.loads(old))] if old else []
@@ -161,13 +187,15 @@ def fetch(url: str, cache: Path | None = None) -> Path:
 
     Args:
       url: of the set.
-      cache: folder for fetched sets; None: `cache_folder()`. Processes that share it wait for each other.
+      cache: folder for fetched sets; None: `cache_folder()`. Processes that share it wait for each
+        other.
 
     Returns:
       The folder of the copy.
 
     Raises:
-      UserError: no set at the URL, a driver is missing, the store refuses, or files are damaged there.
+      UserError: no set at the URL, a driver is missing, the store refuses, or files are damaged
+        there.
     """
     store, root = _connect(url)
     data = _read_manifest(store, root, url)
@@ -188,12 +216,24 @@ def fetch(url: str, cache: Path | None = None) -> Path:
 
 
 def _files(manifest: dict[str, Any]) -> list[tuple[str, str]]:
-    """Files of a set with their SHA-256, where the manifest has one; the manifest is not among them."""
-    shards = [(shard["file"], shard["sha256"]) for shards in manifest["shards"].values() for shard in shards]
-    files = [*shards, ("index.csv", manifest["index_sha256"]), ("features.json", ""), ("dataset_info.json", "")]
+    """Files of a set with their SHA-256, where the manifest has one; the manifest is not among
+    them."""
+    shards = [
+        (shard["file"], shard["sha256"])
+        for shards in manifest["shards"].values()
+        for shard in shards
+    ]
+    files = [
+        *shards,
+        ("index.csv", manifest["index_sha256"]),
+        ("features.json", ""),
+        ("dataset_info.json", ""),
+    ]
     outside = [name for name, _ in files if Path(name).name != name]
     if outside:
-        raise UserError(f"The manifest names {', '.join(outside)}, outside its own folder; it is not to be trusted.")
+        raise UserError(
+            f"The manifest names {', '.join(outside)}, outside its own folder; it is not to be trusted."
+        )
     return files
 
 
@@ -202,21 +242,28 @@ def _read_manifest(store: Any, root: str, url: str) -> bytes:
         try:
             return store.cat_file(f"{root}/{MANIFEST}")
         except FileNotFoundError as error:
-            raise UserError(f"{url} is no tile set: there is no {MANIFEST}, or it is still being sent.") from error
+            raise UserError(
+                f"{url} is no tile set: there is no {MANIFEST}, or it is still being sent."
+            ) from error
 
 
 def _parse(url: str, data: bytes) -> dict[str, Any]:
     try:
         manifest = json.loads(data)
     except ValueError as error:
-        raise UserError(f"The {MANIFEST} of {url} is damaged ({error}); send the tile set again.") from error
+        raise UserError(
+            f"The {MANIFEST} of {url} is damaged ({error}); send the tile set again."
+        ) from error
     if manifest.get("schema") != SCHEMA_VERSION:
-        raise UserError(f"{url} has schema {manifest.get('schema')}, this version reads {SCHEMA_VERSION}; pack again.")
+        raise UserError(
+            f"{url} has schema {manifest.get('schema')}, this version reads {SCHEMA_VERSION}; pack again."
+        )
     return manifest
 
 
 def _fetch_file(store: Any, source: str, target: Path, sha256: str, url: str) -> None:
-    """Fetches a file from where an earlier attempt stopped; from its start if that does not fit together."""
+    """Fetches a file from where an earlier attempt stopped; from its start if that does not fit
+    together."""
     partial = target.with_name(f"{target.name}.partial")
     for attempt in ("resume", "whole"):
         if attempt == "whole":
@@ -238,7 +285,9 @@ def _fetch_file(store: Any, source: str, target: Path, sha256: str, url: str) ->
             partial.replace(target)
             return
     partial.unlink(missing_ok=True)
-    raise UserError(f"{source} of {url} does not have the checksum of its manifest; send the tile set again.")
+    raise UserError(
+        f"{source} of {url} does not have the checksum of its manifest; send the tile set again."
+    )
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -259,7 +308,9 @@ def _connect(url: str) -> tuple[Any, str]:
             "gcsfs come with stedm_jax[remote])."
         ) from error
     except ValueError as error:
-        raise UserError(f"{url} is of no known kind ({error}); use s3://, gs:// or a local folder.") from error
+        raise UserError(
+            f"{url} is of no known kind ({error}); use s3://, gs:// or a local folder."
+        ) from error
     return store, str(root).rstrip("/")
 
 

@@ -1,8 +1,10 @@
-"""Which tiles training draws, and how often: shares of kinds of tiles, and patients or slides of equal weight.
+"""Which tiles training draws, and how often: shares of kinds of tiles, and patients or slides of
+equal weight.
 
-A kind is the name of a class of the experiment; "foreground", any class that scores are about; "glass", a tile that
-was cut as glass; or "rest", whatever is of no other kind that is listed. A tile counts for the first kind listed that
-it is of. What it is of is what it was sampled for (its kind), and where nobody sampled, what is drawn in it.
+A kind is the name of a class of the experiment; "foreground", any class that scores are about;
+"glass", a tile that was cut as glass; or "rest", whatever is of no other kind that is listed. A
+tile counts for the first kind listed that it is of. What it is of is what it was sampled for (its
+kind), and where nobody sampled, what is drawn in it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.data.classes import ClassMap
 from stedm_jax.data.index import IndexRow
 from stedm_jax.data.schema import ClassSpec
-from stedm_jax.errors import UserError
 
 GLASS = "glass"
 """Kind of a tile that was cut as glass."""
@@ -32,7 +34,8 @@ class Part:
     Attributes:
       positions: of these tiles among the rows.
       weight: their share; those of all parts add up to 1.
-      groups: the positions, divided into slides or patients of equal weight; empty: every tile weighs the same.
+      groups: the positions, divided into slides or patients of equal weight; empty: every tile
+        weighs the same.
     """
 
     positions: tuple[int, ...]
@@ -41,7 +44,9 @@ class Part:
 
     def draw(self, rng: np.random.Generator) -> int:
         """One of the positions."""
-        members = self.groups[int(rng.integers(len(self.groups)))] if self.groups else self.positions
+        members = (
+            self.groups[int(rng.integers(len(self.groups)))] if self.groups else self.positions
+        )
         return members[int(rng.integers(len(members)))]
 
 
@@ -58,16 +63,25 @@ def check_shares(shares: Sequence[Any], names: Sequence[str], key: str) -> None:
     """
     kinds = (*names, FOREGROUND, GLASS, REST)
     for pair in shares:
-        if not isinstance(pair, tuple | list) or len(pair) != 2 or isinstance(pair[1], str) or not 0 < pair[1] <= 1:
+        if (
+            not isinstance(pair, tuple | list)
+            or len(pair) != 2
+            or isinstance(pair[1], str)
+            or not 0 < pair[1] <= 1
+        ):
             raise UserError(
                 f"config.{key} holds {pair!r}; give pairs of a kind of tiles and its share above 0, such as "
                 f"(('{names[-1]}', 0.5), ('{REST}', 0.5)), in the config file."
             )
         if pair[0] not in kinds:
-            raise UserError(f"config.{key} names '{pair[0]}'; kinds of tiles are {', '.join(kinds)}.")
+            raise UserError(
+                f"config.{key} names '{pair[0]}'; kinds of tiles are {', '.join(kinds)}."
+            )
     listed = [kind for kind, _ in shares]
     if len(set(listed)) < len(listed):
-        raise UserError(f"config.{key} names a kind twice ({', '.join(listed)}); a tile counts for one only.")
+        raise UserError(
+            f"config.{key} names a kind twice ({', '.join(listed)}); a tile counts for one only."
+        )
     total = sum(share for _, share in shares)
     if shares and abs(total - 1) > 1e-6:
         raise UserError(f"The shares of config.{key} add up to {total:g}; make it 1.")
@@ -147,20 +161,26 @@ def _kinds(row: IndexRow, ids: Mapping[str, int], classes: ClassMap) -> set[str]
     return kinds | ({FOREGROUND} if present & set(classes.foreground) else set())
 
 
-def _groups(rows: Sequence[IndexRow], positions: Sequence[int], uniform: str) -> tuple[tuple[int, ...], ...]:
+def _groups(
+    rows: Sequence[IndexRow], positions: Sequence[int], uniform: str
+) -> tuple[tuple[int, ...], ...]:
     if uniform == "tile":
         return ()
     groups: dict[tuple[str, ...], list[int]] = {}
     for position in positions:
         row = rows[position]
-        groups.setdefault((row.patient, row.slide) if uniform == "slide" else (row.patient,), []).append(position)
+        groups.setdefault(
+            (row.patient, row.slide) if uniform == "slide" else (row.patient,), []
+        ).append(position)
     return tuple(tuple(group) for group in groups.values())
 
 
 class Rounds:
-    """An endless order in which every group comes once a round, and within a group every member once a pass.
+    """An endless order in which every group comes once a round, and within a group every member
+    once a pass.
 
-    Item i is a pure function of (seed, i): the place in its round says which group, the round which member.
+    Item i is a pure function of (seed, i): the place in its round says which group, the round which
+    member.
 
     Args:
       groups: positions, divided into groups.

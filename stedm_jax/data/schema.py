@@ -1,7 +1,8 @@
 """The one schema of a tile, real or synthetic, and its encoding as a tf.train.Example message.
 
-A record is an Example whose images are encoded bytes, so that the same shards open as a TensorFlow Datasets
-data set and through our own reader, which decodes only what it is asked for. No jax in here.
+A record is an Example whose images are encoded bytes, so that the same shards open as a TensorFlow
+Datasets data set and through our own reader, which decodes only what it is asked for. No jax in
+here.
 """
 
 import json
@@ -15,15 +16,16 @@ import numpy as np
 from jaxtyping import UInt8
 from tensorflow_datasets.proto import tf_example_generated_pb2 as example_pb2
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.data.example import encode_example
 from stedm_jax.data.png import encode_png
-from stedm_jax.errors import UserError
 
 SCHEMA_VERSION = 2
 VOID = 255
 """Mask value of a pixel without a label; it changes no loss and no score."""
 SPLITS = ("train", "val", "test", "style")
-"""train, val and test are annotated; style holds patients never annotated, a source of style only."""
+"""train, val and test are annotated; style holds patients never annotated, a source of style
+only."""
 SYNTHETIC = "synthetic"
 """The split of generated tiles."""
 FEW = 8
@@ -45,16 +47,19 @@ class Tile:
     Attributes:
       image: RGB, uint8 (h, w, 3); with a margin, the sides are longer by it at both ends.
       mask: class ids, uint8 (h, w), of the same size; VOID where nobody said what is there.
-      patient: the unit of splits and statistics. Of a synthetic tile, the patient whose layout it is.
+      patient: the unit of splits and statistics. Of a synthetic tile, the patient whose layout it
+        is.
       slide, roi: where it was cut from.
       split: one of SPLITS, or SYNTHETIC.
       x, y: top-left corner in level-0 pixels of the slide, without the margin.
       level: pyramid level that was read.
       mpp: microns per pixel of the tile.
-      kind: why it was taken: "glass", or the class or tissue that it was sampled for; "" for a tile of the grid.
+      kind: why it was taken: "glass", or the class or tissue that it was sampled for; "" for a tile
+        of the grid.
       extent: its side in level-0 pixels, without the margin; 0 where that is unknown.
       tags: anything else that the cohort table says.
-      provenance: of a synthetic tile: layout, style tiles, checkpoint, sampler, scales, seed. Empty if real.
+      provenance: of a synthetic tile: layout, style tiles, checkpoint, sampler, scales, seed. Empty
+        if real.
     """
 
     image: UInt8[np.ndarray, "h w 3"]
@@ -90,7 +95,9 @@ def check_tile(tile: Tile, classes: int, margin: int = 0) -> np.ndarray:
     where = f"tile of slide '{tile.slide}' at ({tile.x}, {tile.y})"
     image, mask = tile.image, tile.mask
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
-        raise UserError(f"The {where} is {image.dtype} {image.shape}; an RGB uint8 image is needed.")
+        raise UserError(
+            f"The {where} is {image.dtype} {image.shape}; an RGB uint8 image is needed."
+        )
     if mask.dtype != np.uint8 or mask.shape != image.shape[:2]:
         raise UserError(
             f"The mask of the {where} is {mask.dtype} {mask.shape}, its image {image.shape[:2]}; "
@@ -99,7 +106,9 @@ def check_tile(tile: Tile, classes: int, margin: int = 0) -> np.ndarray:
     if tile.split not in (*SPLITS, SYNTHETIC):
         raise UserError(f"The {where} has split '{tile.split}'; valid are {', '.join(SPLITS)}.")
     if not tile.patient:
-        raise UserError(f"The {where} names no patient; splits are by patient, so fill the column in.")
+        raise UserError(
+            f"The {where} names no patient; splits are by patient, so fill the column in."
+        )
     if not 0.05 <= tile.mpp <= 100:
         raise UserError(f"The {where} has {tile.mpp} um per pixel; that is no microscope's.")
     counts = histogram(mask)
@@ -111,7 +120,9 @@ def check_tile(tile: Tile, classes: int, margin: int = 0) -> np.ndarray:
             "for unlabelled. Correct the mask or name more classes."
         )
     if tile.split == "style" and set(present) - {VOID}:
-        raise UserError(f"The {where} is of split 'style', which is never annotated, but has labels.")
+        raise UserError(
+            f"The {where} is of split 'style', which is never annotated, but has labels."
+        )
     return histogram(core(mask, margin)) if margin else counts
 
 
@@ -122,7 +133,10 @@ def histogram(mask: UInt8[np.ndarray, "h w"]) -> np.ndarray:
         return counts
     least, most = map(int, cv2.minMaxLoc(mask)[:2])
     left = mask.size
-    for value in (most, *range(least, min(most, least + FEW))):  # most masks hold few values, neighbours and VOID
+    for value in (
+        most,
+        *range(least, min(most, least + FEW)),
+    ):  # most masks hold few values, neighbours and VOID
         found = left if least == most else np.count_nonzero(mask == value)
         counts[value] = found
         left -= found
@@ -130,7 +144,11 @@ def histogram(mask: UInt8[np.ndarray, "h w"]) -> np.ndarray:
             return counts
     if mask.size >= 1 << 24:  # OpenCV counts in float32
         return np.bincount(mask.ravel(), minlength=256)
-    return cv2.calcHist([np.ascontiguousarray(mask)], [0], None, [256], [0, 256]).ravel().astype(np.int64)
+    return (
+        cv2.calcHist([np.ascontiguousarray(mask)], [0], None, [256], [0, 256])
+        .ravel()
+        .astype(np.int64)
+    )
 
 
 def core(array: np.ndarray, margin: int) -> np.ndarray:
@@ -139,17 +157,25 @@ def core(array: np.ndarray, margin: int) -> np.ndarray:
 
 
 def _mask_options() -> list[int]:
-    """How masks are written: one filter for all rows and run lengths instead of a search for repeats.
+    """How masks are written: one filter for all rows and run lengths instead of a search for
+    repeats.
 
-    On masks of 256 pixels 0.20 ms and 529 bytes, against 0.75 ms and 663 of level 3 with the usual choices.
+    On masks of 256 pixels 0.20 ms and 529 bytes, against 0.75 ms and 663 of level 3 with the usual
+    choices.
     """
-    options = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
+    options = [
+        cv2.IMWRITE_PNG_COMPRESSION,
+        1,
+        cv2.IMWRITE_PNG_STRATEGY,
+        cv2.IMWRITE_PNG_STRATEGY_RLE,
+    ]
     number = getattr(cv2, "IMWRITE_PNG_FILTER_UP", None)  # OpenCV before 4.12 chooses by itself
     return options if number is None else [*options, cv2.IMWRITE_PNG_FILTER, number]
 
 
 def encode_image(image: UInt8[np.ndarray, "h w 3"], codec: str) -> bytes:
-    """Encodes an RGB image as "png" or "jpegQ" (Q the quality of 50 to 100, chroma not subsampled)."""
+    """Encodes an RGB image as "png" or "jpegQ" (Q the quality of 50 to 100, chroma not
+    subsampled)."""
     if codec == "png":
         return encode_png(image)
     if codec.startswith("jpeg") and codec[4:].isdigit() and 50 <= int(codec[4:]) <= 100:

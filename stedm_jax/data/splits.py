@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 
 
 def check_disjoint(patients: Mapping[str, Iterable[str]], where: str) -> None:

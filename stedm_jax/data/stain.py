@@ -1,21 +1,23 @@
 """Stain normalisation by Macenko and by Reinhard, tile by tile: baselines, off unless asked for.
 
-A tile set that was brought to one stain tells which (`tell`), and inference brings patches to the same (`read_target`).
+A tile set that was brought to one stain tells which (`tell`), and inference brings patches to the
+same (`read_target`).
 
 Macenko et al. (ISBI 2009), with optical density
 
     (1)  OD = -ln((RGB + 1) / 240)
 
-find the plane of the two stains by singular value decomposition of the OD of tissue, the stains as the extreme
-directions in it (1st and 99th percentile of the angle), and scale the amount of each so that its 99th percentile is
-that of the target. Reinhard et al. (2001) match mean and standard deviation of each channel of l-alpha-beta:
+find the plane of the two stains by singular value decomposition of the OD of tissue, the stains as
+the extreme directions in it (1st and 99th percentile of the angle), and scale the amount of each so
+that its 99th percentile is that of the target. Reinhard et al. (2001) match mean and standard
+deviation of each channel of l-alpha-beta:
 
     (2)  l = log of the cone responses, rotated to achromatic, yellow-blue and red-green
 
-Here both are taken over tissue. A tile of glass, or one where two stains cannot be told apart, stays as it is. Tissue
-is what is dense in the mean over channels, where the usual code of Macenko's method wants it dense in every channel,
-which leaves out pale eosin and misses its direction by up to 24 degrees on tissue of known stains. The reference of
-that code, MACENKO_REFERENCE, is brownish.
+Here both are taken over tissue. A tile of glass, or one where two stains cannot be told apart,
+stays as it is. Tissue is what is dense in the mean over channels, where the usual code of Macenko's
+method wants it dense in every channel, which leaves out pale eosin and misses its direction by up
+to 24 degrees on tissue of known stains. The reference of that code, MACENKO_REFERENCE, is brownish.
 """
 
 import json
@@ -28,7 +30,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 
 Image = UInt8[np.ndarray, "h w 3"]
 
@@ -36,7 +38,8 @@ KINDS = ("macenko", "reinhard")
 LIGHT = 240.0
 """Grey level of glass in equation (1), as published."""
 LEAST_DENSITY = 0.15
-"""Of tissue, as published; here of the mean over channels, since eosin alone hardly takes any red."""
+"""Of tissue, as published; here of the mean over channels, since eosin alone hardly takes any
+red."""
 MOST_PIXELS = 65_536
 """That an image is measured by."""
 LEAST_TISSUE = 0.02
@@ -46,7 +49,9 @@ LEAST_ANGLE = np.deg2rad(4.0)
 _DENSITY = -np.log((np.arange(256, dtype=np.float32) + 1.0) / LIGHT)
 
 # Cone responses of RGB, and the rotation of their logarithms (Reinhard et al., equations 4 and 6).
-_LMS = np.array([[0.3811, 0.5783, 0.0402], [0.1967, 0.7244, 0.0782], [0.0241, 0.1288, 0.8444]], np.float32)
+_LMS = np.array(
+    [[0.3811, 0.5783, 0.0402], [0.1967, 0.7244, 0.0782], [0.0241, 0.1288, 0.8444]], np.float32
+)
 _AXES = np.array([[1.0, 1.0, 1.0], [1.0, 1.0, -2.0], [1.0, -1.0, 0.0]], np.float32)
 _LAB = _AXES / np.linalg.norm(_AXES, axis=1, keepdims=True)
 
@@ -68,7 +73,8 @@ class Stains:
     amounts: Float[np.ndarray, "2"]
 
     def give(self, image: Image, measured: UInt8[np.ndarray, "a b 3"]) -> Image:
-        """An image with these stains instead of those of `measured`; what in it is of neither stain goes.
+        """An image with these stains instead of those of `measured`; what in it is of neither stain
+        goes.
 
         Raises:
           Unfit: that tells no stain.
@@ -81,14 +87,15 @@ class Stains:
 
 @dataclass(frozen=True, eq=False)
 class Colors:
-    """Mean and standard deviation of l, alpha and beta over the tissue of an image, after Reinhard."""
+    """Mean and standard deviation of l, alpha and beta over the tissue of an image, after
+    Reinhard."""
 
     mean: Float[np.ndarray, "3"]
     std: Float[np.ndarray, "3"]
 
     def give(self, image: Image, measured: UInt8[np.ndarray, "a b 3"]) -> Image:
-        """An image with these colours instead of those of `measured`. Glass fades into the unchanged image, to stay
-        clear.
+        """An image with these colours instead of those of `measured`. Glass fades into the
+        unchanged image, to stay clear.
 
         Raises:
           Unfit: that has hardly any tissue.
@@ -96,12 +103,16 @@ class Colors:
         own = find_colors(measured)
         scale = self.std / own.std
         shift = self.mean - own.mean * scale
-        new = from_lab(to_lab(image) * scale.astype(np.float32) + shift.astype(np.float32)).astype(np.float32)
+        new = from_lab(to_lab(image) * scale.astype(np.float32) + shift.astype(np.float32)).astype(
+            np.float32
+        )
         share = np.clip(_DENSITY[image].mean(axis=-1) / LEAST_DENSITY, 0, 1)[..., None]
         return _bytes(share * new + (1 - share) * image)
 
 
-MACENKO_REFERENCE = Stains(np.array([[0.5626, 0.7201, 0.4062], [0.2159, 0.8012, 0.5581]]), np.array([1.9705, 1.0308]))
+MACENKO_REFERENCE = Stains(
+    np.array([[0.5626, 0.7201, 0.4062], [0.2159, 0.8012, 0.5581]]), np.array([1.9705, 1.0308])
+)
 """What the usual code of the method takes where no target is given."""
 REINHARD_REFERENCE = Colors(
     np.array([8.74108109, -0.12440419, 0.0444982]), np.array([0.6135447, 0.10989545, 0.0286032])
@@ -119,7 +130,10 @@ def find_stains(image: Image) -> Stains:
     tissue = _DENSITY[image][_tissue(image)]
     # Not centred: the plane of the stains goes through the origin, which is glass.
     _, _, directions = np.linalg.svd(tissue.T @ tissue / len(tissue))
-    plane = directions[:2] * np.where(directions[:2].sum(axis=1) < 0, -1.0, 1.0).astype(np.float32)[:, None]
+    plane = (
+        directions[:2]
+        * np.where(directions[:2].sum(axis=1) < 0, -1.0, 1.0).astype(np.float32)[:, None]
+    )
     along = tissue @ plane.T
     low, high = np.percentile(np.arctan2(along[:, 1], along[:, 0]), [1, 99])
     if high - low < LEAST_ANGLE:
@@ -168,7 +182,9 @@ def _tissue(image: Image) -> Bool[np.ndarray, "h w"]:
     return np.asarray(dense)
 
 
-def _amounts(density: Float[np.ndarray, "n 3"], vectors: Float[np.ndarray, "2 3"]) -> Float[np.ndarray, "n 2"]:
+def _amounts(
+    density: Float[np.ndarray, "n 3"], vectors: Float[np.ndarray, "2 3"]
+) -> Float[np.ndarray, "n 2"]:
     """Least-squares amounts of the two stains."""
     return density @ np.linalg.pinv(vectors).astype(np.float32)
 
@@ -183,7 +199,8 @@ class Normaliser:
 
     Attributes:
       target: what they are to look like.
-      changed, unchanged: images so far that were brought to it, and that were left because they tell no stain.
+      changed, unchanged: images so far that were brought to it, and that were left because they
+        tell no stain.
     """
 
     target: Stains | Colors
@@ -191,9 +208,12 @@ class Normaliser:
     unchanged: int = 0
 
     def __call__(self, image: Image, margin: int = 0) -> Image:
-        """The image in the target's stain; itself where it tells none, without the `margin` pixels along its edges."""
+        """The image in the target's stain; itself where it tells none, without the `margin` pixels
+        along its edges."""
         try:
-            new = self.target.give(image, image[margin : len(image) - margin, margin : image.shape[1] - margin])
+            new = self.target.give(
+                image, image[margin : len(image) - margin, margin : image.shape[1] - margin]
+            )
         except Unfit:
             self.unchanged += 1
             return image
@@ -220,7 +240,9 @@ def normaliser(kind: str, target: Path | None = None) -> Normaliser:
     except (OSError, cv2.error):
         image = None
     if image is None:
-        raise UserError(f"The target {target} of the stain normalisation is no image that can be read.")
+        raise UserError(
+            f"The target {target} of the stain normalisation is no image that can be read."
+        )
     image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
     try:
         return Normaliser(find_stains(image) if kind == "macenko" else find_colors(image))
@@ -254,7 +276,9 @@ def read_target(told: Mapping[str, Any]) -> Stains | Colors:
         numbers = {name: np.array(told[name], np.float64) for name in shapes}
     except (KeyError, TypeError, ValueError):
         numbers = {}
-    good = all(numbers[name].shape == shapes[name] and np.isfinite(numbers[name]).all() for name in numbers)
+    good = all(
+        numbers[name].shape == shapes[name] and np.isfinite(numbers[name]).all() for name in numbers
+    )
     if not numbers or not good:
         raise UserError(
             f"The tiles were brought to one stain, and what their manifest tells of it is {json.dumps(dict(told))}, "
@@ -264,8 +288,9 @@ def read_target(told: Mapping[str, Any]) -> Stains | Colors:
 
 
 def stain_of(source: Mapping[str, str]) -> dict[str, Any] | None:
-    """The stain to which all tiles of a set were brought, from `source` of its manifest, as `tell` gives it; None where
-    they kept their own. Of sets that tell no numbers those of the published reference, if it was that.
+    """The stain to which all tiles of a set were brought, from `source` of its manifest, as `tell`
+    gives it; None where they kept their own. Of sets that tell no numbers those of the published
+    reference, if it was that.
 
     Raises:
       UserError: as `read_target`.
@@ -277,7 +302,9 @@ def stain_of(source: Mapping[str, str]) -> dict[str, Any] | None:
         except ValueError:
             told = {"kind": source[KEY]}
     elif kind in KINDS:
-        told = tell(normaliser(kind).target) if target == "None" else {"kind": kind, "target": target}
+        told = (
+            tell(normaliser(kind).target) if target == "None" else {"kind": kind, "target": target}
+        )
     else:
         return None
     read_target(told)

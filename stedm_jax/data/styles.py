@@ -4,20 +4,22 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.data.index import IndexRow
 from stedm_jax.data.sampling import GLASS
-from stedm_jax.errors import UserError
 
 SOURCES = ("multipatch", "nearby", "augmented", "none")
 
 
 class StylePool:
-    """Finds the style tiles of a tile among the tiles of the same patient. Tiles of glass never lend theirs.
+    """Finds the style tiles of a tile among the tiles of the same patient. Tiles of glass never
+    lend theirs.
 
     Args:
       rows: the tiles to choose from; positions in this list are what `choose` returns.
-      source: "multipatch": other tiles of the same slide or patient, without any pixel of the tile itself as long as
-        there are such; "nearby": tiles of the same slide whose corner is within one tile width, which may overlap it
+      source: "multipatch": other tiles of the same slide or patient, without any pixel of the tile
+        itself as long as there are such; "nearby": tiles of the same slide whose corner is within
+        one tile width, which may overlap it
         (where there are none, the nearest); "augmented" and "none" need no pool.
       scope: "slide" or "patient", for "multipatch".
       count: style tiles for each tile.
@@ -28,9 +30,13 @@ class StylePool:
 
     def __init__(self, rows: Sequence[IndexRow], source: str, scope: str, count: int):
         if source not in SOURCES:
-            raise UserError(f"Unknown diffusion.style.source '{source}'; valid are {', '.join(SOURCES)}.")
+            raise UserError(
+                f"Unknown diffusion.style.source '{source}'; valid are {', '.join(SOURCES)}."
+            )
         if scope not in ("slide", "patient"):
-            raise UserError(f"Unknown diffusion.style.scope '{scope}'; valid are slide and patient.")
+            raise UserError(
+                f"Unknown diffusion.style.scope '{scope}'; valid are slide and patient."
+            )
         self.source, self.scope, self.count = source, scope, count
         self._rows = list(rows)
         members: dict[tuple[str, ...], list[int]] = {}
@@ -59,7 +65,11 @@ class StylePool:
         return (row.split, row.patient) if by_patient else (row.split, row.patient, row.slide)
 
     def _check_sizes(self) -> None:
-        small = {" / ".join(key[1:]): len(group) for key, group in self._lenders.items() if len(group) <= self.count}
+        small = {
+            " / ".join(key[1:]): len(group)
+            for key, group in self._lenders.items()
+            if len(group) <= self.count
+        }
         if small:
             listed = ", ".join(f"{name} ({size} tiles)" for name, size in sorted(small.items()))
             raise UserError(
@@ -74,13 +84,14 @@ class StylePool:
         return sorted({key[1] for key, lenders in self._lenders.items() if lenders.size})
 
     def choose(self, position: int, rng: np.random.Generator, reach: float = 0.0) -> list[int]:
-        """Positions of the style tiles of the tile at a position; never the tile itself, if there is another.
+        """Positions of the style tiles of the tile at a position; never the tile itself, if there
+        is another.
 
         Args:
           position: of the tile.
           rng: source of the randomness.
-          reach: how far beyond its place the tile may be taken on each side, in sides of a tile; "multipatch" keeps
-            style tiles so much further away.
+          reach: how far beyond its place the tile may be taken on each side, in sides of a tile;
+            "multipatch" keeps style tiles so much further away.
         """
         lenders = self._lenders[self._key(self._rows[position])]
         others = lenders[lenders != position]
@@ -97,14 +108,16 @@ class StylePool:
         return [int(i) for i in rng.choice(fit, self.count, replace=fit.size < self.count)]
 
     def choose_for_patient(self, patient: str, rng: np.random.Generator) -> list[int]:
-        """Positions of the style tiles of one of the patients, all from one slide unless the scope is the patient."""
+        """Positions of the style tiles of one of the patients, all from one slide unless the scope
+        is the patient."""
         keys = [key for key, lenders in self._lenders.items() if key[1] == patient and lenders.size]
         lenders = self._lenders[keys[int(rng.integers(len(keys)))]]
         return [int(i) for i in rng.choice(lenders, self.count, replace=lenders.size < self.count)]
 
 
 def _step(corners: np.ndarray) -> int:
-    """Distance of neighbouring tiles of a slide, in level-0 pixels, where no one says it: the commonest one."""
+    """Distance of neighbouring tiles of a slide, in level-0 pixels, where no one says it: the
+    commonest one."""
     steps = np.concatenate([np.diff(np.unique(corners[:, axis])) for axis in (0, 1)])
     if not steps.size:
         return 0

@@ -1,4 +1,5 @@
-"""The two files that make a tile set a TensorFlow Datasets data set on disk; tensorflow is not needed."""
+"""The two files that make a tile set a TensorFlow Datasets data set on disk; tensorflow is not
+needed."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,10 +35,20 @@ def write_tfds_metadata(
         {
             "image": tfds.features.Image(shape=(tile, tile, 3), encoding_format=encoding),
             "mask": tfds.features.Image(shape=(tile, tile, 1), encoding_format="png"),
-            "patient": text, "slide": text, "roi": text, "split": text, "kind": text, "tags": text, "provenance": text,
-            "x": number, "y": number, "level": number, "mpp": np.float32, "extent": np.float32,
+            "patient": text,
+            "slide": text,
+            "roi": text,
+            "split": text,
+            "kind": text,
+            "tags": text,
+            "provenance": text,
+            "x": number,
+            "y": number,
+            "level": number,
+            "mpp": np.float32,
+            "extent": np.float32,
         }
-    )  # fmt: skip
+    )
     template = tfds.core.ShardedFileTemplate(
         data_dir=epath.Path(folder), dataset_name=name, filetype_suffix="array_record"
     )

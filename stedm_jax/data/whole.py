@@ -1,12 +1,14 @@
-"""Whole images with their truth, beside a tile set: what fused predictions and objects are scored on. No jax in here.
+"""Whole images with their truth, beside a tile set: what fused predictions and objects are scored
+on. No jax in here.
 
     DIR/images/NAME            the image, as it was given
     DIR/masks/NAME.png         class ids, 255 unlabelled
-    DIR/instances/NAME.png     numbers of objects, 16 bits, 0 for none; missing where nobody numbered any
-    DIR/index.csv              a row an image: files, their SHA-256, patient, split, microns per pixel, tags
-    DIR/manifest.json          classes, colours, checksum of the index
+    DIR/instances/NAME.png     numbers of objects, 16 bits, 0 for none; missing where nobody
+    numbered any DIR/index.csv              a row an image: files, their SHA-256, patient, split,
+    microns per pixel, tags DIR/manifest.json          classes, colours, checksum of the index
 
-A set appears under its name when it is complete and not before. Files are compared with their checksums when read.
+A set appears under its name when it is complete and not before. Files are compared with their
+checksums when read.
 """
 
 import csv
@@ -22,13 +24,22 @@ import numpy as np
 from jaxtyping import Integer, UInt8
 
 from stedm_jax import __version__
+from stedm_jax.common.errors import UserError
 from stedm_jax.data.records import file_sha256, replace_folder, settle
 from stedm_jax.data.schema import ClassSpec, decode_mask, encode_mask
-from stedm_jax.errors import UserError
 
 KIND = "whole images"
 FOLDERS = ("images", "masks", "instances")
-COLUMNS = ("image", "mask", "instances", "patient", "split", "mpp", "tags", *(f"{each}_sha256" for each in FOLDERS))
+COLUMNS = (
+    "image",
+    "mask",
+    "instances",
+    "patient",
+    "split",
+    "mpp",
+    "tags",
+    *(f"{each}_sha256" for each in FOLDERS),
+)
 
 
 @dataclass(frozen=True)
@@ -79,12 +90,18 @@ class WholeSet:
           UserError: the folder holds none, or one whose index was changed.
         """
         if not WholeSet.is_one(path):
-            raise UserError(f"{path} holds no whole images with truth; the option --whole of data_prep makes them.")
+            raise UserError(
+                f"{path} holds no whole images with truth; the option --whole of data_prep makes them."
+            )
         manifest = json.loads((path / "manifest.json").read_text())
         if manifest.get("kind") != KIND:
-            raise UserError(f"{path} holds {manifest.get('name', 'something else')}, not whole images with truth.")
+            raise UserError(
+                f"{path} holds {manifest.get('name', 'something else')}, not whole images with truth."
+            )
         if manifest["index_sha256"] != file_sha256(path / "index.csv"):
-            raise UserError(f"{path / 'index.csv'} is damaged or was changed; make the set again with --whole.")
+            raise UserError(
+                f"{path / 'index.csv'} is damaged or was changed; make the set again with --whole."
+            )
         with (path / "index.csv").open(newline="") as file:
             rows = [_row(entry) for entry in csv.DictReader(file)]
         specs = (ClassSpec(each["name"], tuple(each["color"])) for each in manifest["classes"])
@@ -99,7 +116,9 @@ class WholeSet:
         number = FOLDERS.index(kind)
         path = self.path / (row.image, row.mask, row.instances)[number]
         if not path.is_file() or file_sha256(path) != row.checksums[number]:
-            raise UserError(f"{path} is missing, damaged or was changed; make the set again with --whole.")
+            raise UserError(
+                f"{path} is missing, damaged or was changed; make the set again with --whole."
+            )
         return path
 
     def mask(self, row: WholeImage) -> UInt8[np.ndarray, "h w"]:
@@ -117,7 +136,9 @@ class WholeSet:
 def _row(entry: Mapping[str, str]) -> WholeImage:
     texts = {key: entry[key] for key in ("image", "mask", "instances", "patient", "split")}
     sums = tuple(entry[f"{each}_sha256"] for each in FOLDERS)
-    return WholeImage(**texts, mpp=float(entry["mpp"]), tags=json.loads(entry["tags"]), checksums=sums)
+    return WholeImage(
+        **texts, mpp=float(entry["mpp"]), tags=json.loads(entry["tags"]), checksums=sums
+    )
 
 
 class WholeWriter:
@@ -176,10 +197,16 @@ class WholeWriter:
             raise UserError(f"Two images are called {stem}; rename one.")
         if instances is not None and instances.max(initial=0) > 65535:
             raise ValueError(f"{stem} has the object number {instances.max()}")
-        files = (f"images/{image.name}", f"masks/{stem}.png", f"instances/{stem}.png" if instances is not None else "")
+        files = (
+            f"images/{image.name}",
+            f"masks/{stem}.png",
+            f"instances/{stem}.png" if instances is not None else "",
+        )
         shutil.copyfile(image, self.partial / files[0])
         (self.partial / files[1]).write_bytes(encode_mask(mask))
         if instances is not None:
-            (self.partial / files[2]).write_bytes(cv2.imencode(".png", instances.astype(np.uint16))[1].tobytes())
+            (self.partial / files[2]).write_bytes(
+                cv2.imencode(".png", instances.astype(np.uint16))[1].tobytes()
+            )
         sums = tuple(file_sha256(self.partial / name) if name else "" for name in files)
         self.rows.append(WholeImage(*files, patient, split, mpp, dict(tags), sums))

@@ -1,8 +1,8 @@
 """Classifier-free guidance, its rescaling and its interval.
 
-In the paper the condition that is dropped is the *style*; the layout stays in both branches. A model that
-was trained to do without its layout as well (`diffusion.drop_layout`) drops both. With c the
-prediction given the condition and u the one without it:
+In the paper the condition that is dropped is the *style*; the layout stays in both branches. A
+model that was trained to do without its layout as well (`diffusion.drop_layout`) drops both. With c
+the prediction given the condition and u the one without it:
 
     g = u + scale (c - u)                               (Ho and Salimans 2022)    (1)
     g' = g std(c) / std(g)                              (Lin et al. 2024)         (2)
@@ -15,9 +15,10 @@ Guidance interval (Kynkaanniemi et al. 2024): (1) counts only at noise levels wi
 
     lo < (t + 1) / T <= hi                                                        (4)
 
-and elsewhere the result is c, whose step then costs one evaluation of the network, not two. In the same way
-`layout_interval` says at which levels u lacks the layout too; elsewhere it lacks the style alone. The colour of an
-image is decided at the highest levels, so an interval that leaves them out strengthens the style first, then both.
+and elsewhere the result is c, whose step then costs one evaluation of the network, not two. In the
+same way `layout_interval` says at which levels u lacks the layout too; elsewhere it lacks the style
+alone. The colour of an image is decided at the highest levels, so an interval that leaves them out
+strengthens the style first, then both.
 """
 
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Integer
 
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,9 @@ class Guidance:
         """Evaluations of the network that one image costs with these timesteps."""
         return len(timesteps) + int(self.active(timesteps, steps).sum())
 
-    def combine(self, cond: Float[Array, "b *shape"], uncond: Float[Array, "b *shape"]) -> Float[Array, "b *shape"]:
+    def combine(
+        self, cond: Float[Array, "b *shape"], uncond: Float[Array, "b *shape"]
+    ) -> Float[Array, "b *shape"]:
         """Equations 1 to 3, in float32."""
         cond, uncond = cond.astype(jnp.float32), uncond.astype(jnp.float32)
         guided = uncond + self.scale * (cond - uncond)

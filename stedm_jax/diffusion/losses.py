@@ -17,9 +17,9 @@ the squared distance; for l1 the same weights are applied as they are.
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.diffusion.parameterisation import check_kind, levels
 from stedm_jax.diffusion.schedule import Schedule
-from stedm_jax.errors import UserError
 
 DISTANCES = ("l1", "l2")
 WEIGHTS = ("uniform", "min_snr")
@@ -30,7 +30,9 @@ def check_loss(name: str = "l2", weighting: str = "uniform") -> None:
     if name not in DISTANCES:
         raise UserError(f"There is no loss named {name!r}. Choose one of {', '.join(DISTANCES)}.")
     if weighting not in WEIGHTS:
-        raise UserError(f"There is no loss weighting named {weighting!r}. Choose one of {', '.join(WEIGHTS)}.")
+        raise UserError(
+            f"There is no loss weighting named {weighting!r}. Choose one of {', '.join(WEIGHTS)}."
+        )
 
 
 def add_noise(
@@ -44,7 +46,9 @@ def add_noise(
     return alpha * x0.astype(jnp.float32) + sigma * eps.astype(jnp.float32)
 
 
-def distance(name: str, pred: Float[Array, "b *shape"], target: Float[Array, "b *shape"]) -> Float[Array, " b"]:
+def distance(
+    name: str, pred: Float[Array, "b *shape"], target: Float[Array, "b *shape"]
+) -> Float[Array, " b"]:
     """Mean l1 or l2 distance of each example over all its other axes, in float32."""
     check_loss(name)
     error = pred.astype(jnp.float32) - target.astype(jnp.float32)
@@ -52,7 +56,9 @@ def distance(name: str, pred: Float[Array, "b *shape"], target: Float[Array, "b 
     return jnp.mean(error.reshape(error.shape[0], -1), axis=1)
 
 
-def weight(name: str, schedule: Schedule, kind: str, t: Int[Array, " b"], gamma: float = 5.0) -> Float[Array, " b"]:
+def weight(
+    name: str, schedule: Schedule, kind: str, t: Int[Array, " b"], gamma: float = 5.0
+) -> Float[Array, " b"]:
     """w(t) of equation 2 for a network that predicts `kind`: 1, or equation 3; float32."""
     check_kind(kind)
     check_loss(weighting=name)

@@ -19,8 +19,8 @@ that must start from such a level has to predict v or x0; samplers.py refuses ep
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.diffusion.schedule import Schedule
-from stedm_jax.errors import UserError
 
 KINDS = ("eps", "x0", "v")
 FLOOR = 1e-4
@@ -29,10 +29,14 @@ FLOOR = 1e-4
 def check_kind(kind: str) -> None:
     """Raise UserError unless kind is a known parameterisation."""
     if kind not in KINDS:
-        raise UserError(f"There is no parameterisation named {kind!r}. Choose one of {', '.join(KINDS)}.")
+        raise UserError(
+            f"There is no parameterisation named {kind!r}. Choose one of {', '.join(KINDS)}."
+        )
 
 
-def levels(schedule: Schedule, t: Int[Array, " b"], ndim: int) -> tuple[Float[Array, "b ..."], Float[Array, "b ..."]]:
+def levels(
+    schedule: Schedule, t: Int[Array, " b"], ndim: int
+) -> tuple[Float[Array, "b ..."], Float[Array, "b ..."]]:
     """alpha and sigma at t, float32, with trailing axes of length 1 up to `ndim` axes."""
     shape = (t.shape[0],) + (1,) * (ndim - 1)
     alpha, sigma = schedule.at(t)

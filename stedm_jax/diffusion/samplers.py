@@ -31,10 +31,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float64, Int, Int32, PRNGKeyArray
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.diffusion.guidance import Guidance
 from stedm_jax.diffusion.parameterisation import to_x0
 from stedm_jax.diffusion.schedule import Schedule
-from stedm_jax.errors import UserError
 
 SAMPLERS = ("ddim", "dpmpp_2m")
 TIMESTEPS = ("uniform_lambda", "linspace", "trailing", "uniform_stride")
@@ -53,14 +53,18 @@ class Sampler:
 
     def __post_init__(self) -> None:
         if self.name not in SAMPLERS:
-            raise UserError(f"There is no sampler named {self.name!r}. Choose one of {', '.join(SAMPLERS)}.")
+            raise UserError(
+                f"There is no sampler named {self.name!r}. Choose one of {', '.join(SAMPLERS)}."
+            )
         if not 0.0 <= self.eta <= 1.0 or (self.eta and self.name != "ddim"):
             raise UserError(
                 f"eta={self.eta} does not go with the sampler {self.name!r}: it is between 0 and 1 "
                 f"for ddim and 0 for every other sampler."
             )
 
-    def table(self, schedule: Schedule, timesteps: Int32[np.ndarray, " n"]) -> Float64[np.ndarray, "n 4"]:
+    def table(
+        self, schedule: Schedule, timesteps: Int32[np.ndarray, " n"]
+    ) -> Float64[np.ndarray, "n 4"]:
         """a, b, c, d of equation 1 for each step; timesteps strictly decreasing."""
         alpha_bar = schedule.alpha_bar[timesteps]
         alpha, sigma = np.sqrt(alpha_bar), np.sqrt(1.0 - alpha_bar)
@@ -97,9 +101,13 @@ def timesteps(kind: str, steps: int, schedule: Schedule) -> Int32[np.ndarray, " 
     """
     total = schedule.steps
     if kind not in TIMESTEPS:
-        raise UserError(f"There is no spacing of timesteps named {kind!r}. Choose one of {', '.join(TIMESTEPS)}.")
+        raise UserError(
+            f"There is no spacing of timesteps named {kind!r}. Choose one of {', '.join(TIMESTEPS)}."
+        )
     if not 1 <= steps <= total:
-        raise UserError(f"Sampling needs between 1 and {total} steps (the length of the noise schedule), not {steps}.")
+        raise UserError(
+            f"Sampling needs between 1 and {total} steps (the length of the noise schedule), not {steps}."
+        )
     if kind == "uniform_stride":
         t = np.arange(0, total, total // steps)
         t = t + 1 if t[-1] + 1 < total else t
@@ -163,7 +171,9 @@ def sample(
     predict, active = _guided(denoise, denoise_both, guidance, timesteps, schedule.steps)
     table = sampler.table(schedule, timesteps).astype(np.float32)
 
-    def step(carry: tuple[Array, Array], xs: tuple[Array, Array, Array, Array]) -> tuple[tuple[Array, Array], None]:
+    def step(
+        carry: tuple[Array, Array], xs: tuple[Array, Array, Array, Array]
+    ) -> tuple[tuple[Array, Array], None]:
         x, before = carry
         t, on, coefficients, index = xs
         a, b, c, d = coefficients

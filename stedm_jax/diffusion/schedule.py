@@ -30,7 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Float64, Int
 
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 
 SCHEDULES = ("ldm_linear", "linear", "cosine")
 
@@ -104,7 +104,9 @@ def make_schedule(
     Raises UserError for an unknown name, fewer than 2 steps, or betas outside (0, 1).
     """
     if name not in SCHEDULES:
-        raise UserError(f"There is no noise schedule named {name!r}. Choose one of {', '.join(SCHEDULES)}.")
+        raise UserError(
+            f"There is no noise schedule named {name!r}. Choose one of {', '.join(SCHEDULES)}."
+        )
     if steps < 2:
         raise UserError(f"A noise schedule needs at least 2 steps, not {steps}. 1000 is usual.")
     if not 0.0 < beta_start <= beta_end < 1.0:

@@ -1,1 +1,2 @@
-"""Says before a run what would stop it: this machine, the data, and whether a program fits the chips of a pod."""
+"""Says before a run what would stop it: this machine, the data, and whether a program fits the
+chips of a pod."""

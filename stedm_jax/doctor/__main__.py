@@ -1,11 +1,13 @@
 """Looks before a run leaps: python -m stedm_jax.doctor [--config=FILE[:ARM]] [--topology=v5e:4x4].
 
-Without --topology: checks this machine, its libraries and devices, the workdir and, with --config, data and weights.
-With --topology: compiles the full-size programs of the config for a pod that is not there, with the TPU compiler, on
-this machine's CPU, and tells what they ask of each chip. Needs pip install -e '.[tpu]', and no TPU. A full-size step
-takes about 25 minutes of a core and up to 15 GB of memory; the same one again only the time to trace it.
+Without --topology: checks this machine, its libraries and devices, the workdir and, with --config,
+data and weights. With --topology: compiles the full-size programs of the config for a pod that is
+not there, with the TPU compiler, on this machine's CPU, and tells what they ask of each chip. Needs
+pip install -e '.[tpu]', and no TPU. A full-size step takes about 25 minutes of a core and up to 15
+GB of memory; the same one again only the time to trace it.
 
-Exit status 0: nothing stands in the way (with --topology, 1: it fits, but with little to spare); 2: something does.
+Exit status 0: nothing stands in the way (with --topology, 1: it fits, but with little to spare); 2:
+  something does.
 """
 
 import argparse
@@ -14,9 +16,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.config import check_config, load_config, override
 from stedm_jax.doctor.chips import check_compiler, parse_topology, prepare_environment
-from stedm_jax.errors import UserError
 from stedm_jax.workdir import Workdir
 
 PARTS = ("train", "sampler")
@@ -31,14 +33,28 @@ def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", default="", help="a file of configs/, with an arm: configs/catch.py:nearby")
+    parser.add_argument(
+        "--config", default="", help="a file of configs/, with an arm: configs/catch.py:nearby"
+    )
     parser.add_argument("--workdir", default="", help="default: runs/<config>[-<arm>]")
-    parser.add_argument("--topology", default="", help="one or several: v5e:4x4, v5p:2x2x2,v5p:4x4x4")
-    parser.add_argument("--part", default="train", help=f"some of {','.join(PARTS)}; with --topology")
-    parser.add_argument("--batch_per_chip", type=int, default=0, help="in place of the global batches of the config")
-    parser.add_argument("--json", default="", help="a file to write the accounts or the findings to")
-    parser.add_argument("--text", default="", help="a folder to keep the compiled modules in, as text")
-    parser.add_argument("--cache", default=CACHE, help=f"what was compiled before; empty: nothing is kept [{CACHE}]")
+    parser.add_argument(
+        "--topology", default="", help="one or several: v5e:4x4, v5p:2x2x2,v5p:4x4x4"
+    )
+    parser.add_argument(
+        "--part", default="train", help=f"some of {','.join(PARTS)}; with --topology"
+    )
+    parser.add_argument(
+        "--batch_per_chip", type=int, default=0, help="in place of the global batches of the config"
+    )
+    parser.add_argument(
+        "--json", default="", help="a file to write the accounts or the findings to"
+    )
+    parser.add_argument(
+        "--text", default="", help="a folder to keep the compiled modules in, as text"
+    )
+    parser.add_argument(
+        "--cache", default=CACHE, help=f"what was compiled before; empty: nothing is kept [{CACHE}]"
+    )
     known, rest = parser.parse_known_args(argv)
     stray = [word for word in rest if not word.startswith("--config.")]
     if stray:
@@ -86,7 +102,14 @@ def main(argv: list[str]) -> int:
     from stedm_jax.doctor import pods
 
     return pods.examine(
-        config, workdir, topologies, parts, arguments.batch_per_chip, arguments.json, arguments.text, arguments.cache
+        config,
+        workdir,
+        topologies,
+        parts,
+        arguments.batch_per_chip,
+        arguments.json,
+        arguments.text,
+        arguments.cache,
     )
 
 
@@ -99,7 +122,9 @@ def cli() -> None:
         status = 2
     except KeyboardInterrupt:
         print(
-            "\nstopped; what was compiled is kept, and the same command goes on behind it", file=sys.stderr, flush=True
+            "\nstopped; what was compiled is kept, and the same command goes on behind it",
+            file=sys.stderr,
+            flush=True,
         )
         status = 130
     sys.exit(status)

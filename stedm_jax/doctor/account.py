@@ -1,6 +1,7 @@
 """What a compiled program asks of one chip: memory, work, traffic, and a bound on its time.
 
-The bound is a roofline: the longest of the three times that the products, the memory and the links need at their peaks,
+The bound is a roofline: the longest of the three times that the products, the memory and the links
+  need at their peaks,
 as if each were alone. A real step is slower; the table says which of the three decides.
 """
 
@@ -14,22 +15,29 @@ from stedm_jax.doctor.hbm import hbm_bytes
 from stedm_jax.doctor.hlo import Module
 
 TIGHT = 0.92
-"""Share of the memory above which a fit is a warning: other versions of the compiler need a little more or less."""
+"""Share of the memory above which a fit is a warning: other versions of the compiler need a little
+more or less."""
 _UNITS = {"": 1.0, "K": 2.0**10, "M": 2.0**20, "G": 2.0**30}
-_OVER = re.compile(r"HLO temporaries \(([\d.]+)([KMG]?)\)|Used ([\d.]+)([KMG]?) of [\d.]+[KMG]? hbm")
+_OVER = re.compile(
+    r"HLO temporaries \(([\d.]+)([KMG]?)\)|Used ([\d.]+)([KMG]?) of [\d.]+[KMG]? hbm"
+)
 
 
 @dataclass
 class Account:
-    """One program on one pod; bytes, FLOPs and seconds are those of a chip and a run (a step, a batch of images).
+    """One program on one pod; bytes, FLOPs and seconds are those of a chip and a run (a step, a
+    batch of images).
 
     Attributes:
       held: what was there before: name -> bytes, without the padding of layouts.
-      arguments, temporaries, outputs, code: as the compiler allots them; outputs that reuse arguments are not counted.
+      arguments, temporaries, outputs, code: as the compiler allots them; outputs that reuse
+        arguments are not counted.
       traced: FLOPs of the products of the program as written, shared evenly.
-      products: of the compiled module, loops counted as often as they turn: more where work is done twice.
+      products: of the compiled module, loops counted as often as they turn: more where work is done
+        twice.
       hbm: bytes read from and written to the HBM, as hbm_bytes counts them.
-      xla_flops, xla_bytes: XLA's own count, elementwise work and on-chip traffic included, bodies of loops once.
+      xla_flops, xla_bytes: XLA's own count, elementwise work and on-chip traffic included, bodies
+        of loops once.
       loops: products over the same with bodies of loops counted once.
       unknown_loops: that count once because it is not known how often they turn.
       needed: bytes that the compiler asked for where it refused.
@@ -91,10 +99,19 @@ class Account:
     def as_json(self, chip: Chip) -> dict[str, Any]:
         """Everything, with what follows from it."""
         seconds = self.seconds(chip)
-        derived = {"total": self.total, "wire": self.wire, "memory": chip.memory, "verdict": self.verdict(chip)}
+        derived = {
+            "total": self.total,
+            "wire": self.wire,
+            "memory": chip.memory,
+            "verdict": self.verdict(chip),
+        }
         bound = self.estimate(chip)
         rate = self.images / bound if bound else 0.0
-        return asdict(self) | derived | {"seconds_at_peak": seconds, "estimated_images_per_second": rate}
+        return (
+            asdict(self)
+            | derived
+            | {"seconds_at_peak": seconds, "estimated_images_per_second": rate}
+        )
 
 
 def facts_of(compiled: Any) -> dict[str, Any]:
@@ -102,7 +119,8 @@ def facts_of(compiled: Any) -> dict[str, Any]:
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
     outputs = float(max(0, memory.output_size_in_bytes - memory.alias_size_in_bytes))
     arguments = float(memory.argument_size_in_bytes)
-    # The TPU compiler's temporaries leave buffers out that its peak, which holds arguments and results, has.
+    # The TPU compiler's temporaries leave buffers out that its peak, which holds arguments and
+    # results, has.
     peak = float(getattr(memory, "peak_memory_in_bytes", 0))
     return {
         "arguments": arguments,
@@ -116,7 +134,8 @@ def facts_of(compiled: Any) -> dict[str, Any]:
 
 
 def read_facts(account: Account, said: dict[str, Any], text: str) -> None:
-    """Fills in what the compiler said: that of `facts_of` and the module's text, or why it refused."""
+    """Fills in what the compiler said: that of `facts_of` and the module's text, or why it
+    refused."""
     account.compile_seconds = float(said.get("seconds", 0.0))
     if said["refused"]:
         read_refusal(account, said["refused"])
@@ -147,21 +166,33 @@ def read_refusal(account: Account, text: str) -> None:
 
 
 def mends(account: Account, chip: Chip, config: Any) -> list[str]:
-    """What makes a program that does not fit smaller, the cheapest first, in the words of the command line."""
+    """What makes a program that does not fit smaller, the cheapest first, in the words of the
+    command line."""
     out, per_chip = [], account.images // account.chips
     key = "diffusion.train.batch" if account.part == "train" else "synthesis.batch"
-    state = sum(account.held.get(name, 0) for name in ("parameters", "optimiser", "moving averages", "frozen"))
+    state = sum(
+        account.held.get(name, 0)
+        for name in ("parameters", "optimiser", "moving averages", "frozen")
+    )
     fsdp = account.mesh["fsdp"]
     if account.part == "train":
         if not config.diffusion.style.get("remat", True):
-            out.append("--config.diffusion.style.remat=true (one style tile after another, computed again)")
+            out.append(
+                "--config.diffusion.style.remat=true (one style tile after another, computed again)"
+            )
         if not config.diffusion.unet.remat:
-            out.append("--config.diffusion.unet.remat=true (blocks are computed again instead of kept)")
+            out.append(
+                "--config.diffusion.unet.remat=true (blocks are computed again instead of kept)"
+            )
     if fsdp < account.chips and state * (1 - fsdp / account.chips) > 0.05 * chip.memory:
         saved = state * (1 - fsdp / account.chips)
-        out.append(f"--config.mesh.fsdp={account.chips} (cuts {state / 1e9:.2f} GB of state by {saved / 1e9:.2f} GB)")
+        out.append(
+            f"--config.mesh.fsdp={account.chips} (cuts {state / 1e9:.2f} GB of state by {saved / 1e9:.2f} GB)"
+        )
     if per_chip > 1:
         fewer = account.chips * (per_chip // 2)
-        out.append(f"--config.{key}={fewer}, or --batch_per_chip={per_chip // 2} (half the images a chip)")
+        out.append(
+            f"--config.{key}={fewer}, or --batch_per_chip={per_chip // 2} (half the images a chip)"
+        )
     out.append("a larger pod with the same batch, or chips with more memory (v5p)")
     return out

@@ -52,7 +52,10 @@ def examine(config: Any, workdir: Workdir | None, json_file: str = "") -> int:
             found.append(finding)
             print("\n".join(lines(finding)), flush=True)
     counts = Counter(finding.verdict for finding in found)
-    print(f"\n{len(found)} findings: {counts['PASS']} PASS, {counts['WARN']} WARN, {counts['FAIL']} FAIL", flush=True)
+    print(
+        f"\n{len(found)} findings: {counts['PASS']} PASS, {counts['WARN']} WARN, {counts['FAIL']} FAIL",
+        flush=True,
+    )
     if json_file:
         write_text(Path(json_file), json.dumps([asdict(finding) for finding in found], indent=1))
     return 2 if counts["FAIL"] else 0
@@ -72,6 +75,8 @@ def leaves(config: Any) -> float:
         copies = 3 + (train.ema.decay > 0) + len(train.ema.tracks)
         total += size * copies * (train.keep + 1)
         if train.ema.snapshot_every:
-            total += size * len(train.ema.tracks) * math.ceil(train.steps / train.ema.snapshot_every)
+            total += (
+                size * len(train.ema.tracks) * math.ceil(train.steps / train.ema.snapshot_every)
+            )
     pixels = config.data.tile**2
     return total + 2.0 * config.synthesis.count * pixels * 3 * ("synthesis" in config.stages)

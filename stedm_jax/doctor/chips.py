@@ -10,11 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 
 LIBTPU_LOCK = "/tmp/libtpu_lockfile"
 # What libtpu writes wherever there is no TPU.
-_HARMLESS = re.compile(rb"[^\n]*(?:could not determine TPU accelerator type|worker hostnames)[^\n]*\n?")
+_HARMLESS = re.compile(
+    rb"[^\n]*(?:could not determine TPU accelerator type|worker hostnames)[^\n]*\n?"
+)
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,8 @@ class Chip:
       memory: bytes of HBM that a program may use, as the compiler says when one asks for more.
       flops: bf16 FLOP/s.
       bandwidth: bytes/s of HBM.
-      links: bytes/s that it can send over all its links to other chips together (half of what is called bidirectional).
+      links: bytes/s that it can send over all its links to other chips together (half of what is
+        called bidirectional).
       shape: numbers in a topology: sides of a torus.
       slices: those that are offered; empty: the compiler knows.
     """
@@ -70,7 +73,9 @@ def parse_topology(text: str) -> tuple[Chip, tuple[int, ...]]:
             "its torus: two for v5e and v6e (v5e:4x4, v5e:16x16), three for v5p (v5p:2x2x2, v5p:8x8x8)."
         )
     if chip.slices and match and match[2] not in chip.slices:
-        raise UserError(f"--topology={text} is not offered; slices of {chip.name} have {', '.join(chip.slices)} chips.")
+        raise UserError(
+            f"--topology={text} is not offered; slices of {chip.name} have {', '.join(chip.slices)} chips."
+        )
     return chip, sides
 
 
@@ -84,11 +89,13 @@ def check_compiler() -> None:
 
 
 def prepare_environment() -> None:
-    """What libtpu has to find before jax is imported, so that it compiles for chips that are not there."""
+    """What libtpu has to find before jax is imported, so that it compiles for chips that are not
+    there."""
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-    # Compiling touches no chip, so that several may do it at once, and beside a training on this machine.
+    # Compiling touches no chip, so that several may do it at once, and beside a training on this
+    # machine.
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
 
 
@@ -104,19 +111,24 @@ def topology_devices(text: str) -> Sequence[Any]:
     options = {"chips_per_host_bounds": (1, 1, 1)} if max(sides) == 1 else {}
     try:
         with _quiet():
-            return topologies.get_topology_desc(platform="tpu", topology_name=text, **options).devices
+            return topologies.get_topology_desc(
+                platform="tpu", topology_name=text, **options
+            ).devices
     except Exception as error:
         said = str(error).strip().splitlines() or [type(error).__name__]
         if "lockfile" in str(error):
             hint = f"Another process holds libtpu; wait for it, or delete {LIBTPU_LOCK} if there is none."
         else:
             hint = "Choose a shape that such pods have: v5p:2x2x1, 2x2x2, 2x2x4, 2x4x4, 4x4x4, 4x4x8, 4x8x8, 8x8x8."
-        raise UserError(f"The TPU compiler gives no topology {text}: {said[0].rstrip('.')}. {hint}") from error
+        raise UserError(
+            f"The TPU compiler gives no topology {text}: {said[0].rstrip('.')}. {hint}"
+        ) from error
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps what libtpu writes to the standard error when it finds no TPU; shows it if something fails."""
+    """Keeps what libtpu writes to the standard error when it finds no TPU; shows it if something
+    fails."""
     sys.stderr.flush()
     kept = os.dup(2)
     with tempfile.TemporaryFile() as file:

@@ -1,11 +1,13 @@
 """What a compiled module sends between chips, by kind, and the products that it computes.
 
-With n chips in a group and S bytes of the whole array (what all-reduce and all-gather give, what reduce-scatter
-takes, what a chip gives to all-to-all or permute), a chip of a ring sends
+With n chips in a group and S bytes of the whole array (what all-reduce and all-gather give, what
+reduce-scatter takes, what a chip gives to all-to-all or permute), a chip of a ring sends
 
-    all-reduce  2 (n - 1) / n S      all-gather, reduce-scatter, all-to-all  (n - 1) / n S      permute  S
+    all-reduce  2 (n - 1) / n S      all-gather, reduce-scatter, all-to-all  (n - 1) / n S
+    permute  S
 
-A collective that the compiler split into a start, steps beside computation and a done is counted once.
+A collective that the compiler split into a start, steps beside computation and a done is counted
+once.
 """
 
 import math
@@ -21,13 +23,14 @@ _OPCODES = {
     **{f"{kind}-start": kind for kind in KINDS},
     "ragged-all-to-all": "all-to-all",
     "collective-broadcast": "collective-permute",
-}  # fmt: skip
+}
 _STEPS = ("stride", "rhs_dilate", "lhs_dilate")
 
 
 @dataclass(frozen=True)
 class Collective:
-    """One collective: group is its number of chips, size S above, wire what a chip sends, times how often it runs."""
+    """One collective: group is its number of chips, size S above, wire what a chip sends, times how
+    often it runs."""
 
     kind: str
     group: int
@@ -68,9 +71,15 @@ def traffic(found: list[Collective]) -> dict[str, Traffic]:
     return {kind: sums[kind] for kind in KINDS if kind in sums}
 
 
-def _account(kind: str, computation: Computation, line: Instruction, times: float, devices: int) -> Collective:
+def _account(
+    kind: str, computation: Computation, line: Instruction, times: float, devices: int
+) -> Collective:
     group, sizes = group_size(line, devices), line.sizes
-    if line.opcode.endswith("-start") and kind in ("all-gather", "collective-permute") and len(sizes) > 1:
+    if (
+        line.opcode.endswith("-start")
+        and kind in ("all-gather", "collective-permute")
+        and len(sizes) > 1
+    ):
         sizes = sizes[1 : 1 + max(1, (len(sizes)) // 2)] if kind == "all-gather" else sizes[1:2]
     size = sum(sizes)
     # On TPU a reduce-scatter is a fusion of an all-reduce and the slice that is kept.
@@ -86,16 +95,23 @@ def _account(kind: str, computation: Computation, line: Instruction, times: floa
 def group_size(line: Instruction, devices: int) -> int:
     """Chips that take part together in a collective.
 
-    The groups are written {{0,1},{2,3}}, or [groups,size]<=[...], or mesh['a'=4,'b'=2] {'a'}; {} are all.
+    The groups are written {{0,1},{2,3}}, or [groups,size]<=[...], or mesh['a'=4,'b'=2] {'a'}; {}
+    are all.
     """
     if "source_target_pairs=" in line.attributes:
         return devices
-    match = re.search(r"replica_groups=(\{\{[\d,]*\}|\[\d+,\d+\]<=|mesh\[[^\]]*\][^{]*\{[^}]*\}|\{\})", line.attributes)
+    match = re.search(
+        r"replica_groups=(\{\{[\d,]*\}|\[\d+,\d+\]<=|mesh\[[^\]]*\][^{]*\{[^}]*\}|\{\})",
+        line.attributes,
+    )
     if not match or match[1] == "{}":
         return devices
     text = match[1]
     if text.startswith("mesh"):
-        sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", text[: text.index("]")])}
+        sizes = {
+            name: int(size)
+            for name, size in re.findall(r"'([^']+)'=(\d+)", text[: text.index("]")])
+        }
         chosen = re.findall(r"'([^']+)'(?::\(\d+\)(\d+))?", text[text.rindex("{") :])
         return math.prod(int(part) if part else sizes.get(name, 1) for name, part in chosen)
     if text.startswith("["):
@@ -104,10 +120,11 @@ def group_size(line: Instruction, devices: int) -> int:
 
 
 def product_flops(module: Module, loops: bool = True) -> float:
-    """FLOPs of the convolutions and matrix products of one chip; a multiplication with its addition is two.
+    """FLOPs of the convolutions and matrix products of one chip; a multiplication with its addition
+    is two.
 
-    What falls on padding, or into holes of a stretched input, does not count. Without `loops` the body of a loop counts
-    once, as XLA's own count has it.
+    What falls on padding, or into holes of a stretched input, does not count. Without `loops` the
+    body of a loop counts once, as XLA's own count has it.
     """
     total = 0.0
     for computation, line, times in module:
@@ -124,19 +141,31 @@ def _product(computation: Computation, line: Instruction) -> float:
         axes = [int(n) for n in re.findall(r"\d+", line.attribute("lhs_contracting_dims"))]
         inner = math.prod(left.arrays[0][1][axis] for axis in axes) if left else 1
         return 2.0 * out * inner
-    image, kernel, labels = given[0], given[1], re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", line.attributes)
+    image, kernel, labels = (
+        given[0],
+        given[1],
+        re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", line.attributes),
+    )
     if image is None or kernel is None or labels is None:
         return 0.0
     shape = kernel.arrays[0][1]
     groups = re.search(r"batch_group_count=(\d+)", line.attributes)
-    whole = 2.0 * out * math.prod(shape) / shape[labels[2].index("o")] / (int(groups[1]) if groups else 1)
+    whole = (
+        2.0
+        * out
+        * math.prod(shape)
+        / shape[labels[2].index("o")]
+        / (int(groups[1]) if groups else 1)
+    )
     return whole * _hits(line, labels, (image.arrays[0][1], shape, line.arrays[0][1]))
 
 
 def _hits(line: Instruction, labels: re.Match[str], shapes: tuple[tuple[int, ...], ...]) -> float:
-    """Share of a convolution's products that fall on its input, and not on padding or into holes (lhs_dilate).
+    """Share of a convolution's products that fall on its input, and not on padding or into holes
+    (lhs_dilate).
 
-    The TPU compiler writes many products of matrices as one convolution: with a window as large as their number, of
+    The TPU compiler writes many products of matrices as one convolution: with a window as large as
+      their number, of
     which all places but one are holes, or padding.
     """
     words = line.attribute("window").strip("{}").split()
@@ -144,8 +173,9 @@ def _hits(line: Instruction, labels: re.Match[str], shapes: tuple[tuple[int, ...
     share = 1.0
     for axis in range(len(given.get("size", ()))):
         length, size, out = (
-            shape[names.index(str(axis))] for shape, names in zip(shapes, labels.groups(), strict=True)
-        )  # fmt: skip
+            shape[names.index(str(axis))]
+            for shape, names in zip(shapes, labels.groups(), strict=True)
+        )
         stride, apart, holes = (int(given[name][axis]) if name in given else 1 for name in _STEPS)
         before = int(given["pad"][axis].split("_")[0]) if "pad" in given else 0
         last = (length - 1) * holes

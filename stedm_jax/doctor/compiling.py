@@ -1,7 +1,8 @@
 """Compiles one program for a pod that is not there, in a process of its own.
 
-So Ctrl-C ends it at once (the compiler itself does not listen), what the compiler took is given back, and a compiler
-that is killed for want of memory, or that crashes, is an answer and not the end of the doctor.
+So Ctrl-C ends it at once (the compiler itself does not listen), what the compiler took is given
+back, and a compiler that is killed for want of memory, or that crashes, is an answer and not the
+end of the doctor.
 """
 
 import contextlib
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 
 PULSE = 20.0
 """Seconds between signs of life."""
@@ -26,7 +27,8 @@ MEMORY = 15e9
 
 @dataclass(frozen=True)
 class Request:
-    """What to compile: `config` with its global batches set, `part` of programs.PARTS, for `topology`.
+    """What to compile: `config` with its global batches set, `part` of programs.PARTS, for
+    `topology`.
 
     Attributes:
       workdir: where {workdir} points.
@@ -43,10 +45,13 @@ class Request:
 
 
 def work(pipe: Any, request: Request) -> None:
-    """The process: sends ("phase", text) as it goes, then ("account", Account), ("error", text) or ("broken", text)."""
+    """The process: sends ("phase", text) as it goes, then ("account", Account), ("error", text) or
+    ("broken", text)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for the doctor to end this process
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    with contextlib.suppress(OSError):  # where memory runs out, this is what is killed, and no training beside it
+    with contextlib.suppress(
+        OSError
+    ):  # where memory runs out, this is what is killed, and no training beside it
         Path("/proc/self/oom_score_adj").write_text("800")
     try:
         pipe.send(("account", _account(request, lambda text: pipe.send(("phase", text)))))
@@ -66,11 +71,11 @@ def _end_with_parent() -> None:
 def _account(request: Request, say: Callable[[str], None]) -> Any:
     import jax
 
+    from stedm_jax.common.flop_counts import traced_flops
     from stedm_jax.doctor import kept
     from stedm_jax.doctor.account import Account, facts_of, read_facts
     from stedm_jax.doctor.chips import topology_devices
     from stedm_jax.doctor.programs import prepare
-    from stedm_jax.products import traced_flops
     from stedm_jax.training.sharding import make_mesh
     from stedm_jax.workdir import Workdir, write_text
 
@@ -79,8 +84,13 @@ def _account(request: Request, say: Callable[[str], None]) -> Any:
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, devices=devices)
     prepared = prepare(config, Workdir(Path(request.workdir)), mesh, request.part)
     account = Account(
-        request.part, request.topology, len(devices), dict(mesh.shape), prepared.images, prepared.held
-    )  # fmt: skip
+        request.part,
+        request.topology,
+        len(devices),
+        dict(mesh.shape),
+        prepared.images,
+        prepared.held,
+    )
     with jax.set_mesh(mesh):
         traced = prepared.trace()
         account.traced = traced_flops(traced.jaxpr) / len(devices)
@@ -114,7 +124,9 @@ def _account(request: Request, say: Callable[[str], None]) -> Any:
     return account
 
 
-def compile_apart(request: Request, target: Callable[[Any, Any], None] = work, every: float = PULSE) -> Any:
+def compile_apart(
+    request: Request, target: Callable[[Any, Any], None] = work, every: float = PULSE
+) -> Any:
     """The account of a program, from a process of its own; says what is going on meanwhile.
 
     Raises:
@@ -130,7 +142,10 @@ def compile_apart(request: Request, target: Callable[[Any, Any], None] = work, e
     try:
         while True:
             if not here.poll(every):
-                print(f"  {doing}, {time.monotonic() - began:.0f} s so far{usage(child.pid or 0)}", flush=True)
+                print(
+                    f"  {doing}, {time.monotonic() - began:.0f} s so far{usage(child.pid or 0)}",
+                    flush=True,
+                )
                 continue
             kind, value = here.recv()
             if kind == "phase":
@@ -139,7 +154,9 @@ def compile_apart(request: Request, target: Callable[[Any, Any], None] = work, e
             elif kind == "error":
                 raise UserError(value)
             elif kind == "broken":
-                raise RuntimeError(f"compiling {request.part} for {request.topology} failed:\n{value}")
+                raise RuntimeError(
+                    f"compiling {request.part} for {request.topology} failed:\n{value}"
+                )
             else:
                 return value
     except EOFError:

@@ -3,14 +3,15 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 
 VERDICTS = ("PASS", "WARN", "FAIL")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check found: a verdict of VERDICTS, what it is about, what was seen, and what to do about it."""
+    """What a check found: a verdict of VERDICTS, what it is about, what was seen, and what to do
+    about it."""
 
     verdict: str
     name: str
@@ -41,7 +42,11 @@ def checked(name: str, check: Callable[[], Finding | Iterable[Finding]]) -> list
     except UserError as error:
         return [fail(name, str(error), "as it says")]
     except Exception as error:  # a check that breaks must not hide the others
-        return [fail(name, f"could not be checked ({type(error).__name__}: {error})", "see what it says")]
+        return [
+            fail(
+                name, f"could not be checked ({type(error).__name__}: {error})", "see what it says"
+            )
+        ]
 
 
 def lines(finding: Finding) -> list[str]:

@@ -1,7 +1,9 @@
-"""Bytes that the instructions of a compiled module read from the HBM and write to it, loops as often as they turn.
+"""Bytes that the instructions of a compiled module read from the HBM and write to it, loops as
+often as they turn.
 
-A fusion reads its operands and writes its results; what passes within it does not leave the chip, and arrays that the
-compiler placed on the chip (memory space 1 of a layout) do not count. An operand is counted whole, also where only a
+A fusion reads its operands and writes its results; what passes within it does not leave the chip,
+and arrays that the compiler placed on the chip (memory space 1 of a layout) do not count. An
+operand is counted whole, also where only a
 part is read: so this is an estimate, rather above than below.
 """
 
@@ -13,9 +15,23 @@ from stedm_jax.doctor.hlo import BYTES, Instruction, Module
 _ARRAY = re.compile(r"([a-z]+[0-9]*[a-z0-9]*)\[([0-9,<= ]*)\](\{[^}]*\})?")
 _ON_CHIP = "S(1)"
 _FREE = {
-    "parameter", "tuple", "get-tuple-element", "bitcast", "constant", "while", "call", "conditional", "copy-done",
-    "slice-done", "async-done", "after-all", "partition-id", "replica-id", "opt-barrier", "optimization-barrier",
-}  # fmt: skip
+    "parameter",
+    "tuple",
+    "get-tuple-element",
+    "bitcast",
+    "constant",
+    "while",
+    "call",
+    "conditional",
+    "copy-done",
+    "slice-done",
+    "async-done",
+    "after-all",
+    "partition-id",
+    "replica-id",
+    "opt-barrier",
+    "optimization-barrier",
+}
 _PARTS = {"slice", "dynamic-slice", "slice-start", "copy-start"}
 
 
@@ -37,7 +53,9 @@ def hbm_bytes(module: Module) -> float:
 
 
 def _moved(line: Instruction, operands: list[Instruction]) -> float:
-    if line.opcode in _PARTS:  # as much as arrives is read, and written where it does not arrive on the chip
+    if (
+        line.opcode in _PARTS
+    ):  # as much as arrives is read, and written where it does not arrive on the chip
         arrays = [(size, place) for size, place in _arrays(line.shape) if size > 64] or [(0.0, "")]
         size, place = min(arrays, key=lambda each: (each[0], _ON_CHIP not in each[1]))
         return size if _ON_CHIP in place or line.opcode == "copy-start" else 2 * size
@@ -47,6 +65,11 @@ def _moved(line: Instruction, operands: list[Instruction]) -> float:
 
 def _arrays(shape: str) -> list[tuple[float, str]]:
     return [
-        (float(BYTES.get(kind, 1) * math.prod(int(n.strip("<= ")) for n in dims.split(",") if n)), layout)
+        (
+            float(
+                BYTES.get(kind, 1) * math.prod(int(n.strip("<= ")) for n in dims.split(",") if n)
+            ),
+            layout,
+        )
         for kind, dims, layout in _ARRAY.findall(shape)
     ]

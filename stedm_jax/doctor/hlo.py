@@ -1,7 +1,9 @@
 """A compiled module's text as computations and instructions, and how often each computation is run.
 
-Only what accounting needs is read: shapes, opcodes, operands, the computations that an instruction calls. Loops count
-as often as they turn, where that is known: the compiler noted it, or the loop counts an integer up to a constant, as
+Only what accounting needs is read: shapes, opcodes, operands, the computations that an instruction
+  calls. Loops count
+as often as they turn, where that is known: the compiler noted it, or the loop counts an integer up
+  to a constant, as
 those of `lax.scan` and `lax.fori_loop` do.
 """
 
@@ -12,13 +14,34 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 BYTES = {
-    "pred": 1, "s2": 0.25, "u2": 0.25, "s4": 0.5, "u4": 0.5, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "s32": 4, "u32": 4,
-    "s64": 8, "u64": 8, "bf16": 2, "f16": 2, "f32": 4, "f64": 8, "c64": 8, "c128": 16, "token": 0, "opaque": 0,
-}  # fmt: skip
+    "pred": 1,
+    "s2": 0.25,
+    "u2": 0.25,
+    "s4": 0.5,
+    "u4": 0.5,
+    "s8": 1,
+    "u8": 1,
+    "s16": 2,
+    "u16": 2,
+    "s32": 4,
+    "u32": 4,
+    "s64": 8,
+    "u64": 8,
+    "bf16": 2,
+    "f16": 2,
+    "f32": 4,
+    "f64": 8,
+    "c64": 8,
+    "c128": 16,
+    "token": 0,
+    "opaque": 0,
+}
 _ARRAY = re.compile(r"([a-z]+[0-9]*[a-z0-9]*)\[([0-9,<= ]*)\]")
 _HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _NAME = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = ")
-_CALLS = re.compile(r"(?:calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)")
+_CALLS = re.compile(
+    r"(?:calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)"
+)
 _CALL_LISTS = re.compile(r"(?:branch_computations|called_computations)=\{([^}]*)\}")
 
 
@@ -37,7 +60,9 @@ class Instruction:
     def arrays(self) -> list[tuple[str, tuple[int, ...]]]:
         """(element type, dimensions) of each array of the result."""
         found = _ARRAY.findall(self.shape)
-        return [(kind, tuple(int(n.strip("<= ")) for n in dims.split(",") if n)) for kind, dims in found]
+        return [
+            (kind, tuple(int(n.strip("<= ")) for n in dims.split(",") if n)) for kind, dims in found
+        ]
 
     @property
     def sizes(self) -> list[float]:
@@ -52,7 +77,11 @@ class Instruction:
     @property
     def called(self) -> list[str]:
         """Names of the computations that it calls."""
-        lists = [name.strip(" %") for names in _CALL_LISTS.findall(self.attributes) for name in names.split(",")]
+        lists = [
+            name.strip(" %")
+            for names in _CALL_LISTS.findall(self.attributes)
+            for name in names.split(",")
+        ]
         return _CALLS.findall(self.attributes) + [name for name in lists if name]
 
 
@@ -112,7 +141,9 @@ class Module:
         edges: dict[str, list[tuple[str, float]]] = {}  # callee -> callers
         for name, computation in self.computations.items():
             for instruction in computation.instructions.values():
-                turns = self._turns(computation, instruction) if instruction.opcode == "while" else 1.0
+                turns = (
+                    self._turns(computation, instruction) if instruction.opcode == "while" else 1.0
+                )
                 for callee in instruction.called:
                     edges.setdefault(callee, []).append((name, turns))
         known = {self.entry: 1.0}
@@ -171,7 +202,9 @@ class Module:
     def _step(self, body: Computation, index: int) -> int:
         """By how much a turn counts; 1, as JAX writes it, where the compiler hid it in a fusion."""
         out = body.root
-        added = body.instructions.get(out.operands[index]) if out and out.opcode == "tuple" else None
+        added = (
+            body.instructions.get(out.operands[index]) if out and out.opcode == "tuple" else None
+        )
         if added is None or added.opcode != "add":
             return 1
         constants = [_constant(body.instructions.get(name)) for name in added.operands]
@@ -191,8 +224,14 @@ def _parse(line: str) -> Instruction | None:
     closing = _closing(rest, opening)
     inside = re.sub(r"/\*.*?\*/", "", rest[opening + 1 : closing])
     opcode = rest[:opening]
-    operands = (inside,) if opcode in ("constant", "parameter") else tuple(re.findall(r"%([\w.\-]+)", inside))
-    return Instruction(name[2], shape, opcode, operands, rest[closing + 1 :].lstrip(", "), bool(name[1]))
+    operands = (
+        (inside,)
+        if opcode in ("constant", "parameter")
+        else tuple(re.findall(r"%([\w.\-]+)", inside))
+    )
+    return Instruction(
+        name[2], shape, opcode, operands, rest[closing + 1 :].lstrip(", "), bool(name[1])
+    )
 
 
 def _closing(text: str, start: int) -> int:
@@ -205,7 +244,11 @@ def _closing(text: str, start: int) -> int:
 
 
 def _constant(instruction: Instruction | None) -> int | None:
-    if instruction is None or instruction.opcode != "constant" or not instruction.operands[0].lstrip("-").isdigit():
+    if (
+        instruction is None
+        or instruction.opcode != "constant"
+        or not instruction.operands[0].lstrip("-").isdigit()
+    ):
         return None
     return int(instruction.operands[0])
 

@@ -1,4 +1,5 @@
-"""Checks of what a configuration names: tiles, weights, batches, and the processes that are to train together."""
+"""Checks of what a configuration names: tiles, weights, batches, and the processes that are to
+train together."""
 
 import os
 import socket
@@ -6,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.data.records import TileSet
 from stedm_jax.data.remote import is_remote, read_manifest
 from stedm_jax.data.splits import check_disjoint
 from stedm_jax.doctor.findings import Finding, fail, ok, warn
-from stedm_jax.errors import UserError
 from stedm_jax.stages.initial import source_folder, split_entry
 from stedm_jax.stages.run import check_classes, check_tiles
 from stedm_jax.workdir import Workdir
@@ -19,7 +20,8 @@ STARTS = ("autoencoder", "diffusion", "segmentation")
 
 
 def data(config: Any, workdir: Workdir) -> Iterator[Finding]:
-    """The tile set: there, whole, of the right size, with the splits and classes wanted, no patient in two splits."""
+    """The tile set: there, whole, of the right size, with the splits and classes wanted, no patient
+    in two splits."""
     settings = config.data
     place = workdir.fill(settings.tiles)
     if is_remote(place):
@@ -30,10 +32,17 @@ def data(config: Any, workdir: Workdir) -> Iterator[Finding]:
     path = Path(place)
     if not place or not (path / "manifest.json").exists():
         if settings.prepare:
-            yield ok("data", f"{path} is not there yet; the run makes it ({len(settings.prepare)} commands)")
+            yield ok(
+                "data",
+                f"{path} is not there yet; the run makes it ({len(settings.prepare)} commands)",
+            )
         else:
             where = settings.missing or "python -m data_prep.slides or data_prep.folder makes one"
-            yield fail("data", f"there is no tile set in {place or 'config.data.tiles, which is empty'}", where)
+            yield fail(
+                "data",
+                f"there is no tile set in {place or 'config.data.tiles, which is empty'}",
+                where,
+            )
         return
     tiles = TileSet.open(path)
     check_tiles(tiles, settings)
@@ -41,12 +50,22 @@ def data(config: Any, workdir: Workdir) -> Iterator[Finding]:
     yield ok("data", f"{path}: {tiles.tile} px at {tiles.mpp:g} um/px; {counts}")
     classes = check_classes(tiles, config)
     yield ok("classes", ", ".join(classes.names))
-    check_disjoint({split: tiles.patients(split) for split in tiles.splits if split != "synthetic"}, f"{path}")
+    check_disjoint(
+        {split: tiles.patients(split) for split in tiles.splits if split != "synthetic"}, f"{path}"
+    )
     patients = ", ".join(f"{split} {len(tiles.patients(split))}" for split in tiles.splits)
     yield ok("patients", f"no one in two splits; {patients}")
-    lacking = [split for split in ("train", "val", "test", config.synthesis.styles) if not tiles.index(split)]
+    lacking = [
+        split
+        for split in ("train", "val", "test", config.synthesis.styles)
+        if not tiles.index(split)
+    ]
     if lacking:
-        yield fail("splits", f"no tile of {', '.join(lacking)}", "add patients of that split and pack the tiles again")
+        yield fail(
+            "splits",
+            f"no tile of {', '.join(lacking)}",
+            "add patients of that split and pack the tiles again",
+        )
     tiles.verify()
     yield ok("checksums", "every shard and the index are as they were written")
 
@@ -91,15 +110,20 @@ def batches(config: Any) -> Iterator[Finding]:
             check_batch(batch, mesh)
         except UserError as error:
             wrong = True
-            yield fail("batch", f"{key}.batch: {error}", f"--config.{key}.batch=N with one of these")
+            yield fail(
+                "batch", f"{key}.batch: {error}", f"--config.{key}.batch=N with one of these"
+            )
     seen = f"data {mesh.shape['data']} x fsdp {mesh.shape['fsdp']}"
     yield ok("mesh", seen if wrong else f"{seen}; every batch divides over it")
 
 
 def processes(env: Mapping[str, str] | None = None) -> Iterator[Finding]:
-    """What the environment says of processes that train together: all of it or none, and numbers that fit."""
+    """What the environment says of processes that train together: all of it or none, and numbers
+    that fit."""
     env = os.environ if env is None else env
-    coordinator, count, number = (env.get(f"STEDM_{name}", "") for name in ("COORDINATOR", "PROCESSES", "PROCESS_ID"))
+    coordinator, count, number = (
+        env.get(f"STEDM_{name}", "") for name in ("COORDINATOR", "PROCESSES", "PROCESS_ID")
+    )
     sources = []
     if coordinator or count not in ("", "1") or number not in ("", "0"):
         sources.append("STEDM_COORDINATOR")
@@ -108,8 +132,17 @@ def processes(env: Mapping[str, str] | None = None) -> Iterator[Finding]:
     if "SLURM_STEP_NODELIST" in env and tasks.isdigit() and int(tasks) > 1:
         sources.append("SLURM")
         yield from _numbered("SLURM_PROCID", env.get("SLURM_PROCID", ""), int(tasks))
-    elif "SLURM_JOB_ID" in env and "SLURM_STEP_NODELIST" not in env and tasks.isdigit() and int(tasks) > 1:
-        yield warn("processes", f"SLURM gave {tasks} tasks, but this is not started by srun", "srun python -m ...")
+    elif (
+        "SLURM_JOB_ID" in env
+        and "SLURM_STEP_NODELIST" not in env
+        and tasks.isdigit()
+        and int(tasks) > 1
+    ):
+        yield warn(
+            "processes",
+            f"SLURM gave {tasks} tasks, but this is not started by srun",
+            "srun python -m ...",
+        )
     named = env.get("TPU_PROCESS_ADDRESSES") or env.get("TPU_WORKER_HOSTNAMES", "")
     hosts = [name for name in named.split(",") if name]
     if len(hosts) > 1:
@@ -126,7 +159,11 @@ def _coordinator(address: str, count: str, number: str) -> Iterator[Finding]:
     mend = "set STEDM_COORDINATOR=HOST:PORT, STEDM_PROCESSES=N and STEDM_PROCESS_ID=0 ... N-1, all three"
     host, _, port = address.rpartition(":")
     if not address or not count or not number:
-        yield fail("processes", f"STEDM_COORDINATOR='{address}', PROCESSES='{count}', PROCESS_ID='{number}'", mend)
+        yield fail(
+            "processes",
+            f"STEDM_COORDINATOR='{address}', PROCESSES='{count}', PROCESS_ID='{number}'",
+            mend,
+        )
         return
     if not host or not port.isdigit() or not 0 < int(port) < 65536:
         yield fail("processes", f"STEDM_COORDINATOR='{address}' is no HOST:PORT", mend)
@@ -144,6 +181,10 @@ def _coordinator(address: str, count: str, number: str) -> Iterator[Finding]:
 
 def _numbered(name: str, number: str, count: int) -> Iterator[Finding]:
     if not number.isdigit() or int(number) >= count:
-        yield fail("processes", f"{name}='{number}' of {count}", f"{name} has to be 0 ... {count - 1}, once each")
+        yield fail(
+            "processes",
+            f"{name}='{number}' of {count}",
+            f"{name} has to be 0 ... {count - 1}, once each",
+        )
     else:
         yield ok("processes", f"number {number} of {count}")

@@ -21,7 +21,11 @@ def python() -> Finding:
     """Version and word size."""
     seen = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
     if sys.version_info < (3, 11) or sys.maxsize < 2**32:
-        return fail("python", seen, "install a 64-bit Python 3.11 or newer and make a new virtual environment")
+        return fail(
+            "python",
+            seen,
+            "install a 64-bit Python 3.11 or newer and make a new virtual environment",
+        )
     return ok("python", seen)
 
 
@@ -47,7 +51,9 @@ def libraries() -> Iterator[Finding]:
     jax, jaxlib = found.get("jax", ""), importlib.metadata.version("jaxlib")
     if jax and jax.split(".")[:3] != jaxlib.split(".")[:3]:
         yield fail(
-            "jaxlib", f"jax {jax} and jaxlib {jaxlib} do not go together", f"pip install jax=={jax} jaxlib=={jax}"
+            "jaxlib",
+            f"jax {jax} and jaxlib {jaxlib} do not go together",
+            f"pip install jax=={jax} jaxlib=={jax}",
         )
 
 
@@ -66,7 +72,9 @@ def openslide() -> Finding:
     try:
         import openslide as library
 
-        return ok("openslide", f"{library.__library_version__}, openslide-python {library.__version__}")
+        return ok(
+            "openslide", f"{library.__library_version__}, openslide-python {library.__version__}"
+        )
     except (ImportError, OSError) as error:
         hint = "pip install openslide-python openslide-bin"
         if ctypes.util.find_library("openslide") is None and platform.system() != "Linux":
@@ -83,16 +91,29 @@ def devices() -> Iterator[Finding]:
         found = jax.devices()
     except RuntimeError as error:
         text = str(error).strip().splitlines()[0]
-        yield fail("devices", f"JAX does not start ({text})", "unset JAX_PLATFORMS, or install the extra of the device")
+        yield fail(
+            "devices",
+            f"JAX does not start ({text})",
+            "unset JAX_PLATFORMS, or install the extra of the device",
+        )
         return
     kinds = ", ".join(
-        f"{sum(d.device_kind == kind for d in found)} x {kind}" for kind in {d.device_kind for d in found}
+        f"{sum(d.device_kind == kind for d in found)} x {kind}"
+        for kind in {d.device_kind for d in found}
     )
-    limits = [(device.memory_stats() or {}).get("bytes_limit", 0) for device in found if device.platform != "cpu"]
+    limits = [
+        (device.memory_stats() or {}).get("bytes_limit", 0)
+        for device in found
+        if device.platform != "cpu"
+    ]
     memory = f", {min(limits) / 1e9:.1f} GB each" if limits and min(limits) else ""
     wrong = [str(each) for each in jax.local_devices() if not _computes(each, jnp)]
     if wrong:
-        yield fail("devices", f"{', '.join(wrong)} computes wrongly", "restart the machine, or leave that device out")
+        yield fail(
+            "devices",
+            f"{', '.join(wrong)} computes wrongly",
+            "restart the machine, or leave that device out",
+        )
     unseen = _unseen(found[0].platform)
     if unseen:
         yield warn("devices", f"{kinds}{memory}, but {unseen[0]}", unseen[1])
@@ -129,7 +150,10 @@ def available_memory(root: Path = Path("/")) -> float:
     free = float(found[1]) * 1024 if found else 0.0
     for limit, used in (
         ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory.current"),
-        ("sys/fs/cgroup/memory/memory.limit_in_bytes", "sys/fs/cgroup/memory/memory.usage_in_bytes"),
+        (
+            "sys/fs/cgroup/memory/memory.limit_in_bytes",
+            "sys/fs/cgroup/memory/memory.usage_in_bytes",
+        ),
     ):
         try:
             free = min(free, float((root / limit).read_text()) - float((root / used).read_text()))
@@ -144,11 +168,15 @@ def memory(cache_mb: int = 0) -> Finding:
         free = available_memory()
     except OSError:
         return ok("memory", "not told by this system")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     seen = f"{free / 1e9:.1f} GB to be had, {cores} cores"
     if cache_mb * 1e6 > 0.5 * free:
         seen += f", but data.cache_mb asks for {cache_mb / 1000:.1f} GB of decoded tiles"
-        return warn("memory", seen, f"--config.data.cache_mb={int(free / 4e6)}, or a machine with more")
+        return warn(
+            "memory", seen, f"--config.data.cache_mb={int(free / 4e6)}, or a machine with more"
+        )
     if free < 3e9:
         return warn("memory", seen, "end other programs: the demo needs 2 GB, full size more")
     return ok("memory", seen)
@@ -160,7 +188,9 @@ def shared_memory(path: str = "/dev/shm") -> Finding:
         return warn("shared memory", f"{path} is not there", "in a container: --shm-size=8g")
     size = shutil.disk_usage(path).free
     if size < SHARED_MEMORY:
-        return warn("shared memory", f"{path} has {size / 1e6:.0f} MB", "in a container: --shm-size=8g")
+        return warn(
+            "shared memory", f"{path} has {size / 1e6:.0f} MB", "in a container: --shm-size=8g"
+        )
     return ok("shared memory", f"{path} has {size / 1e9:.1f} GB")
 
 

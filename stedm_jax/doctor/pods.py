@@ -1,4 +1,5 @@
-"""Compiles the programs of a run for pods that are not there, and tells what they would ask of a chip."""
+"""Compiles the programs of a run for pods that are not there, and tells what they would ask of a
+chip."""
 
 import json
 import math
@@ -6,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.doctor.account import Account
 from stedm_jax.doctor.chips import SOURCE, Chip, parse_topology
 from stedm_jax.doctor.compiling import MEMORY, Request, compile_apart
 from stedm_jax.doctor.machine import available_memory
 from stedm_jax.doctor.tables import constancy, memory_table, report, work_table
-from stedm_jax.errors import UserError
 from stedm_jax.training.sharding import check_batch
 from stedm_jax.workdir import Workdir, write_text
 
@@ -36,15 +37,19 @@ def examine(
       batch_per_chip: images a chip, in place of the global batches of the configuration; 0: those.
       json_file: where the accounts are written, as JSON; "": nowhere.
       text_folder: where the text of each compiled module is kept; "": nowhere.
-      cache: where what the compiler says is kept, so that the same program need not be compiled again; "": nowhere.
+      cache: where what the compiler says is kept, so that the same program need not be compiled
+        again; "": nowhere.
 
     Returns:
       0 if all fit, 1 if something is tight, 2 if something does not fit.
 
     Raises:
-      UserError: no topology, no compiler, a batch that does not divide (before anything is compiled).
+      UserError: no topology, no compiler, a batch that does not divide (before anything is
+        compiled).
     """
-    configs = [(topology, sized(config, topology, parts, batch_per_chip)) for topology in topologies]
+    configs = [
+        (topology, sized(config, topology, parts, batch_per_chip)) for topology in topologies
+    ]
     _room_for_the_compiler()
     done: list[tuple[Account, Chip]] = []
     total = len(configs) * len(parts)
@@ -54,12 +59,16 @@ def examine(
             images = its.diffusion.train.batch if part == "train" else its.synthesis.batch
             where = f"{part} on {topology}, {images} images on {math.prod(sides)} chips"
             print(f"\ncompiling {len(done) + 1} of {total}: {where}", flush=True)
-            account = compile_apart(Request(its, str(workdir.path), topology, part, text_folder, cache))
+            account = compile_apart(
+                Request(its, str(workdir.path), topology, part, text_folder, cache)
+            )
             done.append((account, chip))
             print("\n".join(report(account, chip, its)), flush=True)
             if json_file:
                 Path(json_file).parent.mkdir(parents=True, exist_ok=True)
-                write_text(Path(json_file), json.dumps([each.as_json(one) for each, one in done], indent=1))
+                write_text(
+                    Path(json_file), json.dumps([each.as_json(one) for each, one in done], indent=1)
+                )
     for table in (memory_table(done), work_table(done), constancy(done)):
         print("\n" + "\n".join(table) if table else "")
     print(f"A step's time is a bound from peaks, not a measurement ({SOURCE}).", flush=True)
@@ -86,7 +95,10 @@ def sized(config: Any, topology: str, parts: Sequence[str], batch_per_chip: int 
     config = config.copy_and_resolve_references()
     if batch_per_chip:
         config.diffusion.train.batch = config.synthesis.batch = batch_per_chip * chips
-    batches = {"train": ("diffusion.train", config.diffusion.train), "sampler": ("synthesis", config.synthesis)}
+    batches = {
+        "train": ("diffusion.train", config.diffusion.train),
+        "sampler": ("synthesis", config.synthesis),
+    }
     for part in parts:
         key, section = batches[part]
         try:

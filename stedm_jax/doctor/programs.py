@@ -1,4 +1,5 @@
-"""The compiled programs of a run as the stages make them, from shapes alone: nothing is loaded and nothing computed."""
+"""The compiled programs of a run as the stages make them, from shapes alone: nothing is loaded and
+nothing computed."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -63,7 +64,8 @@ def prepare(config: Any, workdir: Workdir, mesh: Mesh, part: str) -> Prepared:
       part: of PARTS.
 
     Raises:
-      UserError: settings that do not go together, a batch that does not divide, classes that are not known yet.
+      UserError: settings that do not go together, a batch that does not divide, classes that are
+        not known yet.
     """
     run = Run(config, workdir, mesh)
     task, frozen = _task(run)
@@ -71,7 +73,8 @@ def prepare(config: Any, workdir: Workdir, mesh: Mesh, part: str) -> Prepared:
 
 
 def abstract_params(config: Any) -> Iterator[tuple[str, Any]]:
-    """(stage, abstract parameters) of the autoencoder and of the denoiser with its style encoder, where they train."""
+    """(stage, abstract parameters) of the autoencoder and of the denoiser with its style encoder,
+    where they train."""
     mesh = jax.make_mesh((1, 1), AXES, axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:1])
     run = Run(config, Workdir(Path()), mesh)
     for stage in ("autoencoder", "diffusion"):
@@ -79,7 +82,11 @@ def abstract_params(config: Any) -> Iterator[tuple[str, Any]]:
             first = autoencoder.build(run)
             colors = ((0, 0, 0), (255, 255, 255))
             unit = LatentScale((0.0,), (1.0,))
-            task = first if stage == "autoencoder" else DiffusionTask(config.diffusion, first, unit, colors, run.dtype)
+            task = (
+                first
+                if stage == "autoencoder"
+                else DiffusionTask(config.diffusion, first, unit, colors, run.dtype)
+            )
             yield stage, jax.eval_shape(task.init, jax.random.key(0))
 
 
@@ -106,7 +113,10 @@ def _task(run: Run) -> tuple[DiffusionTask, Any]:
 
 def _tiles(run: Run, batch: int, **shapes: tuple[int, ...]) -> dict[str, jax.ShapeDtypeStruct]:
     cut = batch_sharding(run.mesh)
-    return {name: jax.ShapeDtypeStruct((batch, *shape), jnp.uint8, sharding=cut) for name, shape in shapes.items()}
+    return {
+        name: jax.ShapeDtypeStruct((batch, *shape), jnp.uint8, sharding=cut)
+        for name, shape in shapes.items()
+    }
 
 
 def _train(run: Run, task: DiffusionTask, frozen: Any) -> Prepared:
@@ -115,8 +125,13 @@ def _train(run: Run, task: DiffusionTask, frozen: Any) -> Prepared:
     styles = (config.style.tiles, side, side, 3)
     batch = _tiles(run, config.train.batch, image=(side, side, 3), mask=(side, side), styles=styles)
     if run.config.latents.cache:
-        spec, cut = latents.plan(run.config, task.autoencoder, {}, {}).arrays["moments"], batch.pop("image").sharding
-        batch["moments"] = jax.ShapeDtypeStruct((config.train.batch, *spec.shape), jnp.dtype(spec.dtype), sharding=cut)
+        spec, cut = (
+            latents.plan(run.config, task.autoencoder, {}, {}).arrays["moments"],
+            batch.pop("image").sharding,
+        )
+        batch["moments"] = jax.ShapeDtypeStruct(
+            (config.train.batch, *spec.shape), jnp.dtype(spec.dtype), sharding=cut
+        )
     abstract_key = jax.eval_shape(lambda: jax.random.key(0))
     key = jax.ShapeDtypeStruct((), abstract_key.dtype, sharding=replicated(run.mesh))
     state = program.state
@@ -135,8 +150,14 @@ def _sampler(run: Run, task: DiffusionTask, frozen: Any) -> Prepared:
     check_batch(config.batch, run.mesh)
     styles = (run.config.diffusion.style.tiles, side, side, 3)
     batch = _tiles(run, config.batch, mask=(side, side), styles=styles)
-    batch["index"] = jax.ShapeDtypeStruct((config.batch,), jnp.uint32, sharding=batch_sharding(run.mesh))
+    batch["index"] = jax.ShapeDtypeStruct(
+        (config.batch,), jnp.uint32, sharding=batch_sharding(run.mesh)
+    )
     params = with_shardings(jax.eval_shape(task.init, jax.random.key(0)), run.mesh)
-    held = {"parameters": chip_bytes(params), "frozen": chip_bytes(frozen), "batch": chip_bytes(batch)}
+    held = {
+        "parameters": chip_bytes(params),
+        "frozen": chip_bytes(frozen),
+        "batch": chip_bytes(batch),
+    }
     sampler = synthesis.make_sampler(run, task)
     return Prepared("sampler", lambda: sampler.trace(params, frozen, batch), held, config.batch)

@@ -24,12 +24,16 @@ def report(account: Account, chip: Chip, config: Any) -> list[str]:
     if not account.refused:
         padding = account.arguments - sum(account.held.values())
         lines += [f"    {'padding, less unread':<22}{padding / 1e9:>10.3f} GB"]
-        lines += [f"    {'activations':<22}{account.temporaries / 1e9:>10.3f} GB (all that is temporary)"]
+        lines += [
+            f"    {'activations':<22}{account.temporaries / 1e9:>10.3f} GB (all that is temporary)"
+        ]
         rest = account.outputs + account.code
         lines += [f"    {'results and code':<22}{rest / 1e9:>10.3f} GB"]
     share = account.total / chip.memory
     if account.total:
-        lines += [f"    {'in all':<22}{account.total / 1e9:>10.3f} GB of {chip.memory / 1e9:.3f} GB ({share:.0%})"]
+        lines += [
+            f"    {'in all':<22}{account.total / 1e9:>10.3f} GB of {chip.memory / 1e9:.3f} GB ({share:.0%})"
+        ]
     if not account.refused:
         lines += _work(account, chip)
     verdict = account.verdict(chip)
@@ -38,7 +42,9 @@ def report(account: Account, chip: Chip, config: Any) -> list[str]:
         told = "the compiler refused"
     lines += [f"  {verdict}  {told}" + (f": {account.refused}" if account.refused else "")]
     if account.unknown_loops:
-        lines += [f"  loops counted once, because it is not known how often they turn: {len(account.unknown_loops)}"]
+        lines += [
+            f"  loops counted once, because it is not known how often they turn: {len(account.unknown_loops)}"
+        ]
     if verdict != "PASS" and share > 0.9:
         lines += ["        what makes it smaller, the cheapest first:"]
         lines += [f"        {mend}" for mend in mends(account, chip, config)]
@@ -59,7 +65,9 @@ def _work(account: Account, chip: Chip) -> list[str]:
     for kind in KINDS:
         if kind in account.traffic:
             each = account.traffic[kind]
-            lines += [f"    {kind:<22}{each.count:>10.0f}{each.size / 1e9:>12.4f}{each.wire / 1e9:>12.4f}"]
+            lines += [
+                f"    {kind:<22}{each.count:>10.0f}{each.size / 1e9:>12.4f}{each.wire / 1e9:>12.4f}"
+            ]
     if not account.traffic:
         lines += ["    none"]
     seconds, bound = account.seconds(chip), account.estimate(chip)
@@ -80,16 +88,30 @@ def bound_by(account: Account, chip: Chip) -> str:
 
 def memory_table(done: Done) -> list[str]:
     """GB of one chip by what they are for, as a Markdown table."""
-    head = ("program", "pod", "chips", "fsdp", "images a chip", *HELD, "temporary", "in all", "of HBM", "verdict")
+    head = (
+        "program",
+        "pod",
+        "chips",
+        "fsdp",
+        "images a chip",
+        *HELD,
+        "temporary",
+        "in all",
+        "of HBM",
+        "verdict",
+    )
     rows = []
     for account, chip in done:
         rows.append(
             (
-                *_who(account), *(_gb(account.held[name]) if name in account.held else "-" for name in HELD),
-                "-" if account.refused else _gb(account.temporaries), _gb(account.total),
-                f"{account.total / chip.memory:.0%}", account.verdict(chip),
+                *_who(account),
+                *(_gb(account.held[name]) if name in account.held else "-" for name in HELD),
+                "-" if account.refused else _gb(account.temporaries),
+                _gb(account.total),
+                f"{account.total / chip.memory:.0%}",
+                account.verdict(chip),
             )
-        )  # fmt: skip
+        )
     return _markdown(head, rows)
 
 
@@ -97,8 +119,23 @@ def work_table(done: Done) -> list[str]:
     """Work, traffic and the bound on time, as a Markdown table; GB sent by kind of collective."""
     kinds = [kind for kind in KINDS if any(kind in account.traffic for account, _ in done)]
     sent = [f"{kind} GB sent" for kind in kinds]
-    head = ("program", "pod", "chips", "fsdp", "images a chip", "TFLOP", "TFLOP as written", "HBM GB", *sent,
-            "products ms", "roofline ms", "bound by", "links ms", "images/s a chip", "images/s")  # fmt: skip
+    head = (
+        "program",
+        "pod",
+        "chips",
+        "fsdp",
+        "images a chip",
+        "TFLOP",
+        "TFLOP as written",
+        "HBM GB",
+        *sent,
+        "products ms",
+        "roofline ms",
+        "bound by",
+        "links ms",
+        "images/s a chip",
+        "images/s",
+    )
     rows = []
     for account, chip in done:
         bound = account.estimate(chip)
@@ -109,24 +146,34 @@ def work_table(done: Done) -> list[str]:
         rate, seconds = account.images / bound, account.seconds(chip)
         rows.append(
             (
-                *_who(account), f"{account.products / 1e12:.2f}", f"{account.traced / 1e12:.2f}",
-                f"{account.hbm / 1e9:.0f}", *map(_gb, wires), f"{seconds['compute'] * 1e3:.0f}", f"{bound * 1e3:.0f}",
-                bound_by(account, chip), f"{seconds['links'] * 1e3:.1f}",
-                f"{rate / account.chips:.2f}", f"{rate:.0f}",
+                *_who(account),
+                f"{account.products / 1e12:.2f}",
+                f"{account.traced / 1e12:.2f}",
+                f"{account.hbm / 1e9:.0f}",
+                *map(_gb, wires),
+                f"{seconds['compute'] * 1e3:.0f}",
+                f"{bound * 1e3:.0f}",
+                bound_by(account, chip),
+                f"{seconds['links'] * 1e3:.1f}",
+                f"{rate / account.chips:.2f}",
+                f"{rate:.0f}",
             )
-        )  # fmt: skip
+        )
     return _markdown(head, rows)
 
 
 def constancy(done: Done) -> list[str]:
-    """How the work of a chip changes while the pod grows and nothing else does; a line a program and kind of chip."""
+    """How the work of a chip changes while the pod grows and nothing else does; a line a program
+    and kind of chip."""
 
     def alike(one: tuple[Account, Chip]) -> tuple[str, str, float, int]:
         account, chip = one
         return account.part, chip.name, account.images / account.chips, account.mesh["fsdp"]
 
     lines = []
-    kept = sorted((one for one in done if not one[0].refused), key=lambda one: (alike(one), one[0].chips))
+    kept = sorted(
+        (one for one in done if not one[0].refused), key=lambda one: (alike(one), one[0].chips)
+    )
     for (part, name, images, fsdp), group in groupby(kept, key=alike):
         accounts = [account for account, _ in group]
         if len(accounts) < 2:

@@ -1,7 +1,8 @@
 """How a score depends on one setting, which the arms of a run vary: a chart and a table.
 
-Each point is the mean over patients of each patient's mean over seeds, with a 95 % interval (patients drawn first, then
-seeds). Numbers stand in their order and are drawn at their value; anything else in the order of the arms, side by side.
+Each point is the mean over patients of each patient's mean over seeds, with a 95 % interval
+(patients drawn first, then seeds). Numbers stand in their order and are drawn at their value;
+anything else in the order of the arms, side by side.
 """
 
 import csv
@@ -31,7 +32,8 @@ class Ablation:
 
 @dataclass(frozen=True)
 class Point:
-    """An arm: its setting, the score of each patient, the mean with its interval, and the mean Dice."""
+    """An arm: its setting, the score of each patient, the mean with its interval, and the mean
+    Dice."""
 
     arm: str
     setting: Any
@@ -41,10 +43,19 @@ class Point:
     dice: float
 
 
-def point(arm: str, setting: Any, iou: Float64[np.ndarray, "s p"], dice: Float64[np.ndarray, "s p"]) -> Point:
+def point(
+    arm: str, setting: Any, iou: Float64[np.ndarray, "s p"], dice: Float64[np.ndarray, "s p"]
+) -> Point:
     """From tables of seeds and patients, NaN where undefined."""
     mean = bootstrap_difference(np.zeros_like(iou), iou)
-    return Point(arm, _plain(setting), len(iou), patient_means(iou), mean, float(np.nanmean(patient_means(dice))))
+    return Point(
+        arm,
+        _plain(setting),
+        len(iou),
+        patient_means(iou),
+        mean,
+        float(np.nanmean(patient_means(dice))),
+    )
 
 
 def ablation_csv(points: Sequence[Point]) -> str:
@@ -64,16 +75,36 @@ def ablation_chart(key: str, points: Sequence[Point], dark: bool = False) -> byt
     figure = Figure(figsize=(max(4.6, 0.9 * len(points) + 1.4), 3.6), layout="constrained")
     axes = figure.add_subplot()
     numbers, order = _numbers(points), _ordered(points)
-    x = [float(each.setting) for each in order] if numbers else [float(i) for i in range(len(order))]
+    x = (
+        [float(each.setting) for each in order]
+        if numbers
+        else [float(i) for i in range(len(order))]
+    )
     ink, faint, colour = style(axes, dark)
-    axes.plot(x, np.stack([each.patients for each in order]), color=faint, linewidth=0.8, alpha=0.7, zorder=1)
+    axes.plot(
+        x,
+        np.stack([each.patients for each in order]),
+        color=faint,
+        linewidth=0.8,
+        alpha=0.7,
+        zorder=1,
+    )
     means = np.array([each.iou.estimate for each in order])
     low = means - np.array([each.iou.low for each in order])
     high = np.array([each.iou.high for each in order]) - means
     reach = np.nan_to_num(np.stack([low, high]))
-    axes.errorbar(x, means, np.maximum(reach, 0.0), fmt="o-", color=colour, linewidth=1.8, capsize=3, zorder=3)
+    axes.errorbar(
+        x, means, np.maximum(reach, 0.0), fmt="o-", color=colour, linewidth=1.8, capsize=3, zorder=3
+    )
     for place, mean in zip(x, means, strict=True):
-        axes.annotate(f"{mean:.3f}", (place, mean), xytext=(5, 6), textcoords="offset points", fontsize=8, color=ink)
+        axes.annotate(
+            f"{mean:.3f}",
+            (place, mean),
+            xytext=(5, 6),
+            textcoords="offset points",
+            fontsize=8,
+            color=ink,
+        )
     if not numbers or len(x) < 12:
         axes.set_xticks(x, [_label(each.setting) for each in order], rotation=0 if numbers else 20)
     axes.margins(x=0.14, y=0.1)  # room for the last number
@@ -83,7 +114,10 @@ def ablation_chart(key: str, points: Sequence[Point], dark: bool = False) -> byt
 
 
 def _numbers(points: Sequence[Point]) -> bool:
-    return all(isinstance(each.setting, int | float) and not isinstance(each.setting, bool) for each in points)
+    return all(
+        isinstance(each.setting, int | float) and not isinstance(each.setting, bool)
+        for each in points
+    )
 
 
 def _ordered(points: Sequence[Point]) -> list[Point]:

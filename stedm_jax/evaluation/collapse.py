@@ -1,13 +1,15 @@
 """Whether a self-supervised encoder has collapsed, from what it makes of many tiles.
 
-    entropy     = mean_i H(p_i) / log K                    1: every tile gets the uniform distribution       (1)
-    prototypes  = exp H(mean_i p_i)                        1: all tiles get the same prototype               (2)
-    spread      = sqrt(sum_j var_i z_ij) = sqrt(1 - |mean_i z_i|^2)          of unit vectors z; 0: all equal (3)
-    rank        = exp H(s / sum s),  s^2 the eigenvalues of the covariance of z                              (4)
+    entropy     = mean_i H(p_i) / log K                    1: every tile gets the uniform
+    distribution       (1) prototypes  = exp H(mean_i p_i)                        1: all tiles get
+    the same prototype               (2) spread      = sqrt(sum_j var_i z_ij) = sqrt(1 - |mean_i
+    z_i|^2)          of unit vectors z; 0: all equal (3) rank        = exp H(s / sum s),  s^2 the
+    eigenvalues of the covariance of z                              (4)
 
-p are the teacher's distributions over K prototypes, centred and sharpened; z its embeddings, L2-normalised. (3) is the
-standard deviation of a dimension over 1 / sqrt(d), the value of vectors that point everywhere. (4) is the effective
-rank of Roy and Vetterli (2007), close to RankMe (Garrido et al., 2023), of centred embeddings.
+p are the teacher's distributions over K prototypes, centred and sharpened; z its embeddings,
+L2-normalised. (3) is the standard deviation of a dimension over 1 / sqrt(d), the value of vectors
+that point everywhere. (4) is the effective rank of Roy and Vetterli (2007), close to RankMe
+(Garrido et al., 2023), of centred embeddings.
 """
 
 from collections.abc import Mapping
@@ -22,7 +24,8 @@ FEW_DIMENSIONS = 1.5
 
 
 def health(sums: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Equations (1) to (4) from sums over tiles: count, entropy (nats), p (K,), z (d,), zz (d, d)."""
+    """Equations (1) to (4) from sums over tiles: count, entropy (nats), p (K,), z (d,), zz (d,
+    d)."""
     n = max(float(sums["count"]), 1.0)
     p, mean = np.asarray(sums["p"], np.float64) / n, np.asarray(sums["z"], np.float64) / n
     covariance = np.asarray(sums["zz"], np.float64) / n - np.outer(mean, mean)
@@ -36,7 +39,8 @@ def health(sums: Mapping[str, np.ndarray]) -> dict[str, float]:
 
 
 def named_collapse(scores: Mapping[str, float]) -> list[str]:
-    """What is wrong, in words with what to change; nothing where the encoder is sound. Scores as of `health`."""
+    """What is wrong, in words with what to change; nothing where the encoder is sound. Scores as of
+    `health`."""
     found = []
     if not all(np.isfinite(scores[name]) for name in ("entropy", "prototypes", "spread", "rank")):
         found.append("the encoder's output is not finite: lower train.optimizer.lr")

@@ -40,11 +40,15 @@ def confusion_matrix(
     t, p = truth[known].astype(np.int64), prediction[known].astype(np.int64)
     for name, ids in (("truth", t), ("prediction", p)):
         if ids.size and not 0 <= ids.min() <= ids.max() < classes:
-            raise ValueError(f"class ids of the {name} span {ids.min()}..{ids.max()}, but there are {classes}")
+            raise ValueError(
+                f"class ids of the {name} span {ids.min()}..{ids.max()}, but there are {classes}"
+            )
     return np.bincount(t * classes + p, minlength=classes**2).reshape(classes, classes)
 
 
-def merge_classes(matrix: Integer[np.ndarray, "c c"], groups: Sequence[Sequence[int]]) -> Int64[np.ndarray, "g g"]:
+def merge_classes(
+    matrix: Integer[np.ndarray, "c c"], groups: Sequence[Sequence[int]]
+) -> Int64[np.ndarray, "g g"]:
     """The matrix of coarser classes, each a group of old ids, such as any tumour of background."""
     index = [np.asarray(group, np.int64) for group in groups]
     rows = np.stack([matrix[i].sum(0) for i in index])
@@ -73,7 +77,9 @@ def mean_over(values: Float64[np.ndarray, " c"], classes: Iterable[int] | None =
     return float(chosen.mean()) if chosen.size else float("nan")
 
 
-def foreground_scores(matrix: Integer[np.ndarray, "c c"], foreground: Iterable[int]) -> dict[str, float]:
+def foreground_scores(
+    matrix: Integer[np.ndarray, "c c"], foreground: Iterable[int]
+) -> dict[str, float]:
     """iou, dice, recall and precision, each the mean over the foreground classes that have one."""
     s, chosen = scores(matrix), list(foreground)
     by_class = {"iou": s.iou, "dice": s.dice, "recall": s.recall, "precision": s.precision}
@@ -114,6 +120,8 @@ class PatientConfusion:
         return {patient: scores(matrix) for patient, matrix in sorted(self.matrices.items())}
 
 
-def _ratio(over: Int64[np.ndarray, " c"], under: Int64[np.ndarray, " c"]) -> Float64[np.ndarray, " c"]:
+def _ratio(
+    over: Int64[np.ndarray, " c"], under: Int64[np.ndarray, " c"]
+) -> Float64[np.ndarray, " c"]:
     """over / under, NaN where under is 0."""
     return np.where(under > 0, over / np.maximum(under, 1), np.nan)

@@ -1,8 +1,8 @@
 """Charts as PNG bytes on a transparent ground, for a light or a dark page.
 
-Drawn with matplotlib's object interface (no global state) in the Okabe-Ito colours, which people with
-any colour vision can tell apart; arms and channels also differ in position, so colour never says
-anything alone.
+Drawn with matplotlib's object interface (no global state) in the Okabe-Ito colours, which people
+with any colour vision can tell apart; arms and channels also differ in position, so colour never
+says anything alone.
 """
 
 import io
@@ -76,7 +76,15 @@ def _loss_panel(axes: Axes, runs: Mapping[str, Rows], dark: bool) -> None:
         if len(step):
             axes.plot(step, loss, color=colour, alpha=0.25, linewidth=0.8)
             mark = "o" if len(step) == 1 else None  # a line of one point is not seen
-            axes.plot(step, _smooth(loss), color=colour, linewidth=1.5, marker=mark, markersize=3.5, label=label)
+            axes.plot(
+                step,
+                _smooth(loss),
+                color=colour,
+                linewidth=1.5,
+                marker=mark,
+                markersize=3.5,
+                label=label,
+            )
         step, loss = _series(rows, "eval/loss")
         if len(step):
             name = None if family else "evaluation"
@@ -89,7 +97,13 @@ def _loss_panel(axes: Axes, runs: Mapping[str, Rows], dark: bool) -> None:
 
 def sampled_names(curves: Mapping[str, Rows]) -> list[str]:
     """The scores of samples that were drawn during trainings: `style_correlation`, `layout_iou`."""
-    keys = {key for rows in curves.values() for row in rows for key, value in row.items() if value is not None}
+    keys = {
+        key
+        for rows in curves.values()
+        for row in rows
+        for key, value in row.items()
+        if value is not None
+    }
     keys = {key for key in keys if key.startswith(SAMPLES)}
     return sorted(key.removeprefix(SAMPLES) for key in keys)
 
@@ -102,7 +116,14 @@ def sample_curves(curves: Mapping[str, Rows], dark: bool = False) -> bytes:
         axes = figure.add_subplot(1, len(names), i + 1)
         drawn = [(run, *_series(rows, SAMPLES + name)) for run, rows in curves.items()]
         for number, (run, step, value) in enumerate(each for each in drawn if len(each[1])):
-            axes.plot(step, value, "o-", color=palette(dark)[number % len(PALETTE)], markersize=3.5, label=run)
+            axes.plot(
+                step,
+                value,
+                "o-",
+                color=palette(dark)[number % len(PALETTE)],
+                markersize=3.5,
+                label=run,
+            )
         style(axes, dark)
         axes.legend(frameon=False, fontsize=8, labelcolor=_ink(dark))
         axes.set_title(name.replace("_", " "), loc="left", fontsize=10, color=_ink(dark))
@@ -110,8 +131,11 @@ def sample_curves(curves: Mapping[str, Rows], dark: bool = False) -> bytes:
     return png(figure)
 
 
-def patient_violins(arms: Mapping[str, Float64[np.ndarray, " p"]], label: str = "IoU", dark: bool = False) -> bytes:
-    """Scores of the same patients in each arm: violin, a dot for each patient, a line for each pair.
+def patient_violins(
+    arms: Mapping[str, Float64[np.ndarray, " p"]], label: str = "IoU", dark: bool = False
+) -> bytes:
+    """Scores of the same patients in each arm: violin, a dot for each patient, a line for each
+    pair.
 
     NaN = undefined for this patient. The bar is the mean; a violin needs 4 defined scores.
     """
@@ -126,7 +150,9 @@ def patient_violins(arms: Mapping[str, Float64[np.ndarray, " p"]], label: str = 
     for i, (place, value) in enumerate(zip(places, values, strict=True)):
         colour, known = palette(dark)[i % len(PALETTE)], value[~np.isnan(value)]
         if known.size >= 4 and np.ptp(known) > 0:
-            body = axes.violinplot([known], [i], widths=0.75, showextrema=False, bw_method=0.5)["bodies"]
+            body = axes.violinplot([known], [i], widths=0.75, showextrema=False, bw_method=0.5)[
+                "bodies"
+            ]
             for part in body:  # pyright: ignore[reportGeneralTypeIssues]
                 part.set(facecolor=colour, alpha=0.22, edgecolor="none", zorder=0)
         axes.plot(place, value, "o", color=colour, markersize=5, markeredgewidth=0, zorder=3)
@@ -159,9 +185,14 @@ def style_scatter(
         limits = (np.nanmin(both), np.nanmax(both)) if np.isfinite(both).any() else (0.0, 1.0)
         axes.plot(limits, limits, color=_faint(dark), linewidth=1, zorder=0)
         axes.plot(
-            style_od[:, i], images_od[:, i], "o", color=palette(dark)[index],
-            markersize=3, alpha=0.5, markeredgewidth=0,
-        )  # fmt: skip
+            style_od[:, i],
+            images_od[:, i],
+            "o",
+            color=palette(dark)[index],
+            markersize=3,
+            alpha=0.5,
+            markeredgewidth=0,
+        )
         axes.set_title(f"{name}   r = {r[i]:.3f}", loc="left", fontsize=10, color=_ink(dark))
         axes.set_xlabel("style tiles", fontsize=8)
         axes.set_aspect("equal", adjustable="datalim")

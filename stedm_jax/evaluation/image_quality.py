@@ -1,9 +1,11 @@
 """How close two batches of images are, and means of that over patients; all of it can be compiled.
 
-    PSNR = 10 log10(peak^2 / mean (x - y)^2)                                                            (1)
-    SSIM = mean (2 m_x m_y + c1)(2 s_xy + c2) / ((m_x^2 + m_y^2 + c1)(s_x + s_y + c2)),                 (2)
+    PSNR = 10 log10(peak^2 / mean (x - y)^2)
+       (1) SSIM = mean (2 m_x m_y + c1)(2 s_xy + c2) / ((m_x^2 + m_y^2 + c1)(s_x + s_y + c2)),
+                 (2)
            m, s the local means and (co)variances under a Gaussian window of 11 pixels, sigma 1.5,
-           c1 = (0.01 peak)^2, c2 = (0.03 peak)^2 (Wang et al. 2004); windows inside the image, channel by channel
+           c1 = (0.01 peak)^2, c2 = (0.03 peak)^2 (Wang et al. 2004); windows inside the image,
+           channel by channel
 
 Images are in [-1, 1], so peak = 2.
 """
@@ -21,7 +23,8 @@ WINDOW, SIGMA = 11, 1.5
 
 
 def psnr(x: Float[Array, "b h w c"], y: Float[Array, "b h w c"]) -> Float32[Array, " b"]:
-    """Equation 1 for each image, dB; mean squares below 1e-10 count as that, so equal images have 106.02."""
+    """Equation 1 for each image, dB; mean squares below 1e-10 count as that, so equal images have
+    106.02."""
     error = jnp.mean(jnp.square(x.astype(jnp.float32) - y.astype(jnp.float32)), axis=(1, 2, 3))
     return 10.0 * jnp.log10(PEAK**2 / jnp.maximum(error, 1e-10))
 
@@ -29,9 +32,12 @@ def psnr(x: Float[Array, "b h w c"], y: Float[Array, "b h w c"]) -> Float32[Arra
 def ssim(x: Float[Array, "b h w c"], y: Float[Array, "b h w c"]) -> Float32[Array, " b"]:
     """Equation 2 for each image; ValueError for images smaller than the window."""
     if min(x.shape[1:3]) < WINDOW:
-        raise ValueError(f"SSIM needs images of {WINDOW} pixels a side and more, not {x.shape[1:3]}")
+        raise ValueError(
+            f"SSIM needs images of {WINDOW} pixels a side and more, not {x.shape[1:3]}"
+        )
     x, y = x.astype(jnp.float32), y.astype(jnp.float32)
-    # Variances as differences of means lose nothing to rounding when one value near the mean is taken off first.
+    # Variances as differences of means lose nothing to rounding when one value near the mean is
+    # taken off first.
     centre = 0.5 * (x.mean((1, 2), keepdims=True) + y.mean((1, 2), keepdims=True))
     p, q = x - centre, y - centre
     mean_p, mean_q = _blur(p), _blur(q)
@@ -53,17 +59,27 @@ def _blur(x: Float32[Array, "b h w c"]) -> Float32[Array, "b h2 w2 c"]:
     for shape in ((WINDOW, 1, 1, 1), (1, WINDOW, 1, 1)):
         kernel = jnp.tile(taps.reshape(shape), (1, 1, 1, channels))
         x = lax.conv_general_dilated(
-            x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=channels,
+            x,
+            kernel,
+            (1, 1),
+            "VALID",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=channels,
             precision=lax.Precision.HIGHEST,
-        )  # fmt: skip
+        )
     return x
 
 
 def patient_sums(
-    values: Float[Array, " b"], weight: Float[Array, " b"], patient: Int32[Array, " b"], patients: int
+    values: Float[Array, " b"],
+    weight: Float[Array, " b"],
+    patient: Int32[Array, " b"],
+    patients: int,
 ) -> Float32[Array, " p"]:
     """Sums of `weight * value` by patient number; a number out of range is left out."""
-    return jax.ops.segment_sum((values * weight).astype(jnp.float32), patient, num_segments=patients)
+    return jax.ops.segment_sum(
+        (values * weight).astype(jnp.float32), patient, num_segments=patients
+    )
 
 
 def patient_means(sums: Mapping[str, np.ndarray], count: str = "images") -> dict[str, np.ndarray]:
@@ -75,12 +91,15 @@ def patient_means(sums: Mapping[str, np.ndarray], count: str = "images") -> dict
     """
     images = np.asarray(sums[count], np.float64)
     under = np.where(images > 0, images, np.nan)
-    return {name: np.asarray(total, np.float64) / under for name, total in sums.items() if name != count}
+    return {
+        name: np.asarray(total, np.float64) / under for name, total in sums.items() if name != count
+    }
 
 
 def mean_over_patients(sums: Mapping[str, np.ndarray], count: str = "images") -> dict[str, float]:
     """Score -> mean over the patients that have images; NaN where none has."""
     means = patient_means(sums, count)
     return {
-        name: float(np.nanmean(values)) if np.isfinite(values).any() else float("nan") for name, values in means.items()
+        name: float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
+        for name, values in means.items()
     }

@@ -1,19 +1,26 @@
-"""Object scores of the GlaS challenge (Sirinukunwattana et al., Med. Image Anal. 35, 2017, and the challenge's page).
+"""Object scores of the GlaS challenge (Sirinukunwattana et al., Med. Image Anal. 35, 2017, and the
+challenge's page).
 
-Objects are numbers in an image, 0 for none. S* of a true object G is the predicted object that overlaps it most, G* of
-a predicted object S the true one that does; of equals the smaller one, then that of the lower number.
+Objects are numbers in an image, 0 for none. S* of a true object G is the predicted object that
+overlaps it most, G* of a predicted object S the true one that does; of equals the smaller one, then
+that of the lower number.
 
-    F1 = 2 TP / (2 TP + FP + FN)                                                                          (1)
-    D  = 1/2 [ sum_G |G| Dice(G, S*) / sum_G |G|  +  sum_S |S| Dice(G*, S) / sum_S |S| ]                  (2)
-    H  = the same with Hausdorff distances of the sets of pixels, in pixels                               (3)
+    F1 = 2 TP / (2 TP + FP + FN)
+         (1) D  = 1/2 [ sum_G |G| Dice(G, S*) / sum_G |G|  +  sum_S |S| Dice(G*, S) / sum_S |S| ]
+                       (2)
+    H  = the same with Hausdorff distances of the sets of pixels, in pixels
+         (3)
 
-S is a true positive where it covers half of G* or more. A true object has one true positive at most (of two halves one
-counts), so there are TP + FN true objects and TP + FP predicted ones. Without overlap Dice is 0, and the partner in (3)
-is the object nearest by that distance. The challenge sums over the objects of all images of a set: add up their
-ObjectSums, then ask for scores; those of one image are that image's.
+S is a true positive where it covers half of G* or more. A true object has one true positive at most
+(of two halves one counts), so there are TP + FN true objects and TP + FP predicted ones. Without
+overlap Dice is 0, and the partner in (3) is the object nearest by that distance. The challenge sums
+over the objects of all images of a set: add up their ObjectSums, then ask for scores; those of one
+  image are that image's.
 
-Not said by the challenge, chosen here: where an image has objects on one side only, each counts with the diagonal of
-the image in (3), the largest distance that it could have. Without any object at all, all three are NaN.
+Not said by the challenge, chosen here: where an image has objects on one side only, each counts
+  with the diagonal of
+the image in (3), the largest distance that it could have. Without any object at all, all three are
+NaN.
 """
 
 from collections.abc import Iterable, Sequence
@@ -36,7 +43,8 @@ class ObjectSums:
     Attributes:
       true_positives, false_positives, false_negatives: objects.
       truth_area, predicted_area: pixels of all objects.
-      dice_truth, dice_predicted, hausdorff_truth, hausdorff_predicted: sums over objects of area times value.
+      dice_truth, dice_predicted, hausdorff_truth, hausdorff_predicted: sums over objects of area
+        times value.
     """
 
     true_positives: int = 0
@@ -53,7 +61,8 @@ class ObjectSums:
         return ObjectSums(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
     def scores(self) -> dict[str, float]:
-        """object_f1, object_dice (0 to 1) and object_hausdorff (pixels); NaN where there is no object at all."""
+        """object_f1, object_dice (0 to 1) and object_hausdorff (pixels); NaN where there is no
+        object at all."""
         found = 2 * self.true_positives
         return {
             "object_f1": _over(found, found + self.false_positives + self.false_negatives),
@@ -73,11 +82,14 @@ def total(sums: Iterable[ObjectSums]) -> ObjectSums:
     return sum(sums, ObjectSums())
 
 
-def object_sums(truth: Integer[np.ndarray, "h w"], predicted: Integer[np.ndarray, "h w"]) -> ObjectSums:
+def object_sums(
+    truth: Integer[np.ndarray, "h w"], predicted: Integer[np.ndarray, "h w"]
+) -> ObjectSums:
     """The sums of one image.
 
     Args:
-      truth, predicted: numbers of objects, 0 for none, in any order and with gaps; an object need not be connected.
+      truth, predicted: numbers of objects, 0 for none, in any order and with gaps; an object need
+        not be connected.
 
     Raises:
       ValueError: a negative number.
@@ -86,10 +98,13 @@ def object_sums(truth: Integer[np.ndarray, "h w"], predicted: Integer[np.ndarray
     positives = pair.true_positives()
     n_truth, n_predicted = len(pair.truth.areas), len(pair.predicted.areas)
     return ObjectSums(
-        positives, n_predicted - positives, n_truth - positives,
-        int(pair.truth.areas.sum()), int(pair.predicted.areas.sum()),
+        positives,
+        n_predicted - positives,
+        n_truth - positives,
+        int(pair.truth.areas.sum()),
+        int(pair.predicted.areas.sum()),
         *(float(value) for value in (*pair.dice(), *pair.hausdorff())),
-    )  # fmt: skip
+    )
 
 
 class _Side:
@@ -107,7 +122,9 @@ class _Side:
     @cached_property
     def sides(self) -> Integer[np.ndarray, "n 4"]:
         """Of each object's box: first row, last row, first column, last column."""
-        return np.array([[b[0].start, b[0].stop - 1, b[1].start, b[1].stop - 1] for b in self.boxes]).reshape(-1, 4)
+        return np.array(
+            [[b[0].start, b[0].stop - 1, b[1].start, b[1].stop - 1] for b in self.boxes]
+        ).reshape(-1, 4)
 
 
 @dataclass
@@ -127,7 +144,8 @@ class _Pair:
 
     @cached_property
     def partners(self) -> tuple[Integer[np.ndarray, " g"], Integer[np.ndarray, " s"]]:
-        """S* of every true object and G* of every predicted one, counted from 0; -1 without overlap."""
+        """S* of every true object and G* of every predicted one, counted from 0; -1 without
+        overlap."""
         return _most(self.overlap, self.predicted.areas), _most(self.overlap.T, self.truth.areas)
 
     def true_positives(self) -> int:
@@ -150,13 +168,21 @@ class _Pair:
         """Sums of (3), true objects first."""
         if not all(len(areas) for areas in self._areas):
             diagonal = float(np.hypot(*self.truth.labels.shape))
-            return float(self.truth.areas.sum() * diagonal), float(self.predicted.areas.sum() * diagonal)
+            return float(self.truth.areas.sum() * diagonal), float(
+                self.predicted.areas.sum() * diagonal
+            )
         of_truth, of_predicted = self.partners
-        by_truth = [self.distance(g, s) if s >= 0 else self._nearest(g, None) for g, s in enumerate(of_truth.tolist())]
-        by_predicted = [
-            self.distance(g, s) if g >= 0 else self._nearest(None, s) for s, g in enumerate(of_predicted.tolist())
+        by_truth = [
+            self.distance(g, s) if s >= 0 else self._nearest(g, None)
+            for g, s in enumerate(of_truth.tolist())
         ]
-        return float(self.truth.areas @ np.array(by_truth)), float(self.predicted.areas @ np.array(by_predicted))
+        by_predicted = [
+            self.distance(g, s) if g >= 0 else self._nearest(None, s)
+            for s, g in enumerate(of_predicted.tolist())
+        ]
+        return float(self.truth.areas @ np.array(by_truth)), float(
+            self.predicted.areas @ np.array(by_predicted)
+        )
 
     @property
     def _areas(self) -> tuple[Integer[np.ndarray, " g"], Integer[np.ndarray, " s"]]:
@@ -165,7 +191,8 @@ class _Pair:
     def _nearest(self, g: int | None, s: int | None) -> float:
         """Least distance of one object to any of the other side.
 
-        The sides of two boxes differ by the Hausdorff distance at most, so most candidates need not be looked at.
+        The sides of two boxes differ by the Hausdorff distance at most, so most candidates need not
+        be looked at.
         """
         bounds = self.truth.sides if g is None else self.truth.sides[g]
         others = self.predicted.sides if s is None else self.predicted.sides[s]
@@ -181,13 +208,18 @@ class _Pair:
         """Hausdorff distance of the pixels of a true and a predicted object."""
         if (g, s) not in self.known:
             a, b = self.truth.boxes[g], self.predicted.boxes[s]
-            box = tuple(slice(min(x.start, y.start), max(x.stop, y.stop)) for x, y in zip(a, b, strict=True))
-            self.known[g, s] = hausdorff(self.truth.labels[box] == g + 1, self.predicted.labels[box] == s + 1)
+            box = tuple(
+                slice(min(x.start, y.start), max(x.stop, y.stop)) for x, y in zip(a, b, strict=True)
+            )
+            self.known[g, s] = hausdorff(
+                self.truth.labels[box] == g + 1, self.predicted.labels[box] == s + 1
+            )
         return self.known[g, s]
 
 
 def hausdorff(a: Bool[np.ndarray, "h w"], b: Bool[np.ndarray, "h w"]) -> float:
-    """The larger of the greatest distances from a pixel of one set to the nearest of the other; both have pixels."""
+    """The larger of the greatest distances from a pixel of one set to the nearest of the other;
+    both have pixels."""
     return max(_farthest(a, b), _farthest(b, a))
 
 
@@ -197,8 +229,11 @@ def _farthest(a: Bool[np.ndarray, "h w"], b: Bool[np.ndarray, "h w"]) -> float:
     return float(cast(np.ndarray, ndimage.distance_transform_edt(~b))[a].max())
 
 
-def _most(overlap: Integer[np.ndarray, "n m"], areas: Integer[np.ndarray, " m"]) -> Integer[np.ndarray, " n"]:
-    """Column of each row's largest entry, of equals that of the smallest area; -1 where all are 0."""
+def _most(
+    overlap: Integer[np.ndarray, "n m"], areas: Integer[np.ndarray, " m"]
+) -> Integer[np.ndarray, " n"]:
+    """Column of each row's largest entry, of equals that of the smallest area; -1 where all are
+    0."""
     if not overlap.shape[1]:
         return np.full(overlap.shape[0], -1)
     order = np.argsort(areas, kind="stable")
@@ -218,8 +253,9 @@ def to_objects(
       mask: pixels of objects.
       least: objects of fewer pixels are left out.
       hole: gaps inside of objects, not open to the edge, of so many pixels and fewer are filled.
-      grow: pixels by which every object is made larger, never into another one (Chen et al., 2016: the contours that
-        keep touching objects apart are given back); before `least` and after `hole`.
+      grow: pixels by which every object is made larger, never into another one (Chen et al., 2016:
+        the contours that keep touching objects apart are given back); before `least` and after
+        `hole`.
     """
     labels, count = _areas_of(fill_holes(mask, hole), np.ones((3, 3)))
     if grow and count:
@@ -232,26 +268,34 @@ def to_objects(
 
 
 def classes_in_objects(
-    classes: UInt8[np.ndarray, "h w"], objects: Integer[np.ndarray, "h w"], foreground: Sequence[int], rest: int
+    classes: UInt8[np.ndarray, "h w"],
+    objects: Integer[np.ndarray, "h w"],
+    foreground: Sequence[int],
+    rest: int,
 ) -> UInt8[np.ndarray, "h w"]:
-    """A mask of objects only: in them no pixel is without a foreground class, elsewhere none has one.
+    """A mask of objects only: in them no pixel is without a foreground class, elsewhere none has
+    one.
 
     Args:
       classes: class of each pixel.
-      objects: numbers, 0 for none. A pixel in one that is not foreground gets the object's most frequent such class.
+      objects: numbers, 0 for none. A pixel in one that is not foreground gets the object's most
+        frequent such class.
       foreground: classes of objects.
       rest: class of a pixel in no object that is foreground.
     """
     front, width = np.isin(classes, foreground), int(max(foreground)) + 1
     pixels = objects[front].astype(np.int64) * width + classes[front]
-    counts = np.bincount(pixels, minlength=(int(objects.max(initial=0)) + 1) * width).reshape(-1, width)
+    counts = np.bincount(pixels, minlength=(int(objects.max(initial=0)) + 1) * width).reshape(
+        -1, width
+    )
     usual = np.array(foreground, np.uint8)[np.argmax(counts[:, list(foreground)], axis=1)]
     inside = np.where(front, classes, usual[objects])
     return np.where(objects > 0, inside, np.where(front, np.uint8(rest), classes))
 
 
 def fill_holes(mask: Bool[np.ndarray, "h w"], most: int) -> Bool[np.ndarray, "h w"]:
-    """The mask with its holes of `most` pixels and fewer filled; what is open to the edge of the image is no hole."""
+    """The mask with its holes of `most` pixels and fewer filled; what is open to the edge of the
+    image is no hole."""
     if most <= 0:
         return mask
     gaps, count = _areas_of(~mask, None)
@@ -262,6 +306,8 @@ def fill_holes(mask: Bool[np.ndarray, "h w"], most: int) -> Bool[np.ndarray, "h 
     return mask | filled[gaps]
 
 
-def _areas_of(mask: Bool[np.ndarray, "h w"], touching: np.ndarray | None) -> tuple[Int32[np.ndarray, "h w"], int]:
+def _areas_of(
+    mask: Bool[np.ndarray, "h w"], touching: np.ndarray | None
+) -> tuple[Int32[np.ndarray, "h w"], int]:
     """Numbers of the connected areas of a mask, and how many there are."""
     return cast(tuple[np.ndarray, int], ndimage.label(mask, touching))

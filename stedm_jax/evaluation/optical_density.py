@@ -38,7 +38,9 @@ def optical_density(image: UInt8[np.ndarray, "*shape"]) -> Float64[np.ndarray, "
     return OD_OF_INTENSITY[image]
 
 
-def tissue_mask(image: UInt8[np.ndarray, "*shape 3"], threshold: float = 0.05) -> Bool[np.ndarray, "*shape"]:
+def tissue_mask(
+    image: UInt8[np.ndarray, "*shape 3"], threshold: float = 0.05
+) -> Bool[np.ndarray, "*shape"]:
     """Pixels whose mean OD over channels is above the threshold: not glass."""
     return optical_density(image).mean(-1) > threshold
 
@@ -62,7 +64,9 @@ def pearson(a: Float64[np.ndarray, " n"], b: Float64[np.ndarray, " n"]) -> float
     return float(np.corrcoef(a, b)[0, 1])
 
 
-def style_correlation(images_od: Float64[np.ndarray, "n 3"], style_od: Float64[np.ndarray, "n 3"]) -> StyleCorrelation:
+def style_correlation(
+    images_od: Float64[np.ndarray, "n 3"], style_od: Float64[np.ndarray, "n 3"]
+) -> StyleCorrelation:
     """Equation 2; row i holds the mean OD of image i and of the style tiles it was made with."""
     red, green, blue = (pearson(images_od[:, c], style_od[:, c]) for c in range(3))
     r = np.array([red, green, blue])
@@ -75,7 +79,9 @@ def intensity_counts(image: UInt8[np.ndarray, "*shape 3"]) -> Int64[np.ndarray, 
     return np.stack([np.bincount(flat[:, c], minlength=256) for c in range(3)])
 
 
-def style_distance(a: Int64[np.ndarray, "3 256"], b: Int64[np.ndarray, "3 256"]) -> Float64[np.ndarray, " 3"]:
+def style_distance(
+    a: Int64[np.ndarray, "3 256"], b: Int64[np.ndarray, "3 256"]
+) -> Float64[np.ndarray, " 3"]:
     """Wasserstein distance in OD of each channel, from intensity counts; NaN without pixels."""
     od = OD_OF_INTENSITY
     if not a.sum() or not b.sum():

@@ -1,4 +1,5 @@
-"""Pictures composed of tiles: overlays, the layout x style grid, the cohort. Pure compositing to RGB.
+"""Pictures composed of tiles: overlays, the layout x style grid, the cohort. Pure compositing to
+RGB.
 
 Labels are set in the font that comes with matplotlib, so that they look the same everywhere.
 """
@@ -110,8 +111,11 @@ def style_grid(
     return np.asarray(canvas)
 
 
-def cohort_panel(strips: Sequence[Strip], cell: int = 90, columns: int = 10) -> UInt8[np.ndarray, "H W 3"]:
-    """Example tiles, patients side by side, one band for each split in the order of first mention."""
+def cohort_panel(
+    strips: Sequence[Strip], cell: int = 90, columns: int = 10
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Example tiles, patients side by side, one band for each split in the order of first
+    mention."""
     splits = list(dict.fromkeys(strip.split for strip in strips))
     bands = {split: [s for s in strips if s.split == split] for split in splits}
     tall = max((len(s.images) for s in strips), default=1)

@@ -1,11 +1,16 @@
-"""What frozen embeddings of tiles are worth: k nearest neighbours and linear probes, on patients not learnt from.
+"""What frozen embeddings of tiles are worth: k nearest neighbours and linear probes, on patients
+not learnt from.
 
-    kNN:       votes exp(cos(x, x_i) / T) of the k nearest tiles (Wu et al., 2018; as DINO scores, T = 0.07)      (1)
-    linear:    ridge regression, of the classes as one-hot vectors (every class weighing the same) and of a share (2)
+    kNN:       votes exp(cos(x, x_i) / T) of the k nearest tiles (Wu et al., 2018; as DINO scores, T
+      = 0.07)      (1)
+    linear:    ridge regression, of the classes as one-hot vectors (every class weighing the same)
+      and of a share (2)
 
-Features are standardised by the training tiles, the same for all that are compared. The penalty of (2) is chosen among
-`PENALTIES` by leaving out one training patient after the other. Scores are means over patients: of balanced accuracy
-(mean recall of the classes that a patient has) and of the absolute error of the share; R2 is over all tiles.
+Features are standardised by the training tiles, the same for all that are compared. The penalty of
+(2) is chosen among `PENALTIES` by leaving out one training patient after the other. Scores are
+means over patients: of balanced accuracy
+(mean recall of the classes that a patient has) and of the absolute error of the share; R2 is over
+all tiles.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +20,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
 Matrix = Float[np.ndarray, "n d"]
@@ -24,7 +29,8 @@ Labels = Int[np.ndarray, " n"]
 
 @dataclass(frozen=True)
 class Tiles:
-    """Annotated tiles: features (n, d), class (n,), share of the foreground (n,), name of the patient (n,)."""
+    """Annotated tiles: features (n, d), class (n,), share of the foreground (n,), name of the
+    patient (n,)."""
 
     features: np.ndarray
     label: np.ndarray
@@ -33,15 +39,20 @@ class Tiles:
 
     def take(self, where: Bool[np.ndarray, " n"]) -> "Tiles":
         """Those tiles."""
-        return Tiles(self.features[where], self.label[where], self.share[where], self.patient[where])
+        return Tiles(
+            self.features[where], self.label[where], self.share[where], self.patient[where]
+        )
 
     def with_features(self, features: np.ndarray) -> "Tiles":
         """The same tiles, seen otherwise."""
         return Tiles(features, self.label, self.share, self.patient)
 
 
-def probe(train: Tiles, test: Tiles, neighbours: int = 20, temperature: float = 0.07) -> dict[str, dict[str, float]]:
-    """Patient of `test` -> knn_accuracy, linear_accuracy, share_error; and under "" their means and share_r2.
+def probe(
+    train: Tiles, test: Tiles, neighbours: int = 20, temperature: float = 0.07
+) -> dict[str, dict[str, float]]:
+    """Patient of `test` -> knn_accuracy, linear_accuracy, share_error; and under "" their means and
+    share_r2.
 
     Raises:
       UserError: a patient stands on both sides, or there is nothing to learn or to score.
@@ -49,7 +60,9 @@ def probe(train: Tiles, test: Tiles, neighbours: int = 20, temperature: float = 
     return _scores(*_predictions(train, test, neighbours, temperature), test)
 
 
-def probe_leaving_out(tiles: Tiles, neighbours: int = 20, temperature: float = 0.07) -> dict[str, dict[str, float]]:
+def probe_leaving_out(
+    tiles: Tiles, neighbours: int = 20, temperature: float = 0.07
+) -> dict[str, dict[str, float]]:
     """As `probe`, each patient being scored by what all others teach.
 
     Raises:
@@ -66,7 +79,9 @@ def probe_leaving_out(tiles: Tiles, neighbours: int = 20, temperature: float = 0
 
 def joined(parts: Sequence[Tiles]) -> Tiles:
     """All tiles of the parts."""
-    return Tiles(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Tiles)))
+    return Tiles(
+        *(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Tiles))
+    )
 
 
 def _predictions(
@@ -89,7 +104,8 @@ def _predictions(
 
 
 def check_patients(train: Sequence[str] | np.ndarray, test: Sequence[str] | np.ndarray) -> None:
-    """Refuses a probe that would score a patient it has learnt from, or that has nobody on one side.
+    """Refuses a probe that would score a patient it has learnt from, or that has nobody on one
+    side.
 
     Raises:
       UserError: names those patients.
@@ -101,11 +117,18 @@ def check_patients(train: Sequence[str] | np.ndarray, test: Sequence[str] | np.n
             "evidence; give each patient one side."
         )
     if len(train) == 0 or len(test) == 0:
-        raise UserError("The probe needs annotated tiles of two patients at least, one to learn from and one to score.")
+        raise UserError(
+            "The probe needs annotated tiles of two patients at least, one to learn from and one to score."
+        )
 
 
 def nearest(
-    x: Matrix, label: Labels, queries: Float[np.ndarray, "m d"], count: int, neighbours: int, temperature: float
+    x: Matrix,
+    label: Labels,
+    queries: Float[np.ndarray, "m d"],
+    count: int,
+    neighbours: int,
+    temperature: float,
 ) -> Int[np.ndarray, " m"]:
     """Equation (1): the class with most votes among `count`."""
     x, queries = _unit(x), _unit(queries)
@@ -126,9 +149,12 @@ def classify(
 
 
 def ridge(
-    x: Matrix, target: Float[np.ndarray, "n t"], weight: Float[np.ndarray, " n"], queries: Float[np.ndarray, "m d"],
+    x: Matrix,
+    target: Float[np.ndarray, "n t"],
+    weight: Float[np.ndarray, " n"],
+    queries: Float[np.ndarray, "m d"],
     penalty: float,
-) -> Float[np.ndarray, "m t"]:  # fmt: skip
+) -> Float[np.ndarray, "m t"]:
     """Least squares with weights; the bias is not penalised."""
     weight = (weight / weight.sum())[:, None]
     mean, level = (weight * x).sum(0), (weight * target).sum(0)
@@ -138,7 +164,8 @@ def ridge(
 
 
 def choose(train: Tiles, fit: Callable[..., Any], score: Callable[..., float]) -> float:
-    """The penalty that is best, on average, on each training patient when that one is left out; the middle of one."""
+    """The penalty that is best, on average, on each training patient when that one is left out; the
+    middle of one."""
     if len(_patients(train)) < 2:
         return PENALTIES[len(PENALTIES) // 2]
     folds = list(_folds(train))
@@ -157,7 +184,9 @@ def balanced_accuracy(truth: Labels, guess: Labels) -> float:
     return float(np.mean([(guess[truth == c] == c).mean() for c in np.unique(truth)]))
 
 
-def _scores(knn: np.ndarray, linear: np.ndarray, share: np.ndarray, test: Tiles) -> dict[str, dict[str, float]]:
+def _scores(
+    knn: np.ndarray, linear: np.ndarray, share: np.ndarray, test: Tiles
+) -> dict[str, dict[str, float]]:
     out: dict[str, dict[str, float]] = {}
     for name in _patients(test):
         own = test.patient == name
@@ -166,7 +195,10 @@ def _scores(knn: np.ndarray, linear: np.ndarray, share: np.ndarray, test: Tiles)
             "linear_accuracy": balanced_accuracy(test.label[own], linear[own]),
             "share_error": float(np.abs(share[own] - test.share[own]).mean()),
         }
-    means = {key: float(np.mean([each[key] for each in out.values()])) for key in next(iter(out.values()))}
+    means = {
+        key: float(np.mean([each[key] for each in out.values()]))
+        for key in next(iter(out.values()))
+    }
     total = np.square(test.share - test.share.mean()).sum()
     r2 = float(1.0 - np.square(share - test.share).sum() / total) if total > 0 else float("nan")
     return {"": means | {"share_r2": r2}} | out

@@ -1,5 +1,5 @@
-"""Writes a report: `index.html` for people, `summary.json`, `per_patient.csv` and `per_class.csv` for programs; of an
-ablation also `ablation.csv` and `ablation.png`.
+"""Writes a report: `index.html` for people, `summary.json`, `per_patient.csv` and `per_class.csv`
+for programs; of an ablation also `ablation.csv` and `ablation.png`.
 
 All are functions of a ReportContent only (report_content.py), so the same content gives the
 same files. Each is written beside its place and then moved there.
@@ -30,13 +30,23 @@ from stedm_jax.evaluation.report_content import (
 from stedm_jax.evaluation.report_html import page
 
 CSV_COLUMNS = (
-    "arm", "seed", "patient", "split", "iou", "dice", "recall", "precision", "n_tiles", "n_pixels",
-)  # fmt: skip
+    "arm",
+    "seed",
+    "patient",
+    "split",
+    "iou",
+    "dice",
+    "recall",
+    "precision",
+    "n_tiles",
+    "n_pixels",
+)
 CLASS_COLUMNS = ("arm", "seed", "split", "patient", "class", "dice", "iou", "pixels")
 
 
 def write_report(out: Path, content: ReportContent) -> None:
-    """Write index.html, summary.json (NaN as null), per_patient.csv and per_class.csv into the folder `out`.
+    """Write index.html, summary.json (NaN as null), per_patient.csv and per_class.csv into the
+    folder `out`.
 
     The last only where confusion matrices are known. Raises UserError for a patient in two splits.
     """
@@ -56,7 +66,8 @@ def write_report(out: Path, content: ReportContent) -> None:
 
 
 def per_patient_csv(content: ReportContent) -> str:
-    """A line for each arm, seed and patient; undefined scores are empty, tags follow as tag_NAME."""
+    """A line for each arm, seed and patient; undefined scores are empty, tags follow as
+    tag_NAME."""
     tags = sorted({tag for row in content.results for tag in row.tags})
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -69,7 +80,8 @@ def per_patient_csv(content: ReportContent) -> str:
 
 
 def per_class_csv(content: ReportContent) -> str:
-    """A line for each arm, seed, patient and class; pixels are those labelled with the class, undefined is empty."""
+    """A line for each arm, seed, patient and class; pixels are those labelled with the class,
+    undefined is empty."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(CLASS_COLUMNS)
@@ -77,7 +89,9 @@ def per_class_csv(content: ReportContent) -> str:
         if row.confusion is None:
             continue
         found, pixels = scores(row.confusion), row.confusion.sum(axis=1).tolist()
-        for name, dice, iou, count in zip(content.classes, found.dice, found.iou, pixels, strict=True):
+        for name, dice, iou, count in zip(
+            content.classes, found.dice, found.iou, pixels, strict=True
+        ):
             values = [_cell(float(value)) for value in (dice, iou)]
             writer.writerow([row.arm, row.seed, row.split, row.patient, name, *values, count])
     return out.getvalue()
@@ -91,11 +105,16 @@ def results_table(content: ReportContent) -> str:
         arm = numbers["arms"][name]
         rows.append(
             [
-                name, str(arm["seeds"]), str(arm["n_patients"]), _number(arm["patient_iou_mean"]),
-                _number(arm["patient_iou_var"], 5), _number(arm["patient_iou_min"]),
-                _number(arm["patient_dice_mean"]), _number(arm.get("patient_accuracy_mean", math.nan)),
+                name,
+                str(arm["seeds"]),
+                str(arm["n_patients"]),
+                _number(arm["patient_iou_mean"]),
+                _number(arm["patient_iou_var"], 5),
+                _number(arm["patient_iou_min"]),
+                _number(arm["patient_dice_mean"]),
+                _number(arm.get("patient_accuracy_mean", math.nan)),
             ]
-        )  # fmt: skip
+        )
     header = ["arm", "seeds", "patients", "IoU mean", "IoU var", "IoU min", "Dice mean", "accuracy"]
     parts = [text_table(header, rows)] if rows else []
     for c in comparisons(content):
@@ -116,12 +135,18 @@ def results_table(content: ReportContent) -> str:
 
 
 def _class_tables(arms: Mapping[str, Any]) -> list[str]:
-    """Of more than two classes: all of them together, then each; by patient, and of pixels pooled."""
+    """Of more than two classes: all of them together, then each; by patient, and of pixels
+    pooled."""
     out = []
     for words, (header, lines) in ((1, pixel_lines(arms)), (2, class_lines(arms))):
         if lines:
-            rows = [[str(x) if i < words or isinstance(x, int) else _number(x) for i, x in enumerate(line)]
-                    for line in lines]  # fmt: skip
+            rows = [
+                [
+                    str(x) if i < words or isinstance(x, int) else _number(x)
+                    for i, x in enumerate(line)
+                ]
+                for line in lines
+            ]
             out += ["", text_table(header, rows, words)]
     return out
 
@@ -132,7 +157,10 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], words: int 
     widths = [max(len(row[i]) for row in table) for i in range(len(header))]
     lines = []
     for row in table:
-        cells = [c.ljust(w) if i < words else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
+        cells = [
+            c.ljust(w) if i < words else c.rjust(w)
+            for i, (c, w) in enumerate(zip(row, widths, strict=True))
+        ]
         lines.append("  ".join(cells).rstrip())
     lines.insert(1, "-" * (sum(widths) + 2 * (len(widths) - 1)))
     return "\n".join(lines)

@@ -1,8 +1,8 @@
 """What a report is made of, and the numbers that follow from it.
 
-A patient's score in an arm is the mean over seeds; `patient_iou_mean` and `patient_iou_var` are the mean
-and the unbiased variance over patients of that score. They are about the patients of one split, the
-headline split (test); other splits are listed beside it.
+A patient's score in an arm is the mean over seeds; `patient_iou_mean` and `patient_iou_var` are the
+mean and the unbiased variance over patients of that score. They are about the patients of one
+split, the headline split (test); other splits are listed beside it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int64, UInt8
 
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 from stedm_jax.evaluation.ablation import Ablation, Point, point
 from stedm_jax.evaluation.optical_density import StyleCorrelation
 from stedm_jax.evaluation.report_classes import ClassScores, class_numbers, class_scores
@@ -76,11 +76,11 @@ class Synthesis:
 class ReportContent:
     """Everything a report shows; whatever is empty or None is left out of the page.
 
-    `curves` maps a run's folder (such as "segmentation/labelled-0") to its metric rows; `pictures` maps
-    a caption to an image that was drawn during a training; `classes` names those of the confusion
-    matrices of the results, in their order; `ablation` is a setting that arms vary;
-    `baseline` is the arm that others are compared with, by default the first one mentioned; `config` is
-    anything that json can write.
+    `curves` maps a run's folder (such as "segmentation/labelled-0") to its metric rows; `pictures`
+    maps a caption to an image that was drawn during a training; `classes` names those of the
+    confusion matrices of the results, in their order; `ablation` is a setting that arms vary;
+    `baseline` is the arm that others are compared with, by default the first one mentioned;
+    `config` is anything that json can write.
     """
 
     title: str
@@ -97,7 +97,9 @@ class ReportContent:
     baseline: str | None = None
     synthesis: Synthesis | None = None
     ablation: Ablation | None = None
-    reconstruction: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # patient -> score -> value
+    reconstruction: Mapping[str, Mapping[str, float]] = field(
+        default_factory=dict
+    )  # patient -> score -> value
     stages: Mapping[str, float] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -139,7 +141,8 @@ def arm_classes(content: ReportContent, arm: str, split: str) -> ClassScores | N
 
 
 def ablation_points(content: ReportContent) -> list[Point]:
-    """The arms that vary the setting of an ablation, in order, over the patients of the headline split."""
+    """The arms that vary the setting of an ablation, in order, over the patients of the headline
+    split."""
     if content.ablation is None:
         return []
     split, values = content.headline_split, content.ablation.values
@@ -194,7 +197,9 @@ def summary(content: ReportContent) -> dict[str, Any]:
             **s.extra,
         }
     if content.reconstruction:
-        out["reconstruction"] = {patient: dict(scores) for patient, scores in content.reconstruction.items()}
+        out["reconstruction"] = {
+            patient: dict(scores) for patient, scores in content.reconstruction.items()
+        }
     out["stages"] = {name: {"seconds": seconds} for name, seconds in content.stages.items()}
     out["cohort"] = {
         split: {

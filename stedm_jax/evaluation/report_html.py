@@ -55,7 +55,10 @@ def page(content: ReportContent, numbers: Mapping[str, Any], tests: Sequence[Com
     ]
     sections = [section for section in sections if section[2]]
     links = "".join(f'<a href="#{key}">{escape(name)}</a>' for key, name, _ in sections)
-    body = "".join(f'<section id="{key}"><h2>{escape(name)}</h2>{html}</section>' for key, name, html in sections)
+    body = "".join(
+        f'<section id="{key}"><h2>{escape(name)}</h2>{html}</section>'
+        for key, name, html in sections
+    )
     intro = "".join(f'<p class="lead">{escape(p)}</p>' for p in content.intro.split("\n\n") if p)
     title = escape(content.title)
     return (
@@ -85,7 +88,9 @@ def _cards(content: ReportContent, numbers: Mapping[str, Any]) -> str:
     return f'<div class="cards">{"".join(cards)}</div>' if cards else ""
 
 
-def _results(content: ReportContent, numbers: Mapping[str, Any], tests: Sequence[Comparison]) -> str:
+def _results(
+    content: ReportContent, numbers: Mapping[str, Any], tests: Sequence[Comparison]
+) -> str:
     if not content.results:
         return ""
     split, names = content.headline_split, arm_names(content)
@@ -114,8 +119,18 @@ def _results(content: ReportContent, numbers: Mapping[str, Any], tests: Sequence
 
 
 def _arm_table(content: ReportContent, numbers: Mapping[str, Any]) -> str:
-    header = ["arm", "patients", "IoU mean", "IoU var", "lowest", "highest", "Dice", "recall", "precision",
-              "accuracy"]  # fmt: skip
+    header = [
+        "arm",
+        "patients",
+        "IoU mean",
+        "IoU var",
+        "lowest",
+        "highest",
+        "Dice",
+        "recall",
+        "precision",
+        "accuracy",
+    ]
     keys = ("iou_min", "iou_max", "dice_mean", "recall_mean", "precision_mean", "accuracy_mean")
     rows = []
     for i, name in enumerate(arm_names(content)):
@@ -179,19 +194,32 @@ def _verdict(test: Comparison) -> str:
 
 def _comparison_table(tests: Sequence[Comparison]) -> str:
     header = [
-        "arm", "patients", "IoU difference", "95 % interval", "Wilcoxon p", "Holm p",
-        "difference of variance", "95 % interval", "Brown-Forsythe p",
-    ]  # fmt: skip
+        "arm",
+        "patients",
+        "IoU difference",
+        "95 % interval",
+        "Wilcoxon p",
+        "Holm p",
+        "difference of variance",
+        "95 % interval",
+        "Brown-Forsythe p",
+    ]
     rows = []
     for t in tests:
         d, v = t.difference, t.variance_difference
         rows.append(
             [
-                t.arm, str(d.n), _number(d.estimate, sign=True), _range(d.low, d.high),
-                _number(t.wilcoxon.p), _number(t.p_holm),
-                _number(v.estimate, 4, sign=True), _range(v.low, v.high, 4), _number(t.brown_forsythe.p),
+                t.arm,
+                str(d.n),
+                _number(d.estimate, sign=True),
+                _range(d.low, d.high),
+                _number(t.wilcoxon.p),
+                _number(t.p_holm),
+                _number(v.estimate, 4, sign=True),
+                _range(v.low, v.high, 4),
+                _number(t.brown_forsythe.p),
             ]
-        )  # fmt: skip
+        )
     note = (
         '<p class="note">Intervals: hierarchical bootstrap, patients first, then seeds. Wilcoxon: '
         "signed ranks of the paired patients. Brown-Forsythe takes the arms as independent although "
@@ -252,10 +280,16 @@ def _cohort(content: ReportContent) -> str:
     if content.cohort:
         tags = sorted({tag for row in content.cohort for tag in row.tags})
         every = [
-            [r.patient, r.split, *(r.tags.get(tag, "") for tag in tags), str(r.slides),
-             f"{r.tiles:,}", f"{r.labelled:.0%}"]
+            [
+                r.patient,
+                r.split,
+                *(r.tags.get(tag, "") for tag in tags),
+                str(r.slides),
+                f"{r.tiles:,}",
+                f"{r.labelled:.0%}",
+            ]
             for r in content.cohort
-        ]  # fmt: skip
+        ]
         header = ["patient", "split", *tags, "slides", "tiles", "labelled"]
         html += f"<details><summary>All patients ({len(every)})</summary>"
         html += _table(header, every, text=2 + len(tags)) + "</details>"
@@ -265,8 +299,15 @@ def _cohort(content: ReportContent) -> str:
 def _reconstruction(scores: Mapping[str, Mapping[str, float]]) -> str:
     """What the autoencoder makes of the validation patients."""
     names = list(dict.fromkeys(name for row in scores.values() for name in row))
-    rows = [[patient, *(_number(row.get(name, math.nan)) for name in names)] for patient, row in scores.items()]
-    return f"<h3>Reconstruction by the autoencoder</h3>{_table(['patient', *names], rows)}" if rows else ""
+    rows = [
+        [patient, *(_number(row.get(name, math.nan)) for name in names)]
+        for patient, row in scores.items()
+    ]
+    return (
+        f"<h3>Reconstruction by the autoencoder</h3>{_table(['patient', *names], rows)}"
+        if rows
+        else ""
+    )
 
 
 def _training(content: ReportContent) -> str:
@@ -294,7 +335,9 @@ def _run(content: ReportContent) -> str:
         html += f'<p class="note">Together {_duration(sum(content.stages.values()))}.</p>'
     for name, pairs in (("Versions", content.versions), ("Provenance", content.provenance)):
         if pairs:
-            items = "".join(f"<dt>{escape(str(k))}</dt><dd>{escape(str(v))}</dd>" for k, v in pairs.items())
+            items = "".join(
+                f"<dt>{escape(str(k))}</dt><dd>{escape(str(v))}</dd>" for k, v in pairs.items()
+            )
             html += f"<h3>{name}</h3><dl>{items}</dl>"
     if content.config:
         text = escape(json.dumps(content.config, indent=2, default=str, ensure_ascii=False))
@@ -336,7 +379,9 @@ def _plate(
     legend: UInt8[np.ndarray, "lh lw 3"] | None = None,
 ) -> str:
     pictures = "".join(
-        f'<img src="{_data(_encode(each))}" alt="{escape(caption)}">' for each in (image, legend) if each is not None
+        f'<img src="{_data(_encode(each))}" alt="{escape(caption)}">'
+        for each in (image, legend)
+        if each is not None
     )
     return f'<figure><div class="plate">{pictures}</div><figcaption>{escape(caption)}</figcaption></figure>'
 

@@ -1,4 +1,5 @@
-"""The look of the report: one style sheet, for light and dark screens, narrow and wide, and paper."""
+"""The look of the report: one style sheet, for light and dark screens, narrow and wide, and
+paper."""
 
 CSS = """
 :root {

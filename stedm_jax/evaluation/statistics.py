@@ -119,7 +119,9 @@ def bootstrap_difference(
     return Interval(float(estimate), float(low), float(high), n)
 
 
-def _over_patients(tables: Float64[np.ndarray, "d s p"], statistic: str) -> Float64[np.ndarray, " d"]:
+def _over_patients(
+    tables: Float64[np.ndarray, "d s p"], statistic: str
+) -> Float64[np.ndarray, " d"]:
     """Statistic over patients of the means over seeds, for each of d tables."""
     known = ~np.isnan(tables)
     count = known.sum(1)
@@ -172,7 +174,9 @@ def brown_forsythe(groups: Sequence[Float64[np.ndarray, " _"]]) -> Test:
     return Test(float(result.statistic), float(result.pvalue), n)
 
 
-def compare_arms(arms: Mapping[str, Float64[np.ndarray, "_ p"]], baseline: str, seed: int = 0) -> list[Comparison]:
+def compare_arms(
+    arms: Mapping[str, Float64[np.ndarray, "_ p"]], baseline: str, seed: int = 0
+) -> list[Comparison]:
     """Every other arm against the baseline; columns of all tables are the same patients."""
     names = [name for name in arms if name != baseline]
     base = arms[baseline]

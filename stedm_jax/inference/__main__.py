@@ -3,15 +3,16 @@
     python -m stedm_jax.inference --workdir=RUN --images=DIR --out=OUT [--arm=labelled] [--mpp=0.5]
 
 Writes for each image NAME of DIR (or below it) into OUT
-    NAME.png       class ids with the colours of the classes as palette: as large as the image; of a slide at the
-                   resolution of the tiles that the segmenter learnt from
+    NAME.png       class ids with the colours of the classes as palette: as large as the image; of a
+                   slide at the resolution of the tiles that the segmenter learnt from
     NAME.geojson   outlines of the objects in pixels of the file (of level 0), for QuPath
     NAME_objects.png   with --objects: their numbers, 16 bits
-and report.jsonl, a line an image. DIR may be one file, or what --whole of data_prep makes: then the images of --splits
-are taken, and images.csv, patients.csv and summary.json hold accuracy, IoU and Dice of classes and the GlaS challenge's
-F1, Dice and Hausdorff distance of objects where these are numbered, by image, by patient and by part of the test.
-Patients that the run has learnt from are refused without --allow_seen. --truth=DIR is a folder with masks of class ids
-of the same names instead; its objects are areas of the foreground, and its patients are not known.
+and report.jsonl, a line an image. DIR may be one file, or what --whole of data_prep makes: then the
+images of --splits are taken, and images.csv, patients.csv and summary.json hold accuracy, IoU and
+Dice of classes and the GlaS challenge's F1, Dice and Hausdorff distance of objects where these are
+numbered, by image, by patient and by part of the test. Patients that the run has learnt from are
+refused without --allow_seen. --truth=DIR is a folder with masks of class ids of the same names
+instead; its objects are areas of the foreground, and its patients are not known.
 
 Exit status: 0 all images segmented; 1 some failed, the others are done; 2 nothing was done.
 """
@@ -27,7 +28,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from stedm_jax.errors import UserError, explain
+from stedm_jax.common.errors import UserError, explain
 from stedm_jax.workdir import write_text
 
 
@@ -35,9 +36,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command."""
     about = (__doc__ or "").split("\n\n", 1)
     parser = argparse.ArgumentParser(
-        prog="python -m stedm_jax.inference", description=about[0], epilog=about[1], allow_abbrev=False,
+        prog="python -m stedm_jax.inference",
+        description=about[0],
+        epilog=about[1],
+        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     add = parser.add_argument
     add("--workdir", type=Path, required=True, help="of the run that trained the segmenter")
     add("--images", type=Path, required=True, help="a folder, a file, or whole images with truth")
@@ -48,20 +52,42 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--region", default="", help="X,Y,WIDTH,HEIGHT in level-0 pixels: only that of each slide")
     add("--truth", type=Path, help="folder with masks of class ids, NAME.png for each image")
     add("--splits", default="test", help="of whole images with truth (test)")
-    add("--allow_seen", action="store_true", help="score patients too whose tiles the run has learnt from")
-    add("--part", default="official_split", help="tag that divides the test in what is told (official_split)")
+    add(
+        "--allow_seen",
+        action="store_true",
+        help="score patients too whose tiles the run has learnt from",
+    )
+    add(
+        "--part",
+        default="official_split",
+        help="tag that divides the test in what is told (official_split)",
+    )
     add("--overlap", type=float, default=0.25, help="of patches, as a share of their side (0.25)")
-    add("--margin", type=float, default=0.0625, help="outermost part of a patch that does not count (0.0625)")
+    add(
+        "--margin",
+        type=float,
+        default=0.0625,
+        help="outermost part of a patch that does not count (0.0625)",
+    )
     add("--batch", type=int, default=16, help="patches at once (16)")
     add("--least", type=float, default=100.0, help="square microns of the smallest object (100)")
-    add("--hole", type=float, default=100.0, help="square microns of the largest hole that is filled (100)")
+    add(
+        "--hole",
+        type=float,
+        default=100.0,
+        help="square microns of the largest hole that is filled (100)",
+    )
     add("--objects", action="store_true", help="write the numbers of objects too")
     args = parser.parse_args(argv)
     args.region = _region(args.region)
     if args.mpp is not None and not 0.05 <= args.mpp <= 100:
-        raise UserError(f"--mpp={args.mpp:g} is no microscope's; give microns per pixel, such as 0.5.")
+        raise UserError(
+            f"--mpp={args.mpp:g} is no microscope's; give microns per pixel, such as 0.5."
+        )
     if min(args.least, args.hole) < 0:
-        raise UserError(f"--least={args.least:g} and --hole={args.hole:g} are areas; give 0 or more.")
+        raise UserError(
+            f"--least={args.least:g} and --hole={args.hole:g} are areas; give 0 or more."
+        )
     return args
 
 
@@ -77,7 +103,8 @@ def _region(text: str) -> tuple[int, int, int, int] | None:
 
 @dataclass(frozen=True)
 class Item:
-    """An image to be segmented: its name below OUT, its file, microns per pixel, and what scores it, if anything."""
+    """An image to be segmented: its name below OUT, its file, microns per pixel, and what scores
+    it, if anything."""
 
     name: str
     path: Path
@@ -103,7 +130,9 @@ def list_items(args: argparse.Namespace) -> tuple[list[Item], Any]:
         rows = [row for row in whole.images if row.split in splits]
         if not rows:
             there = ", ".join(sorted({row.split for row in whole.images}))
-            raise UserError(f"{args.images} has no images of --splits={args.splits}; it has {there}.")
+            raise UserError(
+                f"{args.images} has no images of --splits={args.splits}; it has {there}."
+            )
         return [Item(row.name, whole.path / row.image, row.mpp, row) for row in rows], whole
     root = args.images if args.images.is_dir() else args.images.parent
     items, paths = [], find_images(args.images)
@@ -134,7 +163,8 @@ class Results:
         self.scores: list[Any] = []
 
     def _check_seen(self) -> None:
-        """Refuses to score patients that were learnt from, or says that they were, or that nobody knows.
+        """Refuses to score patients that were learnt from, or says that they were, or that nobody
+        knows.
 
         Raises:
           UserError: there are such, and --allow_seen is not given.
@@ -146,12 +176,19 @@ class Results:
             try:
                 check_held_out(learnt, self.whole, splits)
             except UserError as error:
-                raise UserError(f"{error} To score them all the same, as not held out, give --allow_seen.") from error
+                raise UserError(
+                    f"{error} To score them all the same, as not held out, give --allow_seen."
+                ) from error
         elif self.whole:
-            if found := seen(learnt, names_of(row for row in self.whole.images if row.split in splits)):
+            if found := seen(
+                learnt, names_of(row for row in self.whole.images if row.split in splits)
+            ):
                 print(f"not held out, their scores are no evidence: {found}", flush=True)
         elif self.args.truth:
-            print("whose images these are is not known: that none was learnt from is not checked", flush=True)
+            print(
+                "whose images these are is not known: that none was learnt from is not checked",
+                flush=True,
+            )
 
     def run(self, item: Item) -> dict[str, Any]:
         """Segments, writes, scores; what is told of it.
@@ -169,9 +206,17 @@ class Results:
             opened = open_plain(path, item.mpp or self.segmenter.mpp, self.segmenter.mpp)
         found = segment(self.segmenter, opened, self.rules)
         self._write(item.name, opened, found)
-        told = {"objects": int(found.objects.max()), "size": list(found.mask.shape), "mpp": opened.mpp}
+        told = {
+            "objects": int(found.objects.max()),
+            "size": list(found.mask.shape),
+            "mpp": opened.mpp,
+        }
         if item.truth is not None:
-            score = self.truth.score(item.truth, found, self.args.part) if self.truth else self._compare(item, found)
+            score = (
+                self.truth.score(item.truth, found, self.args.part)
+                if self.truth
+                else self._compare(item, found)
+            )
             self.scores.append(score)
             told |= score.objects.scores()
         return told
@@ -187,7 +232,13 @@ class Results:
         names, foreground = (item.name, item.name, "all"), self.segmenter.foreground
         objects = to_objects(np.isin(mask, foreground))
         return score_image(
-            names, mask, found.mask, found.objects, classes=known, foreground=foreground, true_objects=objects
+            names,
+            mask,
+            found.mask,
+            found.objects,
+            classes=known,
+            foreground=foreground,
+            true_objects=objects,
         )
 
     def _write(self, name: str, opened: Any, found: Any) -> None:
@@ -200,9 +251,22 @@ class Results:
         _save(picture, out.with_name(f"{out.name}.png"))
         if self.args.objects:
             if found.objects.max() > 65535:
-                raise UserError(f"{found.objects.max()} objects are too many for --objects; raise --least.")
-            _save(Image.fromarray(found.objects.astype(np.uint16)), out.with_name(f"{out.name}_objects.png"))
-        shapes = features(found.mask, found.objects, one.names, one.colors, one.foreground, opened.scale, opened.corner)
+                raise UserError(
+                    f"{found.objects.max()} objects are too many for --objects; raise --least."
+                )
+            _save(
+                Image.fromarray(found.objects.astype(np.uint16)),
+                out.with_name(f"{out.name}_objects.png"),
+            )
+        shapes = features(
+            found.mask,
+            found.objects,
+            one.names,
+            one.colors,
+            one.foreground,
+            opened.scale,
+            opened.corner,
+        )
         write_text(out.with_name(f"{out.name}.geojson"), json.dumps(collection(shapes)))
 
     def finish(self) -> str:
@@ -226,7 +290,8 @@ def _save(picture: Image.Image, path: Path) -> None:
 
 
 def process(results: Results, items: Sequence[Item]) -> Iterator[tuple[Item, dict[str, Any]]]:
-    """Every image with what is told of it; a bad one, or one that the device fails on, is told and stops no other."""
+    """Every image with what is told of it; a bad one, or one that the device fails on, is told and
+    stops no other."""
     from jax.errors import JaxRuntimeError
 
     for item in items:
@@ -237,7 +302,10 @@ def process(results: Results, items: Sequence[Item]) -> Iterator[tuple[Item, dic
         except (OSError, ValueError, MemoryError, JaxRuntimeError) as error:
             if isinstance(error, OSError) and explain(error) is not None:
                 raise  # the disk is full: nothing more can be written
-            yield item, {"error": f"{item.path} cannot be segmented ({type(error).__name__}: {error})."}
+            yield (
+                item,
+                {"error": f"{item.path} cannot be segmented ({type(error).__name__}: {error})."},
+            )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -257,7 +325,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             report.flush()
             failed += "error" in told
             if "error" in told:
-                print(f"[{number}/{len(items)}] {item.name} failed: {told['error']}", file=sys.stderr, flush=True)
+                print(
+                    f"[{number}/{len(items)}] {item.name} failed: {told['error']}",
+                    file=sys.stderr,
+                    flush=True,
+                )
             else:
                 print(f"[{number}/{len(items)}] {item.name}: {told['objects']} objects", flush=True)
     if table := results.finish():

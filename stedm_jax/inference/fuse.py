@@ -1,13 +1,18 @@
-"""Whole images from overlapping patches, blended without seams, in batches of one shape and bands of rows.
+"""Whole images from overlapping patches, blended without seams, in batches of one shape and bands
+of rows.
 
-Patches of side t start every t - o pixels, the first before the image, which is continued by reflection. With the
-crossover c(i) of models/tiling.py, from 0 to 1 over the overlap o but for a margin m at the outside, a patch counts
+Patches of side t start every t - o pixels, the first before the image, which is continued by
+reflection. With the crossover c(i) of models/tiling.py, from 0 to 1 over the overlap o but for a
+margin m at the outside, a patch counts
 
-    w(i) = sin^2(pi/2 c(i))  at its start, mirrored at its end, 1 between                                 (1)
-    out  = sum_k w_k f(x_k)                                                                               (2)
+    w(i) = sin^2(pi/2 c(i))  at its start, mirrored at its end, 1 between
+         (1) out  = sum_k w_k f(x_k)
+                       (2)
 
-which is a raised cosine. sin^2 + cos^2 = 1, so the weights of all patches add up to 1 at every pixel, in both axes, and
-(2) needs no division. Where a network looks no farther than m, (2) is its result for the image continued by reflection.
+which is a raised cosine. sin^2 + cos^2 = 1, so the weights of all patches add up to 1 at every
+pixel, in both axes, and
+(2) needs no division. Where a network looks no farther than m, (2) is its result for the image
+continued by reflection.
 """
 
 from collections.abc import Callable, Iterator
@@ -87,7 +92,8 @@ class Patches:
         return np.minimum(rise, rise[::-1])
 
     def starts(self, size: int) -> range:
-        """Where patches start along an axis; the first begins an overlap before the image, so may others end after."""
+        """Where patches start along an axis; the first begins an overlap before the image, so may
+        others end after."""
         return range(-self.overlap, size, self.stride)
 
 
@@ -97,20 +103,27 @@ def default_patches(tile: int, batch: int = 8) -> Patches:
 
 
 def reflected(start: int, count: int, size: int) -> Int[np.ndarray, " n"]:
-    """Positions start, start + 1, ... on an axis continued by reflection about its outermost pixels, to any length."""
+    """Positions start, start + 1, ... on an axis continued by reflection about its outermost
+    pixels, to any length."""
     period = max(2 * (size - 1), 1)
     place = np.arange(start, start + count) % period
     return np.minimum(place, period - place) if size > 1 else np.zeros(count, np.int64)
 
 
 def fuse(
-    predict: Predict, image: UInt8[np.ndarray, "h w 3"], *, tile: int, overlap: int, margin: int = 0, batch: int = 8
+    predict: Predict,
+    image: UInt8[np.ndarray, "h w 3"],
+    *,
+    tile: int,
+    overlap: int,
+    margin: int = 0,
+    batch: int = 8,
 ) -> Float32[np.ndarray, "h w k"]:
     """Equation (2) for an image in memory.
 
     Args:
-      predict: RGB patches (batch, tile, tile, 3), uint8, always so many, to maps of k channels of the same size: NumPy,
-        or arrays of JAX, which are waited for one batch later.
+      predict: RGB patches (batch, tile, tile, 3), uint8, always so many, to maps of k channels of
+        the same size: NumPy, or arrays of JAX, which are waited for one batch later.
       image: of any size, smaller than a tile too.
       tile, overlap, margin, batch: see Patches.
 
@@ -158,7 +171,8 @@ def _inside(top: int, rows: np.ndarray, height: int) -> Iterator[tuple[int, np.n
 def _predicted(
     predict: Predict, picture: Picture, patches: Patches, places: list[tuple[int, int]]
 ) -> Iterator[tuple[tuple[int, int], np.ndarray]]:
-    """Each place with the maps of its patch; a batch is asked for before the one before it is waited for."""
+    """Each place with the maps of its patch; a batch is asked for before the one before it is
+    waited for."""
     waiting: tuple[list[tuple[int, int]], object] | None = None
     for start in range(0, len(places), patches.batch):
         some = places[start : start + patches.batch]
@@ -174,14 +188,18 @@ def _predicted(
 
 def _patch(picture: Picture, top: int, left: int, tile: int) -> UInt8[np.ndarray, "t t 3"]:
     """Pixels of a patch that may lie partly outside."""
-    rows, columns = (reflected(start, tile, size) for start, size in zip((top, left), picture.shape, strict=True))
+    rows, columns = (
+        reflected(start, tile, size) for start, size in zip((top, left), picture.shape, strict=True)
+    )
     first, start = int(rows.min()), int(columns.min())
     piece = picture.read(first, start, int(rows.max()) + 1, int(columns.max()) + 1)
     return piece[np.ix_(rows - first, columns - start)]
 
 
 def resize_bands(
-    bands: Iterator[tuple[int, Float32[np.ndarray, "rows w k"]]], source: tuple[int, int], target: tuple[int, int]
+    bands: Iterator[tuple[int, Float32[np.ndarray, "rows w k"]]],
+    source: tuple[int, int],
+    target: tuple[int, int],
 ) -> Iterator[tuple[int, Float32[np.ndarray, "rows2 w2 k"]]]:
     """Maps of one size brought to another by bilinear interpolation, band by band.
 
@@ -205,7 +223,11 @@ def resize_bands(
         if ready > done:
             first = last + 1 - len(held)
             part = slice(done, ready)
-            yield done, held[upper[part] - first] * (1 - share[part]) + held[lower[part] - first] * share[part]
+            yield (
+                done,
+                held[upper[part] - first] * (1 - share[part])
+                + held[lower[part] - first] * share[part],
+            )
             done = ready
         keep = last + 1 - (int(upper[done]) if done < target[0] else last)
         held = held[-max(keep, 1) :]

@@ -1,4 +1,5 @@
-"""A trained segmenter of a workdir, ready to be used on images; the tiles it learnt from need not be there."""
+"""A trained segmenter of a workdir, ready to be used on images; the tiles it learnt from need not
+be there."""
 
 import importlib
 import json
@@ -14,9 +15,9 @@ import jax
 import numpy as np
 from jaxtyping import UInt8
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.config import FREE
 from stedm_jax.data.stain import Normaliser, read_target, stain_of
-from stedm_jax.errors import UserError
 from stedm_jax.models.named import JUDGE
 from stedm_jax.stages.arms import Shown, arm_task, check_images, settings
 from stedm_jax.stages.learn import restore
@@ -36,8 +37,9 @@ class Segmenter:
 
     Attributes:
       task: how its maps are made a mask and objects.
-      predict: RGB patches (batch, t, t, 3), uint8, to the maps that are fused (task.maps); compiled once a shape. Where
-        the tiles were brought to one stain, each patch is too, by itself as they were.
+      predict: RGB patches (batch, t, t, 3), uint8, to the maps that are fused (task.maps); compiled
+        once a shape. Where the tiles were brought to one stain, each patch is too, by itself as
+        they were.
       config: of the run.
       names, colors, foreground: of the classes.
       mpp, tile: um per pixel, and side in pixels, of the tiles it learnt from.
@@ -65,7 +67,9 @@ def saved_config(folder: Path) -> Any:
     """
     file = folder / "config.json"
     if not file.is_file():
-        raise UserError(f"{folder} is no workdir of a run: it has no config.json. Give the --workdir of a training.")
+        raise UserError(
+            f"{folder} is no workdir of a run: it has no config.json. Give the --workdir of a training."
+        )
     config = importlib.import_module("configs.base").get_base()
     free: dict[str, dict[str, Any]] = {key: {} for key in FREE}
     known = flatten(config)
@@ -125,7 +129,8 @@ def load_segmenter(folder: Path, arm: str, seed: int | None = None) -> Segmenter
 
 
 def segmenter_of(run: Run, arm: str, seed: int | None = None) -> Segmenter:
-    """What an arm of a run learnt: the checkpoint that its segmentation.checkpoint says, averages where they were kept.
+    """What an arm of a run learnt: the checkpoint that its segmentation.checkpoint says, averages
+    where they were kept.
 
     Args:
       run: the run; one process.
@@ -133,8 +138,8 @@ def segmenter_of(run: Run, arm: str, seed: int | None = None) -> Segmenter:
       seed: which of its trainings; None: the first.
 
     Raises:
-      UserError: no such arm or seed, one that the configuration names no more, one that needs more than an image, or
-        a checkpoint that cannot be read.
+      UserError: no such arm or seed, one that the configuration names no more, one that needs more
+        than an image, or a checkpoint that cannot be read.
     """
     config, folder = run.config, run.workdir.path
     there = trained(folder)
@@ -152,19 +157,34 @@ def segmenter_of(run: Run, arm: str, seed: int | None = None) -> Segmenter:
     colors = tuple((int(r), int(g), int(b)) for r, g, b in told["colors"])
     chosen = config.segmentation.judge if arm == JUDGE else config.segmentation.arms[arm]
     check_images(config, arm, chosen)
-    mine, shown = settings(config.segmentation, arm, chosen), Shown(colors, told["foreground"], int(told["tile"]))
+    mine, shown = (
+        settings(config.segmentation, arm, chosen),
+        Shown(colors, told["foreground"], int(told["tile"])),
+    )
     task, frozen, _ = arm_task(run, mine, chosen, shown, 1)
     best = ("iou", "max") if mine.checkpoint == "best" else None
-    params = restore(run, task, f"segmentation/{arm}-{seeds[0] if seed is None else seed}", best=best)
+    params = restore(
+        run, task, f"segmentation/{arm}-{seeds[0] if seed is None else seed}", best=best
+    )
     by_device = batch_sharding(run.mesh)
-    maps = jax.jit(lambda params, frozen, image: task.maps(params, frozen, image), out_shardings=by_device)
+    maps = jax.jit(
+        lambda params, frozen, image: task.maps(params, frozen, image), out_shardings=by_device
+    )
     stain = _stain(told["stain"])
     predict = lambda image: maps(params, frozen, jax.device_put(stain(image), by_device))  # noqa: E731
     names, foreground = tuple(told["classes"]), tuple(told["foreground"])
     return Segmenter(
-        task, predict, config, names, colors, foreground, float(told["mpp"]), int(told["tile"]), run.mesh.size,
+        task,
+        predict,
+        config,
+        names,
+        colors,
+        foreground,
+        float(told["mpp"]),
+        int(told["tile"]),
+        run.mesh.size,
         noted(told),
-    )  # fmt: skip
+    )
 
 
 def _about(run: Run) -> dict[str, Any]:
@@ -175,15 +195,20 @@ def _about(run: Run) -> dict[str, Any]:
 
 
 def _stain(told: Mapping[str, Any] | None) -> Callable[[np.ndarray], np.ndarray]:
-    """What brings patches to the stain of the tiles. Raises UserError where its numbers are not known."""
+    """What brings patches to the stain of the tiles. Raises UserError where its numbers are not
+    known."""
     if not told:
         return lambda patches: patches
-    normalise, pool = Normaliser(read_target(told)), ThreadPoolExecutor()  # OpenCV and NumPy free Python's lock
+    normalise, pool = (
+        Normaliser(read_target(told)),
+        ThreadPoolExecutor(),
+    )  # OpenCV and NumPy free Python's lock
     return lambda patches: np.stack(list(pool.map(normalise, patches)))
 
 
 def _stain_before(run: Run) -> dict[str, Any] | None:
-    """For runs that did not note it: what their tiles tell, where they are still there and the same."""
+    """For runs that did not note it: what their tiles tell, where they are still there and the
+    same."""
     known = (run.workdir.result("data") or {}).get("fingerprint")
     try:
         if run.tiles.fingerprint == known:
@@ -192,6 +217,8 @@ def _stain_before(run: Run) -> dict[str, Any] | None:
         pass
     print(
         f"WARNING: this run did not note whether its tiles were brought to one stain (--stain_norm), and the tiles are "
-        f"not at {run.config.data.tiles} any more: images keep their own stain.", file=sys.stderr, flush=True,
-    )  # fmt: skip
+        f"not at {run.config.data.tiles} any more: images keep their own stain.",
+        file=sys.stderr,
+        flush=True,
+    )
     return None

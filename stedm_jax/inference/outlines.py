@@ -1,4 +1,5 @@
-"""Masks as GeoJSON that QuPath opens: an annotation for each object, along the edges of its pixels, holes and all."""
+"""Masks as GeoJSON that QuPath opens: an annotation for each object, along the edges of its pixels,
+holes and all."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -35,9 +36,11 @@ def features(
     """GeoJSON features of the foreground.
 
     Args:
-      mask: class of each pixel. objects: numbers, 0 for none; an object of several foreground classes is divided.
+      mask: class of each pixel. objects: numbers, 0 for none; an object of several foreground
+        classes is divided.
       names, colors, foreground: of the classes.
-      scale, corner: pixels of the file for each of the mask, and x, y in the file of the mask's corner.
+      scale, corner: pixels of the file for each of the mask, and x, y in the file of the mask's
+        corner.
     """
     filled = classes_in_objects(mask, objects, foreground, 0)
     keys = np.where(objects > 0, objects.astype(np.int64) * WIDTH + filled, 0)
@@ -47,12 +50,18 @@ def features(
         key = int(found[label] if found[0] == 0 else found[label - 1])
         shape = outline(numbers[box] == label)
         offset = np.array([box[1].start, box[0].start])
-        shape = shapely.transform(shape, lambda xy, offset=offset: (xy + offset) * scale + np.array(corner))
+        shape = shapely.transform(
+            shape, lambda xy, offset=offset: (xy + offset) * scale + np.array(corner)
+        )
         kind = {"name": names[key % WIDTH], "color": list(colors[key % WIDTH])}
         yield {
             "type": "Feature",
             "geometry": json.loads(shapely.to_geojson(shape)),
-            "properties": {"objectType": "annotation", "classification": kind, "name": f"object {key // WIDTH}"},
+            "properties": {
+                "objectType": "annotation",
+                "classification": kind,
+                "name": f"object {key // WIDTH}",
+            },
         }
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int32, UInt8
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.data.classes import class_map
 from stedm_jax.data.whole import WholeImage, WholeSet
-from stedm_jax.errors import UserError
 from stedm_jax.evaluation.images import ImageScores, score_image
 from stedm_jax.evaluation.objects import to_objects
 from stedm_jax.inference.fuse import Patches, fuse_bands, resize_bands
@@ -27,7 +27,8 @@ class Rules:
     Attributes:
       overlap, margin: of patches, as shares of their side.
       batch: patches at once, rounded up to a multiple of the devices.
-      least, hole: area in square microns of the smallest object that is kept, and of the largest hole that is filled.
+      least, hole: area in square microns of the smallest object that is kept, and of the largest
+        hole that is filled.
     """
 
     overlap: float = 0.25
@@ -62,7 +63,8 @@ class Segmented:
 
 
 def segment(segmenter: Segmenter, opened: Opened, rules: Rules) -> Segmented:
-    """Fuses patches, brings the maps to the size of the mask, decides, and makes objects of the foreground.
+    """Fuses patches, brings the maps to the size of the mask, decides, and makes objects of the
+    foreground.
 
     Raises:
       UserError: more than MOST_PIXELS.
@@ -79,12 +81,15 @@ def segment(segmenter: Segmenter, opened: Opened, rules: Rules) -> Segmented:
         classes[rows], core[rows] = segmenter.task.decide(maps)
     area = opened.mpp**2
     grow = round(segmenter.task.grow * segmenter.mpp / opened.mpp)
-    objects = to_objects(core, least=round(rules.least / area), hole=round(rules.hole / area), grow=grow)
+    objects = to_objects(
+        core, least=round(rules.least / area), hole=round(rules.hole / area), grow=grow
+    )
     return Segmented(segmenter.task.mask_of(classes, objects), objects)
 
 
 def part_of(row: WholeImage, tag: str) -> str:
-    """The part of the test that an image belongs to: its split, and what a tag of the cohort says."""
+    """The part of the test that an image belongs to: its split, and what a tag of the cohort
+    says."""
     return f"{row.split}/{row.tags[tag]}" if tag in row.tags else row.split
 
 
@@ -112,15 +117,25 @@ class Truth:
             self.segmenter.foreground,
         )
         return score_image(
-            (row.name, row.patient, part_of(row, tag)), mask, found.mask, found.objects,
-            classes=len(self.segmenter.names), foreground=foreground, true_objects=numbers,
-        )  # fmt: skip
+            (row.name, row.patient, part_of(row, tag)),
+            mask,
+            found.mask,
+            found.objects,
+            classes=len(self.segmenter.names),
+            foreground=foreground,
+            true_objects=numbers,
+        )
 
 
 def score_set(
-    segmenter: Segmenter, whole: WholeSet, rules: Rules, splits: Sequence[str] = ("test",), tag: str = "official_split"
+    segmenter: Segmenter,
+    whole: WholeSet,
+    rules: Rules,
+    splits: Sequence[str] = ("test",),
+    tag: str = "official_split",
 ) -> Iterator[ImageScores]:
-    """Segments and scores the images of some splits: what a report needs (evaluation/images.py makes tables of it).
+    """Segments and scores the images of some splits: what a report needs (evaluation/images.py
+    makes tables of it).
 
     Raises:
       UserError: other classes, or a damaged image.

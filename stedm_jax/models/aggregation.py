@@ -1,7 +1,7 @@
 """From the style vectors of several images to one (STEDM, section 3, and one addition).
 
-Every network here is called as `(vectors (b, k, d), present (b, k)) -> (b, d)`, where `present` says
-which of the k images exist. The value of an absent image never matters.
+Every network here is called as `(vectors (b, k, d), present (b, k)) -> (b, d)`, where `present`
+says which of the k images exist. The value of an absent image never matters.
 
     mean, max   over the images that are present, no parameters
     linear      concatenation -> ReLU, d, ReLU, d, ReLU: a fixed number and order of images
@@ -24,7 +24,9 @@ from stedm_jax.models.transformer import Tokens
 class Mean(nnx.Module):
     """Mean over the images that are present."""
 
-    def __call__(self, vectors: Float[Array, "b k d"], present: Bool[Array, "b k"]) -> Float[Array, "b d"]:
+    def __call__(
+        self, vectors: Float[Array, "b k d"], present: Bool[Array, "b k"]
+    ) -> Float[Array, "b d"]:
         total = jnp.where(present[..., None], vectors, 0).sum(1)
         return total / jnp.maximum(present.sum(1, keepdims=True), 1).astype(vectors.dtype)
 
@@ -32,7 +34,9 @@ class Mean(nnx.Module):
 class Max(nnx.Module):
     """Maximum of each component over the images that are present."""
 
-    def __call__(self, vectors: Float[Array, "b k d"], present: Bool[Array, "b k"]) -> Float[Array, "b d"]:
+    def __call__(
+        self, vectors: Float[Array, "b k d"], present: Bool[Array, "b k"]
+    ) -> Float[Array, "b d"]:
         largest = jnp.where(present[..., None], vectors, -jnp.inf).max(1)
         return jnp.where(present.any(1, keepdims=True), largest, 0)
 
@@ -40,12 +44,15 @@ class Max(nnx.Module):
 class Empty(nnx.Module):
     """Zeros: the style is not used."""
 
-    def __call__(self, vectors: Float[Array, "b k d"], present: Bool[Array, "b k"]) -> Float[Array, "b d"]:
+    def __call__(
+        self, vectors: Float[Array, "b k d"], present: Bool[Array, "b k"]
+    ) -> Float[Array, "b d"]:
         return jnp.zeros_like(vectors[:, 0])
 
 
 class Apart(nnx.Module):
-    """No aggregation: the vectors stay tokens, in any number, and whoever reads them has no use for their order."""
+    """No aggregation: the vectors stay tokens, in any number, and whoever reads them has no use for
+    their order."""
 
     def __call__(self, vectors: Float[Array, "b k d"], present: Bool[Array, "b k"]) -> Tokens:
         return Tokens(vectors, present)
@@ -58,7 +65,9 @@ class Linear(nnx.Module):
         kw, self.dtype = {"rngs": rngs, "dtype": dtype}, dtype
         self.layers = Slots({1: linear(count * dim, dim, **kw), 3: linear(dim, dim, **kw)})
 
-    def __call__(self, vectors: Float[Array, "b k d"], present: Bool[Array, "b k"]) -> Float[Array, "b d"]:
+    def __call__(
+        self, vectors: Float[Array, "b k d"], present: Bool[Array, "b k"]
+    ) -> Float[Array, "b d"]:
         known = jnp.where(present[..., None], vectors, 0).astype(self.dtype)
         h = nnx.relu(known.reshape(known.shape[0], -1))
         h = nnx.relu(self.layers[1](h))
@@ -88,7 +97,9 @@ class Attention(nnx.Module):
         self.kv = linear(dim, 2 * dim, **kw)
         self.proj = linear(queries * dim, dim, bias=False, **kw)
 
-    def __call__(self, vectors: Float[Array, "b k d"], present: Bool[Array, "b k"]) -> Float[Array, "b d"]:
+    def __call__(
+        self, vectors: Float[Array, "b k d"], present: Bool[Array, "b k"]
+    ) -> Float[Array, "b d"]:
         b, k, d = vectors.shape
         known = jnp.where(present[..., None], vectors, 0)
         keys, values = jnp.split(self.kv(self.norm(known).astype(self.dtype)), 2, axis=-1)

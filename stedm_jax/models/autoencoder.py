@@ -27,7 +27,8 @@ from stedm_jax.models.layers import GroupNorm, Slots, attention, conv, linear, u
 KINDS = ("kl", "vq")
 EPS = 1e-6
 BETA = 0.25
-# Distances to codes are made for about this many (position, code) pairs at once on each device of the mesh that is set.
+# Distances to codes are made for about this many (position, code) pairs at once on each device of
+# the mesh that is set.
 PAIRS = 1 << 27
 
 
@@ -47,7 +48,8 @@ class ResnetBlock(nnx.Module):
 
 
 class AttnBlock(nnx.Module):
-    """Self-attention with one head over all positions; LDM keeps the projections as 1x1 convolutions."""
+    """Self-attention with one head over all positions; LDM keeps the projections as 1x1
+    convolutions."""
 
     def __init__(self, channels: int, *, rngs: nnx.Rngs, dtype: DTypeLike):
         kw = {"rngs": rngs, "dtype": dtype}
@@ -82,7 +84,9 @@ class Resample(nnx.Module):
     def __init__(self, channels: int, up: bool, *, rngs: nnx.Rngs, dtype: DTypeLike):
         self.up = up
         stride, padding = (1, None) if up else (2, ((0, 1), (0, 1)))
-        self.conv = conv(channels, channels, 3, stride=stride, padding=padding, rngs=rngs, dtype=dtype)
+        self.conv = conv(
+            channels, channels, 3, stride=stride, padding=padding, rngs=rngs, dtype=dtype
+        )
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
         return self.conv(upsample_nearest(x) if self.up else x)
@@ -91,9 +95,13 @@ class Resample(nnx.Module):
 class Level(nnx.Module):
     """The blocks of one resolution and, unless it is the last one, the change of resolution."""
 
-    def __init__(self, cin: int, cout: int, blocks: int, resample: str, *, rngs: nnx.Rngs, dtype: DTypeLike):
+    def __init__(
+        self, cin: int, cout: int, blocks: int, resample: str, *, rngs: nnx.Rngs, dtype: DTypeLike
+    ):
         kw = {"rngs": rngs, "dtype": dtype}
-        self.block = Slots([ResnetBlock(cin if i == 0 else cout, cout, **kw) for i in range(blocks)])
+        self.block = Slots(
+            [ResnetBlock(cin if i == 0 else cout, cout, **kw) for i in range(blocks)]
+        )
         self.downsample = Resample(cout, False, **kw) if resample == "down" else None
         self.upsample = Resample(cout, True, **kw) if resample == "up" else None
 
@@ -200,7 +208,8 @@ class Codebook(nnx.Module):
 
         if not z.size:
             return jnp.zeros(z.shape[:-1], jnp.int32)
-        # Part after part of every image, not image after image: so each device searches for its own images only.
+        # Part after part of every image, not image after image: so each device searches for its own
+        # images only.
         images = z.astype(jnp.float32).reshape(z.shape[0] if z.ndim > 2 else 1, -1, z.shape[-1])
         vectors = images.shape[1]
         mesh = jax.sharding.get_abstract_mesh()
@@ -307,8 +316,8 @@ class Autoencoder(nnx.Module):
     def bottleneck(
         self, x: Float[Array, "b h w c"], key: jax.Array | None = None
     ) -> tuple[Float[Array, "b h2 w2 z"], Float[Array, ""]]:
-        """(latent for `decode_raw`, regulariser): equation (1), summed over a latent and averaged over the
-        batch, or (2). With a key the kl latent is sampled, without it is the mode."""
+        """(latent for `decode_raw`, regulariser): equation (1), summed over a latent and averaged
+        over the batch, or (2). With a key the kl latent is sampled, without it is the mode."""
         moments = self.encode(x)
         if self.quantize is not None:
             return self.quantise(moments)[:2]

@@ -1,19 +1,21 @@
 """Batch normalisation, with the numerics and the names of torch.nn.BatchNorm2d.
 
     (1)  y = (x - mean) / sqrt(var + eps) * scale + bias
-    (2)  running <- (1 - momentum) * running + momentum * batch      (var: with n - 1, as PyTorch keeps it)
+    (2)  running <- (1 - momentum) * running + momentum * batch      (var: with n - 1, as PyTorch
+    keeps it)
 
-In training, mean and var of (1) are those of the batch: of the whole batch, since under jit with a sharded batch axis a
-mean over that axis is one over all devices. Otherwise they are the running ones. A norm that does not `track` keeps
-none and always takes those of the batch.
+In training, mean and var of (1) are those of the batch: of the whole batch, since under jit with a
+sharded batch axis a mean over that axis is one over all devices. Otherwise they are the running
+ones. A norm that does not `track` keeps none and always takes those of the batch.
 
-The running statistics are parameters like any others, so that they are saved, sharded and exported with the rest, but
-their gradient is zero. A module made by `Functional.module(params)` is a temporary copy; in training a layer puts the
-new statistics there, and the caller takes them out:
+The running statistics are parameters like any others, so that they are saved, sharded and exported
+with the rest, but their gradient is zero. A module made by `Functional.module(params)` is a
+temporary copy; in training a layer puts the new statistics there, and the caller takes them out:
 
     net = network.module(params)
     logits = net(x, train=True)
-    new = running_stats(net)      # a nested dict of the statistics only, to be laid over the parameters
+    new = running_stats(net)      # a nested dict of the statistics only, to be laid over the
+    parameters
 """
 
 from typing import Any
@@ -23,7 +25,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 from stedm_jax.models.layers import GroupNorm
 
 NORMS = ("batch", "group")
@@ -56,8 +58,11 @@ class BatchNorm(nnx.Module):
             self.running_mean = Statistic(jnp.zeros(channels, jnp.float32))
             self.running_var = Statistic(jnp.ones(channels, jnp.float32))
 
-    def __call__(self, x: Float[Array, "b *space c"], train: bool = False) -> Float[Array, "b *space c"]:
-        """Raises ValueError for the statistics of a batch with one value a channel, which has no variance."""
+    def __call__(
+        self, x: Float[Array, "b *space c"], train: bool = False
+    ) -> Float[Array, "b *space c"]:
+        """Raises ValueError for the statistics of a batch with one value a channel, which has no
+        variance."""
         values, wide = x.astype(jnp.float32), (1,) * (x.ndim - 1) + (-1,)
         if train or not self.track:
             mean, var = self._of_batch(values)
@@ -67,17 +72,25 @@ class BatchNorm(nnx.Module):
         out = (values - mean.reshape(wide)) * factor.reshape(wide) + self.bias[...].reshape(wide)
         return out.astype(x.dtype)
 
-    def _of_batch(self, values: Float[Array, "b *space c"]) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
-        """Mean and biased variance of the batch, which are also mixed into the running ones, if any."""
+    def _of_batch(
+        self, values: Float[Array, "b *space c"]
+    ) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
+        """Mean and biased variance of the batch, which are also mixed into the running ones, if
+        any."""
         number = values.size // values.shape[-1]
         if number < 2:
-            raise ValueError(f"batch statistics of a single value a channel, in an array of shape {values.shape}")
+            raise ValueError(
+                f"batch statistics of a single value a channel, in an array of shape {values.shape}"
+            )
         axes = tuple(range(values.ndim - 1))
         mean = values.mean(axes)
         var = jnp.square(values - mean.reshape((1,) * len(axes) + (-1,))).mean(axes)
         if not self.track:
             return mean, var
-        for kept, new in ((self.running_mean, mean), (self.running_var, var * (number / (number - 1)))):
+        for kept, new in (
+            (self.running_mean, mean),
+            (self.running_var, var * (number / (number - 1))),
+        ):
             old = kept[...]
             kept[...] = lax.stop_gradient(old + self.momentum * (new - old))
         return mean, var
@@ -90,11 +103,14 @@ def make_norm(kind: str, channels: int) -> BatchNorm | GroupNorm:
     return BatchNorm(channels) if kind == "batch" else GroupNorm(channels)
 
 
-def normalise(norm: BatchNorm | GroupNorm, x: Float[Array, "b *space c"], train: bool) -> Float[Array, "b *space c"]:
+def normalise(
+    norm: BatchNorm | GroupNorm, x: Float[Array, "b *space c"], train: bool
+) -> Float[Array, "b *space c"]:
     """`norm` of x; only a batch norm asks whether this is training."""
     return norm(x, train) if isinstance(norm, BatchNorm) else norm(x)
 
 
 def running_stats(module: nnx.Module) -> dict[str, Any]:
-    """Nested dict of the running statistics of a module, and of nothing else; empty if it has none."""
+    """Nested dict of the running statistics of a module, and of nothing else; empty if it has
+    none."""
     return nnx.to_pure_dict(nnx.state(module, Statistic))

@@ -80,7 +80,9 @@ class ResBlock(nnx.Module):
         else:
             h = self.out_layers[0](h + e)
         if self.style_layers is not None and style is not None:
-            scale, shift = jnp.split(self.style_layers[1](nnx.silu(style))[:, None, None, :], 2, axis=-1)
+            scale, shift = jnp.split(
+                self.style_layers[1](nnx.silu(style))[:, None, None, :], 2, axis=-1
+            )
             h = h * (1 + scale) + shift
         h = self.out_layers[3](dropout(nnx.silu(h), self.rate, key))
         return (x if self.skip_connection is None else self.skip_connection(x)) + h

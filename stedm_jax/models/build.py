@@ -10,7 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 from stedm_jax.models.autoencoder import KINDS, Autoencoder
 from stedm_jax.models.batch_norm import NORMS
 from stedm_jax.models.dcan import Dcan
@@ -52,7 +52,8 @@ def _same_length(section: str, cfg: Any, keys: Iterable[str]) -> None:
 def build_unet(
     cfg: Any, *, in_channels: int, out_channels: int, style_dim: int, dtype: DTypeLike = jnp.float32
 ) -> Functional:
-    """Keys: base, multipliers, res_blocks, attention_at, heads, attention, context_dim, style_path, dropout, remat."""
+    """Keys: base, multipliers, res_blocks, attention_at, heads, attention, context_dim, style_path,
+    dropout, remat."""
     path = _one_of("unet", "style_path", cfg.style_path, STYLE_PATHS)
     attention = _one_of("unet", "attention", cfg.attention, ATTENTIONS)
     if cfg.context_dim and (attention == "plain" or (path == "cross" and style_dim)):
@@ -90,7 +91,8 @@ def build_unet(
 
 
 def build_autoencoder(cfg: Any, *, dtype: DTypeLike = jnp.float32) -> Functional:
-    """Keys: kind, channels, multipliers, res_blocks, latent_channels, codes, attention, legacy_codebook."""
+    """Keys: kind, channels, multipliers, res_blocks, latent_channels, codes, attention,
+    legacy_codebook."""
     kind = _one_of("autoencoder", "kind", cfg.kind, (*KINDS, "taef2"))
     if kind == "taef2":
         shape = {"latent_channels": cfg.latent_channels, "channels": cfg.channels}
@@ -135,14 +137,15 @@ def build_style(cfg: Any, *, dtype: DTypeLike = jnp.float32) -> Functional:
 
 
 def build_style_guide(cfg: Any, *, dtype: DTypeLike = jnp.float32) -> Functional | None:
-    """The pathology encoder that the style is read with, or None where the encoder is a trained one. Key: encoder."""
+    """The pathology encoder that the style is read with, or None where the encoder is a trained
+    one. Key: encoder."""
     size = frozen_size(_one_of("style", "encoder", cfg.encoder, encoder_names()))
     return None if size is None else Functional(lambda rngs: ViT(size, dtype=dtype, rngs=rngs))
 
 
 def ssl_size(cfg: Any) -> ViTSize:
-    """The Vision Transformer of config.ssl. Keys: model.kind, width, depth, heads, patch; crops.global_size, whose
-    grid of patches is that of its table of positions."""
+    """The Vision Transformer of config.ssl. Keys: model.kind, width, depth, heads, patch;
+    crops.global_size, whose grid of patches is that of its table of positions."""
     if _one_of("ssl.model", "kind", cfg.model.kind, ("vit", *VIT_SIZES)) != "vit":
         return VIT_SIZES[cfg.model.kind]
     model, side = cfg.model, cfg.crops.global_size
@@ -156,7 +159,8 @@ def ssl_size(cfg: Any) -> ViTSize:
 
 
 def build_ssl_encoder(cfg: Any, *, dtype: DTypeLike = jnp.float32) -> Functional:
-    """The encoder that stage ssl trains, from config.ssl (keys of `ssl_size`); images in [-1, 1] to embeddings."""
+    """The encoder that stage ssl trains, from config.ssl (keys of `ssl_size`); images in [-1, 1] to
+    embeddings."""
     size = ssl_size(cfg)
     return Functional(lambda rngs: ViT(size, dtype=dtype, rngs=rngs))
 
@@ -167,8 +171,11 @@ def build_dino_head(cfg: Any, width: int, *, dtype: DTypeLike = jnp.float32) -> 
     return Functional(lambda rngs: DinoHead(width, **shape, dtype=dtype, rngs=rngs))
 
 
-def build_head(cfg: Any, channels: Sequence[int], classes: int, dtype: DTypeLike = jnp.float32) -> Functional:
-    """Keys: kind (one of PIXEL_HEADS), norm, and width of "convolution"; `channels` are those of the maps it reads."""
+def build_head(
+    cfg: Any, channels: Sequence[int], classes: int, dtype: DTypeLike = jnp.float32
+) -> Functional:
+    """Keys: kind (one of PIXEL_HEADS), norm, and width of "convolution"; `channels` are those of
+    the maps it reads."""
     kw = {"classes": classes, "dtype": dtype}
     if _one_of("segmentation", "head.kind", cfg.kind, PIXEL_HEADS) == "linear":
         if cfg.norm != "batch":
@@ -177,21 +184,27 @@ def build_head(cfg: Any, channels: Sequence[int], classes: int, dtype: DTypeLike
                 "each image by itself is not linear. Set head.norm to 'batch'."
             )
         return Functional(lambda rngs: LinearHead(channels, **kw, rngs=rngs))
-    return Functional(lambda rngs: PixelHead(channels, width=cfg.width, norm=cfg.norm, **kw, rngs=rngs))
+    return Functional(
+        lambda rngs: PixelHead(channels, width=cfg.width, norm=cfg.norm, **kw, rngs=rngs)
+    )
 
 
 def build_segmenter(cfg: Any, classes: int, *, dtype: DTypeLike = jnp.float32) -> Functional:
-    """Keys: kind, imagenet_input; encoder, norm, drop_path, decoder of "unet"; widths, depths, heads, reductions of its
-    encoder "mit"; fcn8s and dcan, each of its kind."""
+    """Keys: kind, imagenet_input; encoder, norm, drop_path, decoder of "unet"; widths, depths,
+    heads, reductions of its encoder "mit"; fcn8s and dcan, each of its kind."""
     kind = _one_of("segmenter", "kind", cfg.kind, SEGMENTERS)
     shared = {"classes": classes, "imagenet_input": cfg.imagenet_input, "dtype": dtype}
     if kind in ("fcn8s", "dcan"):
         network, sizes = (Fcn8s, cfg.fcn8s) if kind == "fcn8s" else (Dcan, cfg.dcan)
         widths, hidden = tuple(sizes.widths), sizes.hidden
         if len(widths) != 5:
-            raise UserError(f"The config's segmenter.{kind}.widths has {len(widths)} entries; VGG has five stages.")
+            raise UserError(
+                f"The config's segmenter.{kind}.widths has {len(widths)} entries; VGG has five stages."
+            )
         if min(*widths, hidden) < 1:
-            raise UserError(f"The config's segmenter.{kind} has widths {widths} and hidden {hidden}; give 1 or more.")
+            raise UserError(
+                f"The config's segmenter.{kind} has widths {widths} and hidden {hidden}; give 1 or more."
+            )
         return Functional(lambda rngs: network(widths=widths, hidden=hidden, **shared, rngs=rngs))
     encoder = _one_of("segmenter", "encoder", cfg.encoder, SEGMENTER_ENCODERS)
     norm, sizes, blocks = _one_of("segmenter", "norm", cfg.norm, NORMS), {}, 5

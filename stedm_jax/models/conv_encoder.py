@@ -1,7 +1,8 @@
 """A small convolutional style encoder for small machines.
 
-Residual blocks of stride 2. At each resolution the mean and the standard deviation over space of the
-features *before* normalisation are kept, and those of the optical density of the image itself: the
+Residual blocks of stride 2. At each resolution the mean and the standard deviation over space of
+the features *before* normalisation are kept, and those of the optical density of the image itself:
+  the
 absolute colour and strength of a stain is most of a style, and group normalisation would remove it.
 All go through a two-layer head, whose first layer gives the six numbers of the optical density a
 weight of their own; among the hundreds of others they would hardly be heard.
@@ -52,11 +53,15 @@ class StridedBlock(nnx.Module):
 class ConvEncoder(nnx.Module):
     """Images in [-1, 1] to vectors; channels are width, 2 width, 4 width, 4 width."""
 
-    def __init__(self, *, width: int = 32, dim: int = 256, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+    def __init__(
+        self, *, width: int = 32, dim: int = 256, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs
+    ):
         kw, self.dtype = {"rngs": rngs, "dtype": dtype}, dtype
         widths = (width, 2 * width, 4 * width, 4 * width)
         self.stem = conv(3, width, 4, stride=4, padding="VALID", **kw)
-        self.blocks = Slots([StridedBlock(a, b, **kw) for a, b in zip(widths, widths[1:], strict=False)])
+        self.blocks = Slots(
+            [StridedBlock(a, b, **kw) for a, b in zip(widths, widths[1:], strict=False)]
+        )
         self.colour = linear(6, dim, **kw)
         self.head = Slots({0: linear(2 * sum(widths), dim, **kw), 2: linear(dim, dim, **kw)})
 

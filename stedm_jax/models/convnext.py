@@ -1,7 +1,9 @@
 """ConvNeXt (Liu et al., CVPR 2022) as an encoder: four feature maps, named as in timm.
 
-smp writes the same parameters under `encoder.model.stem_0` and `encoder.model.stages_0` (convert/tables/convnext.py).
-Counts without the classifier: Tiny 27,818,592; Small 49,453,152; Base 87,564,416. Stochastic depth, which the published
+smp writes the same parameters under `encoder.model.stem_0` and `encoder.model.stages_0`
+(convert/tables/convnext.py).
+Counts without the classifier: Tiny 27,818,592; Small 49,453,152; Base 87,564,416. Stochastic depth,
+  which the published
 training uses and timm's networks leave out unless told otherwise, is left out.
 """
 
@@ -55,7 +57,11 @@ class Block(nnx.Module):
         self.gamma = nnx.Param(jnp.full(dim, LAYER_SCALE, jnp.float32))
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        return x + self.mlp(self.norm(self.conv_dw(x))) * self.gamma[...].astype(self.dtype)[None, None, None]
+        return (
+            x
+            + self.mlp(self.norm(self.conv_dw(x)))
+            * self.gamma[...].astype(self.dtype)[None, None, None]
+        )
 
 
 class Stage(nnx.Module):
@@ -64,7 +70,11 @@ class Stage(nnx.Module):
     def __init__(self, cin: int, dim: int, depth: int, *, rngs: nnx.Rngs, dtype: DTypeLike):
         kw = {"rngs": rngs, "dtype": dtype}
         shrink = {"stride": 2, "padding": "VALID", "init": trunc_normal}
-        self.downsample = None if cin == dim else Slots([LayerNorm(cin, eps=1e-6), conv(cin, dim, 2, **shrink, **kw)])
+        self.downsample = (
+            None
+            if cin == dim
+            else Slots([LayerNorm(cin, eps=1e-6), conv(cin, dim, 2, **shrink, **kw)])
+        )
         self.blocks = Slots([Block(dim, **kw) for _ in range(depth)])
 
     def __call__(self, x: Float[Array, "b h w cin"]) -> Float[Array, "b h2 w2 c"]:
@@ -76,7 +86,8 @@ class Stage(nnx.Module):
 
 
 class ConvNeXt(nnx.Module):
-    """Images to four feature maps, at 1/4 to 1/32 of the size, the finest first. Sizes must be divisible by 32."""
+    """Images to four feature maps, at 1/4 to 1/32 of the size, the finest first. Sizes must be
+    divisible by 32."""
 
     def __init__(
         self,
@@ -91,7 +102,9 @@ class ConvNeXt(nnx.Module):
         stem = conv(3, widths[0], 4, stride=4, padding="VALID", init=trunc_normal, **kw)
         self.stem = Slots([stem, LayerNorm(widths[0], eps=1e-6)])
         inputs = [widths[0], *widths[:-1]]
-        self.stages = Slots([Stage(a, b, n, **kw) for a, b, n in zip(inputs, widths, depths, strict=True)])
+        self.stages = Slots(
+            [Stage(a, b, n, **kw) for a, b, n in zip(inputs, widths, depths, strict=True)]
+        )
 
     def __call__(self, x: Float[Array, "b h w 3"]) -> list[Float[Array, "b _h _w _c"]]:
         x, features = self.stem[1](self.stem[0](x.astype(self.dtype))), []

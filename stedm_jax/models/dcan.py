@@ -1,20 +1,27 @@
-"""Deep contour-aware network (Chen, Qi, Yu, Heng, CVPR 2016, arXiv 1604.02677), GlaS's entry CUMedVision2.
+"""Deep contour-aware network (Chen, Qi, Yu, Heng, CVPR 2016, arXiv 1604.02677), GlaS's entry
+CUMedVision2.
 
-One downsampling path, shared; two upsampling paths, one for objects and one for their contours. Each path scores three
-levels, brings each to full size by a deconvolution and sums them; the three are also supervised by themselves.
+One downsampling path, shared; two upsampling paths, one for objects and one for their contours.
+Each path scores three levels, brings each to full size by a deconvolution and sums them; the three
+are also supervised by themselves.
 
-    (1)  L = L_objects + L_contours + sum_a w_a L_a        w_a = max(10^-floor(n / 10000), 10^-3) at update n
+    (1)  L = L_objects + L_contours + sum_a w_a L_a        w_a = max(10^-floor(n / 10000), 10^-3) at
+    update n
     (2)  pixel of an object:  p_objects >= 0.5 and p_contours < 0.5
 
-From the paper: five poolings, three deconvolutions, 512, 512 and 1024 channels where they start, sum of the three,
-softmax over two classes a path, equations (1) and (2), dropout 0.5, a downsampling path that starts from DeepLab's
-weights, contours that are widened by a disk of radius 3, crops of 480 pixels, SGD from 0.001.
+From the paper: five poolings, three deconvolutions, 512, 512 and 1024 channels where they start,
+  sum of the three,
+softmax over two classes a path, equations (1) and (2), dropout 0.5, a downsampling path that starts
+from DeepLab's weights, contours that are widened by a disk of radius 3, crops of 480 pixels, SGD
+from 0.001.
 
-Not found, and chosen here: the downsampling path is VGG-16 (`features`, named as in torchvision) with DeepLab's two
-wide convolutions of 1024 channels, 3x3 (`fc6`, its dilation: 1) and 1x1 (`fc7`); the levels are the ends of stages
-four and five before pooling and `fc7`, at 1/8, 1/16 and 1/32; a score is a 1x1 convolution, and the deconvolution
-follows it, with a kernel of twice its stride that starts as bilinear interpolation; dropout after `fc6` and `fc7`.
-With two classes of objects 20,535,128 parameters.
+Not found, and chosen here: the downsampling path is VGG-16 (`features`, named as in torchvision)
+  with DeepLab's two
+wide convolutions of 1024 channels, 3x3 (`fc6`, its dilation: 1) and 1x1 (`fc7`); the levels are the
+ends of stages four and five before pooling and `fc7`, at 1/8, 1/16 and 1/32; a score is a 1x1
+convolution, and the deconvolution follows it, with a kernel of twice its stride that starts as
+bilinear interpolation; dropout after `fc6` and `fc7`. With two classes of objects 20,535,128
+parameters.
 """
 
 from collections.abc import Sequence
@@ -37,7 +44,8 @@ he = nnx.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
 class DcanOutput(NamedTuple):
-    """Float32 logits (b, h, w, classes) of both paths, and for each level (objects, contours) by themselves."""
+    """Float32 logits (b, h, w, classes) of both paths, and for each level (objects, contours) by
+    themselves."""
 
     objects: Float[Array, "b h w k"]
     contours: Float[Array, "b h w 2"]
@@ -49,20 +57,26 @@ def auxiliary_weight(step: Int[Array, ""]) -> Float[Array, ""]:
     return jnp.maximum(10.0 ** -(step // 10_000).astype(jnp.float32), 1e-3)
 
 
-def merge(objects: Float[Array, "b h w 2"], contours: Float[Array, "b h w 2"]) -> Bool[Array, "b h w"]:
+def merge(
+    objects: Float[Array, "b h w 2"], contours: Float[Array, "b h w 2"]
+) -> Bool[Array, "b h w"]:
     """Equation (2); objects that touch are apart where a contour runs between them."""
     p_objects, p_contours = (jax.nn.softmax(each)[..., 1] for each in (objects, contours))
     return (p_objects >= THRESHOLD) & (p_contours < THRESHOLD)
 
 
 def contour_target(objects: Int[Array, "b h w"], radius: int = RADIUS) -> Bool[Array, "b h w"]:
-    """Pixels within `radius` of the rim of an object, on either side; `objects` are numbers, 0 for none.
+    """Pixels within `radius` of the rim of an object, on either side; `objects` are numbers, 0 for
+    none.
 
-    The rim are the pixels of an object with another number beside them. With classes in place of numbers, touching
-    objects of a class have no contour between them.
+    The rim are the pixels of an object with another number beside them. With classes in place of
+    numbers, touching objects of a class have no contour between them.
     """
     padded, (h, w) = jnp.pad(objects, ((0, 0), (1, 1), (1, 1)), mode="edge"), objects.shape[1:]
-    beside = [padded[:, 1 + i : 1 + i + h, 1 + j : 1 + j + w] for i, j in ((0, 1), (1, 0), (0, -1), (-1, 0))]
+    beside = [
+        padded[:, 1 + i : 1 + i + h, 1 + j : 1 + j + w]
+        for i, j in ((0, 1), (1, 0), (0, -1), (-1, 0))
+    ]
     return dilate(jnp.stack([each != objects for each in beside]).any(0) & (objects > 0), radius)
 
 
@@ -84,7 +98,9 @@ def bilinear_kernel(stride: int, channels: int) -> Float[np.ndarray, "n n c c"]:
     """The kernel with which a deconvolution of this stride interpolates each channel by itself."""
     distance = np.abs(np.arange(2 * stride) - (stride - 0.5)) / stride
     line = (1.0 - distance).astype(np.float32)
-    return line[:, None, None, None] * line[None, :, None, None] * np.eye(channels, dtype=np.float32)
+    return (
+        line[:, None, None, None] * line[None, :, None, None] * np.eye(channels, dtype=np.float32)
+    )
 
 
 class Deconvolution(nnx.Module):
@@ -96,7 +112,8 @@ class Deconvolution(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(channels, jnp.float32))
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
-        """The kernel is (h, w, out, in), as in PyTorch's layout, turned by 180 degrees for the convolution below."""
+        """The kernel is (h, w, out, in), as in PyTorch's layout, turned by 180 degrees for the
+        convolution below."""
         side = 2 * self.stride - 1 - self.stride // 2
         kernel = self.kernel[...][::-1, ::-1].swapaxes(2, 3)
         out = lax.conv_general_dilated(
@@ -125,8 +142,10 @@ class Dcan(nnx.Module):
     """Images to objects and contours.
 
     Args:
-        classes: of the objects, background included; the contours have two. widths: channels of VGG's stages.
-        hidden: of the two wide convolutions. imagenet_input: turn the colours into those of ImageNet first.
+        classes: of the objects, background included; the contours have two. widths: channels of
+          VGG's stages.
+        hidden: of the two wide convolutions. imagenet_input: turn the colours into those of
+          ImageNet first.
     """
 
     def __init__(
@@ -144,10 +163,14 @@ class Dcan(nnx.Module):
         self.fc6 = conv(widths[4], hidden, 3, init=he, **kw)
         self.fc7 = conv(hidden, hidden, 1, init=he, **kw)
         channels = (widths[3], widths[4], hidden)
-        path = lambda k: Slots([Level(c, k, s, **kw) for c, s in zip(channels, STRIDES, strict=True)])  # noqa: E731
+        path = lambda k: Slots(
+            [Level(c, k, s, **kw) for c, s in zip(channels, STRIDES, strict=True)]
+        )  # noqa: E731
         self.objects, self.contours = path(classes), path(2)
 
-    def __call__(self, x: Float[Array, "b h w 3"], train: bool = False, key: PRNGKeyArray | None = None) -> DcanOutput:
+    def __call__(
+        self, x: Float[Array, "b h w 3"], train: bool = False, key: PRNGKeyArray | None = None
+    ) -> DcanOutput:
         """`x` in [-1, 1], sides divisible by 32. Dropout in training, where a key is given."""
         if x.shape[1] % STRIDES[-1] or x.shape[2] % STRIDES[-1]:
             raise ValueError(f"an image of {x.shape[1:3]} is not divisible by {STRIDES[-1]}")

@@ -1,9 +1,11 @@
-"""The projection head of DINO (Caron et al., ICCV 2021, section 3.1 and appendix): embedding -> logits of prototypes.
+"""The projection head of DINO (Caron et al., ICCV 2021, section 3.1 and appendix): embedding ->
+logits of prototypes.
 
     h = mlp(x),  three linear layers with GELU between                                  (1)
     logits = (h / |h|) . (w_k / |w_k|)   for each prototype k, without bias               (2)
 
-Dividing by |w_k| is a weight normalisation whose gain stays 1, which DINO found to be the stable one.
+Dividing by |w_k| is a weight normalisation whose gain stays 1, which DINO found to be the stable
+one.
 """
 
 import jax
@@ -22,17 +24,30 @@ class DinoHead(nnx.Module):
     """Equations (1) and (2); logits lie in [-1, 1].
 
     Args:
-        width: of the embedding. hidden: of the MLP. bottleneck: of its output. prototypes: K, the number of logits.
+        width: of the embedding. hidden: of the MLP. bottleneck: of its output. prototypes: K, the
+          number of logits.
     """
 
     def __init__(
-        self, width: int, *, hidden: int, bottleneck: int, prototypes: int, dtype: DTypeLike = jnp.float32,
+        self,
+        width: int,
+        *,
+        hidden: int,
+        bottleneck: int,
+        prototypes: int,
+        dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
-    ):  # fmt: skip
+    ):
         kw, self.dtype = {"rngs": rngs, "dtype": dtype, "init": trunc_normal}, dtype
-        layers = (linear(width, hidden, **kw), linear(hidden, hidden, **kw), linear(hidden, bottleneck, **kw))
+        layers = (
+            linear(width, hidden, **kw),
+            linear(hidden, hidden, **kw),
+            linear(hidden, bottleneck, **kw),
+        )
         self.mlp = Slots(dict(zip((0, 2, 4), layers, strict=True)))
-        self.last_layer = nnx.Param(nnx.initializers.normal()(rngs.params(), (bottleneck, prototypes), jnp.float32))
+        self.last_layer = nnx.Param(
+            nnx.initializers.normal()(rngs.params(), (bottleneck, prototypes), jnp.float32)
+        )
 
     def __call__(self, x: Float[Array, "n c"]) -> Float32[Array, "n k"]:
         x = self.mlp[0](x.astype(self.dtype))

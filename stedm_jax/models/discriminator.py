@@ -1,9 +1,12 @@
-"""PatchGAN: one logit for each patch, real or made (Isola et al., CVPR 2017), with the names of taming-transformers.
+"""PatchGAN: one logit for each patch, real or made (Isola et al., CVPR 2017), with the names of
+taming-transformers.
 
-    conv, leaky | (conv, norm, leaky) x layers | conv to 1 channel;  4x4, stride 2 but in the last two, leaky 0.2
+    conv, leaky | (conv, norm, leaky) x layers | conv to 1 channel;  4x4, stride 2 but in the last
+    two, leaky 0.2
 
 With 3 layers of 64 filters: 2.8 M parameters, patches of 70 pixels. The norm is
-    "batch"  as published; the statistics are those of the batch at hand, always: it serves in training alone, where
+    "batch"  as published; the statistics are those of the batch at hand, always: it serves in
+    training alone, where
              the published one has no other, and nothing needs to be kept
     "group"  of each image by itself, for small batches
     "none"
@@ -73,7 +76,9 @@ class Discriminator(nnx.Module):
 
 def batch_norm(channels: int, rngs: nnx.Rngs) -> BatchNorm:
     """By the batch at hand; begins with scales spread around 1, as published."""
-    return BatchNorm(channels, track=False, scale=1.0 + init(rngs.params(), (channels,), jnp.float32))
+    return BatchNorm(
+        channels, track=False, scale=1.0 + init(rngs.params(), (channels,), jnp.float32)
+    )
 
 
 def leaky(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:

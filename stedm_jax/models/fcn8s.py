@@ -1,13 +1,16 @@
-"""FCN-8s on VGG-16 (Long, Shelhamer, Darrell, CVPR 2015; PAMI 2017), the baseline called VGG16-FCN8s.
+"""FCN-8s on VGG-16 (Long, Shelhamer, Darrell, CVPR 2015; PAMI 2017), the baseline called
+VGG16-FCN8s.
 
-`features` and `classifier` are named as in torchvision's vgg16, whose two hidden linear layers become a 7x7 and a 1x1
-convolution (convert/tables/fcn8s.py); `score_fr`, `score_pool4` and `score_pool3` as published. With two classes
-134,270,278 parameters.
+`features` and `classifier` are named as in torchvision's vgg16, whose two hidden linear layers
+become a 7x7 and a 1x1 convolution (convert/tables/fcn8s.py); `score_fr`, `score_pool4` and
+`score_pool3` as published. With two classes 134,270,278 parameters.
 
-As published: scores start at zero, dropout 0.5 after both wide convolutions, upsampling is bilinear and not learnt.
-Otherwise: the 7x7 convolution is padded by 3, where the published network pads the image by 100 and crops the scores;
-upsampling repeats the edge, where that crop has taken the edge away; the factors 0.01 and 0.0001 of the variant that is
-trained all at once are left out (the staged variant has none).
+As published: scores start at zero, dropout 0.5 after both wide convolutions, upsampling is bilinear
+  and not learnt.
+Otherwise: the 7x7 convolution is padded by 3, where the published network pads the image by 100 and
+  crops the scores;
+upsampling repeats the edge, where that crop has taken the edge away; the factors 0.01 and 0.0001 of
+the variant that is trained all at once are left out (the staged variant has none).
 """
 
 from collections.abc import Sequence
@@ -36,7 +39,8 @@ class Fcn8s(nnx.Module):
     """Images to logits at full size.
 
     Args:
-        classes: number of logits. widths: channels of VGG's stages. hidden: of the two wide convolutions.
+        classes: number of logits. widths: channels of VGG's stages. hidden: of the two wide
+          convolutions.
         imagenet_input: turn the colours into those of ImageNet first, as pretrained weights expect.
     """
 
@@ -62,7 +66,8 @@ class Fcn8s(nnx.Module):
     def __call__(
         self, x: Float[Array, "b h w 3"], train: bool = False, key: PRNGKeyArray | None = None
     ) -> Float[Array, "b h w classes"]:
-        """`x` in [-1, 1], sides divisible by 32; float32 logits. Dropout in training, where a key is given."""
+        """`x` in [-1, 1], sides divisible by 32; float32 logits. Dropout in training, where a key
+        is given."""
         if x.shape[1] % FACTOR or x.shape[2] % FACTOR:
             raise ValueError(f"an image of {x.shape[1:3]} is not divisible by {FACTOR}")
         keys = jax.random.split(key) if train and key is not None else (None, None)

@@ -15,14 +15,15 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from stedm_jax.common.flop_counts import counted_as
 from stedm_jax.models.light_random import light_key
-from stedm_jax.products import counted_as
 
 Params = dict[str, Any]
 
 
 class _Stream(nnx.RngStream):
-    """Keys as those of nnx.RngStream, counted in Python: a traced count makes building a deep network quadratic."""
+    """Keys as those of nnx.RngStream, counted in Python: a traced count makes building a deep
+    network quadratic."""
 
     drawn = 0
 
@@ -59,7 +60,8 @@ class Functional:
         return nnx.to_pure_dict(self._split[1])
 
     def init(self, key: jax.Array) -> Params:
-        """New parameters; `key` is a typed PRNG key and may be traced, so that this can be jitted."""
+        """New parameters; `key` is a typed PRNG key and may be traced, so that this can be
+        jitted."""
         return nnx.to_pure_dict(nnx.state(self.build(_rngs(light_key(key))), nnx.Param))
 
     def module(self, params: Params) -> Any:
@@ -71,7 +73,8 @@ class Functional:
 
     @contextmanager
     def opened(self, params: Params) -> Iterator[Any]:
-        """As `module`, in a context: what is traced within counts as this network (products.flops_by_network)."""
+        """As `module`, in a context: what is traced within counts as this network
+        (products.flops_by_network)."""
         module = self.module(params)
         with counted_as(type(module).__name__):
             yield module
@@ -83,22 +86,29 @@ class Functional:
 
 
 def on_each_device(apply: Callable[..., Any], params: Any, *batch: Any) -> Any:
-    """`apply(params, *batch)`, each device of the mesh that is set (jax.set_mesh) its own part of the batch.
+    """`apply(params, *batch)`, each device of the mesh that is set (jax.set_mesh) its own part of
+    the batch.
 
-    For functions with loops. Left to itself the compiler sums a gradient over the devices in every turn of a loop that
-    runs over parts of a batch; so it is summed once, behind the loop. Everywhere else there is no difference: without
-    a mesh, or with a batch that does not divide over it, this is a plain call.
+    For functions with loops. Left to itself the compiler sums a gradient over the devices in every
+    turn of a loop that runs over parts of a batch; so it is summed once, behind the loop.
+    Everywhere else there is no difference: without a mesh, or with a batch that does not divide
+      over it, this is a plain call.
 
     Args:
         params: the same on every device, or gathered there.
         batch: arrays whose first dimension is cut, as that of the result will be.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1 or any(leaf.shape[0] % mesh.size for leaf in jax.tree.leaves(batch)):
+    if (
+        mesh.empty
+        or mesh.size == 1
+        or any(leaf.shape[0] % mesh.size for leaf in jax.tree.leaves(batch))
+    ):
         return apply(params, *batch)
     cut = jax.sharding.PartitionSpec(mesh.axis_names)
     specs = (jax.sharding.PartitionSpec(), *[cut] * len(batch))
-    # Without check_vma: with it, the sum would be placed at each use of a parameter, which is in the loop again.
+    # Without check_vma: with it, the sum would be placed at each use of a parameter, which is in
+    # the loop again.
     return jax.shard_map(apply, in_specs=specs, out_specs=cut, check_vma=False)(params, *batch)
 
 

@@ -1,11 +1,13 @@
-"""A denoiser that is guided by embeddings of the same tile (LID: Graikos et al., CVPR 2024, arXiv 2312.07330).
+"""A denoiser that is guided by embeddings of the same tile (LID: Graikos et al., CVPR 2024, arXiv
+2312.07330).
 
     token  = Linear(e / |e|),  e an embedding, one linear map for each kind of them            (1)
     output = UNet(z_t, t, context = tokens)                                                    (2)
 
-A tile has the embedding of itself ("patch") and, as LID's model of TCGA-BRCA at 20x, that of the field around it at a
-lower magnification ("region"), so one or two tokens. An embedding that is not there is the zero vector, whose token is
-the bias of (1). Parameters: unet, as published, and guide/patch_fc, guide/region_fc.
+A tile has the embedding of itself ("patch") and, as LID's model of TCGA-BRCA at 20x, that of the
+field around it at a lower magnification ("region"), so one or two tokens. An embedding that is not
+there is the zero vector, whose token is the bias of (1). Parameters: unet, as published, and
+guide/patch_fc, guide/region_fc.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +18,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Num
 
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 from stedm_jax.models.functional import Functional
 from stedm_jax.models.layers import linear
 from stedm_jax.models.unet import UNet
@@ -36,7 +38,13 @@ class Guide(nnx.Module):
     """
 
     def __init__(
-        self, widths: Mapping[str, int], dim: int, *, normalise: bool = True, rngs: nnx.Rngs, dtype: DTypeLike
+        self,
+        widths: Mapping[str, int],
+        dim: int,
+        *,
+        normalise: bool = True,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike,
     ):
         self.tokens, self.normalise = tuple(name for name in TOKENS if name in widths), normalise
         for name in self.tokens:
@@ -72,7 +80,12 @@ class GuidedUNet(nnx.Module):
         return out
 
     def features(
-        self, x: Float[Array, "b h w c"], t: Num[Array, " b"], embeddings: Embeddings | None, *, taps: Sequence[str]
+        self,
+        x: Float[Array, "b h w c"],
+        t: Num[Array, " b"],
+        embeddings: Embeddings | None,
+        *,
+        taps: Sequence[str],
     ) -> dict[str, Array]:
         """{tap: features}; nothing after the last tap is run."""
         return self.unet.features(x, t, context=self._context(embeddings), taps=taps)
@@ -82,7 +95,11 @@ class GuidedUNet(nnx.Module):
 
 
 def guided_unet(
-    unet: Functional, widths: Mapping[str, int], dim: int, normalise: bool = True, dtype: DTypeLike = jnp.float32
+    unet: Functional,
+    widths: Mapping[str, int],
+    dim: int,
+    normalise: bool = True,
+    dtype: DTypeLike = jnp.float32,
 ) -> Functional:
     """A UNet with the linear maps of its guide; without `widths` it has none.
 
@@ -90,7 +107,9 @@ def guided_unet(
       UserError: a kind of embedding that is not of TOKENS.
     """
     if unknown := [name for name in widths if name not in TOKENS]:
-        raise UserError(f"There is no token {', '.join(unknown)} of a guide; there are {', '.join(TOKENS)}.")
+        raise UserError(
+            f"There is no token {', '.join(unknown)} of a guide; there are {', '.join(TOKENS)}."
+        )
 
     def build(rngs: nnx.Rngs) -> GuidedUNet:
         guide = Guide(widths, dim, normalise=normalise, rngs=rngs, dtype=dtype) if widths else None
@@ -103,9 +122,15 @@ class PublishedGuidedUNet(GuidedUNet):
     """LID's model of TCGA-BRCA at 20x, at its size but for what is given."""
 
     def __init__(
-        self, *, patch: int = 384, region: int = 768, dim: int = 512, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32,
+        self,
+        *,
+        patch: int = 384,
+        region: int = 768,
+        dim: int = 512,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike = jnp.float32,
         **unet: object,
-    ):  # fmt: skip
+    ):
         widths = {"patch": patch} | ({"region": region} if region else {})
         super().__init__(
             UNet(**unet, dtype=dtype, rngs=rngs),  # pyright: ignore[reportArgumentType]

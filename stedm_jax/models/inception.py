@@ -1,10 +1,14 @@
-"""Inception-v3 as the Frechet inception distance uses it (Szegedy et al. 2015; the graph of 2015-12-05).
+"""Inception-v3 as the Frechet inception distance uses it (Szegedy et al. 2015; the graph of
+2015-12-05).
 
     unit   relu((conv(x) - mean) / sqrt(var + 0.001) + beta)                                 (1)
 
-The batch norms have no gamma and never change. It departs from the network of torchvision in the poolings of its
-blocks: means leave the padding out of the count, and the last block (mixed_10) takes the maximum instead. Names are
-those of the graph. 21.8 M parameters, (b, 299, 299, 3) in [-1, 1) to (b, 2048), which are not negative.
+The batch norms have no gamma and never change. It departs from the network of torchvision in the
+poolings of its
+blocks: means leave the padding out of the count, and the last block (mixed_10) takes the maximum
+  instead. Names are
+those of the graph. 21.8 M parameters, (b, 299, 299, 3) in [-1, 1) to (b, 2048), which are not
+negative.
 """
 
 import jax.numpy as jnp
@@ -19,8 +23,15 @@ EPS = 1e-3
 SIDE, FEATURES = 299, 2048
 SMALLEST = 75  # below, the last blocks have no position left
 
-# A unit is (channels, height, width) of its kernel; a stem unit has stride and whether it is padded besides.
-STEM = ((32, 3, 2, False), (32, 3, 1, False), (64, 3, 1, True), (80, 1, 1, False), (192, 3, 1, False))
+# A unit is (channels, height, width) of its kernel; a stem unit has stride and whether it is padded
+# besides.
+STEM = (
+    (32, 3, 2, False),
+    (32, 3, 1, False),
+    (64, 3, 1, True),
+    (80, 1, 1, False),
+    (192, 3, 1, False),
+)
 POOLED = (2, 4)  # a maximum follows these
 
 
@@ -40,7 +51,9 @@ class Unit(nnx.Module):
         dtype: DTypeLike,
     ):
         self.stride, self.dtype = stride, dtype
-        self.padding = ((0, 0), (0, 0)) if valid else ((height // 2, height // 2), (width // 2, width // 2))
+        self.padding = (
+            ((0, 0), (0, 0)) if valid else ((height // 2, height // 2), (width // 2, width // 2))
+        )
         self.kernel = nnx.Param(torch_init(rngs.params(), (height, width, cin, cout), jnp.float32))
         self.beta = nnx.Param(jnp.zeros(cout, jnp.float32))
         self.mean = nnx.Param(jnp.zeros(cout, jnp.float32))
@@ -48,23 +61,38 @@ class Unit(nnx.Module):
 
     def __call__(self, x: Float[Array, "b h w cin"]) -> Float[Array, "b h2 w2 cout"]:
         h = lax.conv_general_dilated(
-            x, self.kernel[...].astype(self.dtype), (self.stride, self.stride), self.padding,
+            x,
+            self.kernel[...].astype(self.dtype),
+            (self.stride, self.stride),
+            self.padding,
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )  # fmt: skip
+        )
         wide = (1, 1, 1, -1)
         factor = lax.rsqrt(self.var[...] + EPS)
         shift = self.beta[...] - self.mean[...] * factor
-        return nnx.relu(h.astype(jnp.float32) * factor.reshape(wide) + shift.reshape(wide)).astype(self.dtype)
+        return nnx.relu(h.astype(jnp.float32) * factor.reshape(wide) + shift.reshape(wide)).astype(
+            self.dtype
+        )
 
 
 class Chain(nnx.Module):
-    """Units one after another, named conv, conv_1, conv_2 and so on; with `halve` the last one has stride 2."""
+    """Units one after another, named conv, conv_1, conv_2 and so on; with `halve` the last one has
+    stride 2."""
 
-    def __init__(self, cin: int, *units: tuple[int, ...], halve: bool = False, rngs: nnx.Rngs, dtype: DTypeLike):
+    def __init__(
+        self,
+        cin: int,
+        *units: tuple[int, ...],
+        halve: bool = False,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike,
+    ):
         self.names = tuple(f"conv_{number}" if number else "conv" for number in range(len(units)))
         for name, (cout, *size) in zip(self.names, units, strict=True):
             last = halve and name == self.names[-1]
-            unit = Unit(cin, cout, *size, stride=2 if last else 1, valid=last, rngs=rngs, dtype=dtype)
+            unit = Unit(
+                cin, cout, *size, stride=2 if last else 1, valid=last, rngs=rngs, dtype=dtype
+            )
             setattr(self, name, unit)
             cin = cout
 
@@ -79,7 +107,8 @@ class Mixed(nnx.Module):
 
     Args:
       conv, tower, tower_1: units of the branches; none: no such branch.
-      pooled: channels of the unit after the mean (tower_2); 0: the size is halved, and the maximum stays as it is.
+      pooled: channels of the unit after the mean (tower_2); 0: the size is halved, and the maximum
+        stays as it is.
     """
 
     def __init__(
@@ -100,7 +129,9 @@ class Mixed(nnx.Module):
         self.tower_2 = Chain(cin, (pooled,), **kw) if pooled else None
 
     def __call__(self, x: Float[Array, "b h w cin"]) -> Float[Array, "b h2 w2 cout"]:
-        branches = [branch(x) for branch in (self.conv, self.tower, self.tower_1) if branch is not None]
+        branches = [
+            branch(x) for branch in (self.conv, self.tower, self.tower_1) if branch is not None
+        ]
         last = halved(x) if self.tower_2 is None else self.tower_2(mean_pool(x))
         return jnp.concatenate([*branches, last], axis=-1)
 
@@ -123,7 +154,11 @@ class Wide(nnx.Module):
 
     def __call__(self, x: Float[Array, "b h w cin"]) -> Float[Array, "b h w cout"]:
         a, b = self.tower_conv(x), self.tower_1_conv_1(self.tower_1_conv(x))
-        pooled = nnx.max_pool(x, (3, 3), strides=(1, 1), padding="SAME") if self.maximum else mean_pool(x)
+        pooled = (
+            nnx.max_pool(x, (3, 3), strides=(1, 1), padding="SAME")
+            if self.maximum
+            else mean_pool(x)
+        )
         forks = [self.tower_mixed_conv(a), self.tower_mixed_conv_1(a)]
         forks += [self.tower_1_mixed_conv(b), self.tower_1_mixed_conv_1(b)]
         return jnp.concatenate([self.conv(x), *forks, self.tower_2_conv(pooled)], axis=-1)
@@ -148,7 +183,11 @@ class Inception(nnx.Module):
             unit = Unit(cin, cout, side, side, stride=stride, valid=not padded, **kw)
             setattr(self, f"conv_{number}" if number else "conv", unit)
             cin = cout
-        small = {"conv": (64,), "tower": ((48,), (64, 5, 5)), "tower_1": ((64,), (96, 3, 3), (96, 3, 3))}
+        small = {
+            "conv": (64,),
+            "tower": ((48,), (64, 5, 5)),
+            "tower_1": ((64,), (96, 3, 3), (96, 3, 3)),
+        }
         self.mixed = Mixed(192, **small, pooled=32, **kw)
         self.mixed_1 = Mixed(256, **small, pooled=64, **kw)
         self.mixed_2 = Mixed(288, **small, pooled=64, **kw)
@@ -164,9 +203,12 @@ class Inception(nnx.Module):
         self.mixed_10 = Wide(2048, maximum=True, **kw)
 
     def __call__(self, x: Float[Array, "b h w 3"]) -> Float[Array, "b d"]:
-        """Features, float32. ValueError for sides of less than 75 pixels; the published size is 299."""
+        """Features, float32. ValueError for sides of less than 75 pixels; the published size is
+        299."""
         if min(x.shape[1:3]) < SMALLEST:
-            raise ValueError(f"Inception needs images of {SMALLEST} pixels a side and more, not {x.shape[1:3]}")
+            raise ValueError(
+                f"Inception needs images of {SMALLEST} pixels a side and more, not {x.shape[1:3]}"
+            )
         x = x.astype(self.dtype)
         for number in range(len(STEM)):
             x = getattr(self, f"conv_{number}" if number else "conv")(x)

@@ -15,12 +15,15 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from stedm_jax.models.convolution import convolve, doubled
-from stedm_jax.models.convolution import upsample_nearest as upsample_nearest  # for those who import it from here
+from stedm_jax.models.convolution import (
+    upsample_nearest as upsample_nearest,
+)  # for those who import it from here
 
 # PyTorch's default for convolutions and linear layers: uniform within +-1/sqrt(fan_in).
 torch_init = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 Padding = str | Sequence[tuple[int, int]]
-# Attention weighs at most this many (query, key) pairs of an image, over its heads, at once: 128 MB in float32.
+# Attention weighs at most this many (query, key) pairs of an image, over its heads, at once: 128 MB
+# in float32.
 PAIRS = 1 << 25
 
 
@@ -165,11 +168,13 @@ def attention(
     mask: Bool[Array, "#b #h #n m"] | None = None,
     scale: float | None = None,
 ) -> Float[Array, "b n h d"]:
-    """softmax(scale q k^T + bias) v for each head, `scale` 1/sqrt(d) by default; softmax in float32.
+    """softmax(scale q k^T + bias) v for each head, `scale` 1/sqrt(d) by default; softmax in
+    float32.
 
-    `mask` is True where a key may be seen; a query that sees none takes the mean of all values. Where there are many
-    positions (an autoencoder's middle has 16,384 of an image of 512 px) and neither bias nor mask, the queries go in
-    parts of at most PAIRS (query, key) pairs of an image, and the weights are made again in the backward pass.
+    `mask` is True where a key may be seen; a query that sees none takes the mean of all values.
+    Where there are many positions (an autoencoder's middle has 16,384 of an image of 512 px) and
+    neither bias nor mask, the queries go in parts of at most PAIRS (query, key) pairs of an image,
+    and the weights are made again in the backward pass.
     """
     factor = q.shape[-1] ** -0.5 if scale is None else scale
 
@@ -185,7 +190,9 @@ def attention(
     b, n, h, d = q.shape
     if h * n * k.shape[1] <= PAIRS or bias is not None or mask is not None:
         return attend(q)
-    parts = next(parts for parts in range(1, n + 1) if n % parts == 0 and h * n * k.shape[1] <= parts * PAIRS)
+    parts = next(
+        parts for parts in range(1, n + 1) if n % parts == 0 and h * n * k.shape[1] <= parts * PAIRS
+    )
     out = lax.map(jax.checkpoint(attend), jnp.moveaxis(q.reshape(b, parts, n // parts, h, d), 1, 0))
     return jnp.moveaxis(out, 0, 1).reshape(b, n, h, d)
 

@@ -1,13 +1,14 @@
 """A random generator that compiles in no time, for drawing initial parameters.
 
-A network has hundreds of small random arrays. With JAX's own generator the program that draws them takes XLA
-longer to compile on a CPU than the first training step. Here the bits of element i are a hash of (key, i):
+A network has hundreds of small random arrays. With JAX's own generator the program that draws them
+takes XLA longer to compile on a CPU than the first training step. Here the bits of element i are a
+hash of (key, i):
 
     h(x) = fmix32(x), the finaliser of MurmurHash3                                  (1)
     bits_i = h(h(i * 0x9E3779B9 + k_0) ^ k_1)                                       (2)
 
-which is plenty for initial parameters and nothing else should use it. Values depend on the key and the position
-only, so they are the same however an array is cut over devices.
+which is plenty for initial parameters and nothing else should use it. Values depend on the key and
+the position only, so they are the same however an array is cut over devices.
 """
 
 import math

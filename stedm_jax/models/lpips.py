@@ -3,8 +3,8 @@
     f_l = features after ReLU l of 5, each divided by its length over channels               (1)
     d   = sum_l mean_positions  w_l . (f_l(x) - f_l(y))^2,   w_l >= 0                        (2)
 
-Images are in [-1, 1]; a fixed shift and scale then makes them what AlexNet was trained on. 2.5 M parameters, names
-of the published package (`net.slice1.0`, `lin0.model.1`).
+Images are in [-1, 1]; a fixed shift and scale then makes them what AlexNet was trained on. 2.5 M
+parameters, names of the published package (`net.slice1.0`, `lin0.model.1`).
 """
 
 import jax.numpy as jnp
@@ -15,8 +15,15 @@ from jaxtyping import Array, Float
 from stedm_jax.models.layers import Slots, conv
 
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
-# slice, number in AlexNet, output channels, kernel, stride, padding; a maximum of 3x3, stride 2, before these two
-LAYERS = ((1, 0, 64, 11, 4, 2), (2, 3, 192, 5, 1, 2), (3, 6, 384, 3, 1, 1), (4, 8, 256, 3, 1, 1), (5, 10, 256, 3, 1, 1))
+# slice, number in AlexNet, output channels, kernel, stride, padding; a maximum of 3x3, stride 2,
+# before these two
+LAYERS = (
+    (1, 0, 64, 11, 4, 2),
+    (2, 3, 192, 5, 1, 2),
+    (3, 6, 384, 3, 1, 1),
+    (4, 8, 256, 3, 1, 1),
+    (5, 10, 256, 3, 1, 1),
+)
 POOLED = (2, 3)
 EPS = 1e-10
 SMALLEST = 31  # below, a feature has no position left
@@ -28,7 +35,9 @@ class AlexNet(nnx.Module):
     def __init__(self, *, rngs: nnx.Rngs, dtype: DTypeLike):
         cin = 3
         for slice_, number, cout, size, stride, pad in LAYERS:
-            layer = conv(cin, cout, size, stride=stride, padding=((pad, pad),) * 2, rngs=rngs, dtype=dtype)
+            layer = conv(
+                cin, cout, size, stride=stride, padding=((pad, pad),) * 2, rngs=rngs, dtype=dtype
+            )
             setattr(self, f"slice{slice_}", Slots({number: layer}))
             cin = cout
 
@@ -62,23 +71,32 @@ class LPIPS(nnx.Module):
         for level, (_, _, channels, *_) in enumerate(LAYERS):
             setattr(self, f"lin{level}", Head(channels, rngs=rngs))
 
-    def __call__(self, x: Float[Array, "b h w 3"], y: Float[Array, "b h w 3"]) -> Float[Array, " b"]:
+    def __call__(
+        self, x: Float[Array, "b h w 3"], y: Float[Array, "b h w 3"]
+    ) -> Float[Array, " b"]:
         """Equation (2) for each pair, float32; ValueError for sides of less than 31 pixels."""
         if min(x.shape[1:3]) < SMALLEST:
-            raise ValueError(f"LPIPS needs images of {SMALLEST} pixels a side and more, not {x.shape[1:3]}")
+            raise ValueError(
+                f"LPIPS needs images of {SMALLEST} pixels a side and more, not {x.shape[1:3]}"
+            )
         total = jnp.zeros(x.shape[0], jnp.float32)
-        for level, (one, other) in enumerate(zip(self._features(x), self._features(y), strict=True)):
+        for level, (one, other) in enumerate(
+            zip(self._features(x), self._features(y), strict=True)
+        ):
             weighted = getattr(self, f"lin{level}")(jnp.square(one - other))
             total = total + weighted.mean((1, 2, 3))
         return total
 
     def _features(self, x: Float[Array, "b h w 3"]) -> list[Float[Array, "b _h _w _c"]]:
-        shift, scale = (jnp.array(values, jnp.float32)[None, None, None, :] for values in (SHIFT, SCALE))
+        shift, scale = (
+            jnp.array(values, jnp.float32)[None, None, None, :] for values in (SHIFT, SCALE)
+        )
         return [_unit(feature) for feature in self.net(((x - shift) / scale).astype(self.dtype))]
 
 
 def _unit(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-    """Equation (1). The square inside the root keeps the gradient finite where all channels are 0."""
+    """Equation (1). The square inside the root keeps the gradient finite where all channels are
+    0."""
     x = x.astype(jnp.float32)
     length = jnp.sqrt(jnp.square(x).sum(-1, keepdims=True) + jnp.float32(EPS**2))
     return x / (length + EPS)

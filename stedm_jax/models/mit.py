@@ -37,8 +37,11 @@ SIZES = {
 }
 
 
-def drop_path(x: Float[Array, "b h w c"], rate: float, key: PRNGKeyArray | None) -> Float[Array, "b h w c"]:
-    """Stochastic depth: nothing of some images, the others scaled up; the identity without a key."""
+def drop_path(
+    x: Float[Array, "b h w c"], rate: float, key: PRNGKeyArray | None
+) -> Float[Array, "b h w c"]:
+    """Stochastic depth: nothing of some images, the others scaled up; the identity without a
+    key."""
     if key is None or rate == 0.0:
         return x
     keep = jax.random.bernoulli(key, 1.0 - rate, (x.shape[0], 1, 1, 1))
@@ -54,7 +57,9 @@ class DepthwiseConv(nnx.Module):
     def __init__(self, channels: int, *, rngs: nnx.Rngs, dtype: DTypeLike):
         self.dtype = dtype
         std = (2.0 / 9) ** 0.5
-        self.kernel = nnx.Param(nnx.initializers.normal(std)(rngs.params(), (3, 3, 1, channels), jnp.float32))
+        self.kernel = nnx.Param(
+            nnx.initializers.normal(std)(rngs.params(), (3, 3, 1, channels), jnp.float32)
+        )
         self.bias = nnx.Param(jnp.zeros(channels, jnp.float32))
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
@@ -116,7 +121,9 @@ class ReducedAttention(nnx.Module):
 class Block(nnx.Module):
     """x + attention(norm(x)), then x + mlp(norm(x))."""
 
-    def __init__(self, dim: int, heads: int, reduction: int, mlp: int, *, rngs: nnx.Rngs, dtype: DTypeLike):
+    def __init__(
+        self, dim: int, heads: int, reduction: int, mlp: int, *, rngs: nnx.Rngs, dtype: DTypeLike
+    ):
         kw = {"rngs": rngs, "dtype": dtype}
         self.norm1, self.norm2 = LayerNorm(dim, eps=1e-6), LayerNorm(dim, eps=1e-6)
         self.attn = ReducedAttention(dim, heads, reduction, **kw)
@@ -134,7 +141,9 @@ class Block(nnx.Module):
 class PatchEmbed(nnx.Module):
     """A strided convolution with overlap, then a norm."""
 
-    def __init__(self, cin: int, dim: int, size: int, stride: int, *, rngs: nnx.Rngs, dtype: DTypeLike):
+    def __init__(
+        self, cin: int, dim: int, size: int, stride: int, *, rngs: nnx.Rngs, dtype: DTypeLike
+    ):
         self.proj = conv(cin, dim, size, stride=stride, rngs=rngs, dtype=dtype, init=conv_init)
         self.norm = LayerNorm(dim)
 
@@ -146,7 +155,8 @@ class MixTransformer(nnx.Module):
     """Images to four feature maps, the finest first. Sizes must be divisible by 32.
 
     Args:
-        widths, depths, heads, reductions: of the stages. mlp: its hidden width over that of the stage.
+        widths, depths, heads, reductions: of the stages. mlp: its hidden width over that of the
+          stage.
         drop_path: rate of the last block, see the module's text.
     """
 
@@ -175,7 +185,9 @@ class MixTransformer(nnx.Module):
             setattr(self, f"norm{stage}", LayerNorm(dim, eps=1e-6))
             cin = dim
 
-    def __call__(self, x: Float[Array, "b h w 3"], key: PRNGKeyArray | None = None) -> list[Float[Array, "b _h _w _c"]]:
+    def __call__(
+        self, x: Float[Array, "b h w 3"], key: PRNGKeyArray | None = None
+    ) -> list[Float[Array, "b _h _w _c"]]:
         """A key only in training."""
         x, features, done = x.astype(self.dtype), [], 0
         for stage in range(1, self.stages + 1):

@@ -3,7 +3,8 @@
 from typing import Any
 
 JUDGE = "judge"
-"""What the judge of synthetic images is called among the arms; its settings are config.segmentation.judge."""
+"""What the judge of synthetic images is called among the arms; its settings are
+config.segmentation.judge."""
 NETWORKS: dict[str, dict[str, Any]] = {
     "model": {},  # as segmentation.model says
     "resnet18-unet": {"init_from": (), "model.kind": "unet", "model.encoder": "resnet18"},

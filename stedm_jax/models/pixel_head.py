@@ -1,17 +1,22 @@
-"""The head that turns features of a frozen network into a mask (after PathSegDiff, arXiv 2504.06950).
+"""The head that turns features of a frozen network into a mask (after PathSegDiff, arXiv
+2504.06950).
 
-    y_i = norm(W_i f_i),  a 1x1 convolution of each map, then bilinear resizing to the largest grid      (1)
-    y   = two 3x3 convolutions of [y_1, ..., y_n], each with norm and ReLU                                (2)
-    logits = 3x3 convolution of y, enlarged bilinearly to pixels                                          (3)
+    y_i = norm(W_i f_i),  a 1x1 convolution of each map, then bilinear resizing to the largest grid
+        (1) y   = two 3x3 convolutions of [y_1, ..., y_n], each with norm and ReLU
+                     (2)
+    logits = 3x3 convolution of y, enlarged bilinearly to pixels
+         (3)
 
-The paper calls its head a fully convolutional network; its layout was not found. This one follows what is known of
-such heads (papers on denoisers as feature extractors): resizing, concatenation and few layers. The norm of (1) makes
-the maps, whose scales differ by an order of magnitude between blocks, weigh alike from the start; the second
-convolution of (2) halves the width, since (3) works at full size.
+The paper calls its head a fully convolutional network; its layout was not found. This one follows
+what is known of such heads (papers on denoisers as feature extractors): resizing, concatenation and
+few layers. The norm of (1) makes the maps, whose scales differ by an order of magnitude between
+blocks, weigh alike from the start; the second convolution of (2) halves the width, since (3) works
+at full size.
 
 How much a network has learnt shows better where the head can learn little by itself:
 
-    logits = sum_i resize(W_i norm(f_i)) + b,  with 1x1 convolutions W_i and batch normalisation            (4)
+    logits = sum_i resize(W_i norm(f_i)) + b,  with 1x1 convolutions W_i and batch normalisation
+           (4)
 """
 
 from collections.abc import Sequence
@@ -44,7 +49,9 @@ class LinearHead(nnx.Module):
     ):
         self.dtype = dtype
         self.norms = Slots([make_norm("batch", each) for each in channels])
-        self.project = Slots([conv(each, classes, 1, bias=False, rngs=rngs, dtype=dtype) for each in channels])
+        self.project = Slots(
+            [conv(each, classes, 1, bias=False, rngs=rngs, dtype=dtype) for each in channels]
+        )
         self.bias = nnx.Param(jnp.zeros(classes, jnp.float32))
 
     def __call__(
@@ -65,7 +72,8 @@ class PixelHead(nnx.Module):
     """Feature maps to logits by equations (1) to (3).
 
     Args:
-        channels: of each map. classes: number of logits. width: of (1) and (2). norm: one of batch_norm.NORMS.
+        channels: of each map. classes: number of logits. width: of (1) and (2). norm: one of
+          batch_norm.NORMS.
     """
 
     def __init__(
@@ -84,7 +92,10 @@ class PixelHead(nnx.Module):
         self.norms = Slots([make_norm(norm, width) for _ in channels])
         half = max(width // 2, 1)
         self.fuse = Slots(
-            [ConvNormReLU(width * len(channels), width, norm=norm, **kw), ConvNormReLU(width, half, norm=norm, **kw)]
+            [
+                ConvNormReLU(width * len(channels), width, norm=norm, **kw),
+                ConvNormReLU(width, half, norm=norm, **kw),
+            ]
         )
         self.out = conv(half, classes, 3, **kw)
 

@@ -1,6 +1,7 @@
 """ResNet (He et al., CVPR 2016) as an encoder: five feature maps, named as in torchvision and smp.
 
-The form of torchvision: in a bottleneck the 3x3 convolution has the stride. Trained parameters without the classifier,
+The form of torchvision: in a bottleneck the 3x3 convolution has the stride. Trained parameters
+  without the classifier,
 which an encoder does not have: ResNet-18 11,176,512; ResNet-34 21,284,672; ResNet-50 23,508,032.
 """
 
@@ -25,15 +26,25 @@ kaiming = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class Block(nnx.Module):
-    """Two 3x3 convolutions, or 1x1, 3x3, 1x1 of which the last is four times as wide; then the sum with the input.
+    """Two 3x3 convolutions, or 1x1, 3x3, 1x1 of which the last is four times as wide; then the sum
+    with the input.
 
     Args:
-        cin, width: channels of the input and of the convolutions. stride: of the first 3x3 convolution.
+        cin, width: channels of the input and of the convolutions. stride: of the first 3x3
+          convolution.
         bottleneck: the second form. norm: one of batch_norm.NORMS.
     """
 
     def __init__(
-        self, cin: int, width: int, stride: int, *, bottleneck: bool, norm: str, rngs: nnx.Rngs, dtype: DTypeLike
+        self,
+        cin: int,
+        width: int,
+        stride: int,
+        *,
+        bottleneck: bool,
+        norm: str,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike,
     ):
         kw = {"bias": False, "init": kaiming, "rngs": rngs, "dtype": dtype}
         cout = width * EXPANSION if bottleneck else width
@@ -45,9 +56,15 @@ class Block(nnx.Module):
             setattr(self, f"conv{number}", conv(a, b, size, stride=step, **kw))
             setattr(self, f"bn{number}", make_norm(norm, b))
         same = stride == 1 and cin == cout
-        self.downsample = None if same else Slots([conv(cin, cout, 1, stride=stride, **kw), make_norm(norm, cout)])
+        self.downsample = (
+            None
+            if same
+            else Slots([conv(cin, cout, 1, stride=stride, **kw), make_norm(norm, cout)])
+        )
 
-    def __call__(self, x: Float[Array, "b h w cin"], train: bool = False) -> Float[Array, "b h2 w2 cout"]:
+    def __call__(
+        self, x: Float[Array, "b h w cin"], train: bool = False
+    ) -> Float[Array, "b h2 w2 cout"]:
         shortcut = x
         if self.downsample is not None:
             shortcut = normalise(self.downsample[1], self.downsample[0](x), train)
@@ -62,8 +79,10 @@ class ResNet(nnx.Module):
     """Images to five feature maps, at 1/2 to 1/32 of the size, the finest first.
 
     Args:
-        depths: blocks of the four stages. width: channels of the stem, doubled by each stage after the first.
-        bottleneck: the blocks of ResNet-50 and deeper. norm: one of batch_norm.NORMS, "batch" as published.
+        depths: blocks of the four stages. width: channels of the stem, doubled by each stage after
+          the first.
+        bottleneck: the blocks of ResNet-50 and deeper. norm: one of batch_norm.NORMS, "batch" as
+          published.
     """
 
     def __init__(
@@ -91,11 +110,15 @@ class ResNet(nnx.Module):
             widths.append(cin)
         self.widths = tuple(widths)
 
-    def __call__(self, x: Float[Array, "b h w 3"], train: bool = False) -> list[Float[Array, "b _h _w _c"]]:
+    def __call__(
+        self, x: Float[Array, "b h w 3"], train: bool = False
+    ) -> list[Float[Array, "b _h _w _c"]]:
         """With `train`, batch norms use and update the statistics of the batch."""
         x = nnx.relu(normalise(self.bn1, self.conv1(x.astype(self.dtype)), train))
         features = [x]
-        x = nnx.max_pool(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), (3, 3), (2, 2))  # nothing is below zero
+        x = nnx.max_pool(
+            jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), (3, 3), (2, 2)
+        )  # nothing is below zero
         for stage in range(1, self.stages + 1):
             for block in getattr(self, f"layer{stage}"):
                 x = block(x, train)

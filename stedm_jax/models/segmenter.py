@@ -1,8 +1,8 @@
 """The form of smp.Unet: an encoder by name, the UNet decoder, a 3x3 convolution to logits.
 
-STEDM's segmenter is `encoder="mit_b2"` with `norm="batch"` and two classes: 27,477,154 trained parameters;
-PathSegDiff's baseline is `encoder="resnet18"`, 14,328,354. Names are those of smp's state dict, but for ConvNeXt (see
-convnext.py).
+STEDM's segmenter is `encoder="mit_b2"` with `norm="batch"` and two classes: 27,477,154 trained
+parameters; PathSegDiff's baseline is `encoder="resnet18"`, 14,328,354. Names are those of smp's
+state dict, but for ConvNeXt (see convnext.py).
 """
 
 from collections.abc import Callable, Sequence
@@ -22,9 +22,14 @@ CUSTOM = "mit"
 ENCODERS = (CUSTOM, *mit.SIZES, *resnet.SIZES, *convnext.SIZES)
 
 
-def make_encoder(name: str, *, norm: str, drop_path: float, custom: dict[str, Any], **kw: Any) -> nnx.Module:
-    """One of ENCODERS; `custom` are the sizes of "mit", `norm` is for those that have batch norms as published."""
-    families: tuple[tuple[dict[str, dict[str, Any]], Callable[..., nnx.Module], dict[str, Any]], ...] = (
+def make_encoder(
+    name: str, *, norm: str, drop_path: float, custom: dict[str, Any], **kw: Any
+) -> nnx.Module:
+    """One of ENCODERS; `custom` are the sizes of "mit", `norm` is for those that have batch norms
+    as published."""
+    families: tuple[
+        tuple[dict[str, dict[str, Any]], Callable[..., nnx.Module], dict[str, Any]], ...
+    ] = (
         ({CUSTOM: custom, **mit.SIZES}, mit.MixTransformer, {"drop_path": drop_path}),
         (resnet.SIZES, resnet.ResNet, {"norm": norm}),
         (convnext.SIZES, convnext.ConvNeXt, {}),
@@ -41,10 +46,12 @@ class Segmenter(nnx.Module):
     Args:
         classes: number of logits. encoder: one of ENCODERS.
         widths, depths, heads, reductions: of the encoder's stages, for "mit" only.
-        decoder: channels of the decoder's blocks, each of which doubles the size; five, but for "mit" one more than it
-            has stages, since its first stage is at a quarter of the size.
-        norm: of the decoder and of ResNet, one of batch_norm.NORMS ("batch" as published). drop_path: see mit.py.
-        imagenet_input: turn the colours into those of ImageNet first, as pretrained encoders expect.
+        decoder: channels of the decoder's blocks, each of which doubles the size; five, but for
+            "mit" one more than it has stages, since its first stage is at a quarter of the size.
+        norm: of the decoder and of ResNet, one of batch_norm.NORMS ("batch" as published).
+          drop_path: see mit.py.
+        imagenet_input: turn the colours into those of ImageNet first, as pretrained encoders
+          expect.
     """
 
     def __init__(
@@ -66,10 +73,14 @@ class Segmenter(nnx.Module):
         kw = {"rngs": rngs, "dtype": dtype}
         blocks = len(widths) + 1 if encoder == CUSTOM else 5
         if len(decoder) != blocks:
-            raise ValueError(f"encoder {encoder!r} needs {blocks} decoder blocks, not {len(decoder)}")
+            raise ValueError(
+                f"encoder {encoder!r} needs {blocks} decoder blocks, not {len(decoder)}"
+            )
         self.factor, self.imagenet_input = 2 ** len(decoder), imagenet_input
         custom = {"widths": widths, "depths": depths, "heads": heads, "reductions": reductions}
-        self.encoder: Any = make_encoder(encoder, norm=norm, drop_path=drop_path, custom=custom, **kw)
+        self.encoder: Any = make_encoder(
+            encoder, norm=norm, drop_path=drop_path, custom=custom, **kw
+        )
         self.decoder = UnetDecoder(self.encoder.widths, decoder, norm=norm, **kw)
         self.segmentation_head = Slots({0: conv(decoder[-1], classes, 3, **kw)})
 
@@ -78,8 +89,8 @@ class Segmenter(nnx.Module):
     ) -> Float[Array, "b h w classes"]:
         """`x` in [-1, 1], sides divisible by `factor` (32 for four stages); float32 logits.
 
-        With `train`, batch norms use the statistics of the batch and keep new running ones (batch_norm.running_stats),
-        and `key`, where given, is that of stochastic depth.
+        With `train`, batch norms use the statistics of the batch and keep new running ones
+        (batch_norm.running_stats), and `key`, where given, is that of stochastic depth.
         """
         if x.shape[1] % self.factor or x.shape[2] % self.factor:
             raise ValueError(f"an image of {x.shape[1:3]} is not divisible by {self.factor}")

@@ -2,10 +2,11 @@
 
 Each image goes through one encoder; the vectors of all images of a style are aggregated to one.
 "svit" reads all the images at once and needs no encoder; "none" gives zeros and has no parameters.
-"tokens" (beyond the paper) leaves the vectors of the images apart, for a denoiser that reads them by
-cross-attention (style_path "cross"): the result is `Tokens`, not a vector.
-The encoder "vit:NAME" is a pathology encoder of vit_sizes.py that is never trained: whoever holds its weights runs it
-and gives its embeddings to `of_embeddings`; only the linear map from them to `dim` is a parameter here.
+"tokens" (beyond the paper) leaves the vectors of the images apart, for a denoiser that reads them
+by cross-attention (style_path "cross"): the result is `Tokens`, not a vector.
+The encoder "vit:NAME" is a pathology encoder of vit_sizes.py that is never trained: whoever holds
+its weights runs it and gives its embeddings to `of_embeddings`; only the linear map from them to
+`dim` is a parameter here.
 """
 
 from collections.abc import Callable
@@ -54,12 +55,14 @@ def frozen_size(encoder: str) -> ViTSize | None:
 
 
 class StyleExtractor(nnx.Module):
-    """Style images, some of them perhaps absent, to one vector of length `dim`, or to as many tokens of it.
+    """Style images, some of them perhaps absent, to one vector of length `dim`, or to as many
+    tokens of it.
 
     Args:
         encoder: one of `encoder_names()`. width: its first width. aggregation: one of AGGREGATIONS.
-        remat: for memory, the images of a style go through the encoder one after another and are computed again in the
-            backward pass; with one image it is each block of a Swin encoder that is.
+        remat: for memory, the images of a style go through the encoder one after another and are
+            computed again in the backward pass; with one image it is each block of a Swin encoder
+            that is.
         tiles: the number k of style images; only "linear" and "svit" depend on it.
     """
 
@@ -81,7 +84,9 @@ class StyleExtractor(nnx.Module):
             raise ValueError(f"aggregation {aggregation!r} is not one of {AGGREGATIONS}")
         unread = aggregation in ("svit", "none")
         frozen = None if unread else frozen_size(encoder)
-        self.encoder = None if unread or frozen else ENCODERS[encoder](width, dim, remat and tiles == 1, **kw)
+        self.encoder = (
+            None if unread or frozen else ENCODERS[encoder](width, dim, remat and tiles == 1, **kw)
+        )
         self.project = linear(frozen.embedding_dim, dim, **kw) if frozen else None
         simple = {"mean": agg.Mean, "max": agg.Max, "none": agg.Empty, "tokens": agg.Apart}
         if aggregation in simple:
@@ -93,8 +98,11 @@ class StyleExtractor(nnx.Module):
         else:
             self.aggregation = SViT(out=dim, count=tiles, **kw)
 
-    def __call__(self, images: Float[Array, "b k h w 3"], present: Bool[Array, "b k"]) -> Float[Array, "b d"] | Tokens:
-        """`images` in [-1, 1], or the constant that stands for a dropped style; `present`: which of them exist."""
+    def __call__(
+        self, images: Float[Array, "b k h w 3"], present: Bool[Array, "b k"]
+    ) -> Float[Array, "b d"] | Tokens:
+        """`images` in [-1, 1], or the constant that stands for a dropped style; `present`: which of
+        them exist."""
         if self.reads_images:
             return self.aggregation(images, present)
         b, k = present.shape
@@ -103,8 +111,11 @@ class StyleExtractor(nnx.Module):
         if self.encoder is None:
             return jnp.zeros((b, self.dim), jnp.float32)
         if self.remat and k > 1:
-            # One image of every style at a time, so that neither pass holds what the encoder makes of more than those.
-            vectors = jnp.moveaxis(lax.map(jax.checkpoint(self.encoder), jnp.moveaxis(images, 1, 0)), 0, 1)
+            # One image of every style at a time, so that neither pass holds what the encoder makes
+            # of more than those.
+            vectors = jnp.moveaxis(
+                lax.map(jax.checkpoint(self.encoder), jnp.moveaxis(images, 1, 0)), 0, 1
+            )
         else:
             vectors = self.encoder(images.reshape(b * k, *images.shape[2:])).reshape(b, k, -1)
         return self.aggregation(vectors, present)

@@ -4,9 +4,9 @@ The images are stacked on the channel axis and cut into 8x8 patches; a transform
 self-attention reads them: its temperature is learned and a patch does not see itself (Lee et al.
 2021, "Vision Transformer for Small-Size Datasets"). Mean over patches, then a linear head.
 
-Departures from STEDM's release: positions are fixed sines, so that the size of the images is free; a
-patch is not normalised before its projection, which would take away its colour, and colour is style
-here; there is no class token and no token of time, which the mean would only dilute.
+Departures from STEDM's release: positions are fixed sines, so that the size of the images is free;
+a patch is not normalised before its projection, which would take away its colour, and colour is
+style here; there is no class token and no token of time, which the mean would only dilute.
 """
 
 import jax.numpy as jnp
@@ -85,7 +85,9 @@ class SViT(nnx.Module):
         self.norm = LayerNorm(dim)
         self.head = linear(dim, out, **kw)
 
-    def __call__(self, images: Float[Array, "b k h w 3"], present: Bool[Array, "b k"]) -> Float[Array, "b d"]:
+    def __call__(
+        self, images: Float[Array, "b k h w 3"], present: Bool[Array, "b k"]
+    ) -> Float[Array, "b d"]:
         known = jnp.where(present[:, :, None, None, None], images, 0).astype(self.dtype)
         b, k, h, w, _ = known.shape
         x = self.patch(known.transpose(0, 2, 3, 1, 4).reshape(b, h, w, 3 * k))

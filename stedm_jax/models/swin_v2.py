@@ -1,6 +1,7 @@
 """Swin Transformer V2 (Liu et al., CVPR 2022), as torchvision's `swin_v2_t`, for any input size.
 
-    attention = softmax(s cos(q, k) + 16 sigmoid(mlp(log-spaced offset))) v,  s = exp(min(., ln 100))
+    attention = softmax(s cos(q, k) + 16 sigmoid(mlp(log-spaced offset))) v,  s = exp(min(., ln
+    100))
     block:      x + norm(attention(x)), then x + norm(mlp(x)): the norms come after
 
 Sizes that the window does not divide are padded; the cyclic shift is left out where one window
@@ -31,7 +32,8 @@ def relative_index(window: int) -> Int[np.ndarray, "n n"]:
 
 
 def relative_table(window: int) -> Float[np.ndarray, "m 2"]:
-    """All offsets in a window on a signed logarithmic scale, 1 for 8 times the largest offset - 1."""
+    """All offsets in a window on a signed logarithmic scale, 1 for 8 times the largest offset -
+    1."""
     axis = np.arange(1 - window, window, dtype=np.float32) / max(window - 1, 1) * 8
     grid = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
     return (np.sign(grid) * np.log2(np.abs(grid) + 1) / 3).astype(np.float32)
@@ -56,7 +58,9 @@ def shift_groups(height: int, width: int, window: int, shift: tuple[int, int]) -
 class WindowAttention(nnx.Module):
     """Cosine attention in (shifted) windows with a continuous relative position bias."""
 
-    def __init__(self, dim: int, heads: int, window: int, shift: int, *, rngs: nnx.Rngs, dtype: DTypeLike):
+    def __init__(
+        self, dim: int, heads: int, window: int, shift: int, *, rngs: nnx.Rngs, dtype: DTypeLike
+    ):
         kw = {"rngs": rngs, "dtype": dtype}
         self.heads, self.window, self.shift = heads, window, shift
         self.qkv = linear(dim, 3 * dim, **kw, init=trunc_normal)
@@ -99,7 +103,9 @@ class WindowAttention(nnx.Module):
         if any(shift):
             bias = bias + jnp.where(shift_groups(*padded, side, shift), 0.0, -100.0)
         q = unit[..., 0, :, :] * scale.reshape(1, 1, 1, -1, 1)
-        logits = jnp.einsum("bwnhd,bwmhd->bwhnm", q.astype(x.dtype), unit[..., 1, :, :].astype(x.dtype))
+        logits = jnp.einsum(
+            "bwnhd,bwmhd->bwhnm", q.astype(x.dtype), unit[..., 1, :, :].astype(x.dtype)
+        )
         weights = jax.nn.softmax(logits.astype(jnp.float32) + bias, axis=-1).astype(x.dtype)
         out = jnp.einsum("bwhnm,bwmhd->bwnhd", weights, qkv[..., 2, :, :])
 
@@ -113,7 +119,9 @@ class WindowAttention(nnx.Module):
 class Block(nnx.Module):
     """Attention and a two-layer network, each followed by its norm and added."""
 
-    def __init__(self, dim: int, heads: int, window: int, shift: int, *, rngs: nnx.Rngs, dtype: DTypeLike):
+    def __init__(
+        self, dim: int, heads: int, window: int, shift: int, *, rngs: nnx.Rngs, dtype: DTypeLike
+    ):
         kw = {"rngs": rngs, "dtype": dtype}
         self.norm1, self.norm2 = LayerNorm(dim), LayerNorm(dim)
         self.attn = WindowAttention(dim, heads, window, shift, **kw)
@@ -133,7 +141,9 @@ class PatchMerging(nnx.Module):
     """Half the size, twice the channels: 2x2 neighbours side by side, linear, norm."""
 
     def __init__(self, dim: int, *, rngs: nnx.Rngs, dtype: DTypeLike):
-        self.reduction = linear(4 * dim, 2 * dim, bias=False, rngs=rngs, dtype=dtype, init=trunc_normal)
+        self.reduction = linear(
+            4 * dim, 2 * dim, bias=False, rngs=rngs, dtype=dtype, init=trunc_normal
+        )
         self.norm = LayerNorm(2 * dim)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c2"]:

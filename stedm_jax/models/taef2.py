@@ -1,12 +1,15 @@
-"""TAEF2 and its kin: tiny convolutional autoencoders, distilled from large ones (Boer Bohan, TAESD, MIT licence).
+"""TAEF2 and its kin: tiny convolutional autoencoders, distilled from large ones (Boer Bohan, TAESD,
+MIT licence).
 
     block   relu(x + conv3(relu(conv3(relu(conv3(x))))))                                    (1)
     pooled  the block of x + W2 relu(norm(W1 x)), norm over 4 groups and all positions      (2)
     clamp   3 tanh(z / 3), before the decoder                                               (3)
 
-Encoder: conv, block, then three times a convolution of stride 2 and three blocks, conv. Decoder: the mirror, with
-nearest upsampling. TAEF2 has 32 latent channels and (2) in the blocks of the lowest resolution, 2.7 M parameters;
-TAESD (4) and TAEF1 (16) have (1) only. Published with images in [0, 1]; here they are in [-1, 1].
+Encoder: conv, block, then three times a convolution of stride 2 and three blocks, conv. Decoder:
+  the mirror, with
+nearest upsampling. TAEF2 has 32 latent channels and (2) in the blocks of the lowest resolution, 2.7
+M parameters; TAESD (4) and TAEF1 (16) have (1) only. Published with images in [0, 1]; here they are
+in [-1, 1].
 """
 
 import jax
@@ -46,8 +49,9 @@ class Block(nnx.Module):
 class TAEF2(nnx.Module):
     """Images in [-1, 1] to latents at 1/8 of the size, and back; latents are the same every time.
 
-    The interface is that of `autoencoder.Autoencoder`: what encode gives is the latent itself, of which `mode` and
-    `sample` are the identity, and there is no regulariser. Height and width must be divisible by 8.
+    The interface is that of `autoencoder.Autoencoder`: what encode gives is the latent itself, of
+    which `mode` and `sample` are the identity, and there is no regulariser. Height and width must
+    be divisible by 8.
 
     Args:
         latent_channels: 32 in TAEF2. channels: width, published 64.
@@ -77,7 +81,9 @@ class TAEF2(nnx.Module):
         for level, first in enumerate((3, 8, 13)):
             up |= {first + i: Block(channels, pool and level == 0, **kw) for i in range(3)}
             up[first + 4] = conv(channels, channels, 3, bias=False, **kw)
-        self.decoder = Slots(up | {18: Block(channels, False, **kw), 19: conv(channels, 3, 3, **kw)})
+        self.decoder = Slots(
+            up | {18: Block(channels, False, **kw), 19: conv(channels, 3, 3, **kw)}
+        )
 
     def encode(self, x: Float[Array, "b h w 3"]) -> Float[Array, "b h2 w2 z"]:
         """Latents, float32, about [-3, 3]."""

@@ -1,11 +1,12 @@
 """Names and shapes of the UNet's blocks, for those who read features out of it.
 
-A tap is called after the block whose output it is: `input_blocks/3`, `middle_block`, `output_blocks/5`.
+A tap is called after the block whose output it is: `input_blocks/3`, `middle_block`,
+  `output_blocks/5`.
 """
 
 from collections.abc import Sequence
 
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 
 
 def tap_shapes(
@@ -29,7 +30,11 @@ def tap_shapes(
         for i in range(res_blocks + 1):
             if depth > 0 and i == res_blocks:
                 h, w = 2 * h, 2 * w
-            out[f"output_blocks/{(last - depth) * (res_blocks + 1) + i}"] = (h, w, base * multiplier)
+            out[f"output_blocks/{(last - depth) * (res_blocks + 1) + i}"] = (
+                h,
+                w,
+                base * multiplier,
+            )
     return out
 
 

@@ -112,15 +112,26 @@ class SpatialTransformer(nnx.Module):
     """
 
     def __init__(
-        self, channels: int, heads: int, context_dim: int, *, depth: int = 1, rngs: nnx.Rngs, dtype: DTypeLike
+        self,
+        channels: int,
+        heads: int,
+        context_dim: int,
+        *,
+        depth: int = 1,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike,
     ):
         kw, self.dtype, self.context_dim = {"rngs": rngs, "dtype": dtype}, dtype, context_dim
         self.norm = GroupNorm(channels, eps=1e-6)
         self.proj_in = conv(channels, channels, 1, **kw)
-        self.transformer_blocks = Slots([TransformerBlock(channels, context_dim, heads, **kw) for _ in range(depth)])
+        self.transformer_blocks = Slots(
+            [TransformerBlock(channels, context_dim, heads, **kw) for _ in range(depth)]
+        )
         self.proj_out = conv(channels, channels, 1, **kw, init=zeros)
 
-    def __call__(self, x: Float[Array, "b h w c"], context: Tokens | None = None) -> Float[Array, "b h w c"]:
+    def __call__(
+        self, x: Float[Array, "b h w c"], context: Tokens | None = None
+    ) -> Float[Array, "b h w c"]:
         """Without a context, a network that was made for one sees the zero vector."""
         b, h, w, c = x.shape
         values = present = None

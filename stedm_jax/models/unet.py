@@ -1,7 +1,7 @@
 """The denoiser: LDM's UNet with a style or a context (Rombach et al., CVPR 2022).
 
-STEDM's (Oettl et al., ECCV 2024, section 3) has the layout concatenated with the noisy latent by the caller. The
-style enters by `style_path`:
+STEDM's (Oettl et al., ECCV 2024, section 3) has the layout concatenated with the noisy latent by
+the caller. The style enters by `style_path`:
     "middle"  one more ResBlock between the two of the middle, given the style vector where the
               others get the time embedding (the paper's way)
     "all"     a linear map of the style vector is added to the time embedding of every ResBlock
@@ -17,9 +17,11 @@ missing context is one zero vector. (LID trains with zeros in place of the *embe
 unconditional context is what the projection makes of zeros, for the caller to give.)
 
 Published sizes, 2 blocks a level:
-    STEDM  in 6, out 3, base 128, multipliers (1, 4, 8), 8 heads, no attention outside the middle, style 512:
+    STEDM  in 6, out 3, base 128, multipliers (1, 4, 8), 8 heads, no attention outside the middle,
+    style 512:
            234,635,139 parameters, of which the style block has 19.4 M
-    LID    in 3, out 3, base 192, multipliers (1, 2, 3, 5), 1 head, transformers at 2, 4, 8, context 512:
+    LID    in 3, out 3, base 192, multipliers (1, 2, 3, 5), 1 head, transformers at 2, 4, 8, context
+    512:
            400,920,579 parameters
 """
 
@@ -87,7 +89,11 @@ class UNet(nnx.Module):
         _check(style_path, attention, context_dim, style_dim if self.cross else 0)
         context_dim = style_dim if self.cross else context_dim
         self.base, self.style_dim, self.context_dim = base, style_dim, context_dim
-        self.dtype, self.remat, self.tap_names = dtype, remat, tap_names(len(multipliers), res_blocks)
+        self.dtype, self.remat, self.tap_names = (
+            dtype,
+            remat,
+            tap_names(len(multipliers), res_blocks),
+        )
         emb, kw = 4 * base, {"rngs": rngs, "dtype": dtype}
         style_kw = {"rate": dropout, "scale_shift": use_scale_shift_norm, **kw}
         block_kw = {**style_kw, "style": style_dim if style_path == "adagn" else 0}
@@ -114,7 +120,9 @@ class UNet(nnx.Module):
                 skips.append(channels)
 
         first = ResBlock(channels, channels, emb, **block_kw)
-        self.middle_block = Slots([first, attend(channels), ResBlock(channels, channels, emb, **block_kw)])
+        self.middle_block = Slots(
+            [first, attend(channels), ResBlock(channels, channels, emb, **block_kw)]
+        )
         middle = style_dim > 0 and style_path in ("middle", "both")
         self.style_block = ResBlock(channels, channels, style_dim, **style_kw) if middle else None
         everywhere = style_dim > 0 and style_path in ("all", "both")
@@ -128,7 +136,9 @@ class UNet(nnx.Module):
                 if depth > 0 and i == res_blocks:
                     step.append(Upsample(channels, **kw))
                 self.output_blocks.append(step)
-        self.out = Slots({0: GroupNorm(channels), 2: conv(channels, out_channels, 3, **kw, init=zeros)})
+        self.out = Slots(
+            {0: GroupNorm(channels), 2: conv(channels, out_channels, 3, **kw, init=zeros)}
+        )
 
     def __call__(
         self,
@@ -146,7 +156,8 @@ class UNet(nnx.Module):
         Args:
             style: a vector, or Tokens for "cross"; None stands for the zero vector.
             key: switches dropout on (training).
-            context: tokens for the transformers, all or some of them present; None stands for one zero vector.
+            context: tokens for the transformers, all or some of them present; None stands for one
+              zero vector.
             taps: names of blocks, see `taps.tap_names`; features are taken after the block.
 
         Raises:
@@ -169,7 +180,8 @@ class UNet(nnx.Module):
         *,
         taps: Sequence[str],
     ) -> dict[str, Array]:
-        """{tap: features} alone; nothing after the last tap is run. Arguments as those of the call."""
+        """{tap: features} alone; nothing after the last tap is run. Arguments as those of the
+        call."""
         check_taps(taps, self.tap_names)
         found: dict[str, Array] = {}
         for name, h in self._run(x, t, style, None, context):
@@ -180,7 +192,12 @@ class UNet(nnx.Module):
         return found
 
     def _run(
-        self, x: Array, t: Array, style: Array | Tokens | None, key: jax.Array | None, context: Array | Tokens | None
+        self,
+        x: Array,
+        t: Array,
+        style: Array | Tokens | None,
+        key: jax.Array | None,
+        context: Array | Tokens | None,
     ) -> Iterator[tuple[str, Array]]:
         """(tap, features), block by block; lazily, so that a caller may stop."""
         vector, tokens = self._conditions(x.shape[0], style, context)
@@ -211,7 +228,9 @@ class UNet(nnx.Module):
     ) -> tuple[Array | None, Tokens | None]:
         """Style vector (zeros where there is none) and the tokens that the transformers read."""
         if style is not None and isinstance(style, Tokens) != self.cross:
-            raise ValueError("a style of Tokens belongs to style_path 'cross', a vector to the other ones")
+            raise ValueError(
+                "a style of Tokens belongs to style_path 'cross', a vector to the other ones"
+            )
         if context is not None and (self.cross or not self.context_dim):
             raise ValueError("this network was made without a context (context_dim)")
         tokens = style if isinstance(style, Tokens) else context
@@ -219,14 +238,20 @@ class UNet(nnx.Module):
             tokens = Tokens(tokens, jnp.ones(tokens.shape[:2], bool))
         if not self.style_dim or isinstance(style, Tokens) or self.cross:
             return None, tokens
-        vector = jnp.zeros((batch, self.style_dim), self.dtype) if style is None else style.astype(self.dtype)
+        vector = (
+            jnp.zeros((batch, self.style_dim), self.dtype)
+            if style is None
+            else style.astype(self.dtype)
+        )
         return vector, tokens
 
 
 class _Runner:
     """Calls a block with what it reads; counts the blocks, so that each has its own dropout."""
 
-    def __init__(self, style: Array | None, tokens: Tokens | None, key: jax.Array | None, remat: bool):
+    def __init__(
+        self, style: Array | None, tokens: Tokens | None, key: jax.Array | None, remat: bool
+    ):
         self.style, self.tokens, self.key, self.remat, self.count = style, tokens, key, remat, 0
 
     def __call__(self, block: Any, h: Array, emb: Array) -> Array:
@@ -239,10 +264,17 @@ class _Runner:
 
 
 def _check(style_path: str, attention: str, context_dim: int, tokens: int) -> None:
-    for name, value, valid in (("style_path", style_path, STYLE_PATHS), ("attention", attention, ATTENTIONS)):
+    for name, value, valid in (
+        ("style_path", style_path, STYLE_PATHS),
+        ("attention", attention, ATTENTIONS),
+    ):
         if value not in valid:
             raise ValueError(f"{name} {value!r} is not one of {valid}")
     if context_dim and attention == "plain":
-        raise ValueError("plain attention reads no context (context_dim); take attention 'transformer'")
+        raise ValueError(
+            "plain attention reads no context (context_dim); take attention 'transformer'"
+        )
     if context_dim and tokens:
-        raise ValueError("with style_path 'cross' the style tokens are the context; leave context_dim at 0")
+        raise ValueError(
+            "with style_path 'cross' the style tokens are the context; leave context_dim at 0"
+        )

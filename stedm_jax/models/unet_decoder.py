@@ -26,19 +26,26 @@ class ConvNormReLU(Slots):
         layer = conv(cin, cout, 3, bias=False, rngs=rngs, dtype=dtype, init=kaiming)
         super().__init__({0: layer, 1: make_norm(norm, cout)})
 
-    def __call__(self, x: Float[Array, "b h w cin"], train: bool = False) -> Float[Array, "b h w cout"]:
+    def __call__(
+        self, x: Float[Array, "b h w cin"], train: bool = False
+    ) -> Float[Array, "b h w cout"]:
         return nnx.relu(normalise(self[1], self[0](x), train))
 
 
 class DecoderBlock(nnx.Module):
     """Double the size, join the skip, two convolutions."""
 
-    def __init__(self, cin: int, skip: int, cout: int, *, norm: str, rngs: nnx.Rngs, dtype: DTypeLike):
+    def __init__(
+        self, cin: int, skip: int, cout: int, *, norm: str, rngs: nnx.Rngs, dtype: DTypeLike
+    ):
         self.conv1 = ConvNormReLU(cin + skip, cout, norm=norm, rngs=rngs, dtype=dtype)
         self.conv2 = ConvNormReLU(cout, cout, norm=norm, rngs=rngs, dtype=dtype)
 
     def __call__(
-        self, x: Float[Array, "b h w cin"], skip: Float[Array, "b h2 w2 s"] | None = None, train: bool = False
+        self,
+        x: Float[Array, "b h w cin"],
+        skip: Float[Array, "b h2 w2 s"] | None = None,
+        train: bool = False,
     ) -> Float[Array, "b h2 w2 cout"]:
         x = upsample_nearest(x)
         if skip is not None:
@@ -67,7 +74,9 @@ class UnetDecoder(nnx.Module):
         skips = coarse_first[1:] + [0] * (len(channels) - len(coarse_first) + 1)
         inputs = [coarse_first[0], *channels[:-1]]
         kw = {"norm": norm, "rngs": rngs, "dtype": dtype}
-        self.blocks = Slots([DecoderBlock(*sizes, **kw) for sizes in zip(inputs, skips, channels, strict=True)])
+        self.blocks = Slots(
+            [DecoderBlock(*sizes, **kw) for sizes in zip(inputs, skips, channels, strict=True)]
+        )
 
     def __call__(
         self, features: Sequence[Float[Array, "b _h _w _c"]], train: bool = False

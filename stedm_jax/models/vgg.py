@@ -1,4 +1,5 @@
-"""The convolutions of VGG-16 (Simonyan and Zisserman, ICLR 2015), numbered as `features` of torchvision's vgg16."""
+"""The convolutions of VGG-16 (Simonyan and Zisserman, ICLR 2015), numbered as `features` of
+torchvision's vgg16."""
 
 from collections.abc import Sequence
 

@@ -4,9 +4,9 @@
     block:   x + gamma1 attention(norm1(x)), then x + gamma2 mlp(norm2(x))
     mlp:     fc2(gelu(fc1(x))), or with packed SwiGLU fc2(silu(a) b), where fc1(x) = [a, b]
 
-One class covers ViT-S/16 of DINO and HIPT, UNI2-h, Virchow2 and H0-mini; `vit_sizes.py` has their numbers. Names are
-those of timm's state dict. Any image whose sides the patch divides is taken as it is, with the positions resampled to
-its grid; any other is first resized to the published size.
+One class covers ViT-S/16 of DINO and HIPT, UNI2-h, Virchow2 and H0-mini; `vit_sizes.py` has their
+numbers. Names are those of timm's state dict. Any image whose sides the patch divides is taken as
+it is, with the positions resampled to its grid; any other is first resized to the published size.
 """
 
 import jax
@@ -34,9 +34,9 @@ def _cubic(distance: np.ndarray, a: float) -> np.ndarray:
 def resampling_matrix(old: int, new: int, kind: str) -> Float[np.ndarray, "new old"]:
     """What maps `old` values along an axis to `new` ones.
 
-    "timm" is torch's antialiased bicubic interpolation (a = -0.5, weights cut off at the border and renormalised).
-    "dino" is torch's plain one (a = -0.75, the border repeated) with DINO's factor (new + 0.1) / old, which is not
-    the identity where `old` and `new` are equal.
+    "timm" is torch's antialiased bicubic interpolation (a = -0.5, weights cut off at the border and
+    renormalised). "dino" is torch's plain one (a = -0.75, the border repeated) with DINO's factor
+    (new + 0.1) / old, which is not the identity where `old` and `new` are equal.
     """
     if kind == "timm":
         scale = old / new
@@ -129,14 +129,18 @@ class ViT(nnx.Module):
       remat: recompute each block in the backward pass, for memory.
     """
 
-    def __init__(self, size: ViTSize, *, dtype: DTypeLike = jnp.float32, remat: bool = False, rngs: nnx.Rngs):
+    def __init__(
+        self, size: ViTSize, *, dtype: DTypeLike = jnp.float32, remat: bool = False, rngs: nnx.Rngs
+    ):
         kw, width = {"rngs": rngs, "dtype": dtype}, size.width
         self.size, self.dtype, self.remat = size, dtype, remat
         self.patch_embed = PatchEmbed(width, size.patch, **kw)
         near_zero = nnx.initializers.normal(1e-6)
         self.cls_token = nnx.Param(near_zero(rngs.params(), (1, 1, width), jnp.float32))
         self.reg_token = (
-            nnx.Param(near_zero(rngs.params(), (1, size.registers, width), jnp.float32)) if size.registers else None
+            nnx.Param(near_zero(rngs.params(), (1, size.registers, width), jnp.float32))
+            if size.registers
+            else None
         )
         rows = size.grid**2 + (size.prefix if size.embed_prefix else 0)
         self.pos_embed = nnx.Param(trunc_normal(rngs.params(), (1, rows, width), jnp.float32))
@@ -144,8 +148,8 @@ class ViT(nnx.Module):
         self.norm = LayerNorm(width, eps=EPS)
 
     def normalise(self, images: Float[Array, "n h w 3"]) -> Float[Array, "n h2 w2 3"]:
-        """The input of the published model. A size that the patch does not divide becomes the published size,
-        bilinearly with antialiasing, whatever the aspect ratio."""
+        """The input of the published model. A size that the patch does not divide becomes the
+        published size, bilinearly with antialiasing, whatever the aspect ratio."""
         n, h, w, _ = images.shape
         x, size = images.astype(jnp.float32), self.size
         if h % size.patch or w % size.patch:
@@ -153,13 +157,17 @@ class ViT(nnx.Module):
         mean, std = (jnp.asarray(v, jnp.float32)[None, None, None] for v in (size.mean, size.std))
         return (x * 0.5 + (0.5 - mean)) / std
 
-    def positions(self, height: int, width: int) -> tuple[Float[Array, "1 p c"] | None, Float[Array, "1 t c"]]:
+    def positions(
+        self, height: int, width: int
+    ) -> tuple[Float[Array, "1 p c"] | None, Float[Array, "1 t c"]]:
         """Positions of the prefix tokens, if they have any, and of a grid of so many patches."""
         table, size = self.pos_embed[...], self.size
         prefix = size.prefix if size.embed_prefix else 0
         first, grid = table[:, :prefix] if prefix else None, table[:, prefix:]
         if (height, width) != (size.grid, size.grid):
-            rows, columns = (resampling_matrix(size.grid, new, size.resampling) for new in (height, width))
+            rows, columns = (
+                resampling_matrix(size.grid, new, size.resampling) for new in (height, width)
+            )
             grid = grid.reshape(size.grid, size.grid, -1)
             grid = jnp.einsum("ij,jkc,lk->ilc", rows, grid, columns, precision="highest")
             grid = grid.reshape(1, height * width, -1)
@@ -172,19 +180,25 @@ class ViT(nnx.Module):
         first, grid = self.positions(height, width)
         prefix = [self.cls_token[...]] + ([] if self.reg_token is None else [self.reg_token[...]])
         prefix = jnp.concatenate(prefix, axis=1)
-        prefix = jnp.broadcast_to(prefix if first is None else prefix + first, (n, *prefix.shape[1:]))
+        prefix = jnp.broadcast_to(
+            prefix if first is None else prefix + first, (n, *prefix.shape[1:])
+        )
         x = x.reshape(n, height * width, c) + grid.astype(x.dtype)
         x = jnp.concatenate([prefix.astype(x.dtype), x], axis=1)
         for block in self.blocks:
             x = jax.checkpoint(block)(x) if self.remat else block(x)
         return self.norm(x.astype(jnp.float32))
 
-    def tokens(self, images: Float[Array, "n h w 3"]) -> tuple[Float[Array, "n c"], Float[Array, "n gh gw c"]]:
+    def tokens(
+        self, images: Float[Array, "n h w 3"]
+    ) -> tuple[Float[Array, "n c"], Float[Array, "n gh gw c"]]:
         """The class token and the map of patch tokens of each image."""
         x, size = self.features(images), self.size
         fits = images.shape[1] % size.patch == 0 and images.shape[2] % size.patch == 0
         height, width = images.shape[1:3] if fits else (size.size, size.size)
-        patches = x[:, size.prefix :].reshape(x.shape[0], height // size.patch, width // size.patch, -1)
+        patches = x[:, size.prefix :].reshape(
+            x.shape[0], height // size.patch, width // size.patch, -1
+        )
         return x[:, 0], patches
 
     def __call__(self, images: Float[Array, "n h w 3"]) -> Float[Array, "n d"]:

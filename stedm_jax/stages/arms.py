@@ -1,17 +1,19 @@
-"""The networks that arms of the stage segmentation compare: what each is, and what it needs that is not trained.
+"""The networks that arms of the stage segmentation compare: what each is, and what it needs that is
+not trained.
 
-An arm's `network` is one of NETWORKS (models/named.py), its `changes` are (key, value) pairs; both say how the section
-config.segmentation differs for this arm. Steps, batches, augmentation and scores are the same in all arms. What
-init_from names is for `model`; another network starts from weights that its arm's changes name, if any.
+An arm's `network` is one of NETWORKS (models/named.py), its `changes` are (key, value) pairs; both
+say how the section config.segmentation differs for this arm. Steps, batches, augmentation and
+scores are the same in all arms. What init_from names is for `model`; another network starts from
+weights that its arm's changes name, if any.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.config import halvings
 from stedm_jax.data.arrays import ArrayStore
-from stedm_jax.errors import UserError
 from stedm_jax.models.named import NETWORKS
 from stedm_jax.stages import guide, guided, guided_cache
 from stedm_jax.stages.frozen import Weights
@@ -59,26 +61,42 @@ def settings(config: Any, name: str, arm: Any) -> Any:
     """config.segmentation as it is for an arm.
 
     Raises:
-      UserError: an unknown network, or a change of a key that is not there, or to a value of another type.
+      UserError: an unknown network, or a change of a key that is not there, or to a value of
+        another type.
     """
     network = arm.get("network", DEFAULT)
     if network not in NETWORKS:
-        raise UserError(f"The arm '{name}' names the network '{network}'; there are {', '.join(NETWORKS)}.")
+        raise UserError(
+            f"The arm '{name}' names the network '{network}'; there are {', '.join(NETWORKS)}."
+        )
     mine = config.copy_and_resolve_references()
     for key, value in [*NETWORKS[network].items(), *arm.get("changes", ())]:
-        if key.split(".")[0] in ("arms", "judge", "seeds", "train", "border"):  # border: which pixels are scored
+        if key.split(".")[0] in (
+            "arms",
+            "judge",
+            "seeds",
+            "train",
+            "border",
+        ):  # border: which pixels are scored
             raise UserError(f"The arm '{name}' changes '{key}', which is the same for all arms.")
         if key not in flatten(config):
-            raise UserError(f"The arm '{name}' changes '{key}', which config.segmentation does not have.")
+            raise UserError(
+                f"The arm '{name}' changes '{key}', which config.segmentation does not have."
+            )
         try:
-            mine.update_from_flattened_dict({key: tuple(value) if isinstance(value, list) else value})
+            mine.update_from_flattened_dict(
+                {key: tuple(value) if isinstance(value, list) else value}
+            )
         except (KeyError, AttributeError, TypeError, ValueError) as error:
-            raise UserError(f"The arm '{name}' changes '{key}' to {value!r}, which cannot be: {error}.") from error
+            raise UserError(
+                f"The arm '{name}' changes '{key}' to {value!r}, which cannot be: {error}."
+            ) from error
     return mine
 
 
 def baseline(config: Any, arms: Iterable[str]) -> str | None:
-    """The arm that others are compared with: as config.report.baseline says, else labelled; None: the first."""
+    """The arm that others are compared with: as config.report.baseline says, else labelled; None:
+    the first."""
     return config.report.baseline or ("labelled" if "labelled" in arms else None)
 
 
@@ -86,8 +104,8 @@ def check_arm(config: Any, name: str, arm: Any) -> None:
     """Refuses, before anything runs, an arm that would fail after hours.
 
     Raises:
-      UserError: as `settings`; weights that are not there; features that the denoiser or the tiles do not have; a
-        judge that cannot be one; with report.whole, as `check_images`.
+      UserError: as `settings`; weights that are not there; features that the denoiser or the tiles
+        do not have; a judge that cannot be one; with report.whole, as `check_images`.
     """
     mine = settings(config.segmentation, name, arm)
     check_sources(mine.init_from)
@@ -108,7 +126,8 @@ def check_arm(config: Any, name: str, arm: Any) -> None:
 
 
 def _check_judge(config: Any) -> None:
-    """Refuses a judge that would fail when synthetic tiles are there, as `check_arm` does an arm."""
+    """Refuses a judge that would fail when synthetic tiles are there, as `check_arm` does an
+    arm."""
     judge = config.segmentation.judge
     check_sources(settings(config.segmentation, "judge", judge).init_from)
     if is_head(judge):
@@ -145,7 +164,8 @@ def reads_around(config: Any, mine: Any, arm: Any) -> bool:
 
 @dataclass(frozen=True)
 class Shown:
-    """What a task has to know of the tiles: colours of the classes, ids of the foreground, side in pixels."""
+    """What a task has to know of the tiles: colours of the classes, ids of the foreground, side in
+    pixels."""
 
     colors: Sequence[tuple[int, int, int]]
     foreground: Sequence[int]
@@ -169,10 +189,16 @@ def arm_task(
       UserError: the stages that it needs have not finished; features that there are not.
     """
     if not is_head(arm):
-        return segmentation_task(config, shown.colors, shown.foreground, patients, run.dtype), {}, {}
+        return (
+            segmentation_task(config, shown.colors, shown.foreground, patients, run.dtype),
+            {},
+            {},
+        )
     weights = config.features.weights
     if weights not in WEIGHTS:
-        raise UserError(f"segmentation.features.weights is '{weights}'; valid are {', '.join(WEIGHTS)}.")
+        raise UserError(
+            f"segmentation.features.weights is '{weights}'; valid are {', '.join(WEIGHTS)}."
+        )
     denoiser, frozen, used = below(run, weights)
     encoder = guide.build(run.config, run.dtype)
     features = Features(config.features, denoiser, shown.side, encoder.size.width if encoder else 0)
@@ -183,7 +209,8 @@ def arm_task(
 
 
 class Learners:
-    """The learners of a run's arms; those that differ in nothing share one, and what is frozen is loaded once.
+    """The learners of a run's arms; those that differ in nothing share one, and what is frozen is
+    loaded once.
 
     Args:
       run: the run.
@@ -212,7 +239,10 @@ class Learners:
             return Learner(Program(task, config.train, run.mesh), config)
         if task.tunes and config.features.weights == "trained":
             parts = task.features.task.network.abstract
-            config.init_from = (*config.init_from, *(f"{part}={run.workdir.path / 'guided'}" for part in parts))
+            config.init_from = (
+                *config.init_from,
+                *(f"{part}={run.workdir.path / 'guided'}" for part in parts),
+            )
         around = reads_around(run.config, config, arm)
         store = self._store if tuple(config.features.scales) == (1.0,) else None
         return Learner(Program(task, config.train, run.mesh), config, frozen, used, around, store)
@@ -221,7 +251,9 @@ class Learners:
         if weights not in self._frozen:
             task, frozen, used = guided.trained(run, weights)
             if self._store is None:
-                known = ({name: tree[name] for name in BELOW if name in tree} for tree in (frozen, used))
+                known = (
+                    {name: tree[name] for name in BELOW if name in tree} for tree in (frozen, used)
+                )
                 self._store = guided_cache.stored(run, task, *known)
             self._frozen[weights] = task, place(frozen, param_shardings(frozen, run.mesh)), used
         return self._frozen[weights]

@@ -17,7 +17,8 @@ def build(run: Run, patients: int = 0) -> AutoencoderTask:
 
 
 def trained(run: Run) -> tuple[AutoencoderTask, Any, Weights]:
-    """The task with its trained parameters, without those of a discriminator, and which they are; for later stages."""
+    """The task with its trained parameters, without those of a discriminator, and which they are;
+    for later stages."""
     task = build(run)
     params, origin = restore_with_provenance(run, task, "autoencoder")
     source = f"{run.workdir.path / 'autoencoder'}, step {origin['checkpoint_step']}"
@@ -25,23 +26,34 @@ def trained(run: Run) -> tuple[AutoencoderTask, Any, Weights]:
 
 
 def run(run: Run) -> None:
-    """Trains, and scores the reconstruction of each validation patient: PSNR, SSIM and, with its weights, LPIPS."""
+    """Trains, and scores the reconstruction of each validation patient: PSNR, SSIM and, with its
+    weights, LPIPS."""
     config = run.config.autoencoder
-    dataset = tile_dataset(run.sources(dict(config.splits)), seed=run.config.seed, jitter=config.stain_jitter)
+    dataset = tile_dataset(
+        run.sources(dict(config.splits)), seed=run.config.seed, jitter=config.stain_jitter
+    )
     rows = spread(run.rows("val"), 256)
     patients = sorted({row.patient for row in rows})
     program = Program(build(run, len(patients)), config.train, run.mesh)
     task = program.task
     frozen, used = {}, {}
     if config.lpips:
-        frozen[PERCEPTUAL] = load_weights(task.perceptual.abstract, config.lpips, "autoencoder.lpips")
+        frozen[PERCEPTUAL] = load_weights(
+            task.perceptual.abstract, config.lpips, "autoencoder.lpips"
+        )
         used[PERCEPTUAL] = identify(config.lpips, "autoencoder.lpips")
     judged = run.eval_batches(run.reader, rows, config.train.batch)
     with run.workdir.timed("autoencoder") as result:
         result["frozen"] = pin(run.workdir.stage("autoencoder"), used)
         trained = learn(
-            run, program, config, "autoencoder", dataset=dataset, frozen=frozen, eval_batches=judged,
-        )  # fmt: skip
+            run,
+            program,
+            config,
+            "autoencoder",
+            dataset=dataset,
+            frozen=frozen,
+            eval_batches=judged,
+        )
         result["metrics"] = trained.metrics
         sums = trained.sums  # None where a run before had finished the training
         if sums is None:

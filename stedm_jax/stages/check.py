@@ -1,4 +1,5 @@
-"""Every task of the stages to come, made without data and weights: what one of them refuses is told before the first.
+"""Every task of the stages to come, made without data and weights: what one of them refuses is told
+before the first.
 
 Nothing is computed and nothing compiled; networks are shapes (`jax.eval_shape`).
 """
@@ -8,13 +9,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.data.around import check_around
 from stedm_jax.data.augment import Movement
 from stedm_jax.data.classes import class_map
 from stedm_jax.data.crops import recolour
 from stedm_jax.data.whole import WholeSet
 from stedm_jax.diffusion.samplers import Sampler, check_start, timesteps
-from stedm_jax.errors import UserError
 from stedm_jax.models.named import JUDGE
 from stedm_jax.stages import guided_cache
 from stedm_jax.stages.arms import Shown, arm_task, is_head, settings
@@ -55,7 +56,8 @@ def check_stages(run: Run, stages: Sequence[str]) -> None:
 
 
 def check_whole(run: Run) -> None:
-    """Refuses a set of whole images (report.whole) that the report could not score; the tiles have to be there.
+    """Refuses a set of whole images (report.whole) that the report could not score; the tiles have
+    to be there.
 
     Raises:
       UserError: the folder holds none, or one of other classes.
@@ -102,20 +104,26 @@ class _Check:
     def denoiser(self) -> DiffusionTask:
         channels = self.config.autoencoder.model.latent_channels
         scale = LatentScale((0.0,) * channels, (1.0,) * channels)
-        return DiffusionTask(self.config.diffusion, self.first, scale, self.shown.colors, self.run.dtype)
+        return DiffusionTask(
+            self.config.diffusion, self.first, scale, self.shown.colors, self.run.dtype
+        )
 
     @cached_property
     def below(self) -> tuple[GuidedTask, Any]:
         """The guided denoiser and its frozen parameters."""
         guided_cache.check(self.config)
         if sees_around(self.config):
-            check_around("the tile set", 1, Movement(self.config.data.shift, self.config.data.rotate))
+            check_around(
+                "the tile set", 1, Movement(self.config.data.shift, self.config.data.rotate)
+            )
         return guided_task(self.config, self.first)
 
     def ssl(self) -> None:
         config = self.config.ssl
         if config.probe.protocol not in PROTOCOLS:
-            raise UserError(f"config.ssl.probe.protocol is '{config.probe.protocol}'; use {' or '.join(PROTOCOLS)}.")
+            raise UserError(
+                f"config.ssl.probe.protocol is '{config.probe.protocol}'; use {' or '.join(PROTOCOLS)}."
+            )
         self._training(SslTask(config, self.run.dtype, recolour), config)
 
     def diffusion(self) -> None:
@@ -139,7 +147,12 @@ class _Check:
         self.denoiser.guidance(config)
         if config.weights.startswith("ema:"):
             ema = train.ema
-            check_width(float(config.weights.removeprefix("ema:")), ema.tracks, ema.snapshot_every, train.steps)
+            check_width(
+                float(config.weights.removeprefix("ema:")),
+                ema.tracks,
+                ema.snapshot_every,
+                train.steps,
+            )
 
     def segmentation(self) -> None:
         section, seen = self.config.segmentation, set()

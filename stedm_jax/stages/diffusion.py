@@ -26,8 +26,8 @@ WHOSE = "samples.json"
 
 
 def build(run: Run, judged: bool = False) -> tuple[DiffusionTask, Any, dict[str, Weights]]:
-    """The task of this stage, its frozen parameters (of the autoencoder and, where there is one, of the guide), and
-    which those are, for `frozen.pin`.
+    """The task of this stage, its frozen parameters (of the autoencoder and, where there is one, of
+    the guide), and which those are, for `frozen.pin`.
 
     Args:
       run: the run.
@@ -35,17 +35,21 @@ def build(run: Run, judged: bool = False) -> tuple[DiffusionTask, Any, dict[str,
     """
     first, params, origin = autoencoder.trained(run)
     judge, opinion = segmentation.judge(run) if judged else (None, {})
-    task = DiffusionTask(run.config.diffusion, first, latents.scale(run), run.classes.colors, run.dtype, judge)
+    task = DiffusionTask(
+        run.config.diffusion, first, latents.scale(run), run.classes.colors, run.dtype, judge
+    )
     frozen, used = {"first": params} | ({"judge": opinion} if judged else {}), {"first": origin}
     if task.guide is not None:
-        frozen["guide"] = load_weights(task.guide.abstract, run.config.diffusion.style.weights, GUIDE)
+        frozen["guide"] = load_weights(
+            task.guide.abstract, run.config.diffusion.style.weights, GUIDE
+        )
         used["guide"] = identify(run.config.diffusion.style.weights, GUIDE)
     return task, frozen, used
 
 
 def grid(run: Run) -> dict[str, np.ndarray]:
-    """Layouts x styles to watch: mask (r, c, h, w) and styles (r, c, k, h, w, 3), the same ones each time; whose they
-    are is left in diffusion/images/samples.json.
+    """Layouts x styles to watch: mask (r, c, h, w) and styles (r, c, k, h, w, 3), the same ones
+    each time; whose they are is left in diffusion/images/samples.json.
 
     Raises:
       UserError: there is no layout or no style to draw from.
@@ -53,7 +57,9 @@ def grid(run: Run) -> dict[str, np.ndarray]:
     orders = _watched(run)
     layouts, styles = _patients(orders)
     whose = {"layouts": layouts, "styles": styles}
-    peers.on_first(lambda: write_text(run.workdir.stage("diffusion/images") / WHOSE, json.dumps(whose)))
+    peers.on_first(
+        lambda: write_text(run.workdir.stage("diffusion/images") / WHOSE, json.dumps(whose))
+    )
     rows = [load(run, row) for row in orders]
     return {name: np.stack([row[name] for row in rows]) for name in ("mask", "styles")}
 
@@ -75,8 +81,8 @@ def _patients(orders: list[list[Order]]) -> tuple[list[str], list[str]]:
 
 
 def run(run: Run) -> None:
-    """Trains, from stored latents if there are any. With visual_every the grid is drawn and scored, with eval_every the
-    loss on validation patients is."""
+    """Trains, from stored latents if there are any. With visual_every the grid is drawn and scored,
+    with eval_every the loss on validation patients is."""
     run.need("autoencoder", "latents")
     config = run.config.diffusion
     task, frozen, used = build(run, judged=bool(config.watch.judge and config.train.visual_every))
@@ -95,8 +101,14 @@ def run(run: Run) -> None:
     with run.workdir.timed("diffusion") as result:
         result["frozen"] = pin(run.workdir.stage("diffusion"), used)
         trained = learn(
-            run, program, config, "diffusion",
-            dataset=dataset, frozen=frozen, eval_batches=watched, visual=lambda: grid(run),
+            run,
+            program,
+            config,
+            "diffusion",
+            dataset=dataset,
+            frozen=frozen,
+            eval_batches=watched,
+            visual=lambda: grid(run),
             labels=lambda: names(run),
-        )  # fmt: skip
+        )
         result["metrics"] = trained.metrics

@@ -1,7 +1,10 @@
-"""Computes once what a frozen network makes of every view of every tile, and stores it (data/arrays.py).
+"""Computes once what a frozen network makes of every view of every tile, and stores it
+(data/arrays.py).
 
-Shards are made independently: of P processes number p makes shards p, p + P, ... of those that are left, on its own
-devices. A finished shard stays, whatever happens, so that the same command goes on; process 0 writes the manifest.
+Shards are made independently: of P processes number p makes shards p, p + P, ... of those that are
+  left, on its own
+devices. A finished shard stays, whatever happens, so that the same command goes on; process 0
+writes the manifest.
 """
 
 import shutil
@@ -16,11 +19,19 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from stedm_jax.data.arrays import MANIFEST, ArrayStore, ShardWriter, StoreSpec, begin, differences, finish
+from stedm_jax.common.errors import UserError
+from stedm_jax.data.arrays import (
+    MANIFEST,
+    ArrayStore,
+    ShardWriter,
+    StoreSpec,
+    begin,
+    differences,
+    finish,
+)
 from stedm_jax.data.augment import Movement, View, Views
 from stedm_jax.data.index import IndexRow
 from stedm_jax.data.pipeline import DamagedTile, TileReader
-from stedm_jax.errors import UserError
 from stedm_jax.stages.run import Run
 from stedm_jax.training import peers
 from stedm_jax.training.logging import Progress
@@ -53,7 +64,8 @@ class Encoding:
 
 
 def stored_views(config: Any, jitter: float) -> Views:
-    """The augmentations that are stored of each training tile: one copy where there are none but the symmetries."""
+    """The augmentations that are stored of each training tile: one copy where there are none but
+    the symmetries."""
     data, stored = config.data, config.latents
     copies = stored.copies if jitter or data.shift or data.rotate else 1
     return Views(config.seed, copies, stored.variants, Movement(data.shift, data.rotate), jitter)
@@ -79,8 +91,12 @@ def _begin(encoding: Encoding) -> list[tuple[str, int]]:
     """The shards that are left, once there is room for them."""
     folder, spec, label = encoding.folder, encoding.spec, encoding.label
     if other := differences(folder, spec):
-        print(f"{label}: what {folder} holds was made otherwise ({'; '.join(other)}); that is made anew", flush=True)
-    # Whoever is told that all is finished trusts the files' sizes; damage is seen when a record is read.
+        print(
+            f"{label}: what {folder} holds was made otherwise ({'; '.join(other)}); that is made anew",
+            flush=True,
+        )
+    # Whoever is told that all is finished trusts the files' sizes; damage is seen when a record is
+    # read.
     left = begin(folder, spec, verify=not (folder / MANIFEST).exists())
     needed, free = spec.of_shards(left), shutil.disk_usage(folder).free
     if needed > free:
@@ -92,7 +108,9 @@ def _begin(encoding: Encoding) -> list[tuple[str, int]]:
         made, there = len(spec.shards) - len(left), ""
         if made:
             there = f", {made} of {len(spec.shards)} shards are there"
-        tiles = ", ".join(f"{split} {number:,} x {spec.views[split]}" for split, number in spec.tiles.items())
+        tiles = ", ".join(
+            f"{split} {number:,} x {spec.views[split]}" for split, number in spec.tiles.items()
+        )
         print(
             f"{label}: {spec.records:,} views of tiles ({tiles}), {spec.size / 1e9:,.2f} GB; "
             f"{free / 1e9:,.1f} GB are free{there}",
@@ -111,7 +129,11 @@ def _meet(mesh: Mesh) -> None:
 class _Encoder:
     def __init__(self, run: Run, encoding: Encoding):
         self.run, self.encoding, self.spec = run, encoding, encoding.spec
-        mine = [device for device in run.mesh.devices.flat if device.process_index == jax.process_index()]
+        mine = [
+            device
+            for device in run.mesh.devices.flat
+            if device.process_index == jax.process_index()
+        ]
         mesh = make_mesh(devices=mine)
         self.size = encoding.batch * len(mine)
         whole = jax.jit(lambda tree: tree, out_shardings=replicated(run.mesh))(encoding.params)
@@ -121,7 +143,8 @@ class _Encoder:
         self.network = jax.jit(encoding.network, out_shardings=self.cut)
 
     def make(self, left: Sequence[tuple[str, int]]) -> None:
-        """Makes this process's share of the shards; all processes ask equally often whether to stop."""
+        """Makes this process's share of the shards; all processes ask equally often whether to
+        stop."""
         hosts, me = jax.process_count(), jax.process_index()
         rounds = [left[start : start + hosts] for start in range(0, len(left), hosts)]
         turns = [max(self._batches(*shard) for shard in some) for some in rounds]
@@ -131,7 +154,9 @@ class _Encoder:
             with ExitStack() as stack:
                 writing = iter(())
                 if me < len(some):
-                    writer = stack.enter_context(ShardWriter(self.encoding.folder, self.spec, *some[me]))
+                    writer = stack.enter_context(
+                        ShardWriter(self.encoding.folder, self.spec, *some[me])
+                    )
                     writing = self._write(writer, *some[me])
                 for _ in range(most):
                     next(writing, None)
@@ -139,7 +164,9 @@ class _Encoder:
                     progress.advance(done)
                     if self.run.signals.due(self.run.mesh):
                         saved = len(self.spec.shards) - len(left) + number * hosts
-                        self.run.signals.end(f"after {saved} of {len(self.spec.shards)} shards, which are saved")
+                        self.run.signals.end(
+                            f"after {saved} of {len(self.spec.shards)} shards, which are saved"
+                        )
                 if me < len(some):
                     next(writing, None)  # finishes
 
@@ -147,11 +174,16 @@ class _Encoder:
         return -(-len(self.spec.members(split, number)) * self.spec.views[split] // self.size)
 
     def _write(self, writer: ShardWriter, split: str, number: int) -> Iterator[None]:
-        """Encodes a shard, and stops after each batch; while the device works on one, the one before is written."""
+        """Encodes a shard, and stops after each batch; while the device works on one, the one
+        before is written."""
         waiting: list[tuple[Any, np.ndarray]] = []
         for images, sound in self._images(split, number):
             missing = self.size - len(images)
-            filled = np.concatenate([images, np.zeros((missing, *images.shape[1:]), np.uint8)]) if missing else images
+            filled = (
+                np.concatenate([images, np.zeros((missing, *images.shape[1:]), np.uint8)])
+                if missing
+                else images
+            )
             waiting.append((self.network(self.params, jax.device_put(filled, self.cut)), sound))
             if len(waiting) > 1:
                 _append(writer, *waiting.pop(0))
@@ -163,7 +195,9 @@ class _Encoder:
     def _images(self, split: str, number: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Views in order, in batches, and which of them are of tiles that could be read."""
         run, members = self.run, self.spec.members(split, number)
-        load = _Load(run.reader, run.rows(split)[members.start : members.stop], self.encoding.views[split])
+        load = _Load(
+            run.reader, run.rows(split)[members.start : members.stop], self.encoding.views[split]
+        )
         threads = run.config.data.threads
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
         stream = grain.MapDataset.range(len(members)).map(load).to_iter_dataset(options)
@@ -186,7 +220,8 @@ def _append(writer: ShardWriter, arrays: Mapping[str, Any], sound: np.ndarray) -
 
 
 class _Load(grain.transforms.Map):
-    """All views of a tile: images uint8 (v, h, w, 3); black, and not sound, where it is damaged and may be skipped."""
+    """All views of a tile: images uint8 (v, h, w, 3); black, and not sound, where it is damaged and
+    may be skipped."""
 
     def __init__(self, reader: TileReader, rows: Sequence[IndexRow], views: Views | None):
         self.reader, self.rows, self.views = reader, rows, views
@@ -194,7 +229,9 @@ class _Load(grain.transforms.Map):
     def map(self, element: int) -> dict[str, Any]:
         row, margin, side = self.rows[element], self.reader.tiles.margin, self.reader.tiles.tile
         views = self.views
-        each = [views.of(row.split, row.record, n) for n in range(views.count)] if views else [View()]
+        each = (
+            [views.of(row.split, row.record, n) for n in range(views.count)] if views else [View()]
+        )
         try:
             whole, _ = self.reader.read_whole(row)
         except DamagedTile:

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.convert.folder import INFO, is_converted
-from stedm_jax.errors import UserError
 from stedm_jax.stages.initial import source_folder
 from stedm_jax.training import peers
 from stedm_jax.training.checkpoints import finished
@@ -29,7 +29,8 @@ class Weights:
 def identify(source: str, key: str) -> Weights:
     """The weights of a source, as `initial.load_weights` takes it.
 
-    The checksum of a converted folder is the one noted there, which is compared with the file whenever it is loaded.
+    The checksum of a converted folder is the one noted there, which is compared with the file
+    whenever it is loaded.
 
     Raises:
       UserError: it is not there, or no source.
@@ -42,7 +43,8 @@ def identify(source: str, key: str) -> Weights:
 
 
 def pin(stage: Path, used: Mapping[str, Weights]) -> dict[str, dict[str, str]]:
-    """Notes the weights that a stage uses; compares them with those that it learnt with before, if it did.
+    """Notes the weights that a stage uses; compares them with those that it learnt with before, if
+    it did.
 
     Args:
       stage: folder of the stage.

@@ -5,7 +5,7 @@ from typing import Any
 
 from jax.typing import DTypeLike
 
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 from stedm_jax.models.build import build_ssl_encoder, ssl_size
 from stedm_jax.models.functional import Functional
 from stedm_jax.models.style import FROZEN
@@ -58,4 +58,6 @@ def load(run: Run, encoder: Encoder) -> tuple[Any, Weights]:
         run.need(SSL)
         _, params, origin = ssl.trained(run)
         return params, origin
-    return load_weights(encoder.network.abstract, config.weights, KEY), identify(config.weights, KEY)
+    return load_weights(encoder.network.abstract, config.weights, KEY), identify(
+        config.weights, KEY
+    )

@@ -1,4 +1,5 @@
-"""Stage guided: learns the denoiser that is guided by embeddings of the tiles, without their labels."""
+"""Stage guided: learns the denoiser that is guided by embeddings of the tiles, without their
+labels."""
 
 from typing import Any
 
@@ -17,8 +18,8 @@ REGION = "region"
 
 
 def build(run: Run) -> tuple[GuidedTask, Any, dict[str, Weights]]:
-    """The task of this stage, its frozen parameters (of the autoencoder and, where there is one, of the guide), and
-    which those are, for `frozen.pin`."""
+    """The task of this stage, its frozen parameters (of the autoencoder and, where there is one, of
+    the guide), and which those are, for `frozen.pin`."""
     first, params, origin = autoencoder.trained(run)
     encoder = guide.build(run.config, run.dtype)
     network, width = (encoder.network, encoder.size.embedding_dim) if encoder else (None, 0)
@@ -39,10 +40,12 @@ def trained(run: Run, weights: str = "trained") -> tuple[GuidedTask, Any, dict[s
     """The task, its frozen parameters with its own as "denoiser", and which all of them are.
 
     Args:
-      weights: "trained", or "random": those of a denoiser that has learnt nothing, drawn from the run's seed.
+      weights: "trained", or "random": those of a denoiser that has learnt nothing, drawn from the
+        run's seed.
 
     Raises:
-      UserError: the stage has not finished, or the denoiser learnt with another first stage or guide.
+      UserError: the stage has not finished, or the denoiser learnt with another first stage or
+        guide.
     """
     task, frozen, used = build(run)
     if weights == "random":
@@ -68,15 +71,23 @@ def run(run: Run) -> None:
         store = guided_cache.stored(run, task, frozen, used)
         dataset = shown = tile_dataset(sources, seed=run.config.seed, jitter=config.stain_jitter)
         if store is not None:
-            dataset = tile_dataset(guided_cache.from_store(run, sources, store), seed=run.config.seed)
+            dataset = tile_dataset(
+                guided_cache.from_store(run, sources, store), seed=run.config.seed
+            )
         watched = None
         if config.train.eval_every:
             watched = run.eval_batches(
                 run.reader, run.rows("val"), config.train.batch, stored=store, around=around
-            )  # fmt: skip
+            )
         trained = learn(
-            run, program, config, "guided",
-            dataset=dataset, visual=first_tiles(shown), frozen=frozen, eval_batches=watched,
+            run,
+            program,
+            config,
+            "guided",
+            dataset=dataset,
+            visual=first_tiles(shown),
+            frozen=frozen,
+            eval_batches=watched,
             labels=lambda: {"samples": (("tile", "sample"), ())},
-        )  # fmt: skip
+        )
         result["metrics"] = trained.metrics

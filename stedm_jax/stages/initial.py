@@ -1,12 +1,13 @@
 """The weights that a training starts from, where the configuration names some (`init_from`).
 
-An entry is a SOURCE, or PART=SOURCE where PART is a path in the parameters (unet, style/encoder). A source is
-    a stage folder of a run     runs/catch/diffusion: its moving average, if one was kept; with a PART, that part
-    a converted folder          what `python -m stedm_jax.convert` wrote
+An entry is a SOURCE, or PART=SOURCE where PART is a path in the parameters (unet, style/encoder). A
+source is
+    a stage folder of a run     runs/catch/diffusion: its moving average, if one was kept; with a
+    PART, that part a converted folder          what `python -m stedm_jax.convert` wrote
     a name of the registry      weights/NAME, or NAME in the folder that STEDM_WEIGHTS names
-Everything has to fit; with `init_partial` what a source lacks starts fresh, and what the network lacks is left out. So
-it always is with what the task calls optional (a discriminator), where one side lacks it as a whole. What was loaded
-from where is printed.
+Everything has to fit; with `init_partial` what a source lacks starts fresh, and what the network
+lacks is left out. So it always is with what the task calls optional (a discriminator), where one
+side lacks it as a whole. What was loaded from where is printed.
 """
 
 import os
@@ -18,10 +19,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.convert.folder import INFO, is_converted, load_folder
 from stedm_jax.convert.registry import names
 from stedm_jax.convert.table import flatten, unflatten
-from stedm_jax.errors import UserError
 from stedm_jax.training.checkpoints import finished
 from stedm_jax.training.program import Program
 from stedm_jax.training.rng import stream_key
@@ -59,11 +60,16 @@ def initial_params(program: Program, entries: Sequence[str], partial: bool, seed
         found |= {f"{part}/{path}" if part else path: array for path, array in chosen.items()}
         left = _told("start fresh", [path for path in wanted if path not in chosen])
         left += _told("left out", [path for path in given if path not in chosen])
-        print(f"{program.task.name}: {len(chosen)} arrays of {part or 'all'} from {origin}{left}", flush=True)
+        print(
+            f"{program.task.name}: {len(chosen)} arrays of {part or 'all'} from {origin}{left}",
+            flush=True,
+        )
     if len(found) < len(abstract):
         fresh = flatten(jax.jit(program.task.init)(stream_key(seed, "init")))
         found = {path: found.get(path, leaf) for path, leaf in fresh.items()}
-    return unflatten({path: jnp.asarray(array, abstract[path].dtype) for path, array in found.items()})
+    return unflatten(
+        {path: jnp.asarray(array, abstract[path].dtype) for path, array in found.items()}
+    )
 
 
 def load_weights(abstract: Any, source: str, key: str) -> Any:
@@ -78,17 +84,25 @@ def load_weights(abstract: Any, source: str, key: str) -> Any:
       UserError: none is named, or as for `initial_params`.
     """
     if not source:
-        raise UserError(f"config.{key} is empty; name the weights of this encoder, which is not trained here.")
+        raise UserError(
+            f"config.{key} is empty; name the weights of this encoder, which is not trained here."
+        )
     wanted = flatten(abstract)
     given, origin = _read(source, "", key)
     chosen = _fit(wanted, given, f"config.{key}={source}", False)
     print(f"{key}: {len(chosen)} arrays from {origin}", flush=True)
-    return unflatten({path: jnp.asarray(array, wanted[path].dtype) for path, array in chosen.items()})
+    return unflatten(
+        {path: jnp.asarray(array, wanted[path].dtype) for path, array in chosen.items()}
+    )
 
 
 def _told(what: str, paths: Sequence[str]) -> str:
     parts = list(dict.fromkeys("/".join(path.split("/")[:2]) for path in paths))
-    return f"; {len(paths)} {what} ({', '.join(parts[:6])}{', ...' if len(parts) > 6 else ''})" if paths else ""
+    return (
+        f"; {len(paths)} {what} ({', '.join(parts[:6])}{', ...' if len(parts) > 6 else ''})"
+        if paths
+        else ""
+    )
 
 
 def _tops(paths: Iterable[str]) -> set[str]:
@@ -98,11 +112,19 @@ def _tops(paths: Iterable[str]) -> set[str]:
 def _below(leaves: dict[str, Any], part: str) -> dict[str, Any]:
     if not part:
         return leaves
-    return {path.removeprefix(f"{part}/"): leaf for path, leaf in leaves.items() if path.startswith(f"{part}/")}
+    return {
+        path.removeprefix(f"{part}/"): leaf
+        for path, leaf in leaves.items()
+        if path.startswith(f"{part}/")
+    }
 
 
 def _fit(
-    wanted: dict[str, Any], given: dict[str, Any], what: str, partial: bool, optional: Sequence[str] = ()
+    wanted: dict[str, Any],
+    given: dict[str, Any],
+    what: str,
+    partial: bool,
+    optional: Sequence[str] = (),
 ) -> dict[str, Any]:
     # Of a part that both have, all has to fit: half a discriminator is a mistake.
     spared = set(optional) - (_tops(wanted) & _tops(given))
@@ -160,7 +182,8 @@ def split_entry(entry: str, paths: Iterable[str] = ()) -> tuple[str, str]:
 
     Args:
       entry: of init_from.
-      paths: of the parameters, where they are known: what begins one of them is a part, whatever lies on the disk.
+      paths: of the parameters, where they are known: what begins one of them is a part, whatever
+        lies on the disk.
     """
     part, equals, source = entry.partition("=")
     if not equals or part.startswith(("/", ".")):
@@ -171,7 +194,8 @@ def split_entry(entry: str, paths: Iterable[str] = ()) -> tuple[str, str]:
 
 
 def check_sources(entries: Sequence[str]) -> None:
-    """Refuses, before anything runs, entries whose sources are not there; arguments and errors as above."""
+    """Refuses, before anything runs, entries whose sources are not there; arguments and errors as
+    above."""
     for entry in entries:
         source_folder(split_entry(entry)[1])
 
@@ -182,7 +206,9 @@ def _read(source: str, part: str, key: str) -> tuple[dict[str, Any], str]:
         params, info = load_folder(folder)
         leaves = flatten(params)
         averages = ", averages over its training" if info.get("averages") else ""
-        return _below(leaves, part) or leaves, f"{folder} ({info['name']}{averages}, {info['sha256'][:12]})"
+        return _below(
+            leaves, part
+        ) or leaves, f"{folder} ({info['name']}{averages}, {info['sha256'][:12]})"
     with finished(folder) as (store, step):
         params = jax.tree.map(np.asarray, store.read_params(step))
     return _below(flatten(params), part), f"{folder}, step {step}"

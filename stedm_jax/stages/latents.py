@@ -1,7 +1,9 @@
-"""Stage latents: their scale, as published or measured so that each channel has mean 0 and variance 1; and, where
-`latents.cache` says so, what the autoencoder gives for every view of every tile that the denoiser learns from.
+"""Stage latents: their scale, as published or measured so that each channel has mean 0 and variance
+1; and, where `latents.cache` says so, what the autoencoder gives for every view of every tile that
+the denoiser learns from.
 
-What is stored are the moments that latents are drawn from, never a draw: training draws with the key of its step.
+What is stored are the moments that latents are drawn from, never a draw: training draws with the
+  key of its step.
 """
 
 from collections.abc import Mapping
@@ -11,10 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.data.arrays import ABOUT, ArraySpec, ArrayStore, StoreSpec, differences
 from stedm_jax.data.augment import Views
 from stedm_jax.data.pipeline import tile_dataset
-from stedm_jax.errors import UserError
 from stedm_jax.stages import autoencoder
 from stedm_jax.stages.encode import Encoding, encode_tiles, stored_views
 from stedm_jax.stages.run import Run
@@ -25,15 +27,21 @@ from stedm_jax.training import peers
 from stedm_jax.training.sharding import replicated, to_global
 
 FOLDER = "cache"
-"""Folder of the stored moments, in that of the stage; it can be deleted when stage diffusion is done."""
-_NOT_REMADE = ("autoencoder", "tiles")  # of what the cache is about; tiles.val is the number of those of a split
+"""Folder of the stored moments, in that of the stage; it can be deleted when stage diffusion is
+done."""
+_NOT_REMADE = (
+    "autoencoder",
+    "tiles",
+)  # of what the cache is about; tiles.val is the number of those of a split
 
 
 def scale(run: Run) -> LatentScale:
     """The measured scale, for later stages."""
     result = run.workdir.result("latents")
     if result is None:
-        raise UserError(f"The scale of the latents is not known in {run.workdir.path}; run the stage latents.")
+        raise UserError(
+            f"The scale of the latents is not known in {run.workdir.path}; run the stage latents."
+        )
     return LatentScale(tuple(result["shift"]), tuple(result["scale"]))
 
 
@@ -57,7 +65,8 @@ def run(run: Run) -> None:
 
 
 def stored(run: Run) -> ArrayStore | None:
-    """The moments that training reads; None without a cache. What is missing of them, or was made otherwise, is made.
+    """The moments that training reads; None without a cache. What is missing of them, or was made
+    otherwise, is made.
 
     Raises:
       UserError: they are of other tiles or of another autoencoder.
@@ -70,7 +79,8 @@ def stored(run: Run) -> ArrayStore | None:
 
 
 def _check(run: Run, encoding: Encoding) -> None:
-    """Refuses what training would not notice: that scale and moments are not of the weights or tiles that are there."""
+    """Refuses what training would not notice: that scale and moments are not of the weights or
+    tiles that are there."""
     other = differences(encoding.folder, encoding.spec)
     if any(line.split(":")[0] in _NOT_REMADE for line in other):
         raise UserError(
@@ -85,7 +95,9 @@ def views(config: Any) -> Views:
     return stored_views(config, config.diffusion.stain_jitter)
 
 
-def plan(config: Any, task: AutoencoderTask, records: Mapping[str, int], about: Mapping[str, Any]) -> StoreSpec:
+def plan(
+    config: Any, task: AutoencoderTask, records: Mapping[str, int], about: Mapping[str, Any]
+) -> StoreSpec:
     """What the cache holds.
 
     Args:
@@ -101,11 +113,17 @@ def plan(config: Any, task: AutoencoderTask, records: Mapping[str, int], about: 
     if config.diffusion.train.eval_every:
         count["val"] = 1
     about = dict(about) | {
-        "seed": config.seed, "latents.copies": which.copies, "latents.variants": which.variants,
-        "diffusion.stain_jitter": which.jitter, "data.shift": config.data.shift, "data.rotate": config.data.rotate,
-    }  # fmt: skip
+        "seed": config.seed,
+        "latents.copies": which.copies,
+        "latents.variants": which.variants,
+        "diffusion.stain_jitter": which.jitter,
+        "data.shift": config.data.shift,
+        "data.rotate": config.data.rotate,
+    }
     known = {split: records[split] for split in count if split in records}
-    return StoreSpec({"moments": ArraySpec(tuple(shape), config.latents.dtype)}, known, count, about)
+    return StoreSpec(
+        {"moments": ArraySpec(tuple(shape), config.latents.dtype)}, known, count, about
+    )
 
 
 def _encoding(run: Run) -> Encoding:
@@ -123,21 +141,28 @@ def _encoding(run: Run) -> Encoding:
             flush=True,
         )
     return Encoding(
-        folder, spec, {split: drawn if split != "val" else None for split in spec.tiles},
-        lambda params, image: {"moments": task.moments(params, to_network(image))}, params,
-        max(1, config.diffusion.train.batch // run.mesh.size), "latents",
+        folder,
+        spec,
+        {split: drawn if split != "val" else None for split in spec.tiles},
+        lambda params, image: {"moments": task.moments(params, to_network(image))},
+        params,
+        max(1, config.diffusion.train.batch // run.mesh.size),
+        "latents",
         "lower latents.copies, set latents.variants=1, or latents.cache=False",
-    )  # fmt: skip
+    )
 
 
 def _measure(run: Run) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of each channel over tiles of the autoencoder's splits."""
     task, params, _ = autoencoder.trained(run)
     batch = run.config.autoencoder.train.batch
-    dataset = tile_dataset(run.sources(dict(run.config.autoencoder.splits)), seed=run.config.seed, augment=False)
+    dataset = tile_dataset(
+        run.sources(dict(run.config.autoencoder.splits)), seed=run.config.seed, augment=False
+    )
     batches = run.train_batches(dataset, batch)(0)
     moments = jax.jit(
-        lambda params, image: latent_moments(task, params, to_network(image)), out_shardings=replicated(run.mesh)
+        lambda params, image: latent_moments(task, params, to_network(image)),
+        out_shardings=replicated(run.mesh),
     )
     sums = [np.zeros(()), np.zeros(()), np.zeros(())]
     for _ in range(max(1, run.config.latents.tiles // batch)):

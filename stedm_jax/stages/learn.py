@@ -48,8 +48,8 @@ def learn(
       dataset: endless, of training tiles.
       eval_batches, frozen, best: as the loop takes them.
       seed: of initialisation and noise; the run's by default.
-      visual: gives the batch to draw pictures from, the same on every host; called when the first is due. None: the
-        first tiles of `dataset`.
+      visual: gives the batch to draw pictures from, the same on every host; called when the first
+        is due. None: the first tiles of `dataset`.
       labels: gives the names of the rows and columns of pictures; called as `visual`.
     """
     start_seed = run.config.seed if seed is None else seed
@@ -63,7 +63,9 @@ def learn(
         visual=visual or first_tiles(dataset),
         labels=labels,
         # Asked for only where no sound checkpoint is found.
-        init_params=lambda: initial_params(program, config.init_from, config.init_partial, start_seed),
+        init_params=lambda: initial_params(
+            program, config.init_from, config.init_partial, start_seed
+        ),
         best=best,
         label=folder,
         signals=run.signals,
@@ -75,24 +77,37 @@ def first_tiles(dataset: grain.MapDataset) -> Callable[[], dict[str, np.ndarray]
     return lambda: next(training_batches(dataset, batch=8, start=0))
 
 
-def restore(run: Run, task: Task, folder: str, *, which: str = "ema", best: tuple[str, str] | None = None) -> Any:
-    """Parameters that a finished training left: the moving average if one was kept, unless told otherwise.
+def restore(
+    run: Run, task: Task, folder: str, *, which: str = "ema", best: tuple[str, str] | None = None
+) -> Any:
+    """Parameters that a finished training left: the moving average if one was kept, unless told
+    otherwise.
 
     With `best`, (metric, "max" or "min"), those of the best checkpoint rather than the last.
     """
     return _read(run, task, run.workdir.path / folder, which, best)[0]
 
 
-def restore_with_provenance(run: Run, task: Task, folder: str, *, which: str = "ema") -> tuple[Any, dict[str, str]]:
+def restore_with_provenance(
+    run: Run, task: Task, folder: str, *, which: str = "ema"
+) -> tuple[Any, dict[str, str]]:
     """Parameters, and the step and checksum of what they come from.
 
     Args:
-      which: "ema", "params", "ema:WIDTH" (combined from snapshots of the training) or a converted folder.
+      which: "ema", "params", "ema:WIDTH" (combined from snapshots of the training) or a converted
+        folder.
     """
     if which in ("ema", "params"):
         params, step, fingerprint = _read(run, task, run.workdir.path / folder, which, None)
-        return params, {"checkpoint_step": str(step), "checkpoint_sha256": fingerprint, "weights": which}
-    abstract, key = with_shardings(jax.eval_shape(task.init, jax.random.key(0)), run.mesh), "synthesis.weights"
+        return params, {
+            "checkpoint_step": str(step),
+            "checkpoint_sha256": fingerprint,
+            "weights": which,
+        }
+    abstract, key = (
+        with_shardings(jax.eval_shape(task.init, jax.random.key(0)), run.mesh),
+        "synthesis.weights",
+    )
     if which.startswith("ema:"):
         made = combine(run.workdir.path / folder, float(which.removeprefix("ema:")))
         check_params(made.params, abstract)
@@ -103,7 +118,9 @@ def restore_with_provenance(run: Run, task: Task, folder: str, *, which: str = "
     return params, {"checkpoint_step": step, "checkpoint_sha256": digest, "weights": which}
 
 
-def _read(run: Run, task: Task, folder: Path, which: str, best: tuple[str, str] | None) -> tuple[Any, int, str]:
+def _read(
+    run: Run, task: Task, folder: Path, which: str, best: tuple[str, str] | None
+) -> tuple[Any, int, str]:
     with finished(folder, best) as (store, step):
         abstract = with_shardings(jax.eval_shape(task.init, jax.random.key(0)), run.mesh)
         return store.restore_params(abstract, step, which=which), step, store.fingerprint(step)

@@ -1,16 +1,17 @@
-"""What samples are made from: which layout, in which symmetry, in the style of which tiles of which patient."""
+"""What samples are made from: which layout, in which symmetry, in the style of which tiles of which
+patient."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.data.augment import dihedral
 from stedm_jax.data.index import IndexRow
 from stedm_jax.data.sampling import divide
 from stedm_jax.data.splits import check_disjoint
 from stedm_jax.data.styles import StylePool
-from stedm_jax.errors import UserError
 from stedm_jax.stages.run import Run, spread
 
 GRID = 2**31
@@ -35,7 +36,8 @@ class Orders:
       run: the run.
 
     Raises:
-      UserError: no layout or style tile fits, or a patient of the validation or test split would be used.
+      UserError: no layout or style tile fits, or a patient of the validation or test split would be
+        used.
     """
 
     def __init__(self, run: Run):
@@ -52,9 +54,13 @@ class Orders:
         scope = "multipatch" if style.source in ("nearby", "augmented") else style.source
         self.pool = StylePool(self.styles, scope, style.scope, style.tiles)
         self.parts = divide(
-            self.layouts, run.tiles.classes, run.classes, shares=config.shares, uniform=run.config.data.uniform,
+            self.layouts,
+            run.tiles.classes,
+            run.classes,
+            shares=config.shares,
+            uniform=run.config.data.uniform,
             key="synthesis.shares",
-        )  # fmt: skip
+        )
         used = {row.patient for row in (*self.layouts, *self.styles)}
         held_out = {split: run.tiles.patients(split) for split in ("val", "test")}
         check_disjoint({"synthesis": used, **held_out}, "the patients that synthesis would use")
@@ -67,15 +73,20 @@ class Orders:
         patients = self.pool.patients
         patient = patients[index % len(patients)]
         chosen = self.pool.choose_for_patient(patient, rng)
-        return Order(index, layout, int(rng.integers(8)), patient, tuple(self.styles[i] for i in chosen))
+        return Order(
+            index, layout, int(rng.integers(8)), patient, tuple(self.styles[i] for i in chosen)
+        )
 
     def grid(self, rows: int, columns: int) -> list[list[Order]]:
-        """Each of a few layouts with the style of each of a few patients, at the same noise along a row."""
+        """Each of a few layouts with the style of each of a few patients, at the same noise along a
+        row."""
         mixed = sorted(self.layouts, key=lambda row: -sum(count > 0 for count in row.pixels))
         layouts = spread(mixed[: max(rows, len(mixed) // 4)], rows)
         bags = {}
         for number, patient in enumerate(spread(self.pool.patients, columns)):
-            chosen = self.pool.choose_for_patient(patient, np.random.default_rng((self.seed, GRID + number)))
+            chosen = self.pool.choose_for_patient(
+                patient, np.random.default_rng((self.seed, GRID + number))
+            )
             bags[patient] = tuple(self.styles[i] for i in chosen)
         return [
             [Order(GRID + number, layout, 0, patient, bag) for patient, bag in bags.items()]

@@ -1,4 +1,5 @@
-"""Stage plan: what would be run, how large the networks are and what it would cost; runs nothing."""
+"""Stage plan: what would be run, how large the networks are and what it would cost; runs
+nothing."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -35,7 +36,8 @@ TRAINING = 3.0
 
 @dataclass(frozen=True)
 class Line:
-    """A stage: what it does, and its parts: network, parameters, FLOPs of a forward of one image, of the stage."""
+    """A stage: what it does, and its parts: network, parameters, FLOPs of a forward of one image,
+    of the stage."""
 
     stage: str
     what: str
@@ -44,13 +46,16 @@ class Line:
 
 
 def print_plan(config: Any, workdir: Workdir) -> None:
-    """Prints the stages with parameter counts and FLOPs (a multiplication with its addition is two)."""
+    """Prints the stages with parameter counts and FLOPs (a multiplication with its addition is
+    two)."""
     tiles = _tiles(config, workdir)
     classes = check_classes(tiles, config)
     print(f"{config.name}: plan for the workdir {workdir.path}")
     if tiles:
         records = tiles.manifest["records"]
-        counts = ", ".join(f"{split} {records[split]}" for split in (*SPLITS, SYNTHETIC) if split in records)
+        counts = ", ".join(
+            f"{split} {records[split]}" for split in (*SPLITS, SYNTHETIC) if split in records
+        )
         print(f"data          {workdir.fill(config.data.tiles)}: tiles {counts}")
     elif config.data.prepare:
         for command in config.data.prepare:
@@ -64,8 +69,12 @@ def print_plan(config: Any, workdir: Workdir) -> None:
             done = " (done)" if workdir.result(line.stage) else ""
             print(f"{line.stage:<14}{line.what}; {_flops(line.total)}{done}")
             for name, parameters, forward in line.networks:
-                print(f"{'':<14}  {name}: {parameters / 1e6:,.2f} M parameters, {_flops(forward)} an image forward")
-    hours = [f"{total / speed / 3600:,.2g} h at {speed / 1e12:g} TFLOP/s" for speed in (1e11, 1e13, 3e14)]
+                print(
+                    f"{'':<14}  {name}: {parameters / 1e6:,.2f} M parameters, {_flops(forward)} an image forward"
+                )
+    hours = [
+        f"{total / speed / 3600:,.2g} h at {speed / 1e12:g} TFLOP/s" for speed in (1e11, 1e13, 3e14)
+    ]
     print(f"in all        {_flops(total)}: {', '.join(hours)} kept up")
 
 
@@ -104,13 +113,18 @@ def _cache(spec: StoreSpec) -> str:
     return told + (f", {spec.records:,} views, {spec.size / 1e9:,.2f} GB" if spec.tiles else "")
 
 
-def _latents(config: Any, task: AutoencoderTask, records: Mapping[str, int], encoder: float) -> Line:
+def _latents(
+    config: Any, task: AutoencoderTask, records: Mapping[str, int], encoder: float
+) -> Line:
     """Measuring the scale, and what the cache encodes."""
     tiles = 0 if config.latents.scale else config.latents.tiles
     what = f"scale measured on {tiles:,} tiles" if tiles else f"scale {config.latents.scale:g}"
     if not config.latents.cache:
         return Line("latents", what, (), tiles * encoder)
-    spec, images = latents.plan(config, task, records, {}), config.diffusion.train.steps * config.diffusion.train.batch
+    spec, images = (
+        latents.plan(config, task, records, {}),
+        config.diffusion.train.steps * config.diffusion.train.batch,
+    )
     what += f"; {_cache(spec)}"
     if records:
         what += f"; training without it encodes {images:,} images"
@@ -122,9 +136,12 @@ def _lines(config: Any, classes: ClassMap, records: Mapping[str, int]) -> Iterat
     channels = config.autoencoder.model.latent_channels
     first = AutoencoderTask(config.autoencoder, jnp.float32)
     task = DiffusionTask(
-        config.diffusion, first, LatentScale((0.0,) * channels, (1.0,) * channels),
-        classes.colors, jnp.float32,
-    )  # fmt: skip
+        config.diffusion,
+        first,
+        LatentScale((0.0,) * channels, (1.0,) * channels),
+        classes.colors,
+        jnp.float32,
+    )
     small = side // task.factor
     encoder = _cost(first.network, _image(1, side, side, 3), method="encode")
     decoder = _cost(first.network, _image(1, small, small, task.channels), method="decode")
@@ -133,9 +150,11 @@ def _lines(config: Any, classes: ClassMap, records: Mapping[str, int]) -> Iterat
     learnt = ((config.autoencoder.crop or side) / side) ** 2  # share of a tile that a step sees
     what = f"{images:,} images in {config.autoencoder.train.steps:,} steps"
     yield Line(
-        "autoencoder", what if images else f"{', '.join(config.autoencoder.init_from)} as it is",
-        (("autoencoder", size, encoder + decoder),), TRAINING * images * learnt * (encoder + decoder),
-    )  # fmt: skip
+        "autoencoder",
+        what if images else f"{', '.join(config.autoencoder.init_from)} as it is",
+        (("autoencoder", size, encoder + decoder),),
+        TRAINING * images * learnt * (encoder + decoder),
+    )
     yield _latents(config, first, records, encoder)
     if "ssl" in config.stages:
         yield _ssl(config)
@@ -154,13 +173,22 @@ def guided_task(config: Any, first: AutoencoderTask) -> tuple[GuidedTask, Any]:
     return GuidedTask(config.guided, first, scale, network, width, jnp.float32), frozen
 
 
-def _guided(config: Any, first: AutoencoderTask, encoder: float, records: Mapping[str, int]) -> Line:
-    """The denoiser; its guide and the encoder are run for each image, or with a cache once for each view."""
+def _guided(
+    config: Any, first: AutoencoderTask, encoder: float, records: Mapping[str, int]
+) -> Line:
+    """The denoiser; its guide and the encoder are run for each image, or with a cache once for each
+    view."""
     task, frozen = guided_task(config, first)
     side, train = config.data.tile, config.guided.train
     small = side // task.factor
-    embeddings = {name: jax.ShapeDtypeStruct((1, width), jnp.float32) for name, width in task.widths.items()}
-    inputs = (_image(1, small, small, task.channels), jax.ShapeDtypeStruct((1,), jnp.int32), embeddings or None)
+    embeddings = {
+        name: jax.ShapeDtypeStruct((1, width), jnp.float32) for name, width in task.widths.items()
+    }
+    inputs = (
+        _image(1, small, small, task.channels),
+        jax.ShapeDtypeStruct((1,), jnp.int32),
+        embeddings or None,
+    )
     forward = _cost(task.network, *inputs)
     networks, below = [("denoiser", param_count(task.network.abstract), forward)], encoder
     if task.guide is not None:
@@ -168,13 +196,19 @@ def _guided(config: Any, first: AutoencoderTask, encoder: float, records: Mappin
         networks.append(("guide", param_count(task.guide.abstract), embedding))
         below += embedding * (len(task.widths) - bool(task.absent))
     images = train.steps * train.batch
-    what = f"{images:,} images in {train.steps:,} steps" if images else f"{', '.join(config.guided.init_from)} as it is"
+    what = (
+        f"{images:,} images in {train.steps:,} steps"
+        if images
+        else f"{', '.join(config.guided.init_from)} as it is"
+    )
     if config.guided.cache:
         spec = guided_cache.plan(config, task, frozen, records, {})
         image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.uint8)
         made = forward_flops(guided_cache.describe(config, task), frozen, image)
         what += f"; {_cache(spec)}"
-        return Line("guided", what, tuple(networks), images * TRAINING * forward + spec.records * made)
+        return Line(
+            "guided", what, tuple(networks), images * TRAINING * forward + spec.records * made
+        )
     return Line("guided", what, tuple(networks), images * (TRAINING * forward + below))
 
 
@@ -200,8 +234,9 @@ def _segmentation(config: Any, classes: ClassMap, first: AutoencoderTask) -> Lin
 
 def _arm(
     config: Any, classes: ClassMap, first: AutoencoderTask, name: str, arm: Any
-) -> tuple[int, float, float]:  # fmt: skip
-    """Trained parameters of an arm, FLOPs of a forward of one image, and those of its frozen part."""
+) -> tuple[int, float, float]:
+    """Trained parameters of an arm, FLOPs of a forward of one image, and those of its frozen
+    part."""
     mine, side = settings(config.segmentation, name, arm), config.data.tile
     image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.uint8)
     shared = (classes.colors, classes.foreground, 1, jnp.float32)
@@ -211,11 +246,15 @@ def _arm(
         return param_count(params), forward_flops(task.maps, params, {}, image), 0.0
     denoiser, frozen = guided_task(config, first)
     encoder = guide.build(config, jnp.float32)
-    task = PixelHeadTask(mine, *shared, Features(mine.features, denoiser, side, encoder.size.width if encoder else 0))
+    task = PixelHeadTask(
+        mine, *shared, Features(mine.features, denoiser, side, encoder.size.width if encoder else 0)
+    )
     below = denoiser.network.abstract
     params = {HEAD: task.network.abstract} | (below if task.tunes else {})
     batch = {"image": image} | ({"region": image} if reads_around(config, mine, arm) else {})
-    forward = forward_flops(lambda *args: task.logits(*args)[0], params, frozen | {DENOISER: below}, batch)
+    forward = forward_flops(
+        lambda *args: task.logits(*args)[0], params, frozen | {DENOISER: below}, batch
+    )
     cost = 0.0 if task.tunes else forward_flops(task.features, below, frozen, batch)
     return param_count(params), forward, cost
 
@@ -232,16 +271,22 @@ def _ssl(config: Any) -> Line:
     )
     images = train.steps * train.batch
     return Line(
-        "ssl", f"{images:,} images in {train.steps:,} steps, 2 + {crops.locals} crops each", networks,
+        "ssl",
+        f"{images:,} images in {train.steps:,} steps, 2 + {crops.locals} crops each",
+        networks,
         images * (TRAINING * (2 * big + crops.locals * small) + 2 * big),
-    )  # fmt: skip
+    )
 
 
-def _diffusion(config: Any, task: DiffusionTask, small: int, encoder: float, decoder: float) -> Iterator[Line]:
+def _diffusion(
+    config: Any, task: DiffusionTask, small: int, encoder: float, decoder: float
+) -> Iterator[Line]:
     style, side = config.diffusion.style, config.data.tile
     inputs = _image(1, small, small, task.channels + config.diffusion.layout_channels)
     bag = _image(1, style.tiles, side, side, 3)
-    frozen = {"first": task.autoencoder.network.abstract} | ({"guide": task.guide.abstract} if task.guide else {})
+    frozen = {"first": task.autoencoder.network.abstract} | (
+        {"guide": task.guide.abstract} if task.guide else {}
+    )
     params = {"style": task.style.abstract}
     read = (jax.eval_shape(task.style_vector, params, frozen, bag),) if task.styled else ()
     forward = _cost(task.unet, inputs, jax.ShapeDtypeStruct((1,), jnp.int32), *read)
@@ -249,18 +294,24 @@ def _diffusion(config: Any, task: DiffusionTask, small: int, encoder: float, dec
     styling = 0.0
     if task.styled:
         styling = forward_flops(task.style_vector, params, frozen, bag)
-        size = param_count(task.style.abstract) + (param_count(task.guide.abstract) if task.guide else 0)
+        size = param_count(task.style.abstract) + (
+            param_count(task.guide.abstract) if task.guide else 0
+        )
         networks.append(("style encoder", size, styling))
     images = config.diffusion.train.steps * config.diffusion.train.batch
     encoding = 0.0 if config.latents.cache else encoder
     yield Line(
-        "diffusion", f"{images:,} images in {config.diffusion.train.steps:,} steps", tuple(networks),
+        "diffusion",
+        f"{images:,} images in {config.diffusion.train.steps:,} steps",
+        tuple(networks),
         images * (TRAINING * forward + (1 if task.guide else TRAINING) * styling + encoding),
-    )  # fmt: skip
+    )
     synthesis = config.synthesis
     steps = timesteps(synthesis.spacing, synthesis.steps, task.schedule)
     runs = task.guidance(synthesis).evaluations(steps, config.diffusion.schedule.steps)
     yield Line(
-        "synthesis", f"{synthesis.count:,} images, {len(steps)} steps, {runs} evaluations each", (),
+        "synthesis",
+        f"{synthesis.count:,} images, {len(steps)} steps, {runs} evaluations each",
+        (),
         synthesis.count * (runs * forward + 2 * styling + decoder),
-    )  # fmt: skip
+    )

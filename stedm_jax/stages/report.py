@@ -34,7 +34,8 @@ PICTURE = 1024
 
 
 def run(run: Run) -> None:
-    """Writes report/index.html, summary.json and tables as CSV, and with report.whole the scores of whole images."""
+    """Writes report/index.html, summary.json and tables as CSV, and with report.whole the scores of
+    whole images."""
     run.need("segmentation")
     with run.workdir.timed("report"):
         peers.on_first(lambda: _write(run))
@@ -80,7 +81,8 @@ def _content(run: Run) -> ReportContent:
         stages={s: r["seconds"] for s in STAGES if (r := run.workdir.result(s)) and "seconds" in r},
         config=flatten(config),
         versions=json.loads((path / "versions.json").read_text()),
-        provenance=provenance | ({k: v for k, v in made.manifest["source"].items()} if made else {}),
+        provenance=provenance
+        | ({k: v for k, v in made.manifest["source"].items()} if made else {}),
     )
 
 
@@ -94,7 +96,8 @@ def _cohort(run: Run) -> Iterator[CohortRow]:
 
 
 def _strips(run: Run, tiles: int = 3) -> Iterator[Strip]:
-    """For each patient the same number of tiles, those with labels under a tint of their classes."""
+    """For each patient the same number of tiles, those with labels under a tint of their
+    classes."""
     for split in run.tiles.splits:
         for patient in run.tiles.patients(split):
             mine = [row for row in run.tiles.index(split) if row.patient == patient]
@@ -102,7 +105,9 @@ def _strips(run: Run, tiles: int = 3) -> Iterator[Strip]:
             images = []
             for number, row in enumerate(spread(mine, tiles)):
                 image, mask = run.reader.read(row)
-                images.append(overlay(image, mask, run.classes.colors) if number == tiles - 1 else image)
+                images.append(
+                    overlay(image, mask, run.classes.colors) if number == tiles - 1 else image
+                )
             yield Strip(patient, split, images)
 
 
@@ -127,12 +132,19 @@ def _curves(path: Path) -> dict[str, list]:
 
 
 def drawn(path: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """What the denoisers have drawn last: (caption, picture, at most PICTURE pixels wide and high)."""
+    """What the denoisers have drawn last: (caption, picture, at most PICTURE pixels wide and
+    high)."""
     for stage, caption in DRAWN.items():
         if files := sorted((path / stage / "images").glob("samples-*.png")):
-            step, picture = int(files[-1].stem.rpartition("-")[2]), Image.open(files[-1]).convert("RGB")
+            step, picture = (
+                int(files[-1].stem.rpartition("-")[2]),
+                Image.open(files[-1]).convert("RGB"),
+            )
             picture.thumbnail((PICTURE, PICTURE))
-            yield f"{stage}, step {step:,}: {caption}{_whose(path / stage / 'images')}", np.asarray(picture)
+            yield (
+                f"{stage}, step {step:,}: {caption}{_whose(path / stage / 'images')}",
+                np.asarray(picture),
+            )
 
 
 def _whose(folder: Path) -> str:
@@ -164,10 +176,18 @@ def _results(run: Run) -> Iterator[ResultRow]:
                 counts = np.array(matrix, np.int64)
                 values = foreground_scores(counts, run.classes.foreground)
                 yield ResultRow(
-                    one["arm"], one["seed"], patient, split,
-                    iou=values["iou"], dice=values["dice"], recall=values["recall"], precision=values["precision"],
-                    n_tiles=tiles[split, patient], n_pixels=scores(counts).n_pixels, confusion=counts,
-                )  # fmt: skip
+                    one["arm"],
+                    one["seed"],
+                    patient,
+                    split,
+                    iou=values["iou"],
+                    dice=values["dice"],
+                    recall=values["recall"],
+                    precision=values["precision"],
+                    n_tiles=tiles[split, patient],
+                    n_pixels=scores(counts).n_pixels,
+                    confusion=counts,
+                )
 
 
 def _ablation(run: Run) -> Ablation | None:
@@ -175,7 +195,10 @@ def _ablation(run: Run) -> Ablation | None:
     segmentation, key = run.config.segmentation, run.config.report.ablation
     if not key:
         return None
-    values = {name: flatten(settings(segmentation, name, arm))[key] for name, arm in segmentation.arms.items()}
+    values = {
+        name: flatten(settings(segmentation, name, arm))[key]
+        for name, arm in segmentation.arms.items()
+    }
     return Ablation(key, values)
 
 
@@ -187,7 +210,9 @@ def _judge(run: Run) -> dict[str, float]:
                 split: float(
                     np.nanmean(
                         [
-                            foreground_scores(np.array(matrix, np.int64), run.classes.foreground)["iou"]
+                            foreground_scores(np.array(matrix, np.int64), run.classes.foreground)[
+                                "iou"
+                            ]
                             for matrix in matrices.values()
                         ]
                     )
@@ -198,7 +223,8 @@ def _judge(run: Run) -> dict[str, float]:
 
 
 def _synthesis(run: Run, made: TileSet, judge: dict[str, float]) -> Synthesis:
-    """Optical density of synthetic tiles against that of their style tiles, and the judge's opinion."""
+    """Optical density of synthetic tiles against that of their style tiles, and the judge's
+    opinion."""
     images, styles = [], []
     style_od: dict[tuple[str, int], np.ndarray] = {}
     for number in range(len(made.index(SYNTHETIC))):
@@ -207,7 +233,9 @@ def _synthesis(run: Run, made: TileSet, judge: dict[str, float]) -> Synthesis:
         split, bag = tile.provenance["style_split"], []
         for record in map(int, tile.provenance["style_records"].split()):
             if (split, record) not in style_od:
-                style_od[split, record] = mean_od(run.reader.read(run.tiles.index(split)[record])[0])
+                style_od[split, record] = mean_od(
+                    run.reader.read(run.tiles.index(split)[record])[0]
+                )
             bag.append(style_od[split, record])
         styles.append(np.mean(bag, axis=0))
     images_od, bags_od = np.stack(images), np.stack(styles)

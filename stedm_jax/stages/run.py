@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.data.arrays import ArrayStore
 from stedm_jax.data.augment import Movement
 from stedm_jax.data.classes import ClassMap, class_map
@@ -20,7 +21,6 @@ from stedm_jax.data.records import TileSet
 from stedm_jax.data.remote import fetch, is_remote
 from stedm_jax.data.sampling import check_shares, check_uniform, divide
 from stedm_jax.data.styles import StylePool
-from stedm_jax.errors import UserError
 from stedm_jax.training.signals import Signals
 from stedm_jax.workdir import Workdir
 
@@ -41,12 +41,15 @@ class Run:
     def dtype(self) -> Any:
         """Data type of the computation."""
         if self.config.dtype not in DTYPES:
-            raise UserError(f"config.dtype is '{self.config.dtype}'; valid are {', '.join(DTYPES)}.")
+            raise UserError(
+                f"config.dtype is '{self.config.dtype}'; valid are {', '.join(DTYPES)}."
+            )
         return DTYPES[self.config.dtype]
 
     @cached_property
     def tiles_path(self) -> Path:
-        """Folder of the real tiles; where they are in an object store, that of their copy here, fetched on first use.
+        """Folder of the real tiles; where they are in an object store, that of their copy here,
+        fetched on first use.
 
         Raises:
           UserError: the object store does not give them.
@@ -59,7 +62,8 @@ class Run:
         """The real tiles.
 
         Raises:
-          UserError: they are not there, or not of the size and resolution that the configuration says.
+          UserError: they are not there, or not of the size and resolution that the configuration
+            says.
         """
         tiles = TileSet.open(self.tiles_path)
         check_tiles(tiles, self.config.data)
@@ -98,13 +102,18 @@ class Run:
             )
         return rows
 
-    def sources(self, splits: Mapping[str, float], style: Any | None = None, around: bool = False) -> list[Source]:
-        """Sources of training tiles: split -> share, kinds of tiles at the configured shares where there are labels.
+    def sources(
+        self, splits: Mapping[str, float], style: Any | None = None, around: bool = False
+    ) -> list[Source]:
+        """Sources of training tiles: split -> share, kinds of tiles at the configured shares where
+        there are labels.
 
-        With the settings of a style each source has its pool, over all tiles of the split. `around`: tiles come with
-        the field around them.
+        With the settings of a style each source has its pool, over all tiles of the split.
+        `around`: tiles come with the field around them.
         """
-        held_out = [split for split, weight in splits.items() if split in ("val", "test") and weight]
+        held_out = [
+            split for split, weight in splits.items() if split in ("val", "test") and weight
+        ]
         if held_out:
             raise UserError(
                 f"The configuration trains on the split {' and '.join(held_out)}, whose patients are only for judging; "
@@ -117,7 +126,13 @@ class Run:
             rows = self.rows(split)
             pool = StylePool(rows, style.source, style.scope, style.tiles) if style else None
             shares = self.config.data.shares if split != "style" else ()
-            parts = divide(rows, self.tiles.classes, self.classes, shares=shares, uniform=self.config.data.uniform)
+            parts = divide(
+                rows,
+                self.tiles.classes,
+                self.classes,
+                shares=shares,
+                uniform=self.config.data.uniform,
+            )
             out += [
                 Source(
                     self.reader,
@@ -138,12 +153,18 @@ class Run:
         """How training moves real tiles within their margin."""
         return Movement(self.config.data.shift, self.config.data.rotate)
 
-    def train_batches(self, dataset: Any, batch: int) -> Callable[[int], Iterator[dict[str, np.ndarray]]]:
+    def train_batches(
+        self, dataset: Any, batch: int
+    ) -> Callable[[int], Iterator[dict[str, np.ndarray]]]:
         """What the loop calls with the step to start from."""
         return lambda start: training_batches(
-            dataset, batch=batch, start=start, host=jax.process_index(), hosts=jax.process_count(),
+            dataset,
+            batch=batch,
+            start=start,
+            host=jax.process_index(),
+            hosts=jax.process_count(),
             threads=self.config.data.threads,
-        )  # fmt: skip
+        )
 
     def eval_batches(
         self,
@@ -155,12 +176,20 @@ class Run:
         around: bool = False,
     ) -> Callable[[], Iterator[dict[str, np.ndarray]]]:
         """All rows once; patients are numbered in sorted order."""
-        numbers = {name: number for number, name in enumerate(sorted({row.patient for row in rows}))}
+        numbers = {
+            name: number for number, name in enumerate(sorted({row.patient for row in rows}))
+        }
         return lambda: evaluation_batches(
-            reader, rows, numbers, batch=batch, host=jax.process_index(), hosts=jax.process_count(), pool=pool,
+            reader,
+            rows,
+            numbers,
+            batch=batch,
+            host=jax.process_index(),
+            hosts=jax.process_count(),
+            pool=pool,
             stored=stored,
             around=around,
-        )  # fmt: skip
+        )
 
     def need(self, *stages: str) -> None:
         """Refuses to run before earlier stages have finished.
@@ -182,7 +211,9 @@ def check_classes(tiles: TileSet | None, config: Any) -> ClassMap:
     Raises:
       UserError: impossible classes, or shares of kinds of tiles that there are not.
     """
-    classes = class_map(tiles.classes if tiles else None, config.data.groups, config.data.foreground)
+    classes = class_map(
+        tiles.classes if tiles else None, config.data.groups, config.data.foreground
+    )
     check_shares(config.data.shares, classes.names, "data.shares")
     check_shares(config.synthesis.shares, classes.names, "synthesis.shares")
     check_uniform(config.data.uniform)
@@ -190,7 +221,8 @@ def check_classes(tiles: TileSet | None, config: Any) -> ClassMap:
 
 
 def check_tiles(tiles: TileSet, data: Any) -> None:
-    """Refuses tiles that are not of the size and resolution of config.data, or whose margin is too small for it.
+    """Refuses tiles that are not of the size and resolution of config.data, or whose margin is too
+    small for it.
 
     Raises:
       UserError: says what they are and what they should be.

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.data.whole import WholeImage, WholeSet
-from stedm_jax.errors import UserError
 from stedm_jax.stages.run import Run
 
 UNLABELLED = ("autoencoder", "ssl", "diffusion", "guided")
@@ -14,9 +14,13 @@ Learnt = Mapping[str, Sequence[str]]
 
 
 def learnt_from(run: Run) -> dict[str, list[str]]:
-    """Stage -> names of the patients that it learns from; "segmentation": those whose labels are learnt."""
+    """Stage -> names of the patients that it learns from; "segmentation": those whose labels are
+    learnt."""
     config, out = run.config, {"segmentation": run.tiles.patients("train")}
-    splits = {name: [split for split, share in config[name].splits.items() if share] for name in UNLABELLED}
+    splits = {
+        name: [split for split, share in config[name].splits.items() if share]
+        for name in UNLABELLED
+    }
     splits["synthesis"] = [config.synthesis.layouts, config.synthesis.styles]
     for stage, each in splits.items():
         if stage in config.stages:
@@ -31,13 +35,21 @@ def noted(about: Mapping[str, Any]) -> dict[str, list[str]]:
 
 def seen(learnt: Learnt, patients: Iterable[str]) -> str:
     """Which of some patients were learnt from, and by which stages, in words; "" where none was."""
-    told = {name: [stage for stage, names in learnt.items() if name in names] for name in sorted(set(patients))}
-    return "; ".join(f"'{name}' by {' and '.join(stages)}" for name, stages in told.items() if stages)
+    told = {
+        name: [stage for stage, names in learnt.items() if name in names]
+        for name in sorted(set(patients))
+    }
+    return "; ".join(
+        f"'{name}' by {' and '.join(stages)}" for name, stages in told.items() if stages
+    )
 
 
 def names_of(rows: Iterable[WholeImage]) -> set[str]:
-    """Of the patients, also the true ones where a split of images, not of patients, gives them names of its own."""
-    return {name for row in rows for name in (row.patient, row.tags.get("true_patient", row.patient))}
+    """Of the patients, also the true ones where a split of images, not of patients, gives them
+    names of its own."""
+    return {
+        name for row in rows for name in (row.patient, row.tags.get("true_patient", row.patient))
+    }
 
 
 def check_held_out(learnt: Learnt, images: WholeSet, splits: Sequence[str] = ("test",)) -> None:
@@ -55,7 +67,8 @@ def check_held_out(learnt: Learnt, images: WholeSet, splits: Sequence[str] = ("t
 
 
 def check_report(run: Run) -> None:
-    """As `check_held_out`, before anything learns, where the set of config.report.whole is there already."""
+    """As `check_held_out`, before anything learns, where the set of config.report.whole is there
+    already."""
     path = Path(run.workdir.fill(run.config.report.whole)) if run.config.report.whole else None
     if path and "report" in run.config.stages and WholeSet.is_one(path):
         check_held_out(learnt_from(run), WholeSet.open(path))

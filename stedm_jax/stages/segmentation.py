@@ -1,8 +1,9 @@
 """Stage segmentation: the same steps and augmentation in every arm, judged patient by patient.
 
-An arm says which share of each batch is real, and perhaps which network is trained (arms.py); by default the segmenter
-is the same in all of them. Where there are synthetic images there is a judge besides the arms, trained on real tiles
-only and under strong stain jitter, which tells whether they keep to their layouts.
+An arm says which share of each batch is real, and perhaps which network is trained (arms.py); by
+default the segmenter is the same in all of them. Where there are synthetic images there is a judge
+besides the arms, trained on real tiles only and under strong stain jitter, which tells whether they
+keep to their layouts.
 """
 
 import json
@@ -11,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.data.arrays import ArrayStore
 from stedm_jax.data.pipeline import Source, TileReader, tile_dataset
 from stedm_jax.data.records import IndexRow, TileSet
 from stedm_jax.data.schema import SYNTHETIC
 from stedm_jax.data.splits import check_disjoint
 from stedm_jax.data.stain import stain_of
-from stedm_jax.errors import UserError
 from stedm_jax.models.named import JUDGE
 from stedm_jax.stages import guided_cache
 from stedm_jax.stages.arms import Learner, Learners
@@ -52,10 +53,12 @@ def synthetic(run: Run) -> Rows:
 
 
 def run(run: Run) -> None:
-    """Trains every arm with every seed, and the judge once; stores a confusion matrix for each patient.
+    """Trains every arm with every seed, and the judge once; stores a confusion matrix for each
+    patient.
 
     Raises:
-      UserError: a patient of the training tiles, or one who lent style, is scored, or will be in report.whole.
+      UserError: a patient of the training tiles, or one who lent style, is scored, or will be in
+        report.whole.
     """
     config = run.config.segmentation
     arms = {name: arm.real for name, arm in config.arms.items()}
@@ -67,21 +70,32 @@ def run(run: Run) -> None:
     check_report(run)
     most = max(len(rows.patients) for rows in (*real.values(), *([made] if made else [])))
     learners = Learners(run, most)
-    peers.on_first(lambda: write_text(run.workdir.stage("segmentation") / ABOUT, json.dumps(about(run), indent=1)))
+    peers.on_first(
+        lambda: write_text(
+            run.workdir.stage("segmentation") / ABOUT, json.dumps(about(run), indent=1)
+        )
+    )
     with run.workdir.timed("segmentation") as result:
         for seed in config.seeds:
             for name, arm in config.arms.items():
                 _learn_and_score(run, learners, name, arm, seed, made, real)
         if made:
-            _learn_and_score(run, learners, JUDGE, config.judge, config.seeds[0], None, real | {SYNTHETIC: made})
+            _learn_and_score(
+                run, learners, JUDGE, config.judge, config.seeds[0], None, real | {SYNTHETIC: made}
+            )
         result["arms"], result["seeds"] = sorted(arms), list(config.seeds)
 
 
 def about(run: Run) -> dict[str, Any]:
-    """Of the tiles that segmenters learn from: classes, resolution (um per pixel), side, stain and patients."""
+    """Of the tiles that segmenters learn from: classes, resolution (um per pixel), side, stain and
+    patients."""
     classes = run.classes
     told = {"classes": classes.names, "colors": classes.colors, "foreground": classes.foreground}
-    told |= {"mpp": run.tiles.mpp, "tile": run.tiles.tile, "stain": stain_of(run.tiles.manifest.get("source", {}))}
+    told |= {
+        "mpp": run.tiles.mpp,
+        "tile": run.tiles.tile,
+        "stain": stain_of(run.tiles.manifest.get("source", {})),
+    }
     return told | {"learnt": learnt_from(run)}
 
 
@@ -115,13 +129,16 @@ def _learn_and_score(
         if sums is None:
             raise ValueError("an evaluation that nothing can stop was stopped")
         counts = sums["confusion"]
-        matrices[split] = {patient: counts[number].tolist() for number, patient in enumerate(rows.patients)}
+        matrices[split] = {
+            patient: counts[number].tolist() for number, patient in enumerate(rows.patients)
+        }
     text = json.dumps({"arm": name, "seed": seed, "confusion": matrices})
     peers.on_first(lambda: write_text(file, text))
 
 
 def judge(run: Run) -> tuple[Any, Any]:
-    """The task of the judge and its parameters, for a stage that wants its opinion before this one has run.
+    """The task of the judge and its parameters, for a stage that wants its opinion before this one
+    has run.
 
     It is trained now if it was not before; this stage takes it as it is.
     """
@@ -134,12 +151,14 @@ def judge(run: Run) -> tuple[Any, Any]:
 def _learn(
     run: Run, learners: Learners, name: str, arm: Any, seed: int, made: Rows | None
 ) -> tuple[Learner, ArrayStore | None, Any]:
-    """What an arm has learnt with a seed: the learner, what it reads stored, and the parameters to use."""
+    """What an arm has learnt with a seed: the learner, what it reads stored, and the parameters to
+    use."""
     folder, learner = _folder(name, seed), learners(name, arm)
     program, config = learner.program, learner.config
     if learner.used:
         pin(run.workdir.stage(folder), learner.used)
-    # The seed changes the order of the tiles as well as the initialisation, in the same way in every arm.
+    # The seed changes the order of the tiles as well as the initialisation, in the same way in
+    # every arm.
     order = run.config.seed + 1000 * (seed + 1)
     sources, store = _sources(run, learner, name, arm, made), _store(run, learner, arm)
     dataset = shown = tile_dataset(sources, seed=order, jitter=arm.stain_jitter)
@@ -147,10 +166,19 @@ def _learn(
         dataset = tile_dataset(guided_cache.from_store(run, sources, store), seed=order)
     watched = config.checkpoint == "best" or config.train.eval_every > 0
     learn(
-        run, program, config, folder, seed=order, dataset=dataset, visual=first_tiles(shown), frozen=learner.frozen,
-        eval_batches=_judged(run, learner, store, Rows(run.reader, run.rows("val"))) if watched else None,
+        run,
+        program,
+        config,
+        folder,
+        seed=order,
+        dataset=dataset,
+        visual=first_tiles(shown),
+        frozen=learner.frozen,
+        eval_batches=_judged(run, learner, store, Rows(run.reader, run.rows("val")))
+        if watched
+        else None,
         best=("iou", "max") if watched else None,
-    )  # fmt: skip
+    )
     best = ("iou", "max") if config.checkpoint == "best" else None
     return learner, store, restore(run, program.task, folder, best=best)
 
@@ -170,12 +198,15 @@ def _sources(run: Run, learner: Learner, name: str, arm: Any, made: Rows | None)
     sources = run.sources({"train": arm.real} if arm.real else {}, around=learner.around)
     if arm.real < 1:
         if made is None:
-            raise UserError(f"The arm '{name}' needs synthetic tiles, and there are none; run the stage synthesis.")
+            raise UserError(
+                f"The arm '{name}' needs synthetic tiles, and there are none; run the stage synthesis."
+            )
         sources.append(Source(made.reader, made.rows, 1.0 - arm.real, around=learner.around))
     return sources
 
 
 def _store(run: Run, learner: Learner, arm: Any) -> ArrayStore | None:
-    """What stands for the tiles of an arm: only of real ones, and under the augmentation that it was made with."""
+    """What stands for the tiles of an arm: only of real ones, and under the augmentation that it
+    was made with."""
     same = arm.real == 1 and arm.stain_jitter == run.config.guided.stain_jitter
     return learner.store if same else None

@@ -1,7 +1,9 @@
-"""Stage ssl: learns an encoder from tiles without labels, and scores it by patient on those that have some.
+"""Stage ssl: learns an encoder from tiles without labels, and scores it by patient on those that
+have some.
 
-Only where the configuration's `stages` names it. The scores stand beside those of the same encoder untrained and of
-mean and standard deviation of each colour, since colour alone tells much in histology.
+Only where the configuration's `stages` names it. The scores stand beside those of the same encoder
+untrained and of mean and standard deviation of each colour, since colour alone tells much in
+histology.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,11 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.data.crops import MultiCrop, recolour
 from stedm_jax.data.index import IndexRow
 from stedm_jax.data.pipeline import tile_dataset
 from stedm_jax.data.schema import VOID
-from stedm_jax.errors import UserError
 from stedm_jax.evaluation.collapse import named_collapse
 from stedm_jax.evaluation.probe import Tiles, joined, probe, probe_leaving_out
 from stedm_jax.models.functional import Functional
@@ -42,7 +44,8 @@ def build(run: Run) -> SslTask:
 
 
 def trained(run: Run) -> tuple[Functional, Any, Weights]:
-    """The encoder (images in [-1, 1] to embeddings), its parameters, and which they are; for later stages."""
+    """The encoder (images in [-1, 1] to embeddings), its parameters, and which they are; for later
+    stages."""
     task = build(run)
     params, origin = restore_with_provenance(run, task, "ssl")
     source = f"{run.workdir.path / 'ssl'}, step {origin['checkpoint_step']}"
@@ -50,14 +53,19 @@ def trained(run: Run) -> tuple[Functional, Any, Weights]:
 
 
 def run(run: Run) -> None:
-    """Trains, names a collapse, and leaves the scores of kNN and linear probe in the result and the metrics."""
+    """Trains, names a collapse, and leaves the scores of kNN and linear probe in the result and the
+    metrics."""
     config, task = run.config.ssl, build(run)
     if config.probe.protocol not in PROTOCOLS:
-        raise UserError(f"config.ssl.probe.protocol is '{config.probe.protocol}'; valid are {', '.join(PROTOCOLS)}.")
+        raise UserError(
+            f"config.ssl.probe.protocol is '{config.probe.protocol}'; valid are {', '.join(PROTOCOLS)}."
+        )
     program = Program(task, config.train, run.mesh)
     tiles = tile_dataset(run.sources(dict(config.splits)), seed=run.config.seed)
     dataset = tiles.seed(run.config.seed + 1).random_map(MultiCrop(config.crops, config.augment))
-    judged = run.eval_batches(run.reader, spread(run.rows("val"), config.probe.tiles), config.train.batch)
+    judged = run.eval_batches(
+        run.reader, spread(run.rows("val"), config.probe.tiles), config.train.batch
+    )
     probed, missing = _probed(run)
     if missing:
         print(f"ssl: the encoder is not probed: {missing}", flush=True)
@@ -65,7 +73,11 @@ def run(run: Run) -> None:
         learnt = learn(run, program, config, "ssl", dataset=dataset, eval_batches=judged)
         result["collapse"] = named_collapse(learnt.metrics)
         scores = {} if missing else _probes(run, task, learnt.state.weights, probed)
-        means = {f"{name}_{score}": value for name, each in scores.items() for score, value in each[""].items()}
+        means = {
+            f"{name}_{score}": value
+            for name, each in scores.items()
+            for score, value in each[""].items()
+        }
         peers.on_first(lambda: _log(run, means))
         result["metrics"] = learnt.metrics | means
         result["probe"] = {name: _rounded(each) for name, each in scores.items()}
@@ -74,13 +86,15 @@ def run(run: Run) -> None:
 
 
 def _probed(run: Run) -> tuple[dict[str, list[IndexRow]], str]:
-    """The rows of train and val that the probe reads, at most `probe.tiles` of each, and why there are not enough, or
-    "": those of which at least half is labelled with a class that is learnt."""
+    """The rows of train and val that the probe reads, at most `probe.tiles` of each, and why there
+    are not enough, or "": those of which at least half is labelled with a class that is learnt."""
     config, known = run.config, run.classes.table
     least, rows = 0.5 * config.data.tile**2, {}
     for split in ("train", "val"):
         every = run.tiles.index(split)
-        labelled = [sum(count for n, count in enumerate(row.pixels) if known[n] != VOID) for row in every]
+        labelled = [
+            sum(count for n, count in enumerate(row.pixels) if known[n] != VOID) for row in every
+        ]
         rows[split] = [row for row, count in zip(every, labelled, strict=True) if count >= least]
     empty = [split for split, each in rows.items() if not each]
     patients = {row.patient for each in rows.values() for row in each}
@@ -88,17 +102,19 @@ def _probed(run: Run) -> tuple[dict[str, list[IndexRow]], str]:
     if config.ssl.probe.protocol == "val" and empty:
         missing = f"no tile of {' and '.join(empty)} is labelled to at least half"
     elif len(patients) < 2:
-        missing = (
-            f"{len(patients)} patient(s) of train and val have tiles that are labelled to at least half, 2 are needed"
-        )
-    return {split: spread(each, config.ssl.probe.tiles) if each else [] for split, each in rows.items()}, missing
+        missing = f"{len(patients)} patient(s) of train and val have tiles that are labelled to at least half, 2 are needed"
+    return {
+        split: spread(each, config.ssl.probe.tiles) if each else [] for split, each in rows.items()
+    }, missing
 
 
 def _probes(
     run: Run, task: SslTask, params: Any, rows: Mapping[str, Sequence[IndexRow]]
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Features (trained, random, colour) -> patient -> scores; under "" the means."""
-    fresh = jax.jit(task.init, out_shardings=replicated(run.mesh))(stream_key(run.config.seed, "init"))
+    fresh = jax.jit(task.init, out_shardings=replicated(run.mesh))(
+        stream_key(run.config.seed, "init")
+    )
     network, colour = _seer(run, task.embed), _seer(run, lambda _, image: colour_features(image))
     see = {
         "trained": partial(network, {BACKBONE: params[BACKBONE]}),
@@ -116,14 +132,24 @@ def _probes(
     return out
 
 
-def _seer(run: Run, embed: Callable[[Any, Array], Array]) -> Callable[[Any, dict[str, Array]], dict[str, Array]]:
-    """A compiled function: parameters and batch -> features, pixels of each class, patient and weight of its tiles."""
+def _seer(
+    run: Run, embed: Callable[[Any, Array], Array]
+) -> Callable[[Any, dict[str, Array]], dict[str, Array]]:
+    """A compiled function: parameters and batch -> features, pixels of each class, patient and
+    weight of its tiles."""
     classes = len(run.classes.names)
 
     def see(params: Any, batch: dict[str, Array]) -> dict[str, Array]:
         features = embed(params, to_network(batch["image"]))
-        counts = jnp.stack([(batch["mask"] == number).sum((1, 2)) for number in range(classes)], axis=1)
-        return {"features": features, "counts": counts, "patient": batch["patient"], "weight": batch["weight"]}
+        counts = jnp.stack(
+            [(batch["mask"] == number).sum((1, 2)) for number in range(classes)], axis=1
+        )
+        return {
+            "features": features,
+            "counts": counts,
+            "patient": batch["patient"],
+            "weight": batch["weight"],
+        }
 
     return jax.jit(see, out_shardings=replicated(run.mesh))
 
@@ -133,7 +159,9 @@ def colour_features(image: Array) -> Array:
     return jnp.concatenate([image.mean((1, 2)), image.std((1, 2))], axis=-1)
 
 
-def _tiles(run: Run, rows: Sequence[IndexRow], describe: Callable[[dict[str, Array]], dict[str, Array]]) -> Tiles:
+def _tiles(
+    run: Run, rows: Sequence[IndexRow], describe: Callable[[dict[str, Array]], dict[str, Array]]
+) -> Tiles:
     """What a probe reads of the rows, but of records that are damaged."""
     names = np.array(sorted({row.patient for row in rows}))
     seen: list[dict[str, np.ndarray]] = []
@@ -154,13 +182,20 @@ def _log(run: Run, means: dict[str, float]) -> None:
 
 
 def _rounded(scores: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
-    return {name or "mean": {key: round(value, 4) for key, value in each.items()} for name, each in scores.items()}
+    return {
+        name or "mean": {key: round(value, 4) for key, value in each.items()}
+        for name, each in scores.items()
+    }
 
 
 def _table(scores: dict[str, dict[str, dict[str, float]]], collapse: Sequence[str]) -> list[str]:
     if not scores:
         return list(collapse)
-    rows = ["features  " + "".join(f"{name:>18}" for name in SCORES) + "   (means over patients; r2 over tiles)"]
+    rows = [
+        "features  "
+        + "".join(f"{name:>18}" for name in SCORES)
+        + "   (means over patients; r2 over tiles)"
+    ]
     for name, each in scores.items():
         rows.append(f"{name:<10}" + "".join(f"{each[''][score]:>18.3f}" for score in SCORES))
     return rows + list(collapse)

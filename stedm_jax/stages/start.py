@@ -23,17 +23,22 @@ from stedm_jax.workdir import STAGES, Workdir, flatten
 
 
 def divide_cpu(count: int) -> None:
-    """Makes a CPU several devices, so that its cores work on a batch in parallel; other hardware does not notice.
+    """Makes a CPU several devices, so that its cores work on a batch in parallel; other hardware
+    does not notice.
 
     Args:
-      count: devices; 0 takes the largest power of two that is not above the number of cores, at most 8.
+      count: devices; 0 takes the largest power of two that is not above the number of cores, at
+        most 8.
 
-    XLA uses the cores of one CPU device poorly for small networks: two devices on two cores trained the networks of the
+    XLA uses the cores of one CPU device poorly for small networks: two devices on two cores trained
+      the networks of the
     demo about 1.4 times faster. A number given through XLA_FLAGS stands.
     """
     if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     jax.config.update("jax_num_cpu_devices", count or min(8, 2 ** (cores.bit_length() - 1)))
 
 
@@ -56,10 +61,12 @@ def _changes(config: Any) -> dict[str, Any]:
 def run_stages(config: Any, workdir: Workdir, wanted: Sequence[str], on_change: str) -> None:
     """Runs the wanted stages in their order; finished ones are skipped.
 
-    Of several processes each calls this; process 0 alone writes into the workdir and speaks, but for errors.
+    Of several processes each calls this; process 0 alone writes into the workdir and speaks, but
+    for errors.
 
     Raises:
-      UserError: the configuration does not go with the workdir, or a stage meets something the user can mend.
+      UserError: the configuration does not go with the workdir, or a stage meets something the user
+        can mend.
       Stopped, KeyboardInterrupt: told to stop.
     """
     with ExitStack() as stack:
@@ -117,12 +124,18 @@ def _run(run: Run, stages: Sequence[str], on_change: str) -> None:
 
 def _damaged(run: Run) -> None:
     if run.damaged:
-        print(f"{len(run.damaged)} damaged record(s) were met: {'; '.join(sorted(run.damaged)[:20])}", flush=True)
+        print(
+            f"{len(run.damaged)} damaged record(s) were met: {'; '.join(sorted(run.damaged)[:20])}",
+            flush=True,
+        )
 
 
 def _tell(run: Run) -> None:
-    """Lets every process know what the stages left, which only process 0 reads from the disk; waits for it."""
-    run.workdir.told = peers.on_first(lambda: {stage: run.workdir.result(stage) for stage in STAGES})
+    """Lets every process know what the stages left, which only process 0 reads from the disk; waits
+    for it."""
+    run.workdir.told = peers.on_first(
+        lambda: {stage: run.workdir.result(stage) for stage in STAGES}
+    )
 
 
 def _check_weights(config: Any, stages: Sequence[str]) -> None:

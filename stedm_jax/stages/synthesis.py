@@ -1,7 +1,9 @@
-"""Stage synthesis: new annotated tiles, layouts of labelled patients in styles of patients never annotated.
+"""Stage synthesis: new annotated tiles, layouts of labelled patients in styles of patients never
+annotated.
 
-Image number n (layout, symmetry, style patient, style tiles, noise) is a pure function of (seed, n). Finished
-batches are kept as parts, so that an interrupted run goes on; in the end they become a tile set like any other.
+Image number n (layout, symmetry, style patient, style tiles, noise) is a pure function of (seed,
+n). Finished batches are kept as parts, so that an interrupted run goes on; in the end they become a
+tile set like any other.
 """
 
 import shutil
@@ -50,7 +52,9 @@ def run(run: Run) -> None:
                 part = list(wanted[start : start + config.batch])
                 filled = part + part[:1] * (config.batch - len(part))
                 mine = load(run, [filled[row] for row in rows])
-                images.append(np.asarray(sampler(params, frozen, to_global(mine, run.mesh)))[: len(part)])
+                images.append(
+                    np.asarray(sampler(params, frozen, to_global(mine, run.mesh)))[: len(part)]
+                )
             return np.concatenate(images)
 
         rows = own_rows(config.batch, run.mesh)
@@ -67,7 +71,9 @@ def run(run: Run) -> None:
                 if peers.first():
                     save_array(file, images)
                 if run.signals.due(run.mesh):
-                    run.signals.end(f"after {numbers[-1] + 1} of {config.count} synthetic tiles, which are saved")
+                    run.signals.end(
+                        f"after {numbers[-1] + 1} of {config.count} synthetic tiles, which are saved"
+                    )
             progress.advance(number)
         grid = orders.grid(run.config.report.layouts, run.config.report.styles)
         shown = make([order for row in grid for order in row])
@@ -80,7 +86,8 @@ def run(run: Run) -> None:
 
 
 def make_sampler(run: Run, task: DiffusionTask) -> Any:
-    """The jitted `(params, frozen, batch of load) -> images`; image n's noise depends on the seed and n only."""
+    """The jitted `(params, frozen, batch of load) -> images`; image n's noise depends on the seed
+    and n only."""
     config, seed = run.config.synthesis, run.config.seed
 
     def sample(params: Any, frozen: Any, batch: dict[str, jax.Array]) -> jax.Array:
@@ -107,7 +114,9 @@ def save_array(file: Path, images: np.ndarray) -> None:
 
 def _pack(run: Run, orders: Orders, parts: Path, checkpoint: dict[str, str]) -> None:
     config, classes = run.config.synthesis, run.classes
-    specs = [ClassSpec(name, color) for name, color in zip(classes.names, classes.colors, strict=True)]
+    specs = [
+        ClassSpec(name, color) for name, color in zip(classes.names, classes.colors, strict=True)
+    ]
     settings = checkpoint | {
         "sampler": config.sampler,
         "steps": str(config.steps),
@@ -121,10 +130,15 @@ def _pack(run: Run, orders: Orders, parts: Path, checkpoint: dict[str, str]) -> 
         "seed": str(run.config.seed),
     }
     writer = TileWriter(
-        run.workdir.path / "synthesis" / "tiles", name=f"{run.config.name}_synthetic", classes=specs,
-        mpp=run.tiles.mpp, tile=run.tiles.tile, codec=config.codec, overwrite=True,
+        run.workdir.path / "synthesis" / "tiles",
+        name=f"{run.config.name}_synthetic",
+        classes=specs,
+        mpp=run.tiles.mpp,
+        tile=run.tiles.tile,
+        codec=config.codec,
+        overwrite=True,
         source={"made_by": "stedm_jax synthesis", "from": str(run.tiles_path)} | settings,
-    )  # fmt: skip
+    )
     with writer:
         for file in sorted(parts.glob("*.npy")):
             for offset, image in enumerate(np.load(file, allow_pickle=False)):

@@ -1,7 +1,9 @@
 """Part of the stage report: the test images as a whole, segmented by every arm, and their objects.
 
-Writes report/whole_images.csv and whole_patients.csv (a row an image or patient, arm and seed), whole_summary.json
-(arm -> seed -> part of the test, see evaluation/images.py), table_whole.txt (the arms side by side) and whole_seeds.txt
+Writes report/whole_images.csv and whole_patients.csv (a row an image or patient, arm and seed),
+whole_summary.json
+(arm -> seed -> part of the test, see evaluation/images.py), table_whole.txt (the arms side by side)
+and whole_seeds.txt
 (a table for every arm and seed).
 """
 
@@ -35,11 +37,14 @@ def run(run: Run) -> None:
     """Segments and scores config.report.whole; of several processes none does.
 
     Raises:
-      UserError: the folder holds no such set, or one of other classes or of patients that were learnt from; an arm
-        that needs more than an image.
+      UserError: the folder holds no such set, or one of other classes or of patients that were
+        learnt from; an arm that needs more than an image.
     """
     if jax.process_count() > 1:
-        print("report.whole is passed over by several processes; use python -m stedm_jax.inference.", flush=True)
+        print(
+            "report.whole is passed over by several processes; use python -m stedm_jax.inference.",
+            flush=True,
+        )
         return
     images = WholeSet.open(Path(run.workdir.fill(run.config.report.whole)))
     for name, arm in run.config.segmentation.arms.items():
@@ -64,16 +69,26 @@ def run(run: Run) -> None:
     write_text(folder / "whole_patients.csv", to_csv(per_patient))
     write_text(folder / "whole_summary.json", json.dumps(told, indent=1))
     ordered = {arm: told[arm] for arm in run.config.segmentation.arms if arm in told}
-    _write_tables(folder, ordered, {arm: np.array(dice[arm]) for arm in ordered}, baseline(run.config, ordered))
+    _write_tables(
+        folder,
+        ordered,
+        {arm: np.array(dice[arm]) for arm in ordered},
+        baseline(run.config, ordered),
+    )
 
 
 def _write_tables(
-    folder: Path, told: Mapping[str, Mapping[str, Any]], dice: Mapping[str, np.ndarray], against: str | None
+    folder: Path,
+    told: Mapping[str, Mapping[str, Any]],
+    dice: Mapping[str, np.ndarray],
+    against: str | None,
 ) -> None:
     if told:
         table = arms_table(told, dice, against or next(iter(told)))
         write_text(folder / "table_whole.txt", f"whole images\n{table}")
     tables = [
-        f"{arm}, seed {seed}\n{summary_table(each)}" for arm, seeds in told.items() for seed, each in seeds.items()
+        f"{arm}, seed {seed}\n{summary_table(each)}"
+        for arm, seeds in told.items()
+        for seed, each in seeds.items()
     ]
     write_text(folder / "whole_seeds.txt", "\n\n".join(tables))

@@ -1,9 +1,11 @@
-"""The contour-aware network as a task: objects and their contours are learnt, and put together again (models/dcan.py).
+"""The contour-aware network as a task: objects and their contours are learnt, and put together
+again (models/dcan.py).
 
-Contours are those of areas of a foreground class in the mask, so that objects of a class need a pixel between them, as
-the glands of GlaS have; rims beside unlabelled pixels are not learnt. A pixel is a core where the foreground has half
-of the probability or more and the contour has less (equation 2 there). A contour covers `radius` + 1 pixels of its
-object, which the areas of cores are given back.
+Contours are those of areas of a foreground class in the mask, so that objects of a class need a
+pixel between them, as the glands of GlaS have; rims beside unlabelled pixels are not learnt. A
+pixel is a core where the foreground has half of the probability or more and the contour has less
+(equation 2 there). A contour covers `radius` + 1 pixels of its object, which the areas of cores are
+given back.
 """
 
 from collections.abc import Sequence
@@ -15,7 +17,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int32, PRNGKeyArray, PyTree, UInt8
 
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 from stedm_jax.evaluation.confusion import VOID
 from stedm_jax.evaluation.objects import classes_in_objects
 from stedm_jax.models.dcan import THRESHOLD, auxiliary_weight, contour_target, dilate
@@ -24,7 +26,11 @@ from stedm_jax.tasks.segmentation import SegmentationTask, cross_entropy, valid_
 
 
 def segmentation_task(
-    config: Any, colors: Sequence[tuple[int, int, int]], foreground: Sequence[int], patients: int, dtype: DTypeLike
+    config: Any,
+    colors: Sequence[tuple[int, int, int]],
+    foreground: Sequence[int],
+    patients: int,
+    dtype: DTypeLike,
 ) -> SegmentationTask:
     """The task of config.segmentation; arguments as for SegmentationTask."""
     kind = ContourTask if config.model.kind == "dcan" else SegmentationTask
@@ -35,14 +41,20 @@ def contours_of(
     mask: UInt8[Array, "b h w"], valid: Bool[Array, "b h w"], foreground: Sequence[int], radius: int
 ) -> tuple[UInt8[Array, "b h w"], Bool[Array, "b h w"]]:
     """1 near the rim of an object, else 0; and the pixels where that is known."""
-    objects = jnp.where(jnp.isin(mask, jnp.array(foreground, jnp.uint8)), mask.astype(jnp.int32) + 1, 0)
-    return contour_target(objects, radius).astype(jnp.uint8), valid & ~dilate(mask == VOID, radius + 1)
+    objects = jnp.where(
+        jnp.isin(mask, jnp.array(foreground, jnp.uint8)), mask.astype(jnp.int32) + 1, 0
+    )
+    return contour_target(objects, radius).astype(jnp.uint8), valid & ~dilate(
+        mask == VOID, radius + 1
+    )
 
 
 class ContourTask(SegmentationTask):
-    """Task "segmentation" for the contour-aware network; equation (1) of models/dcan.py in place of the other loss.
+    """Task "segmentation" for the contour-aware network; equation (1) of models/dcan.py in place of
+    the other loss.
 
-    Scores of tiles are those of the objects, put together as whole images are, but for holes and small objects.
+    Scores of tiles are those of the objects, put together as whole images are, but for holes and
+    small objects.
     """
 
     def __init__(
@@ -64,13 +76,21 @@ class ContourTask(SegmentationTask):
         self.background = rest[0]
 
     def loss(
-        self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray, step: Int32[Array, ""]
+        self,
+        params: PyTree,
+        frozen: PyTree,
+        batch: dict[str, Array],
+        key: PRNGKeyArray,
+        step: Int32[Array, ""],
     ) -> tuple[Float[Array, ""], dict[str, Any]]:
         """Equation (1), and the cross-entropies of both branches."""
         out = self.network.apply(params, to_network(batch["image"]), train=True, key=key)
         mask, valid = batch["mask"], valid_pixels(batch["mask"], self.config.border)
         contours, known = contours_of(mask, valid, self.foreground, self.config.model.dcan.radius)
-        ce, contour_ce = cross_entropy(out.objects, mask, valid), cross_entropy(out.contours, contours, known)
+        ce, contour_ce = (
+            cross_entropy(out.objects, mask, valid),
+            cross_entropy(out.contours, contours, known),
+        )
         levels = [
             cross_entropy(objects, mask, valid) + cross_entropy(rims, contours, known)
             for objects, rims in out.auxiliary
@@ -78,23 +98,35 @@ class ContourTask(SegmentationTask):
         total = ce + contour_ce + auxiliary_weight(step) * jnp.sum(jnp.stack(levels))
         return total, {"ce": ce, "contour_ce": contour_ce}
 
-    def maps(self, params: PyTree, frozen: PyTree, image: UInt8[Array, "b h w 3"]) -> Float[Array, "b h w m"]:
+    def maps(
+        self, params: PyTree, frozen: PyTree, image: UInt8[Array, "b h w 3"]
+    ) -> Float[Array, "b h w m"]:
         """Probabilities of the classes, and that of a contour as the last."""
         out = self.network.apply(params, to_network(image))
-        return jnp.concatenate([jax.nn.softmax(out.objects), jax.nn.softmax(out.contours)[..., 1:]], axis=-1)
+        return jnp.concatenate(
+            [jax.nn.softmax(out.objects), jax.nn.softmax(out.contours)[..., 1:]], axis=-1
+        )
 
-    def decide(self, maps: Float[np.ndarray, "h w m"]) -> tuple[UInt8[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]:
+    def decide(
+        self, maps: Float[np.ndarray, "h w m"]
+    ) -> tuple[UInt8[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]:
         """The most probable class of each pixel, and the cores of objects."""
         classes = np.argmax(maps[..., :-1], axis=-1).astype(np.uint8)
         inside = maps[..., list(self.foreground)].sum(-1) >= THRESHOLD
         return classes, inside & (maps[..., -1] < THRESHOLD)
 
-    def mask_of(self, classes: UInt8[np.ndarray, "h w"], objects: Int32[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
-        """Objects are foreground, in their most frequent such class where a pixel has none; nothing else is."""
+    def mask_of(
+        self, classes: UInt8[np.ndarray, "h w"], objects: Int32[np.ndarray, "h w"]
+    ) -> UInt8[np.ndarray, "h w"]:
+        """Objects are foreground, in their most frequent such class where a pixel has none; nothing
+        else is."""
         return classes_in_objects(classes, objects, self.foreground, self.background)
 
-    def predict(self, params: PyTree, frozen: PyTree, batch: dict[str, Array]) -> Int32[Array, "b h w"]:
-        """Cores, grown, in their most probable class; elsewhere the most probable class that is not foreground."""
+    def predict(
+        self, params: PyTree, frozen: PyTree, batch: dict[str, Array]
+    ) -> Int32[Array, "b h w"]:
+        """Cores, grown, in their most probable class; elsewhere the most probable class that is not
+        foreground."""
         maps = self.maps(params, frozen, batch["image"])
         classes, contour = maps[..., :-1], maps[..., -1]
         front = jnp.zeros(len(self.colors), bool).at[jnp.array(self.foreground)].set(True)

@@ -2,10 +2,11 @@
 
     prediction = UNet([z_t, layout], t, style),  style = aggregate(encoder(tiles))
 
-The layout goes through a 1x1 convolution without bias and is stacked on the noisy latents; the style encoder is
-trained along. With probability `style.drop` the style tiles are replaced by images of the constant -2, which is also
-the unconditional branch of guidance. A share `drop_layout` of them loses the layout too (all unlabelled), so that
-guidance can strengthen both; in the paper it strengthens the style alone.
+The layout goes through a 1x1 convolution without bias and is stacked on the noisy latents; the
+style encoder is trained along. With probability `style.drop` the style tiles are replaced by images
+of the constant -2, which is also the unconditional branch of guidance. A share `drop_layout` of
+them loses the layout too (all unlabelled), so that guidance can strengthen both; in the paper it
+strengthens the style alone.
 """
 
 from collections.abc import Sequence
@@ -17,9 +18,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int32, PRNGKeyArray, PyTree, UInt8
 from ml_collections import ConfigDict
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.diffusion.guidance import Guidance
 from stedm_jax.diffusion.samplers import Sampler, sample, timesteps
-from stedm_jax.errors import UserError
 from stedm_jax.evaluation.confusion import VOID
 from stedm_jax.models.build import build_style, build_style_guide, build_unet
 from stedm_jax.models.functional import on_each_device
@@ -35,7 +36,8 @@ DROPPED = -2.0
 
 
 class DiffusionTask(LatentDiffusion):
-    """Task "diffusion"; batches hold image (b, h, w, 3), mask (b, h, w), styles (b, k, h, w, 3), all uint8.
+    """Task "diffusion"; batches hold image (b, h, w, 3), mask (b, h, w), styles (b, k, h, w, 3),
+    all uint8.
 
     Losses take moments (b, hs, ws, m), as the autoencoder gives them, in place of the image.
 
@@ -103,7 +105,8 @@ class DiffusionTask(LatentDiffusion):
     def style_vector(
         self, params: PyTree, frozen: PyTree, styles: Float[Array, "b k h w 3"]
     ) -> Float[Array, "b d"] | Tokens | None:
-        """The style of each bag of tiles in [-1, 1], or its tokens; None where the model has no style."""
+        """The style of each bag of tiles in [-1, 1], or its tokens; None where the model has no
+        style."""
         if not self.styled:
             return None
         present = jnp.ones(styles.shape[:2], bool)
@@ -117,7 +120,12 @@ class DiffusionTask(LatentDiffusion):
         return self.style.apply(params["style"], embeddings, present, method="of_embeddings")
 
     def loss(
-        self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray, step: Int32[Array, ""]
+        self,
+        params: PyTree,
+        frozen: PyTree,
+        batch: dict[str, Array],
+        key: PRNGKeyArray,
+        step: Int32[Array, ""],
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
         """Weighted distance of prediction and target."""
         keys = jax.random.split(key, 5)
@@ -130,12 +138,16 @@ class DiffusionTask(LatentDiffusion):
             images = jnp.where(dropped[:, None, None, None, None], DROPPED, images)
             style = self.style_vector(params, frozen, images)
         if self.config.drop_layout:
-            along = jax.random.bernoulli(jax.random.fold_in(keys[3], 1), self.config.drop_layout, dropped.shape)
+            along = jax.random.bernoulli(
+                jax.random.fold_in(keys[3], 1), self.config.drop_layout, dropped.shape
+            )
             mask = jnp.where((dropped & along)[:, None, None], jnp.uint8(VOID), mask)
         layout, drop = self.layout(params, mask), keys[4] if self.config.unet.dropout else None
 
         def predict(noisy: Array, t: Array) -> Array:
-            return self.unet.apply(params["unet"], jnp.concatenate([noisy, layout], axis=-1), t, style, key=drop)
+            return self.unet.apply(
+                params["unet"], jnp.concatenate([noisy, layout], axis=-1), t, style, key=drop
+            )
 
         return self.denoising_loss(predict, z, t, eps, batch.get("weight")), {}
 
@@ -168,7 +180,9 @@ class DiffusionTask(LatentDiffusion):
         images = to_network(styles)
         cond = self.style_vector(params, frozen, images)
         uncond = self.style_vector(params, frozen, jnp.full_like(images, DROPPED))
-        empty = self.layout(params, jnp.full_like(mask, VOID)) if self.config.drop_layout else layout
+        empty = (
+            self.layout(params, jnp.full_like(mask, VOID)) if self.config.drop_layout else layout
+        )
         guidance = self.guidance(config)
 
         def denoise(x: Array, t: Array) -> Array:
@@ -177,7 +191,9 @@ class DiffusionTask(LatentDiffusion):
         def denoise_both(x: Array, t: Array) -> tuple[Array, Array]:
             dropped = guidance.without_layout(t, self.schedule.steps)
             known = jnp.where(dropped[:, None, None, None], empty, layout)
-            stacked = _pairs(jnp.concatenate([x, layout], axis=-1), jnp.concatenate([x, known], axis=-1))
+            stacked = _pairs(
+                jnp.concatenate([x, layout], axis=-1), jnp.concatenate([x, known], axis=-1)
+            )
             both = jax.tree.map(_pairs, cond, uncond)
             out = self.unet.apply(params["unet"], stacked, _pairs(t, t), both)
             out = out.reshape(-1, 2, *out.shape[1:])
@@ -185,37 +201,57 @@ class DiffusionTask(LatentDiffusion):
 
         steps = timesteps(config.spacing, config.steps, self.schedule)
         z = sample(
-            denoise, self.schedule, noise, steps, Sampler(config.sampler, config.eta), self.config.prediction,
-            guidance=guidance, denoise_both=denoise_both, key=key,
-        )  # fmt: skip
+            denoise,
+            self.schedule,
+            noise,
+            steps,
+            Sampler(config.sampler, config.eta),
+            self.config.prediction,
+            guidance=guidance,
+            denoise_both=denoise_both,
+            key=key,
+        )
         return self.decode(frozen, z)
 
-    def visualise(self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray) -> dict[str, Array]:
+    def visualise(
+        self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray
+    ) -> dict[str, Array]:
         """Samples of layouts x styles at fixed noise, and how well they keep to both.
 
         Args:
           params, frozen: as for the loss; with a judge, frozen["judge"] are its parameters.
-          batch: mask (r, c, h, w) and styles (r, c, k, h, w, 3), uint8; a layout a row, a patient's style a column.
+          batch: mask (r, c, h, w) and styles (r, c, k, h, w, 3), uint8; a layout a row, a patient's
+            style a column.
           key: of the noise, which is the same along a row.
         """
         (rows, columns, height, width), watch = batch["mask"].shape, self.config.watch
         size = (height // self.factor, width // self.factor, self.channels)
         noise = jnp.repeat(jax.random.normal(key, (rows, *size), jnp.float32), columns, axis=0)
-        mask, styles = (batch[name].reshape(-1, *batch[name].shape[2:]) for name in ("mask", "styles"))
+        mask, styles = (
+            batch[name].reshape(-1, *batch[name].shape[2:]) for name in ("mask", "styles")
+        )
         config = ConfigDict(
             {
                 "guidance": {"scale": watch.guidance, "rescale": 0.0, "interval": (0.0, 1.0)},
-                "spacing": "uniform_lambda", "steps": watch.steps, "sampler": "dpmpp_2m", "eta": 0.0,
+                "spacing": "uniform_lambda",
+                "steps": watch.steps,
+                "sampler": "dpmpp_2m",
+                "eta": 0.0,
             }
-        )  # fmt: skip
+        )
         images = self.sample(params, frozen, mask, styles, noise, config, key)
-        grid = [x.reshape(rows, columns, *x.shape[1:]) for x in (colorize(mask, self.colors), styles[:, 0], images)]
+        grid = [
+            x.reshape(rows, columns, *x.shape[1:])
+            for x in (colorize(mask, self.colors), styles[:, 0], images)
+        ]
         out = {"samples": layout_style_grid(*grid)}
         if self.styled:
             out["style_correlation"] = style_correlation(images, styles)
         if self.judge is not None:
             one = {"image": images, "mask": mask, "patient": jnp.zeros(len(mask), jnp.int32)}
-            sums = self.judge.eval_step(frozen["judge"], {}, one | {"weight": jnp.ones(len(mask))}, key)
+            sums = self.judge.eval_step(
+                frozen["judge"], {}, one | {"weight": jnp.ones(len(mask))}, key
+            )
             out["layout_iou"] = layout_iou(sums["confusion"][0], self.judge.foreground)
         return out
 

@@ -1,10 +1,13 @@
-"""Features of tiles from frozen networks: a denoiser run once at a small noise level, its guide, or both.
+"""Features of tiles from frozen networks: a denoiser run once at a small noise level, its guide, or
+both.
 
-    z_t = alpha_t z_0 + sigma_t eps,  f = blocks of UNet(z_t, t, tokens), up to the last block that is wanted
+    z_t = alpha_t z_0 + sigma_t eps,  f = blocks of UNet(z_t, t, tokens), up to the last block that
+    is wanted
 
-eps is one and the same for every tile (drawn from the seed for each position of the latent), as Baranchuk et al. (ICLR
-2022) found best: features of two tiles then differ by the tiles alone. PathSegDiff takes t = 50 of 1000. Everything is
-computed where it is used, under jit with what reads it, so that the features of a data set are never in memory.
+eps is one and the same for every tile (drawn from the seed for each position of the latent), as
+Baranchuk et al. (ICLR 2022) found best: features of two tiles then differ by the tiles alone.
+PathSegDiff takes t = 50 of 1000. Everything is computed where it is used, under jit with what reads
+it, so that the features of a data set are never in memory.
 """
 
 from collections.abc import Mapping
@@ -14,8 +17,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.diffusion.losses import add_noise
-from stedm_jax.errors import UserError
 from stedm_jax.models.taps import check_taps, tap_names, tap_shapes
 from stedm_jax.tasks.guided import GuidedTask
 from stedm_jax.tasks.images import to_network
@@ -27,7 +30,8 @@ class Features:
     """Feature maps of the tiles of a batch.
 
     Args:
-      config: with source (one of SOURCES), timesteps, blocks, guided, scales and seed, as config.segmentation.features.
+      config: with source (one of SOURCES), timesteps, blocks, guided, scales and seed, as
+        config.segmentation.features.
       task: the denoiser, with its guide.
       side: of the tiles in pixels.
       tokens: channels of the guide's patch tokens.
@@ -36,8 +40,8 @@ class Features:
       channels: of each map; maps are ordered by scale, timestep and block, that of the guide last.
 
     Raises:
-      UserError: an unknown source or block, a noise level that the schedule does not have, a size that does not divide,
-        or a guide that is asked for and not there.
+      UserError: an unknown source or block, a noise level that the schedule does not have, a size
+        that does not divide, or a guide that is asked for and not there.
     """
 
     def __init__(self, config: Any, task: GuidedTask, side: int, tokens: int = 0):
@@ -50,17 +54,23 @@ class Features:
     def _channels(self, side: int) -> tuple[int, ...]:
         unet, small = self.task.config.unet, side // self.task.factor
         shapes = tap_shapes(unet.base, unet.multipliers, unet.res_blocks, (small, small))
-        each = [shapes[tap][2] for tap in self.taps] * len(self.config.timesteps) * len(self.config.scales)
+        each = (
+            [shapes[tap][2] for tap in self.taps]
+            * len(self.config.timesteps)
+            * len(self.config.scales)
+        )
         return (*(each if self.denoises else ()), *((self.tokens,) if self.sees else ()))
 
-    def __call__(self, params: PyTree, frozen: PyTree, batch: Mapping[str, Array]) -> list[Float[Array, "b _h _w _c"]]:
+    def __call__(
+        self, params: PyTree, frozen: PyTree, batch: Mapping[str, Array]
+    ) -> list[Float[Array, "b _h _w _c"]]:
         """The maps, in the order of `channels`.
 
         Args:
           params: of the denoiser.
           frozen: parameters of the first stage and of the guide, as for the task.
-          batch: image, uint8 (b, h, w, 3), and what the guide's tokens need; or what was stored in their place:
-            moments, embeddings by token, tokens.
+          batch: image, uint8 (b, h, w, 3), and what the guide's tokens need; or what was stored in
+            their place: moments, embeddings by token, tokens.
         """
         maps = []
         if self.denoises:
@@ -83,7 +93,9 @@ class Features:
         _, tokens = guide.apply(frozen["guide"], to_network(batch["image"]), method="tokens")
         return jax.lax.stop_gradient(tokens)
 
-    def _blocks(self, params: PyTree, z: Float[Array, "b hs ws c"], t: int, embeddings: Any) -> list[Array]:
+    def _blocks(
+        self, params: PyTree, z: Float[Array, "b hs ws c"], t: int, embeddings: Any
+    ) -> list[Array]:
         noise = jax.random.normal(jax.random.key(self.config.seed), (1, *z.shape[1:]), jnp.float32)
         levels = jnp.full((z.shape[0],), t, jnp.int32)
         z_t = add_noise(self.task.schedule, z, jnp.broadcast_to(noise, z.shape), levels)
@@ -102,7 +114,9 @@ def check_features(config: Any, guided: Any, side: int, factor: int) -> None:
       UserError: as Features.
     """
     if config.source not in SOURCES:
-        raise UserError(f"Features come from {', '.join(SOURCES)}, not from {config.source!r} (features.source).")
+        raise UserError(
+            f"Features come from {', '.join(SOURCES)}, not from {config.source!r} (features.source)."
+        )
     if config.source != "ldm" and guided.guide.source == "none":
         raise UserError(
             f"features.source = {config.source!r} needs the guide's tokens, but guided.guide.source is 'none'."

@@ -1,6 +1,8 @@
-"""How well samples keep to the layouts and the styles that they were made from, as a denoiser is learnt; traceable.
+"""How well samples keep to the layouts and the styles that they were made from, as a denoiser is
+learnt; traceable.
 
-The numbers are those of the report (evaluation/optical_density.py, evaluation/confusion.py) on a few samples.
+The numbers are those of the report (evaluation/optical_density.py, evaluation/confusion.py) on a
+few samples.
 """
 
 from collections.abc import Sequence
@@ -17,18 +19,24 @@ def mean_od(image: UInt8[Array, "*n h w 3"]) -> Float[Array, "*n 3"]:
     return jnp.asarray(OD_OF_INTENSITY, jnp.float32)[image].mean((-3, -2))
 
 
-def style_correlation(images: UInt8[Array, "n h w 3"], styles: UInt8[Array, "n k h w 3"]) -> Float[Array, ""]:
-    """Pearson's r of the mean optical density of images and of their style tiles, mean over channels.
+def style_correlation(
+    images: UInt8[Array, "n h w 3"], styles: UInt8[Array, "n k h w 3"]
+) -> Float[Array, ""]:
+    """Pearson's r of the mean optical density of images and of their style tiles, mean over
+    channels.
 
     NaN where a channel does not vary among the images or among the styles.
     """
     made, given = mean_od(images), mean_od(styles).mean(1)
     made, given = made - made.mean(0, keepdims=True), given - given.mean(0, keepdims=True)
-    return ((made * given).sum(0) / jnp.sqrt(jnp.square(made).sum(0) * jnp.square(given).sum(0))).mean()
+    return (
+        (made * given).sum(0) / jnp.sqrt(jnp.square(made).sum(0) * jnp.square(given).sum(0))
+    ).mean()
 
 
 def layout_iou(confusion: Int32[Array, "k k"], foreground: Sequence[int]) -> Float[Array, ""]:
-    """Mean IoU of the foreground classes that the layouts or the predictions have; NaN where they have none.
+    """Mean IoU of the foreground classes that the layouts or the predictions have; NaN where they
+    have none.
 
     Args:
       confusion: counts by class of the layout and class that a segmenter sees.
@@ -42,9 +50,12 @@ def layout_iou(confusion: Int32[Array, "k k"], foreground: Sequence[int]) -> Flo
 
 
 def layout_style_grid(
-    layouts: UInt8[Array, "r c h w 3"], styles: UInt8[Array, "r c h w 3"], samples: UInt8[Array, "r c h w 3"]
+    layouts: UInt8[Array, "r c h w 3"],
+    styles: UInt8[Array, "r c h w 3"],
+    samples: UInt8[Array, "r c h w 3"],
 ) -> UInt8[Array, "H W 3"]:
-    """A picture: layouts, as colours, down the left side, a style tile of each patient along the top."""
+    """A picture: layouts, as colours, down the left side, a style tile of each patient along the
+    top."""
     corner = jnp.full_like(layouts[:1, :1], 255)
     top = jnp.concatenate([corner, styles[:1]], axis=1)
     rest = jnp.concatenate([layouts[:, :1], samples], axis=1)

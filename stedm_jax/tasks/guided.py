@@ -1,10 +1,13 @@
-"""The denoiser of pathology tiles that is guided by a frozen, self-supervised embedding of the same tile (LID).
+"""The denoiser of pathology tiles that is guided by a frozen, self-supervised embedding of the same
+tile (LID).
 
     prediction = UNet(z_t, t, context = Linear(e / |e|)),  e = encoder(x), never trained
 
-Graikos et al., CVPR 2024 (arXiv 2312.07330), PathSegDiff's base model. There is no layout and no style: what is learnt
-needs no annotation. Each embedding of a tile is replaced by the zero vector with probability `guide.drop`, so that the
-network knows what to do without, too; the token of the zero vector is also the unconditional branch of sampling.
+Graikos et al., CVPR 2024 (arXiv 2312.07330), PathSegDiff's base model. There is no layout and no
+style: what is learnt needs no annotation. Each embedding of a tile is replaced by the zero vector
+  with probability `guide.drop`, so that the
+network knows what to do without, too; the token of the zero vector is also the unconditional branch
+of sampling.
 """
 
 from collections.abc import Mapping
@@ -15,9 +18,9 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int32, PRNGKeyArray, PyTree, UInt8
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.diffusion.guidance import Guidance
 from stedm_jax.diffusion.samplers import Sampler, sample, timesteps
-from stedm_jax.errors import UserError
 from stedm_jax.models.build import build_unet
 from stedm_jax.models.functional import Functional
 from stedm_jax.models.guided import Embeddings, guided_unet
@@ -30,14 +33,16 @@ SOURCES = {"patch": "image", "region": "region"}
 
 
 class GuidedTask(LatentDiffusion):
-    """Task "guided"; batches hold image (b, h, w, 3), for a region token region (b, h, w, 3), uint8; or, in their
-    place, embeddings that are known already, float32 (b, e): embedding_patch, embedding_region.
+    """Task "guided"; batches hold image (b, h, w, 3), for a region token region (b, h, w, 3),
+    uint8; or, in their place, embeddings that are known already, float32 (b, e): embedding_patch,
+    embedding_region.
 
     Args:
       config: config.guided.
       autoencoder: the first stage; its parameters are frozen["first"].
       latents: their scale.
-      guide: the encoder that gives embeddings; its parameters are frozen["guide"]. None: not guided.
+      guide: the encoder that gives embeddings; its parameters are frozen["guide"]. None: not
+        guided.
       width: length of an embedding of the guide, 0 without one.
       dtype: of the computation.
 
@@ -68,19 +73,28 @@ class GuidedTask(LatentDiffusion):
                 f"{config.guide.dim} long (guided.guide.dim); give both the same number."
             )
         unet = build_unet(
-            config.unet, in_channels=self.channels, out_channels=self.channels, style_dim=0, dtype=dtype
-        )  # fmt: skip
-        self.network = guided_unet(unet, self.widths, config.guide.dim, config.guide.normalise, dtype)
+            config.unet,
+            in_channels=self.channels,
+            out_channels=self.channels,
+            style_dim=0,
+            dtype=dtype,
+        )
+        self.network = guided_unet(
+            unet, self.widths, config.guide.dim, config.guide.normalise, dtype
+        )
 
     def init(self, key: PRNGKeyArray) -> PyTree:
         """Fresh parameters: unet and, where there is one, guide."""
         return self.network.init(key)
 
-    def embed(self, frozen: PyTree, batch: Mapping[str, Array]) -> dict[str, Float[Array, "b e"]] | None:
+    def embed(
+        self, frozen: PyTree, batch: Mapping[str, Array]
+    ) -> dict[str, Float[Array, "b e"]] | None:
         """Embeddings of a batch by token, which no gradient reaches; None where there is no guide.
 
         Raises:
-          UserError: embeddings in the batch of another length than the guide's, or a region token without regions.
+          UserError: embeddings in the batch of another length than the guide's, or a region token
+            without regions.
         """
         if self.guide is None:
             return None
@@ -107,7 +121,12 @@ class GuidedTask(LatentDiffusion):
         return jax.lax.stop_gradient(embedding.astype(jnp.float32))
 
     def loss(
-        self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray, step: Int32[Array, ""]
+        self,
+        params: PyTree,
+        frozen: PyTree,
+        batch: dict[str, Array],
+        key: PRNGKeyArray,
+        step: Int32[Array, ""],
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
         """Weighted distance of prediction and target."""
         keys = jax.random.split(key, 5)
@@ -115,9 +134,12 @@ class GuidedTask(LatentDiffusion):
         t, eps = self.draw(keys[1], keys[2], z)
         embeddings = self.embed(frozen, batch)
         if embeddings is not None:
-            kept = jax.random.bernoulli(keys[3], 1.0 - self.config.guide.drop, (len(embeddings), z.shape[0], 1))
+            kept = jax.random.bernoulli(
+                keys[3], 1.0 - self.config.guide.drop, (len(embeddings), z.shape[0], 1)
+            )
             embeddings = {
-                name: jnp.where(keep, each, 0.0) for keep, (name, each) in zip(kept, embeddings.items(), strict=True)
+                name: jnp.where(keep, each, 0.0)
+                for keep, (name, each) in zip(kept, embeddings.items(), strict=True)
             }
         drop = keys[4] if self.config.unet.dropout else None
         denoise = lambda x, t: self.network.apply(params, x, t, embeddings, drop)  # noqa: E731
@@ -125,31 +147,59 @@ class GuidedTask(LatentDiffusion):
         return loss, {}
 
     def features(
-        self, params: PyTree, z_t: Float[Array, "b hs ws c"], t: Int32[Array, " b"], embeddings: Embeddings | None,
+        self,
+        params: PyTree,
+        z_t: Float[Array, "b hs ws c"],
+        t: Int32[Array, " b"],
+        embeddings: Embeddings | None,
         taps: tuple[str, ...],
-    ) -> dict[str, Array]:  # fmt: skip
+    ) -> dict[str, Array]:
         """{tap: features} of noisy latents; embeddings None: as if none were known."""
         if embeddings is None and self.widths:
-            embeddings = {name: jnp.zeros((z_t.shape[0], width), jnp.float32) for name, width in self.widths.items()}
+            embeddings = {
+                name: jnp.zeros((z_t.shape[0], width), jnp.float32)
+                for name, width in self.widths.items()
+            }
         return self.network.apply(params, z_t, t, embeddings, taps=taps, method="features")
 
     def sample(
-        self, params: PyTree, embeddings: Embeddings | None, noise: Float[Array, "b hs ws c"], steps: int, scale: float
+        self,
+        params: PyTree,
+        embeddings: Embeddings | None,
+        noise: Float[Array, "b hs ws c"],
+        steps: int,
+        scale: float,
     ) -> Float[Array, "b hs ws c"]:
-        """Clean scaled latents with the given embeddings, by the second-order solver with guidance of `scale`."""
+        """Clean scaled latents with the given embeddings, by the second-order solver with guidance
+        of `scale`."""
         network = self.network.module(params)
-        empty = None if embeddings is None else {name: jnp.zeros_like(each) for name, each in embeddings.items()}
+        empty = (
+            None
+            if embeddings is None
+            else {name: jnp.zeros_like(each) for name, each in embeddings.items()}
+        )
         levels = timesteps("uniform_lambda", steps, self.schedule)
         return sample(
-            lambda x, t: network(x, t, embeddings), self.schedule, noise, levels, Sampler("dpmpp_2m"),
-            self.config.prediction, guidance=Guidance(scale=scale if embeddings else 1.0),
+            lambda x, t: network(x, t, embeddings),
+            self.schedule,
+            noise,
+            levels,
+            Sampler("dpmpp_2m"),
+            self.config.prediction,
+            guidance=Guidance(scale=scale if embeddings else 1.0),
             denoise_both=lambda x, t: (network(x, t, embeddings), network(x, t, empty)),
-        )  # fmt: skip
+        )
 
-    def visualise(self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray) -> dict[str, Array]:
+    def visualise(
+        self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray
+    ) -> dict[str, Array]:
         """Tiles above samples that their embeddings guide."""
-        few: dict[str, UInt8[Array, "..."] | Array] = {name: array[:8] for name, array in batch.items()}
+        few: dict[str, UInt8[Array, "..."] | Array] = {
+            name: array[:8] for name, array in batch.items()
+        }
         b, h, w, _ = few["image"].shape
-        noise = jax.random.normal(key, (b, h // self.factor, w // self.factor, self.channels), jnp.float32)
+        noise = jax.random.normal(
+            key, (b, h // self.factor, w // self.factor, self.channels), jnp.float32
+        )
         z = self.sample(params, self.embed(frozen, few), noise, 15, 1.5)
         return {"samples": image_rows([few["image"], self.decode(frozen, z)])}

@@ -19,11 +19,14 @@ def to_bytes(image: Float[Array, "*b h w c"]) -> UInt8[Array, "*b h w c"]:
     return jnp.clip(jnp.round((image.astype(jnp.float32) + 1.0) * 127.5), 0, 255).astype(jnp.uint8)
 
 
-def one_hot_layout(mask: UInt8[Array, "b h w"], classes: int, size: tuple[int, int]) -> Float32[Array, "b hs ws k"]:
-    """One-hot mask averaged down to the size of the latents; unlabelled pixels are zero in every class.
+def one_hot_layout(
+    mask: UInt8[Array, "b h w"], classes: int, size: tuple[int, int]
+) -> Float32[Array, "b hs ws k"]:
+    """One-hot mask averaged down to the size of the latents; unlabelled pixels are zero in every
+    class.
 
-    A tile without any label so becomes the layout of zeros, which a convolution without bias turns into "nothing
-    is known": tiles of patients never annotated can be trained on.
+    A tile without any label so becomes the layout of zeros, which a convolution without bias turns
+    into "nothing is known": tiles of patients never annotated can be trained on.
 
     Args:
       mask: class ids, 255 unlabelled.
@@ -34,7 +37,9 @@ def one_hot_layout(mask: UInt8[Array, "b h w"], classes: int, size: tuple[int, i
     return einops.reduce(hot, "b (hs i) (ws j) k -> b hs ws k", "mean", hs=size[0], ws=size[1])
 
 
-def colorize(mask: UInt8[Array, "b h w"], colors: Sequence[tuple[int, int, int]]) -> UInt8[Array, "b h w 3"]:
+def colorize(
+    mask: UInt8[Array, "b h w"], colors: Sequence[tuple[int, int, int]]
+) -> UInt8[Array, "b h w 3"]:
     """Masks as colours; unlabelled pixels mid-grey."""
     table = np.full((256, 3), 128, np.uint8)
     table[: len(colors)] = np.array(colors, np.uint8)

@@ -39,7 +39,10 @@ class LatentScale:
         return z.astype(jnp.float32) * scale + shift
 
     def _arrays(self) -> tuple[Float[Array, "1 1 1 c"], Float[Array, "1 1 1 c"]]:
-        shift, scale = (jnp.array(values, jnp.float32)[None, None, None, :] for values in (self.shift, self.scale))
+        shift, scale = (
+            jnp.array(values, jnp.float32)[None, None, None, :]
+            for values in (self.shift, self.scale)
+        )
         return shift, scale
 
 
@@ -72,10 +75,13 @@ class LatentDiffusion(abc.ABC):
     def latents_of(
         self, frozen: PyTree, batch: Mapping[str, Array], key: PRNGKeyArray | None
     ) -> Float[Array, "b hs ws c"]:
-        """Scaled latents of a batch: drawn from its moments, where they were stored, else those of its images."""
+        """Scaled latents of a batch: drawn from its moments, where they were stored, else those of
+        its images."""
         if "moments" not in batch:
             return self.encode(frozen, batch["image"], key)
-        return self.latents.to_z(self.autoencoder.draw(frozen["first"], batch["moments"].astype(jnp.float32), key))
+        return self.latents.to_z(
+            self.autoencoder.draw(frozen["first"], batch["moments"].astype(jnp.float32), key)
+        )
 
     def decode(self, frozen: PyTree, z: Float[Array, "b hs ws c"]) -> UInt8[Array, "b h w 3"]:
         """Images of scaled latents."""
@@ -109,7 +115,9 @@ class LatentDiffusion(abc.ABC):
         t = jax.random.randint(t_key, (z.shape[0],), 0, self.schedule.steps)
         return t, jax.random.normal(noise_key, z.shape, jnp.float32)
 
-    def eval_step(self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray) -> dict[str, Array]:
+    def eval_step(
+        self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray
+    ) -> dict[str, Array]:
         """Sums of the loss over images."""
         loss, _ = self.loss(params, frozen, batch, key, jnp.int32(0))
         images = batch["weight"].sum()
@@ -117,7 +125,12 @@ class LatentDiffusion(abc.ABC):
 
     @abc.abstractmethod
     def loss(
-        self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray, step: Int32[Array, ""]
+        self,
+        params: PyTree,
+        frozen: PyTree,
+        batch: dict[str, Array],
+        key: PRNGKeyArray,
+        step: Int32[Array, ""],
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
         """As training.task.Task."""
 

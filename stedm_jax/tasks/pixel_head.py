@@ -1,7 +1,8 @@
-"""PathSegDiff: a small head on the features of a guided denoiser (Danisetty et al., DGM4MICCAI 2025).
+"""PathSegDiff: a small head on the features of a guided denoiser (Danisetty et al., DGM4MICCAI
+2025).
 
-Loss, scores and pictures are those of any segmenter (segmentation.py). The denoiser is frozen, as in the paper, or
-trained along (`head.tune`); first stage and guide never are.
+Loss, scores and pictures are those of any segmenter (segmentation.py). The denoiser is frozen, as
+in the paper, or trained along (`head.tune`); first stage and guide never are.
 """
 
 from collections.abc import Sequence
@@ -21,7 +22,8 @@ HEAD, DENOISER = "head", "denoiser"
 
 
 class PixelHeadTask(SegmentationTask):
-    """Task "segmentation" with parameters head and, where it is tuned, those of the denoiser beside it (unet, guide);
+    """Task "segmentation" with parameters head and, where it is tuned, those of the denoiser beside
+    it (unet, guide);
     frozen: first, guide (the encoder) and denoiser.
 
     Args:
@@ -60,7 +62,11 @@ class PixelHeadTask(SegmentationTask):
         key: PRNGKeyArray | None = None,
     ) -> tuple[Float[Array, "b h w k"], PyTree]:
         """As SegmentationTask."""
-        denoiser = {name: tree for name, tree in params.items() if name != HEAD} if self.tunes else frozen.get(DENOISER)
+        denoiser = (
+            {name: tree for name, tree in params.items() if name != HEAD}
+            if self.tunes
+            else frozen.get(DENOISER)
+        )
         maps = self.features(denoiser, frozen, batch)
         if not self.tunes:
             maps = jax.lax.stop_gradient(maps)

@@ -1,14 +1,18 @@
 """The parts of LDM's loss for an autoencoder that work on images: perceptual and adversarial.
 
-    rec = mean |x - y| + perceptual_weight LPIPS(x, y)                                                  (1)
-    gan = -mean D(y)                                                                                    (2)
-    a   = clip(|d rec / d W| / (|d gan / d W| + 1e-4), 0, 1e4),  W the kernel of the decoder's last layer (3)
-    generator     rec + r(n) weight a gan,     r(n) = clip((n - start + 1) / ramp, 0, 1), 0 before start  (4)
-    discriminator 1/2 mean relu(1 - D(x)) + 1/2 mean relu(1 + D(y)), y held, from `start` on              (5)
+    rec = mean |x - y| + perceptual_weight LPIPS(x, y)
+       (1) gan = -mean D(y)
+                 (2)
+    a   = clip(|d rec / d W| / (|d gan / d W| + 1e-4), 0, 1e4),  W the kernel of the decoder's last
+    layer (3) generator     rec + r(n) weight a gan,     r(n) = clip((n - start + 1) / ramp, 0, 1),
+    0 before start  (4) discriminator 1/2 mean relu(1 - D(x)) + 1/2 mean relu(1 + D(y)), y held,
+    from `start` on              (5)
 
-n counts updates. Between start and start + ramp the discriminator learns already while the generator hardly hears it:
-with ramp 0, as published, an untrained discriminator speaks at full weight at once, which is what makes the start
-unstable. (4) and (5) are minimised in one step, each with the other's parameters held and clipped by itself.
+n counts updates. Between start and start + ramp the discriminator learns already while the
+generator hardly hears it: with ramp 0, as published, an untrained discriminator speaks at full
+  weight at once, which is what makes the start
+unstable. (4) and (5) are minimised in one step, each with the other's parameters held and clipped
+by itself.
 """
 
 from collections.abc import Callable
@@ -75,9 +79,10 @@ class Adversary:
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
         """rec(made) + the rest of (4) + (5), and scalars to log.
 
-        The decoder, all but its last layer, is run and differentiated once: the two gradients with respect to the
-        image, which (3) needs anyhow, are handed on to it as they are. The discriminator is run three times from
-        `start` on, for (2) and for both terms of (5), and not before.
+        The decoder, all but its last layer, is run and differentiated once: the two gradients with
+          respect to the
+        image, which (3) needs anyhow, are handed on to it as they are. The discriminator is run
+        three times from `start` on, for (2) and for both terms of (5), and not before.
 
         Args:
           params: of the discriminator.
@@ -96,7 +101,9 @@ class Adversary:
         gan_value, gan_slope = lax.cond(now, jax.value_and_grad(gan), nothing, held)
         _, pull = jax.vjp(last_layer, lax.stop_gradient(kernel))
         adaptive = adaptive_weight(pull(slope)[0], pull(gan_slope)[0])
-        share = ramp_weight(step, self.config.start, self.config.ramp) * self.config.weight * adaptive
+        share = (
+            ramp_weight(step, self.config.start, self.config.ramp) * self.config.weight * adaptive
+        )
         total, toward = lax.stop_gradient((value + share * gan_value, slope + share * gan_slope))
         carrier = jnp.sum(toward * made)
 
@@ -106,7 +113,11 @@ class Adversary:
 
         zero = jnp.float32(0.0)
         judged, real, fake = lax.cond(now, judge, lambda params: (zero, zero, zero), params)
-        scalars = {"gan": gan_value, "adaptive": jnp.where(now, adaptive, 0.0), "discriminator": judged}
+        scalars = {
+            "gan": gan_value,
+            "adaptive": jnp.where(now, adaptive, 0.0),
+            "discriminator": judged,
+        }
         scalars |= {"gan_share": share, "logits_real": real, "logits_made": fake}
         # The carrier gives the decoder its gradient and the loss nothing.
         return total + carrier - lax.stop_gradient(carrier) + judged, scalars

@@ -1,4 +1,5 @@
-"""The segmenter: 0.1 cross-entropy + 0.9 Dice over the foreground classes (STEDM), void pixels counting nothing."""
+"""The segmenter: 0.1 cross-entropy + 0.9 Dice over the foreground classes (STEDM), void pixels
+counting nothing."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -35,7 +36,9 @@ def cross_entropy(
     logp = jax.nn.log_softmax(logits.astype(jnp.float32))
     labels = jnp.where(valid, mask, 0).astype(jnp.int32)
     picked = jnp.take_along_axis(logp, labels[..., None], axis=-1)[..., 0]
-    return -jnp.sum(jnp.where(valid, picked, 0.0)) / jnp.maximum(valid.sum().astype(jnp.float32), 1.0)
+    return -jnp.sum(jnp.where(valid, picked, 0.0)) / jnp.maximum(
+        valid.sum().astype(jnp.float32), 1.0
+    )
 
 
 def dice_loss(
@@ -44,7 +47,8 @@ def dice_loss(
     valid: Bool[Array, "b h w"],
     foreground: Sequence[int],
 ) -> Float[Array, ""]:
-    """1 - soft Dice over the whole batch, averaged over the foreground classes that are present in it.
+    """1 - soft Dice over the whole batch, averaged over the foreground classes that are present in
+    it.
 
     A class of which the batch has no pixel takes part in cross-entropy only.
     """
@@ -122,15 +126,22 @@ class SegmentationTask:
             logits = network(to_network(batch["image"]), train=train, key=key)
         return logits, running_stats(network)
 
-    def predict(self, params: PyTree, frozen: PyTree, batch: dict[str, Array]) -> Int32[Array, "b h w"]:
+    def predict(
+        self, params: PyTree, frozen: PyTree, batch: dict[str, Array]
+    ) -> Int32[Array, "b h w"]:
         """Most probable class of each pixel."""
         return jnp.argmax(self.logits(params, frozen, batch)[0], axis=-1).astype(jnp.int32)
 
-    def maps(self, params: PyTree, frozen: PyTree, image: UInt8[Array, "b h w 3"]) -> Float[Array, "b h w m"]:
-        """What is averaged over overlapping patches of a large image: the probability of each class."""
+    def maps(
+        self, params: PyTree, frozen: PyTree, image: UInt8[Array, "b h w 3"]
+    ) -> Float[Array, "b h w m"]:
+        """What is averaged over overlapping patches of a large image: the probability of each
+        class."""
         return jax.nn.softmax(self.logits(params, frozen, {"image": image})[0].astype(jnp.float32))
 
-    def decide(self, maps: Float[np.ndarray, "h w m"]) -> tuple[UInt8[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]:
+    def decide(
+        self, maps: Float[np.ndarray, "h w m"]
+    ) -> tuple[UInt8[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]:
         """From averaged maps, on the host: the class of each pixel, and where objects are.
 
         Objects are areas of the latter, `grow` pixels larger.
@@ -138,12 +149,19 @@ class SegmentationTask:
         classes = np.argmax(maps, axis=-1).astype(np.uint8)
         return classes, np.isin(classes, self.foreground)
 
-    def mask_of(self, classes: UInt8[np.ndarray, "h w"], objects: Int32[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
+    def mask_of(
+        self, classes: UInt8[np.ndarray, "h w"], objects: Int32[np.ndarray, "h w"]
+    ) -> UInt8[np.ndarray, "h w"]:
         """The mask of a whole image, once its objects are known."""
         return classes
 
     def loss(
-        self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray, step: Int32[Array, ""]
+        self,
+        params: PyTree,
+        frozen: PyTree,
+        batch: dict[str, Array],
+        key: PRNGKeyArray,
+        step: Int32[Array, ""],
     ) -> tuple[Float[Array, ""], dict[str, Any]]:
         """The weighted sum and its parts."""
         logits, state = self.logits(params, frozen, batch, train=True, key=key)
@@ -156,13 +174,19 @@ class SegmentationTask:
             STATE: state,
         }
 
-    def eval_step(self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray) -> dict[str, Array]:
+    def eval_step(
+        self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray
+    ) -> dict[str, Array]:
         """Confusion matrix of each patient, int32 (patients, classes, classes)."""
-        valid = valid_pixels(batch["mask"], self.config.border) & (batch["weight"] > 0)[:, None, None]
+        valid = (
+            valid_pixels(batch["mask"], self.config.border) & (batch["weight"] > 0)[:, None, None]
+        )
         prediction = self.predict(params, frozen, batch)
         classes = len(self.colors)
         return {
-            "confusion": patient_confusion(prediction, batch["mask"], valid, batch["patient"], self.patients, classes)
+            "confusion": patient_confusion(
+                prediction, batch["mask"], valid, batch["patient"], self.patients, classes
+            )
         }
 
     def summarise(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
@@ -171,9 +195,13 @@ class SegmentationTask:
         defined = [iou for iou in ious if not np.isnan(iou)]
         return {"iou": float(np.mean(defined)) if defined else float("nan")}
 
-    def visualise(self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray) -> dict[str, Array]:
+    def visualise(
+        self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray
+    ) -> dict[str, Array]:
         """Images, their masks and the predictions."""
         few = {name: array[:8] for name, array in batch.items()}
         image, mask = few["image"], few["mask"]
         guess = self.predict(params, frozen, few).astype(jnp.uint8)
-        return {"masks": image_rows([image, colorize(mask, self.colors), colorize(guess, self.colors)])}
+        return {
+            "masks": image_rows([image, colorize(mask, self.colors), colorize(guess, self.colors)])
+        }

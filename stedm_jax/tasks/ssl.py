@@ -1,14 +1,18 @@
-"""DINO (Caron et al., ICCV 2021): a student learns to tell of any crop of a tile what its teacher tells of another.
+"""DINO (Caron et al., ICCV 2021): a student learns to tell of any crop of a tile what its teacher
+tells of another.
 
     p_t = softmax((g_t(x) - c) / T_t),  p_s = softmax(g_s(x) / T_s)                       (1)
     loss = mean over global crops u and other crops v of  -sum_k p_t(u)_k log p_s(v)_k    (2)
     teacher <- m teacher + (1 - m) student,   m from `momentum` to 1 along a cosine       (3)
     c <- centre_momentum c + (1 - centre_momentum) mean over the global batch of g_t      (4)
 
-g is a Vision Transformer and a projection head. Equation (3) is taken before the teacher is used, which is DINO's order
-(after the update) but for the last step; c begins as the mean over the first batch, where DINO begins at 0. Parameters:
-`backbone` and `head` of the teacher, `centre`, and those of the `student`; the first three are state, which the loop
-replaces. The encoder that others use is `backbone`, the embedding its class token. To go on from published weights
+g is a Vision Transformer and a projection head. Equation (3) is taken before the teacher is used,
+which is DINO's order
+(after the update) but for the last step; c begins as the mean over the first batch, where DINO
+begins at 0. Parameters: `backbone` and `head` of the teacher, `centre`, and those of the `student`;
+  the first three are state, which the loop
+replaces. The encoder that others use is `backbone`, the embedding its class token. To go on from
+published weights
 name them twice: init_from = backbone=SOURCE, student/backbone=SOURCE.
 """
 
@@ -21,7 +25,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int32, PRNGKeyArray, PyTree
 
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 from stedm_jax.evaluation.collapse import health, named_collapse
 from stedm_jax.models.build import build_dino_head, build_ssl_encoder, ssl_size
 from stedm_jax.models.functional import Functional
@@ -38,8 +42,11 @@ def cosine(start: float, end: float, step: Int32[Array, ""], steps: int) -> Floa
     return end + (start - end) * 0.5 * (1.0 + jnp.cos(jnp.pi * t))
 
 
-def dino_loss(student: Float[Array, "b v k"], teacher: Float[Array, "b u k"], temperature: float) -> Float[Array, ""]:
-    """Equation (2); `teacher` holds distributions of the first u of the v crops, `student` logits of all."""
+def dino_loss(
+    student: Float[Array, "b v k"], teacher: Float[Array, "b u k"], temperature: float
+) -> Float[Array, ""]:
+    """Equation (2); `teacher` holds distributions of the first u of the v crops, `student` logits
+    of all."""
     logp = jax.nn.log_softmax(student / temperature)
     pairs = -jnp.einsum("buk,bvk->buv", teacher, logp)
     u, v = pairs.shape[1:]
@@ -48,8 +55,8 @@ def dino_loss(student: Float[Array, "b v k"], teacher: Float[Array, "b u k"], te
 
 
 class SslTask:
-    """Task "ssl"; batches hold global and local crops, uint8 (b, 2, g, g, 3) and (b, n, l, l, 3), and in evaluation
-    image, uint8 (b, h, w, 3).
+    """Task "ssl"; batches hold global and local crops, uint8 (b, 2, g, g, 3) and (b, n, l, l, 3),
+    and in evaluation image, uint8 (b, h, w, 3).
 
     Args:
       config: config.ssl.
@@ -63,7 +70,9 @@ class SslTask:
 
     name = "ssl"
 
-    def __init__(self, config: Any, dtype: DTypeLike, recolour: Recolour, tell: Callable[[str], None] = print):
+    def __init__(
+        self, config: Any, dtype: DTypeLike, recolour: Recolour, tell: Callable[[str], None] = print
+    ):
         self.config, self.recolour, self.tell = config, recolour, tell
         self.size = ssl_size(config)
         if config.crops.local_size % self.size.patch or config.crops.global_size % self.size.patch:
@@ -72,7 +81,9 @@ class SslTask:
                 f"; both must be multiples of the patch of {self.size.patch} px."
             )
         if config.train.ema.decay:
-            raise UserError("config.ssl.train.ema.decay must be 0: the teacher is the average that is kept.")
+            raise UserError(
+                "config.ssl.train.ema.decay must be 0: the teacher is the average that is kept."
+            )
         if config.train.accumulate > 1:
             raise UserError(
                 f"config.ssl.train.accumulate is {config.train.accumulate}; it must be 1: teacher and centre follow "
@@ -83,20 +94,33 @@ class SslTask:
 
     def groups(self, params: PyTree) -> PyTree:
         """Every array of the student by itself: DINO bounds the gradient of each."""
-        label = lambda path, _: jax.tree_util.keystr(path) if path[0].key == "student" else "teacher"  # noqa: E731
+        label = lambda path, _: (
+            jax.tree_util.keystr(path) if path[0].key == "student" else "teacher"
+        )  # noqa: E731
         return jax.tree_util.tree_map_with_path(label, params)
 
     def init(self, key: PRNGKeyArray) -> PyTree:
         """Fresh parameters: the teacher begins as the student, the centre at 0."""
-        student = {BACKBONE: self.network.init(key), "head": self.head.init(jax.random.fold_in(key, 1))}
-        return student | {"student": student, "centre": jnp.zeros(self.config.head.prototypes, jnp.float32)}
+        student = {
+            BACKBONE: self.network.init(key),
+            "head": self.head.init(jax.random.fold_in(key, 1)),
+        }
+        return student | {
+            "student": student,
+            "centre": jnp.zeros(self.config.head.prototypes, jnp.float32),
+        }
 
     def embed(self, params: PyTree, image: Float[Array, "b h w 3"]) -> Float[Array, "b d"]:
         """Embeddings of images in [-1, 1], by the teacher; `params` needs its backbone only."""
         return self.network.apply(params[BACKBONE], image)
 
     def loss(
-        self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray, step: Int32[Array, ""]
+        self,
+        params: PyTree,
+        frozen: PyTree,
+        batch: dict[str, Array],
+        key: PRNGKeyArray,
+        step: Int32[Array, ""],
     ) -> tuple[Float[Array, ""], dict[str, Any]]:
         """Equation (2), how the teacher fares, and the teacher and centre that follow."""
         config = self.config
@@ -110,16 +134,23 @@ class SslTask:
         student["head"] = student["head"] | {"last_layer": still}
         z, logits = jax.lax.stop_gradient(self._views(teacher, big))
         mean = logits.mean((0, 1))
-        # Untrained logits hardly differ by tile: from a centre of 0 all would share a prototype for tens of steps.
+        # Untrained logits hardly differ by tile: from a centre of 0 all would share a prototype for
+        # tens of steps.
         centre = jnp.where(step == 0, mean, params["centre"])
         p = self.assign(logits, centre, self._temperature(step))
         told = [self._views(student, views)[1] for views in (big, small) if views.shape[1]]
         loss = dino_loss(jnp.concatenate(told, axis=1), p, config.student_temperature)
         centre = next_centre(centre, mean, config.centre_momentum)
-        return loss, self._watch(z, p) | {"teacher_momentum": momentum, STATE: teacher | {"centre": centre}}
+        return loss, self._watch(z, p) | {
+            "teacher_momentum": momentum,
+            STATE: teacher | {"centre": centre},
+        }
 
     def assign(
-        self, logits: Float[Array, "*b k"], centre: Float[Array, " k"], temperature: Float[Array, ""]
+        self,
+        logits: Float[Array, "*b k"],
+        centre: Float[Array, " k"],
+        temperature: Float[Array, ""],
     ) -> Float[Array, "*b k"]:
         """The teacher's distributions, equation (1)."""
         centre = jax.lax.stop_gradient(centre).reshape((1,) * (logits.ndim - 1) + (-1,))
@@ -127,15 +158,20 @@ class SslTask:
 
     def _teacher(self, params: PyTree, momentum: Float[Array, ""]) -> PyTree:
         """Equation (3)."""
-        now, student = jax.lax.stop_gradient(({name: params[name] for name in (BACKBONE, "head")}, params["student"]))
+        now, student = jax.lax.stop_gradient(
+            ({name: params[name] for name in (BACKBONE, "head")}, params["student"])
+        )
         return jax.tree.map(lambda t, s: momentum * t + (1.0 - momentum) * s, now, student)
 
     def _temperature(self, step: Int32[Array, ""]) -> Float[Array, ""]:
         first, last = self.config.teacher_temperature
-        return first + (last - first) * jnp.minimum(step.astype(jnp.float32) / max(self.config.teacher_warmup, 1), 1.0)
+        return first + (last - first) * jnp.minimum(
+            step.astype(jnp.float32) / max(self.config.teacher_warmup, 1), 1.0
+        )
 
     def _views(self, params: PyTree, views: Float[Array, "b v s t 3"]) -> tuple[Array, Array]:
-        """Embeddings (b, v, d) and logits (b, v, k); crops of a tile stay beside each other, and so on its device."""
+        """Embeddings (b, v, d) and logits (b, v, k); crops of a tile stay beside each other, and so
+        on its device."""
         b, v = views.shape[:2]
         z = self.network.apply(params[BACKBONE], views.reshape(b * v, *views.shape[2:]))
         return z.reshape(b, v, -1), self.head.apply(params["head"], z).reshape(b, v, -1)
@@ -150,7 +186,9 @@ class SslTask:
             "spread": spread,
         }
 
-    def eval_step(self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray) -> dict[str, Array]:
+    def eval_step(
+        self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray
+    ) -> dict[str, Array]:
         """Sums that evaluation.collapse.health reads, of whole tiles and the last temperature."""
         z, weight = self.embed(params, to_network(batch["image"])), batch["weight"]
         last = jnp.float32(self.config.teacher_temperature[1])
@@ -171,17 +209,26 @@ class SslTask:
             self.tell(f"ssl: {line}")
         return scores
 
-    def visualise(self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray) -> dict[str, Array]:
+    def visualise(
+        self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray
+    ) -> dict[str, Array]:
         """The crops of the first tiles, a column each, as the networks get them."""
         pictures = {}
-        for name, views in (("global_crops", batch["global"][:8]), ("local_crops", batch["local"][:8])):
+        for name, views in (
+            ("global_crops", batch["global"][:8]),
+            ("local_crops", batch["local"][:8]),
+        ):
             if views.shape[1]:
                 changed = to_bytes(self.recolour(key, views, self.config.augment))
-                pictures[name] = image_rows([changed[:, number] for number in range(views.shape[1])])
+                pictures[name] = image_rows(
+                    [changed[:, number] for number in range(views.shape[1])]
+                )
         return pictures
 
 
-def next_centre(old: Float[Array, " k"], new: Float[Array, " k"], momentum: float) -> Float[Array, " k"]:
+def next_centre(
+    old: Float[Array, " k"], new: Float[Array, " k"], momentum: float
+) -> Float[Array, " k"]:
     """Equation (4)."""
     return jax.lax.stop_gradient(momentum * old + (1.0 - momentum) * new)
 

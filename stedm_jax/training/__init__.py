@@ -1,1 +1,2 @@
-"""How anything is learnt: the only loop, state, sharding, checkpoints, optimiser, EMA and logging."""
+"""How anything is learnt: the only loop, state, sharding, checkpoints, optimiser, EMA and
+logging."""

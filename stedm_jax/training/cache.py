@@ -7,7 +7,8 @@ from jax.experimental.compilation_cache import compilation_cache
 
 
 def enable_compile_cache(dir: Path | str) -> None:
-    """Keeps every compiled program under `dir`, which is trusted: never give a path others can write to."""
+    """Keeps every compiled program under `dir`, which is trusted: never give a path others can
+    write to."""
     Path(dir).mkdir(parents=True, exist_ok=True)
     jax.config.update("jax_compilation_cache_dir", str(dir))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -1,7 +1,8 @@
 """Checkpoints: written in the background, complete or not at all, checked before they are used.
 
-Orbax writes the arrays; a manifest (see manifest.py) is added when all is on disk. A step without one, or
-whose files are no longer what was written, is set aside as `<step>.damaged`; the step before it is used.
+Orbax writes the arrays; a manifest (see manifest.py) is added when all is on disk. A step without
+one, or whose files are no longer what was written, is set aside as `<step>.damaged`; the step
+before it is used.
 """
 
 import os
@@ -19,14 +20,15 @@ from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import SingleDeviceSharding
 
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 from stedm_jax.training import manifest
 from stedm_jax.training.parts import merged, named, split
 from stedm_jax.training.state import TrainState
 
 
 class Checkpoints:
-    """The checkpoints in a directory: the last `keep`, and the best by `best` = (metric, "max" or "min").
+    """The checkpoints in a directory: the last `keep`, and the best by `best` = (metric, "max" or
+    "min").
 
     Methods that read raise UserError when what is asked for is not there or damaged.
     """
@@ -46,8 +48,8 @@ class Checkpoints:
     def save(self, step: int, state: TrainState, metrics: dict[str, float] | None = None) -> None:
         """Starts to save; returns as soon as the arrays are copied off the devices.
 
-        A step already saved is not written again; metrics given then are added to it. Errors of the save
-        before (a full disk) are raised here, or in `wait` and `close`.
+        A step already saved is not written again; metrics given then are added to it. Errors of the
+        save before (a full disk) are raised here, or in `wait` and `close`.
         """
         self.wait()
         if step in self._sound and metrics is not None and jax.process_index() == 0:
@@ -61,11 +63,14 @@ class Checkpoints:
         except OSError as error:
             raise self._unwritable(step, error) from error
         self._sealing = step
-        self._sealer = threading.Thread(target=self._seal, args=(step, dict(metrics or {})), name=f"seal-{step}")
+        self._sealer = threading.Thread(
+            target=self._seal, args=(step, dict(metrics or {})), name=f"seal-{step}"
+        )
         self._sealer.start()
 
     def wait(self) -> None:
-        """Returns when the save under way is on disk and sealed; raises UserError when it failed."""
+        """Returns when the save under way is on disk and sealed; raises UserError when it
+        failed."""
         if self._sealer is None or self._sealing is None:
             return
         self._sealer.join()
@@ -110,7 +115,9 @@ class Checkpoints:
         for step in numbered(self.dir):
             if step not in wanted and step < sealed[-1]:
                 folder = self._folder(step)
-                (folder / manifest.NAME).unlink(missing_ok=True)  # first: from here on it is no checkpoint
+                (folder / manifest.NAME).unlink(
+                    missing_ok=True
+                )  # first: from here on it is no checkpoint
                 shutil.rmtree(folder, ignore_errors=True)
         aside = sorted(self.dir.glob("*.damaged*"), key=lambda path: path.stat().st_mtime)
         for folder in aside[: -self.keep]:
@@ -120,19 +127,23 @@ class Checkpoints:
         if self._manager is None:
             self._clear_unfinished()
             self.dir.mkdir(parents=True, exist_ok=True)
-            options = ocp.CheckpointManagerOptions(cleanup_tmp_directories=True, lightweight_initialize=True)
+            options = ocp.CheckpointManagerOptions(
+                cleanup_tmp_directories=True, lightweight_initialize=True
+            )
             self._manager = ocp.CheckpointManager(self.dir, options=options)
         return self._manager
 
     def _clear_unfinished(self) -> None:
-        """Sets aside what a killed process left, which orbax would stumble over; for the writer only."""
+        """Sets aside what a killed process left, which orbax would stumble over; for the writer
+        only."""
         if jax.process_index() == 0:
             for step in set(numbered(self.dir)) - set(self.steps()):
                 self._set_aside(step, "it was never finished")
         self.latest()  # moves damaged ones; with several processes, all wait here for the first
 
     def check_place(self, state: TrainState) -> None:
-        """Refuses (UserError) a place that cannot be written or has no room for one checkpoint of such a state."""
+        """Refuses (UserError) a place that cannot be written or has no room for one checkpoint of
+        such a state."""
         try:
             self.dir.mkdir(parents=True, exist_ok=True)
             probe = self.dir / f".probe-{os.getpid()}"
@@ -149,7 +160,9 @@ class Checkpoints:
 
     def _check_room(self, state: TrainState, step: int | None) -> None:
         needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-        free = shutil.disk_usage(next(each for each in (self.dir, *self.dir.parents) if each.exists())).free
+        free = shutil.disk_usage(
+            next(each for each in (self.dir, *self.dir.parents) if each.exists())
+        ).free
         if free < needed and jax.process_index() == 0:
             what = "A checkpoint" if step is None else f"The checkpoint of step {step}"
             kept = self.steps()
@@ -176,7 +189,9 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps that were saved completely, in order (their checksums not compared)."""
-        return [step for step in numbered(self.dir) if (self._folder(step) / manifest.NAME).exists()]
+        return [
+            step for step in numbered(self.dir) if (self._folder(step) / manifest.NAME).exists()
+        ]
 
     def latest(self) -> int | None:
         """The newest step that is whole; newer damaged ones are set aside, with a message."""
@@ -220,7 +235,8 @@ class Checkpoints:
         return merged(loaded[name], loaded.get("still", {}))
 
     def read_params(self, step: int | None = None, which: str = "ema") -> Any:
-        """As `restore_params`, for a caller who does not know the shapes: they are those that were saved."""
+        """As `restore_params`, for a caller who does not know the shapes: they are those that were
+        saved."""
         step = self._require(step)
         name = which if self._has(which, step) else "params"
         still = self._saved("still", step) if self._has("still", step) else {}
@@ -229,7 +245,9 @@ class Checkpoints:
     def read_still(self, step: int) -> Any:
         """The parameters of a step that were not trained, on the first device; {} as a rule."""
         step = self._require(step)
-        still = jax.tree.map(_placed, self._saved("still", step)) if self._has("still", step) else {}
+        still = (
+            jax.tree.map(_placed, self._saved("still", step)) if self._has("still", step) else {}
+        )
         return self._restore({"still": still}, step)["still"] if still else {}
 
     def _has(self, item: str, step: int) -> bool:
@@ -237,13 +255,17 @@ class Checkpoints:
 
     def _saved(self, item: str, step: int) -> Any:
         """Shapes and dtypes of what was saved."""
-        saved: Any = ocp.StandardCheckpointHandler().metadata(epath.Path(self._folder(step).resolve() / item))
+        saved: Any = ocp.StandardCheckpointHandler().metadata(
+            epath.Path(self._folder(step).resolve() / item)
+        )
         is_leaf = lambda node: hasattr(node, "shape")  # noqa: E731
         shape = lambda leaf: jax.ShapeDtypeStruct(tuple(leaf.shape), leaf.dtype)  # noqa: E731
         return jax.tree.map(shape, saved.tree, is_leaf=is_leaf)
 
     def _restore(self, items: dict[str, Any], step: int) -> dict[str, Any]:
-        args = ocp.args.Composite(**{name: ocp.args.StandardRestore(item) for name, item in items.items()})
+        args = ocp.args.Composite(
+            **{name: ocp.args.StandardRestore(item) for name, item in items.items()}
+        )
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
             try:
                 loaded = checkpointer.restore(self._folder(step), args=args)
@@ -259,7 +281,9 @@ class Checkpoints:
         if found is None:
             what = "no whole checkpoint" if step is None else f"no whole checkpoint of step {step}"
             there = f"those there: {self.steps()}" if self.steps() else "there is no other"
-            raise UserError(f"There is {what} in {self.dir} ({there}). Train that stage first, or give another step.")
+            raise UserError(
+                f"There is {what} in {self.dir} ({there}). Train that stage first, or give another step."
+            )
         return found
 
     def _ranked(self) -> list[int]:
@@ -269,7 +293,10 @@ class Checkpoints:
         name, direction = self.best
         scores = {step: self._manifest(step)["metrics"].get(name, np.nan) for step in self.steps()}
         sign = -1 if direction == "max" else 1
-        return sorted((s for s in scores if np.isfinite(scores[s])), key=lambda step: (sign * scores[step], -step))
+        return sorted(
+            (s for s in scores if np.isfinite(scores[s])),
+            key=lambda step: (sign * scores[step], -step),
+        )
 
     def _manifest(self, step: int) -> dict[str, Any]:
         try:
@@ -278,7 +305,8 @@ class Checkpoints:
             return {"metrics": {}}
 
     def _first_sound(self, candidates: list[int]) -> int:
-        """The first whole one of the candidates, or -1; the damaged ones before it are set aside."""
+        """The first whole one of the candidates, or -1; the damaged ones before it are set
+        aside."""
         if jax.process_index() != 0:
             return -1
         for step in candidates:
@@ -288,8 +316,13 @@ class Checkpoints:
                 return step
             if (self._folder(step) / manifest.NAME).exists():
                 self._set_aside(step, problem)
-            elif self._folder(step).is_dir():  # not moved by a reader: another process may be writing it
-                print(f"The checkpoint of step {step} in {self.dir} is not used: {problem}.", flush=True)
+            elif self._folder(
+                step
+            ).is_dir():  # not moved by a reader: another process may be writing it
+                print(
+                    f"The checkpoint of step {step} in {self.dir} is not used: {problem}.",
+                    flush=True,
+                )
         return -1
 
     def _set_aside(self, step: int, problem: str) -> None:
@@ -297,7 +330,10 @@ class Checkpoints:
         while target.exists():
             number, target = number + 1, self.dir / f"{step}.damaged-{number}"
         self._folder(step).rename(target)
-        print(f"The checkpoint of step {step} is not used: {problem}. It was set aside as {target}.", flush=True)
+        print(
+            f"The checkpoint of step {step} is not used: {problem}. It was set aside as {target}.",
+            flush=True,
+        )
 
     def _folder(self, step: int) -> Path:
         return self.dir / str(step)
@@ -312,7 +348,9 @@ def numbered(dir: Path) -> list[int]:
     """Numbers that folders in a directory have for names, in order."""
     if not dir.is_dir():
         return []
-    return sorted(int(path.name) for path in dir.iterdir() if path.name.isdecimal() and path.is_dir())
+    return sorted(
+        int(path.name) for path in dir.iterdir() if path.name.isdecimal() and path.is_dir()
+    )
 
 
 def _agreed(step: int) -> int | None:
@@ -325,17 +363,28 @@ def _agreed(step: int) -> int | None:
 def _items(state: TrainState) -> dict[str, Any]:
     """Parts stored apart, so that each can be loaded alone; orbax refuses empty ones."""
     rest = {"step": state.step, "opt": state.opt_state}
-    items = {"params": state.params, "ema": state.ema, "still": state.still, "tracks": state.tracks, "rest": rest}
+    items = {
+        "params": state.params,
+        "ema": state.ema,
+        "still": state.still,
+        "tracks": state.tracks,
+        "rest": rest,
+    }
     return {name: item for name, item in items.items() if jax.tree.leaves(item)}
 
 
 def _save_args(state: TrainState) -> ocp.args.Composite:
-    return ocp.args.Composite(**{name: ocp.args.StandardSave(item) for name, item in _items(state).items()})
+    return ocp.args.Composite(
+        **{name: ocp.args.StandardSave(item) for name, item in _items(state).items()}
+    )
 
 
 @contextmanager
-def finished(folder: Path, best: tuple[str, str] | None = None) -> Iterator[tuple[Checkpoints, int]]:
-    """The checkpoints of a stage's folder and their last step, or the best by `best`; closed afterwards.
+def finished(
+    folder: Path, best: tuple[str, str] | None = None
+) -> Iterator[tuple[Checkpoints, int]]:
+    """The checkpoints of a stage's folder and their last step, or the best by `best`; closed
+    afterwards.
 
     Raises:
       UserError: there is no whole one.

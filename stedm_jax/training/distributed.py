@@ -9,19 +9,21 @@ from pathlib import Path
 
 import jax
 
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 from stedm_jax.training import peers
 
 COORDINATOR, PROCESSES, PROCESS = "STEDM_COORDINATOR", "STEDM_PROCESSES", "STEDM_PROCESS_ID"
 HEARTBEAT = "STEDM_HEARTBEAT"
-"""Environment variable: seconds without a sign of life after which a process counts as lost (default 30)."""
+"""Environment variable: seconds without a sign of life after which a process counts as lost
+(default 30)."""
 
 
 @contextmanager
 def joined(coordinator: str = "", processes: int = 0, process: int = -1) -> Iterator[None]:
     """Runs its body as one of several processes, if there are any (arguments as for `start`).
 
-    If one of them ends with an error, or is killed, the others end with a message and another status than 0.
+    If one of them ends with an error, or is killed, the others end with a message and another
+    status than 0.
     """
     if not start(coordinator, processes, process):
         yield
@@ -37,13 +39,16 @@ def joined(coordinator: str = "", processes: int = 0, process: int = -1) -> Iter
 
 
 def start(coordinator: str = "", processes: int = 0, process: int = -1) -> bool:
-    """Joins the other processes if there are any; call before anything else of JAX. True when it did.
+    """Joins the other processes if there are any; call before anything else of JAX. True when it
+    did.
 
     In this order: the arguments, the environment (STEDM_COORDINATOR=host:port, STEDM_PROCESSES,
-    STEDM_PROCESS_ID), SLURM with more than one task, a TPU pod with more than one worker (TPU VM or GKE).
+    STEDM_PROCESS_ID), SLURM with more than one task, a TPU pod with more than one worker (TPU VM or
+    GKE).
 
     Raises:
-      UserError: a coordinator without the number of processes or of this one; or others cannot be reached.
+      UserError: a coordinator without the number of processes or of this one; or others cannot be
+        reached.
     """
     env = os.environ
     coordinator = coordinator or env.get(COORDINATOR, "")
@@ -55,19 +60,27 @@ def start(coordinator: str = "", processes: int = 0, process: int = -1) -> bool:
             "which of how many processes this is; set both (the numbers count from 0)."
         )
     if processes > 1 and not coordinator:
-        raise UserError(f"{processes} processes were announced, but no coordinator; set {COORDINATOR}=HOST:PORT.")
+        raise UserError(
+            f"{processes} processes were announced, but no coordinator; set {COORDINATOR}=HOST:PORT."
+        )
     try:
         heartbeat = _number(env, HEARTBEAT, 30)
         # Ours (signals.py) hears SIGTERM; two handlers would each see half of it.
         jax.config.update("jax_enable_preemption_service", False)
         if coordinator:
-            # Not detected: SLURM would leave each process one card, which is wrong for one process a host.
+            # Not detected: SLURM would leave each process one card, which is wrong for one process
+            # a host.
             jax.distributed.initialize(
-                coordinator, processes, process,
-                cluster_detection_method="deactivate", heartbeat_timeout_seconds=heartbeat,
-            )  # fmt: skip
+                coordinator,
+                processes,
+                process,
+                cluster_detection_method="deactivate",
+                heartbeat_timeout_seconds=heartbeat,
+            )
         elif _several(env):
-            jax.distributed.initialize(local_device_ids=_cards(env), heartbeat_timeout_seconds=heartbeat)
+            jax.distributed.initialize(
+                local_device_ids=_cards(env), heartbeat_timeout_seconds=heartbeat
+            )
         else:
             return False
     except (RuntimeError, ValueError) as error:
@@ -91,7 +104,8 @@ def _several(env: Mapping[str, str]) -> bool:
 
 
 def _cards(env: Mapping[str, str]) -> list[int] | None:
-    """All cards of this host where SLURM has one task a host; None leaves it to JAX: one card for each task."""
+    """All cards of this host where SLURM has one task a host; None leaves it to JAX: one card for
+    each task."""
     nodes = _number(env, "SLURM_STEP_NUM_NODES", _number(env, "SLURM_NNODES", 0))
     if not nodes or nodes != _number(env, "SLURM_NTASKS", 1):
         return None

@@ -22,4 +22,8 @@ def update_ema(ema: Any, params: Any, decay: float, updates: Int[Array, ""]) -> 
     if not jax.tree.leaves(ema):
         return ema
     d = ema_decay(decay, updates)
-    return jax.tree.map(lambda e, p: d.astype(e.dtype) * e + (1.0 - d).astype(e.dtype) * p.astype(e.dtype), ema, params)
+    return jax.tree.map(
+        lambda e, p: d.astype(e.dtype) * e + (1.0 - d).astype(e.dtype) * p.astype(e.dtype),
+        ema,
+        params,
+    )

@@ -7,14 +7,15 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 from stedm_jax.training.rng import stream_key
 from stedm_jax.training.sharding import replicated, to_global
 from stedm_jax.training.task import Task
 
 
 class Evaluator:
-    """Evaluates a task; compiled once. Batch i always has the same random key, so scores are comparable."""
+    """Evaluates a task; compiled once. Batch i always has the same random key, so scores are
+    comparable."""
 
     def __init__(self, task: Task, mesh: Mesh) -> None:
         self.task, self.mesh = task, mesh

@@ -1,10 +1,13 @@
-"""Loss and gradient of a batch: at once, or in micro-batches one after the other, which need the memory of one.
+"""Loss and gradient of a batch: at once, or in micro-batches one after the other, which need the
+memory of one.
 
-(1)  L = 1/n sum_m L(batch_m),   batch_m = images m, m + n, m + 2n, ... of the global batch,   key_m = fold_in(key, m)
+(1)  L = 1/n sum_m L(batch_m),   batch_m = images m, m + n, m + 2n, ... of the global batch,   key_m
+= fold_in(key, m)
 
-Every n-th image goes into the same micro-batch: so each lies over all devices as the whole batch did, no image moves,
-and which images it holds does not depend on the number of devices. Gradients, loss and metrics are averaged in float32.
-Where a loss is no mean over images (batch statistics, means over labelled pixels), (1) is not that of the whole batch.
+Every n-th image goes into the same micro-batch: so each lies over all devices as the whole batch
+did, no image moves, and which images it holds does not depend on the number of devices. Gradients,
+loss and metrics are averaged in float32. Where a loss is no mean over images (batch statistics,
+means over labelled pixels), (1) is not that of the whole batch.
 """
 
 from collections.abc import Callable
@@ -30,13 +33,20 @@ class Gradients(NamedTuple):
 
 
 def gradients(
-    loss: Loss, params: Any, whole: Any, batch: Batch, key: jax.Array, count: int, mesh: Mesh, shardings: Any
+    loss: Loss,
+    params: Any,
+    whole: Any,
+    batch: Batch,
+    key: jax.Array,
+    count: int,
+    mesh: Mesh,
+    shardings: Any,
 ) -> Gradients:
     """Equation (1) with `count` micro-batches; to be called within a compiled program.
 
     Args:
-      loss: (params, kept, batch, key) -> loss and extras. `kept` is what the micro-batch before left under STATE:
-        running statistics go through the micro-batches one after the other.
+      loss: (params, kept, batch, key) -> loss and extras. `kept` is what the micro-batch before
+        left under STATE: running statistics go through the micro-batches one after the other.
       params: that the gradient is taken for.
       whole: all of them, to begin with for what stands under STATE.
       shardings: of the gradients.
@@ -72,16 +82,23 @@ def gradients(
 
 
 def micro_batches(batch: Batch, count: int, mesh: Mesh) -> Batch:
-    """The batch as (count, b / count, ...), each part cut over all devices; nothing leaves its device."""
+    """The batch as (count, b / count, ...), each part cut over all devices; nothing leaves its
+    device."""
 
     def cut(leaf: jax.Array) -> jax.Array:
         rows = leaf.reshape(leaf.shape[0] // count, count, *leaf.shape[1:])
         rows = jax.lax.with_sharding_constraint(rows, NamedSharding(mesh, PartitionSpec(AXES)))
-        return jax.lax.with_sharding_constraint(rows.swapaxes(0, 1), NamedSharding(mesh, PartitionSpec(None, AXES)))
+        return jax.lax.with_sharding_constraint(
+            rows.swapaxes(0, 1), NamedSharding(mesh, PartitionSpec(None, AXES))
+        )
 
     return {name: cut(leaf) for name, leaf in batch.items()}
 
 
 def _within(tree: Any, like: Any) -> Any:
     """The leaves of a nested dict at the places of another one."""
-    return {name: _within(tree[name], below) for name, below in like.items()} if isinstance(like, dict) else tree
+    return (
+        {name: _within(tree[name], below) for name, below in like.items()}
+        if isinstance(like, dict)
+        else tree
+    )

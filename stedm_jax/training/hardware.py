@@ -1,4 +1,5 @@
-"""What the status line says of the machine: memory in use, the peak of a device, and a profile of some steps."""
+"""What the status line says of the machine: memory in use, the peak of a device, and a profile of
+some steps."""
 
 import os
 import resource
@@ -7,7 +8,8 @@ from pathlib import Path
 
 import jax
 
-# Makers' data sheets: dense bfloat16 FLOP/s of one device, by what JAX calls it. The first that fits is taken.
+# Makers' data sheets: dense bfloat16 FLOP/s of one device, by what JAX calls it. The first that
+# fits is taken.
 PEAKS = (
     ("TPU v6 lite", 918e12),
     ("TPU v5 lite", 197e12),
@@ -23,14 +25,17 @@ PEAKS = (
 
 
 def peak_flops(kind: str) -> float | None:
-    """Dense bfloat16 FLOP/s of a device of this kind at its best; None where it is not known (a CPU)."""
+    """Dense bfloat16 FLOP/s of a device of this kind at its best; None where it is not known (a
+    CPU)."""
     return next((flops for name, flops in PEAKS if kind.startswith(name)), None)
 
 
 def memory_used() -> tuple[str, float]:
-    """What is measured ("device": the most that this host's fullest device held so far, "memory": of this process now),
-    and its bytes."""
-    most = [(device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in jax.local_devices()]
+    """What is measured ("device": the most that this host's fullest device held so far, "memory":
+    of this process now), and its bytes."""
+    most = [
+        (device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in jax.local_devices()
+    ]
     if any(most):
         return "device", float(max(most))
     try:
@@ -42,7 +47,8 @@ def memory_used() -> tuple[str, float]:
 
 
 class Profile:
-    """Profiles the steps `window` = (first, last), for TensorBoard or Perfetto; () profiles nothing."""
+    """Profiles the steps `window` = (first, last), for TensorBoard or Perfetto; () profiles
+    nothing."""
 
     def __init__(self, folder: Path, window: tuple[int, ...]) -> None:
         self.folder, self.window, self.running = folder, window, False

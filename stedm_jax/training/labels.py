@@ -21,16 +21,20 @@ _CUT = "\N{HORIZONTAL ELLIPSIS}"
 def labelled(
     picture: UInt8[np.ndarray, "h w 3"], rows: Sequence[str] = (), columns: Sequence[str] = ()
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """The picture, pixel for pixel, in the lower right corner of one with margins that hold the names.
+    """The picture, pixel for pixel, in the lower right corner of one with margins that hold the
+    names.
 
-    Names that are too long, for their column or for a square beside their row, lose what they have in common.
+    Names that are too long, for their column or for a square beside their row, lose what they have
+    in common.
 
     Raises:
       ValueError: the picture does not divide into so many rows or columns.
     """
     height, width = picture.shape[:2]
     if height % max(1, len(rows)) or width % max(1, len(columns)):
-        raise ValueError(f"a picture of {width} x {height} pixels has no {len(columns)} columns x {len(rows)} rows")
+        raise ValueError(
+            f"a picture of {width} x {height} pixels has no {len(columns)} columns x {len(rows)} rows"
+        )
     high, wide = height // max(1, len(rows)), width // max(1, len(columns))
     cell = min(high if rows else wide, wide if columns else high)
     size = max(_SMALLEST, cell // _CELLS)
@@ -52,22 +56,32 @@ def labelled(
 @lru_cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
     """The one that comes with matplotlib, so that pictures look the same everywhere."""
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
+    return ImageFont.truetype(
+        str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size
+    )
 
 
 def _short(names: Sequence[str], font: ImageFont.FreeTypeFont, width: int) -> list[str]:
-    """The names in at most `width` pixels: long ones lose what all of them begin and end with, then their middle."""
+    """The names in at most `width` pixels: long ones lose what all of them begin and end with, then
+    their middle."""
     long = {name for name in names if font.getlength(name) > width}
     same = len(commonprefix([*long])) if len(long) > 1 else 0
     rest = {name: name[same:] for name in long}
     ends = len(commonprefix([each[::-1] for each in rest.values()])) if len(long) > 1 else 0
-    apart = {name: _CUT * (same > 0) + each[: len(each) - ends] + _CUT * (ends > 0) for name, each in rest.items()}
+    apart = {
+        name: _CUT * (same > 0) + each[: len(each) - ends] + _CUT * (ends > 0)
+        for name, each in rest.items()
+    }
     return [_fitting(apart.get(name, name), font, width) for name in names]
 
 
 def _fitting(name: str, font: ImageFont.FreeTypeFont, width: int) -> str:
     for kept in range(len(name), 0, -1):
-        text = name if kept == len(name) else name[: kept // 2] + _CUT + name[len(name) - (kept - kept // 2) :]
+        text = (
+            name
+            if kept == len(name)
+            else name[: kept // 2] + _CUT + name[len(name) - (kept - kept // 2) :]
+        )
         if font.getlength(text) <= width:
             return text
     return ""

@@ -21,7 +21,8 @@ from stedm_jax.training.tensorboard import EventFile
 class MetricLog:
     """`metrics.jsonl`, TensorBoard events and pictures (`images/<name>-<step>.png`) in a directory.
 
-    Opened at the step from which training goes on: rows of later steps, and a torn last row, are dropped,
+    Opened at the step from which training goes on: rows of later steps, and a torn last row, are
+      dropped,
     so that no step is there twice. `wandb`: one of mirror.MODES.
     """
 
@@ -37,13 +38,18 @@ class MetricLog:
             self._mirror = Mirror(Path(dir), wandb)
 
     def scalars(self, step: int, values: Mapping[str, float], prefix: str = "") -> None:
-        """Writes one row: `step`, `time` (unix seconds) and the values, their names after `prefix`."""
+        """Writes one row: `step`, `time` (unix seconds) and the values, their names after
+        `prefix`."""
         if not self._active:
             return
         named = {prefix + name: float(value) for name, value in values.items()}
-        row = {name: value if math.isfinite(value) else None for name, value in named.items()}  # JSON has no NaN
+        row = {
+            name: value if math.isfinite(value) else None for name, value in named.items()
+        }  # JSON has no NaN
         try:
-            self._file.write(json.dumps({"step": step, "time": round(time.time(), 3), **row}) + "\n")
+            self._file.write(
+                json.dumps({"step": step, "time": round(time.time(), 3), **row}) + "\n"
+            )
             self._file.flush()
         except OSError:
             with suppress(OSError):  # closing would try once more
@@ -73,7 +79,9 @@ class MetricLog:
     def _truncate(self, step: int) -> None:
         if not self.path.exists():
             return
-        kept = "".join(json.dumps(row) + "\n" for row in read_rows(self.path) if row["step"] <= step)
+        kept = "".join(
+            json.dumps(row) + "\n" for row in read_rows(self.path) if row["step"] <= step
+        )
         partial = self.path.with_suffix(".partial")
         partial.write_text(kept)
         partial.replace(self.path)
@@ -93,10 +101,11 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 class Progress:
-    """The status line: stage, step, images, loss, images/s, MFU, share of time spent waiting for data, memory, ETA.
+    """The status line: stage, step, images, loss, images/s, MFU, share of time spent waiting for
+    data, memory, ETA.
 
-    On a terminal one line is rewritten; elsewhere a line is printed at most every `interval` seconds.
-    Time inside `paused()` (evaluation, saving, compiling) counts in no speed.
+    On a terminal one line is rewritten; elsewhere a line is printed at most every `interval`
+    seconds. Time inside `paused()` (evaluation, saving, compiling) counts in no speed.
     """
 
     def __init__(
@@ -116,10 +125,15 @@ class Progress:
         self._began, self._pauses = time.perf_counter(), 0.0
         self._done, self._waited = 0, 0.0
         self._flops, self._peak = 0.0, None
-        self._mark = (0.0, 0, 0.0)  # busy seconds, steps and waited seconds at the last call of rates()
+        self._mark = (
+            0.0,
+            0,
+            0.0,
+        )  # busy seconds, steps and waited seconds at the last call of rates()
 
     def advance(self, step: int, loss: float | None = None, waited: float = 0.0) -> None:
-        """Counts one step, `waited` seconds of it spent waiting for data; prints when it is time."""
+        """Counts one step, `waited` seconds of it spent waiting for data; prints when it is
+        time."""
         self._done, self._waited = self._done + 1, self._waited + waited
         now = time.perf_counter()
         if now - self._last_print >= self._interval:
@@ -127,7 +141,8 @@ class Progress:
             self._show(self._line(step, loss))
 
     def measure(self, flops: float, peak: float | None) -> None:
-        """FLOPs of a step on one device, and what that device could do in a second, where it is known: shows MFU."""
+        """FLOPs of a step on one device, and what that device could do in a second, where it is
+        known: shows MFU."""
         self._flops, self._peak = flops, peak
 
     def rates(self) -> dict[str, float]:
@@ -136,7 +151,10 @@ class Progress:
         seconds, steps, waited = (new - old for new, old in zip(now, self._mark, strict=True))
         self._mark = now
         seconds = max(seconds, 1e-9)
-        return {"images_per_second": steps * self.batch / seconds, "data_wait": min(1.0, waited / seconds)}
+        return {
+            "images_per_second": steps * self.batch / seconds,
+            "data_wait": min(1.0, waited / seconds),
+        }
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -163,7 +181,9 @@ class Progress:
         left = (self.steps - step) / max(speed, 1e-9)
         what, used = memory_used()
         shown = "" if loss is None else f"loss {loss:.4g}  "
-        share = f"MFU {self._flops * speed / self._peak:.1%}  " if self._peak and self._flops else ""
+        share = (
+            f"MFU {self._flops * speed / self._peak:.1%}  " if self._peak and self._flops else ""
+        )
         return (
             f"step {step:,}/{self.steps:,}  {step * self.batch:,} images  {shown}{speed * self.batch:.3g} images/s  "
             f"{share}wait {self._waited / busy:.0%}  {what} {count(used)}B  ETA {clock(left)}"

@@ -1,7 +1,8 @@
 """The loop: the only one. It trains any Task, from scratch or from where a run before was stopped.
 
-Every random number and every batch is a function of (seed, step), so the step number is all there is to
-resume from. The device is never waited for: while it works on a step, the metrics of the one before are read.
+Every random number and every batch is a function of (seed, step), so the step number is all there
+is to resume from. The device is never waited for: while it works on a step, the metrics of the one
+  before are read.
 """
 
 import math
@@ -16,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 from stedm_jax.training import peers
 from stedm_jax.training.checkpoints import Checkpoints
 from stedm_jax.training.hardware import Profile, peak_flops
@@ -24,7 +25,14 @@ from stedm_jax.training.labels import Labels, labelled
 from stedm_jax.training.logging import MetricLog, Progress, clock, count, read_rows
 from stedm_jax.training.program import Program
 from stedm_jax.training.rng import stream_key
-from stedm_jax.training.sharding import local_batch_size, param_shardings, place, replicated, to_global, to_replicated
+from stedm_jax.training.sharding import (
+    local_batch_size,
+    param_shardings,
+    place,
+    replicated,
+    to_global,
+    to_replicated,
+)
 from stedm_jax.training.signals import Signals
 from stedm_jax.training.snapshots import Snapshots
 from stedm_jax.training.state import TrainState, count_params
@@ -35,7 +43,8 @@ HostBatch = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a training leaves: last state, its scores, best step (the last, without `best`), seconds.
+    """What a training leaves: last state, its scores, best step (the last, without `best`),
+    seconds.
 
     `sums` are those that the scores were made from; None where this call did not have to evaluate.
     """
@@ -69,11 +78,14 @@ def train(
       batches: gives the iterator of this host's batches from a global step on.
       frozen: parameters that are not trained, handed to the task ({} when None).
       eval_batches: gives the same batches, all of one size, each time.
-      visual: gives the batch to draw from, equal on every host; called once, when the first picture is due.
+      visual: gives the batch to draw from, equal on every host; called once, when the first picture
+        is due.
       labels: gives the names of the rows and columns of pictures; called as `visual`.
-      init_params: called when there is no sound checkpoint; gives the weights to start from, None for fresh ones.
+      init_params: called when there is no sound checkpoint; gives the weights to start from, None
+        for fresh ones.
       best: (metric, "max" or "min"): that checkpoint is kept as well.
-      signals: those of the run, which listen already; None: SIGTERM and Ctrl-C are heard while this trains.
+      signals: those of the run, which listen already; None: SIGTERM and Ctrl-C are heard while this
+        trains.
 
     Raises:
       UserError: starting weights that do not fit, a disk that is full, data that end too early.
@@ -84,9 +96,17 @@ def train(
     task, settings = program.task, program.settings
     checkpoints = Checkpoints(Path(workdir) / "checkpoints", settings.keep, best)
     saved = checkpoints.latest()
-    state = program.init(seed, init_params()) if saved is None else checkpoints.restore(program.state, saved)
+    state = (
+        program.init(seed, init_params())
+        if saved is None
+        else checkpoints.restore(program.state, saved)
+    )
     progress = Progress(label or task.name, settings.steps, settings.batch)
-    if saved is not None and saved >= settings.steps and (eval_batches is None or checkpoints.metrics(saved)):
+    if (
+        saved is not None
+        and saved >= settings.steps
+        and (eval_batches is None or checkpoints.metrics(saved))
+    ):
         scores, best_step = checkpoints.metrics(saved), checkpoints.best_step() or saved
         progress.note(f"was done before: step {saved:,}{_scores(scores)}")
         return TrainResult(state, scores, best_step, time.perf_counter() - began)
@@ -95,11 +115,27 @@ def train(
     frozen = place(frozen, param_shardings(frozen, program.mesh))
     with nullcontext(signals) if signals else Signals() as heard, heard.politely():
         peers.on_first(lambda: checkpoints.check_place(program.state))
-        run = _Run(program, seed, frozen, checkpoints, progress, eval_batches, visual, labels, state, saved, heard)
+        run = _Run(
+            program,
+            seed,
+            frozen,
+            checkpoints,
+            progress,
+            eval_batches,
+            visual,
+            labels,
+            state,
+            saved,
+            heard,
+        )
         run.go(batches, Path(workdir))
     seconds = time.perf_counter() - began
-    progress.note(f"done: step {run.step:,} in {clock(seconds)}{_scores(run.scores)}{run.left_out()}")
-    return TrainResult(run.state, run.scores, checkpoints.best_step() or run.step, seconds, run.sums)
+    progress.note(
+        f"done: step {run.step:,} in {clock(seconds)}{_scores(run.scores)}{run.left_out()}"
+    )
+    return TrainResult(
+        run.state, run.scores, checkpoints.best_step() or run.step, seconds, run.sums
+    )
 
 
 @dataclass
@@ -117,12 +153,20 @@ class _Run:
     signals: Signals
     scores: dict[str, float] = field(default_factory=dict)
     sums: dict[str, np.ndarray] | None = None  # of the scores
-    pending: tuple[int, dict[str, jax.Array], float] | None = None  # step, metrics not yet read, data wait
-    window: list[dict[str, float]] = field(default_factory=list)  # metrics since the last row of the log
+    pending: tuple[int, dict[str, jax.Array], float] | None = (
+        None  # step, metrics not yet read, data wait
+    )
+    window: list[dict[str, float]] = field(
+        default_factory=list
+    )  # metrics since the last row of the log
     skipped: int = 0  # steps left out, those of runs before included
 
     def __post_init__(self) -> None:
-        self.task, self.mesh, self.settings = self.program.task, self.program.mesh, self.program.settings
+        self.task, self.mesh, self.settings = (
+            self.program.task,
+            self.program.mesh,
+            self.program.settings,
+        )
         self.step = self.saved or 0
         self.key = jax.jit(lambda: jax.random.key(self.seed), out_shardings=replicated(self.mesh))()
 
@@ -134,7 +178,9 @@ class _Run:
             self.log = MetricLog(workdir, self.step, self.settings.wandb)
             if self.settings.ema.snapshot_every:
                 self.snapshots = Snapshots(workdir, self.step)
-            self.skipped = peers.on_first(lambda: sum("skipped" in row for row in read_rows(self.log.path)))
+            self.skipped = peers.on_first(
+                lambda: sum("skipped" in row for row in read_rows(self.log.path))
+            )
             with jax.set_mesh(self.mesh):
                 self._steps(batches)
             self.checkpoints.close()
@@ -238,18 +284,23 @@ class _Run:
     def _log(self, step: int) -> None:
         """One row of the means since the last one, if there is anything."""
         if self.window:
-            means = {name: float(np.mean([row[name] for row in self.window])) for name in self.window[0]}
+            means = {
+                name: float(np.mean([row[name] for row in self.window])) for name in self.window[0]
+            }
             self.log.scalars(step, {**means, **self.progress.rates()})
             self.window.clear()
 
     def _left_out(self, step: int, metric: str, value: float) -> None:
-        """Counts a step that changed nothing because something was not finite; too many of them end the training."""
+        """Counts a step that changed nothing because something was not finite; too many of them end
+        the training."""
         most = self.settings.skip_bad
         if self.skipped >= most:
             raise TrainingDiverged(step, metric, value, self.saved, self.skipped)
         self.skipped += 1
         self.log.scalars(step, {"skipped": 1.0})
-        self.progress.note(f"step {step:,} is left out: {metric} is {value} ({self.skipped} of at most {most})")
+        self.progress.note(
+            f"step {step:,} is left out: {metric} is {value} ({self.skipped} of at most {most})"
+        )
 
     def left_out(self) -> str:
         """How many steps were left out, for the last line; empty if none was."""
@@ -262,7 +313,11 @@ class _Run:
         return self.eval_batches is not None and self._at(self.settings.eval_every)
 
     def _draws(self) -> bool:
-        return self.visual is not None and self.settings.visual_every > 0 and self._at(self.settings.visual_every)
+        return (
+            self.visual is not None
+            and self.settings.visual_every > 0
+            and self._at(self.settings.visual_every)
+        )
 
     def _saves(self) -> bool:
         judged = self.checkpoints.best is not None and self._evaluates()
@@ -283,10 +338,15 @@ class _Run:
             if self._draws() and not self.signals.leaving():
                 batch = to_replicated(self.visual_batch, self.mesh)
                 key = stream_key(self.seed, "visual")
-                drawn = jax.device_get(self.program.draw(self.state.weights, self.frozen, batch, key))
+                drawn = jax.device_get(
+                    self.program.draw(self.state.weights, self.frozen, batch, key)
+                )
                 pictures = {name: each for name, each in drawn.items() if each.ndim}
                 names = {name: self.names.get(name, ((), ())) for name in pictures}
-                self.log.images(self.step, {name: labelled(each, *names[name]) for name, each in pictures.items()})
+                self.log.images(
+                    self.step,
+                    {name: labelled(each, *names[name]) for name, each in pictures.items()},
+                )
                 numbers = {name: float(each) for name, each in drawn.items() if not each.ndim}
                 if numbers:
                     self.log.scalars(self.step, numbers, "samples/")
@@ -311,14 +371,17 @@ class _Run:
             return None
         scores, best = evaluate.scores(sums), self.checkpoints.best
         if best is not None and best[0] not in scores:
-            raise ValueError(f"best names {best[0]!r}, but task {self.task.name!r} gives {sorted(scores)}")
+            raise ValueError(
+                f"best names {best[0]!r}, but task {self.task.name!r} gives {sorted(scores)}"
+            )
         self.scores, self.sums = scores, sums
         self.log.scalars(self.step, scores, "eval/")
         self.progress.note(f"step {self.step:,}{_scores(scores)}")
         return scores
 
     def _snap(self) -> None:
-        """Before the checkpoint of the same step, so that none is missing where a run goes on from that."""
+        """Before the checkpoint of the same step, so that none is missing where a run goes on from
+        that."""
         if self._snaps():
             self.snapshots.write(self.step, self.state.tracks)
 
@@ -340,7 +403,9 @@ class _Run:
 
 def _greeting(run: _Run) -> str:
     frozen, shape, steps = count_params(run.frozen), run.mesh.shape, run.settings.steps
-    size = f"{count_params(run.state.all_params):,} parameters" + (f" and {frozen:,} frozen" if frozen else "")
+    size = f"{count_params(run.state.all_params):,} parameters" + (
+        f" and {frozen:,} frozen" if frozen else ""
+    )
     origin = f"going on from step {run.step:,}" if run.step else "starting"
     parts = {name: count_params(tree) for name, tree in run.state.all_params.items()}
     parts |= {f"{name} (frozen)": count_params(tree) for name, tree in run.frozen.items()}
@@ -358,12 +423,18 @@ def _costs(program: Program, compiled: Any) -> str:
     costs = {
         "FLOP for each image": total / program.settings.batch,
         "FLOP of a step": total,
-        **{f"  of {name}": number for name, number in program.flops_of.items() if len(program.flops_of) > 1},
+        **{
+            f"  of {name}": number
+            for name, number in program.flops_of.items()
+            if len(program.flops_of) > 1
+        },
         "FLOP on each device": total / program.mesh.size,
         "bytes of its state": getattr(memory, "argument_size_in_bytes", 0),
         "bytes of temporaries": getattr(memory, "temp_size_in_bytes", 0),
     }
-    return "".join(f"\n    {name:<24}{count(float(number)):>16}" for name, number in costs.items() if number)
+    return "".join(
+        f"\n    {name:<24}{count(float(number)):>16}" for name, number in costs.items() if number
+    )
 
 
 def _scores(scores: dict[str, float]) -> str:

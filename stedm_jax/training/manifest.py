@@ -1,7 +1,7 @@
 """A checkpoint's manifest: size and SHA-256 of every file, so that no damaged byte is ever loaded.
 
-It is written last, in one rename, so it also says that the checkpoint is complete. It carries a checksum of
-itself.
+It is written last, in one rename, so it also says that the checkpoint is complete. It carries a
+checksum of itself.
 """
 
 import hashlib
@@ -15,7 +15,10 @@ NAME = "MANIFEST.json"
 
 def write_manifest(folder: Path, step: int, metrics: dict[str, float]) -> None:
     """Reads back every file below `folder` and writes their sizes and checksums."""
-    files = {name: {"size": path.stat().st_size, "sha256": _sha256(path)} for name, path in _files(folder)}
+    files = {
+        name: {"size": path.stat().st_size, "sha256": _sha256(path)}
+        for name, path in _files(folder)
+    }
     _write(folder, {"version": 1, "step": step, "metrics": metrics, "files": files})
 
 
@@ -33,7 +36,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def damage(folder: Path) -> str:
-    """What is wrong with a checkpoint, in a few words; empty when all files are as they were written."""
+    """What is wrong with a checkpoint, in a few words; empty when all files are as they were
+    written."""
     if not (folder / NAME).exists():
         return "it was never finished"
     try:
@@ -58,7 +62,9 @@ def fingerprint(folder: Path) -> str:
 
 
 def _files(folder: Path) -> list[tuple[str, Path]]:
-    found = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(NAME))
+    found = (
+        path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(NAME)
+    )
     return sorted((path.relative_to(folder).as_posix(), path) for path in found)
 
 

@@ -1,6 +1,7 @@
 """Curves and pictures on Weights & Biases besides, for those who ask for it (train.wandb).
 
-A mirror only: what it fails to show is in `metrics.jsonl` all the same, and no failure of it stops a training. The
+A mirror only: what it fails to show is in `metrics.jsonl` all the same, and no failure of it stops
+  a training. The
 project is that of WANDB_PROJECT, or stedm_jax; a run that goes on is the same run there.
 """
 
@@ -13,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 
 MODES = ("", "offline", "online")
 PATIENCE = 60.0
@@ -41,7 +42,8 @@ class Mirror:
     """A run of wandb; nothing at all where `mode` is "".
 
     Args:
-      dir: of the log; offline runs are kept there too, below `wandb` (send one with `wandb sync FOLDER`).
+      dir: of the log; offline runs are kept there too, below `wandb` (send one with `wandb sync
+        FOLDER`).
       mode: "offline" keeps off the network.
 
     Raises:
@@ -64,11 +66,18 @@ class Mirror:
         file = dir / "wandb.id"
         if not file.exists():
             file.write_text(uuid.uuid4().hex[:16])
-        settings = self._wandb.Settings(init_timeout=PATIENCE, login_timeout=PATIENCE, console="off")
+        settings = self._wandb.Settings(
+            init_timeout=PATIENCE, login_timeout=PATIENCE, console="off"
+        )
         self._run = self._wandb.init(
-            project=os.environ.get("WANDB_PROJECT", "stedm_jax"), name=name, id=file.read_text().strip(),
-            resume="allow", mode=mode, dir=str(dir), settings=settings,
-        )  # fmt: skip
+            project=os.environ.get("WANDB_PROJECT", "stedm_jax"),
+            name=name,
+            id=file.read_text().strip(),
+            resume="allow",
+            mode=mode,
+            dir=str(dir),
+            settings=settings,
+        )
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """One row."""
@@ -94,4 +103,6 @@ class Mirror:
             function()
         except Exception as error:
             self._run = None
-            print(f"wandb is left out from here on: {type(error).__name__}: {error}"[:500], flush=True)
+            print(
+                f"wandb is left out from here on: {type(error).__name__}: {error}"[:500], flush=True
+            )

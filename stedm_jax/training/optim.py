@@ -1,8 +1,10 @@
 """Optimisers and learning-rate schedules.
 
     (1)  constant:  lr(n) = lr * w(n)                      w(n) = min(1, (n + 1) / warmup)
-    (2)  cosine:    lr(n) = lr * w(n) * (1 + cos(pi * t)) / 2,   t = (n - warmup) / (steps - warmup) in [0, 1]
-    (3)  decay(n) = end + (weight_decay - end) * (1 + cos(pi * n / steps)) / 2       where weight_decay_end > 0
+    (2)  cosine:    lr(n) = lr * w(n) * (1 + cos(pi * t)) / 2,   t = (n - warmup) / (steps - warmup)
+    in [0, 1]
+    (3)  decay(n) = end + (weight_decay - end) * (1 + cos(pi * n / steps)) / 2       where
+    weight_decay_end > 0
 
 n = 0, 1, ... is the number of updates already made, so that the first one already moves.
 """
@@ -15,7 +17,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 from stedm_jax.training.parts import fitting, mapped, named
 from stedm_jax.training.settings import OptimizerSettings, read_settings
 
@@ -34,9 +36,11 @@ def make_optimizer(
       cfg: the keys of OptimizerSettings. Weight decay spares leaves of fewer than two dimensions
         (biases, norms). "adam" has no weight decay at all.
       steps: length of the whole training, for the cosine schedule.
-      groups: gives, for a tree of parameters, a tree (or a prefix of it) of labels. Each label is optimised as if
-        by an optimiser of its own: the gradient is clipped by the norm over its leaves, and all else acts on each
-        element by itself. None: one group. They have nothing to do with `cfg.groups`, the factors of learning rates.
+      groups: gives, for a tree of parameters, a tree (or a prefix of it) of labels. Each label is
+        optimised as if by an optimiser of its own: the gradient is clipped by the norm over its
+          leaves, and all else acts on each
+        element by itself. None: one group. They have nothing to do with `cfg.groups`, the factors
+          of learning rates.
 
     Raises:
       UserError: an unknown name, a key missing or out of range.
@@ -55,14 +59,17 @@ def make_optimizer(
 
 
 def clip_by_group_norm(limit: float, groups: Groups | None = None) -> optax.GradientTransformation:
-    """Bounds the norm of the gradient of each group (see `make_optimizer`) by itself; the rest is not touched."""
+    """Bounds the norm of the gradient of each group (see `make_optimizer`) by itself; the rest is
+    not touched."""
     if groups is None:
         return optax.clip_by_global_norm(limit)
 
     def update(updates: Any, state: Any, params: Any = None) -> Any:
         labels = jax.tree.broadcast(groups(updates), updates)
         pairs = list(zip(jax.tree.leaves(updates), jax.tree.leaves(labels), strict=True))
-        norms = {label: optax.tree.norm([g for g, of in pairs if of == label]) for _, label in pairs}
+        norms = {
+            label: optax.tree.norm([g for g, of in pairs if of == label]) for _, label in pairs
+        }
         # Selected, so that 0 / 0 is never taken.
         clip = lambda g, of: jnp.where(norms[of] < limit, g, g / norms[of].astype(g.dtype) * limit)  # noqa: E731
         return jax.tree.map(clip, updates, labels), state
@@ -71,7 +78,8 @@ def clip_by_group_norm(limit: float, groups: Groups | None = None) -> optax.Grad
 
 
 def scale_by_path(groups: Sequence[tuple[str, float]]) -> optax.GradientTransformation:
-    """Multiplies updates by the factor of the first of the (regular expression, factor) pairs that fits their path."""
+    """Multiplies updates by the factor of the first of the (regular expression, factor) pairs that
+    fits their path."""
 
     def update(updates: Any, state: Any, params: Any = None) -> Any:
         names = list(named(updates))
@@ -107,19 +115,30 @@ def _decay(cfg: OptimizerSettings, steps: int) -> Any:
     start, end = cfg.weight_decay, cfg.weight_decay_end
     if end == 0:
         return start
-    return lambda n: end + (start - end) * 0.5 * (1.0 + jnp.cos(jnp.pi * jnp.minimum(n / max(steps, 1), 1.0)))
+    return lambda n: (
+        end + (start - end) * 0.5 * (1.0 + jnp.cos(jnp.pi * jnp.minimum(n / max(steps, 1), 1.0)))
+    )
 
 
 def _check(cfg: OptimizerSettings) -> None:
-    for key, value, valid in (("name", cfg.name, OPTIMIZERS), ("schedule", cfg.schedule, SCHEDULES)):
+    for key, value, valid in (
+        ("name", cfg.name, OPTIMIZERS),
+        ("schedule", cfg.schedule, SCHEDULES),
+    ):
         if value not in valid:
-            raise UserError(f"optimizer.{key} is {value!r}, which is unknown; choose one of: {', '.join(valid)}.")
+            raise UserError(
+                f"optimizer.{key} is {value!r}, which is unknown; choose one of: {', '.join(valid)}."
+            )
     if cfg.weight_decay_end and not cfg.weight_decay:
         raise UserError("optimizer.weight_decay_end needs a weight_decay above 0 to start from.")
     if cfg.name == "adam" and cfg.weight_decay:
-        raise UserError("optimizer.name 'adam' has no weight decay; choose 'adamw', or set weight_decay to 0.")
+        raise UserError(
+            "optimizer.name 'adam' has no weight decay; choose 'adamw', or set weight_decay to 0."
+        )
     if min(cfg.weight_decay, cfg.weight_decay_end, cfg.clip, cfg.warmup) < 0 or cfg.lr <= 0:
-        raise UserError("The optimizer needs lr above 0, and weight_decay, clip and warmup of 0 or more.")
+        raise UserError(
+            "The optimizer needs lr above 0, and weight_decay, clip and warmup of 0 or more."
+        )
     for pattern, factor in cfg.groups:
         if factor <= 0:
             raise UserError(
@@ -127,7 +146,9 @@ def _check(cfg: OptimizerSettings) -> None:
                 "name those parameters in freeze, which keeps them as they are."
             )
     if not (0 <= cfg.b1 < 1 and 0 <= cfg.b2 < 1):
-        raise UserError(f"optimizer.b1, b2 are {cfg.b1}, {cfg.b2}; both must be at least 0 and below 1.")
+        raise UserError(
+            f"optimizer.b1, b2 are {cfg.b1}, {cfg.b2}; both must be at least 0 and below 1."
+        )
 
 
 def _lenient(tx: optax.GradientTransformation) -> optax.GradientTransformation:

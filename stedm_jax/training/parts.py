@@ -1,6 +1,8 @@
-"""Some of the parameters, chosen by regular expressions of their paths ("unet/input_blocks/0/kernel").
+"""Some of the parameters, chosen by regular expressions of their paths
+("unet/input_blocks/0/kernel").
 
-An expression has to fit the whole path: "style/.*" is all of the style encoder. Trees are nested dicts.
+An expression has to fit the whole path: "style/.*" is all of the style encoder. Trees are nested
+  dicts.
 """
 
 import difflib
@@ -8,14 +10,18 @@ import re
 from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Any
 
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 
 
 def named(tree: Any, prefix: str = "") -> dict[str, Any]:
     """Path -> leaf of a nested dict."""
     out: dict[str, Any] = {}
     for name, value in tree.items():
-        out |= named(value, f"{prefix}{name}/") if isinstance(value, dict) else {f"{prefix}{name}": value}
+        out |= (
+            named(value, f"{prefix}{name}/")
+            if isinstance(value, dict)
+            else {f"{prefix}{name}": value}
+        )
     return out
 
 
@@ -39,7 +45,9 @@ def merged(one: Any, other: Any) -> Any:
         return one
     joined = dict(one)
     for name, value in other.items():
-        joined[name] = merged(joined[name], value) if isinstance(value, dict) and name in joined else value
+        joined[name] = (
+            merged(joined[name], value) if isinstance(value, dict) and name in joined else value
+        )
     return joined
 
 
@@ -67,27 +75,38 @@ def choose(patterns: Sequence[str], names: Sequence[str], key: str, what: str) -
       key: of the configuration, and `what` is chosen, for errors.
 
     Raises:
-      UserError: no regular expression, or one that fits nothing, or nothing that none before it fits.
+      UserError: no regular expression, or one that fits nothing, or nothing that none before it
+        fits.
     """
     found: dict[str, str] = {}
     for pattern in patterns:
         try:
             fits = fitting(pattern, names)
         except re.error as error:
-            raise UserError(f"{key} holds '{pattern}', which is no regular expression ({error}).") from error
+            raise UserError(
+                f"{key} holds '{pattern}', which is no regular expression ({error})."
+            ) from error
         if not fits:
-            raise UserError(f"{key} holds '{pattern}', which fits none of {what}. {_nearest(pattern, names)}")
+            raise UserError(
+                f"{key} holds '{pattern}', which fits none of {what}. {_nearest(pattern, names)}"
+            )
         if new := [name for name in fits if name not in found]:
             found |= dict.fromkeys(new, pattern)
         else:
             before = ", ".join(sorted({found[name] for name in fits}))
-            raise UserError(f"{key} holds '{pattern}', but all that it fits is fitted by {before} before it; drop one.")
+            raise UserError(
+                f"{key} holds '{pattern}', but all that it fits is fitted by {before} before it; drop one."
+            )
     return found
 
 
 def _nearest(pattern: str, names: Sequence[str]) -> str:
     plain = re.sub(r"[\\.*+?^$()\[\]{}|]+", "", pattern).strip("/")
-    folders = {"/".join(name.split("/")[:depth]) for name in names for depth in range(1, name.count("/") + 1)}
+    folders = {
+        "/".join(name.split("/")[:depth])
+        for name in names
+        for depth in range(1, name.count("/") + 1)
+    }
     near = difflib.get_close_matches(plain, [*folders, *names], n=5, cutoff=0.4)
     tops = sorted({name.split("/")[0] for name in names})
     hint = f"The nearest are {', '.join(near)}. " if near else ""

@@ -1,4 +1,5 @@
-"""What processes that train together tell one another outside of compiled programs, through JAX's coordinator.
+"""What processes that train together tell one another outside of compiled programs, through JAX's
+coordinator.
 
 Everything here works for a process alone too, and then does nothing but what is asked for.
 """
@@ -16,9 +17,11 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
-from jax._src import distributed  # the coordinator's client has no public name; orbax uses it as well
+from jax._src import (
+    distributed,
+)  # the coordinator's client has no public name; orbax uses it as well
 
-from stedm_jax.errors import UserError, explain
+from stedm_jax.common.errors import UserError, explain
 
 T = TypeVar("T")
 LOST = 3
@@ -35,7 +38,9 @@ class Relayed(UserError):
 
 def several() -> bool:
     """Whether there are other processes."""
-    return distributed.global_state.client is not None and distributed.global_state.num_processes > 1
+    return (
+        distributed.global_state.client is not None and distributed.global_state.num_processes > 1
+    )
 
 
 def first() -> bool:
@@ -44,10 +49,12 @@ def first() -> bool:
 
 
 def on_first(function: Callable[[], T]) -> T:
-    """Runs a function on process 0 only; all processes call this, wait for its end, and get what it returned.
+    """Runs a function on process 0 only; all processes call this, wait for its end, and get what it
+    returned.
 
     Args:
-      function: returns what JSON can hold, and calls nothing that all processes have to take part in.
+      function: returns what JSON can hold, and calls nothing that all processes have to take part
+        in.
 
     Raises:
       UserError: it raised one.
@@ -77,7 +84,8 @@ def on_first(function: Callable[[], T]) -> T:
 
 
 def end_all(error: BaseException) -> None:
-    """Ends this process for an error and tells the others why; returns only if all end together by themselves."""
+    """Ends this process for an error and tells the others why; returns only if all end together by
+    themselves."""
     if getattr(error, "agreed", False):
         return
     _ending.set()
@@ -155,14 +163,16 @@ def _say(text: str, status: int) -> None:
 
 
 def _exit(status: int) -> None:
-    """Without the exit handlers, which would wait for processes that do not come; the coordinator goes last."""
+    """Without the exit handlers, which would wait for processes that do not come; the coordinator
+    goes last."""
     sys.stdout.flush()
     time.sleep(5.0 if first() else 2.0)  # so that the others can ask why
     os._exit(status)
 
 
 def _explain_abort() -> None:
-    """JAX aborts a process whose peers are lost, from a thread of its own: adds a line to what it says, and a status.
+    """JAX aborts a process whose peers are lost, from a thread of its own: adds a line to what it
+    says, and a status.
 
     Python's own handlers would run in the main thread only, which never gets to them.
     """
@@ -175,7 +185,10 @@ def _explain_abort() -> None:
     global _handler  # kept, or it would be collected while the C library still has it
     _handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(handler)
     library = ctypes.CDLL(None)
-    library.signal.argtypes, library.signal.restype = [ctypes.c_int, ctypes.c_void_p], ctypes.c_void_p
+    library.signal.argtypes, library.signal.restype = (
+        [ctypes.c_int, ctypes.c_void_p],
+        ctypes.c_void_p,
+    )
     library.signal(int(signal.SIGABRT), ctypes.cast(_handler, ctypes.c_void_p))
 
 

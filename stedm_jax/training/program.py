@@ -1,12 +1,13 @@
-"""The compiled functions of a training, shared by trainings that differ in nothing but seed and data."""
+"""The compiled functions of a training, shared by trainings that differ in nothing but seed and
+data."""
 
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
-from stedm_jax.errors import UserError
-from stedm_jax.products import flops_by_network
+from stedm_jax.common.errors import UserError
+from stedm_jax.common.flop_counts import flops_by_network
 from stedm_jax.training.evaluate import Evaluator
 from stedm_jax.training.mirror import check_mode
 from stedm_jax.training.optim import make_optimizer
@@ -14,21 +15,29 @@ from stedm_jax.training.parts import choose, named
 from stedm_jax.training.rng import stream_key
 from stedm_jax.training.settings import LoopSettings, read_settings
 from stedm_jax.training.sharding import check_batch, place, replicated
-from stedm_jax.training.state import TrainState, abstract_state, check_params, count_params, fresh_state
+from stedm_jax.training.state import (
+    TrainState,
+    abstract_state,
+    check_params,
+    count_params,
+    fresh_state,
+)
 from stedm_jax.training.step import Update, make_train_step
 from stedm_jax.training.task import Task
 
 
 class Program:
-    """What a task, the settings of its training and a mesh make; nothing is compiled before it is used, or twice.
+    """What a task, the settings of its training and a mesh make; nothing is compiled before it is
+    used, or twice.
 
     Args:
       config: the keys of LoopSettings.
 
     Attributes:
-      still: paths of the parameters that stay as they are. told: lines that say so, and which learn at other rates.
-      flops: of the products of a training step on a global batch, loops counted as often as they turn; 0 before it is
-        traced. flops_of: the same by network.
+      still: paths of the parameters that stay as they are. told: lines that say so, and which learn
+        at other rates.
+      flops: of the products of a training step on a global batch, loops counted as often as they
+        turn; 0 before it is traced. flops_of: the same by network.
 
     Raises:
       UserError: bad settings, a batch that does not divide.
@@ -39,7 +48,9 @@ class Program:
         self.settings = read_settings(LoopSettings, config)
         check_batch(self.settings.batch, mesh, self.settings.accumulate)
         self.still, self.told = _parts(task, self.settings)
-        self.tx, lr = make_optimizer(self.settings.optimizer, self.settings.steps, getattr(task, "groups", None))
+        self.tx, lr = make_optimizer(
+            self.settings.optimizer, self.settings.steps, getattr(task, "groups", None)
+        )
         average, tracks = self.settings.ema.decay > 0, self.settings.ema.tracks
         self.state: TrainState = abstract_state(task, self.tx, mesh, average, self.still, tracks)
         self.shardings = jax.tree.map(lambda leaf: leaf.sharding, self.state)
@@ -55,7 +66,8 @@ class Program:
         self._start = jax.jit(fresh, out_shardings=self.shardings)
 
     def init(self, seed: int, params: Any = None) -> TrainState:
-        """Makes the state where it will lie; `params` starts from given weights (they are copied, not consumed).
+        """Makes the state where it will lie; `params` starts from given weights (they are copied,
+        not consumed).
 
         Raises:
           UserError: the given weights do not fit the task; names the first entries that differ.
@@ -63,7 +75,9 @@ class Program:
         if params is None:
             return self._init(stream_key(seed, "init"))
         check_params(params, self.state.all_params)
-        cast = jax.tree.map(lambda given, like: given.astype(like.dtype), params, self.state.all_params)
+        cast = jax.tree.map(
+            lambda given, like: given.astype(like.dtype), params, self.state.all_params
+        )
         return self._start(place(cast, self.shardings.all_params))
 
     def step(self, frozen: Any, batch: dict[str, jax.Array], key: jax.Array) -> tuple[Any, bool]:
@@ -80,7 +94,8 @@ class Program:
         return self._compiled[shapes], new
 
     def trace(self, frozen: Any, batch: Any, key: Any) -> Any:
-        """The train step for arrays, or ShapeDtypeStructs, of these shapes (`jax.stages.Traced`)."""
+        """The train step for arrays, or ShapeDtypeStructs, of these shapes
+        (`jax.stages.Traced`)."""
         return self._step.trace(self.state, frozen, batch, key)
 
 
@@ -97,7 +112,9 @@ def check_training(task: Task, config: Any, mesh: Mesh) -> None:
     make_optimizer(settings.optimizer, settings.steps)
 
 
-def _parts(task: Task, settings: LoopSettings, always: bool = False) -> tuple[frozenset[str], list[str]]:
+def _parts(
+    task: Task, settings: LoopSettings, always: bool = False
+) -> tuple[frozenset[str], list[str]]:
     """Paths of the parameters that `freeze` names, and what to say of them and of the groups.
 
     The parameters are looked at where one of the two names any, or `always`.
@@ -111,7 +128,9 @@ def _parts(task: Task, settings: LoopSettings, always: bool = False) -> tuple[fr
     still = choose(settings.freeze, list(leaves), "freeze", "the parameters")
     trained = [name for name in leaves if name not in still]
     if not trained and settings.steps:
-        raise UserError(f"freeze = {settings.freeze} leaves none of the parameters of {task.name!r} to be trained.")
+        raise UserError(
+            f"freeze = {settings.freeze} leaves none of the parameters of {task.name!r} to be trained."
+        )
     factors = dict(settings.optimizer.groups)
     faster = choose(list(factors), trained, "optimizer.groups", "the parameters that are trained")
 
@@ -120,5 +139,8 @@ def _parts(task: Task, settings: LoopSettings, always: bool = False) -> tuple[fr
         return f"{pattern}: {count_params([leaves[name] for name in names]):,} parameters in {len(names)} arrays"
 
     told = [f"freeze {size(pattern, still)} stay as they are" for pattern in settings.freeze]
-    told += [f"group {size(pattern, faster)} at {factor:g} x the learning rate" for pattern, factor in factors.items()]
+    told += [
+        f"group {size(pattern, faster)} at {factor:g} x the learning rate"
+        for pattern, factor in factors.items()
+    ]
     return frozenset(still), told

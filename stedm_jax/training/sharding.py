@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 
 AXES = ("data", "fsdp")
 MIN_ELEMENTS = 4096  # smaller leaves are replicated: cutting them costs more than it saves
@@ -27,7 +27,9 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[Any] | None = Non
     count = len(devices)
     if fsdp < 1 or count % fsdp:
         valid = [n for n in range(1, count + 1) if count % n == 0]
-        raise UserError(f"mesh.fsdp is {fsdp}, but {count} device(s) do not divide by it; choose one of {valid}.")
+        raise UserError(
+            f"mesh.fsdp is {fsdp}, but {count} device(s) do not divide by it; choose one of {valid}."
+        )
     if data == -1:
         data = count // fsdp
     if data * fsdp != count:
@@ -35,7 +37,9 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[Any] | None = Non
             f"The mesh data {data} x fsdp {fsdp} needs {data * fsdp} devices and there are {count}; "
             f"set mesh.data to {count // fsdp}, or to -1 to take all that are there."
         )
-    return jax.make_mesh((data, fsdp), AXES, axis_types=(AxisType.Auto, AxisType.Auto), devices=devices)
+    return jax.make_mesh(
+        (data, fsdp), AXES, axis_types=(AxisType.Auto, AxisType.Auto), devices=devices
+    )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -51,10 +55,12 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def param_shardings(abstract: Any, mesh: Mesh) -> Any:
     """Shardings for a tree of arrays or ShapeDtypeStructs, as a tree of the same structure.
 
-    The largest dimension that `fsdp` divides is cut (the last of equals); leaves under 4096 elements are
-    replicated.
+    The largest dimension that `fsdp` divides is cut (the last of equals); leaves under 4096
+    elements are replicated.
     """
-    return jax.tree.map(lambda leaf: NamedSharding(mesh, _spec(np.shape(leaf), mesh.shape["fsdp"])), abstract)
+    return jax.tree.map(
+        lambda leaf: NamedSharding(mesh, _spec(np.shape(leaf), mesh.shape["fsdp"])), abstract
+    )
 
 
 def _spec(shape: tuple[int, ...], fsdp: int) -> PartitionSpec:
@@ -66,7 +72,8 @@ def _spec(shape: tuple[int, ...], fsdp: int) -> PartitionSpec:
 
 
 def to_global(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Puts this host's part of a batch on its devices, as global arrays cut along the first dimension.
+    """Puts this host's part of a batch on its devices, as global arrays cut along the first
+    dimension.
 
     Raises:
       UserError: the global batch does not divide over the devices; names the nearest sizes that do.
@@ -74,16 +81,22 @@ def to_global(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
     sharding, hosts = batch_sharding(mesh), jax.process_count()
     for name, value in batch.items():
         if value.ndim == 0:
-            raise ValueError(f"batch entry {name!r} is a scalar; every entry needs a leading batch dimension")
+            raise ValueError(
+                f"batch entry {name!r} is a scalar; every entry needs a leading batch dimension"
+            )
         if (value.shape[0] * hosts) % mesh.size:
             _refuse_batch(value.shape[0] * hosts, mesh.size)
-    return {k: jax.make_array_from_process_local_data(sharding, np.asarray(v)) for k, v in batch.items()}
+    return {
+        k: jax.make_array_from_process_local_data(sharding, np.asarray(v)) for k, v in batch.items()
+    }
 
 
 def to_replicated(tree: Any, mesh: Mesh) -> Any:
     """Puts host arrays, equal on every host, whole on every device."""
     sharding = replicated(mesh)
-    return jax.tree.map(lambda v: jax.make_array_from_process_local_data(sharding, np.asarray(v)), tree)
+    return jax.tree.map(
+        lambda v: jax.make_array_from_process_local_data(sharding, np.asarray(v)), tree
+    )
 
 
 def place(tree: Any, shardings: Any) -> Any:
@@ -104,14 +117,18 @@ def place(tree: Any, shardings: Any) -> Any:
 
 
 def own_rows(rows: int, mesh: Mesh) -> np.ndarray:
-    """Which rows of a batch of so many the devices of this host hold, in the order in which `to_global` takes them."""
+    """Which rows of a batch of so many the devices of this host hold, in the order in which
+    `to_global` takes them."""
     places = batch_sharding(mesh).addressable_devices_indices_map((rows,))
-    slices = sorted({(index[0].start or 0, index[0].stop or rows) for index in places.values() if index})
+    slices = sorted(
+        {(index[0].start or 0, index[0].stop or rows) for index in places.values() if index}
+    )
     return np.concatenate([np.arange(start, stop) for start, stop in slices])
 
 
 def local_batch_size(batch: int) -> int:
-    """This host's share of a global batch size; UserError when it does not divide over the hosts."""
+    """This host's share of a global batch size; UserError when it does not divide over the
+    hosts."""
     hosts = jax.process_count()
     if batch % hosts:
         _refuse_batch(batch, hosts, "hosts")
@@ -119,20 +136,29 @@ def local_batch_size(batch: int) -> int:
 
 
 def check_batch(batch: int, mesh: Mesh | AbstractMesh, accumulate: int = 1) -> None:
-    """Refuses (UserError) a global batch size that does not divide over the mesh and its micro-batches."""
+    """Refuses (UserError) a global batch size that does not divide over the mesh and its
+    micro-batches."""
     if batch % (mesh.size * accumulate):
-        what = "devices" if accumulate == 1 else f"({mesh.size} devices x {accumulate} micro-batches)"
+        what = (
+            "devices" if accumulate == 1 else f"({mesh.size} devices x {accumulate} micro-batches)"
+        )
         _refuse_batch(batch, mesh.size * accumulate, what)
 
 
 def pad_batch(batch: Mapping[str, np.ndarray], size: int) -> dict[str, np.ndarray]:
-    """Fills a short last batch to `size` with zeros; `weight` (b,) is 1 where real, 0 where filled."""
+    """Fills a short last batch to `size` with zeros; `weight` (b,) is 1 where real, 0 where
+    filled."""
     count = len(next(iter(batch.values())))
     batch = {"weight": np.ones(count, np.float32), **batch}
-    return {k: np.concatenate([v, np.zeros((size - count, *v.shape[1:]), v.dtype)]) for k, v in batch.items()}
+    return {
+        k: np.concatenate([v, np.zeros((size - count, *v.shape[1:]), v.dtype)])
+        for k, v in batch.items()
+    }
 
 
 def _refuse_batch(batch: int, count: int, what: str = "devices") -> None:
     below = batch // count * count
     nearest = " or ".join(str(n) for n in (below, below + count) if n)
-    raise UserError(f"The global batch of {batch} does not divide over {count} {what}; the nearest valid: {nearest}.")
+    raise UserError(
+        f"The global batch of {batch} does not divide over {count} {what}; the nearest valid: {nearest}."
+    )

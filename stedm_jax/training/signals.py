@@ -1,8 +1,10 @@
-"""Stopping politely: SIGTERM, Ctrl-C or a file STOP end a run where nothing is lost; a second signal ends it at once.
+"""Stopping politely: SIGTERM, Ctrl-C or a file STOP end a run where nothing is lost; a second
+signal ends it at once.
 
-Within `politely()` a signal is only noted, and whoever works there asks `due()` now and then; elsewhere it ends the
-run where it is, which is safe because every file is written whole or not at all. Several processes leave together,
-at the same call of `due`, whichever of them was told, and when.
+Within `politely()` a signal is only noted, and whoever works there asks `due()` now and then;
+elsewhere it ends the run where it is, which is safe because every file is written whole or not at
+all. Several processes leave together, at the same call of `due`, whichever of them was told, and
+when.
 """
 
 import functools
@@ -28,12 +30,14 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 STOP = "STOP"
 """File in the workdir that asks a run to end; it is removed when it was heard."""
 REQUEUE = "STEDM_REQUEUE"
-"""Environment variable: exit status after SIGTERM (default 0), for schedulers that start a run again by its status."""
+"""Environment variable: exit status after SIGTERM (default 0), for schedulers that start a run
+again by its status."""
 _FILE = 1  # what the file is called where signals have numbers
 
 
 class Stopped(SystemExit):
-    """A run was told to stop, saved what it had, and can be run again. `agreed`: all processes end in this way."""
+    """A run was told to stop, saved what it had, and can be run again. `agreed`: all processes end
+    in this way."""
 
     def __init__(self, message: str, status: int = 0, agreed: bool = False) -> None:
         super().__init__(status)
@@ -52,7 +56,8 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Signals:
-    """Context in which a run can be told to stop; signals are heard in the main thread's process only.
+    """Context in which a run can be told to stop; signals are heard in the main thread's process
+    only.
 
     Args:
       workdir: where the file STOP is looked for; None: nowhere.
@@ -69,8 +74,9 @@ class Signals:
 
     def __enter__(self) -> "Signals":
         if threading.current_thread() is threading.main_thread():
-            # A handler runs between two lines of Python, which may be minutes apart; a thread hears at once. It begins
-            # before the handlers are set, so that it counts every signal that they take.
+            # A handler runs between two lines of Python, which may be minutes apart; a thread hears
+            # at once. It begins before the handlers are set, so that it counts every signal that
+            # they take.
             self._pipe = os.pipe()
             os.set_blocking(self._pipe[1], False)
             self._wakeup = signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
@@ -100,17 +106,20 @@ class Signals:
         return self._agreed > 0 or self._reason() > 0
 
     def due(self, mesh: Mesh | None = None) -> bool:
-        """Whether to leave here. With several processes all have to ask, equally often, and get the same answer.
+        """Whether to leave here. With several processes all have to ask, equally often, and get the
+        same answer.
 
         Args:
-          mesh: of all devices; needed with several processes. What it computes runs beside the work and is read one
-            call later.
+          mesh: of all devices; needed with several processes. What it computes runs beside the work
+            and is read one call later.
         """
         if self._agreed or not peers.several():
             return self.wanted()
         assert mesh is not None
         mine = np.full(jax.local_device_count(), self._reason(), np.int32)
-        self._votes.append(_largest(mesh)(jax.make_array_from_process_local_data(batch_sharding(mesh), mine)))
+        self._votes.append(
+            _largest(mesh)(jax.make_array_from_process_local_data(batch_sharding(mesh), mine))
+        )
         if len(self._votes) > 1:
             self._agreed = int(self._votes.pop(0))
         return self._agreed > 0
@@ -120,7 +129,8 @@ class Signals:
         return self._agreed > 0 if peers.several() else self.wanted()
 
     def end(self, where: str) -> None:
-        """Leaves: KeyboardInterrupt after Ctrl-C, else Stopped. `where` says what was reached, and what is kept."""
+        """Leaves: KeyboardInterrupt after Ctrl-C, else Stopped. `where` says what was reached, and
+        what is kept."""
         reason, agreed = self._agreed or self._reason(), bool(self._agreed)
         if reason == signal.SIGINT:
             raise Interrupted(f"Stopped {where}", agreed)
@@ -143,8 +153,9 @@ class Signals:
             self.end("where nothing has to be saved")
 
     def _listen(self) -> None:
-        # A byte for every signal that the kernel delivers, also while a handler runs, or between two runs of it that
-        # Python makes one. Equal signals of which the first is not yet delivered are one to the kernel, and so here.
+        # A byte for every signal that the kernel delivers, also while a handler runs, or between
+        # two runs of it that Python makes one. Equal signals of which the first is not yet
+        # delivered are one to the kernel, and so here.
         heard, pipe = 0, self._pipe[0]
         while byte := os.read(pipe, 1):
             number = byte[0]
@@ -161,7 +172,8 @@ class Signals:
 
 
 def _say(text: str) -> None:
-    """Writes to stderr, if it takes it now; the next signal must be heard where its reader is gone or reads no more."""
+    """Writes to stderr, if it takes it now; the next signal must be heard where its reader is gone
+    or reads no more."""
     with suppress(OSError):
         if select.select((), (2,), (), 0)[1]:
             os.write(2, text.encode())

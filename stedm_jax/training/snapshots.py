@@ -1,8 +1,11 @@
-"""Snapshots of the tracks (tracks.py), from which averages of other widths are combined after the training.
+"""Snapshots of the tracks (tracks.py), from which averages of other widths are combined after the
+training.
 
-`<stage>/snapshots/<step>/` holds `track-<width>.safetensors` and a manifest with their checksums; it is renamed to its
-place when it is whole. Parameters that are not trained are left out. Single precision: half precision rounds a weight
-by up to 1/2048 of itself, which is more than an average changes late in a training or in one at a low learning rate.
+`<stage>/snapshots/<step>/` holds `track-<width>.safetensors` and a manifest with their checksums;
+it is renamed to its place when it is whole. Parameters that are not trained are left out. Single
+  precision: half precision rounds a weight
+by up to 1/2048 of itself, which is more than an average changes late in a training or in one at a
+low learning rate.
 """
 
 import hashlib
@@ -19,7 +22,7 @@ from jax.sharding import Mesh
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 from stedm_jax.training import manifest, peers
 from stedm_jax.training.checkpoints import finished, numbered
 from stedm_jax.training.parts import merged, named
@@ -28,17 +31,20 @@ from stedm_jax.training.tracks import coefficients, exponent
 
 FOLDER, TRACK = "snapshots", "track-{}.safetensors"
 WORST = 0.1
-"""Distance from the wanted profile, as a share of its norm, above which a combination is refused."""
+"""Distance from the wanted profile, as a share of its norm, above which a combination is
+refused."""
 _MOST = 100
 """Snapshots up to which `check_width` looks ahead."""
 
 
 class Snapshots:
-    """Those of a training in the folder of its stage; all processes call the methods, the first writes.
+    """Those of a training in the folder of its stage; all processes call the methods, the first
+    writes.
 
     Args:
       stage: folder.
-      step: that the training goes on from; what lies after it was made by a process that was killed, and goes.
+      step: that the training goes on from; what lies after it was made by a process that was
+        killed, and goes.
     """
 
     def __init__(self, stage: Path, step: int) -> None:
@@ -49,11 +55,14 @@ class Snapshots:
         if not self.dir.is_dir():
             return
         for folder in self.dir.iterdir():
-            if folder.name.endswith(".partial") or (folder.name.isdecimal() and int(folder.name) > step):
+            if folder.name.endswith(".partial") or (
+                folder.name.isdecimal() and int(folder.name) > step
+            ):
                 shutil.rmtree(folder)
 
     def write(self, step: int, tracks: Mapping[str, Any]) -> None:
-        """Writes the tracks of a step, unless they are there already; returns when they are on disk.
+        """Writes the tracks of a step, unless they are there already; returns when they are on
+        disk.
 
         They are copied to the host track by track.
 
@@ -83,9 +92,11 @@ class Snapshots:
 
 @dataclass(frozen=True)
 class Combined:
-    """Parameters (float32, a nested dict) averaged with a profile of some width, and how they came about.
+    """Parameters (float32, a nested dict) averaged with a profile of some width, and how they came
+    about.
 
-    `error`: distance from that profile, as a share of its norm. `sha256`: over all that they were made from.
+    `error`: distance from that profile, as a share of its norm. `sha256`: over all that they were
+    made from.
     """
 
     params: dict[str, Any]
@@ -97,10 +108,12 @@ class Combined:
 
 
 def combine(stage: Path, width: float, step: int | None = None) -> Combined:
-    """The average of relative width `width` at `step` (default: the last snapshot), from snapshots up to it.
+    """The average of relative width `width` at `step` (default: the last snapshot), from snapshots
+    up to it.
 
     Raises:
-      UserError: an impossible width, or one too far from those of the tracks; no snapshots, or none of that step.
+      UserError: an impossible width, or one too far from those of the tracks; no snapshots, or none
+        of that step.
     """
     wanted, dir = exponent(width), Path(stage) / FOLDER
     steps = sound_steps(dir)
@@ -111,9 +124,19 @@ def combine(stage: Path, width: float, step: int | None = None) -> Combined:
         )
     step = steps[-1] if step is None else step
     if step not in steps:
-        raise UserError(f"{dir} has no snapshot of step {step}; those there are of steps {', '.join(map(str, steps))}.")
-    files = [(at, file) for at in steps if at <= step for file in sorted((dir / str(at)).glob(TRACK.format("*")))]
-    times, exponents = [at for at, _ in files], [exponent(float(file.stem.removeprefix("track-"))) for _, file in files]
+        raise UserError(
+            f"{dir} has no snapshot of step {step}; those there are of steps {', '.join(map(str, steps))}."
+        )
+    files = [
+        (at, file)
+        for at in steps
+        if at <= step
+        for file in sorted((dir / str(at)).glob(TRACK.format("*")))
+    ]
+    times, exponents = (
+        [at for at, _ in files],
+        [exponent(float(file.stem.removeprefix("track-"))) for _, file in files],
+    )
     shares, error = coefficients(times, exponents, step, wanted)
     if error > WORST:
         raise UserError(_too_far(width, times, exponents, step, error))
@@ -134,7 +157,8 @@ def check_width(width: float, tracks: Sequence[float], every: int, steps: int) -
 
     Args:
       width: that is wanted.
-      tracks, every, steps: widths of the tracks, steps between snapshots, and steps of the training.
+      tracks, every, steps: widths of the tracks, steps between snapshots, and steps of the
+        training.
 
     Raises:
       UserError: an impossible width, or one too far from those of the tracks.
@@ -142,7 +166,10 @@ def check_width(width: float, tracks: Sequence[float], every: int, steps: int) -
     wanted, at = exponent(width), [*range(every, steps, every), steps]
     if len(at) > _MOST:  # then they reach far; the equations would take minutes
         return
-    times, exponents = [step for step in at for _ in tracks], [exponent(track) for _ in at for track in tracks]
+    times, exponents = (
+        [step for step in at for _ in tracks],
+        [exponent(track) for _ in at for track in tracks],
+    )
     error = coefficients(times, exponents, steps, wanted)[1]
     if error > WORST:
         raise UserError(_too_far(width, times, exponents, steps, error))
@@ -159,8 +186,14 @@ def sound_steps(dir: Path) -> list[int]:
     return steps
 
 
-def _too_far(width: float, times: list[int], exponents: list[float], step: int, error: float) -> str:
-    near = [w / 1000 for w in range(5, 288) if coefficients(times, exponents, step, exponent(w / 1000))[1] <= WORST]
+def _too_far(
+    width: float, times: list[int], exponents: list[float], step: int, error: float
+) -> str:
+    near = [
+        w / 1000
+        for w in range(5, 288)
+        if coefficients(times, exponents, step, exponent(w / 1000))[1] <= WORST
+    ]
     reach = f"With them widths from {min(near):g} to {max(near):g} can be had. " if near else ""
     return (
         f"The snapshots up to step {step} ({len(set(times))} of them) do not combine to a relative width of {width:g}: "

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 from stedm_jax.training.parts import merged, split
 from stedm_jax.training.sharding import param_shardings
 from stedm_jax.training.task import Task
@@ -19,11 +19,11 @@ from stedm_jax.training.tracks import track_name
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """`step` int32 counts the updates made; `ema` is {} when none is kept, and so are `tracks`, those of tracks.py by
-    name. Leaves may also be abstract.
+    """`step` int32 counts the updates made; `ema` is {} when none is kept, and so are `tracks`,
+    those of tracks.py by name. Leaves may also be abstract.
 
-    `params` are those that are trained, which alone have averages and a state of the optimiser; `still` are those that
-    stay as they are, {} as a rule.
+    `params` are those that are trained, which alone have averages and a state of the optimiser;
+    `still` are those that stay as they are, {} as a rule.
     """
 
     step: Any
@@ -52,8 +52,11 @@ def abstract_state(
     still: Container[str] = (),
     tracks: Sequence[float] = (),
 ) -> TrainState:
-    """Shapes, dtypes and shardings of the state, without computing anything. Arguments as for `fresh_state`."""
-    abstract = jax.eval_shape(lambda: fresh_state(task.init(jax.random.key(0)), tx, ema, still, tracks))
+    """Shapes, dtypes and shardings of the state, without computing anything. Arguments as for
+    `fresh_state`."""
+    abstract = jax.eval_shape(
+        lambda: fresh_state(task.init(jax.random.key(0)), tx, ema, still, tracks)
+    )
     return with_shardings(abstract, mesh)
 
 
@@ -66,7 +69,10 @@ def with_shardings(abstract: Any, mesh: Mesh) -> Any:
 def check_params(params: Any, abstract: Any) -> None:
     """Refuses (UserError) parameters whose names or shapes differ from `abstract`."""
     shapes = [
-        {jax.tree_util.keystr(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+        {
+            jax.tree_util.keystr(path): tuple(leaf.shape)
+            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        }
         for tree in (params, abstract)
     ]
     given, wanted = shapes
@@ -96,9 +102,10 @@ def fresh_state(
     still: Container[str] = (),
     tracks: Sequence[float] = (),
 ) -> TrainState:
-    """The state at step 0 of these parameters, sharing no buffer with them; those at the paths `still` stay as they
-    are, and `tracks` are the widths of more averages."""
-    # Copies, because the state is donated: no two leaves, and no caller's array, may share a buffer.
+    """The state at step 0 of these parameters, sharing no buffer with them; those at the paths
+    `still` stay as they are, and `tracks` are the widths of more averages."""
+    # Copies, because the state is donated: no two leaves, and no caller's array, may share a
+    # buffer.
     copied = lambda tree: jax.tree.map(jnp.copy, tree)  # noqa: E731
     params, kept = split(params, still) if still else (params, {})
     average = copied(params) if ema else {}

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 from stedm_jax.training.ema import update_ema
 from stedm_jax.training.gradients import Gradients, gradients
 from stedm_jax.training.optim import LearningRate
@@ -19,14 +19,24 @@ from stedm_jax.training.state import TrainState
 from stedm_jax.training.task import STATE, Task
 from stedm_jax.training.tracks import update_tracks
 
-WATCHED = ("loss", "grad_norm", "param_norm")  # not finite in one of these: the training has diverged
+WATCHED = (
+    "loss",
+    "grad_norm",
+    "param_norm",
+)  # not finite in one of these: the training has diverged
 
 
 class TrainingDiverged(UserError):
     """The loss, the gradient or the parameters are no longer finite."""
 
-    def __init__(self, step: int, metric: str, value: float, last_good: int | None, skipped: int = 0) -> None:
-        kept = f"The checkpoint of step {last_good} is kept" if last_good is not None else "There is no checkpoint yet"
+    def __init__(
+        self, step: int, metric: str, value: float, last_good: int | None, skipped: int = 0
+    ) -> None:
+        kept = (
+            f"The checkpoint of step {last_good} is kept"
+            if last_good is not None
+            else "There is no checkpoint yet"
+        )
         before = f", after {skipped} step(s) that were left out for the like" if skipped else ""
         super().__init__(
             f"Training diverged: {metric} is {value} at step {step}{before}. {kept}. Try a lower optimizer.lr, a "
@@ -37,13 +47,16 @@ class TrainingDiverged(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class Update:
-    """What a step does with a gradient: optimiser and averages; (state, gradients) -> (state, metrics of the loop)."""
+    """What a step does with a gradient: optimiser and averages; (state, gradients) -> (state,
+    metrics of the loop)."""
 
     tx: optax.GradientTransformation
     lr: LearningRate
     ema_decay: float
 
-    def __call__(self, state: TrainState, found: Gradients) -> tuple[TrainState, dict[str, jax.Array]]:
+    def __call__(
+        self, state: TrainState, found: Gradients
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
         updates, opt_state = self.tx.update(found.grads, state.opt_state, state.params)
         params = overlay(optax.apply_updates(state.params, updates), found.kept)
         metrics = {
@@ -66,13 +79,16 @@ def make_train_step(
     skips: bool = False,
     accumulate: int = 1,
 ) -> Any:
-    """Builds the jitted `(state, frozen, batch, key) -> (state, metrics)`; the state given is consumed.
+    """Builds the jitted `(state, frozen, batch, key) -> (state, metrics)`; the state given is
+    consumed.
 
-    Metrics are float32 scalars: loss, grad_norm (before clipping) and param_norm (both over all that is trained), lr
+    Metrics are float32 scalars: loss, grad_norm (before clipping) and param_norm (both over all
+      that is trained), lr
     and the task's.
-    With `skips`, a step whose loss, gradient or result is not finite changes nothing but the count of steps; the metric
-    `skipped` is 1 then. With `accumulate` above 1 the batch is learnt from in so many parts (gradients.py).
-    The task's key is fold_in(key, step). `key` is that of the seed: an argument, so that every seed shares one program.
+    With `skips`, a step whose loss, gradient or result is not finite changes nothing but the count
+    of steps; the metric `skipped` is 1 then. With `accumulate` above 1 the batch is learnt from in
+    so many parts (gradients.py). The task's key is fold_in(key, step). `key` is that of the seed:
+    an argument, so that every seed shares one program.
     """
 
     def step(
@@ -88,11 +104,17 @@ def make_train_step(
             return value, extra
 
         now = step_key(key, state.step)
-        found = gradients(loss, state.params, state.all_params, batch, now, accumulate, mesh, shardings.params)
+        found = gradients(
+            loss, state.params, state.all_params, batch, now, accumulate, mesh, shardings.params
+        )
         new, metrics = update(state, found)
         if clash := set(metrics) & set(found.scalars):
-            raise ValueError(f"task {task.name!r} names its metrics {sorted(clash)}, which the loop names itself")
-        metrics = {name: value.astype(jnp.float32) for name, value in {**metrics, **found.scalars}.items()}
+            raise ValueError(
+                f"task {task.name!r} names its metrics {sorted(clash)}, which the loop names itself"
+            )
+        metrics = {
+            name: value.astype(jnp.float32) for name, value in {**metrics, **found.scalars}.items()
+        }
         if skips:
             bad = ~jnp.isfinite(jnp.stack([metrics[name] for name in WATCHED])).all()
             metrics["skipped"] = bad.astype(jnp.float32)
@@ -113,5 +135,7 @@ def overlay(params: Any, new: Any) -> Any:
     if not isinstance(new, dict):
         return new.astype(params.dtype)
     if unknown := set(new) - set(params):
-        raise ValueError(f"a task gave a state for {sorted(unknown)}, which its parameters do not have")
+        raise ValueError(
+            f"a task gave a state for {sorted(unknown)}, which its parameters do not have"
+        )
     return {**params, **{name: overlay(params[name], value) for name, value in new.items()}}

@@ -1,7 +1,8 @@
 """What the loop asks of a thing to be learnt.
 
-Parameters are a pure nested dict of arrays. `frozen` is a tree of parameters that are never trained (an
-autoencoder under a denoiser, say): an argument of the compiled functions, so that it is not baked into them.
+Parameters are a pure nested dict of arrays. `frozen` is a tree of parameters that are never trained
+(an autoencoder under a denoiser, say): an argument of the compiled functions, so that it is not
+baked into them.
 """
 
 from typing import Any, Protocol, runtime_checkable
@@ -19,9 +20,10 @@ STATE = "state"
 class Task(Protocol):
     """A trained thing. Every method but `summarise` is compiled by the loop: pure, of fixed shapes.
 
-    A task of several networks that work against each other has a method `groups(params)` besides: labels as
-    `optim.make_optimizer` takes them, so that none is clipped for another's gradient. `optional` names those of its
-    parameters, at the top, that weights to start from may lack as a whole, or hold though the task has none.
+    A task of several networks that work against each other has a method `groups(params)` besides:
+    labels as `optim.make_optimizer` takes them, so that none is clipped for another's gradient.
+    `optional` names those of its parameters, at the top, that weights to start from may lack as a
+    whole, or hold though the task has none.
     """
 
     name: str
@@ -33,15 +35,20 @@ class Task(Protocol):
     def loss(
         self, params: Params, frozen: Any, batch: Batch, key: jax.Array, step: Int32[Array, ""]
     ) -> tuple[Float[Array, ""], dict[str, Any]]:
-        """The float32 loss, a mean over the global batch, and scalars to log; `step` counts the updates made.
+        """The float32 loss, a mean over the global batch, and scalars to log; `step` counts the
+        updates made.
 
-        What stands under the name STATE is not logged: a nested dict of parameters that the update does not change but
+        What stands under the name STATE is not logged: a nested dict of parameters that the update
+          does not change but
         replaces (running statistics), whose gradient has to be zero.
         """
         ...
 
-    def eval_step(self, params: Params, frozen: Any, batch: Batch, key: jax.Array) -> dict[str, Array]:
-        """Sums over the batch, of any shape. `weight` (b,) is 0 for padding, which must count nothing."""
+    def eval_step(
+        self, params: Params, frozen: Any, batch: Batch, key: jax.Array
+    ) -> dict[str, Array]:
+        """Sums over the batch, of any shape. `weight` (b,) is 0 for padding, which must count
+        nothing."""
         ...
 
     def summarise(self, sums: dict[str, np.ndarray]) -> dict[str, float]:

@@ -1,7 +1,8 @@
-"""A TensorBoard event file that is written at once: what the disk refuses is an OSError where it is written.
+"""A TensorBoard event file that is written at once: what the disk refuses is an OSError where it is
+written.
 
-tensorboardX's own writer hands events to a thread through a short queue. A full disk ends that thread, and whoever
-hands it the next events waits for ever.
+tensorboardX's own writer hands events to a thread through a short queue. A full disk ends that
+thread, and whoever hands it the next events waits for ever.
 """
 
 import os
@@ -28,7 +29,9 @@ class EventFile:
     def __init__(self, folder: Path, step: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         # tensorboardX names a file by the second only.
-        self._writer: EventsWriter | None = EventsWriter(str(folder / "events"), f".{os.getpid()}.{step}")
+        self._writer: EventsWriter | None = EventsWriter(
+            str(folder / "events"), f".{os.getpid()}.{step}"
+        )
         self._write(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:

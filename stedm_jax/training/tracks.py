@@ -1,12 +1,16 @@
-"""Moving averages of a power-function profile (Karras et al. 2024, "EDM2", section 3 and appendix C).
+"""Moving averages of a power-function profile (Karras et al. 2024, "EDM2", section 3 and appendix
+C).
 
-(1)  theta_g(t) = b(t) theta_g(t-1) + (1 - b(t)) theta(t),   b(t) = (1 - 1/t)^(g+1),   t = 1, 2, ... updates
+(1)  theta_g(t) = b(t) theta_g(t-1) + (1 - b(t)) theta(t),   b(t) = (1 - 1/t)^(g+1),   t = 1, 2, ...
+updates
 (2)  so the weight of theta(t) in theta_g(T) is (t^(g+1) - (t-1)^(g+1)) / T^(g+1),
      the integral over (t-1, t] of the profile p_{T,g}(s) = (g+1) s^g / T^(g+1) on [0, T]
-(3)  its relative width is s_rel = sqrt(g+1) / ((g+2) sqrt(g+3)),   1/sqrt(12) at g = 0, where all weigh the same
+(3)  its relative width is s_rel = sqrt(g+1) / ((g+2) sqrt(g+3)),   1/sqrt(12) at g = 0, where all
+weigh the same
 (4)  <p_{a,g}, p_{b,h}> = (g+1) (h+1) / (g+h+1) * min(a, b)^(g+h+1) / (a^(g+1) b^(h+1))
 
-The width is one of the whole training so far, whatever its length. Averages of other widths are combined after the
+The width is one of the whole training so far, whatever its length. Averages of other widths are
+combined after the
 training from snapshots of two of them: the least-squares fit of their profiles, from (4).
 """
 
@@ -18,10 +22,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float64, Int
 
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 
 WIDEST = 12**-0.5
-"""Relative width of the plain mean of all steps; wider profiles would weigh the first steps most."""
+"""Relative width of the plain mean of all steps; wider profiles would weigh the first steps
+most."""
 
 
 def exponent(width: float) -> float:
@@ -35,7 +40,8 @@ def exponent(width: float) -> float:
             f"{width:g} is no relative width of a moving average; it lies between 0 (the last weights) and "
             f"{WIDEST:.4f} (the mean of all steps). 0.05 and 0.10 are usual."
         )
-    # (3) squared is a cubic of g; the width falls as g grows from 0, so that its largest root is the one.
+    # (3) squared is a cubic of g; the width falls as g grows from 0, so that its largest root is
+    # the one.
     inverse = width**-2
     return float(np.roots([1.0, 7.0, 16.0 - inverse, 12.0 - inverse]).real.max())
 
@@ -50,12 +56,16 @@ def track_name(width: float) -> str:
     return f"{width:.6g}"
 
 
-def update_tracks(tracks: Mapping[str, Any], params: Any, updates: Int[Array, ""]) -> dict[str, Any]:
+def update_tracks(
+    tracks: Mapping[str, Any], params: Any, updates: Int[Array, ""]
+) -> dict[str, Any]:
     """Equation (1) for the tracks by name."""
     out = {}
     for name, track in tracks.items():
         share = fresh_share(exponent(float(name)), updates)
-        out[name] = jax.tree.map(lambda e, p, s=share: e + s.astype(e.dtype) * (p.astype(e.dtype) - e), track, params)
+        out[name] = jax.tree.map(
+            lambda e, p, s=share: e + s.astype(e.dtype) * (p.astype(e.dtype) - e), track, params
+        )
     return out
 
 
@@ -71,9 +81,11 @@ def step_weights(g: float, steps: int) -> Float64[np.ndarray, " steps"]:
 
 
 def inner(
-    a: Float64[np.ndarray, "*#n"], g: Float64[np.ndarray, "*#n"],
-    b: Float64[np.ndarray, "*#n"], h: Float64[np.ndarray, "*#n"],
-) -> Float64[np.ndarray, "*n"]:  # fmt: skip
+    a: Float64[np.ndarray, "*#n"],
+    g: Float64[np.ndarray, "*#n"],
+    b: Float64[np.ndarray, "*#n"],
+    h: Float64[np.ndarray, "*#n"],
+) -> Float64[np.ndarray, "*n"]:
     """Equation (4), without powers of large numbers: times a, b and exponents g, h."""
     low, high = np.minimum(a, b), np.maximum(a, b)
     power = np.where(a < b, h, g)  # of the one that ends later
@@ -90,8 +102,10 @@ def coefficients(
       time, exponent: of the wanted one.
 
     Returns:
-      The coefficients, and the distance that is left as a share of the norm of the wanted profile. The coefficients add
-      up to 1, as the weights of a mean have to: with this constraint (one more row, by Lagrange) what all steps have in
+      The coefficients, and the distance that is left as a share of the norm of the wanted profile.
+      The coefficients add
+      up to 1, as the weights of a mean have to: with this constraint (one more row, by Lagrange)
+        what all steps have in
       common comes out exactly, and only what the training changed is approximated.
     """
     t, g = np.asarray(times, np.float64), np.asarray(exponents, np.float64)

@@ -4,7 +4,7 @@ import pytest
 
 from configs.catch import get_config
 from stedm_jax.bench.case import make_case, random_params
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 from stedm_jax.models.functional import param_count
 
 
@@ -22,10 +22,14 @@ def test_a_config_without_style_has_none():
 
 def test_inputs_and_parameters_are_the_same_each_time_and_nothing_is_zero():
     case = make_case(get_config(), "tiny", 2, "", "cpu")
-    assert all(np.array_equal(case.inputs(2)[name], array) for name, array in case.inputs(2).items())
+    assert all(
+        np.array_equal(case.inputs(2)[name], array) for name, array in case.inputs(2).items()
+    )
     first, again = (random_params(case.unet.abstract) for _ in range(2))
     assert jax.tree.all(jax.tree.map(np.array_equal, first, again))
-    assert all(np.abs(leaf).max() > 0 and leaf.dtype == np.float32 for leaf in jax.tree.leaves(first))
+    assert all(
+        np.abs(leaf).max() > 0 and leaf.dtype == np.float32 for leaf in jax.tree.leaves(first)
+    )
 
 
 @pytest.mark.parametrize(

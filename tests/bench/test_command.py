@@ -5,7 +5,7 @@ import pytest
 
 from stedm_jax.bench import __main__ as command
 from stedm_jax.bench import memory
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,14 @@ def test_stray_words_are_refused():
 @pytest.mark.slow
 def test_ours_alone_is_measured_and_told(tmp_path, capsys):
     out = tmp_path / "bench.json"
-    arguments = ["--size=tiny", "--batch=2", "--device=cpu", "--peers=none", "--seconds=0.05", f"--json={out}"]
+    arguments = [
+        "--size=tiny",
+        "--batch=2",
+        "--device=cpu",
+        "--peers=none",
+        "--seconds=0.05",
+        f"--json={out}",
+    ]
     command.main([*arguments, "--what=train,sampler,loader"])
     text, told = capsys.readouterr().out, json.loads(out.read_text())
     assert "only stedm_jax is measured: --peers=none" in text

@@ -18,13 +18,17 @@ def test_speed_is_batches_over_time_with_every_tile_that_is_read(tmp_path, style
     tiles = make_tiles(tmp_path / "tiles", 32, "jpeg90")
     ticks = itertools.count()  # a second passes whenever the clock is read
     speed = loader_speed(config, tiles, 2.5, 0, clock=lambda: float(next(ticks)))
-    # Begun at 0; after the first batch the clock is read before each: at 1 and 2 it goes on, at 3 it ends.
+    # Begun at 0; after the first batch the clock is read before each: at 1 and 2 it goes on, at 3
+    # it ends.
     assert speed.seconds == 4.0
-    assert speed.images == pytest.approx(3 * BATCH / 4) and speed.tiles == pytest.approx(read * speed.images)
+    assert speed.images == pytest.approx(3 * BATCH / 4) and speed.tiles == pytest.approx(
+        read * speed.images
+    )
 
 
 def test_the_made_up_tiles_cost_about_what_tissue_does():
-    """PNGs of stained tissue take about two bytes a pixel; blank ones take next to nothing, noise takes three."""
+    """PNGs of stained tissue take about two bytes a pixel; blank ones take next to nothing, noise
+    takes three."""
     side = 128
     picture = _picture(np.random.default_rng(0), side)
     assert 1.5 < len(cv2.imencode(".png", picture)[1]) / side**2 < 2.6

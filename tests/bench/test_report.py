@@ -35,7 +35,12 @@ def test_processor_time_is_not_shown_where_it_says_nothing():
 
 
 def test_text_and_json_say_the_same(tmp_path):
-    loader = {"side": 64, "styles": 2, "wanted": 2.0, "speeds": {"png": {"images": 3.0, "tiles": 9.0}}}
+    loader = {
+        "side": 64,
+        "styles": 2,
+        "wanted": 2.0,
+        "speeds": {"png": {"images": 3.0, "tiles": 9.0}},
+    }
     assert "1.5 times what the step eats" in loader_text(loader)
     assert "eats" not in loader_text(loader | {"wanted": None})
     write_json(str(tmp_path / "out.json"), {"device": "none"}, [part()], loader)

@@ -36,9 +36,13 @@ def test_contenders_take_turns_and_the_first_call_is_not_counted():
 
 def test_no_round_begins_after_the_time_is_up_and_the_least_number_is_made():
     clock, order = Clock(), []
-    times = alternate(contenders(clock, {"a": [4.0] * 99}, order), 10.0, rounds=1, clock=clock, cpu_clock=clock)
+    times = alternate(
+        contenders(clock, {"a": [4.0] * 99}, order), 10.0, rounds=1, clock=clock, cpu_clock=clock
+    )
     assert times["a"].wall == [4.0] * 3  # begun at 0, 4 and 8
-    times = alternate(contenders(clock, {"a": [4.0] * 99}, order), 10.0, rounds=5, clock=clock, cpu_clock=clock)
+    times = alternate(
+        contenders(clock, {"a": [4.0] * 99}, order), 10.0, rounds=5, clock=clock, cpu_clock=clock
+    )
     assert len(times["a"].wall) == 5
 
 

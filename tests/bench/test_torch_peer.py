@@ -53,7 +53,14 @@ def test_training_gives_the_same_losses(monkeypatch, style_path, attention_at, o
     for _ in range(4):
         mine.call()
         theirs = peer.check_step("eager")
-        told.append((float(mine.result["loss"]), theirs["loss"], float(mine.result["grad_norm"]), theirs["grad_norm"]))
+        told.append(
+            (
+                float(mine.result["loss"]),
+                theirs["loss"],
+                float(mine.result["grad_norm"]),
+                theirs["grad_norm"],
+            )
+        )
         step()
     losses, gradients = np.array(told)[:, :2], np.array(told)[:, 2:]
     assert losses[0, 0] != losses[-1, 0]

@@ -5,18 +5,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.convert import __main__ as command
 from stedm_jax.convert.averages import averaged
 from stedm_jax.convert.files import Tensors
 from stedm_jax.convert.folder import load_folder
 from stedm_jax.convert.registry import tables
 from stedm_jax.convert.table import flatten, to_torch, unflatten
-from stedm_jax.errors import UserError
 from stedm_jax.models.functional import Functional
 from stedm_jax.models.unet import UNet
 from tests.convert.torch_zip import whole, write_zip
 
-SMALL = {"in_channels": 6, "out_channels": 3, "base": 8, "multipliers": (1, 2), "res_blocks": 1, "heads": 2}
+SMALL = {
+    "in_channels": 6,
+    "out_channels": 3,
+    "base": 8,
+    "multipliers": (1, 2),
+    "res_blocks": 1,
+    "heads": 2,
+}
 SMALL |= {"attention_at": (1, 2)}
 TABLE = tables("ldm-unet")[0]
 
@@ -30,12 +37,15 @@ def network() -> Functional:
 def state(network) -> dict[str, np.ndarray]:
     """A UNet's state dict under LDM's names."""
     rng, leaves = np.random.default_rng(0), flatten(network.abstract)
-    params = unflatten({path: rng.normal(size=leaf.shape).astype(np.float32) for path, leaf in leaves.items()})
+    params = unflatten(
+        {path: rng.normal(size=leaf.shape).astype(np.float32) for path, leaf in leaves.items()}
+    )
     return to_torch(params, TABLE)
 
 
 def averages_of(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Named as LitEma does for a module that holds the UNet as `diffusion_model`; the values are those + 1."""
+    """Named as LitEma does for a module that holds the UNet as `diffusion_model`; the values are
+    those + 1."""
     names = {name: f"diffusion_model.{name}".replace(".", "") for name in state}
     assert len(set(names.values())) == len(names)
     shadows = {f"model_ema.{names[name]}": value + 1 for name, value in state.items()}
@@ -44,7 +54,9 @@ def averages_of(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def checkpoint(path: Path, tensors: dict[str, np.ndarray]) -> Path:
     """As Lightning writes it."""
-    stored = {name: whole(str(number), value) for number, (name, value) in enumerate(tensors.items())}
+    stored = {
+        name: whole(str(number), value) for number, (name, value) in enumerate(tensors.items())
+    }
     return write_zip(path, {"epoch": 3, "global_step": 9, "state_dict": stored})
 
 
@@ -67,7 +79,9 @@ def convert(tmp_path, network, monkeypatch):
     return run
 
 
-@pytest.mark.parametrize("options, plus", (((), 1), (("--weights=ema",), 1), (("--weights=raw",), 0)))
+@pytest.mark.parametrize(
+    "options, plus", (((), 1), (("--weights=ema",), 1), (("--weights=raw",), 0))
+)
 def test_the_choice_of_weights(convert, state, capsys, options, plus):
     found, info = convert(last(state) | averages_of(state), *options)
     assert found.keys() == state.keys() and info["averages"] == plus * len(state)
@@ -100,8 +114,12 @@ def test_averages_alone_and_parameters_without_one(convert, state):
 
 
 def test_averages_of_another_network_are_refused(convert, state):
-    strange = averages_of(state) | {"model_ema.diffusion_modeloutput_blocks900weight": np.zeros(3, np.float32)}
-    with pytest.raises(UserError, match="1 unexpected: model_ema.diffusion_modeloutput_blocks900weight"):
+    strange = averages_of(state) | {
+        "model_ema.diffusion_modeloutput_blocks900weight": np.zeros(3, np.float32)
+    }
+    with pytest.raises(
+        UserError, match="1 unexpected: model_ema.diffusion_modeloutput_blocks900weight"
+    ):
         convert(last(state) | strange)
 
 
@@ -110,7 +128,10 @@ def test_names_that_are_the_same_without_dots_are_refused():
     ambiguous = ("x.1.1a", "x.11.a")
     with pytest.raises(UserError, match="x.1.1a or of x.11.a.*--weights=raw"):
         averaged(everything, everything, ambiguous, "model_ema.", "auto", "a.ckpt")
-    assert averaged(everything, everything, ambiguous, "model_ema.", "raw", "a.ckpt") == (everything, 0)
+    assert averaged(everything, everything, ambiguous, "model_ema.", "raw", "a.ckpt") == (
+        everything,
+        0,
+    )
 
 
 def test_a_network_of_other_weights_has_no_averages(tmp_path, state):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.convert import __main__ as command
 from stedm_jax.convert import registry
 from stedm_jax.convert.card import model_card
@@ -20,7 +21,6 @@ from stedm_jax.convert.folder import is_converted, load_folder, save_folder, sha
 from stedm_jax.convert.registry import NETWORKS, entries, entry
 from stedm_jax.convert.table import flatten, from_torch, to_torch, unflatten
 from stedm_jax.convert.weights import unknown_files
-from stedm_jax.errors import UserError
 from stedm_jax.models.functional import Functional
 from stedm_jax.models.resnet import ResNet
 from tests.convert.torch_zip import whole, write_zip
@@ -34,12 +34,16 @@ INFO = {"name": "small", "network": "small", "licence": "MIT"}
 def random_params(network: Functional) -> dict:
     rng = np.random.default_rng(0)
     leaves = flatten(network.abstract)
-    return unflatten({path: rng.normal(size=leaf.shape).astype(leaf.dtype) for path, leaf in leaves.items()})
+    return unflatten(
+        {path: rng.normal(size=leaf.shape).astype(leaf.dtype) for path, leaf in leaves.items()}
+    )
 
 
 def same(ours: dict, theirs: dict) -> bool:
     ours, theirs = flatten(ours), flatten(theirs)
-    return ours.keys() == theirs.keys() and all(np.array_equal(ours[path], theirs[path]) for path in ours)
+    return ours.keys() == theirs.keys() and all(
+        np.array_equal(ours[path], theirs[path]) for path in ours
+    )
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +61,13 @@ def small(monkeypatch, network) -> Functional:
 @pytest.fixture
 def checkpoint(tmp_path, small) -> tuple[Path, dict]:
     params = random_params(small)
-    tensors = to_torch(params) | {"fc.weight": np.ones((3, 64), np.float32), "bn1.num_batches_tracked": np.array(3)}
-    stored = {name: whole(str(number), array) for number, (name, array) in enumerate(tensors.items())}
+    tensors = to_torch(params) | {
+        "fc.weight": np.ones((3, 64), np.float32),
+        "bn1.num_batches_tracked": np.array(3),
+    }
+    stored = {
+        name: whole(str(number), array) for number, (name, array) in enumerate(tensors.items())
+    }
     return write_zip(tmp_path / "a.pth", {"state_dict": stored, "epoch": 1}), params
 
 
@@ -69,17 +78,35 @@ def run(*argv: object) -> None:
 def test_entries_are_complete_and_their_builders_are_there():
     known = entries()
     wanted = {
-        "ldm-vq-f4", "ldm-kl-f4", "ldm-kl-f8", "ldm-landscape", "lid-tcga-brca", "lid-tcga-brca-guided",
-        "hipt-vit256", "swin-v2-t-imagenet",
-        "mit-b2-imagenet", "resnet18-imagenet", "resnet34-imagenet", "resnet50-imagenet", "vgg16-imagenet",
-        "convnext-tiny-imagenet", "taef2", "lpips-alex", "inception-fid", "uni2-h", "virchow2", "h0-mini",
-    }  # fmt: skip
+        "ldm-vq-f4",
+        "ldm-kl-f4",
+        "ldm-kl-f8",
+        "ldm-landscape",
+        "lid-tcga-brca",
+        "lid-tcga-brca-guided",
+        "hipt-vit256",
+        "swin-v2-t-imagenet",
+        "mit-b2-imagenet",
+        "resnet18-imagenet",
+        "resnet34-imagenet",
+        "resnet50-imagenet",
+        "vgg16-imagenet",
+        "convnext-tiny-imagenet",
+        "taef2",
+        "lpips-alex",
+        "inception-fid",
+        "uni2-h",
+        "virchow2",
+        "h0-mini",
+    }
     assert wanted <= known.keys() and not set(command.COMMANDS) & known.keys()
     for each in known.values():
         assert each.network in NETWORKS and each.licence and each.source and each.what
         assert all(re.fullmatch("[0-9a-f]{8,64}", digest) for digest in each.sha256.values())
         assert each.urls.keys() <= each.sha256.keys() and not (each.gated and each.urls)
-        assert all(url.startswith("https://") and url.endswith(file) for file, url in each.urls.items())
+        assert all(
+            url.startswith("https://") and url.endswith(file) for file, url in each.urls.items()
+        )
         for pattern in (*each.ignore, *each.load_only):
             re.compile(pattern)
     for name, network in NETWORKS.items():
@@ -103,7 +130,11 @@ def test_convert_and_read_back(tmp_path, checkpoint, small, capsys):
     assert is_converted(out)
     found, info = load_folder(out)
     assert same(found, params)
-    assert info["files"] == {"a.pth": sha256(path)} and info["left_out"] == {"bn1": 1, "epoch": 1, "fc": 1}
+    assert info["files"] == {"a.pth": sha256(path)} and info["left_out"] == {
+        "bn1": 1,
+        "epoch": 1,
+        "fc": 1,
+    }
     assert info["loaded"] == len(flatten(params)) and info["not_loaded"] == []
     assert {each.name for each in out.parent.iterdir()} == {"out"}
     assert "licence" in capsys.readouterr().out
@@ -119,14 +150,20 @@ def test_only_a_part_is_loaded_when_asked_for(tmp_path, checkpoint):
     run("resnet18-imagenet", path, f"--out={tmp_path / 'o'}", "--load_only=^conv1,^bn1")
     found, info = load_folder(tmp_path / "o")
     assert set(found) == {"conv1", "bn1"} and "layer1/0/conv1/kernel" in info["not_loaded"]
-    for bad, part in (("--load_only=(", "regular expression"), ("--load_only=^nothing", "fits no parameter")):
+    for bad, part in (
+        ("--load_only=(", "regular expression"),
+        ("--load_only=^nothing", "fits no parameter"),
+    ):
         with pytest.raises(UserError, match=part):
             run("resnet18-imagenet", path, f"--out={tmp_path / 'p'}", bad)
     assert not (tmp_path / "p").exists()
 
 
 def test_what_does_not_fit_leaves_nothing_behind(tmp_path, checkpoint):
-    save_file({"conv1.weight": np.zeros((8, 3, 7, 7), np.float32), "x": np.zeros(1)}, tmp_path / "b.safetensors")
+    save_file(
+        {"conv1.weight": np.zeros((8, 3, 7, 7), np.float32), "x": np.zeros(1)},
+        tmp_path / "b.safetensors",
+    )
     before = sorted(tmp_path.iterdir())
     with pytest.raises(UserError, match="missing.*unexpected: x"):
         run("resnet18-imagenet", tmp_path / "b.safetensors", f"--out={tmp_path / 'o'}")
@@ -162,7 +199,12 @@ def test_a_damaged_folder_is_refused(tmp_path, small):
 @pytest.mark.parametrize("format", ("ours", "published"))
 def test_export_is_exact(tmp_path, small, format):
     params, out = random_params(small), tmp_path / "o"
-    card = {"title": "A net", "patients": {"train": 5, "test": 2}, "tiles": {"train": 50}, "metrics": {"iou": 0.5}}
+    card = {
+        "title": "A net",
+        "patients": {"train": 5, "test": 2},
+        "tiles": {"train": 50},
+        "metrics": {"iou": 0.5},
+    }
     parts: dict = {"parts": {"model": params}, "card": card, "network": "resnet", "tables": {}}
     export_parts(out=out, **parts, format=format)
     if format == "ours":
@@ -192,15 +234,28 @@ def test_export_of_several_parts(tmp_path, small):
     params = random_params(small)
     for format in ("ours", "published"):
         export_parts(
-            {"unet": params, "style": params}, tmp_path / format, card={}, network="n", tables={}, format=format
+            {"unet": params, "style": params},
+            tmp_path / format,
+            card={},
+            network="n",
+            tables={},
+            format=format,
         )
     assert set(load_folder(tmp_path / "ours")[0]) == {"unet", "style"}
-    assert {"unet.safetensors", "style.safetensors"} <= {each.name for each in (tmp_path / "published").iterdir()}
+    assert {"unet.safetensors", "style.safetensors"} <= {
+        each.name for each in (tmp_path / "published").iterdir()
+    }
 
 
 def test_export_command_of_a_converted_folder(tmp_path, checkpoint):
     run("resnet18-imagenet", checkpoint[0], f"--out={tmp_path / 'o'}")
-    run("export", tmp_path / "o", f"--out={tmp_path / 'e'}", "--format=published", "--licence=Apache-2.0")
+    run(
+        "export",
+        tmp_path / "o",
+        f"--out={tmp_path / 'e'}",
+        "--format=published",
+        "--licence=Apache-2.0",
+    )
     card = (tmp_path / "e" / "README.md").read_text()
     assert "Apache-2.0" in card and "its publisher" in card and "counted below" not in card
     with pytest.raises(UserError, match="converted already"):
@@ -217,7 +272,9 @@ def test_a_card_says_what_is_unknown():
 
 
 def test_errors_are_one_paragraph(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(sys, "argv", ["convert", "taef2", str(tmp_path / "no"), f"--out={tmp_path / 'o'}"])
+    monkeypatch.setattr(
+        sys, "argv", ["convert", "taef2", str(tmp_path / "no"), f"--out={tmp_path / 'o'}"]
+    )
     with pytest.raises(SystemExit) as caught:
         command.cli()
     assert caught.value.code == 2
@@ -232,7 +289,9 @@ def test_list_names_every_entry(capsys):
 
 
 @pytest.mark.data
-@pytest.mark.parametrize("name, folder, count", (("taef2", "taef2", 2_677_027), ("lpips-alex", "lpips", 2_470_848)))
+@pytest.mark.parametrize(
+    "name, folder, count", (("taef2", "taef2", 2_677_027), ("lpips-alex", "lpips", 2_470_848))
+)
 def test_files_beside_the_repository(tmp_path, name, folder, count):
     """They are known by their checksums, fit whole, and come back exactly from an export."""
     path = DATA.parent / "weights" / folder
@@ -251,7 +310,8 @@ def test_files_beside_the_repository(tmp_path, name, folder, count):
 
 
 def exported(tmp_path: Path, network: str) -> tuple[dict, Path]:
-    """Random weights of a network of the registry, and where they are exported under the published names."""
+    """Random weights of a network of the registry, and where they are exported under the published
+    names."""
     params = random_params(registry.build(network))
     save_folder(tmp_path / "o", params, {"name": network, "network": network})
     run("export", tmp_path / "o", f"--out={tmp_path / 'e'}", "--format=published")
@@ -261,14 +321,18 @@ def exported(tmp_path: Path, network: str) -> tuple[dict, Path]:
 def test_lpips_goes_out_as_its_package_has_it(tmp_path):
     params, out = exported(tmp_path, "lpips-alex")
     state = load_file(out / "lpips_alex.safetensors")
-    slices = [f"net.slice{n}.{layer}.{kind}" for n, layer in ALEX.items() for kind in ("weight", "bias")]
+    slices = [
+        f"net.slice{n}.{layer}.{kind}" for n, layer in ALEX.items() for kind in ("weight", "bias")
+    ]
     heads = [f"{name}.model.1.weight" for i in range(5) for name in (f"lin{i}", f"lins.{i}")]
     assert sorted(state) == sorted([*slices, *heads, "scaling_layer.shift", "scaling_layer.scale"])
     kernel = np.asarray(params["net"]["slice2"]["3"]["kernel"])
     np.testing.assert_array_equal(state["net.slice2.3.weight"], kernel.transpose(3, 2, 0, 1))
     np.testing.assert_array_equal(state["lins.4.model.1.weight"], state["lin4.model.1.weight"])
     np.testing.assert_allclose(state["scaling_layer.scale"].ravel(), (0.458, 0.448, 0.450))
-    assert state["scaling_layer.shift"].shape == (1, 3, 1, 1) and state["lin0.model.1.weight"].shape == (1, 64, 1, 1)
+    assert state["scaling_layer.shift"].shape == (1, 3, 1, 1) and state[
+        "lin0.model.1.weight"
+    ].shape == (1, 64, 1, 1)
     run("lpips-alex", out, f"--out={tmp_path / 'again'}")
     assert same(load_folder(tmp_path / "again")[0], params)
 
@@ -276,11 +340,18 @@ def test_lpips_goes_out_as_its_package_has_it(tmp_path):
 def test_taef2_goes_out_as_the_two_files_of_its_package(tmp_path):
     params, out = exported(tmp_path, "taef2")
     assert sorted(each.name for each in out.glob("*.safetensors")) == [
-        "taef2_decoder.safetensors", "taef2_encoder.safetensors",
-    ]  # fmt: skip
-    encoder, decoder = (load_file(out / f"taef2_{part}.safetensors") for part in ("encoder", "decoder"))
-    assert {"0.weight", "1.conv.0.bias", "14.weight"} <= encoder.keys() and encoder["0.weight"].shape == (64, 3, 3, 3)
-    assert {"1.weight", "3.pool.0.weight", "19.bias"} <= decoder.keys() and decoder["19.bias"].shape == (3,)
+        "taef2_decoder.safetensors",
+        "taef2_encoder.safetensors",
+    ]
+    encoder, decoder = (
+        load_file(out / f"taef2_{part}.safetensors") for part in ("encoder", "decoder")
+    )
+    assert {"0.weight", "1.conv.0.bias", "14.weight"} <= encoder.keys() and encoder[
+        "0.weight"
+    ].shape == (64, 3, 3, 3)
+    assert {"1.weight", "3.pool.0.weight", "19.bias"} <= decoder.keys() and decoder[
+        "19.bias"
+    ].shape == (3,)
     run("taef2", out, f"--out={tmp_path / 'again'}")
     assert same(load_folder(tmp_path / "again")[0], params)
 

@@ -10,19 +10,20 @@ from urllib.request import urlopen
 
 import pytest
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.convert import __main__ as command
 from stedm_jax.convert import download as module
 from stedm_jax.convert.download import download
 from stedm_jax.convert.registry import Entry, entries, entry
 from stedm_jax.convert.weights import unknown_files
-from stedm_jax.errors import UserError
 
 CONTENT = bytes(range(256)) * 5000  # more than one piece
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """/whole is the file, /cut ends in its middle, /late after the header; anything else is not there."""
+    """/whole is the file, /cut ends in its middle, /late after the header; anything else is not
+    there."""
 
     def do_GET(self) -> None:
         length = {"/whole": len(CONTENT), "/cut": len(CONTENT) // 2, "/late": 0}.get(self.path)
@@ -66,18 +67,25 @@ def test_a_file_with_the_right_checksum_gets_its_name(tmp_path, open_url, digits
 def test_several_files_go_into_a_folder(tmp_path, open_url):
     names = ("a.bin", "b.bin")
     several = dataclasses.replace(
-        known("whole"), sha256=dict.fromkeys(names, DIGEST), urls=dict.fromkeys(names, "https://example.org/whole")
+        known("whole"),
+        sha256=dict.fromkeys(names, DIGEST),
+        urls=dict.fromkeys(names, "https://example.org/whole"),
     )
-    assert download(several, tmp_path / "o", open_url=open_url) == [tmp_path / "o" / name for name in names]
+    assert download(several, tmp_path / "o", open_url=open_url) == [
+        tmp_path / "o" / name for name in names
+    ]
 
 
 @pytest.mark.parametrize(
     "what, digest, part",
     (
-        ("whole", "0" * 64, "another file"), ("whole", "0" * 8, "another file"), ("cut", DIGEST, "broke off after"),
-        ("late", DIGEST, "broke off after 0"), ("absent", DIGEST, "404"),
+        ("whole", "0" * 64, "another file"),
+        ("whole", "0" * 8, "another file"),
+        ("cut", DIGEST, "broke off after"),
+        ("late", DIGEST, "broke off after 0"),
+        ("absent", DIGEST, "404"),
     ),
-)  # fmt: skip
+)
 def test_anything_else_leaves_nothing(tmp_path, open_url, what, digest, part):
     with pytest.raises(UserError, match=part):
         download(known(what, digest), tmp_path / "a.bin", open_url=open_url)
@@ -97,7 +105,8 @@ def test_what_is_there_stays_until_the_new_file_is_whole(tmp_path, open_url):
 
 
 def test_the_command(tmp_path, open_url, monkeypatch, capsys):
-    """An entry of the registry from its own address, of which nothing but the server is replaced."""
+    """An entry of the registry from its own address, of which nothing but the server is
+    replaced."""
     asked = []
 
     def answer(url: str, timeout: int) -> Any:
@@ -107,7 +116,9 @@ def test_the_command(tmp_path, open_url, monkeypatch, capsys):
     monkeypatch.setattr(module.urllib.request, "urlopen", answer)
     with pytest.raises(UserError, match="f37072fd"):
         command.main(["download", "resnet18-imagenet", f"--out={tmp_path / 'r.pth'}"])
-    assert asked == ["https://download.pytorch.org/models/resnet18-f37072fd.pth"] and not list(tmp_path.iterdir())
+    assert asked == ["https://download.pytorch.org/models/resnet18-f37072fd.pth"] and not list(
+        tmp_path.iterdir()
+    )
     monkeypatch.setattr("stedm_jax.convert.__main__.entry", lambda name: known("whole"))
     command.main(["download", "resnet18-imagenet", f"--out={tmp_path / 'r.pth'}"])
     assert "next: python -m stedm_jax.convert resnet18-imagenet" in capsys.readouterr().out
@@ -118,13 +129,21 @@ def test_what_can_be_had_and_what_is_refused(tmp_path):
     """Never asks the network for what has no checksum."""
     ready = {name for name, each in entries().items() if each.urls}
     assert ready == {
-        "hipt-vit256", "swin-v2-t-imagenet", "resnet18-imagenet", "resnet34-imagenet", "resnet50-imagenet",
+        "hipt-vit256",
+        "swin-v2-t-imagenet",
+        "resnet18-imagenet",
+        "resnet34-imagenet",
+        "resnet50-imagenet",
         "vgg16-imagenet",
-    }  # fmt: skip
+    }
     for name, each in entries().items():
         if name not in ready:
             with pytest.raises(UserError) as caught:
-                download(each, tmp_path / "c", open_url=lambda url, timeout: pytest.fail(f"asked for {url}"))
+                download(
+                    each,
+                    tmp_path / "c",
+                    open_url=lambda url, timeout: pytest.fail(f"asked for {url}"),
+                )
             assert each.source in str(caught.value) and f"convert {name} FILE" in str(caught.value)
             assert ("asking for access" in str(caught.value)) == each.gated
 

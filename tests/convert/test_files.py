@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.convert.files import read_tensors
-from stedm_jax.errors import UserError
 from tests.convert.torch_zip import BF16, whole, write_zip
 
 VALUES = np.arange(6, dtype=np.float32).reshape(2, 3)
@@ -50,7 +50,9 @@ def test_npz_and_its_bombs(tmp_path):
     refused(tmp_path / "o.npz", "damaged")
     np.savez_compressed(tmp_path / "bomb.npz", w=np.zeros(70_000_000, np.uint8))
     refused(tmp_path / "bomb.npz", "zip bomb")
-    header = b"\x93NUMPY\x01\x00\x4e\x00{'descr': '<f8', 'fortran_order': False, 'shape': (999999999999,), }".ljust(87)
+    header = b"\x93NUMPY\x01\x00\x4e\x00{'descr': '<f8', 'fortran_order': False, 'shape': (999999999999,), }".ljust(
+        87
+    )
     with zipfile.ZipFile(tmp_path / "claims.npz", "w") as archive:
         archive.writestr("w.npy", header + b"\n" + bytes(80))
     refused(tmp_path / "claims.npz", "damaged")
@@ -100,11 +102,15 @@ def test_weights_in_two_files(tmp_path):
 @pytest.mark.parametrize(
     "head, part",
     (
-        (b"<!DOCTYPE html><html>", "web page"), (b"\n <HTML>", "web page"),
+        (b"<!DOCTYPE html><html>", "web page"),
+        (b"\n <HTML>", "web page"),
         (b"version https://git-lfs.github.com", "git lfs"),
-        (b"\x89HDF\r\n\x1a\n", "HDF5"), (b"\x1f\x8b\x08", "gzip"), (b"", "empty"), (b"hello, this is text", "neither"),
+        (b"\x89HDF\r\n\x1a\n", "HDF5"),
+        (b"\x1f\x8b\x08", "gzip"),
+        (b"", "empty"),
+        (b"hello, this is text", "neither"),
     ),
-)  # fmt: skip
+)
 def test_what_is_no_file_of_weights(tmp_path, head, part):
     (tmp_path / "a.pt").write_bytes(head)
     refused(tmp_path / "a.pt", part)

@@ -3,19 +3,29 @@
 import numpy as np
 import pytest
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.convert import __main__ as command
 from stedm_jax.convert.folder import load_folder, write_tensors
 from stedm_jax.convert.registry import build, tables
 from stedm_jax.convert.table import LAYOUTS, flatten, from_torch, our_name, to_torch, torch_name
-from stedm_jax.errors import UserError
 from stedm_jax.models.functional import Functional, param_count
 from stedm_jax.models.guided import PublishedGuidedUNet
 from tests.models.fakes import random_params
 
 SMALL = {
-    "in_channels": 3, "out_channels": 3, "base": 8, "multipliers": (1, 2), "res_blocks": 1, "heads": 1,
-    "attention_at": (2,), "attention": "transformer", "context_dim": 6, "dim": 6, "patch": 5, "region": 7,
-}  # fmt: skip
+    "in_channels": 3,
+    "out_channels": 3,
+    "base": 8,
+    "multipliers": (1, 2),
+    "res_blocks": 1,
+    "heads": 1,
+    "attention_at": (2,),
+    "attention": "transformer",
+    "context_dim": 6,
+    "dim": 6,
+    "patch": 5,
+    "region": 7,
+}
 
 
 def published(shape, layout):
@@ -25,7 +35,10 @@ def published(shape, layout):
 
 def test_names_and_shapes_at_full_size_go_both_ways():
     network, (table,) = build("lid-guided"), tables("lid-guided")
-    assert param_count(network.abstract) == 401_511_427 and param_count(network.abstract["unet"]) == 400_920_579
+    assert (
+        param_count(network.abstract) == 401_511_427
+        and param_count(network.abstract["unet"]) == 400_920_579
+    )
     seen = {}
     for path, leaf in flatten(network.abstract).items():
         name, layout = torch_name(path, len(leaf.shape), table)
@@ -67,10 +80,18 @@ def test_the_whole_file_through_the_command(tmp_path):
     for number, (path, leaf) in enumerate(flatten(network.abstract).items()):
         name, layout = torch_name(path, len(leaf.shape), table)
         file[name] = np.full(published(leaf.shape, layout), number % 1000, np.float16)
-    file |= {"betas": np.zeros(1000, np.float32), "first_stage_model.encoder.conv_in.bias": np.zeros(8, np.float32)}
+    file |= {
+        "betas": np.zeros(1000, np.float32),
+        "first_stage_model.encoder.conv_in.bias": np.zeros(8, np.float32),
+    }
     write_tensors(tmp_path / "model.safetensors", file)
-    command.main(["lid-tcga-brca-guided", str(tmp_path / "model.safetensors"), f"--out={tmp_path / 'out'}"])
+    command.main(
+        ["lid-tcga-brca-guided", str(tmp_path / "model.safetensors"), f"--out={tmp_path / 'out'}"]
+    )
     params, info = load_folder(tmp_path / "out")
-    assert info["parameters"] == 401_511_427 and set(info["left_out"]) == {"betas", "first_stage_model"}
+    assert info["parameters"] == 401_511_427 and set(info["left_out"]) == {
+        "betas",
+        "first_stage_model",
+    }
     for number, path in enumerate(flatten(network.abstract)):
         assert flatten(params)[path].ravel()[0] == number % 1000

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.convert import __main__ as command
 from stedm_jax.convert.files import read_tensors
 from stedm_jax.convert.folder import load_folder
@@ -17,7 +18,6 @@ from stedm_jax.convert.registry import tables
 from stedm_jax.convert.run import JUDGE, read_run
 from stedm_jax.convert.table import flatten, from_torch, unflatten
 from stedm_jax.convert.tables import convnext
-from stedm_jax.errors import UserError
 from stedm_jax.models.fcn8s import Fcn8s
 from stedm_jax.models.functional import Functional
 from stedm_jax.models.segmenter import Segmenter
@@ -44,23 +44,37 @@ DECODER = (16, 16, 8, 8, 8)
 FCN8S = {"widths": (8,) * 5, "hidden": 24}
 MODEL = "autoencoder.model."
 CONFIG = {
-    "name": "made", "title": "", "data.tiles": "{workdir}/data/tiles", "diffusion.train.steps": 7,
-    f"{MODEL}kind": "vq", f"{MODEL}channels": 128, f"{MODEL}multipliers": [1, 1], f"{MODEL}res_blocks": 1,
-    f"{MODEL}latent_channels": 3, f"{MODEL}codes": 16, f"{MODEL}attention": True,
-}  # fmt: skip
+    "name": "made",
+    "title": "",
+    "data.tiles": "{workdir}/data/tiles",
+    "diffusion.train.steps": 7,
+    f"{MODEL}kind": "vq",
+    f"{MODEL}channels": 128,
+    f"{MODEL}multipliers": [1, 1],
+    f"{MODEL}res_blocks": 1,
+    f"{MODEL}latent_channels": 3,
+    f"{MODEL}codes": 16,
+    f"{MODEL}attention": True,
+}
 
 
 def stage(workdir: Path, name: str, params: dict) -> Path:
     """A stage that has finished; the moving average is twice the parameters."""
     ema = {name: jax_double(tree) for name, tree in params.items()}
     store = Checkpoints(workdir / name / "checkpoints")
-    store.save(7, TrainState(step=jnp.int32(7), params=params, ema=ema, opt_state={"n": jnp.ones(1)}))
+    store.save(
+        7, TrainState(step=jnp.int32(7), params=params, ema=ema, opt_state={"n": jnp.ones(1)})
+    )
     store.close()
     return workdir / name
 
 
 def jax_double(tree):
-    return {name: jax_double(leaf) for name, leaf in tree.items()} if isinstance(tree, dict) else 2 * tree
+    return (
+        {name: jax_double(leaf) for name, leaf in tree.items()}
+        if isinstance(tree, dict)
+        else 2 * tree
+    )
 
 
 @pytest.fixture
@@ -69,7 +83,10 @@ def workdir(tmp_path) -> Path:
     (path / "data" / "tiles").mkdir(parents=True)
     (path / "config.json").write_text(json.dumps(CONFIG))
     manifest = {"name": "tiles", "mpp": 0.5, "tile": 64, "classes": [{"name": "tumour"}]}
-    manifest |= {"patients": {"train": ["a", "b"], "test": ["c"]}, "records": {"train": 9, "test": 4}}
+    manifest |= {
+        "patients": {"train": ["a", "b"], "test": ["c"]},
+        "records": {"train": 9, "test": 4},
+    }
     (path / "data" / "tiles" / "manifest.json").write_text(json.dumps(manifest))
     return path
 
@@ -78,11 +95,18 @@ def test_a_diffusion_stage_in_both_formats(tmp_path, workdir):
     folder = stage(workdir, "diffusion", DIFFUSION)
     command.main(["export", str(folder), f"--out={tmp_path / 'ours'}"])
     params, info = load_folder(tmp_path / "ours")
-    assert set(params) == {"unet", "layout", "style"} and info["card"]["patients"] == {"train": 2, "test": 1}
+    assert set(params) == {"unet", "layout", "style"} and info["card"]["patients"] == {
+        "train": 2,
+        "test": 1,
+    }
     np.testing.assert_array_equal(params["layout"]["kernel"], 2)  # the moving average
     command.main(["export", str(folder), f"--out={tmp_path / 'theirs'}", "--format=published"])
     unet = read_tensors(tmp_path / "theirs" / "unet.safetensors")
-    assert unet["middle_block.2.qkv.weight"].shape == (12, 4, 1)  # the style block is the second of the middle
+    assert unet["middle_block.2.qkv.weight"].shape == (
+        12,
+        4,
+        1,
+    )  # the style block is the second of the middle
     assert unet["middle_block.1.in_layers.2.weight"].shape == (4, 4, 3, 3)
     text = (tmp_path / "theirs" / "README.md").read_text()
     assert "| train | 2 | 9 |" in text and "classes: tumour" in text and "- mpp: 0.5" in text
@@ -111,13 +135,16 @@ def test_what_is_no_stage_is_refused_with_what_there_is(tmp_path, workdir):
 
 @pytest.fixture
 def trained(workdir, monkeypatch):
-    """Makes a stage that has finished with the given parameters, without writing them; gives its folder."""
+    """Makes a stage that has finished with the given parameters, without writing them; gives its
+    folder."""
 
     def make(name: str, params: dict, **settings: object) -> Path:
         (workdir / name / "checkpoints").mkdir(parents=True)
         (workdir / "config.json").write_text(json.dumps(CONFIG | settings))
         store = SimpleNamespace(read_params=lambda step: params, fingerprint=lambda step: "abc")
-        monkeypatch.setattr("stedm_jax.convert.run.finished", lambda folder: nullcontext((store, 7)))
+        monkeypatch.setattr(
+            "stedm_jax.convert.run.finished", lambda folder: nullcontext((store, 7))
+        )
         return workdir / name
 
     return make
@@ -125,7 +152,9 @@ def trained(workdir, monkeypatch):
 
 def random_params(network: Functional) -> dict:
     rng, leaves = np.random.default_rng(0), flatten(network.abstract)
-    return unflatten({path: 0.1 * rng.random(leaf.shape, np.float32) for path, leaf in leaves.items()})
+    return unflatten(
+        {path: 0.1 * rng.random(leaf.shape, np.float32) for path, leaf in leaves.items()}
+    )
 
 
 def publish(folder: Path, out: Path) -> str:
@@ -143,25 +172,40 @@ def test_an_fcn8s_has_the_names_and_shapes_of_vgg16(tmp_path, trained, capsys):
     """Its two wide convolutions are linear layers there."""
     network = Functional(lambda rngs: Fcn8s(classes=3, **FCN8S, rngs=rngs))
     params = random_params(network)
-    settings = segmenter_settings(kind="fcn8s", encoder="convnext_tiny")  # which this kind does not read
+    settings = segmenter_settings(
+        kind="fcn8s", encoder="convnext_tiny"
+    )  # which this kind does not read
     card = publish(trained("segmentation/labelled-0", params, **settings), tmp_path / "o")
     state = read_tensors(tmp_path / "o")
-    assert state["classifier.0.weight"].shape == (24, 8 * 49) and state["classifier.3.weight"].shape == (24, 24)
-    assert state["features.28.weight"].shape == (8, 8, 3, 3) and state["score_fr.weight"].shape == (3, 24, 1, 1)
+    assert state["classifier.0.weight"].shape == (24, 8 * 49) and state[
+        "classifier.3.weight"
+    ].shape == (24, 24)
+    assert state["features.28.weight"].shape == (8, 8, 3, 3) and state["score_fr.weight"].shape == (
+        3,
+        24,
+        1,
+        1,
+    )
     kernel = params["classifier"]["0"]["kernel"]
-    np.testing.assert_array_equal(state["classifier.0.weight"].reshape(24, 8, 7, 7)[5, 3], kernel[:, :, 3, 5])
+    np.testing.assert_array_equal(
+        state["classifier.0.weight"].reshape(24, 8, 7, 7)[5, 3], kernel[:, :, 3, 5]
+    )
     back = flatten(from_torch(state, network.abstract, tables("vgg16-fcn8s")[0]))
     assert all(np.array_equal(back[path], leaf) for path, leaf in flatten(params).items())
     assert "torchvision's vgg16" in card and "torchvision's vgg16" in capsys.readouterr().out
 
 
 def test_a_taef2_goes_out_in_two_files(tmp_path, trained):
-    params = {"encoder": {"0": {"kernel": np.ones((3, 3, 3, 4))}}, "decoder": {"1": {"bias": np.ones(4)}}}
+    params = {
+        "encoder": {"0": {"kernel": np.ones((3, 3, 3, 4))}},
+        "decoder": {"1": {"bias": np.ones(4)}},
+    }
     folder = trained("autoencoder", params, **{f"{MODEL}kind": "taef2"})
     publish(folder, tmp_path / "o")
     assert {each.name for each in (tmp_path / "o").glob("*.safetensors")} == {
-        "taef2_encoder.safetensors", "taef2_decoder.safetensors",
-    }  # fmt: skip
+        "taef2_encoder.safetensors",
+        "taef2_decoder.safetensors",
+    }
     assert list(read_tensors(tmp_path / "o" / "taef2_decoder.safetensors")) == ["1.bias"]
     with pytest.raises(UserError, match="kind vq or kl"):
         command.main(["export", str(folder), f"--out={tmp_path / 'x'}", "--format=diffusers"])
@@ -174,7 +218,12 @@ def test_a_taef2_goes_out_in_two_files(tmp_path, trained):
         ({"encoder": "convnext_base"}, "smp.Unet('tu-convnext_base', "),
         ({"encoder": "mit_b5"}, "smp.Unet('mit_b5', "),
         (
-            {"widths": [64, 128, 320, 512], "depths": [3, 4, 6, 3], "heads": [1, 2, 5, 8], "reductions": [8, 4, 2, 1]},
+            {
+                "widths": [64, 128, 320, 512],
+                "depths": [3, 4, 6, 3],
+                "heads": [1, 2, 5, 8],
+                "reductions": [8, 4, 2, 1],
+            },
             "smp.Unet('mit_b2', ",
         ),
         ({"widths": [8, 8]}, "MiT of sizes that smp has not"),
@@ -198,10 +247,17 @@ def test_the_card_says_what_the_names_are_of(tmp_path, trained, model, part):
         ("dcan", [], "a contour-aware network"),
     ),
 )
-@pytest.mark.parametrize(("section", "name"), (("segmentation.arms.an-arm", "an-arm"), ("segmentation.judge", JUDGE)))
-def test_the_card_is_about_the_network_of_the_arm(tmp_path, trained, network, changes, part, section, name):
+@pytest.mark.parametrize(
+    ("section", "name"), (("segmentation.arms.an-arm", "an-arm"), ("segmentation.judge", JUDGE))
+)
+def test_the_card_is_about_the_network_of_the_arm(
+    tmp_path, trained, network, changes, part, section, name
+):
     params = {"encoder": {"stages": {"0": {"norm": {"scale": np.ones(3)}}}}}
-    settings = segmenter_settings(encoder="mit_b1") | {f"{section}.network": network, f"{section}.changes": changes}
+    settings = segmenter_settings(encoder="mit_b1") | {
+        f"{section}.network": network,
+        f"{section}.changes": changes,
+    }
     assert part in publish(trained(f"segmentation/{name}-0", params, **settings), tmp_path / "o")
 
 
@@ -219,7 +275,9 @@ def test_the_card_tells_the_stain_also_where_the_tiles_are_gone(tmp_path, traine
 
 def test_a_head_has_no_published_names(tmp_path, trained):
     folder = trained("segmentation/ldm-0", {"head": {"kernel": np.ones(3)}})
-    with pytest.raises(UserError, match="a head on features.*has no published names; give --format=ours"):
+    with pytest.raises(
+        UserError, match="a head on features.*has no published names; give --format=ours"
+    ):
         publish(folder, tmp_path / "o")
 
 
@@ -227,10 +285,12 @@ def test_a_head_has_no_published_names(tmp_path, trained):
 @pytest.mark.parametrize(
     "encoder, peer",
     (
-        ("mit_b0", "mit_b0"), ("resnet18", "resnet18"), ("convnext_tiny", "tu-convnext_tiny"),
+        ("mit_b0", "mit_b0"),
+        ("resnet18", "resnet18"),
+        ("convnext_tiny", "tu-convnext_tiny"),
         pytest.param("resnet50", "resnet50", marks=pytest.mark.slow),
     ),
-)  # fmt: skip
+)
 def test_smp_loads_every_family_of_segmenters(tmp_path, trained, encoder, peer):
     """Strictly, and with the same output."""
     from tests import peers
@@ -238,11 +298,17 @@ def test_smp_loads_every_family_of_segmenters(tmp_path, trained, encoder, peer):
     smp, torch = peers.peer("segmentation_models_pytorch"), peers.torch
     from safetensors.torch import load_file
 
-    network = Functional(lambda rngs: Segmenter(classes=2, encoder=encoder, norm="batch", decoder=DECODER, rngs=rngs))
+    network = Functional(
+        lambda rngs: Segmenter(classes=2, encoder=encoder, norm="batch", decoder=DECODER, rngs=rngs)
+    )
     theirs = smp.Unet(peer, encoder_weights=None, classes=2, decoder_channels=DECODER)
-    params = peers.mapped(peers.randomise(theirs), network, convnext.TABLE if "convnext" in encoder else ())
+    params = peers.mapped(
+        peers.randomise(theirs), network, convnext.TABLE if "convnext" in encoder else ()
+    )
     want = peers.state_of(theirs)
-    card = publish(trained("segmentation/a-0", params, **segmenter_settings(encoder=encoder)), tmp_path / "o")
+    card = publish(
+        trained("segmentation/a-0", params, **segmenter_settings(encoder=encoder)), tmp_path / "o"
+    )
     assert f"smp.Unet('{peer}'" in card
     state = load_file(tmp_path / "o" / "model.safetensors")
     for name, value in state.items():
@@ -294,9 +360,17 @@ def test_diffusers_loads_an_exported_autoencoder(tmp_path, trained):
     from stedm_jax.models.autoencoder import Autoencoder
 
     for kind in ("vq", "kl"):
-        small = {"channels": 128, "multipliers": (1, 1), "res_blocks": 1, "latent_channels": 3, "codes": 16}
+        small = {
+            "channels": 128,
+            "multipliers": (1, 1),
+            "res_blocks": 1,
+            "latent_channels": 3,
+            "codes": 16,
+        }
         network = Functional(
-            lambda rngs, kind=kind, small=small: Autoencoder(kind=kind, attention=True, **small, rngs=rngs)
+            lambda rngs, kind=kind, small=small: Autoencoder(
+                kind=kind, attention=True, **small, rngs=rngs
+            )
         )
         out, params = tmp_path / kind, jax.tree.map(lambda x: x - 0.05, random_params(network))
         folder = trained(f"autoencoder/{kind}", params, **{f"{MODEL}kind": kind})

@@ -2,8 +2,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stedm_jax.convert.table import Rule, flatten, from_torch, our_name, to_torch, torch_name, unflatten
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
+from stedm_jax.convert.table import (
+    Rule,
+    flatten,
+    from_torch,
+    our_name,
+    to_torch,
+    torch_name,
+    unflatten,
+)
 from stedm_jax.models.functional import Functional
 from stedm_jax.models.segmenter import Segmenter
 
@@ -53,7 +61,9 @@ def test_round_trip_is_exact_and_layouts_are_right() -> None:
     given = tensors()
     ours = from_torch(given, ABSTRACT, TABLE)
     assert {path: leaf.shape for path, leaf in flatten(ours).items()} == OURS
-    np.testing.assert_array_equal(ours["a"]["conv"]["kernel"][1, 4, 0, 3], given["model.a.conv.weight"][3, 0, 1, 4])
+    np.testing.assert_array_equal(
+        ours["a"]["conv"]["kernel"][1, 4, 0, 3], given["model.a.conv.weight"][3, 0, 1, 4]
+    )
     np.testing.assert_array_equal(ours["a"]["fc"]["kernel"], given["model.a.fc.weight"].T)
     back = to_torch(ours, TABLE)
     assert back.keys() == given.keys()
@@ -68,7 +78,10 @@ def test_every_wrong_name_is_listed_in_one_error() -> None:
     with pytest.raises(UserError) as caught:
         from_torch(given, ABSTRACT, TABLE)
     text = str(caught.value)
-    for part in ("2 missing: model.a.fc.weight, model.norm.weight", "2 unexpected: extra.one, extra.two"):
+    for part in (
+        "2 missing: model.a.fc.weight, model.norm.weight",
+        "2 unexpected: extra.one, extra.two",
+    ):
         assert part in text
     assert "1 of another shape: model.a.conv.weight (2, 2, 3, 5), needed (4, 2, 3, 5)" in text
 
@@ -83,14 +96,25 @@ def test_a_part_is_loaded_only_when_asked_for() -> None:
         from_torch(given, ABSTRACT, TABLE, load_only=["^a/", "^tokens/"])
     with pytest.raises(UserError, match="fits no parameter"):
         from_torch(given, ABSTRACT, TABLE, load_only=["^nothing"])
-    assert from_torch(tensors() | {"optimizer.x": np.zeros(1)}, ABSTRACT, TABLE, ignore=["^optimizer"])
+    assert from_torch(
+        tensors() | {"optimizer.x": np.zeros(1)}, ABSTRACT, TABLE, ignore=["^optimizer"]
+    )
 
 
 def test_a_whole_network_by_the_usual_rules() -> None:
-    small = {"widths": (8, 16), "depths": (1, 1), "heads": (1, 2), "reductions": (2, 1), "decoder": (16, 8, 8)}
+    small = {
+        "widths": (8, 16),
+        "depths": (1, 1),
+        "heads": (1, 2),
+        "reductions": (2, 1),
+        "decoder": (16, 8, 8),
+    }
     network = Functional(lambda rngs: Segmenter(classes=2, **small, rngs=rngs))
     rng = np.random.default_rng(0)
-    params = {path: rng.normal(size=leaf.shape).astype(leaf.dtype) for path, leaf in flatten(network.abstract).items()}
+    params = {
+        path: rng.normal(size=leaf.shape).astype(leaf.dtype)
+        for path, leaf in flatten(network.abstract).items()
+    }
     back = flatten(from_torch(to_torch(unflatten(params)), network.abstract))
     assert back.keys() == params.keys()
     assert all(np.array_equal(back[path], params[path]) for path in params)

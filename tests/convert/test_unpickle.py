@@ -1,4 +1,5 @@
-"""Files of torch.save: read right, and refused without being executed where they are hostile or damaged."""
+"""Files of torch.save: read right, and refused without being executed where they are hostile or
+damaged."""
 
 import contextlib
 import importlib
@@ -15,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.convert.files import read_tensors
 from stedm_jax.convert.torch_file import TorchFile
-from stedm_jax.errors import UserError
 from tests.convert.torch_zip import BF16, Call, Exploit, Named, Stored, pickled, whole, write_zip
 
 BASE = np.arange(24, dtype=np.float32)
@@ -51,13 +52,24 @@ def test_tensors_are_read_as_they_were_saved(tmp_path):
     found = read_tensors(write_zip(tmp_path / "a.pt", state()))
     grid = BASE.reshape(4, 6)
     expected = {
-        "whole": grid, "transposed": grid.T, "part": grid[1:3, 1:5:2], "spread": np.ones((3, 5)),
-        "brain": BASE, "half": BASE, "count": np.array(7), "flags": np.array([True, False]), "empty": np.zeros((0, 3)),
-    }  # fmt: skip
+        "whole": grid,
+        "transposed": grid.T,
+        "part": grid[1:3, 1:5:2],
+        "spread": np.ones((3, 5)),
+        "brain": BASE,
+        "half": BASE,
+        "count": np.array(7),
+        "flags": np.array([True, False]),
+        "empty": np.zeros((0, 3)),
+    }
     assert set(found) == set(expected)
     for name, values in expected.items():
         np.testing.assert_array_equal(np.asarray(found[name], values.dtype), values, err_msg=name)
-    assert found["brain"].dtype == BF16 and found["half"].dtype == np.float16 and found["flags"].dtype == bool
+    assert (
+        found["brain"].dtype == BF16
+        and found["half"].dtype == np.float16
+        and found["flags"].dtype == bool
+    )
 
 
 def test_nothing_is_read_until_it_is_asked_for(tmp_path):
@@ -69,16 +81,22 @@ def test_nothing_is_read_until_it_is_asked_for(tmp_path):
 def test_a_checkpoint_of_lightning_is_read_and_its_objects_are_left_out(tmp_path):
     scalar = Call(
         Named("numpy.core.multiarray", "scalar"),
-        Call(Named("numpy", "dtype"), "f8", False, True, state=(3, "<", None, None, None, -1, -1, 0)),
+        Call(
+            Named("numpy", "dtype"), "f8", False, True, state=(3, "<", None, None, None, -1, -1, 0)
+        ),
         Call(Named("_codecs", "encode"), "abc", "latin1"),
     )
-    callbacks = {Named("pytorch_lightning.callbacks.model_checkpoint", "ModelCheckpoint"): {"best": scalar}}
+    callbacks = {
+        Named("pytorch_lightning.callbacks.model_checkpoint", "ModelCheckpoint"): {"best": scalar}
+    }
     hyper = Call(Named("omegaconf.dictconfig", "DictConfig"), state={"_content": {"lr": 1}})
     content = {
         "epoch": 3,
         "state_dict": OrderedDict(state()),
         "callbacks": callbacks,
-        "hyper_parameters": Call(Named("argparse", "Namespace"), state={"lr": 0.1, "kind": Named("typing", "Any")}),
+        "hyper_parameters": Call(
+            Named("argparse", "Namespace"), state={"lr": 0.1, "kind": Named("typing", "Any")}
+        ),
         "config": hyper,
         "optimizer_states": [{"state": {0: {"exp_avg": whole("9", BASE)}}}],
     }
@@ -88,7 +106,9 @@ def test_a_checkpoint_of_lightning_is_read_and_its_objects_are_left_out(tmp_path
 
 
 def test_parameters_and_metadata_of_state_dicts(tmp_path):
-    parameter = Call(Named("torch._utils", "_rebuild_parameter"), whole("0", BASE), True, OrderedDict())
+    parameter = Call(
+        Named("torch._utils", "_rebuild_parameter"), whole("0", BASE), True, OrderedDict()
+    )
     ordered = Call(Named("collections", "OrderedDict"), state={"_metadata": {"": {"version": 1}}})
     found = read_tensors(write_zip(tmp_path / "a.pt", {"w": parameter, "extra": ordered}))
     assert list(found) == ["w"]
@@ -130,17 +150,37 @@ def test_hostile_pickles_are_refused_and_not_executed(tmp_path, name, protocol):
 
 
 NAMES = (
-    ("posix", "system"), ("nt", "system"), ("runpy", "run_path"), ("ctypes", "CDLL"), ("shutil", "rmtree"),
-    ("socket", "socket"), ("pty", "spawn"), ("builtins", "__import__"), ("builtins", "getattr"), ("torch", "os.system"),
-    ("torch.os", "system"), ("torch", "load"), ("torch.serialization", "load"),
-    ("torch.hub", "load"), ("torch.storage", "_load_from_bytes"),
-    ("numpy", "load"), ("numpy.testing._private.utils", "runstring"), ("collections", "namedtuple"),
+    ("posix", "system"),
+    ("nt", "system"),
+    ("runpy", "run_path"),
+    ("ctypes", "CDLL"),
+    ("shutil", "rmtree"),
+    ("socket", "socket"),
+    ("pty", "spawn"),
+    ("builtins", "__import__"),
+    ("builtins", "getattr"),
+    ("torch", "os.system"),
+    ("torch.os", "system"),
+    ("torch", "load"),
+    ("torch.serialization", "load"),
+    ("torch.hub", "load"),
+    ("torch.storage", "_load_from_bytes"),
+    ("numpy", "load"),
+    ("numpy.testing._private.utils", "runstring"),
+    ("collections", "namedtuple"),
     ("pickle", "loads"),
-    ("torch.utils.cpp_extension", "load_inline"), ("torch", "subprocess.Popen"),
+    ("torch.utils.cpp_extension", "load_inline"),
+    ("torch", "subprocess.Popen"),
     ("pytorch_lightning", "sys.exit"),
-    ("numpy.f2py.capi_maps", "getinit"), ("argparse", "FileType"), ("pathlib", "Path.unlink"), ("codecs", "open"),
-    ("operator", "attrgetter"), ("functools", "partial"), ("types", "FunctionType"), ("torch\nos", "system"),
-)  # fmt: skip
+    ("numpy.f2py.capi_maps", "getinit"),
+    ("argparse", "FileType"),
+    ("pathlib", "Path.unlink"),
+    ("codecs", "open"),
+    ("operator", "attrgetter"),
+    ("functools", "partial"),
+    ("types", "FunctionType"),
+    ("torch\nos", "system"),
+)
 
 
 @pytest.mark.parametrize("module, name", NAMES)
@@ -153,7 +193,11 @@ def test_other_callables_are_refused_by_name(tmp_path, module, name):
 
 def test_an_object_of_an_unknown_package_is_refused_with_the_mend(tmp_path):
     data = b"\x80\x02cmy_models.net\nMyNet\n)R."
-    refused(write_zip(tmp_path / "a.pt", data), "my_models.net.MyNet", "torch.save(model.state_dict(), FILE)")
+    refused(
+        write_zip(tmp_path / "a.pt", data),
+        "my_models.net.MyNet",
+        "torch.save(model.state_dict(), FILE)",
+    )
 
 
 def test_a_whole_module_is_refused_with_the_mend(tmp_path):
@@ -190,7 +234,8 @@ def test_views_out_of_their_storage_are_refused(tmp_path, content):
 
 
 def nested(depth: int, *, key: bool) -> bytes:
-    """A tuple in a tuple in a tuple, each twice: 2^depth leaves. As a key, hashing it would never end."""
+    """A tuple in a tuple in a tuple, each twice: 2^depth leaves. As a key, hashing it would never
+    end."""
     data = b"\x80\x02" + (b"}" if key else b"") + b")" + b"q\x00" + b"h\x00\x86q\x00" * depth
     return data + (b"K\x01s." if key else b".")
 
@@ -209,20 +254,46 @@ def test_deep_and_repeating_structures_are_bounded(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "data",
-    (b"", b"\x80", b"\x80\x02", b"\x80\x02}", b"\x80\x02}q", b"\x80\x02h\x05.", b"\x80\x02R.", b"\x80\x02s.",
-     b"\x80\x02(u.", b"\x80\x02\x82\x01.", b"\x80\x02Ptext\n.", b"\x80\x02}}.", b"\x80\x02b.", b"\xff\xff",
-     b"\x80\x04\x8e\xff\xff\xff\xff\xff\xff\xff\x7f.", b"\x80\x02\x8b\xff\xff\xff\x7f.",
-     b"\x80\x02}]K\x01s.", b"\x80\x05\x97.", b"\x80\x02I99x\n.", b"cos\n"),
-)  # fmt: skip
+    (
+        b"",
+        b"\x80",
+        b"\x80\x02",
+        b"\x80\x02}",
+        b"\x80\x02}q",
+        b"\x80\x02h\x05.",
+        b"\x80\x02R.",
+        b"\x80\x02s.",
+        b"\x80\x02(u.",
+        b"\x80\x02\x82\x01.",
+        b"\x80\x02Ptext\n.",
+        b"\x80\x02}}.",
+        b"\x80\x02b.",
+        b"\xff\xff",
+        b"\x80\x04\x8e\xff\xff\xff\xff\xff\xff\xff\x7f.",
+        b"\x80\x02\x8b\xff\xff\xff\x7f.",
+        b"\x80\x02}]K\x01s.",
+        b"\x80\x05\x97.",
+        b"\x80\x02I99x\n.",
+        b"cos\n",
+    ),
+)
 def test_malformed_pickles_are_damaged_files(tmp_path, data):
     refused(write_zip(tmp_path / "a.pt", data), "damaged")
 
 
 def test_zip_bombs_and_false_archives_are_refused(tmp_path):
-    bomb = write_zip(tmp_path / "bomb.pt", state(), extra={"data/0": bytes(50_000_000)}, method=zipfile.ZIP_DEFLATED)
+    bomb = write_zip(
+        tmp_path / "bomb.pt",
+        state(),
+        extra={"data/0": bytes(50_000_000)},
+        method=zipfile.ZIP_DEFLATED,
+    )
     assert bomb.stat().st_size < 200_000
     refused(bomb, "zip bomb")
-    with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile(tmp_path / "twice.pt", "w") as archive:
+    with (
+        pytest.warns(UserWarning, match="Duplicate"),
+        zipfile.ZipFile(tmp_path / "twice.pt", "w") as archive,
+    ):
         for _ in range(2):
             archive.writestr("archive/data.pkl", pickled({})[0])
     refused(tmp_path / "twice.pt", "share a name")
@@ -275,8 +346,12 @@ def test_random_damage_never_raises_anything_but_user_errors(tmp_path):
 
 def legacy(content: object, *, little: bool = True) -> bytes:
     data, storages = pickled(content)
-    head = [pickle.dumps(each, 2) for each in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": little})]
-    tail = b"".join(struct.pack("<q", values.size) + values.tobytes() for values in storages.values())
+    head = [
+        pickle.dumps(each, 2) for each in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": little})
+    ]
+    tail = b"".join(
+        struct.pack("<q", values.size) + values.tobytes() for values in storages.values()
+    )
     return b"".join(head) + data + pickle.dumps(list(storages), 2) + tail
 
 
@@ -299,4 +374,6 @@ def test_the_format_before_torch_1_6(tmp_path):
 def test_what_was_saved_is_given_as_plain_objects(tmp_path):
     made = write_zip(tmp_path / "a.pt", {"n": 1, "l": [1.5, None, True, "x", {2}], 3: (1, 2)})
     content = TorchFile(made).content
-    assert content["n"] == 1 and content["l"] == [1.5, None, True, "x", {2}] and content[3] == (1, 2)
+    assert (
+        content["n"] == 1 and content["l"] == [1.5, None, True, "x", {2}] and content[3] == (1, 2)
+    )

@@ -11,9 +11,14 @@ import ml_dtypes
 import numpy as np
 
 KINDS = {
-    "float32": "FloatStorage", "float64": "DoubleStorage", "float16": "HalfStorage", "bfloat16": "BFloat16Storage",
-    "int64": "LongStorage", "uint8": "ByteStorage", "bool": "BoolStorage",
-}  # fmt: skip
+    "float32": "FloatStorage",
+    "float64": "DoubleStorage",
+    "float16": "HalfStorage",
+    "bfloat16": "BFloat16Storage",
+    "int64": "LongStorage",
+    "uint8": "ByteStorage",
+    "bool": "BoolStorage",
+}
 BF16 = np.dtype(ml_dtypes.bfloat16)
 
 
@@ -35,7 +40,13 @@ class Stored:
     """Pickles as a tensor over a storage."""
 
     def __init__(
-        self, key: str, values: np.ndarray, offset: int, shape: tuple, strides: tuple, count: int | None = None
+        self,
+        key: str,
+        values: np.ndarray,
+        offset: int,
+        shape: tuple,
+        strides: tuple,
+        count: int | None = None,
     ):
         self.key, self.values, self.count = key, values, values.size if count is None else count
         self.view = (offset, shape, strides)
@@ -88,7 +99,11 @@ def pickled(content: Any, protocol: int = 2) -> tuple[bytes, dict[str, np.ndarra
 
 
 def write_zip(
-    path: Path, content: Any, *, extra: dict[str, bytes] | None = None, method: int = zipfile.ZIP_STORED
+    path: Path,
+    content: Any,
+    *,
+    extra: dict[str, bytes] | None = None,
+    method: int = zipfile.ZIP_STORED,
 ) -> Path:
     """`content` as torch.save writes it since 1.6; bytes are taken as the pickle itself."""
     data, storages = (content, {}) if isinstance(content, bytes) else pickled(content)

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.data.around import check_around, field_around
 from stedm_jax.data.augment import Movement, dihedral
 from stedm_jax.data.pipeline import LoadTile, Source, TileReader, evaluation_batches, tile_dataset
 from stedm_jax.data.records import TileSet, TileWriter
-from stedm_jax.errors import UserError
 from tests.conftest import CLASSES, make_tile
 
 PLAIN = np.arange(256, dtype=np.uint8)
@@ -14,7 +14,9 @@ PLAIN = np.arange(256, dtype=np.uint8)
 @pytest.fixture
 def with_margin(tmp_path) -> TileSet:
     """Tiles of 16 px in records of 32."""
-    with TileWriter(tmp_path / "wide", name="wide", classes=CLASSES, mpp=2.0, tile=16, margin=8) as out:
+    with TileWriter(
+        tmp_path / "wide", name="wide", classes=CLASSES, mpp=2.0, tile=16, margin=8
+    ) as out:
         for number in range(4):
             out.write(make_tile("train", "p0", number))
     return TileSet.open(tmp_path / "wide")
@@ -35,7 +37,9 @@ def test_tile_and_field_are_turned_alike(with_margin):
     shown = LoadTile([source]).load(source, 1, np.random.default_rng(3))
     image, _ = reader.read(rows[1])
     turn = next(n for n in range(8) if (dihedral(image, n) == shown["image"]).all())
-    np.testing.assert_array_equal(shown["region"], dihedral(field_around(reader.read_whole(rows[1])[0], 8), turn))
+    np.testing.assert_array_equal(
+        shown["region"], dihedral(field_around(reader.read_whole(rows[1])[0], 8), turn)
+    )
     batch = next(evaluation_batches(reader, rows, {"p0": 0}, batch=4, around=True))
     assert batch["region"].shape == batch["image"].shape == (4, 16, 16, 3)
     assert "region" not in next(evaluation_batches(reader, rows, {"p0": 0}, batch=4))
@@ -43,7 +47,9 @@ def test_tile_and_field_are_turned_alike(with_margin):
 
 def test_what_has_no_field_around_it_is_refused(tile_set, with_margin):
     with pytest.raises(UserError, match="packed without a margin"):
-        tile_dataset([Source(TileReader(tile_set, PLAIN), tile_set.index("train"), 1.0, around=True)], seed=0)
+        tile_dataset(
+            [Source(TileReader(tile_set, PLAIN), tile_set.index("train"), 1.0, around=True)], seed=0
+        )
     reader = TileReader(with_margin, PLAIN)
     moved = Source(reader, with_margin.index("train"), 1.0, movement=Movement(shift=2), around=True)
     with pytest.raises(UserError, match="data.shift and data.rotate"):

@@ -6,20 +6,34 @@ import json
 import numpy as np
 import pytest
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.data import arrays
-from stedm_jax.data.arrays import ArraySpec, ArrayStore, ShardWriter, StoreSpec, begin, differences, finish
-from stedm_jax.errors import UserError
+from stedm_jax.data.arrays import (
+    ArraySpec,
+    ArrayStore,
+    ShardWriter,
+    StoreSpec,
+    begin,
+    differences,
+    finish,
+)
 
 SPEC = StoreSpec(
     {"moments": ArraySpec((4, 4, 2), "float32"), "embedding": ArraySpec((6,), "float16")},
-    {"train": 7, "val": 3}, {"train": 2, "val": 1}, {"autoencoder": "one"}, 6 * 140,
-)  # fmt: skip
+    {"train": 7, "val": 3},
+    {"train": 2, "val": 1},
+    {"autoencoder": "one"},
+    6 * 140,
+)
 """With three tiles of train in a shard, and six of val."""
 
 
 def values(split, record, view):
     rng = np.random.default_rng([len(split), record, view])
-    return {"moments": rng.normal(size=(4, 4, 2)).astype(np.float32), "embedding": np.float32(rng.normal(size=6))}
+    return {
+        "moments": rng.normal(size=(4, 4, 2)).astype(np.float32),
+        "embedding": np.float32(rng.normal(size=6)),
+    }
 
 
 def write(folder, shard, absent=()):
@@ -49,7 +63,13 @@ def flip(file, record):
 def test_what_is_written_is_read(folder):
     store = ArrayStore.open(folder)
     assert store.spec == SPEC and len(SPEC.shards) == 4 and SPEC.records == 17
-    for split, record, view in (("train", 0, 0), ("train", 2, 1), ("train", 3, 0), ("train", 6, 1), ("val", 2, 0)):
+    for split, record, view in (
+        ("train", 0, 0),
+        ("train", 2, 1),
+        ("train", 3, 0),
+        ("train", 6, 1),
+        ("val", 2, 0),
+    ):
         read, wanted = store.read(split, record, view), values(split, record, view)
         np.testing.assert_array_equal(read["moments"], wanted["moments"])
         np.testing.assert_array_equal(read["embedding"], wanted["embedding"].astype(np.float16))
@@ -67,7 +87,10 @@ def test_a_killed_run_goes_on_with_the_shards_that_are_left(tmp_path):
     write(tmp_path / "set", left[1])
     (tmp_path / "set" / "train-00000.partial").write_bytes(b"half")
     (tmp_path / "set" / "val-00000.array_record").write_bytes(b"named, and not known to be whole")
-    with pytest.raises(ZeroDivisionError), ShardWriter(tmp_path / "set", SPEC, "train", 2) as writer:
+    with (
+        pytest.raises(ZeroDivisionError),
+        ShardWriter(tmp_path / "set", SPEC, "train", 2) as writer,
+    ):
         writer.write(values("train", 6, 0))
         raise ZeroDivisionError
     with pytest.raises(UserError, match="no finished set"):
@@ -78,7 +101,10 @@ def test_a_killed_run_goes_on_with_the_shards_that_are_left(tmp_path):
 
 def test_a_shard_that_lacks_a_view_gets_no_name(tmp_path):
     begin(tmp_path / "set", SPEC)
-    with pytest.raises(ValueError, match="1 records of 6"), ShardWriter(tmp_path / "set", SPEC, "train", 0) as writer:
+    with (
+        pytest.raises(ValueError, match="1 records of 6"),
+        ShardWriter(tmp_path / "set", SPEC, "train", 0) as writer,
+    ):
         writer.write(values("train", 0, 0))
         writer.finish()
     assert begin(tmp_path / "set", SPEC) == SPEC.shards
@@ -88,7 +114,9 @@ def test_a_flipped_bit_is_never_read_and_its_shard_alone_is_made_anew(folder):
     flip(folder / "train-00001.array_record", (4, 1))
     store = ArrayStore.open(folder)
     store.read("train", 0, 0)
-    with pytest.raises(UserError, match=r"Record 3 of .*train-00001.array_record is damaged .*Delete that file"):
+    with pytest.raises(
+        UserError, match=r"Record 3 of .*train-00001.array_record is damaged .*Delete that file"
+    ):
         store.read("train", 4, 1)
     assert begin(folder, SPEC, verify=False) == []
     assert begin(folder, SPEC) == [("train", 1)]
@@ -133,7 +161,9 @@ def test_values_that_cannot_be_stored_are_refused(value, dtype, says):
             spec.pack(given)
     else:
         np.testing.assert_allclose(
-            spec.unpack(spec.pack(given))["moments"].astype(np.float32), given["moments"], rtol=2**-8
+            spec.unpack(spec.pack(given))["moments"].astype(np.float32),
+            given["moments"],
+            rtol=2**-8,
         )
 
 

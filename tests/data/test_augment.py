@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.data.augment import Movement, affine_copy, dihedral, stain_jitter
 from stedm_jax.data.schema import VOID, core
-from stedm_jax.errors import UserError
 
 
 def test_the_eight_symmetries_differ_and_keep_the_pixels():
@@ -19,7 +19,9 @@ def image(seed=0):
 
 
 def test_jitter_of_zero_changes_nothing():
-    np.testing.assert_array_equal(stain_jitter([image()], 0.0, np.random.default_rng(0))[0], image())
+    np.testing.assert_array_equal(
+        stain_jitter([image()], 0.0, np.random.default_rng(0))[0], image()
+    )
 
 
 def test_jitter_is_the_same_for_images_that_belong_together():

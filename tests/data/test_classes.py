@@ -1,15 +1,19 @@
 import numpy as np
 import pytest
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.data.classes import class_map
 from stedm_jax.data.schema import VOID, ClassSpec
-from stedm_jax.errors import UserError
 
-SPECS = [ClassSpec(name, (i, i, i)) for i, name in enumerate(("stroma", "tumour", "necrosis", "pen"))]
+SPECS = [
+    ClassSpec(name, (i, i, i)) for i, name in enumerate(("stroma", "tumour", "necrosis", "pen"))
+]
 
 
 def test_groups_merge_and_leave_the_rest_unlabelled():
-    classes = class_map(SPECS, (("rest", ("stroma", "necrosis")), ("tumour", ("tumour",))), ("tumour",))
+    classes = class_map(
+        SPECS, (("rest", ("stroma", "necrosis")), ("tumour", ("tumour",))), ("tumour",)
+    )
     np.testing.assert_array_equal(classes.table[[0, 1, 2, 3, VOID]], [0, 1, 0, VOID, VOID])
     assert classes.names == ("rest", "tumour") and classes.foreground == (1,)
 

@@ -34,9 +34,13 @@ def test_element_i_is_a_function_of_seed_and_i(tile_set, config):
         for name, shape in (("global", (2, 16, 16, 3)), ("local", (3, 8, 8, 3))):
             assert one[i][name].shape == shape and one[i][name].dtype == np.uint8
             np.testing.assert_array_equal(one[i][name], other[i][name])
-    assert (one[0]["global"] != one[1]["global"]).any() and (one[0]["global"] != made(2)[0]["global"]).any()
+    assert (one[0]["global"] != one[1]["global"]).any() and (
+        one[0]["global"] != made(2)[0]["global"]
+    ).any()
     crops = one[0]
-    assert (crops["global"][0] != crops["global"][1]).any() and (crops["local"][0] != crops["local"][1]).any()
+    assert (crops["global"][0] != crops["global"][1]).any() and (
+        crops["local"][0] != crops["local"][1]
+    ).any()
     assert set(crops) == {"global", "local"}
 
 
@@ -52,7 +56,12 @@ def test_boxes_keep_to_the_tile_and_to_the_scale():
     rng = np.random.default_rng(0)
     boxes = np.array([random_box((60, 80), (0.3, 0.6), rng) for _ in range(400)])
     top, left, height, width = boxes.T
-    assert top.min() >= 0 and left.min() >= 0 and (top + height).max() <= 60 and (left + width).max() <= 80
+    assert (
+        top.min() >= 0
+        and left.min() >= 0
+        and (top + height).max() <= 60
+        and (left + width).max() <= 80
+    )
     share = height * width / 4800
     assert 0.28 < share.min() < 0.33 and 0.57 < share.max() < 0.62
     assert (height / width).min() > 0.7 and (height / width).max() < 1.4
@@ -64,9 +73,13 @@ def test_a_crop_shows_what_lies_in_the_box(config):
     config.augment.blur = (0.0, 0.0, 0.0)
     config.crops.update({"global_scale": (1.0, 1.0), "local_scale": (0.01, 0.01)})
     ramp = np.tile(np.linspace(0, 255, 64)[:, None, None], (1, 64, 3)).astype(np.uint8)
-    crops = MultiCrop(config.crops, config.augment).random_map({"image": ramp}, np.random.default_rng(3))
+    crops = MultiCrop(config.crops, config.augment).random_map(
+        {"image": ramp}, np.random.default_rng(3)
+    )
     assert np.ptp(crops["global"][0].astype(int)) > 150  # nearly all of the ramp
-    assert max(np.ptp(local.astype(int)) for local in crops["local"]) < 60  # a tenth of it, and the cubic overshoot
+    assert (
+        max(np.ptp(local.astype(int)) for local in crops["local"]) < 60
+    )  # a tenth of it, and the cubic overshoot
     flat = MultiCrop(config.crops, config.augment).random_map(
         {"image": np.full((64, 64, 3), 77, np.uint8)}, np.random.default_rng(0)
     )

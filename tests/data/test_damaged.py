@@ -3,9 +3,15 @@
 import numpy as np
 import pytest
 
-from stedm_jax.data.pipeline import Source, TileReader, evaluation_batches, tile_dataset, training_batches
+from stedm_jax.common.errors import UserError
+from stedm_jax.data.pipeline import (
+    Source,
+    TileReader,
+    evaluation_batches,
+    tile_dataset,
+    training_batches,
+)
 from stedm_jax.data.records import TileSet
-from stedm_jax.errors import UserError
 
 IDENTITY = np.arange(256, dtype=np.uint8)
 
@@ -38,7 +44,10 @@ def batches(reader: TileReader, tiles: TileSet, count: int = 6) -> list[dict[str
 
 
 def test_a_damaged_record_is_named_with_file_and_index(tile_set) -> None:
-    with pytest.raises(UserError, match=r"Record 2 of .*train.array_record-00001-of-00004 is damaged .*max_damaged=0"):
+    with pytest.raises(
+        UserError,
+        match=r"Record 2 of .*train.array_record-00001-of-00004 is damaged .*max_damaged=0",
+    ):
         broken(tile_set, 0, 7).read(tile_set.index("train")[7])
 
 

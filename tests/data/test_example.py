@@ -5,7 +5,9 @@ from tensorflow_datasets.proto import tf_example_generated_pb2 as example_pb2
 from stedm_jax.data.example import SHORT, encode_example
 
 VALUES = st.one_of(
-    st.binary(max_size=2 * SHORT), st.floats(width=32, allow_nan=False), st.integers(-(1 << 63), (1 << 63) - 1)
+    st.binary(max_size=2 * SHORT),
+    st.floats(width=32, allow_nan=False),
+    st.integers(-(1 << 63), (1 << 63) - 1),
 )
 
 
@@ -13,7 +15,9 @@ def by_message(values):
     message = example_pb2.Example()
     for name, value in values.items():
         feature = message.features.feature[name]
-        kind = {bytes: feature.bytes_list, float: feature.float_list, int: feature.int64_list}[type(value)]
+        kind = {bytes: feature.bytes_list, float: feature.float_list, int: feature.int64_list}[
+            type(value)
+        ]
         kind.value.append(value)
     return message.SerializeToString(deterministic=True)
 

@@ -4,6 +4,7 @@ import pickle
 import numpy as np
 import pytest
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.data.augment import Movement
 from stedm_jax.data.classes import class_map
 from stedm_jax.data.pipeline import (
@@ -16,7 +17,6 @@ from stedm_jax.data.pipeline import (
 from stedm_jax.data.records import TileSet, TileWriter
 from stedm_jax.data.sampling import divide
 from stedm_jax.data.styles import StylePool
-from stedm_jax.errors import UserError
 from tests.conftest import CLASSES, make_tile
 
 IDENTITY = np.arange(256, dtype=np.uint8)
@@ -27,7 +27,9 @@ RECORDED = [3, 5, 12, 9, 4, 11, 7, 8, 15, 10, 1, 13, 6, 15, 2, 13]
 def dataset(tile_set):
     reader = TileReader(tile_set, IDENTITY)
     sources = [
-        Source(reader, tile_set.index(s), w, StylePool(tile_set.index(s), "multipatch", "patient", 3))
+        Source(
+            reader, tile_set.index(s), w, StylePool(tile_set.index(s), "multipatch", "patient", 3)
+        )
         for s, w in (("train", 0.25), ("style", 0.75))
     ]
     return tile_dataset(sources, seed=5, jitter=0.3)
@@ -59,10 +61,13 @@ def test_four_hosts_see_the_parts_of_one_hosts_batch(dataset):
 def test_a_host_may_have_one_image_of_a_batch(dataset, hosts):
     whole = take(dataset, 1, 1)[0]
     parts = [
-        next(training_batches(dataset, batch=hosts, start=8 // hosts, host=host, hosts=hosts)) for host in range(hosts)
+        next(training_batches(dataset, batch=hosts, start=8 // hosts, host=host, hosts=hosts))
+        for host in range(hosts)
     ]
     assert all(len(part["image"]) == 1 for part in parts)
-    np.testing.assert_array_equal(np.concatenate([part["mask"] for part in parts]), whole["mask"][:hosts])
+    np.testing.assert_array_equal(
+        np.concatenate([part["mask"] for part in parts]), whole["mask"][:hosts]
+    )
 
 
 def test_the_mix_is_exact(dataset):
@@ -74,7 +79,9 @@ def test_the_mix_is_exact(dataset):
 def test_another_seed_gives_other_tiles(tile_set):
     reader = TileReader(tile_set, IDENTITY)
     one, other = (
-        take(tile_dataset([Source(reader, tile_set.index("train"), 1.0)], seed=seed), 0, 1)[0]["image"]
+        take(tile_dataset([Source(reader, tile_set.index("train"), 1.0)], seed=seed), 0, 1)[0][
+            "image"
+        ]
         for seed in (0, 1)
     )
     assert (one != other).any()
@@ -83,14 +90,18 @@ def test_another_seed_gives_other_tiles(tile_set):
 def test_an_epoch_holds_every_tile_once(tile_set):
     reader = TileReader(tile_set, IDENTITY)
     source = Source(reader, tile_set.index("train"), 1.0)
-    images = np.concatenate([batch["image"] for batch in take(tile_dataset([source], seed=0, augment=False), 0, 2)])
+    images = np.concatenate(
+        [batch["image"] for batch in take(tile_dataset([source], seed=0, augment=False), 0, 2)]
+    )
     wanted = {tile_set.read("train", number).image.tobytes() for number in range(16)}
     assert {image.tobytes() for image in images} == wanted
 
 
 def test_loading_pickles_for_worker_processes(tile_set):
     reader = pickle.loads(pickle.dumps(TileReader(tile_set, IDENTITY, 10)))
-    np.testing.assert_array_equal(reader.read(tile_set.index("val")[2])[0], tile_set.read("val", 2).image)
+    np.testing.assert_array_equal(
+        reader.read(tile_set.index("val")[2])[0], tile_set.read("val", 2).image
+    )
 
 
 @pytest.mark.parametrize("hosts", [1, 2])
@@ -105,11 +116,15 @@ def test_evaluation_sees_every_tile_once_and_pads_the_rest(tile_set, hosts):
         images += [
             (image.tobytes(), number)
             for batch in batches
-            for image, number, w in zip(batch["image"], batch["patient"], batch["weight"], strict=True)
+            for image, number, w in zip(
+                batch["image"], batch["patient"], batch["weight"], strict=True
+            )
             if w
         ]
     assert weights == 13
-    assert set(images) == {(tile_set.read("test", r.record).image.tobytes(), numbers[r.patient]) for r in rows}
+    assert set(images) == {
+        (tile_set.read("test", r.record).image.tobytes(), numbers[r.patient]) for r in rows
+    }
 
 
 def test_bad_batches_and_empty_sources_are_refused(dataset):
@@ -122,7 +137,10 @@ def test_bad_batches_and_empty_sources_are_refused(dataset):
 def test_evaluation_gives_the_same_styles_each_time(tile_set):
     reader, rows = TileReader(tile_set, IDENTITY, 10), tile_set.index("val")
     pool = StylePool(rows, "multipatch", "patient", 2)
-    one, other = (list(evaluation_batches(reader, rows, {"val0": 0, "val1": 1}, batch=8, pool=pool)) for _ in range(2))
+    one, other = (
+        list(evaluation_batches(reader, rows, {"val0": 0, "val1": 1}, batch=8, pool=pool))
+        for _ in range(2)
+    )
     assert one[0]["styles"].shape == (8, 2, 32, 32, 3)
     np.testing.assert_array_equal(one[1]["styles"], other[1]["styles"])
 
@@ -137,9 +155,16 @@ def by_foreground_as_before(rows, share):
 def test_shares_give_the_batches_that_the_share_of_foreground_gave(tile_set):
     rows, reader = tile_set.index("train"), TileReader(tile_set, IDENTITY)
     pool = StylePool(rows, "multipatch", "patient", 3)
-    parts = divide(rows, CLASSES, class_map(CLASSES, (), ()), shares=(("tumour", 0.6), ("rest", 0.4)))
-    new = [Source(reader, rows, 0.5 * part.weight, pool, part.positions, part.groups) for part in parts]
-    old = [Source(reader, rows, 0.5 * share, pool, chosen) for chosen, share in by_foreground_as_before(rows, 0.6)]
+    parts = divide(
+        rows, CLASSES, class_map(CLASSES, (), ()), shares=(("tumour", 0.6), ("rest", 0.4))
+    )
+    new = [
+        Source(reader, rows, 0.5 * part.weight, pool, part.positions, part.groups) for part in parts
+    ]
+    old = [
+        Source(reader, rows, 0.5 * share, pool, chosen)
+        for chosen, share in by_foreground_as_before(rows, 0.6)
+    ]
     for one, other in zip(
         take(tile_dataset(new, seed=3, jitter=0.2), 0, 6),
         take(tile_dataset(old, seed=3, jitter=0.2), 0, 6),
@@ -153,7 +178,9 @@ def test_a_recorded_sequence_stays(tile_set):
     """What older versions drew; results of runs that went before rest on it."""
     rows = tile_set.index("train")
     parts = by_foreground_as_before(rows, 0.6)
-    sources = [Source(TileReader(tile_set, IDENTITY), rows, share, None, chosen) for chosen, share in parts]
+    sources = [
+        Source(TileReader(tile_set, IDENTITY), rows, share, None, chosen) for chosen, share in parts
+    ]
     batches = take(tile_dataset(sources, seed=0, augment=False), 0, 2)
     places = {tile_set.read("train", row.record).image.tobytes(): row.record for row in rows}
     drawn = [places[image.tobytes()] for batch in batches for image in batch["image"]]
@@ -185,7 +212,9 @@ def wide(tmp_path):
     place = np.indices((48, 48)).astype(np.uint8)
     image = np.stack([*place, np.zeros((48, 48), np.uint8)], -1)
     mask = ((place[0] + place[1]) // 8 % 2).astype(np.uint8)
-    with TileWriter(tmp_path / "wide", name="made", classes=CLASSES, mpp=2.0, tile=32, margin=8) as out:
+    with TileWriter(
+        tmp_path / "wide", name="made", classes=CLASSES, mpp=2.0, tile=32, margin=8
+    ) as out:
         for number in range(4):
             out.write(make_tile("train", f"p{number % 2}", number, image=image, mask=mask))
     return TileSet.open(tmp_path / "wide")
@@ -221,7 +250,9 @@ def test_a_margin_that_is_too_small_is_named_with_the_one_that_is_needed(wide, t
     tile_dataset([dataclasses.replace(source, movement=Movement(rotate=True))], seed=0)
     with pytest.raises(UserError, match="--margin=9"):
         tile_dataset([dataclasses.replace(source, movement=Movement(shift=2, rotate=True))], seed=0)
-    bare = Source(TileReader(tile_set, IDENTITY), tile_set.index("train"), 1.0, movement=Movement(shift=1))
+    bare = Source(
+        TileReader(tile_set, IDENTITY), tile_set.index("train"), 1.0, movement=Movement(shift=1)
+    )
     with pytest.raises(UserError, match="has one of 0"):
         tile_dataset([bare], seed=0)
 
@@ -245,13 +276,21 @@ def test_style_tiles_are_pixels_of_the_same_slide_where_coordinates_coincide(tmp
 
 def test_style_tiles_of_multipatch_show_no_pixel_of_the_moved_tile(tmp_path):
     ground = np.broadcast_to(np.arange(224, dtype=np.uint8)[None, :, None], (48, 224, 3))
-    with TileWriter(tmp_path / "tiles", name="made", classes=CLASSES, mpp=2.0, tile=32, margin=8) as out:
+    with TileWriter(
+        tmp_path / "tiles", name="made", classes=CLASSES, mpp=2.0, tile=32, margin=8
+    ) as out:
         for x in range(8, 184, 32):
             image = np.ascontiguousarray(ground[:, x - 8 : x + 40])
-            out.write(dataclasses.replace(make_tile("train", "p", 0, 48, image=image, extent=32.0), x=x, y=8))
+            out.write(
+                dataclasses.replace(
+                    make_tile("train", "p", 0, 48, image=image, extent=32.0), x=x, y=8
+                )
+            )
     tiles = TileSet.open(tmp_path / "tiles")
     pool = StylePool(tiles.index("train"), "multipatch", "slide", 2)
-    source = Source(TileReader(tiles, IDENTITY, 10), tiles.index("train"), 1.0, pool, movement=Movement(shift=8))
+    source = Source(
+        TileReader(tiles, IDENTITY, 10), tiles.index("train"), 1.0, pool, movement=Movement(shift=8)
+    )
     for batch in take(tile_dataset([source], seed=0), 0, 6):
         for image, styles in zip(batch["image"], batch["styles"], strict=True):
             assert not set(image[..., 0].ravel().tolist()) & set(styles[..., 0].ravel().tolist())

@@ -18,7 +18,9 @@ def test_every_reader_gets_the_same_pixels(shape, kind):
     elif kind != "noise":
         image = np.full_like(image, 0 if kind == "black" else 255)
     data = encode_png(image)
-    assert np.array_equal(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[..., ::-1], image)
+    assert np.array_equal(
+        cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[..., ::-1], image
+    )
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(data))), image)
 
 

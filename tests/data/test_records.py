@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.data.records import TileSet, TileWriter
-from stedm_jax.errors import UserError
 from tests.conftest import CLASSES, make_tile
 
 
@@ -116,4 +116,8 @@ def test_rows_of_an_index_are_small(tmp_path):
         for number in range(2):
             out.write(make_tile("train", "patient-1", number))
     first, second = TileSet.open(tmp_path / "tiles").index("train")
-    assert not hasattr(first, "__dict__") and first.slide is second.slide and first.patient is second.patient
+    assert (
+        not hasattr(first, "__dict__")
+        and first.slide is second.slide
+        and first.patient is second.patient
+    )

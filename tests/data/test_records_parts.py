@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.data import parts as module
 from stedm_jax.data.parts import KeptParts, PartWriter, assemble, open_part
 from stedm_jax.data.records import SetSpec, TileSet, TileWriter
-from stedm_jax.errors import UserError
 from tests.conftest import CLASSES, make_tile
 
 SPEC = SetSpec("made", CLASSES, 2.0, 32)
@@ -26,7 +26,8 @@ def write_part(folder, key, split, patient, numbers, spec=SPEC):
 def folders(tmp_path):
     sizes = (("train", 3), ("train", 70), ("test", 2), ("train", 4), ("train", 5))
     return [
-        write_part(tmp_path / "parts", f"s{i}", split, f"p{i}", range(size)) for i, (split, size) in enumerate(sizes)
+        write_part(tmp_path / "parts", f"s{i}", split, f"p{i}", range(size))
+        for i, (split, size) in enumerate(sizes)
     ]
 
 
@@ -36,12 +37,16 @@ def test_a_set_of_parts_is_what_a_writer_makes(tmp_path, folders):
     tiles.verify()
     assert [s["records"] for s in tiles.manifest["shards"]["train"]] == [3, 70, 9]
     assert [row.record for row in tiles.index("train")] == list(range(82))
-    assert [row.patient for row in tiles.index("train")] == ["p0"] * 3 + ["p1"] * 70 + ["p3"] * 4 + ["p4"] * 5
+    assert [row.patient for row in tiles.index("train")] == ["p0"] * 3 + ["p1"] * 70 + [
+        "p3"
+    ] * 4 + ["p4"] * 5
     for record in (0, 3, 72, 73, 81):
         row = tiles.index("train")[record]
         tile = tiles.read("train", record)
         assert (tile.patient, tile.x) == (row.patient, row.x)
-        np.testing.assert_array_equal(tile.image, make_tile("train", row.patient, row.x // 32).image)
+        np.testing.assert_array_equal(
+            tile.image, make_tile("train", row.patient, row.x // 32).image
+        )
 
 
 def test_parts_come_out_of_a_set_as_they_went_in(tmp_path, folders):
@@ -52,7 +57,9 @@ def test_parts_come_out_of_a_set_as_they_went_in(tmp_path, folders):
         part = kept.restore(folder.name, tmp_path / "again" / folder.name)
         assert part == open_part(folder)
         for name in ("index.csv", "records.array_record", "part.json"):
-            assert (tmp_path / "again" / folder.name / name).read_bytes() == (folder / name).read_bytes()
+            assert (tmp_path / "again" / folder.name / name).read_bytes() == (
+                folder / name
+            ).read_bytes()
 
 
 def test_a_part_appears_when_it_is_finished(tmp_path):
@@ -90,7 +97,9 @@ def test_a_damaged_shard_lends_no_parts(tmp_path, folders):
 
 def test_a_margin_counts_no_pixels(tmp_path):
     spec = SetSpec("made", CLASSES, 2.0, 32, margin=8)
-    assemble(tmp_path / "set", spec, [write_part(tmp_path / "parts", "s", "train", "p", range(3), spec)])
+    assemble(
+        tmp_path / "set", spec, [write_part(tmp_path / "parts", "s", "train", "p", range(3), spec)]
+    )
     tiles = TileSet.open(tmp_path / "set")
     assert tiles.margin == 8 and tiles.read("train", 1).image.shape == (48, 48, 3)
     inner = tiles.read("train", 1).mask[8:-8, 8:-8]
@@ -105,7 +114,10 @@ def test_a_margin_counts_no_pixels(tmp_path):
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(1, 1500)), max_size=30))
 def test_groups_keep_order_and_stay_small(sizes):
-    made = [(Path(), module.Part(str(i), "", split, size, 0, "")) for i, (split, size) in enumerate(sizes)]
+    made = [
+        (Path(), module.Part(str(i), "", split, size, 0, ""))
+        for i, (split, size) in enumerate(sizes)
+    ]
     groups = list(module._groups(made))
     for split in "ab":
         flat = [part.key for group in groups for _, part in group if part.split == split]

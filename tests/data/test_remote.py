@@ -1,4 +1,5 @@
-"""Stand-ins for object stores: fsspec's memory:// and file://, and one that breaks off in the middle."""
+"""Stand-ins for object stores: fsspec's memory:// and file://, and one that breaks off in the
+middle."""
 
 import json
 import uuid
@@ -9,9 +10,9 @@ import numpy as np
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.data import remote
 from stedm_jax.data.records import TileSet, TileWriter
-from stedm_jax.errors import UserError
 from tests.conftest import CLASSES, make_tile
 
 
@@ -46,7 +47,9 @@ def cache(tmp_path, monkeypatch):
 
 def test_what_is_a_url():
     assert all(map(remote.is_remote, ("s3://b/x", "gs://b", "file:///a", "memory://x")))
-    assert not any(map(remote.is_remote, ("tiles", "/data/tiles", "C:\\tiles", "a:b", "{workdir}/data")))
+    assert not any(
+        map(remote.is_remote, ("tiles", "/data/tiles", "C:\\tiles", "a:b", "{workdir}/data"))
+    )
 
 
 @pytest.mark.parametrize("kind", ["memory", "file"])
@@ -79,7 +82,9 @@ def test_an_interrupted_fetch_goes_on_where_it_stopped(tile_set, cache, url, mon
     wanted = sum(-(-shard["bytes"] // 4096) for shard in shards)
     monkeypatch.setattr(Flaky, "left", wanted // 2)
     monkeypatch.setattr(Flaky, "reads", 0)
-    with pytest.raises(UserError, match="TimeoutError: the line went dead.*goes on where this stopped"):
+    with pytest.raises(
+        UserError, match="TimeoutError: the line went dead.*goes on where this stopped"
+    ):
         remote.fetch(url)
     (folder,) = (path for path in cache.iterdir() if path.is_dir())
     assert not (folder / "manifest.json").exists() and list(folder.glob("*.partial"))
@@ -88,7 +93,9 @@ def test_an_interrupted_fetch_goes_on_where_it_stopped(tile_set, cache, url, mon
     assert Flaky.reads == wanted
 
 
-def test_a_beginning_that_does_not_fit_is_fetched_again_and_damage_in_the_store_is_named(tile_set, cache, url):
+def test_a_beginning_that_does_not_fit_is_fetched_again_and_damage_in_the_store_is_named(
+    tile_set, cache, url
+):
     remote.push(tile_set.path, url)
     folder = remote.fetch(url)
     (folder / "manifest.json").unlink()
@@ -120,7 +127,10 @@ def test_the_manifest_comes_last_and_an_interrupted_push_goes_on(tile_set, cache
     with pytest.raises(UserError, match="still being sent"):
         remote.fetch(url)
     remote.push(tile_set.path, url)
-    assert sum("array_record" in path for path in sent) == len(list(tile_set.path.glob("*array_record*"))) + 1
+    assert (
+        sum("array_record" in path for path in sent)
+        == len(list(tile_set.path.glob("*array_record*"))) + 1
+    )
     assert TileSet.open(remote.fetch(url)).fingerprint == tile_set.fingerprint
     count = len(sent)
     remote.push(tile_set.path, url)
@@ -139,7 +149,9 @@ def test_another_set_is_replaced_only_when_asked(tile_set, tmp_path, cache, url)
     TileSet.open(old).verify()
 
 
-def test_a_push_that_is_killed_leaves_the_old_set_readable(tile_set, tmp_path, cache, url, monkeypatch):
+def test_a_push_that_is_killed_leaves_the_old_set_readable(
+    tile_set, tmp_path, cache, url, monkeypatch
+):
     """At whatever file it stops; and when it went through, nothing of the old set is left."""
     remote.push(tile_set.path, url)
     with TileWriter(tmp_path / "other", name="made", classes=CLASSES, mpp=2.0, tile=32) as out:
@@ -163,7 +175,10 @@ def test_a_push_that_is_killed_leaves_the_old_set_readable(tile_set, tmp_path, c
     monkeypatch.undo()
     remote.push(tmp_path / "other", url, overwrite=True)
     store, root = fsspec.core.url_to_fs(url)
-    assert len(store.ls(root)) == 2 and len(store.find(root)) == len(list((tmp_path / "other").iterdir())) + 1
+    assert (
+        len(store.ls(root)) == 2
+        and len(store.find(root)) == len(list((tmp_path / "other").iterdir())) + 1
+    )
 
 
 def test_a_set_that_was_copied_flat_opens_and_is_replaced(tile_set, cache, url):
@@ -177,7 +192,11 @@ def test_a_set_that_was_copied_flat_opens_and_is_replaced(tile_set, cache, url):
     with pytest.raises(UserError, match="Another tile set"):
         remote.push(tile_set.path, url)
     remote.push(tile_set.path, url, known=[remote._sha256(store.cat_file(f"{root}/manifest.json"))])
-    assert sorted(path.rpartition("/")[2] for path in store.ls(root, detail=False) if len(path) < len(root) + 15) == [
+    assert sorted(
+        path.rpartition("/")[2]
+        for path in store.ls(root, detail=False)
+        if len(path) < len(root) + 15
+    ) == [
         "manifest.json",
         "notes.txt",
     ]
@@ -191,7 +210,9 @@ def test_a_full_disk_here_is_no_matter_of_the_network(tile_set, cache, url, monk
 
     remote.push(tile_set.path, url)
     monkeypatch.setattr(MemoryFileSystem, "cat_file", full)
-    with pytest.raises(UserError, match="No space left on device at shard, on this machine") as told:
+    with pytest.raises(
+        UserError, match="No space left on device at shard, on this machine"
+    ) as told:
         remote.fetch(url)
     assert "credentials" not in str(told.value)
 
@@ -220,7 +241,9 @@ def test_mistakes_are_named(tile_set, cache, url, tmp_path, monkeypatch):
         remote.fetch(url, tmp_path / "file")
 
 
-@pytest.mark.parametrize(("url", "package"), [("s3://bucket/tiles", "s3fs"), ("gs://bucket/tiles", "gcsfs")])
+@pytest.mark.parametrize(
+    ("url", "package"), [("s3://bucket/tiles", "s3fs"), ("gs://bucket/tiles", "gcsfs")]
+)
 def test_a_missing_driver_is_named(url, package, monkeypatch):
     def missing(url):
         raise ImportError(f"Please install {package}")

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from tensorflow_datasets.proto import tf_example_generated_pb2 as example_pb2
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.data.schema import (
     VOID,
     check_tile,
@@ -14,7 +15,6 @@ from stedm_jax.data.schema import (
     encode_tile,
     histogram,
 )
-from stedm_jax.errors import UserError
 from tests.conftest import make_tile
 
 
@@ -68,7 +68,9 @@ def test_unknown_codec_is_refused():
         encode_tile(make_tile(), "webp")
 
 
-@pytest.mark.parametrize("mask", [np.zeros((5, 7)), np.full((64, 64), VOID), np.arange(35).reshape(5, 7) % 3])
+@pytest.mark.parametrize(
+    "mask", [np.zeros((5, 7)), np.full((64, 64), VOID), np.arange(35).reshape(5, 7) % 3]
+)
 def test_masks_of_one_value_are_counted_and_encoded_as_all_others(mask):
     mask = mask.astype(np.uint8)
     for _ in range(2):  # the second from memory
@@ -81,7 +83,13 @@ def test_masks_of_one_value_are_counted_and_encoded_as_all_others(mask):
     [
         {},
         {"y": -(1 << 40), "level": 3, "mpp": 0.1, "extent": 1024.5},
-        {"slide": "é" * 200, "roi": "ROI-1", "kind": "glass", "tags": {"b": "ü", "a": ""}, "provenance": {"seed": "1"}},
+        {
+            "slide": "é" * 200,
+            "roi": "ROI-1",
+            "kind": "glass",
+            "tags": {"b": "ü", "a": ""},
+            "provenance": {"seed": "1"},
+        },
     ],
 )
 def test_the_bytes_are_those_of_the_message(changes):

@@ -1,7 +1,7 @@
 import pytest
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.data.splits import check_disjoint
-from stedm_jax.errors import UserError
 
 
 def test_disjoint_patients_pass():

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.data.stain import (
     KEY,
     KINDS,
@@ -16,13 +17,14 @@ from stedm_jax.data.stain import (
     stain_of,
     tell,
 )
-from stedm_jax.errors import UserError
 from stedm_jax.inference.load import _stain
 
 
 def tissue(seed=0, side=48):
     rng = np.random.default_rng(seed)
-    amounts = rng.uniform(0.1, 1.0, (side, side, 2)) * np.where(rng.random((side, side, 1)) < 0.5, (1, 0.2), (0.2, 1))
+    amounts = rng.uniform(0.1, 1.0, (side, side, 2)) * np.where(
+        rng.random((side, side, 1)) < 0.5, (1, 0.2), (0.2, 1)
+    )
     density = amounts @ np.array([[0.65, 0.70, 0.29], [0.27, 0.57, 0.78]])
     return np.clip(240 * np.exp(-density), 0, 255).astype(np.uint8)
 
@@ -30,7 +32,9 @@ def tissue(seed=0, side=48):
 @pytest.mark.parametrize("find", [find_stains, find_colors])
 def test_a_target_survives_the_manifest(find):
     target = find(tissue(1))
-    found = read_target(stain_of({KEY: json.dumps(tell(target)), "stain_norm": "told", "stain_target": "x.png"}))
+    found = read_target(
+        stain_of({KEY: json.dumps(tell(target)), "stain_norm": "told", "stain_target": "x.png"})
+    )
     assert type(found) is type(target)
     np.testing.assert_array_equal(Normaliser(found)(tissue(2)), Normaliser(target)(tissue(2)))
 
@@ -45,9 +49,14 @@ def test_older_sets_are_known_by_the_reference_or_not_at_all(kind):
 
 @pytest.mark.parametrize(
     "told",
-    ["H&E", "{}", '{"kind": "macenko"}', '{"kind": "macenko", "vectors": [1, 2], "amounts": null}',
-     '{"kind": "reinhard", "mean": [1, 2, NaN], "std": [1, 1, 1]}'],
-)  # fmt: skip
+    [
+        "H&E",
+        "{}",
+        '{"kind": "macenko"}',
+        '{"kind": "macenko", "vectors": [1, 2], "amounts": null}',
+        '{"kind": "reinhard", "mean": [1, 2, NaN], "std": [1, 1, 1]}',
+    ],
+)
 def test_what_is_no_stain_is_refused(told):
     with pytest.raises(UserError, match="without its numbers"):
         stain_of({KEY: told})
@@ -57,7 +66,12 @@ def test_what_is_no_stain_is_refused(told):
 def test_a_margin_is_changed_and_not_measured(kind):
     core = tissue(3)
     around = np.pad(core, ((16, 16), (16, 16), (0, 0)), mode="reflect")
-    around[:16], around[-16:], around[:, :16], around[:, -16:] = (90, 20, 120), (90, 20, 120), 60, 60
+    around[:16], around[-16:], around[:, :16], around[:, -16:] = (
+        (90, 20, 120),
+        (90, 20, 120),
+        60,
+        60,
+    )
     found = normaliser(kind)(around, 16)
     np.testing.assert_array_equal(found[16:-16, 16:-16], normaliser(kind)(core))
     assert (found[:16] != around[:16]).any()
@@ -69,7 +83,9 @@ def test_tiles_with_their_own_stain_tell_none():
 
 
 def test_patches_are_brought_to_the_stain_of_the_tiles_one_by_one():
-    patches = np.stack([tissue(1), (tissue(2) * 0.8).astype(np.uint8), np.full((48, 48, 3), 240, np.uint8)])
+    patches = np.stack(
+        [tissue(1), (tissue(2) * 0.8).astype(np.uint8), np.full((48, 48, 3), 240, np.uint8)]
+    )
     found = _stain(tell(normaliser("reinhard").target))(patches)
     for patch, each in zip(patches[:2], found, strict=False):
         np.testing.assert_array_equal(each, normaliser("reinhard")(patch))

@@ -1,4 +1,5 @@
-"""Properties of the two normalisers on tissue of known stain; no code of others is compared with."""
+"""Properties of the two normalisers on tissue of known stain; no code of others is compared
+with."""
 
 import pickle
 from dataclasses import replace
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from data_prep.phantom_stain import NOMINAL, wide_stains
+from stedm_jax.common.errors import UserError
 from stedm_jax.data.stain import (
     KINDS,
     MACENKO_REFERENCE,
@@ -18,11 +20,11 @@ from stedm_jax.data.stain import (
     normaliser,
     to_lab,
 )
-from stedm_jax.errors import UserError
 
 
 def tissue(stain=NOMINAL, seed=0, side=96, glass=0.1):
-    """Nuclei, stroma and glass, absorbed as the phantom's equations say; and the amounts of the stains."""
+    """Nuclei, stroma and glass, absorbed as the phantom's equations say; and the amounts of the
+    stains."""
     rng = np.random.default_rng(seed)
     nuclei = cv2.GaussianBlur(rng.normal(size=(side, side)), (0, 0), 2) > 0.06
     amounts = np.stack([np.where(nuclei, 0.9, 0.06), np.where(nuclei, 0.12, 0.75)], -1)
@@ -50,7 +52,8 @@ def test_the_stains_of_a_phantom_are_found():
 
 @pytest.mark.parametrize("stain", wide_stains(np.random.default_rng(0), 6))
 def test_the_stains_of_other_phantoms_are_found(stain):
-    """With pixels that are dense in every channel alone eosin would be missed by 23 degrees in most of these."""
+    """With pixels that are dense in every channel alone eosin would be missed by 23 degrees in most
+    of these."""
     found = find_stains(tissue(stain))
     for vector, truth in zip(found.vectors, stain.vectors(), strict=True):
         assert np.rad2deg(np.arccos(vector @ truth)) < 10
@@ -64,7 +67,12 @@ def test_the_target_itself_hardly_changes(kind, target):
 @pytest.mark.parametrize(
     ("kind", "gains"),
     # Reinhard knows no stains: it undoes only what changes all of them alike.
-    [("macenko", (0.7, 1.0)), ("macenko", (1.0, 1.4)), ("macenko", (1.35, 0.75)), ("reinhard", (0.75, 0.75))],
+    [
+        ("macenko", (0.7, 1.0)),
+        ("macenko", (1.0, 1.4)),
+        ("macenko", (1.35, 0.75)),
+        ("reinhard", (0.75, 0.75)),
+    ],
 )
 def test_how_strong_the_stains_are_makes_little_difference_afterwards(kind, gains, target):
     normalise = normaliser(kind, target)
@@ -75,7 +83,9 @@ def test_how_strong_the_stains_are_makes_little_difference_afterwards(kind, gain
 
 def test_macenko_undoes_another_hue(target):
     other = tissue(replace(NOMINAL, hue=14.0, h_gain=0.8, e_gain=1.3))
-    assert difference(normaliser("macenko", target)(other), tissue()) < 0.4 * difference(other, tissue())
+    assert difference(normaliser("macenko", target)(other), tissue()) < 0.4 * difference(
+        other, tissue()
+    )
 
 
 def test_reinhard_matches_mean_and_deviation_over_tissue(target):
@@ -122,7 +132,9 @@ def test_towards_the_published_reference():
         assert np.rad2deg(np.arccos(min(vector @ truth, 1))) < 6
     # The reference has more contrast than the phantom can hold in bytes, which shifts the mean.
     reference = REINHARD_REFERENCE.std
-    before, after = (find_colors(image).std for image in (tissue(), normaliser("reinhard")(tissue())))
+    before, after = (
+        find_colors(image).std for image in (tissue(), normaliser("reinhard")(tissue()))
+    )
     assert np.abs(after - reference).sum() < 0.5 * np.abs(before - reference).sum()
 
 

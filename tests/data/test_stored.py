@@ -1,16 +1,23 @@
-"""Training tiles with what was stored of them; what is stored here are the pixels, so that all can be compared."""
+"""Training tiles with what was stored of them; what is stored here are the pixels, so that all can
+be compared."""
 
 import dataclasses
 
 import numpy as np
 import pytest
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.data.arrays import ArraySpec, ArrayStore, ShardWriter, StoreSpec, begin, finish
 from stedm_jax.data.augment import Movement, View, Views, stain_jitter
-from stedm_jax.data.pipeline import DamagedTile, Source, TileReader, evaluation_batches, tile_dataset
+from stedm_jax.data.pipeline import (
+    DamagedTile,
+    Source,
+    TileReader,
+    evaluation_batches,
+    tile_dataset,
+)
 from stedm_jax.data.records import TileSet, TileWriter
 from stedm_jax.data.styles import StylePool
-from stedm_jax.errors import UserError
 from tests.conftest import CLASSES, make_tile
 from tests.data.test_damaged import broken
 from tests.data.test_pipeline import IDENTITY, take
@@ -22,7 +29,9 @@ def store_pixels(folder, tiles, views, reader=None):
     each = {split: [View()] if split == "val" else None for split in tiles.splits}
     counts = {split: 1 if split == "val" else views.count for split in tiles.splits}
     size = {split: len(tiles.index(split)) for split in tiles.splits}
-    spec = StoreSpec({"moments": ArraySpec((tiles.tile, tiles.tile, 3), "float32")}, size, counts, {})
+    spec = StoreSpec(
+        {"moments": ArraySpec((tiles.tile, tiles.tile, 3), "float32")}, size, counts, {}
+    )
     for split, number in begin(folder, spec):
         with ShardWriter(folder, spec, split, number) as writer:
             for row in tiles.index(split):
@@ -32,7 +41,11 @@ def store_pixels(folder, tiles, views, reader=None):
                 except DamagedTile:
                     whole = None
                 for view in shown:
-                    image = None if whole is None else {"moments": view.image(whole, tiles.margin).astype(np.float32)}
+                    image = (
+                        None
+                        if whole is None
+                        else {"moments": view.image(whole, tiles.margin).astype(np.float32)}
+                    )
                     writer.write(image)
             writer.finish()
     finish(folder, spec)
@@ -41,7 +54,9 @@ def store_pixels(folder, tiles, views, reader=None):
 
 @pytest.fixture
 def wide(tmp_path):
-    with TileWriter(tmp_path / "wide", name="made", classes=CLASSES, mpp=2.0, tile=16, margin=6) as out:
+    with TileWriter(
+        tmp_path / "wide", name="made", classes=CLASSES, mpp=2.0, tile=16, margin=6
+    ) as out:
         for split in ("train", "val", "style"):
             for number in range(6):
                 out.write(make_tile(split, f"{split}{number % 2}", number, 28))
@@ -53,11 +68,17 @@ def sources(tiles, views=None, store=None, pool="multipatch", reader=None):
     movement = views.movement if views else Movement()
     return [
         Source(
-            reader, tiles.index(split), 0.5, StylePool(tiles.index(split), pool, "patient", 2),
-            movement=movement, views=views, stored=store, pixels=store is None,
+            reader,
+            tiles.index(split),
+            0.5,
+            StylePool(tiles.index(split), pool, "patient", 2),
+            movement=movement,
+            views=views,
+            stored=store,
+            pixels=store is None,
         )
         for split in ("train", "style")
-    ]  # fmt: skip
+    ]
 
 
 def same(one, other):
@@ -77,7 +98,8 @@ VIEWS = [
 
 
 @pytest.mark.parametrize(
-    ("views", "pool"), [(VIEWS[1], "multipatch"), (VIEWS[2], "nearby"), (VIEWS[1], "augmented"), (VIEWS[0], "none")]
+    ("views", "pool"),
+    [(VIEWS[1], "multipatch"), (VIEWS[2], "nearby"), (VIEWS[1], "augmented"), (VIEWS[0], "none")],
 )
 def test_what_is_stored_goes_with_mask_and_styles_as_the_image_does(wide, tmp_path, views, pool):
     store = store_pixels(tmp_path / "set", wide, views)
@@ -104,7 +126,9 @@ def test_on_four_hosts_and_from_any_step_the_batches_are_those_of_one(wide, tmp_
     for name in whole[0]:
         np.testing.assert_array_equal(later[0][name], whole[1][name])
         for number in range(2):
-            np.testing.assert_array_equal(np.concatenate([part[number][name] for part in parts]), whole[number][name])
+            np.testing.assert_array_equal(
+                np.concatenate([part[number][name] for part in parts]), whole[number][name]
+            )
 
 
 def test_a_copy_is_a_function_of_seed_split_record_and_number():
@@ -113,8 +137,10 @@ def test_a_copy_is_a_function_of_seed_split_record_and_number():
     copies = {
         (views.of(split, record, 8 * copy).window, seeded.of(split, record, 8 * copy).draw)
         for seeded in (views, dataclasses.replace(views, seed=4))
-        for split in ("train", "style") for record in range(3) for copy in range(4)
-    }  # fmt: skip
+        for split in ("train", "style")
+        for record in range(3)
+        for copy in range(4)
+    }
     assert len(copies) == 48
     assert [views.of("train", 0, n).turn for n in range(8, 16)] == list(range(8))
     assert len({views.of("train", 0, n).draw for n in range(8, 16)}) == 1
@@ -127,7 +153,9 @@ def test_style_tiles_get_the_stain_of_their_tile():
     image = make_tile().image
     stained = view.stain([image, image])
     np.testing.assert_array_equal(stained[0], stained[1])
-    np.testing.assert_array_equal(stained[0], stain_jitter([image], 0.5, np.random.default_rng(view.draw))[0])
+    np.testing.assert_array_equal(
+        stained[0], stain_jitter([image], 0.5, np.random.default_rng(view.draw))[0]
+    )
     assert (stained[0] != image).any() and (View().stain([image])[0] == image).all()
 
 
@@ -149,7 +177,10 @@ def test_a_mask_read_first_does_not_keep_the_image_from_memory(wide):
     room = reader._room
     mask = reader.read_mask(row)
     image, again = reader.read_whole(row)
-    assert reader._cache[row.split, row.record]["image"] is image and room - reader._room == image.nbytes + again.nbytes
+    assert (
+        reader._cache[row.split, row.record]["image"] is image
+        and room - reader._room == image.nbytes + again.nbytes
+    )
     np.testing.assert_array_equal(mask, again)
 
 
@@ -158,7 +189,8 @@ def test_evaluation_reads_tiles_as_they_are(wide, tmp_path):
     rows, numbers = wide.index("val"), {"val0": 0, "val1": 1}
     pool = StylePool(rows, "multipatch", "patient", 2)
     one, other = (
-        list(evaluation_batches(reader, rows, numbers, batch=4, pool=pool, stored=kept)) for kept in (None, store)
+        list(evaluation_batches(reader, rows, numbers, batch=4, pool=pool, stored=kept))
+        for kept in (None, store)
     )
     same(one, other)
     for a, b in zip(one, other, strict=True):
@@ -182,5 +214,7 @@ def test_damaged_tiles_are_skipped_as_without_it_counted_and_limited(tile_set, t
         np.testing.assert_array_equal(a["image"].astype(np.float32), b["moments"])
         np.testing.assert_array_equal(a["mask"], b["mask"])
     assert len(mended.damaged) == 2
-    with pytest.raises(UserError, match=r"could not be read when its arrays were stored.*max_damaged=0"):
+    with pytest.raises(
+        UserError, match=r"could not be read when its arrays were stored.*max_damaged=0"
+    ):
         batches(TileReader(tile_set, IDENTITY), store)

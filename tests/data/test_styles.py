@@ -1,15 +1,25 @@
 import numpy as np
 import pytest
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.data.index import IndexRow
 from stedm_jax.data.styles import StylePool
-from stedm_jax.errors import UserError
 
 
 def rows():
     return [
         IndexRow(
-            "style", n, f"p{n % 2}", f"p{n % 2}-s{n // 2 % 2}", "", 64 * (n // 4), 64 * (n // 20), 0, 1.0, "", (0,)
+            "style",
+            n,
+            f"p{n % 2}",
+            f"p{n % 2}-s{n // 2 % 2}",
+            "",
+            64 * (n // 4),
+            64 * (n // 20),
+            0,
+            1.0,
+            "",
+            (0,),
         )
         for n in range(40)
     ]
@@ -33,14 +43,18 @@ def test_nearby_stays_within_one_tile_width():
     for position in range(40):
         for i in pool.choose(position, np.random.default_rng(position)):
             assert table[i].slide == table[position].slide
-            assert max(abs(table[i].x - table[position].x), abs(table[i].y - table[position].y)) <= 64
+            assert (
+                max(abs(table[i].x - table[position].x), abs(table[i].y - table[position].y)) <= 64
+            )
 
 
 def test_styles_of_a_patient_come_from_that_patient():
     table = rows()
     pool = StylePool(table, "multipatch", "slide", 4)
     chosen = pool.choose_for_patient("p1", np.random.default_rng(0))
-    assert {table[i].patient for i in chosen} == {"p1"} and len({table[i].slide for i in chosen}) == 1
+    assert {table[i].patient for i in chosen} == {"p1"} and len(
+        {table[i].slide for i in chosen}
+    ) == 1
 
 
 def test_a_pool_that_is_too_small_names_the_patient():
@@ -72,7 +86,14 @@ def found(pool, position, draws=60):
 
 
 def test_nearby_knows_the_width_of_a_tile_whatever_the_packing():
-    scattered = [row(0), row(60, 70), row(101, 3), row(0, 130), row(250, 250), row(50, 50, slide="other")]
+    scattered = [
+        row(0),
+        row(60, 70),
+        row(101, 3),
+        row(0, 130),
+        row(250, 250),
+        row(50, 50, slide="other"),
+    ]
     assert found(StylePool(scattered, "nearby", "slide", 1), 0) == {1, 2}
     dense = [row(x) for x in range(0, 500, 25)]
     assert found(StylePool(dense, "nearby", "slide", 1), 0) == {1, 2, 3, 4}
@@ -113,16 +134,23 @@ def test_patients_with_nothing_but_glass_are_no_source_of_style():
 def test_multipatch_keeps_away_from_where_the_tile_may_be_moved():
     table = [row(0), row(100), row(115), row(121), row(200)]
     pool = StylePool(table, "multipatch", "slide", 1)
-    draws = {i for seed in range(60) for i in pool.choose(0, np.random.default_rng(seed), reach=0.21)}
+    draws = {
+        i for seed in range(60) for i in pool.choose(0, np.random.default_rng(seed), reach=0.21)
+    }
     assert found(pool, 0) == {1, 2, 3, 4} and draws == {3, 4}
     alone = StylePool(table[:2], "multipatch", "slide", 1)
     assert alone.choose(0, np.random.default_rng(0), reach=0.21) == [1]
 
 
 def test_multipatch_never_takes_coordinates_of_another_slide():
-    """The published code reads the tile's own slide at coordinates that were found on another one."""
+    """The published code reads the tile's own slide at coordinates that were found on another
+    one."""
     left, right = [(100 * n, 0) for n in range(6)], [(100 * n, 5000) for n in range(6)]
-    table = [row(x, y, slide=slide, patient=slide) for slide, places in (("a", left), ("b", right)) for x, y in places]
+    table = [
+        row(x, y, slide=slide, patient=slide)
+        for slide, places in (("a", left), ("b", right))
+        for x, y in places
+    ]
     pool = StylePool(table, "multipatch", "slide", 3)
     for position, own in enumerate(table):
         lent = {(table[i].slide, table[i].x, table[i].y) for i in found(pool, position)}

@@ -4,9 +4,9 @@ import cv2
 import numpy as np
 import pytest
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.data.schema import ClassSpec
 from stedm_jax.data.whole import WholeSet, WholeWriter
-from stedm_jax.errors import UserError
 
 CLASSES = (ClassSpec("stroma", (1, 2, 3)), ClassSpec("gland", (4, 5, 6)))
 
@@ -17,9 +17,19 @@ def made(tmp_path):
     rng = np.random.default_rng(0)
     with WholeWriter(tmp_path / "whole", CLASSES) as out:
         for name, numbers in (("a", rng.integers(0, 700, (20, 30))), ("b", None)):
-            cv2.imwrite(str(tmp_path / f"{name}.png"), rng.integers(0, 256, (20, 30, 3), dtype=np.uint8))
+            cv2.imwrite(
+                str(tmp_path / f"{name}.png"), rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)
+            )
             mask = rng.integers(0, 2, (20, 30), dtype=np.uint8)
-            out.write(tmp_path / f"{name}.png", mask, numbers, patient=name, split="test", mpp=0.5, tags={"part": "A"})
+            out.write(
+                tmp_path / f"{name}.png",
+                mask,
+                numbers,
+                patient=name,
+                split="test",
+                mpp=0.5,
+                tags={"part": "A"},
+            )
     return tmp_path / "whole"
 
 
@@ -31,7 +41,10 @@ def test_what_is_written_is_read(made, tmp_path):
     assert (first.name, first.patient, first.mpp, first.tags) == ("a", "a", 0.5, {"part": "A"})
     np.testing.assert_array_equal(there.instances(first), numbers)
     assert there.instances(second) is None and there.mask(second).dtype == np.uint8
-    assert there.file(first).read_bytes() == (tmp_path / "a.png").read_bytes() and there.classes == CLASSES
+    assert (
+        there.file(first).read_bytes() == (tmp_path / "a.png").read_bytes()
+        and there.classes == CLASSES
+    )
     assert not list(tmp_path.glob("*partial*"))
 
 
@@ -57,7 +70,10 @@ def test_what_is_no_such_set(tile_set, tmp_path):
 
 
 def test_a_failed_or_empty_writing_leaves_nothing(made, tmp_path):
-    with pytest.raises(UserError, match="Two images are called a"), WholeWriter(tmp_path / "other", CLASSES) as out:
+    with (
+        pytest.raises(UserError, match="Two images are called a"),
+        WholeWriter(tmp_path / "other", CLASSES) as out,
+    ):
         for _ in range(2):
             mask = np.zeros((20, 30), np.uint8)
             out.write(tmp_path / "a.png", mask, None, patient="p", split="test", mpp=1.0, tags={})

@@ -25,7 +25,9 @@ def real_data() -> Path:
     """Real images that are no part of the project; tests skip without them."""
     folder = Path(os.environ.get("STEDM_DATA", REPO.parent / "shared" / "data"))
     if not folder.is_dir():
-        pytest.skip(f"no real data in {folder}; set STEDM_DATA to the folder that has slides/ and glas/")
+        pytest.skip(
+            f"no real data in {folder}; set STEDM_DATA to the folder that has slides/ and glas/"
+        )
     return folder
 
 
@@ -49,5 +51,7 @@ def read_report(out: Path) -> list[dict]:
 def content(folder: Path) -> dict[str, bytes]:
     """All files of a folder."""
     return {
-        path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
     }

@@ -1,8 +1,8 @@
 import pytest
 
 from data_prep.classes import PALETTE, plan_classes, unseen_classes
+from stedm_jax.common.errors import UserError
 from stedm_jax.data.schema import VOID
-from stedm_jax.errors import UserError
 
 FOUND = {"Tumor": (1, 2, 3), "tumor": None, "stroma": None}
 
@@ -20,7 +20,9 @@ def test_several_spellings_of_a_class():
 
 
 def test_void_ignore_and_background():
-    plan = plan_classes(FOUND | {"pen": None}, "tumour=Tumor|tumor", ("pen",), ("stroma",), "background")
+    plan = plan_classes(
+        FOUND | {"pen": None}, "tumour=Tumor|tumor", ("pen",), ("stroma",), "background"
+    )
     assert [spec.name for spec in plan.classes] == ["background", "tumour"]
     assert plan.outside == 0 and plan.ids["pen"] == VOID and "stroma" not in plan.ids
 
@@ -29,13 +31,16 @@ def test_a_class_may_be_absent():
     assert len(plan_classes(FOUND, "stroma,tumour=Tumor|tumor,fat").classes) == 3
 
 
-@pytest.mark.parametrize(("wanted", "says"), [
-    ("stroma", "does not name: Tumor, tumor"),
-    ("stroma,stroma", "named twice"),
-    ("stroma,,Tumor", "empty"),
-    ("a:#12=x", "no colour"),
-    ("nowhere.json", "is no file"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("wanted", "says"),
+    [
+        ("stroma", "does not name: Tumor, tumor"),
+        ("stroma,stroma", "named twice"),
+        ("stroma,,Tumor", "empty"),
+        ("a:#12=x", "no colour"),
+        ("nowhere.json", "is no file"),
+    ],
+)
 def test_errors(wanted, says):
     with pytest.raises(UserError, match=says):
         plan_classes(FOUND, wanted)
@@ -43,16 +48,27 @@ def test_errors(wanted, says):
 
 def test_colours_and_files(tmp_path):
     text = "stroma,tumour:#c80000=Tumor|tumor"
-    (tmp_path / "c.json").write_text('{"stroma": null, "tumour": {"from": ["Tumor", "tumor"], "color": "#c80000"}}')
+    (tmp_path / "c.json").write_text(
+        '{"stroma": null, "tumour": {"from": ["Tumor", "tumor"], "color": "#c80000"}}'
+    )
     for wanted in (text, str(tmp_path / "c.json")):
         plan = plan_classes(FOUND, wanted)
         assert plan.ids == {"stroma": 0, "Tumor": 1, "tumor": 1}
-        assert [spec.name for spec in plan.classes] == ["stroma", "tumour"] and plan.classes[1].color == (200, 0, 0)
+        assert [spec.name for spec in plan.classes] == ["stroma", "tumour"] and plan.classes[
+            1
+        ].color == (200, 0, 0)
 
 
 def test_a_background_that_polygons_do_not_leave():
-    plan = plan_classes(FOUND | {"ROI": None}, None, background="glass", complete=False, rois=["ROI"])
-    assert plan.outside == VOID and plan.background == 0 and plan.classes[0].name == "glass" and "ROI" not in plan.ids
+    plan = plan_classes(
+        FOUND | {"ROI": None}, None, background="glass", complete=False, rois=["ROI"]
+    )
+    assert (
+        plan.outside == VOID
+        and plan.background == 0
+        and plan.classes[0].name == "glass"
+        and "ROI" not in plan.ids
+    )
 
 
 def test_classes_that_nobody_drew():
@@ -60,12 +76,15 @@ def test_classes_that_nobody_drew():
     assert unseen_classes(plan, FOUND) == ["fat"]
 
 
-@pytest.mark.parametrize(("text", "says"), [
-    ('{"a": {"color": "red"}}', "'red' is no colour"),
-    ("[1]", "holds no object"),
-    ("{", "holds no object"),
-    ('{"a": ["x"], "b": ["x"]}', "'x' is to be both a and b"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('{"a": {"color": "red"}}', "'red' is no colour"),
+        ("[1]", "holds no object"),
+        ("{", "holds no object"),
+        ('{"a": ["x"], "b": ["x"]}', "'x' is to be both a and b"),
+    ],
+)
 def test_wrong_files(tmp_path, text, says):
     (tmp_path / "c.json").write_text(text)
     with pytest.raises(UserError, match=says):
@@ -76,7 +95,12 @@ def test_a_colour_of_the_palette_is_never_that_of_a_file():
     found = {"a": (150, 200, 150), "b": None, "c": (205, 5, 0)}
     plan = plan_classes(found, None, background="background", complete=True)
     colors = {spec.name: spec.color for spec in plan.classes}
-    assert colors["a"] == found["a"] and colors["c"] == found["c"] and len(set(colors.values())) == 4
-    assert not {colors["background"], colors["b"]} & {PALETTE[0], PALETTE[1]}  # taken, or too like what is
+    assert (
+        colors["a"] == found["a"] and colors["c"] == found["c"] and len(set(colors.values())) == 4
+    )
+    assert not {colors["background"], colors["b"]} & {
+        PALETTE[0],
+        PALETTE[1],
+    }  # taken, or too like what is
     many = plan_classes({f"n{i:02}": None for i in range(12)}, None)
     assert len({spec.color for spec in many.classes}) == len(PALETTE)

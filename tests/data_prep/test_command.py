@@ -8,7 +8,9 @@ from tests.data_prep.conftest import REPO
 
 
 def call(*arguments):
-    return subprocess.run([sys.executable, "-m", *arguments], capture_output=True, text=True, cwd=REPO, timeout=120)
+    return subprocess.run(
+        [sys.executable, "-m", *arguments], capture_output=True, text=True, cwd=REPO, timeout=120
+    )
 
 
 @pytest.mark.parametrize("command", ["phantom", "slides", "folder"])
@@ -19,9 +21,14 @@ def test_help(command):
 
 def test_a_users_mistake_is_one_paragraph(tmp_path):
     done = call(
-        "data_prep.folder", f"--images={tmp_path}", f"--masks={tmp_path}", "--table=none.csv",
-        "--classes=a,b", f"--out={tmp_path / 'out'}", "--mpp=1",
-    )  # fmt: skip
+        "data_prep.folder",
+        f"--images={tmp_path}",
+        f"--masks={tmp_path}",
+        "--table=none.csv",
+        "--classes=a,b",
+        f"--out={tmp_path / 'out'}",
+        "--mpp=1",
+    )
     assert done.returncode == 2
     assert done.stderr.startswith("error: There is no table none.csv")
     assert "Traceback" not in done.stderr and len(done.stderr.strip().splitlines()) == 1

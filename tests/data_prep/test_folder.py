@@ -6,9 +6,9 @@ import pytest
 
 from data_prep.folder import main
 from data_prep.images import Picture, fit_picture, read_mask, scale_picture
+from stedm_jax.common.errors import UserError
 from stedm_jax.data.records import TileSet
 from stedm_jax.data.schema import VOID, core
-from stedm_jax.errors import UserError
 from tests.data_prep.conftest import call
 
 SPLITS = ("train", "val", "test", "style")
@@ -22,8 +22,13 @@ def folder(tmp_path):
     (tmp_path / "masks").mkdir()
     lines = ["image,mask,patient,split,grade"]
     for i, split in enumerate(SPLITS):
-        cv2.imwrite(str(tmp_path / "images" / f"{i}.png"), rng.integers(0, 256, (70, 100, 3)).astype(np.uint8))
-        cv2.imwrite(str(tmp_path / "masks" / f"{i}.png"), rng.integers(0, 2, (70, 100)).astype(np.uint8))
+        cv2.imwrite(
+            str(tmp_path / "images" / f"{i}.png"),
+            rng.integers(0, 256, (70, 100, 3)).astype(np.uint8),
+        )
+        cv2.imwrite(
+            str(tmp_path / "masks" / f"{i}.png"), rng.integers(0, 2, (70, 100)).astype(np.uint8)
+        )
         lines.append(f"{i}.png,{'' if split == 'style' else f'{i}.png'},P{i},{split},high")
     (tmp_path / "t.csv").write_text("\n".join(lines))
     return tmp_path
@@ -31,8 +36,14 @@ def folder(tmp_path):
 
 def run(folder, **changes):
     options = {
-        "images": folder / "images", "masks": folder / "masks", "table": folder / "t.csv", "tile": 32,
-        "mpp": 1.0, "classes": "background,gland", "workers": 1} | changes  # fmt: skip
+        "images": folder / "images",
+        "masks": folder / "masks",
+        "table": folder / "t.csv",
+        "tile": 32,
+        "mpp": 1.0,
+        "classes": "background,gland",
+        "workers": 1,
+    } | changes
     return call(main, folder / "out", options)
 
 
@@ -62,7 +73,8 @@ def test_packs(folder):
 
 @pytest.mark.parametrize("margin", [0, 8])
 def test_judged_pixels_count_once(folder, margin):
-    """In val and test the tiles hold every labelled pixel once; in train the overlap is labelled in both."""
+    """In val and test the tiles hold every labelled pixel once; in train the overlap is labelled in
+    both."""
     run(folder, margin=margin)
     tiles = TileSet.open(folder / "out")
     for number, split in enumerate(("train", "val", "test")):
@@ -82,7 +94,11 @@ def test_judged_pixels_count_once(folder, margin):
 def test_margins_are_the_image_round_the_tile_and_its_mirror_beyond(folder):
     run(folder, margin=8)
     tiles = TileSet.open(folder / "out")
-    image = np.pad(cv2.imread(str(folder / "images" / "0.png"))[..., ::-1], [(8, 8), (8, 8), (0, 0)], mode="reflect")
+    image = np.pad(
+        cv2.imread(str(folder / "images" / "0.png"))[..., ::-1],
+        [(8, 8), (8, 8), (0, 0)],
+        mode="reflect",
+    )
     mask = cv2.imread(str(folder / "masks" / "0.png"), cv2.IMREAD_GRAYSCALE)
     mask = np.pad(mask, 8, constant_values=VOID)
     assert tiles.margin == 8 and tiles.tile == 32
@@ -102,9 +118,13 @@ def test_counts_of_val_equal_the_mask(folder):
 
 def test_scales_images_by_area_and_masks_by_nearest():
     image = np.random.default_rng(0).integers(0, 256, (60, 90, 3)).astype(np.uint8)
-    mask = np.kron(np.random.default_rng(1).integers(0, 2, (20, 30)), np.ones((3, 3))).astype(np.uint8)
+    mask = np.kron(np.random.default_rng(1).integers(0, 2, (20, 30)), np.ones((3, 3))).astype(
+        np.uint8
+    )
     small = scale_picture(Picture(image, mask), 3.0)
-    np.testing.assert_allclose(small.image, image.reshape(20, 3, 30, 3, 3).mean((1, 3)), atol=0.5001)
+    np.testing.assert_allclose(
+        small.image, image.reshape(20, 3, 30, 3, 3).mean((1, 3)), atol=0.5001
+    )
     np.testing.assert_array_equal(small.mask, mask[1::3, 1::3])
 
 
@@ -122,7 +142,9 @@ def test_two_resolutions(folder):
 def test_fit_makes_the_short_side_one_tile(folder):
     run(folder, fit=True)
     assert len(TileSet.open(folder / "out").index("train")) == 2
-    assert fit_picture(Picture(np.zeros((70, 100, 3), np.uint8), np.zeros((70, 100), np.uint8)), 32).mask.shape == (
+    assert fit_picture(
+        Picture(np.zeros((70, 100, 3), np.uint8), np.zeros((70, 100), np.uint8)), 32
+    ).mask.shape == (
         32,
         46,
     )
@@ -170,25 +192,31 @@ def test_a_coloured_mask(folder):
     assert "masks/0.png is coloured" in run(folder)[1][0]["error"]
 
 
-@pytest.mark.parametrize(("old", "new", "says"), [
-    ("1.png,1.png", "/1.png,1.png", "must be a path within its folder"),
-    ("1.png,1.png", "1.png,../masks/1.png", "mask='../masks/1.png' must be a path within"),
-    ("image,mask", "picture,mask", "no column image"),
-    ("image,mask", "image,masque", "no column mask"),
-    ("P1,val", "P0,val", "'P0' in train and val"),
-    ("P1,val", "P1,valid", "unknown split 'valid'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("1.png,1.png", "/1.png,1.png", "must be a path within its folder"),
+        ("1.png,1.png", "1.png,../masks/1.png", "mask='../masks/1.png' must be a path within"),
+        ("image,mask", "picture,mask", "no column image"),
+        ("image,mask", "image,masque", "no column mask"),
+        ("P1,val", "P0,val", "'P0' in train and val"),
+        ("P1,val", "P1,valid", "unknown split 'valid'"),
+    ],
+)
 def test_wrong_tables(folder, old, new, says):
     edit(folder, old, new)
     with pytest.raises(UserError, match=says):
         run(folder)
 
 
-@pytest.mark.parametrize(("new", "says"), [
-    ("1.png,gone.png", "1.png .*has no mask"),
-    ("1.png,", "1.png .*has no mask"),
-    ("none.png,1.png", "none.png is not in --images"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("new", "says"),
+    [
+        ("1.png,gone.png", "1.png .*has no mask"),
+        ("1.png,", "1.png .*has no mask"),
+        ("none.png,1.png", "none.png is not in --images"),
+    ],
+)
 def test_a_bad_row_stops_no_other(folder, new, says):
     edit(folder, "1.png,1.png", new)
     status, reports = run(folder)
@@ -205,14 +233,17 @@ def test_an_unreadable_image(folder):
     assert status == 0 and [report["taken_over"] for report in reports] == [True, True, False, True]
 
 
-@pytest.mark.parametrize(("changes", "says"), [
-    ({"mpp": None}, "how many microns"),
-    ({"mpp": 0.5, "source_mpp": 1.0}, "cannot give 0.5"),
-    ({"mpp": 50, "source_mpp": 25}, "25 um per pixel, which is outside 0.05 to 5"),
-    ({"mpp": 500, "source_mpp": 1.0}, "--mpp=500"),
-    ({"values": "0"}, "2 different numbers"),
-    ({"masks": "nowhere"}, "--masks=nowhere"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"mpp": None}, "how many microns"),
+        ({"mpp": 0.5, "source_mpp": 1.0}, "cannot give 0.5"),
+        ({"mpp": 50, "source_mpp": 25}, "25 um per pixel, which is outside 0.05 to 5"),
+        ({"mpp": 500, "source_mpp": 1.0}, "--mpp=500"),
+        ({"values": "0"}, "2 different numbers"),
+        ({"masks": "nowhere"}, "--masks=nowhere"),
+    ],
+)
 def test_wrong_options(folder, changes, says):
     with pytest.raises(UserError, match=says):
         run(folder, **changes)
@@ -232,7 +263,14 @@ def test_glas(real_data, tmp_path):
     table.write_text("\n".join([lines[0], *lines[1:12]]))
     patients = {line.split(",")[3] for line in lines[1:12]}
     splits = "train:" + ",".join(sorted(patients))
-    changes = {"images": glas, "masks": glas, "source_mpp": 0.62, "mpp": 1.24, "tile": 128, "splits": splits}
+    changes = {
+        "images": glas,
+        "masks": glas,
+        "source_mpp": 0.62,
+        "mpp": 1.24,
+        "tile": 128,
+        "splits": splits,
+    }
     _, reports = run(tmp_path, **changes)
     tile = TileSet.open(tmp_path / "out").read("train", 0)
     assert counts(reports)["train"] > 40 and tile.tags["grade_glas"] in ("benign", "malignant")

@@ -19,9 +19,9 @@ from data_prep.inspection.leaks import (
 )
 from data_prep.inspection.look import look
 from data_prep.inspection.sheet import draw_sheet, lines, outlined
+from stedm_jax.common.errors import UserError
 from stedm_jax.data.records import TileSet, TileWriter
 from stedm_jax.data.schema import VOID
-from stedm_jax.errors import UserError
 from tests.conftest import CLASSES, make_tile
 
 
@@ -32,13 +32,17 @@ def picture(seed, size=32):
 
 
 def write(path, tiles, **settings):
-    with TileWriter(path, **({"name": "made", "classes": CLASSES, "mpp": 2.0, "tile": 32} | settings)) as out:
+    with TileWriter(
+        path, **({"name": "made", "classes": CLASSES, "mpp": 2.0, "tile": 32} | settings)
+    ) as out:
         for tile in tiles:
             out.write(tile)
     return TileSet.open(path)
 
 
-def tiles_of(names=(("train", "a"), ("val", "b"), ("test", "c"), ("style", "d")), count=3, **changes):
+def tiles_of(
+    names=(("train", "a"), ("val", "b"), ("test", "c"), ("style", "d")), count=3, **changes
+):
     return [
         make_tile(split, patient, n, image=picture([n, *patient.encode()]), extent=32.0, **changes)
         for split, patient in names
@@ -61,16 +65,27 @@ def test_a_sound_set_is_told_and_nothing_is_amiss(good, tmp_path):
     assert found == [] and "nothing amiss" in text
     assert "12 tiles of 32 px" in text and "2 um a pixel" in text and "scanner: S1 4" in text
     out = tmp_path / "good-inspect"
-    assert {path.name for path in out.iterdir()} == {"summary.txt", "counts.csv", "report.json", "contact_sheet.png"}
+    assert {path.name for path in out.iterdir()} == {
+        "summary.txt",
+        "counts.csv",
+        "report.json",
+        "contact_sheet.png",
+    }
     with (out / "counts.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["split"], row["patient"], row["tiles"]) for row in rows] == [
-        ("train", "a", "3"), ("val", "b", "3"), ("test", "c", "3"), ("style", "d", "3")
-    ]  # fmt: skip
+        ("train", "a", "3"),
+        ("val", "b", "3"),
+        ("test", "c", "3"),
+        ("style", "d", "3"),
+    ]
     counted = sum(np.count_nonzero(good.read("train", n).mask == 1) for n in range(3))
     assert int(rows[0]["pixels_tumour"]) == counted > 0
     report = json.loads((out / "report.json").read_text())
-    assert report["splits"]["style"]["pixels"] == {"background": 0, "tumour": 0} and report["findings"] == []
+    assert (
+        report["splits"]["style"]["pixels"] == {"background": 0, "tumour": 0}
+        and report["findings"] == []
+    )
 
 
 def test_damage_is_named(good):
@@ -112,8 +127,13 @@ def test_equal_tiles_of_two_splits_and_changed_ones_of_two_patients_are_found(tm
     copied = picture([0, *b"a"])
     brighter = np.clip(copied.astype(int) + 3, 0, 255).astype(np.uint8)
     tiles += [make_tile("test", "c", 9, image=copied), make_tile("train", "e", 9, image=brighter)]
-    tiles += [make_tile("train", "a", 8, image=picture([1, *b"a"]))]  # of the same patient: not told
-    tiles += [make_tile(s, p, 7, image=np.full((32, 32, 3), 255, np.uint8)) for s, p in (("train", "a"), ("test", "c"))]
+    tiles += [
+        make_tile("train", "a", 8, image=picture([1, *b"a"]))
+    ]  # of the same patient: not told
+    tiles += [
+        make_tile(s, p, 7, image=np.full((32, 32, 3), 255, np.uint8))
+        for s, p in (("train", "a"), ("test", "c"))
+    ]
     made = write(tmp_path / "set", tiles)
     identical, near = same_tiles(list(look(made, all_rows(made), 2)))
     assert identical.what == "identical tiles of two splits or patients" and identical.count == 1
@@ -122,7 +142,10 @@ def test_equal_tiles_of_two_splits_and_changed_ones_of_two_patients_are_found(tm
 
 
 def test_slides_of_two_patients(tmp_path):
-    made = write(tmp_path / "set", tiles_of((("train", "a"), ("train", "b"), ("val", "c"), ("test", "d")), slide="s"))
+    made = write(
+        tmp_path / "set",
+        tiles_of((("train", "a"), ("train", "b"), ("val", "c"), ("test", "d")), slide="s"),
+    )
     (found,) = shared_slides(all_rows(made))
     assert found.examples == ("s of a and b and c and d",)
 
@@ -131,7 +154,9 @@ def test_places_that_would_be_scored_twice(tmp_path):
     image, mask = picture(0, 64), np.zeros((32, 32), np.uint8)
 
     def tile(x, mask, split="test"):
-        made = make_tile(split, "p", 0, image=image[:32, x : x + 32], mask=mask, extent=64.0, slide="s")
+        made = make_tile(
+            split, "p", 0, image=image[:32, x : x + 32], mask=mask, extent=64.0, slide="s"
+        )
         return replace(made, x=2 * x)
 
     other = mask.copy()
@@ -148,7 +173,9 @@ def test_places_that_would_be_scored_twice(tmp_path):
 
 def test_empty_splits_and_classes(tmp_path):
     plain = np.zeros((32, 32), np.uint8)
-    made = write(tmp_path / "set", [*tiles_of((("train", "a"),)), *tiles_of((("test", "b"),), mask=plain)])
+    made = write(
+        tmp_path / "set", [*tiles_of((("train", "a"),)), *tiles_of((("test", "b"),), mask=plain)]
+    )
     told = [str(finding) for finding in lacking(made)]
     assert told == ["splits without a tile: val", "classes without a pixel: tumour in test"]
 
@@ -161,7 +188,10 @@ def test_without_deep_only_some_tiles_are_looked_at(good, monkeypatch):
 
 
 def test_kinds_are_counted(tmp_path):
-    tiles = tiles_of() + [make_tile("train", "a", 20, kind="glass"), make_tile("train", "a", 21, kind="tumour")]
+    tiles = tiles_of() + [
+        make_tile("train", "a", 20, kind="glass"),
+        make_tile("train", "a", 21, kind="tumour"),
+    ]
     text = "\n".join(describe(write(tmp_path / "set", tiles)))
     assert "glass" in text and "(grid)" in text
 
@@ -171,9 +201,15 @@ def test_the_sheet_has_a_row_for_each_class_and_a_tile_of_each_patient(tmp_path)
     made = write(tmp_path / "set", [*tiles_of(names), make_tile("train", "a", 20, kind="glass")])
     shown = list(lines(made, 2))
     assert [(line.split, line.what) for line in shown] == [
-        ("train", "background"), ("train", "tumour"), ("train", "glass"), ("val", "background"), ("val", "tumour"),
-        ("test", "background"), ("test", "tumour"), ("style", "no label"),
-    ]  # fmt: skip
+        ("train", "background"),
+        ("train", "tumour"),
+        ("train", "glass"),
+        ("val", "background"),
+        ("val", "tumour"),
+        ("test", "background"),
+        ("test", "tumour"),
+        ("style", "no label"),
+    ]
     assert [row.patient for row in shown[0].rows] == ["a", "b"]
     sheet = draw_sheet(made, 2)
     assert sheet.shape[0] > 8 * 144 and (sheet == CLASSES[1].color).all(-1).any()
@@ -191,6 +227,9 @@ def test_outlines_run_along_the_inside_of_each_class():
 
 
 def test_a_person_under_two_names_is_found(tmp_path):
-    tiles = [replace(tile, tags={"true_patient": "1" if tile.patient in "ab" else tile.patient}) for tile in tiles_of()]
+    tiles = [
+        replace(tile, tags={"true_patient": "1" if tile.patient in "ab" else tile.patient})
+        for tile in tiles_of()
+    ]
     _, found = run(write(tmp_path / "official", tiles))
     assert any("true_patient" in what for what in found)

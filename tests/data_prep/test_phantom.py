@@ -11,8 +11,8 @@ from data_prep.phantom import make_phantom, plan_cohort, split_sizes
 from data_prep.phantom_annotation import CLASSES, class_regions
 from data_prep.phantom_stain import NOMINAL, distance
 from data_prep.phantom_tissue import make_tissue, place_nuclei
+from stedm_jax.common.errors import UserError
 from stedm_jax.data.schema import VOID
-from stedm_jax.errors import UserError
 
 
 def read_whole(path):
@@ -22,7 +22,10 @@ def read_whole(path):
 
 def digests(folder):
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
 
 
 def test_default_cohort():
@@ -65,7 +68,11 @@ def test_slides_open_with_a_resolution_and_a_pyramid(cohort):
 
 def test_levels_show_the_same_picture(cohort):
     slide = openslide.OpenSlide(sorted((cohort / "slides").iterdir())[0])
-    fine = np.asarray(slide.read_region((0, 0), 0, (1024, 1024)))[..., :3].reshape(512, 2, 512, 2, 3).mean((1, 3))
+    fine = (
+        np.asarray(slide.read_region((0, 0), 0, (1024, 1024)))[..., :3]
+        .reshape(512, 2, 512, 2, 3)
+        .mean((1, 3))
+    )
     coarse = np.asarray(slide.read_region((0, 0), 1, (512, 512)))[..., :3]
     assert np.abs(fine - coarse).mean() < 5
 
@@ -82,7 +89,10 @@ def test_polygons_equal_the_truth(cohort, tmp_path):
     polygons = read_whole(cohort / "annotations" / f"{plan.name}.geojson").polygons
     mask = draw_mask(polygons, ids, (0, 0, 1024, 1024), 1.0)
     for value in (*ids.values(), VOID):
-        both, either = np.sum((mask == value) & (truth == value)), np.sum((mask == value) | (truth == value))
+        both, either = (
+            np.sum((mask == value) & (truth == value)),
+            np.sum((mask == value) | (truth == value)),
+        )
         assert either == 0 or both / either > 0.97, value
 
 

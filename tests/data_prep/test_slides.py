@@ -7,16 +7,21 @@ import pytest
 
 from data_prep.slides import main
 from data_prep.tiff import write_pyramid
+from stedm_jax.common.errors import UserError
 from stedm_jax.data.records import TileSet
 from stedm_jax.data.schema import VOID
-from stedm_jax.errors import UserError
 from tests.data_prep.conftest import call, content
 
 
 def run(cohort, out, **changes):
     options = {
-        "slides": cohort / "slides", "annotations": cohort / "annotations", "table": cohort / "cohort.csv",
-        "mpp": 2.0, "tile": 64, "workers": 1} | changes  # fmt: skip
+        "slides": cohort / "slides",
+        "annotations": cohort / "annotations",
+        "table": cohort / "cohort.csv",
+        "mpp": 2.0,
+        "tile": 64,
+        "workers": 1,
+    } | changes
     return call(main, out, options)
 
 
@@ -47,7 +52,10 @@ def test_tiles_hold_what_the_table_says(cohort, packed):
     for split in tiles.splits:
         tile = tiles.read(split, 0)
         assert tile.image.shape == (64, 64, 3) and tile.mpp == 2.0
-        assert patients[tile.slide]["split"] == split and patients[tile.slide]["patient"] == tile.patient
+        assert (
+            patients[tile.slide]["split"] == split
+            and patients[tile.slide]["patient"] == tile.patient
+        )
         assert (tile.x % 256, tile.y % 256) == (0, 0)
         if split == "style":
             assert np.all(tile.mask == VOID)
@@ -72,7 +80,9 @@ def test_report_and_thumbnails(cohort, packed):
 def test_workers_change_nothing(cohort, packed, tmp_path):
     run(cohort, tmp_path / "tiles", classes="stroma,tumour,necrosis", workers=2, name="made")
     first, second = content(packed[0]), content(tmp_path / "tiles")
-    assert json.loads(first.pop("manifest.json")) == json.loads(second.pop("manifest.json"))  # but for its table's path
+    assert json.loads(first.pop("manifest.json")) == json.loads(
+        second.pop("manifest.json")
+    )  # but for its table's path
     assert first == second
     assert [path.name for path in tmp_path.iterdir() if "report" not in path.name] == ["tiles"]
 
@@ -124,14 +134,20 @@ def test_no_microns_is_refused_then_given(tmp_path):
     assert status == 0 and reports[0]["tiles"] == 1
 
 
-@pytest.mark.parametrize(("change", "says"), [
-    (lambda rows: [row.update(slide=f"gone/{row['slide']}") for row in rows], "None of the files.*gone/"),
-    (lambda rows: rows[1].update(slide=f"./{rows[0]['slide']}"), "stands in line 2"),
-    (lambda rows: rows[1].update(slide=f"../slides/{rows[0]['slide']}"), "without '..'"),
-    (lambda rows: rows[1].update(slide=rows[0]["slide"]), "stands in line 2"),
-    (lambda rows: rows[1].update(split="Test"), "unknown split 'Test'"),
-    (lambda rows: [row.update(patient="P") for row in rows], "'P' in "),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            lambda rows: [row.update(slide=f"gone/{row['slide']}") for row in rows],
+            "None of the files.*gone/",
+        ),
+        (lambda rows: rows[1].update(slide=f"./{rows[0]['slide']}"), "stands in line 2"),
+        (lambda rows: rows[1].update(slide=f"../slides/{rows[0]['slide']}"), "without '..'"),
+        (lambda rows: rows[1].update(slide=rows[0]["slide"]), "stands in line 2"),
+        (lambda rows: rows[1].update(split="Test"), "unknown split 'Test'"),
+        (lambda rows: [row.update(patient="P") for row in rows], "'P' in "),
+    ],
+)
 def test_wrong_tables(cohort, tmp_path, change, says):
     rows = rows_of(cohort)
     change(rows)
@@ -140,13 +156,16 @@ def test_wrong_tables(cohort, tmp_path, change, says):
     assert not (tmp_path / "tiles").exists()
 
 
-@pytest.mark.parametrize(("changes", "says"), [
-    ({"slides": "nowhere"}, "--slides=nowhere"),
-    ({"classes": "stroma,tumour"}, "does not name: necrosis"),
-    ({"tile": 4}, "--tile=4"),
-    ({"mpp": 0.0}, "--mpp=0.0"),
-    ({"codec": "gif"}, "gif"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"slides": "nowhere"}, "--slides=nowhere"),
+        ({"classes": "stroma,tumour"}, "does not name: necrosis"),
+        ({"tile": 4}, "--tile=4"),
+        ({"mpp": 0.0}, "--mpp=0.0"),
+        ({"codec": "gif"}, "gif"),
+    ],
+)
 def test_wrong_options(cohort, tmp_path, changes, says):
     with pytest.raises(UserError, match=says):
         run(cohort, tmp_path / "tiles", **changes)
@@ -154,7 +173,9 @@ def test_wrong_options(cohort, tmp_path, changes, says):
 
 def test_an_annotated_slide_needs_its_annotation(cohort, tmp_path):
     (tmp_path / "empty").mkdir()
-    status, reports = run(cohort, tmp_path / "tiles", annotations=tmp_path / "empty", classes="stroma")
+    status, reports = run(
+        cohort, tmp_path / "tiles", annotations=tmp_path / "empty", classes="stroma"
+    )
     assert status == 1
     assert all(("has no annotation" in r["error"]) == (r["split"] != "style") for r in reports)
 
@@ -165,13 +186,16 @@ def test_max_tiles_are_chosen_by_seed(cohort, tmp_path):
         _, reports = run(cohort, tmp_path / f"t{number}", max_tiles=3, seed=seed)
         assert all(report["tiles"] == 3 for report in reports)
         tiles = TileSet.open(tmp_path / f"t{number}")
-        places.append([(row.slide, row.x, row.y) for split in tiles.splits for row in tiles.index(split)])
+        places.append(
+            [(row.slide, row.x, row.y) for split in tiles.splits for row in tiles.index(split)]
+        )
     assert places[0] == places[1] != places[2]
 
 
 @pytest.mark.data
 def test_real_slides(real_data, tmp_path):
-    """A kidney slide without microns per pixel, annotated in three files, and one that is not annotated."""
+    """A kidney slide without microns per pixel, annotated in three files, and one that is not
+    annotated."""
     slides = real_data / "slides"
     layers = ";".join(f"histology_annotationsLayer{i}.geojson" for i in (1, 2, 3))
     text = f"slide,patient,split,annotation\nkidney/histology_image.svs,K,train,{layers}\n"
@@ -196,5 +220,14 @@ def test_bad_rows_stop_no_other(cohort, tmp_path):
     rows[0]["slide"], rows[1]["mpp"] = "gone.tif", "fine"
     table = write_table(tmp_path / "t.csv", rows)
     status, reports = run(cohort, tmp_path / "tiles", table=table, classes="stroma,tumour,necrosis")
-    assert status == 1 and [bool(line["error"]) for line in reports] == [True, True, False, False, False, False]
-    assert "gone.tif is not in --slides" in reports[0]["error"] and "mpp='fine'" in reports[1]["error"]
+    assert status == 1 and [bool(line["error"]) for line in reports] == [
+        True,
+        True,
+        False,
+        False,
+        False,
+        False,
+    ]
+    assert (
+        "gone.tif is not in --slides" in reports[0]["error"] and "mpp='fine'" in reports[1]["error"]
+    )

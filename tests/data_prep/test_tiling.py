@@ -33,7 +33,9 @@ def test_the_covering_grid_covers_every_pixel(shape, tile, data):
     assert set(grid(shape, tile, stride)) <= set(positions)
 
 
-@pytest.mark.parametrize(("length", "tile", "stride"), [(100, 32, 32), (96, 32, 32), (101, 40, 13), (40, 40, 40)])
+@pytest.mark.parametrize(
+    ("length", "tile", "stride"), [(100, 32, 32), (96, 32, 32), (101, 40, 13), (40, 40, 40)]
+)
 def test_the_last_start_is_shifted_inwards(length, tile, stride):
     found = covering_starts(length, tile, stride)
     assert found[-1] + tile == length and found == sorted(set(found))
@@ -44,7 +46,9 @@ def test_the_grid_of_a_small_slide_is_empty():
 
 
 @given(
-    positions=st.lists(st.tuples(st.integers(0, 300), st.integers(0, 300)), unique=True, max_size=40),
+    positions=st.lists(
+        st.tuples(st.integers(0, 300), st.integers(0, 300)), unique=True, max_size=40
+    ),
     tile=st.integers(1, 40),
     most=st.integers(1, 200),
     margin=st.integers(0, 20),
@@ -56,7 +60,9 @@ def test_blocks_hold_every_tile_once_with_its_margin(positions, tile, most, marg
         for y, x in members:
             assert y0 <= y - margin and y + tile + margin <= y0 + height
             assert x0 <= x - margin and x + tile + margin <= x0 + width
-        assert min(y for y, _ in members) - margin == y0 and min(x for _, x in members) - margin == x0
+        assert (
+            min(y for y, _ in members) - margin == y0 and min(x for _, x in members) - margin == x0
+        )
         seen += members
         assert y0 >= row or y0 + height <= row + max(most, tile + 2 * margin)  # by rows of blocks
         row = max(row, y0)

@@ -4,9 +4,9 @@ import openslide
 import pytest
 
 from data_prep.annotations import draw_mask, read_annotation
-from data_prep.readers.scaled import Slide
 from data_prep.tissue import find_blur, find_pen, find_tissue, mean_in_boxes, tissue_mask
 from stedm_jax.data.schema import VOID
+from stedm_jax.imaging.slide import Slide
 
 INK = {"blue": (30, 60, 180), "green": (20, 140, 70), "red": (200, 25, 40), "black": (30, 30, 35)}
 
@@ -23,21 +23,30 @@ def stroke(image, mpp, colour, at, cover=0.85, width=200.0):
       The picture, where the ink is full, and where there is any.
     """
     height, columns = image.shape[:2]
-    points = [(at * columns, 0.06 * height), ((at + 0.04) * columns, 0.5 * height), (at * columns, 0.94 * height)]
+    points = [
+        (at * columns, 0.06 * height),
+        ((at + 0.04) * columns, 0.5 * height),
+        (at * columns, 0.94 * height),
+    ]
     drawn = np.zeros((height, columns), np.uint8)
-    cv2.polylines(drawn, [np.array(points, np.int32)], False, 255, max(round(width / mpp), 1), cv2.LINE_AA)
+    cv2.polylines(
+        drawn, [np.array(points, np.int32)], False, 255, max(round(width / mpp), 1), cv2.LINE_AA
+    )
     amount = cv2.GaussianBlur(drawn.astype(np.float32) / 255, (0, 0), max(20 / mpp, 0.5))
     inked = image * np.exp(np.log(np.array(colour) / 255) * (cover * amount)[..., None])
     return inked.astype(np.uint8), amount > 0.9, amount > 0.02
 
 
 def glass(height=256, width=256):
-    return np.clip(np.random.default_rng(0).normal(240, 2, (height, width, 3)), 0, 255).astype(np.uint8)
+    return np.clip(np.random.default_rng(0).normal(240, 2, (height, width, 3)), 0, 255).astype(
+        np.uint8
+    )
 
 
 @pytest.fixture(scope="module")
 def overviews(cohort):
-    """Phantom slides of several stains at 4 um, and where tissue was annotated (at 256 pixels a side)."""
+    """Phantom slides of several stains at 4 um, and where tissue was annotated (at 256 pixels a
+    side)."""
     found = []
     for path in sorted((cohort / "slides").glob("*.tif")):
         slide = openslide.OpenSlide(path)
@@ -67,7 +76,8 @@ def test_stained_tissue_is_neither_ink_nor_blurred(overviews):
 
 @pytest.mark.parametrize("colour", INK)
 def test_ink_over_a_section(overviews, colour):
-    """On glass all of it; on tissue green and black, as blue and red ink over stain can have the colour of stain."""
+    """On glass all of it; on tissue green and black, as blue and red ink over stain can have the
+    colour of stain."""
     for stem, image in overviews:
         before = find_tissue(image, 2.0)
         inked, full, some = stroke(image, 2.0, INK[colour], 0.12, width=120.0)
@@ -112,8 +122,11 @@ def test_black_borders_are_no_tissue(overviews):
     image[200:] = 0
     found = find_tissue(image, 2.0)
     assert not found.mask[:, :40].any() and not found.mask[200:].any() and not found.pen.any()
-    np.testing.assert_allclose(found.mask[20:180, 60:].mean(), tissue_mask(overviews[0][1], 2.0)[20:180, 60:].mean(),
-                               atol=0.03)  # fmt: skip
+    np.testing.assert_allclose(
+        found.mask[20:180, 60:].mean(),
+        tissue_mask(overviews[0][1], 2.0)[20:180, 60:].mean(),
+        atol=0.03,
+    )
 
 
 def test_small_dark_spots_are_no_ink():
@@ -147,12 +160,17 @@ def test_mean_in_boxes():
 
 
 @pytest.mark.data
-@pytest.mark.parametrize(("name", "supplied", "share", "least"), [
-    ("CMU-1-Small-Region.svs", None, (0.3, 0.45), 0.55), ("kidney/histology_image.svs", 0.466667, (0.9, 1.0), 0.5),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "supplied", "share", "least"),
+    [
+        ("CMU-1-Small-Region.svs", None, (0.3, 0.45), 0.55),
+        ("kidney/histology_image.svs", 0.466667, (0.9, 1.0), 0.5),
+    ],
+)
 @pytest.mark.parametrize("mpp", [2.0, 8.0])
 def test_real_slides(real_data, name, supplied, share, least, mpp):
-    """Ink on the glass of a biopsy, and on haematoxylin-rich kidney that fills the picture (where red is hardest)."""
+    """Ink on the glass of a biopsy, and on haematoxylin-rich kidney that fills the picture (where
+    red is hardest)."""
     with Slide(real_data / "slides" / name, supplied=supplied) as slide:
         image = slide.overview(mpp)
     plain = find_tissue(image, mpp)
@@ -161,7 +179,12 @@ def test_real_slides(real_data, name, supplied, share, least, mpp):
         inked, full, some = stroke(image, mpp, ink, 0.5, width=150.0)
         found = find_tissue(inked, mpp)
         assert found.pen[full].mean() > least, colour
-        far = ~(cv2.dilate(some.astype(np.uint8), np.ones((3, 3), np.uint8), iterations=int(60 / mpp) + 1) > 0)
+        far = ~(
+            cv2.dilate(
+                some.astype(np.uint8), np.ones((3, 3), np.uint8), iterations=int(60 / mpp) + 1
+            )
+            > 0
+        )
         assert found.pen[far].mean() < 0.005, colour
         assert found.mask[far & plain.mask].mean() > 0.97, colour
     blurred = cv2.GaussianBlur(image, (0, 0), 3)

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.diffusion.guidance import Guidance
-from stedm_jax.errors import UserError
 
 
 def branches():
@@ -18,7 +18,9 @@ def test_scale_one_and_zero():
     cond, uncond = branches()
     np.testing.assert_allclose(Guidance(1.0).combine(cond, uncond), cond, atol=1e-6)
     np.testing.assert_allclose(Guidance(0.0).combine(cond, uncond), uncond, atol=1e-6)
-    np.testing.assert_allclose(Guidance(1.5).combine(cond, uncond), 1.5 * cond - 0.5 * uncond, atol=1e-5)
+    np.testing.assert_allclose(
+        Guidance(1.5).combine(cond, uncond), 1.5 * cond - 0.5 * uncond, atol=1e-5
+    )
 
 
 def test_full_rescale_keeps_std_of_conditional():
@@ -48,7 +50,13 @@ def test_the_layout_is_dropped_within_its_interval():
     t = jnp.arange(1000)
     assert Guidance(2.0).without_layout(t, 1000).all()
     inside = Guidance(2.0, layout_interval=(0.1, 0.95)).without_layout(t, 1000)
-    assert int(inside.sum()) == 850 and not inside[99] and inside[100] and inside[949] and not inside[950]
+    assert (
+        int(inside.sum()) == 850
+        and not inside[99]
+        and inside[100]
+        and inside[949]
+        and not inside[950]
+    )
 
 
 def test_evaluations():

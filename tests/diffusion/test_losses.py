@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.diffusion.losses import add_noise, distance, weight
 from stedm_jax.diffusion.parameterisation import KINDS, target, to_x0
 from stedm_jax.diffusion.schedule import make_schedule
-from stedm_jax.errors import UserError
 
 
 def test_distance():
@@ -38,7 +38,9 @@ def test_min_snr_known_values():
     low = 9 / 11
     np.testing.assert_allclose(weight("min_snr", schedule, "x0", t), [5.0, low], rtol=1e-5)
     np.testing.assert_allclose(weight("min_snr", schedule, "eps", t), [5 / 9, 1.0], rtol=1e-5)
-    np.testing.assert_allclose(weight("min_snr", schedule, "v", t), [0.5, low / (low + 1)], rtol=1e-5)
+    np.testing.assert_allclose(
+        weight("min_snr", schedule, "v", t), [0.5, low / (low + 1)], rtol=1e-5
+    )
     np.testing.assert_array_equal(weight("uniform", schedule, "v", t), [1.0, 1.0])
 
 

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.diffusion.losses import add_noise
 from stedm_jax.diffusion.parameterisation import KINDS, target, to_eps, to_v, to_x0
 from stedm_jax.diffusion.schedule import make_schedule
-from stedm_jax.errors import UserError
 
 
 def batch(t):

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.diffusion.guidance import Guidance
 from stedm_jax.diffusion.parameterisation import KINDS, levels, target
 from stedm_jax.diffusion.samplers import TIMESTEPS, Sampler, ddim, dpmpp_2m, sample, timesteps
 from stedm_jax.diffusion.schedule import make_schedule
-from stedm_jax.errors import UserError
 
 MU, S = 0.7, 0.3
 SCHEDULE = make_schedule()
@@ -66,7 +66,9 @@ def test_even_lambda_keeps_a_last_level_without_signal():
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("sampler", [ddim(), dpmpp_2m()], ids=lambda s: s.name)
 def test_all_parameterisations_agree(kind, sampler):
-    assert error(SCHEDULE, sampler, 20, kind) == pytest.approx(error(SCHEDULE, sampler, 20, "v"), abs=1e-4)
+    assert error(SCHEDULE, sampler, 20, kind) == pytest.approx(
+        error(SCHEDULE, sampler, 20, "v"), abs=1e-4
+    )
 
 
 @pytest.mark.parametrize("sampler", [ddim(), ddim(0.5), dpmpp_2m()], ids=str)
@@ -88,7 +90,9 @@ def test_ancestral_noise_keeps_the_distribution():
     x_T = jax.random.normal(jax.random.key(0), (1024, 2))
 
     def run(seed):
-        return sample(exact(SCHEDULE, "v"), SCHEDULE, x_T, t, ddim(1.0), "v", key=jax.random.key(seed))
+        return sample(
+            exact(SCHEDULE, "v"), SCHEDULE, x_T, t, ddim(1.0), "v", key=jax.random.key(seed)
+        )
 
     x0 = run(1)
     assert float(x0.mean()) == pytest.approx(MU, abs=0.02)
@@ -145,9 +149,11 @@ def counted(guidance, steps=10):
 
     x_T = jax.random.normal(jax.random.key(3), (2, 4))
     t = timesteps("trailing", steps, SCHEDULE)
-    out = jax.jit(lambda x: sample(denoise, SCHEDULE, x, t, dpmpp_2m(), "eps", guidance=guidance, denoise_both=both))(
-        x_T
-    )
+    out = jax.jit(
+        lambda x: sample(
+            denoise, SCHEDULE, x, t, dpmpp_2m(), "eps", guidance=guidance, denoise_both=both
+        )
+    )(x_T)
     jax.effects_barrier()
     return np.asarray(out), calls["one"], calls["both"]
 

@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.diffusion.schedule import SCHEDULES, make_schedule
-from stedm_jax.errors import UserError
 
 
 @pytest.mark.parametrize("name", SCHEDULES)

@@ -1,4 +1,5 @@
-"""One of several processes (or the only one) that encode tiles: python -m tests.distributed.encoder WORKDIR TILES."""
+"""One of several processes (or the only one) that encode tiles: python -m tests.distributed.encoder
+WORKDIR TILES."""
 
 import sys
 from pathlib import Path
@@ -32,12 +33,21 @@ def encode(workdir: Path, tiles: str) -> ArrayStore:
     views = Views(1, 3, 1, jitter=0.3)
     spec = StoreSpec(
         {"moments": ArraySpec((8, 8, 3)), "embedding": ArraySpec((6,), "float32")},
-        {"train": 16, "style": 16}, {"train": 3, "style": 3}, {"made": "by a test"}, 5 * 3 * 408,
-    )  # fmt: skip
+        {"train": 16, "style": 16},
+        {"train": 3, "style": 3},
+        {"made": "by a test"},
+        5 * 3 * 408,
+    )
     kernel = np.random.default_rng(0).normal(size=(32 * 32 * 3, 6)).astype(np.float32) / 55
-    params = {"kernel": jax.make_array_from_callback(kernel.shape, _along(run.mesh), lambda index: kernel[index])}
+    params = {
+        "kernel": jax.make_array_from_callback(
+            kernel.shape, _along(run.mesh), lambda index: kernel[index]
+        )
+    }
     drawn = {"train": views, "style": views}
-    return encode_tiles(run, Encoding(workdir / "set", spec, drawn, network, params, 1, "test", "read less"))
+    return encode_tiles(
+        run, Encoding(workdir / "set", spec, drawn, network, params, 1, "test", "read less")
+    )
 
 
 def _along(mesh):

@@ -1,4 +1,5 @@
-"""Two real processes of four virtual devices each, on this machine, against one process of eight."""
+"""Two real processes of four virtual devices each, on this machine, against one process of
+eight."""
 
 import json
 import os
@@ -27,7 +28,12 @@ PATIENCE = 240  # seconds; machines that test are busy
 
 def environment(devices: int) -> dict[str, str]:
     flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
-    return os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "STEDM_HEARTBEAT": "10"}
+    return os.environ | {
+        "XLA_FLAGS": flags,
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(ROOT),
+        "STEDM_HEARTBEAT": "10",
+    }
 
 
 def free_port() -> int:
@@ -42,14 +48,20 @@ class Pair:
     def __init__(self, folder: Path, command: list[str]) -> None:
         folder.mkdir(exist_ok=True)
         self.logs = [folder / f"log{number}" for number in range(2)]
-        env = environment(4) | {"STEDM_COORDINATOR": f"127.0.0.1:{free_port()}", "STEDM_PROCESSES": "2"}
+        env = environment(4) | {
+            "STEDM_COORDINATOR": f"127.0.0.1:{free_port()}",
+            "STEDM_PROCESSES": "2",
+        }
         self.each = [
             subprocess.Popen(
-                command, env=env | {"STEDM_PROCESS_ID": str(number)}, cwd=ROOT,
-                stdout=log.open("w"), stderr=subprocess.STDOUT,
+                command,
+                env=env | {"STEDM_PROCESS_ID": str(number)},
+                cwd=ROOT,
+                stdout=log.open("w"),
+                stderr=subprocess.STDOUT,
             )
             for number, log in enumerate(self.logs)
-        ]  # fmt: skip
+        ]
 
     def said(self, number: int) -> str:
         return self.logs[number].read_text()
@@ -57,7 +69,9 @@ class Pair:
     def until(self, text: str, number: int = 0) -> None:
         end = time.monotonic() + PATIENCE
         while text not in self.said(number):
-            assert self.each[number].poll() is None and time.monotonic() < end, self.said(number)[-3000:]
+            assert self.each[number].poll() is None and time.monotonic() < end, self.said(number)[
+                -3000:
+            ]
             time.sleep(0.02)
 
     def ended(self) -> list[int]:
@@ -70,7 +84,16 @@ class Pair:
 
 def toy_pair(folder: Path, **settings) -> Pair:
     options = {"cache": str(folder.parent / "cache"), "fsdp": 4, "log_every": 1} | settings
-    return Pair(folder, [sys.executable, "-m", "tests.distributed.worker", str(folder / "run"), json.dumps(options)])
+    return Pair(
+        folder,
+        [
+            sys.executable,
+            "-m",
+            "tests.distributed.worker",
+            str(folder / "run"),
+            json.dumps(options),
+        ],
+    )
 
 
 def state_of(folder: Path, step: int | None = None):
@@ -82,21 +105,37 @@ def state_of(folder: Path, step: int | None = None):
 def test_they_learn_what_one_process_learns(tmp_path) -> None:
     pair = toy_pair(tmp_path / "two", eval_every=5, visual_every=10)
     one = toy.run(
-        tmp_path / "one", devices=8, fsdp=4, config=toy.settings(eval_every=5), eval_batches=toy.eval_batches,
+        tmp_path / "one",
+        devices=8,
+        fsdp=4,
+        config=toy.settings(eval_every=5),
+        eval_batches=toy.eval_batches,
         frozen={"scale": np.full(1, 0.5, np.float32)},
-    )  # fmt: skip
+    )
     assert pair.ended() == [0, 0], pair.said(0)[-3000:]
-    rows, others = (read_rows(path / "metrics.jsonl") for path in (tmp_path / "one", tmp_path / "two" / "run"))
-    drawn = [other.pop("samples/largest_error") for other in others if "samples/largest_error" in other]
+    rows, others = (
+        read_rows(path / "metrics.jsonl") for path in (tmp_path / "one", tmp_path / "two" / "run")
+    )
+    drawn = [
+        other.pop("samples/largest_error") for other in others if "samples/largest_error" in other
+    ]
     assert len(drawn) == 1 and drawn[0] > 0
-    others = [other for other in others if len(other) > 2]  # the pair alone draws, which is a row of its own
+    others = [
+        other for other in others if len(other) > 2
+    ]  # the pair alone draws, which is a row of its own
     assert [row["step"] for row in rows] == [row["step"] for row in others] and len(rows) == 12
     for row, other in zip(rows, others, strict=True):
         for name in {"loss", "grad_norm", "largest", "eval/error"} & row.keys():
             assert other[name] == pytest.approx(row[name], rel=1e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), state_of(tmp_path / "two"), one.state)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
+        state_of(tmp_path / "two"),
+        one.state,
+    )
     assert "ended with" in pair.said(1)
-    assert sorted(p.name for p in (tmp_path / "two" / "run" / "images").iterdir()) == ["errors-00000010.png"]
+    assert sorted(p.name for p in (tmp_path / "two" / "run" / "images").iterdir()) == [
+        "errors-00000010.png"
+    ]
 
 
 @pytest.mark.slow
@@ -105,12 +144,24 @@ def test_averages_and_their_snapshots_are_those_of_one_process(tmp_path) -> None
     ema = {"decay": 0.9, "tracks": (0.05, 0.1), "snapshot_every": 4}
     pair = toy_pair(tmp_path / "two", fsdp=8, ema=ema, freeze=("hidden/bias",))
     config = toy.settings(ema=ema, freeze=("hidden/bias",))
-    toy.run(tmp_path / "one", devices=8, fsdp=8, config=config, frozen={"scale": np.full(1, 0.5, np.float32)})
+    toy.run(
+        tmp_path / "one",
+        devices=8,
+        fsdp=8,
+        config=config,
+        frozen={"scale": np.full(1, 0.5, np.float32)},
+    )
     assert pair.ended() == [0, 0], pair.said(0)[-3000:]
     for width in (0.05, 0.08):
-        made, wanted = (combine(folder, width).params for folder in (tmp_path / "two" / "run", tmp_path / "one"))
+        made, wanted = (
+            combine(folder, width).params for folder in (tmp_path / "two" / "run", tmp_path / "one")
+        )
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), made, wanted)
-    assert sorted(p.name for p in (tmp_path / "two" / "run" / "snapshots").iterdir()) == ["10", "4", "8"]
+    assert sorted(p.name for p in (tmp_path / "two" / "run" / "snapshots").iterdir()) == [
+        "10",
+        "4",
+        "8",
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +215,10 @@ def test_one_told_in_the_middle_of_an_evaluation_ends_both(whole, how) -> None:
     else:
         (folder / "run" / "STOP").touch()
     assert pair.ended() == [0, 0], pair.said(0)[-3000:]
-    assert Checkpoints(folder / "run" / "checkpoints").latest() == 4 and not (folder / "run" / "STOP").exists()
+    assert (
+        Checkpoints(folder / "run" / "checkpoints").latest() == 4
+        and not (folder / "run" / "STOP").exists()
+    )
     assert toy_pair(folder, steps=40, eval_every=4, checkpoint_every=0).ended() == [0, 0]
     assert toy.same(state_of(folder), state_of(whole))
 
@@ -173,7 +227,9 @@ def test_one_told_in_the_middle_of_an_evaluation_ends_both(whole, how) -> None:
 def test_an_error_of_one_ends_the_other_and_says_which(tmp_path) -> None:
     pair = toy_pair(tmp_path / "run", fails=1, steps=40, sleep=0.1)
     assert pair.ended() == [2, 2], pair.said(0)[-3000:]
-    assert "Process 1 ended: this host's data are bad" in pair.said(0) and "Traceback" not in pair.said(1)
+    assert "Process 1 ended: this host's data are bad" in pair.said(
+        0
+    ) and "Traceback" not in pair.said(1)
 
 
 @pytest.mark.slow

@@ -1,8 +1,10 @@
-"""One of several processes (or the only one) that train the toy: python -m tests.distributed.worker WORKDIR [JSON].
+"""One of several processes (or the only one) that train the toy: python -m tests.distributed.worker
+WORKDIR [JSON].
 
-JSON changes: steps, checkpoint_every, eval_every, fsdp, sleep (seconds before each batch), slow_eval (seconds), start
-(a folder of checkpoints to start from), cache (of compiled programs), fails (number of the process that fails at
-step 8).
+JSON changes: steps, checkpoint_every, eval_every, fsdp, sleep (seconds before each batch),
+  slow_eval (seconds), start
+(a folder of checkpoints to start from), cache (of compiled programs), fails (number of the process
+that fails at step 8).
 """
 
 import json
@@ -13,7 +15,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from stedm_jax.errors import UserError, explain
+from stedm_jax.common.errors import UserError, explain
 from stedm_jax.training import distributed
 from stedm_jax.training.cache import enable_compile_cache
 from stedm_jax.training.checkpoints import Checkpoints
@@ -24,7 +26,9 @@ from stedm_jax.training.signals import Signals
 from tests.training import toy
 
 
-def run(workdir: Path, fsdp=1, sleep=0.0, slow_eval=0.0, start="", cache="", fails=-1, **settings) -> None:
+def run(
+    workdir: Path, fsdp=1, sleep=0.0, slow_eval=0.0, start="", cache="", fails=-1, **settings
+) -> None:
     if cache:
         enable_compile_cache(cache)
     mesh = make_mesh(fsdp=fsdp)
@@ -48,9 +52,16 @@ def run(workdir: Path, fsdp=1, sleep=0.0, slow_eval=0.0, start="", cache="", fai
     given = Checkpoints(Path(start)).read_params() if start else None
     with Signals(workdir) as signals:
         result = train(
-            program, batches=batches, eval_batches=eval_batches, workdir=workdir, seed=3, signals=signals,
-            visual=lambda: toy.batch_at(0), init_params=lambda: given, frozen={"scale": np.full(1, 0.5, np.float32)},
-        )  # fmt: skip
+            program,
+            batches=batches,
+            eval_batches=eval_batches,
+            workdir=workdir,
+            seed=3,
+            signals=signals,
+            visual=lambda: toy.batch_at(0),
+            init_params=lambda: given,
+            frozen={"scale": np.full(1, 0.5, np.float32)},
+        )
     print(f"ended with {result.metrics}", flush=True)
 
 

@@ -1,10 +1,11 @@
-"""Stand-ins for the process that compiles; nothing heavy is imported here, because each is started anew."""
+"""Stand-ins for the process that compiles; nothing heavy is imported here, because each is started
+anew."""
 
 import os
 import signal
 import time
 
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 
 
 def finishes(pipe, request) -> None:

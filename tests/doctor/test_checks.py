@@ -8,10 +8,10 @@ import jax
 import pytest
 
 from configs.demo import get_config as demo
+from stedm_jax.common.errors import UserError
 from stedm_jax.doctor import checks, inputs, machine, programs, storage
 from stedm_jax.doctor.__main__ import main
 from stedm_jax.doctor.findings import checked, lines, ok
-from stedm_jax.errors import UserError
 from stedm_jax.workdir import Workdir
 
 
@@ -24,17 +24,33 @@ def test_this_machine_passes(tmp_path: Path, capsys, monkeypatch) -> None:
     monkeypatch.setattr(storage, "PROBE", 1_000_000)
     assert main([f"--workdir={tmp_path / 'run'}", f"--json={tmp_path / 'found.json'}"]) == 0
     told = capsys.readouterr().out
-    for name in ("python", "libraries", "openslide", "devices", "memory", "disk", "file locks", "compile cache"):
+    for name in (
+        "python",
+        "libraries",
+        "openslide",
+        "devices",
+        "memory",
+        "disk",
+        "file locks",
+        "compile cache",
+    ):
         assert name in told
     assert " 0 FAIL" in told
-    assert {each["verdict"] for each in json.loads((tmp_path / "found.json").read_text())} <= {"PASS", "WARN"}
+    assert {each["verdict"] for each in json.loads((tmp_path / "found.json").read_text())} <= {
+        "PASS",
+        "WARN",
+    }
     assert not list(tmp_path.glob(".doctor-*")) and not (tmp_path / "run").exists()
 
 
-def test_a_configuration_without_its_data_and_weights_fails(tmp_path: Path, capsys, monkeypatch) -> None:
+def test_a_configuration_without_its_data_and_weights_fails(
+    tmp_path: Path, capsys, monkeypatch
+) -> None:
     monkeypatch.setenv("STEDM_WEIGHTS", str(tmp_path))
     monkeypatch.setattr(storage, "PROBE", 1_000_000)
-    monkeypatch.setattr(checks, "leaves", lambda config: 1e6)  # reckoned in a test of its own, at a small size
+    monkeypatch.setattr(
+        checks, "leaves", lambda config: 1e6
+    )  # reckoned in a test of its own, at a small size
     status = main(["--config=configs/catch.py", f"--workdir={tmp_path / 'run'}"])
     told = capsys.readouterr().out
     assert status == 2
@@ -44,7 +60,9 @@ def test_a_configuration_without_its_data_and_weights_fails(tmp_path: Path, caps
 
 def test_a_tile_set_is_verified_with_splits_and_patients(tile_set, tmp_path: Path) -> None:
     config = demo("tiny")
-    config.data.update({"tiles": str(tile_set.path), "tile": 32, "groups": (), "foreground": ("tumour",)})
+    config.data.update(
+        {"tiles": str(tile_set.path), "tile": 32, "groups": (), "foreground": ("tumour",)}
+    )
     found = list(inputs.data(config, Workdir(tmp_path)))
     assert verdicts(found) == ["PASS"] * 4
     shard = next(tile_set.path.glob("*train*array_record*"))
@@ -70,13 +88,36 @@ def test_a_patient_in_two_splits_is_a_failure(tile_set, tmp_path: Path) -> None:
     ("env", "wanted"),
     [
         ({}, ["PASS"]),
-        ({"STEDM_COORDINATOR": "localhost:1234", "STEDM_PROCESSES": "2", "STEDM_PROCESS_ID": "1"}, ["PASS"]),
-        ({"STEDM_COORDINATOR": "localhost:1234", "STEDM_PROCESSES": "2", "STEDM_PROCESS_ID": "2"}, ["FAIL"]),
+        (
+            {
+                "STEDM_COORDINATOR": "localhost:1234",
+                "STEDM_PROCESSES": "2",
+                "STEDM_PROCESS_ID": "1",
+            },
+            ["PASS"],
+        ),
+        (
+            {
+                "STEDM_COORDINATOR": "localhost:1234",
+                "STEDM_PROCESSES": "2",
+                "STEDM_PROCESS_ID": "2",
+            },
+            ["FAIL"],
+        ),
         ({"STEDM_COORDINATOR": "localhost:1234"}, ["FAIL"]),
         ({"STEDM_PROCESSES": "2", "STEDM_PROCESS_ID": "1"}, ["FAIL"]),
-        ({"STEDM_COORDINATOR": "localhost", "STEDM_PROCESSES": "2", "STEDM_PROCESS_ID": "1"}, ["FAIL"]),
-        ({"STEDM_COORDINATOR": "localhost:x", "STEDM_PROCESSES": "2", "STEDM_PROCESS_ID": "1"}, ["FAIL"]),
-        ({"STEDM_COORDINATOR": "localhost:1", "STEDM_PROCESSES": "two", "STEDM_PROCESS_ID": "1"}, ["FAIL"]),
+        (
+            {"STEDM_COORDINATOR": "localhost", "STEDM_PROCESSES": "2", "STEDM_PROCESS_ID": "1"},
+            ["FAIL"],
+        ),
+        (
+            {"STEDM_COORDINATOR": "localhost:x", "STEDM_PROCESSES": "2", "STEDM_PROCESS_ID": "1"},
+            ["FAIL"],
+        ),
+        (
+            {"STEDM_COORDINATOR": "localhost:1", "STEDM_PROCESSES": "two", "STEDM_PROCESS_ID": "1"},
+            ["FAIL"],
+        ),
         ({"SLURM_STEP_NODELIST": "n[1-2]", "SLURM_NTASKS": "2", "SLURM_PROCID": "0"}, ["PASS"]),
         ({"SLURM_STEP_NODELIST": "n[1-2]", "SLURM_NTASKS": "2"}, ["FAIL"]),
         ({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "2"}, ["WARN", "PASS"]),
@@ -84,13 +125,16 @@ def test_a_patient_in_two_splits_is_a_failure(tile_set, tmp_path: Path) -> None:
         ({"TPU_WORKER_HOSTNAMES": "a,b", "TPU_WORKER_ID": "5"}, ["FAIL"]),
         (
             {
-                "STEDM_COORDINATOR": "localhost:1", "STEDM_PROCESSES": "2", "STEDM_PROCESS_ID": "1",
-                "TPU_WORKER_HOSTNAMES": "a,b", "TPU_WORKER_ID": "1",
+                "STEDM_COORDINATOR": "localhost:1",
+                "STEDM_PROCESSES": "2",
+                "STEDM_PROCESS_ID": "1",
+                "TPU_WORKER_HOSTNAMES": "a,b",
+                "TPU_WORKER_ID": "1",
             },
             ["PASS", "PASS", "WARN"],
         ),
     ],
-)  # fmt: skip
+)
 def test_what_the_environment_says_of_processes(env, wanted) -> None:
     assert verdicts(inputs.processes(env)) == wanted
 

@@ -1,4 +1,5 @@
-"""Programs whose collectives are known, on eight devices, and lines as the TPU compiler writes them."""
+"""Programs whose collectives are known, on eight devices, and lines as the TPU compiler writes
+them."""
 
 from functools import partial
 
@@ -63,7 +64,10 @@ def test_reduce_scatter_permute_and_all_to_all(mesh) -> None:
     assert sent(compiled(mesh, scatter, (P(),), P("data"), (64, 128))) == {
         "reduce-scatter": total(1, size, 3 / 4 * size)
     }
-    around = share(lambda x: jax.lax.ppermute(x, "data", [(i, (i + 1) % 4) for i in range(4)]), in_specs=P("data"))
+    around = share(
+        lambda x: jax.lax.ppermute(x, "data", [(i, (i + 1) % 4) for i in range(4)]),
+        in_specs=P("data"),
+    )
     assert sent(compiled(mesh, around, (P("data"),), P("data"), (64, 128))) == {
         "collective-permute": total(1, part, part)
     }
@@ -100,7 +104,8 @@ def test_gradients_of_data_parallel_training_are_summed_once(mesh) -> None:
 
 
 def test_the_gradient_of_a_loop_over_parts_is_summed_behind_it(mesh) -> None:
-    """What on_each_device is for: a parameter that every turn uses, as the style encoder's for each tile of a style."""
+    """What on_each_device is for: a parameter that every turn uses, as the style encoder's for each
+    tile of a style."""
 
     def parts(w, x):
         return jax.lax.map(lambda part: jnp.tanh(part @ w), jnp.moveaxis(x, 1, 0)).mean(0)
@@ -111,7 +116,9 @@ def test_the_gradient_of_a_loop_over_parts_is_summed_behind_it(mesh) -> None:
     size, shapes = 64 * 32 * 4, ((64, 32), (16, 5, 64))
     for encode, turns in ((lambda fn, w, x: fn(w, x), 5), (on_each_device, 1)):
         with jax.set_mesh(mesh):
-            module = compiled(mesh, partial(step, encode=encode), (P(), P(("data", "fsdp"))), P(), *shapes)
+            module = compiled(
+                mesh, partial(step, encode=encode), (P(), P(("data", "fsdp"))), P(), *shapes
+            )
         assert sent(module) == {"all-reduce": total(turns, turns * size, turns * 2 * 7 / 8 * size)}
 
 
@@ -127,7 +134,9 @@ def test_searching_a_codebook_in_parts_stays_on_the_device(mesh, monkeypatch) ->
 
 def test_products_of_convolutions_are_those_of_the_formula(mesh) -> None:
     def net(x, k):
-        return jax.lax.conv_general_dilated(x, k, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        return jax.lax.conv_general_dilated(
+            x, k, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
 
     module = compiled(mesh, net, (P("data"), P()), P("data"), (8, 16, 16, 4), (3, 3, 4, 6))
     inside = (3 * 16 - 2) ** 2  # positions times taps, without those that fall on padding
@@ -135,8 +144,8 @@ def test_products_of_convolutions_are_those_of_the_formula(mesh) -> None:
     assert not sent(module)
 
 
-# Products of matrices as the TPU compiler writes them: of 4 x 5 pairs with holes, of the other way round, and of a
-# matrix with many rows, with padding.
+# Products of matrices as the TPU compiler writes them: of 4 x 5 pairs with holes, of the other way
+# round, and of a matrix with many rows, with padding.
 PRODUCTS = """HloModule jit_f, num_partitions=1
 
 ENTRY %main (a: bf16[4,5,64,32], b: bf16[4,5,64,32], w: bf16[96,288,1,1], x: bf16[4,256,64,96]) -> bf16[4,5,64,64] {
@@ -156,8 +165,8 @@ def test_products_of_matrices_that_are_written_as_convolutions() -> None:
     assert product_flops(Module(PRODUCTS)) == pytest.approx(2 * pairs + rows)
 
 
-# As the TPU compiler writes: a loop whose turns are to be found in its condition, a collective in three parts, a
-# reduce-scatter as a fusion of an all-reduce, groups by axes of a mesh.
+# As the TPU compiler writes: a loop whose turns are to be found in its condition, a collective in
+# three parts, a reduce-scatter as a fusion of an all-reduce, groups by axes of a mesh.
 TPU = """HloModule jit_f, is_scheduled=true, num_partitions=16
 
 %fused_start (param_0: bf16[32,1024]) -> (bf16[32,1024], bf16[128,1024]) {
@@ -219,7 +228,9 @@ def test_what_the_tpu_compiler_writes() -> None:
     module = Module(TPU)
     found = sent(module)
     gathered, square = 128 * 1024 * 2, 1024 * 1024 * 4
-    assert found["all-gather"] == total(7, 7 * gathered, 7 * 3 / 4 * gathered)  # once a turn, not once a part
+    assert found["all-gather"] == total(
+        7, 7 * gathered, 7 * 3 / 4 * gathered
+    )  # once a turn, not once a part
     assert found["reduce-scatter"] == total(1, square, 3 / 4 * square)
     assert found["all-reduce"] == total(1, square, 2 * 3 / 4 * square)
     assert not module.unknown
@@ -232,9 +243,13 @@ def test_a_loop_whose_end_is_not_known_counts_once_and_is_named() -> None:
 
 
 def test_a_loop_that_begins_later_or_makes_larger_steps_turns_less() -> None:
-    later = Module(TPU.replace("%zero = s32[]{:T(128)} constant(0)", "%zero = s32[]{:T(128)} constant(3)"))
+    later = Module(
+        TPU.replace("%zero = s32[]{:T(128)} constant(0)", "%zero = s32[]{:T(128)} constant(3)")
+    )
     assert sent(later)["all-gather"].count == 4
-    larger = Module(TPU.replace("%one = s32[]{:T(128)} constant(1)", "%one = s32[]{:T(128)} constant(2)"))
+    larger = Module(
+        TPU.replace("%one = s32[]{:T(128)} constant(1)", "%one = s32[]{:T(128)} constant(2)")
+    )
     assert sent(larger)["all-gather"].count == 4
 
 
@@ -276,5 +291,12 @@ def test_pairs_of_start_and_done_and_tuples() -> None:
     ],
 )
 def test_every_way_to_write_groups(groups, size) -> None:
-    line = Instruction("x", "f32[4]{0}", "all-reduce", ("y",), f"channel_id=1, replica_groups={groups}, to=%a", False)
+    line = Instruction(
+        "x",
+        "f32[4]{0}",
+        "all-reduce",
+        ("y",),
+        f"channel_id=1, replica_groups={groups}, to=%a",
+        False,
+    )
     assert group_size(line, 16) == size

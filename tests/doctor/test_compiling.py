@@ -1,4 +1,5 @@
-"""What the user sees while a program is compiled in a process of its own, and when that process ends otherwise."""
+"""What the user sees while a program is compiled in a process of its own, and when that process
+ends otherwise."""
 
 import os
 import signal
@@ -9,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.doctor.compiling import Request, compile_apart, usage
-from stedm_jax.errors import UserError
 from tests.doctor import fake_compilers
 
 ROOT = Path(__file__).parent.parent.parent
@@ -21,7 +22,9 @@ def test_it_says_what_is_going_on(capsys) -> None:
     assert compile_apart(REQUEST, fake_compilers.finishes, every=0.05) == "train on v5e:4x4"
     told = capsys.readouterr().out
     assert "reading the configuration and tracing, 0 s so far" in told
-    assert "  traced train\n" in told and "still compiling, " in told.partition("  traced train\n")[2]
+    assert (
+        "  traced train\n" in told and "still compiling, " in told.partition("  traced train\n")[2]
+    )
 
 
 def test_what_the_user_can_mend_is_told_as_such() -> None:
@@ -30,12 +33,16 @@ def test_what_the_user_can_mend_is_told_as_such() -> None:
 
 
 def test_a_mistake_of_ours_keeps_its_traceback() -> None:
-    with pytest.raises(RuntimeError, match="train for v5e:4x4 failed:\nTraceback: a mistake of ours"):
+    with pytest.raises(
+        RuntimeError, match="train for v5e:4x4 failed:\nTraceback: a mistake of ours"
+    ):
         compile_apart(REQUEST, fake_compilers.breaks)
 
 
 def test_too_little_memory_is_named() -> None:
-    with pytest.raises(UserError, match="train for v5e:4x4 was killed.*ran out of memory.*up to 15 GB"):
+    with pytest.raises(
+        UserError, match="train for v5e:4x4 was killed.*ran out of memory.*up to 15 GB"
+    ):
         compile_apart(REQUEST, fake_compilers.is_killed)
 
 
@@ -66,9 +73,14 @@ def test_ctrl_c_ends_it_at_once_and_leaves_nothing_behind(tmp_path: Path) -> Non
     script.write_text(CTRL_C)
     env = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
-        [sys.executable, script], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        start_new_session=True, preexec_fn=heeds_ctrl_c,
-    )  # fmt: skip
+        [sys.executable, script],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=heeds_ctrl_c,
+    )
     assert process.stdout
     child = int(process.stdout.readline().split()[1])
     began = time.monotonic()

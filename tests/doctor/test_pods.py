@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from configs.demo import get_config as demo
+from stedm_jax.common.errors import UserError
 from stedm_jax.doctor import chips, pods
 from stedm_jax.doctor.__main__ import main as doctor
 from stedm_jax.doctor.account import Account
@@ -15,7 +16,6 @@ from stedm_jax.doctor.chips import _quiet
 from stedm_jax.doctor.collectives import collectives
 from stedm_jax.doctor.hlo import Module
 from stedm_jax.doctor.programs import prepare
-from stedm_jax.errors import UserError
 from stedm_jax.training.sharding import make_mesh
 from stedm_jax.workdir import Workdir
 
@@ -25,18 +25,30 @@ ROOT = Path(__file__).parent.parent.parent
 @pytest.mark.parametrize(
     ("changes", "per_chip", "said"),
     [
-        ({}, 0, "sampler on v5e:16x16: .*batch of 64 does not divide over 256.*valid: 256.*synthesis.batch=N"),
+        (
+            {},
+            0,
+            "sampler on v5e:16x16: .*batch of 64 does not divide over 256.*valid: 256.*synthesis.batch=N",
+        ),
         ({"fsdp": 3}, 4, "64 chips, which mesh data -1 x fsdp 3 does not fill"),
         ({"data": 8}, 4, "mesh data 8 x fsdp 1 does not fill"),
     ],
 )
-def test_what_does_not_divide_is_refused_before_anything_is_compiled(changes, per_chip, said, monkeypatch) -> None:
+def test_what_does_not_divide_is_refused_before_anything_is_compiled(
+    changes, per_chip, said, monkeypatch
+) -> None:
     config = demo("tiny")
     config.diffusion.train.batch, config.synthesis.batch = 256, 64
     config.mesh.update(changes)
     monkeypatch.setattr(pods, "compile_apart", lambda request: pytest.fail("compiled"))
     with pytest.raises(UserError, match=said):
-        pods.examine(config, Workdir(Path("runs/x")), ["v5e:8x8", "v5e:16x16"], ["train", "sampler"], per_chip)
+        pods.examine(
+            config,
+            Workdir(Path("runs/x")),
+            ["v5e:8x8", "v5e:16x16"],
+            ["train", "sampler"],
+            per_chip,
+        )
 
 
 def test_all_topologies_are_told_in_tables_and_json(tmp_path: Path, monkeypatch, capsys) -> None:
@@ -46,7 +58,9 @@ def test_all_topologies_are_told_in_tables_and_json(tmp_path: Path, monkeypatch,
         asked.append((request.topology, request.config.diffusion.train.batch, request.cache))
         chips = asked[-1][1] // 4
         mesh = {"data": chips, "fsdp": 1}
-        return Account("train", request.topology, chips, mesh, 4 * chips, {"parameters": 1}, products=1e12)
+        return Account(
+            "train", request.topology, chips, mesh, 4 * chips, {"parameters": 1}, products=1e12
+        )
 
     monkeypatch.setattr(pods, "compile_apart", compiled)
     monkeypatch.setattr(pods, "available_memory", lambda: 3e9)
@@ -93,38 +107,65 @@ def test_the_sampler_sends_nothing_between_devices(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs pip install -e '.[tpu]'; no TPU")
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="needs pip install -e '.[tpu]'; no TPU"
+)
 def test_a_small_program_for_a_pod_that_is_not_there(tmp_path: Path) -> None:
     command = [
-        sys.executable, "-m", "stedm_jax.doctor", "--config=configs/demo.py:tiny", "--topology=v5e:2x2",
-        f"--json={tmp_path / 'found.json'}", f"--text={tmp_path / 'text'}", f"--cache={tmp_path / 'cache'}",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "stedm_jax.doctor",
+        "--config=configs/demo.py:tiny",
+        "--topology=v5e:2x2",
+        f"--json={tmp_path / 'found.json'}",
+        f"--text={tmp_path / 'text'}",
+        f"--cache={tmp_path / 'cache'}",
+    ]
     env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=900, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=900, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     (found,) = json.loads((tmp_path / "found.json").read_text())
     assert found["verdict"] == "PASS" and found["chips"] == 4
     gradients = found["traffic"]["all-reduce"]
-    assert gradients["size"] == pytest.approx(found["held"]["parameters"], rel=0.05)  # each gradient once, float32
+    assert gradients["size"] == pytest.approx(
+        found["held"]["parameters"], rel=0.05
+    )  # each gradient once, float32
     assert gradients["wire"] == pytest.approx(2 * 3 / 4 * gradients["size"])
     assert len(list((tmp_path / "text").iterdir())) == 1
-    again = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=900, check=False)
+    again = subprocess.run(
+        command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=900, check=False
+    )
     assert "compiled before" in again.stdout and "compiled at another time" in again.stdout
     (kept,) = json.loads((tmp_path / "found.json").read_text())
     assert {**kept, "kept": False} == found
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs pip install -e '.[tpu]'; no TPU")
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="needs pip install -e '.[tpu]'; no TPU"
+)
 def test_a_pod_sums_the_gradients_of_micro_batches_once(tmp_path: Path) -> None:
     command = [
-        sys.executable, "-m", "stedm_jax.doctor", "--config=configs/demo.py:tiny", "--topology=v5e:2x2", "--part=train",
-        "--batch_per_chip=4", "--config.diffusion.train.accumulate=4", f"--json={tmp_path / 'found.json'}",
+        sys.executable,
+        "-m",
+        "stedm_jax.doctor",
+        "--config=configs/demo.py:tiny",
+        "--topology=v5e:2x2",
+        "--part=train",
+        "--batch_per_chip=4",
+        "--config.diffusion.train.accumulate=4",
+        f"--json={tmp_path / 'found.json'}",
         f"--cache={tmp_path / 'cache'}",
-    ]  # fmt: skip
+    ]
     env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=900, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=900, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     (found,) = json.loads((tmp_path / "found.json").read_text())
     once = 2 * 3 / 4 * found["held"]["parameters"]
-    assert once < found["traffic"]["all-reduce"]["wire"] < 1.5 * once  # four times, if summed in every turn
+    assert (
+        once < found["traffic"]["all-reduce"]["wire"] < 1.5 * once
+    )  # four times, if summed in every turn

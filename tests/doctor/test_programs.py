@@ -7,8 +7,8 @@ import pytest
 
 from configs.catch import get_config as catch
 from configs.demo import get_config as demo
+from stedm_jax.common.errors import UserError
 from stedm_jax.doctor.programs import abstract_params, chip_bytes, prepare
-from stedm_jax.errors import UserError
 from stedm_jax.training.sharding import make_mesh
 from stedm_jax.workdir import Workdir
 
@@ -25,7 +25,9 @@ def test_the_train_step_is_traced_from_shapes_alone(tmp_path: Path) -> None:
     params = prepared.held["parameters"]
     assert prepared.held["moving averages"] == params
     assert 2 * params <= prepared.held["optimiser"] <= 2 * params + 16  # two moments, and counts
-    assert prepared.held["batch"] == 64 * 64 * (3 + 1 + 2 * 3)  # one image of eight on each of eight devices
+    assert prepared.held["batch"] == 64 * 64 * (
+        3 + 1 + 2 * 3
+    )  # one image of eight on each of eight devices
     traced = prepared.trace()
     assert "conv_general_dilated" in str(traced.jaxpr)
     assert not (tmp_path / "run").exists()
@@ -68,5 +70,8 @@ def test_bytes_of_a_chip_follow_the_sharding() -> None:
     mesh = make_mesh(fsdp=2)
     from stedm_jax.training.state import with_shardings
 
-    tree = {"large": jax.ShapeDtypeStruct((64, 128), "float32"), "small": jax.ShapeDtypeStruct((8,), "float32")}
+    tree = {
+        "large": jax.ShapeDtypeStruct((64, 128), "float32"),
+        "small": jax.ShapeDtypeStruct((8,), "float32"),
+    }
     assert chip_bytes(with_shardings(tree, mesh)) == 64 * 128 * 4 // 2 + 32

@@ -17,7 +17,9 @@ def content(values) -> ReportContent:
         for seed in (0, 1)
         for patient in range(5)
     ]
-    return ReportContent(title="made", results=rows, ablation=Ablation("features.timesteps", values))
+    return ReportContent(
+        title="made", results=rows, ablation=Ablation("features.timesteps", values)
+    )
 
 
 @pytest.mark.parametrize(

@@ -38,13 +38,19 @@ def test_known_values():
     z = np.array([[1.0, 0], [0, 1]])
     p = np.array([[1.0, 0, 0, 0], [0, 1, 0, 0]])
     scores = health(sums(z, p))
-    assert scores["entropy"] == pytest.approx(0, abs=1e-9) and scores["prototypes"] == pytest.approx(2)
-    assert scores["spread"] == pytest.approx(np.sqrt(0.5)) and scores["rank"] == pytest.approx(1, abs=1e-3)
+    assert scores["entropy"] == pytest.approx(0, abs=1e-9) and scores[
+        "prototypes"
+    ] == pytest.approx(2)
+    assert scores["spread"] == pytest.approx(np.sqrt(0.5)) and scores["rank"] == pytest.approx(
+        1, abs=1e-3
+    )
 
 
 def test_the_uniform_distribution_is_named(rng):
     p = np.full((N, K), 1 / K)
-    assert "the uniform distribution" in " ".join(named_collapse(health(sums(rng.normal(size=(N, D)), p))))
+    assert "the uniform distribution" in " ".join(
+        named_collapse(health(sums(rng.normal(size=(N, D)), p)))
+    )
 
 
 def test_one_prototype_is_named(rng):

@@ -32,7 +32,9 @@ def test_by_hand():
 def test_void_changes_nothing():
     other = PREDICTION.copy()
     other[1, 2] = 0
-    np.testing.assert_array_equal(confusion_matrix(TRUTH, other, 2), confusion_matrix(TRUTH, PREDICTION, 2))
+    np.testing.assert_array_equal(
+        confusion_matrix(TRUTH, other, 2), confusion_matrix(TRUTH, PREDICTION, 2)
+    )
     void = np.full((4, 4), 255, np.uint8)
     s = scores(confusion_matrix(void, np.zeros((4, 4), np.int64), 2))
     assert s.n_pixels == 0 and np.isnan(s.accuracy) and np.isnan(s.iou).all()

@@ -63,7 +63,10 @@ def test_loss_curves(tmp_path):
 
 
 def test_scores_of_samples():
-    rows = [{"step": i, "loss": 0.1, "samples/style_correlation": i / 50, "samples/layout_iou": None} for i in (10, 40)]
+    rows = [
+        {"step": i, "loss": 0.1, "samples/style_correlation": i / 50, "samples/layout_iou": None}
+        for i in (10, 40)
+    ]
     curves = {"diffusion": rows, "guided": [{"step": 1, "loss": 1.0}]}
     assert sampled_names(curves) == ["style_correlation"]
     assert not sampled_names({"guided": curves["guided"]})

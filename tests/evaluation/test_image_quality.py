@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from scipy.ndimage import correlate1d
 
-from stedm_jax.evaluation.image_quality import mean_over_patients, patient_means, patient_sums, psnr, ssim
+from stedm_jax.evaluation.image_quality import (
+    mean_over_patients,
+    patient_means,
+    patient_sums,
+    psnr,
+    ssim,
+)
 
 
 @pytest.fixture

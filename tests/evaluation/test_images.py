@@ -4,7 +4,15 @@ import io
 import numpy as np
 import pytest
 
-from stedm_jax.evaluation.images import arms_table, by_image, by_patient, score_image, summary, summary_table, to_csv
+from stedm_jax.evaluation.images import (
+    arms_table,
+    by_image,
+    by_patient,
+    score_image,
+    summary,
+    summary_table,
+    to_csv,
+)
 from stedm_jax.evaluation.objects import to_objects
 
 CLASSES = ("stroma", "gland")
@@ -17,35 +25,60 @@ def scored(name: str, patient: str, part: str, shift: int = 0, truth=None, **opt
     predicted = np.roll(truth, shift, 1) % 255
     objects = to_objects(predicted == 1)
     options = {"true_objects": to_objects(truth == 1)} | options
-    return score_image((name, patient, part), truth, predicted, objects, classes=2, foreground=(1,), **options)
+    return score_image(
+        (name, patient, part), truth, predicted, objects, classes=2, foreground=(1,), **options
+    )
 
 
 def test_groups_pool_pixels_and_objects():
     images = [scored("a", "p", "A"), scored("b", "p", "A", 2), scored("c", "q", "B", 3)]
     rows = by_image(images, CLASSES)
     assert [row["image"] for row in rows] == ["a", "b", "c"]
-    assert rows[0]["accuracy"] == rows[0]["miou"] == rows[0]["dice_gland"] == rows[0]["object_f1"] == 1.0
+    assert (
+        rows[0]["accuracy"]
+        == rows[0]["miou"]
+        == rows[0]["dice_gland"]
+        == rows[0]["object_f1"]
+        == 1.0
+    )
     assert rows[1]["iou_gland"] == pytest.approx((8 * 10 + 8 * 6) / (12 * 10 + 12 * 6))
     patients = by_patient(images, CLASSES)
-    assert [(row["part"], row["patient"], row["images"]) for row in patients] == [("A", "p", 2), ("B", "q", 1)]
+    assert [(row["part"], row["patient"], row["images"]) for row in patients] == [
+        ("A", "p", 2),
+        ("B", "q", 1),
+    ]
     both = (images[0].confusion + images[1].confusion).astype(float)
     assert patients[0]["accuracy"] == pytest.approx(np.trace(both) / both.sum())
-    assert patients[0]["object_dice"] == pytest.approx((rows[0]["object_dice"] + rows[1]["object_dice"]) / 2)
+    assert patients[0]["object_dice"] == pytest.approx(
+        (rows[0]["object_dice"] + rows[1]["object_dice"]) / 2
+    )
     told = summary(images, CLASSES)
-    assert list(told) == ["A", "B", "all"] and told["all"]["patients"] == 2 and told["A"]["images"] == 2
-    assert told["A"]["mean_over_images"]["miou"] == pytest.approx((rows[0]["miou"] + rows[1]["miou"]) / 2)
-    assert told["all"]["mean_over_patients"]["accuracy"] == pytest.approx(np.mean([p["accuracy"] for p in patients]))
+    assert (
+        list(told) == ["A", "B", "all"]
+        and told["all"]["patients"] == 2
+        and told["A"]["images"] == 2
+    )
+    assert told["A"]["mean_over_images"]["miou"] == pytest.approx(
+        (rows[0]["miou"] + rows[1]["miou"]) / 2
+    )
+    assert told["all"]["mean_over_patients"]["accuracy"] == pytest.approx(
+        np.mean([p["accuracy"] for p in patients])
+    )
     assert len(summary_table(told).splitlines()) == 10
     assert list(summary(images[:2], CLASSES)) == ["A"]
 
 
 def test_arms_stand_side_by_side_as_means_over_seeds():
-    seeds = [summary([scored("a", "p", "A", shift), scored("c", "q", "B")], CLASSES) for shift in (0, 2)]
+    seeds = [
+        summary([scored("a", "p", "A", shift), scored("c", "q", "B")], CLASSES) for shift in (0, 2)
+    ]
     told = {"ours": {"0": seeds[0], "1": seeds[1]}, "theirs": {"0": seeds[1]}}
     dice = {"ours": np.array([[0.8, 0.6], [0.9, 0.5]]), "theirs": np.array([[0.6, 0.5]])}
     lines = arms_table(told, dice, "ours").splitlines()
     assert [line.split()[:3] for line in lines[2:-2]] == [
-        [part, arm, seeds] for part in ("A", "B", "all") for arm, seeds in (("ours", "2"), ("theirs", "1"))
+        [part, arm, seeds]
+        for part in ("A", "B", "all")
+        for arm, seeds in (("ours", "2"), ("theirs", "1"))
     ]
     accuracy = np.mean([each["A"]["pooled"]["accuracy"] for each in seeds])
     assert accuracy < 1 and float(lines[2].split()[3]) == pytest.approx(accuracy, abs=1e-4)

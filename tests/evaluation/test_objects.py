@@ -1,4 +1,5 @@
-"""Object scores against a slow oracle that follows the definitions word by word, and their properties."""
+"""Object scores against a slow oracle that follows the definitions word by word, and their
+properties."""
 
 import os
 import time
@@ -63,13 +64,19 @@ def oracle(truth: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
         if not others:
             return float(np.hypot(*truth.shape))
         other = partner(one, others)
-        return distance(one, other) if other is not None else min(distance(one, each) for each in others)
+        return (
+            distance(one, other)
+            if other is not None
+            else min(distance(one, each) for each in others)
+        )
 
     def weighted(score):
         sides = []
         for mine, others in ((g_objects, s_objects), (s_objects, g_objects)):
             if mine:
-                sides.append(sum(len(one) * score(one, others) for one in mine) / sum(map(len, mine)))
+                sides.append(
+                    sum(len(one) * score(one, others) for one in mine) / sum(map(len, mine))
+                )
         return float(np.mean(sides))
 
     found = set()
@@ -103,13 +110,18 @@ def test_identity_numbers_and_mirrors(seed):
     assert object_sums(truth, truth).scores() == perfect
     renumbered = np.concatenate([[0], rng.permutation(200)[: predicted.max()] + 1])[predicted]
     assume(not equals(truth, predicted))  # among equals the number decides
-    assert object_sums(truth, renumbered).scores() == pytest.approx(object_sums(truth, predicted).scores())
+    assert object_sums(truth, renumbered).scores() == pytest.approx(
+        object_sums(truth, predicted).scores()
+    )
     assert object_sums(truth, np.where(truth > 0, 99 - truth, 0)).scores() == perfect
     there = object_sums(truth, predicted)
     for turn in (np.flipud, np.transpose, lambda a: np.pad(a, 7)):
         assert object_sums(turn(truth), turn(predicted)).scores() == pytest.approx(there.scores())
     back = object_sums(predicted, truth).scores()
-    for symmetric in ("object_dice", "object_hausdorff"):  # F1 asks for half of the true object only
+    for symmetric in (
+        "object_dice",
+        "object_hausdorff",
+    ):  # F1 asks for half of the true object only
         assert back[symmetric] == pytest.approx(there.scores()[symmetric])
 
 
@@ -118,7 +130,10 @@ def test_nothing_on_one_side_or_on_both():
     one[3:7, 5:9] = 4
     for sums in (object_sums(one, empty), object_sums(empty, one)):
         assert sums.scores() == {"object_f1": 0.0, "object_dice": 0.0, "object_hausdorff": 50.0}
-    assert (object_sums(one, empty).false_negatives, object_sums(empty, one).false_positives) == (1, 1)
+    assert (object_sums(one, empty).false_negatives, object_sums(empty, one).false_positives) == (
+        1,
+        1,
+    )
     assert all(np.isnan(value) for value in object_sums(empty, empty).scores().values())
     with pytest.raises(ValueError, match="number -1"):
         object_sums(one, one - 1)
@@ -140,7 +155,8 @@ def test_one_true_positive_for_each_true_object():
 @settings(max_examples=10, deadline=None)
 @given(SEEDS)
 def test_a_set_is_the_sum_of_its_images(seed):
-    """Side by side, far enough apart that no object is nearest to one of another image, images are one image."""
+    """Side by side, far enough apart that no object is nearest to one of another image, images are
+    one image."""
     rng = np.random.default_rng(seed)
     pairs = []
     while len(pairs) < 2:
@@ -149,7 +165,9 @@ def test_a_set_is_the_sum_of_its_images(seed):
             pairs.append((truth, predicted))
     gap = np.zeros((24, 200), np.int32)
     joined = [np.hstack([a, gap, np.where(b > 0, b + 100, 0)]) for a, b in zip(*pairs, strict=True)]
-    assert total(object_sums(*pair) for pair in pairs).scores() == pytest.approx(object_sums(*joined).scores())
+    assert total(object_sums(*pair) for pair in pairs).scores() == pytest.approx(
+        object_sums(*joined).scores()
+    )
     assert total([]) == ObjectSums()
 
 
@@ -158,7 +176,12 @@ def test_from_a_mask_to_objects():
     mask[2:12, 2:12], mask[5:7, 5:7], mask[14:18, 2:12], mask[15:17, 0:3] = True, False, True, False
     mask[2:10, 20:30], mask[4:8, 22:28], mask[18, 36] = True, False, True
     objects = to_objects(mask, least=2, hole=4)
-    assert objects.max() == 3 and objects[5, 5] == objects[2, 2] and objects[5, 24] == 0 and objects[18, 36] == 0
+    assert (
+        objects.max() == 3
+        and objects[5, 5] == objects[2, 2]
+        and objects[5, 24] == 0
+        and objects[18, 36] == 0
+    )
     assert to_objects(mask).max() == 4 and (to_objects(mask) > 0).sum() == mask.sum()
     edge = np.ones((5, 5), np.bool_)
     edge[0, 2] = False

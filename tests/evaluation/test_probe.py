@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 from stedm_jax.evaluation.probe import (
     Tiles,
     balanced_accuracy,
@@ -11,11 +11,12 @@ from stedm_jax.evaluation.probe import (
     probe,
     probe_leaving_out,
     ridge,
-)  # fmt: skip
+)
 
 
 def made(patients, rng, signal=1.0, n=40):
-    """Features of which one dimension tells the share, on the scale of another one for every patient."""
+    """Features of which one dimension tells the share, on the scale of another one for every
+    patient."""
     parts = []
     for name in patients:
         share = rng.uniform(0, 1, n)
@@ -35,7 +36,11 @@ def test_separable_features_score_high_and_noise_does_not(rng):
     train, test = made("abc", rng), made("de", rng)
     scores = probe(train, test)
     assert set(scores) == {"", "d", "e"}
-    assert scores[""]["linear_accuracy"] > 0.95 and scores[""]["share_r2"] > 0.95 and scores[""]["share_error"] < 0.05
+    assert (
+        scores[""]["linear_accuracy"] > 0.95
+        and scores[""]["share_r2"] > 0.95
+        and scores[""]["share_error"] < 0.05
+    )
     assert scores[""]["knn_accuracy"] > 0.6
     for name in ("linear_accuracy", "knn_accuracy", "share_error"):
         assert scores[""][name] == pytest.approx(np.mean([scores["d"][name], scores["e"][name]]))

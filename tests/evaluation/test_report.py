@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 from stedm_jax.evaluation.optical_density import style_correlation
 from stedm_jax.evaluation.panels import Strip, cohort_panel, legend, style_grid
 from stedm_jax.evaluation.report import per_patient_csv, results_table, text_table, write_report
@@ -28,9 +28,18 @@ def results():
                 iou = float(np.clip(base[i] + gain * (1 - base[i]) * 2 + rng.normal(0, 0.02), 0, 1))
                 dice = 2 * iou / (1 + iou)
                 yield ResultRow(
-                    arm, seed, f"patient-{i:02d}", split, iou, dice, dice, dice, 40, 40 * 64 * 64,
+                    arm,
+                    seed,
+                    f"patient-{i:02d}",
+                    split,
+                    iou,
+                    dice,
+                    dice,
+                    dice,
+                    40,
+                    40 * 64 * 64,
                     {"stain": "unseen" if i % 2 else "seen"},
-                )  # fmt: skip
+                )
 
 
 def tissue(rng, colour):
@@ -60,7 +69,10 @@ def content(small=True):
     made = od + rng.normal(0, 0.04, od.shape)
     steps = np.arange(0, 600, 10)
     curves = {
-        name: [{"step": int(t), "loss": scale * np.exp(-t / 150) + 0.1 * rng.uniform(1, 1.4)} for t in steps]
+        name: [
+            {"step": int(t), "loss": scale * np.exp(-t / 150) + 0.1 * rng.uniform(1, 1.4)}
+            for t in steps
+        ]
         + [{"step": 300, "eval/loss": 0.2}, {"step": 600, "eval/loss": 0.15}]
         for name, scale in [("autoencoder", 2.0), ("diffusion", 0.8)]
         + [(f"segmentation/{arm}-{seed}", 0.6) for arm in ARMS for seed in SEEDS]
@@ -79,7 +91,9 @@ def content(small=True):
         pictures={"diffusion, step 600": images[0][0]},
         curves=curves,
         results=list(results()),
-        synthesis=Synthesis(len(od), style_correlation(made, od), 0.71, 0.78, made, od, {"FD": float("nan")}),
+        synthesis=Synthesis(
+            len(od), style_correlation(made, od), 0.71, 0.78, made, od, {"FD": float("nan")}
+        ),
         stages={"autoencoder": 95.0, "latents": 4.2, "diffusion": 301.0, "synthesis": 4000.0},
         config={"name": "demo", "note": "</pre><script>alert(1)</script>", "lr": 1e-3},
         versions={"jax": "0.10.2"},
@@ -96,8 +110,10 @@ def report(tmp_path_factory):
 
 def test_files(report):
     assert sorted(p.name for p in report.iterdir()) == [
-        "index.html", "per_patient.csv", "summary.json",
-    ]  # fmt: skip
+        "index.html",
+        "per_patient.csv",
+        "summary.json",
+    ]
 
 
 def test_html_is_self_contained_and_escaped(report):
@@ -111,7 +127,10 @@ def test_html_is_self_contained_and_escaped(report):
     for part in ("results", "synthesis", "cohort", "training", "run"):
         assert f'id="{part}"' in html
     training = html[html.index('id="training"') : html.index('id="run"')]
-    assert "diffusion, step 600" in training and "Of samples at fixed noise: style correlation." in training
+    assert (
+        "diffusion, step 600" in training
+        and "Of samples at fixed noise: style correlation." in training
+    )
     assert not re.search(r"\bnan\b", re.sub(r'"data:[^"]*"', "", html))
 
 
@@ -165,7 +184,10 @@ def test_nearly_empty_content(tmp_path):
     assert json.loads((tmp_path / "summary.json").read_text())["arms"] == {}
     one = ReportContent("one", results=[next(results())])
     write_report(tmp_path, one)
-    assert json.loads((tmp_path / "summary.json").read_text())["arms"]["labelled"]["patient_iou_var"] is None
+    assert (
+        json.loads((tmp_path / "summary.json").read_text())["arms"]["labelled"]["patient_iou_var"]
+        is None
+    )
 
 
 def test_a_leaking_patient_is_refused(tmp_path):
@@ -183,8 +205,11 @@ def test_a_leaking_patient_is_refused(tmp_path):
 def test_text_tables():
     text = text_table(["arm", "IoU"], [["a", "0.5"], ["long name", "0.25"]])
     assert text.splitlines() == [
-        "arm         IoU", "---------------", "a           0.5", "long name  0.25",
-    ]  # fmt: skip
+        "arm         IoU",
+        "---------------",
+        "a           0.5",
+        "long name  0.25",
+    ]
     text = results_table(content())
     assert "labelled+synthetic" in text and "style correlation 0.9" in text
     assert "layout IoU 0.710" in text

@@ -23,11 +23,17 @@ MATRICES = st.lists(arrays(np.int64, (3, 3), elements=st.integers(0, 50)), min_s
 def row(arm, seed, patient, matrix, split="test"):
     found, pixels = foreground_scores(matrix, [1]), int(matrix.sum())
     iou, dice, recall, precision = (found[name] for name in ("iou", "dice", "recall", "precision"))
-    return ResultRow(arm, seed, patient, split, iou, dice, recall, precision, 1, pixels, confusion=matrix)
+    return ResultRow(
+        arm, seed, patient, split, iou, dice, recall, precision, 1, pixels, confusion=matrix
+    )
 
 
 def content(classes=NAMES, arms=("ldm",), cut=3):
-    rows = [row(arm, 0, name, matrix[:cut, :cut]) for arm in arms for name, matrix in (("ann", ANN), ("bob", BOB))]
+    rows = [
+        row(arm, 0, name, matrix[:cut, :cut])
+        for arm in arms
+        for name, matrix in (("ann", ANN), ("bob", BOB))
+    ]
     return ReportContent("BCSS", results=rows, classes=classes[:cut])
 
 
@@ -41,7 +47,9 @@ def test_by_hand():
     assert necrosis["n_patients"] == 1 and necrosis["pixels"] == 6
     assert necrosis["patient_dice_mean"] == pytest.approx(8 / 14)
     means = found["mean_over_classes"]
-    assert means["patient_dice_mean"] == pytest.approx(((12 / 15 + 6 / 9) / 2 + (1 + 0 + 8 / 14) / 3) / 2)
+    assert means["patient_dice_mean"] == pytest.approx(
+        ((12 / 15 + 6 / 9) / 2 + (1 + 0 + 8 / 14) / 3) / 2
+    )
     # Pooled: 16 2 0 / 1 3 4 / 0 2 4.
     assert found["pooled_accuracy"] == pytest.approx(23 / 32)
     pooled = [found["classes"][name]["pooled_dice"] for name in NAMES]
@@ -62,7 +70,9 @@ def test_means_over_seeds_and_each_seed():
 @given(MATRICES, st.permutations(range(3)))
 def test_other_order_of_classes_other_order_of_the_table(matrices, order):
     one = class_scores({0: {str(i): each for i, each in enumerate(matrices)}})
-    other = class_scores({0: {str(i): each[np.ix_(order, order)] for i, each in enumerate(matrices)}})
+    other = class_scores(
+        {0: {str(i): each[np.ix_(order, order)] for i, each in enumerate(matrices)}}
+    )
     moved = [*order, 3]
     for name in ("dice", "iou", "pooled_dice", "pooled_iou"):
         np.testing.assert_allclose(getattr(other, name), getattr(one, name)[..., moved])
@@ -100,7 +110,10 @@ def test_files_of_a_report(tmp_path):
     assert f'<td class="n">{23 / 32:.3f}</td>' in table
     printed = results_table(content(arms=("ldm", "vit")))
     lines = [" ".join(line.split()) for line in printed.splitlines()]
-    assert "necrosis ldm 1 0.571 0.400 0.571 0.400" in lines and "vit 1 0.571 0.400 0.571 0.400" in lines
+    assert (
+        "necrosis ldm 1 0.571 0.400 0.571 0.400" in lines
+        and "vit 1 0.571 0.400 0.571 0.400" in lines
+    )
     assert "vit 0.725 0.629 0.525 0.719 0.629 0.497" in lines
 
 
@@ -108,7 +121,11 @@ def test_of_two_classes_only_the_accuracy_is_new(tmp_path):
     both = content(cut=2)
     write_report(tmp_path, both)
     html = (tmp_path / "index.html").read_text()
-    assert "Scores by class" not in html and "pooled" not in html and "pooled" not in results_table(both)
+    assert (
+        "Scores by class" not in html
+        and "pooled" not in html
+        and "pooled" not in results_table(both)
+    )
     accuracy = (9 / 12 + 10 / 10) / 2
     assert f'<td class="n">{accuracy:.3f}</td></tr>' in html
     (line,) = (line for line in results_table(both).splitlines() if line.startswith("ldm "))

@@ -4,7 +4,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from stedm_jax.inference.fuse import Held, Patches, default_patches, fuse, fuse_bands, reflected, resize_bands
+from stedm_jax.inference.fuse import (
+    Held,
+    Patches,
+    default_patches,
+    fuse,
+    fuse_bands,
+    reflected,
+    resize_bands,
+)
 
 SIDES = st.integers(1, 70)
 
@@ -22,7 +30,9 @@ def blurred(images: np.ndarray) -> np.ndarray:
 
 @settings(max_examples=40, deadline=None)
 @given(SIDES, SIDES, st.sampled_from([(16, 8, 2, 3), (16, 5, 2, 1), (24, 7, 3, 4), (17, 6, 2, 5)]))
-def test_a_network_that_looks_no_farther_than_the_margin_gives_its_one_shot_result(height, width, sizes):
+def test_a_network_that_looks_no_farther_than_the_margin_gives_its_one_shot_result(
+    height, width, sizes
+):
     tile, overlap, margin, batch = sizes
     image = image_of(height, width)
     got = fuse(blurred, image, tile=tile, overlap=overlap, margin=margin, batch=batch)
@@ -35,7 +45,11 @@ def test_a_network_that_looks_no_farther_than_the_margin_gives_its_one_shot_resu
 def test_weights_add_up_to_one_everywhere(height, width, overlap, tile):
     margin = max(0, overlap - 1) // 4
     seen = fuse(
-        lambda x: np.ones((*x.shape[:3], 1)), image_of(height, width), tile=tile, overlap=overlap, margin=margin
+        lambda x: np.ones((*x.shape[:3], 1)),
+        image_of(height, width),
+        tile=tile,
+        overlap=overlap,
+        margin=margin,
     )
     assert seen.shape == (height, width, 1)
     np.testing.assert_allclose(seen, 1.0, atol=2e-6)
@@ -45,12 +59,16 @@ def test_weights_add_up_to_one_everywhere(height, width, overlap, tile):
 
 
 def test_no_seam_where_patches_disagree():
-    """Each patch gives a constant of its own, the worst case: neighbouring pixels differ little, not by a step."""
+    """Each patch gives a constant of its own, the worst case: neighbouring pixels differ little,
+    not by a step."""
     calls = iter(range(10_000))
     disagree = lambda x: np.stack([np.full((32, 32, 1), next(calls) % 2, np.float32) for _ in x])  # noqa: E731
     with_overlap = fuse(disagree, image_of(100, 100), tile=32, overlap=16)
     without = fuse(disagree, image_of(100, 100), tile=32, overlap=0)
-    assert np.abs(np.diff(with_overlap, axis=1)).max() < 0.11 and np.abs(np.diff(without, axis=1)).max() == 1.0
+    assert (
+        np.abs(np.diff(with_overlap, axis=1)).max() < 0.11
+        and np.abs(np.diff(without, axis=1)).max() == 1.0
+    )
 
 
 def test_every_batch_has_the_same_shape_and_bands_follow_each_other():
@@ -63,7 +81,9 @@ def test_every_batch_has_the_same_shape_and_bands_follow_each_other():
     image = image_of(333, 47)
     bands = list(fuse_bands(predict, Held(image), Patches(16, 4, 1, batch=7)))
     assert shapes == {(7, 16, 16, 3)}
-    np.testing.assert_array_equal([first for first, _ in bands], np.cumsum([0] + [len(b) for _, b in bands])[:-1])
+    np.testing.assert_array_equal(
+        [first for first, _ in bands], np.cumsum([0] + [len(b) for _, b in bands])[:-1]
+    )
     assert max(len(band) for _, band in bands) <= 16
     np.testing.assert_allclose(np.concatenate([b for _, b in bands]), image[..., :1], atol=1e-3)
 
@@ -79,7 +99,9 @@ def test_a_high_image_is_read_a_few_rows_at_a_time():
             return np.full((bottom - top, right - left, 3), top % 251, np.uint8)
 
     picture = Endless()
-    rows = sum(len(band) for _, band in fuse_bands(lambda x: x[..., :1], picture, Patches(64, 16, 2, 16)))
+    rows = sum(
+        len(band) for _, band in fuse_bands(lambda x: x[..., :1], picture, Patches(64, 16, 2, 16))
+    )
     assert rows == 40_000 and picture.most <= 64 * 64
 
 
@@ -109,7 +131,9 @@ def test_maps_are_resized_band_by_band_as_in_one_piece(height, width, new_height
     maps = np.random.default_rng(0).random((height, width, 2), dtype=np.float32)
     bands = ((top, maps[top : top + step]) for top in range(0, height, step))
     out = list(resize_bands(bands, (height, width), (new_height, new_width)))
-    np.testing.assert_array_equal([first for first, _ in out], np.cumsum([0] + [len(b) for _, b in out])[:-1])
+    np.testing.assert_array_equal(
+        [first for first, _ in out], np.cumsum([0] + [len(b) for _, b in out])[:-1]
+    )
     got = np.concatenate([band for _, band in out])
     want = cv2.resize(maps, (new_width, new_height), interpolation=cv2.INTER_LINEAR)
     assert got.shape == want.shape

@@ -1,4 +1,5 @@
-"""The command, with a segmenter that needs no training; with a trained one it runs in tests/test_whole_run.py."""
+"""The command, with a segmenter that needs no training; with a trained one it runs in
+tests/test_whole_run.py."""
 
 import csv
 import json
@@ -10,10 +11,10 @@ from jax.errors import JaxRuntimeError
 from PIL import Image
 
 from data_prep.tiff import write_pyramid
+from stedm_jax.common.errors import UserError
 from stedm_jax.data.schema import ClassSpec
 from stedm_jax.data.stain import normaliser, tell
 from stedm_jax.data.whole import WholeWriter
-from stedm_jax.errors import UserError
 from stedm_jax.evaluation.objects import to_objects
 from stedm_jax.inference import load
 from stedm_jax.inference.__main__ import main
@@ -32,12 +33,24 @@ def whole(tmp_path):
     """Two test images and one of validation, at twice the resolution of the segmenter."""
     classes = (ClassSpec("rest", COLORS[0]), ClassSpec("gland", COLORS[1]))
     with WholeWriter(tmp_path / "whole", classes) as out:
-        for name, split, part in (("a", "test", "testA"), ("b", "test", "testB"), ("c", "val", "train")):
+        for name, split, part in (
+            ("a", "test", "testA"),
+            ("b", "test", "testB"),
+            ("c", "val", "train"),
+        ):
             mask = discs()
             Image.fromarray(image_of(mask)).save(tmp_path / f"{name}.png")
             numbers = to_objects(mask > 0)
             tags = {"official_split": part}
-            out.write(tmp_path / f"{name}.png", mask, numbers, patient=f"p{name}", split=split, mpp=0.5, tags=tags)
+            out.write(
+                tmp_path / f"{name}.png",
+                mask,
+                numbers,
+                patient=f"p{name}",
+                split=split,
+                mpp=0.5,
+                tags=tags,
+            )
     return tmp_path / "whole"
 
 
@@ -51,11 +64,18 @@ def test_whole_images_with_truth_are_scored(whole, tmp_path, capsys):
     assert mask.mode == "P" and mask.getpalette()[3:6] == list(COLORS[1])
     assert (np.asarray(mask) != discs()).mean() < 0.01
     objects = np.asarray(Image.open(tmp_path / "out/a_objects.png"))
-    assert objects.max() == 2 and len(json.loads((tmp_path / "out/a.geojson").read_text())["features"]) == 2
+    assert (
+        objects.max() == 2
+        and len(json.loads((tmp_path / "out/a.geojson").read_text())["features"]) == 2
+    )
     told = json.loads((tmp_path / "out/summary.json").read_text())
     assert list(told) == ["test/testA", "test/testB", "all"]
     pooled = told["all"]["pooled"]
-    assert pooled["object_f1"] == 1.0 and pooled["object_dice"] > 0.97 and pooled["object_hausdorff"] < 3
+    assert (
+        pooled["object_f1"] == 1.0
+        and pooled["object_dice"] > 0.97
+        and pooled["object_hausdorff"] < 3
+    )
     assert pooled["miou"] > 0.95 and pooled["accuracy"] > 0.98
     with (tmp_path / "out/patients.csv").open() as file:
         assert [row["patient"] for row in csv.DictReader(file)] == ["pa", "pb"]
@@ -80,7 +100,10 @@ def test_slides_say_their_resolution_and_outlines_are_in_their_pixels(tmp_path):
     write_pyramid(tmp_path / "s.tif", big, 0.25, quality=95)
     assert command(tmp_path, tmp_path / "s.tif", "--region=0,0,520,360", "--hole=0") == 0
     assert (np.asarray(Image.open(tmp_path / "out/s.png")) != discs()).mean() < 0.02
-    rings = [f["geometry"]["coordinates"] for f in json.loads((tmp_path / "out/s.geojson").read_text())["features"]]
+    rings = [
+        f["geometry"]["coordinates"]
+        for f in json.loads((tmp_path / "out/s.geojson").read_text())["features"]
+    ]
     assert max(np.max(each[0]) for each in rings) == pytest.approx((100 + 19) * 4, abs=8)
     assert sorted(len(each) for each in rings) == [1, 2]
 
@@ -116,7 +139,9 @@ def test_an_image_that_the_device_fails_on_loses_no_scores(whole, tmp_path, monk
         assert [row["image"] for row in csv.DictReader(file)] == ["a"]
 
 
-def test_patients_that_were_learnt_from_are_scored_only_if_asked_for(whole, tmp_path, monkeypatch, capsys):
+def test_patients_that_were_learnt_from_are_scored_only_if_asked_for(
+    whole, tmp_path, monkeypatch, capsys
+):
     one = replace(segmenter(), learnt={"segmentation": ["pc"], "ssl": ["pb"]})
     monkeypatch.setattr(load, "load_segmenter", lambda *_: one)
     with pytest.raises(UserError, match="'pb' by ssl. .*give --allow_seen"):
@@ -147,7 +172,9 @@ def test_what_is_refused_before_anything_runs(whole, tmp_path):
 
 def test_other_classes_are_refused(tmp_path):
     Image.fromarray(image_of(discs())).save(tmp_path / "a.png")
-    with WholeWriter(tmp_path / "other", (ClassSpec("rest", (0, 0, 0)), ClassSpec("tumour", (1, 1, 1)))) as out:
+    with WholeWriter(
+        tmp_path / "other", (ClassSpec("rest", (0, 0, 0)), ClassSpec("tumour", (1, 1, 1)))
+    ) as out:
         out.write(tmp_path / "a.png", discs(), None, patient="p", split="test", mpp=0.5, tags={})
     with pytest.raises(UserError, match="names gland; the tile set has rest, tumour"):
         command(tmp_path, tmp_path / "other")
@@ -160,7 +187,10 @@ def test_configurations_come_back_from_the_workdir(tmp_path):
     config.segmentation.arms = {"labelled+jitter": {"real": 1.0, "stain_jitter": 0.5}}
     (tmp_path / "config.json").write_text(json.dumps(flatten(config) | {"of.another.version": 1}))
     back = saved_config(tmp_path)
-    assert flatten(back) == flatten(config) and back.segmentation.model.widths == config.segmentation.model.widths
+    assert (
+        flatten(back) == flatten(config)
+        and back.segmentation.model.widths == config.segmentation.model.widths
+    )
     with pytest.raises(UserError, match="is no workdir"):
         saved_config(tmp_path / "none")
 
@@ -177,12 +207,16 @@ def test_arms_that_are_not_there(tmp_path):
     assert trained(tmp_path) == [("other", 3)]
     with pytest.raises(UserError, match="arm 'other' with seed 1; trained are: other with seed 3"):
         load_segmenter(tmp_path, "other", 1)
-    with pytest.raises(UserError, match="names no arm 'other' any more.*only labelled, labelled.synthetic"):
+    with pytest.raises(
+        UserError, match="names no arm 'other' any more.*only labelled, labelled.synthetic"
+    ):
         load_segmenter(tmp_path, "other", 3)
 
 
 @pytest.mark.parametrize("told_by", ["run", "tiles", "nobody"])
-def test_a_segmenter_gets_patches_in_the_stain_of_its_tiles(tmp_path, monkeypatch, tile_set, told_by, capsys):
+def test_a_segmenter_gets_patches_in_the_stain_of_its_tiles(
+    tmp_path, monkeypatch, tile_set, told_by, capsys
+):
     from configs.glas import get_config
 
     file = tile_set.path / "manifest.json"
@@ -193,16 +227,28 @@ def test_a_segmenter_gets_patches_in_the_stain_of_its_tiles(tmp_path, monkeypatc
     known = tile_set.fingerprint if told_by == "tiles" else "others"
     (tmp_path / "data/done.json").write_text(json.dumps({"fingerprint": known}))
     config = get_config()
-    config.data.update({"tiles": str(tile_set.path), "tile": 32, "mpp": 2.0, "groups": (), "foreground": ()})
+    config.data.update(
+        {"tiles": str(tile_set.path), "tile": 32, "mpp": 2.0, "groups": (), "foreground": ()}
+    )
     config.segmentation.arms = {"mine": {"real": 1.0, "stain_jitter": 0.0}}
     (tmp_path / "config.json").write_text(json.dumps(flatten(config)))
     (tmp_path / "segmentation/mine-0").mkdir(parents=True)
-    (tmp_path / "segmentation/mine-0/scores.json").write_text(json.dumps({"arm": "mine", "seed": 0}))
-    about = {"classes": ["stroma", "gland"], "colors": COLORS, "foreground": [1], "mpp": 1.0, "tile": 32}
+    (tmp_path / "segmentation/mine-0/scores.json").write_text(
+        json.dumps({"arm": "mine", "seed": 0})
+    )
+    about = {
+        "classes": ["stroma", "gland"],
+        "colors": COLORS,
+        "foreground": [1],
+        "mpp": 1.0,
+        "tile": 32,
+    }
     about |= {"stain": tell(normaliser("reinhard").target)} if told_by == "run" else {}
     (tmp_path / "segmentation/segmenters.json").write_text(json.dumps(about))
     task = segmenter().task
-    monkeypatch.setattr(task, "maps", lambda params, frozen, image: image)  # the patches as it gets them
+    monkeypatch.setattr(
+        task, "maps", lambda params, frozen, image: image
+    )  # the patches as it gets them
     monkeypatch.setattr(load, "arm_task", lambda *_: (task, {}, {}))
     monkeypatch.setattr(load, "restore", lambda *_, **__: {})
     patches = np.random.default_rng(0).integers(30, 200, (8, 32, 32, 3), dtype=np.uint8)
@@ -229,7 +275,13 @@ def test_an_arm_is_used_at_the_checkpoint_that_it_says(tmp_path, monkeypatch, ch
     folder = tmp_path / "segmentation/mine-0"
     folder.mkdir(parents=True)
     (folder / "scores.json").write_text(json.dumps({"arm": "mine", "seed": 0}))
-    about = {"classes": ["stroma", "gland"], "colors": COLORS, "foreground": [1], "mpp": 1.0, "tile": 64}
+    about = {
+        "classes": ["stroma", "gland"],
+        "colors": COLORS,
+        "foreground": [1],
+        "mpp": 1.0,
+        "tile": 64,
+    }
     (tmp_path / "segmentation/segmenters.json").write_text(json.dumps(about))
     monkeypatch.setattr(load, "restore", restore)
     with pytest.raises(Asked) as asked:

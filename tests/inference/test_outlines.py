@@ -32,7 +32,9 @@ def test_drawn_again_they_are_the_mask(tmp_path):
     polygons = load_annotation([path], "a", (130, 90)).polygons
     drawn = draw_mask(polygons, {"gland": 1, "debris": 2}, (0, 0, 90, 130), 1.0, 0)
     np.testing.assert_array_equal(drawn, mask)
-    kinds = sorted((f["properties"]["classification"]["name"], f["geometry"]["type"]) for f in told["features"])
+    kinds = sorted(
+        (f["properties"]["classification"]["name"], f["geometry"]["type"]) for f in told["features"]
+    )
     assert kinds == [("debris", "Polygon"), ("gland", "Polygon"), ("gland", "Polygon")]
     assert told["features"][0]["properties"]["classification"]["color"] == list(COLORS[1])
 
@@ -48,8 +50,10 @@ def test_places_are_those_of_the_file():
 def test_filled_holes_and_mixed_objects():
     mask = np.array([[1, 1, 1, 1], [1, 0, 1, 1], [1, 1, 2, 2]], np.uint8)
     whole = np.ones_like(mask, np.int32)
-    areas = {f["properties"]["classification"]["name"]: shapely.geometry.shape(f["geometry"]).area
-             for f in written(mask, whole)["features"]}  # fmt: skip
+    areas = {
+        f["properties"]["classification"]["name"]: shapely.geometry.shape(f["geometry"]).area
+        for f in written(mask, whole)["features"]
+    }
     assert areas == {"gland": 10.0, "debris": 2.0}  # the hole belongs to the more frequent class
     assert written(np.zeros_like(mask), np.zeros_like(whole))["features"] == []
 

@@ -3,8 +3,15 @@ import pytest
 from PIL import Image
 
 from data_prep.tiff import write_pyramid
-from stedm_jax.errors import UserError
-from stedm_jax.inference.pictures import find_images, is_slide, open_plain, open_slide, read_ids, read_plain
+from stedm_jax.common.errors import UserError
+from stedm_jax.inference.pictures import (
+    find_images,
+    is_slide,
+    open_plain,
+    open_slide,
+    read_ids,
+    read_plain,
+)
 
 
 def smooth(side: int) -> np.ndarray:
@@ -25,12 +32,19 @@ def test_a_slide_is_read_at_any_resolution_and_in_any_pieces(slide):
     for wanted in (0.25, 0.7, 1.24):
         opened = open_slide(slide, None, wanted)
         side = round(1024 * 0.25 / wanted)
-        assert opened.size == opened.picture.shape == (side, side) and opened.scale == pytest.approx(wanted / 0.25)
+        assert opened.size == opened.picture.shape == (
+            side,
+            side,
+        ) and opened.scale == pytest.approx(wanted / 0.25)
         whole = opened.picture.read(0, 0, side, side).astype(int)
         half = side // 2 + 3
-        parts = np.vstack([opened.picture.read(0, 0, half, side), opened.picture.read(half, 0, side, side)])
+        parts = np.vstack(
+            [opened.picture.read(0, 0, half, side), opened.picture.read(half, 0, side, side)]
+        )
         assert np.abs(parts - whole).max() <= 3
-        want = np.asarray(Image.fromarray(smooth(1024)).resize((side, side), Image.Resampling.BILINEAR))
+        want = np.asarray(
+            Image.fromarray(smooth(1024)).resize((side, side), Image.Resampling.BILINEAR)
+        )
         assert np.abs(whole - want).mean() < 3
 
 
@@ -76,7 +90,10 @@ def test_masks_of_ids(tmp_path):
     picture.putpalette(bytes(range(256)) * 3)
     picture.save(tmp_path / "ids.png")
     np.testing.assert_array_equal(read_ids(tmp_path / "ids.png", (2, 2), 2), ids)
-    for classes, shape, text in ((1, (2, 2), r"holds the ids \[1\]"), (2, (3, 2), r"is \(2, 2\) pixels")):
+    for classes, shape, text in (
+        (1, (2, 2), r"holds the ids \[1\]"),
+        (2, (3, 2), r"is \(2, 2\) pixels"),
+    ):
         with pytest.raises(UserError, match=text):
             read_ids(tmp_path / "ids.png", shape, classes)
     with pytest.raises(UserError, match="cannot be read"):

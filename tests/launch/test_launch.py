@@ -1,4 +1,5 @@
-"""What can be checked of launch/ without the places that it is for: shell, parsers, and a run that is made up."""
+"""What can be checked of launch/ without the places that it is for: shell, parsers, and a run that
+is made up."""
 
 import json
 import os
@@ -36,7 +37,8 @@ exit "${FAKE_STATUS:-0}"
 
 @pytest.fixture
 def fake(tmp_path: Path):
-    """Starts a script of launch/ with the made-up Python; gives the process and what Python was given so far."""
+    """Starts a script of launch/ with the made-up Python; gives the process and what Python was
+    given so far."""
     python, log = tmp_path / "python", tmp_path / "log"
     python.write_text(FAKE)
     python.chmod(0o755)
@@ -45,7 +47,9 @@ def fake(tmp_path: Path):
         variables = os.environ | {"PYTHON": str(python), "FAKE_LOG": str(log), "PAUSE": "0"} | env
         variables.pop("STEDM_PROCESS_ID", None)
         command = [str(LAUNCH / script), *args]
-        return subprocess.Popen(command, env=variables, start_new_session=True, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen(
+            command, env=variables, start_new_session=True, stderr=subprocess.PIPE, text=True
+        )
 
     start.log = lambda: log.read_text().splitlines() if log.exists() else []
     start.ready = lambda count=1: _wait(lambda: len(list(tmp_path.glob("log.ready.*"))) == count)
@@ -63,7 +67,9 @@ def _wait(done) -> None:
 def test_shell_scripts_parse_and_pass_shellcheck(script: Path) -> None:
     assert script.stat().st_mode & 0o111
     assert subprocess.run(["bash", "-n", script], check=False).returncode == 0
-    shellcheck = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    shellcheck = shutil.which(
+        "shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    )
     if shellcheck is None:
         pytest.skip("shellcheck is not installed (it is part of the extra 'test')")
     done = subprocess.run([shellcheck, "-x", script], capture_output=True, text=True, check=False)
@@ -138,9 +144,13 @@ def test_slurm_script_with_a_scheduler_that_is_made_up(tmp_path: Path, fake) -> 
         (tools / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
         (tools / name).chmod(0o755)
     env = {
-        "PATH": f"{tools}:{os.environ['PATH']}", "SLURM_SUBMIT_DIR": str(LAUNCH.parent), "SLURM_JOB_ID": "17",
-        "SLURM_NTASKS": "2", "SLURM_JOB_NODELIST": "node[1-2]", "FAKE_WAIT": "1",
-    }  # fmt: skip
+        "PATH": f"{tools}:{os.environ['PATH']}",
+        "SLURM_SUBMIT_DIR": str(LAUNCH.parent),
+        "SLURM_JOB_ID": "17",
+        "SLURM_NTASKS": "2",
+        "SLURM_JOB_NODELIST": "node[1-2]",
+        "FAKE_WAIT": "1",
+    }
     process = fake("slurm.sbatch", "--config=x", **env)
     fake.ready()
     process.send_signal(signal.SIGUSR1)
@@ -148,7 +158,8 @@ def test_slurm_script_with_a_scheduler_that_is_made_up(tmp_path: Path, fake) -> 
     assert fake.log() == ["1 -m stedm_jax.main --config=x", "TERM", "requeue 17"]
 
 
-# A gcloud that is none: one host, which is a folder here; its state is what the file `state` says; deaf, it fails once.
+# A gcloud that is none: one host, which is a folder here; its state is what the file `state` says;
+# deaf, it fails once.
 GCLOUD = """#!/usr/bin/env bash
 echo "$3 $4 $5" >> "$HOST/asked"
 case "$*" in
@@ -176,8 +187,14 @@ def tpu_vm(tmp_path: Path):
         file = host / "stedm" / "venv" / "bin" / "python"
         file.write_text(f"#!/usr/bin/env bash\n{python}\n")
         file.chmod(0o755)
-        env = os.environ | {"PATH": f"{tools}:{os.environ['PATH']}", "HOST": str(host), "PAUSE": "0.1"}
-        return subprocess.Popen([LAUNCH / "tpu_vm.sh", *args], env=env, stderr=subprocess.PIPE, text=True)
+        env = os.environ | {
+            "PATH": f"{tools}:{os.environ['PATH']}",
+            "HOST": str(host),
+            "PAUSE": "0.1",
+        }
+        return subprocess.Popen(
+            [LAUNCH / "tpu_vm.sh", *args], env=env, stderr=subprocess.PIPE, text=True
+        )
 
     start.host = host
     return start
@@ -192,11 +209,14 @@ def test_tpu_vm_starts_a_run_with_its_arguments_and_stops_it(tpu_vm) -> None:
     assert tpu_vm("stop", "pod", "zone", python=body).wait(60) == 0
     _wait((host / "stedm.status").exists)
     _wait(lambda: (host / "stedm.status").read_text() == "75\n")
-    assert (host / "stedm.log").read_text() == "-m stedm_jax.main --config=x --config.title=two words\nTERM\n"
+    assert (
+        host / "stedm.log"
+    ).read_text() == "-m stedm_jax.main --config=x --config.title=two words\nTERM\n"
 
 
 def test_tpu_vm_keeps_asking_until_the_run_has_ended(tpu_vm) -> None:
-    """The pod is taken away during the first run; before that gcloud fails once, which says nothing of the pod."""
+    """The pod is taken away during the first run; before that gcloud fails once, which says nothing
+    of the pod."""
     host = tpu_vm.host
     body = (
         "if [[ $2 == stedm_jax.main ]]; then if [[ -e ../taken ]]; then exit 0; fi; touch ../taken ../deaf; "
@@ -205,7 +225,11 @@ def test_tpu_vm_keeps_asking_until_the_run_has_ended(tpu_vm) -> None:
     process = tpu_vm("keep", "pod", "zone", "v5litepod-16", "--config=x", python=body)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 0, said
-    asked = [line.split()[1] for line in (host / "asked").read_text().splitlines() if line.startswith("queued")]
+    asked = [
+        line.split()[1]
+        for line in (host / "asked").read_text().splitlines()
+        if line.startswith("queued")
+    ]
     assert [verb for verb in asked if verb != "describe"] == ["create", "delete", "create"]
     assert "taken away" in said and "ended with status 0" in said
     assert not (host / "deaf").exists()
@@ -226,7 +250,10 @@ def test_containers_run_as_nobody_in_particular(file: Path) -> None:
     assert steps[0] == ("FROM", "python:3.11-slim")
     assert ("USER", "1000") in steps
     assert [step for step, _ in steps].index("USER") < [step for step, _ in steps].index("COPY")
-    assert steps[-2:] == [("ENTRYPOINT", '["python", "-m", "stedm_jax.main"]'), ("CMD", '["--help"]')]
+    assert steps[-2:] == [
+        ("ENTRYPOINT", '["python", "-m", "stedm_jax.main"]'),
+        ("CMD", '["--help"]'),
+    ]
     assert ("ENV", f"{REQUEUE}=75") in steps  # stopped is not done
     for step, rest in steps:
         if step == "COPY":
@@ -252,7 +279,13 @@ def jobset() -> dict:
 
 def test_the_jobset_has_as_many_hosts_as_its_topology(jobset) -> None:
     assert (jobset["apiVersion"], jobset["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
-    assert set(jobset["spec"]) <= {"failurePolicy", "successPolicy", "network", "replicatedJobs", "startupPolicy"}
+    assert set(jobset["spec"]) <= {
+        "failurePolicy",
+        "successPolicy",
+        "network",
+        "replicatedJobs",
+        "startupPolicy",
+    }
     (slices,) = jobset["spec"]["replicatedJobs"]
     assert set(slices) == {"name", "replicas", "template"}
     job = slices["template"]["spec"]
@@ -260,9 +293,14 @@ def test_the_jobset_has_as_many_hosts_as_its_topology(jobset) -> None:
     sides = pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"].split("x")
     chips = int(pod["containers"][0]["resources"]["limits"]["google.com/tpu"])
     assert job["parallelism"] == job["completions"] == int(sides[0]) * int(sides[1]) // chips
-    assert job["backoffLimit"] == 0 and pod["restartPolicy"] == "Never"  # the set begins anew, not a host alone
+    assert (
+        job["backoffLimit"] == 0 and pod["restartPolicy"] == "Never"
+    )  # the set begins anew, not a host alone
     (rule,) = job["podFailurePolicy"]["rules"]
-    assert rule["onExitCodes"]["values"] == [2] and rule["onExitCodes"]["containerName"] == pod["containers"][0]["name"]
+    assert (
+        rule["onExitCodes"]["values"] == [2]
+        and rule["onExitCodes"]["containerName"] == pod["containers"][0]["name"]
+    )
     (ends,) = jobset["spec"]["failurePolicy"]["rules"]
     assert (rule["action"], ends["action"]) == ("FailJob", "FailJobSet")
     assert pod["securityContext"]["runAsNonRoot"] and pod["terminationGracePeriodSeconds"] >= 120

@@ -1,7 +1,10 @@
-"""LDM's UNet as diffusers names it: UNet2DConditionModel (with transformers) and UNet2DModel (plain attention).
+"""LDM's UNet as diffusers names it: UNet2DConditionModel (with transformers) and UNet2DModel (plain
+attention).
 
-diffusers numbers by level and block, LDM straight on, so that a table depends on the sizes. UNet2DModel keeps queries,
-keys and values apart, where LDM has one projection ordered head by head: `fuse_qkv` leads there, `split_qkv` back.
+diffusers numbers by level and block, LDM straight on, so that a table depends on the sizes.
+UNet2DModel keeps queries,
+keys and values apart, where LDM has one projection ordered head by head: `fuse_qkv` leads there,
+  `split_qkv` back.
 """
 
 from collections.abc import Collection, Mapping
@@ -22,8 +25,11 @@ PLAIN = (("group_norm", "norm"), ("qkv", "qkv"), ("to_out.0", "proj_out"))
 """Plain attention after fuse_qkv."""
 
 
-def table(levels: int, res_blocks: int, attention_at: Collection[int] = (), *, transformer: bool = True) -> Table:
-    """For a UNet of these sizes; `attention_at` are down-sampling factors. Without `transformer`: plain attention."""
+def table(
+    levels: int, res_blocks: int, attention_at: Collection[int] = (), *, transformer: bool = True
+) -> Table:
+    """For a UNet of these sizes; `attention_at` are down-sampling factors. Without `transformer`:
+    plain attention."""
     attend = _prefixed if transformer else _plain
     ends = (
         ("time_embedding.linear_1", "time_embed/0"),

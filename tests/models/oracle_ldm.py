@@ -1,7 +1,9 @@
-"""LDM's UNet once more, in PyTorch: written for the tests, with the published names and nothing else in mind.
+"""LDM's UNet once more, in PyTorch: written for the tests, with the published names and nothing
+else in mind.
 
-It keeps tensors as (b, c, h, w), builds its attention out of matrix products and knows nothing of our layers, so that
-the same mistake is unlikely twice. `style` puts the style block where STEDM's release has it: middle_block.1.
+It keeps tensors as (b, c, h, w), builds its attention out of matrix products and knows nothing of
+our layers, so that the same mistake is unlikely twice. `style` puts the style block where STEDM's
+release has it: middle_block.1.
 """
 
 import math
@@ -29,10 +31,15 @@ def embed_time(t, dim):
 class Res(nn.Module):
     def __init__(self, cin, cout, emb):
         super().__init__()
-        self.in_layers = nn.Sequential(nn.GroupNorm(groups(cin), cin), nn.SiLU(), nn.Conv2d(cin, cout, 3, padding=1))
+        self.in_layers = nn.Sequential(
+            nn.GroupNorm(groups(cin), cin), nn.SiLU(), nn.Conv2d(cin, cout, 3, padding=1)
+        )
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb, cout))
         self.out_layers = nn.Sequential(
-            nn.GroupNorm(groups(cout), cout), nn.SiLU(), nn.Identity(), nn.Conv2d(cout, cout, 3, padding=1)
+            nn.GroupNorm(groups(cout), cout),
+            nn.SiLU(),
+            nn.Identity(),
+            nn.Conv2d(cout, cout, 3, padding=1),
         )
         self.skip_connection = nn.Identity() if cin == cout else nn.Conv2d(cin, cout, 1)
 
@@ -45,7 +52,10 @@ class Attend(nn.Module):
     def __init__(self, channels, heads):
         super().__init__()
         self.heads, self.norm = heads, nn.GroupNorm(groups(channels), channels)
-        self.qkv, self.proj_out = nn.Conv1d(channels, 3 * channels, 1), nn.Conv1d(channels, channels, 1)
+        self.qkv, self.proj_out = (
+            nn.Conv1d(channels, 3 * channels, 1),
+            nn.Conv1d(channels, channels, 1),
+        )
 
     def forward(self, x):
         b, c, h, w = x.shape
@@ -105,7 +115,10 @@ class Spatial(nn.Module):
     def __init__(self, channels, heads, context):
         super().__init__()
         self.norm = nn.GroupNorm(groups(channels), channels, eps=1e-6)
-        self.proj_in, self.proj_out = nn.Conv2d(channels, channels, 1), nn.Conv2d(channels, channels, 1)
+        self.proj_in, self.proj_out = (
+            nn.Conv2d(channels, channels, 1),
+            nn.Conv2d(channels, channels, 1),
+        )
         self.transformer_blocks = nn.ModuleList([Block(channels, context, heads)])
 
     def forward(self, x, context, present=None):
@@ -133,9 +146,12 @@ class Up(nn.Module):
 
 
 class UNet(nn.Module):
-    """`context` 0: plain attention; `style` 0: no style block. A context is (tokens, which are present or None)."""
+    """`context` 0: plain attention; `style` 0: no style block. A context is (tokens, which are
+    present or None)."""
 
-    def __init__(self, cin, cout, base, multipliers, res_blocks, heads, attention_at=(), context=0, style=0):
+    def __init__(
+        self, cin, cout, base, multipliers, res_blocks, heads, attention_at=(), context=0, style=0
+    ):
         super().__init__()
         self.base, emb = base, 4 * base
 
@@ -166,7 +182,9 @@ class UNet(nn.Module):
                 if depth and number == res_blocks:
                     step.append(Up(c))
                 self.output_blocks.append(step)
-        self.out = nn.Sequential(nn.GroupNorm(groups(c), c), nn.SiLU(), nn.Conv2d(c, cout, 3, padding=1))
+        self.out = nn.Sequential(
+            nn.GroupNorm(groups(c), c), nn.SiLU(), nn.Conv2d(c, cout, 3, padding=1)
+        )
 
     def forward(self, x, t, style=None, context=None):
         emb, skips = self.time_embed(embed_time(t, self.base)), []

@@ -16,7 +16,8 @@ class Look(nn.Module):
 
     def forward(self, x):
         q, k, v = (
-            part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.to_qkv(self.norm(x)).chunk(3, -1)
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for part in self.to_qkv(self.norm(x)).chunk(3, -1)
         )
         logits = (q @ k.transpose(-1, -2)) * torch.exp(self.temperature)
         logits.diagonal(dim1=-2, dim2=-1).fill_(-torch.inf)
@@ -26,7 +27,11 @@ class Look(nn.Module):
 class Think(nn.Module):
     def __init__(self, dim, hidden):
         super().__init__()
-        self.norm, self.fc1, self.fc2 = nn.LayerNorm(dim), nn.Linear(dim, hidden), nn.Linear(hidden, dim)
+        self.norm, self.fc1, self.fc2 = (
+            nn.LayerNorm(dim),
+            nn.Linear(dim, hidden),
+            nn.Linear(hidden, dim),
+        )
 
     def forward(self, x):
         return self.fc2(nn.functional.gelu(self.fc1(self.norm(x))))
@@ -49,7 +54,9 @@ class SViT(nn.Module):
         for part, (size, axis) in enumerate([(h, 0), (w, 1)]):
             angles = torch.arange(size)[None] * rates[:, None]
             waves = torch.cat([angles.sin(), angles.cos()])
-            y[:, part * dim // 2 : (part + 1) * dim // 2] += waves[:, :, None] if axis == 0 else waves[:, None]
+            y[:, part * dim // 2 : (part + 1) * dim // 2] += (
+                waves[:, :, None] if axis == 0 else waves[:, None]
+            )
         y = y.flatten(2).transpose(1, 2)
         for look, think in zip(self.attn, self.mlp, strict=True):
             y = y + look(y)

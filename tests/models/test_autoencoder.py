@@ -20,7 +20,9 @@ def small(kind, **kw):
 
 def published(kind, multipliers, latent):
     return Functional(
-        lambda rngs: ae.Autoencoder(kind=kind, channels=128, multipliers=multipliers, latent_channels=latent, rngs=rngs)
+        lambda rngs: ae.Autoencoder(
+            kind=kind, channels=128, multipliers=multipliers, latent_channels=latent, rngs=rngs
+        )
     ).abstract
 
 
@@ -64,7 +66,9 @@ def test_kl_of_a_standard_normal_is_zero_and_sampling_has_the_spread():
     params = random_params(network)
     moments = jnp.zeros((1, 20, 20, 6))
     assert float(ae.kl_divergence(moments)) == 0
-    assert float(ae.kl_divergence(moments + 1.0)) == pytest.approx(1200 * 0.5 * (1 + np.e - 2), rel=1e-4)
+    assert float(ae.kl_divergence(moments + 1.0)) == pytest.approx(
+        1200 * 0.5 * (1 + np.e - 2), rel=1e-4
+    )
     moments = moments.at[..., 3:].set(2 * np.log(0.1)).at[..., :3].set(5.0)
     z = network.apply(params, moments, jax.random.key(1), method="sample")
     assert float(z.mean()) == pytest.approx(5, abs=0.02)
@@ -142,7 +146,9 @@ def test_the_legacy_codebook_loss_has_beta_on_the_other_term():
 
     def gradients(legacy):
         network = small("vq", legacy_codebook=legacy)
-        of = jax.jit(jax.grad(lambda p, z: network.apply(p, z, method="quantise")[1], argnums=(0, 1)))
+        of = jax.jit(
+            jax.grad(lambda p, z: network.apply(p, z, method="quantise")[1], argnums=(0, 1))
+        )
         codes, latent = of(params, z)
         return np.asarray(codes["quantize"]["embedding"]["embedding"]), np.asarray(latent)
 
@@ -165,7 +171,9 @@ def test_names_are_those_of_ldm_both_ways(kind):
     }.items():
         assert state[name].shape == shape, name
     known = entry("ldm-vq-f4")
-    whole = {f"first_stage_model.{name}": lambda value=value: value for name, value in state.items()}
+    whole = {
+        f"first_stage_model.{name}": lambda value=value: value for name, value in state.items()
+    }
     whole |= {"model.diffusion_model.out.2.weight": lambda: np.zeros(3)}
     whole |= {"first_stage_model.loss.logvar": lambda: np.zeros(())}
     found = Tensors(whole).renamed("a.ckpt", known.under, known.strip)
@@ -183,9 +191,16 @@ def diffusers_peer(kind, channels, multipliers, blocks, latent, codes):
     shape = {
         "down_block_types": ["DownEncoderBlock2D"] * len(widths),
         "up_block_types": ["UpDecoderBlock2D"] * len(widths),
-        "block_out_channels": widths, "layers_per_block": blocks, "latent_channels": latent, "norm_num_groups": 1,
-    }  # fmt: skip
-    theirs = models.AutoencoderKL(**shape) if kind == "kl" else models.VQModel(**shape, num_vq_embeddings=codes)
+        "block_out_channels": widths,
+        "layers_per_block": blocks,
+        "latent_channels": latent,
+        "norm_num_groups": 1,
+    }
+    theirs = (
+        models.AutoencoderKL(**shape)
+        if kind == "kl"
+        else models.VQModel(**shape, num_vq_embeddings=codes)
+    )
     for module in theirs.modules():
         if isinstance(module, peers.torch.nn.GroupNorm):
             module.num_groups = norm_groups(module.num_channels)
@@ -198,10 +213,16 @@ def check_against_diffusers(kind, multipliers, latent, *, channels, blocks, code
     theirs = diffusers_peer(kind, channels, multipliers, blocks, latent, codes)
     network = Functional(
         lambda rngs: ae.Autoencoder(
-            kind=kind, channels=channels, multipliers=multipliers, res_blocks=blocks, latent_channels=latent,
-            codes=codes, legacy_codebook=True, rngs=rngs,
+            kind=kind,
+            channels=channels,
+            multipliers=multipliers,
+            res_blocks=blocks,
+            latent_channels=latent,
+            codes=codes,
+            legacy_codebook=True,
+            rngs=rngs,
         )
-    )  # fmt: skip
+    )
     table = diffusers_autoencoder.table(len(multipliers))
     params = peers.mapped(theirs, network, table)
     state, back = peers.state_of(theirs), to_torch(params, table)
@@ -230,7 +251,9 @@ def check_against_diffusers(kind, multipliers, latent, *, channels, blocks, code
         decoded = theirs.decode(posterior.mode()).sample
         total = (decoded - image).abs().mean() + 1e-3 * posterior.kl().mean()
     errors = [peers.relative_error(moments, peers.from_torch_image(encoded))]
-    y = jax.jit(lambda p, z: network.apply(p, network.apply(p, z, method="mode"), method="decode"))(params, moments)
+    y = jax.jit(lambda p, z: network.apply(p, network.apply(p, z, method="mode"), method="decode"))(
+        params, moments
+    )
     errors.append(peers.relative_error(y, peers.from_torch_image(decoded)))
     if gradients:
         total.backward()
@@ -248,14 +271,18 @@ PUBLISHED = [("vq", (1, 2, 4), 3), ("kl", (1, 2, 4), 3), ("kl", (1, 2, 4, 4), 4)
 @pytest.mark.parity
 @pytest.mark.parametrize("kind, multipliers, latent", PUBLISHED)
 def test_equals_diffusers(kind, multipliers, latent):
-    check_against_diffusers(kind, multipliers, latent, channels=16, blocks=1, codes=64, gradients=True)
+    check_against_diffusers(
+        kind, multipliers, latent, channels=16, blocks=1, codes=64, gradients=True
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parity
 @pytest.mark.parametrize("kind, multipliers, latent", PUBLISHED)
 def test_equals_diffusers_at_full_size(kind, multipliers, latent):
-    check_against_diffusers(kind, multipliers, latent, channels=128, blocks=2, codes=8192, gradients=False)
+    check_against_diffusers(
+        kind, multipliers, latent, channels=128, blocks=2, codes=8192, gradients=False
+    )
 
 
 def test_older_diffusers_files_name_the_attention_otherwise() -> None:

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 from stedm_jax.models.batch_norm import BatchNorm, make_norm, normalise, running_stats
 from stedm_jax.models.functional import Functional
 from stedm_jax.models.layers import GroupNorm, Slots
@@ -44,8 +44,13 @@ def train_step(network):
 def test_statistics_come_out_and_have_no_gradient(network):
     params = network.init(jax.random.key(0))
     (_, stats), grads = jax.jit(train_step(network))(params, images(1))
-    assert set(stats) == {"first", "rest"} and set(stats["rest"]["1"]) == {"running_mean", "running_var"}
-    np.testing.assert_allclose(stats["first"]["running_mean"], 0.1 * np.mean(images(1), (0, 1, 2)), rtol=1e-5)
+    assert set(stats) == {"first", "rest"} and set(stats["rest"]["1"]) == {
+        "running_mean",
+        "running_var",
+    }
+    np.testing.assert_allclose(
+        stats["first"]["running_mean"], 0.1 * np.mean(images(1), (0, 1, 2)), rtol=1e-5
+    )
     np.testing.assert_allclose(
         stats["first"]["running_var"], 0.9 + 0.1 * np.var(images(1), (0, 1, 2), ddof=1), rtol=1e-5
     )
@@ -69,7 +74,9 @@ def test_one_device_and_eight_agree(network):
     mesh = Mesh(np.array(jax.devices()), ("data",))
     whole, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
     together = jax.jit(train_step(network), in_shardings=(whole, split))(params, images(1))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), alone, together)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), alone, together
+    )
 
 
 def test_low_precision_keeps_float32_statistics(network):
@@ -107,7 +114,10 @@ def test_the_discriminator_has_this_one():
 
     network = Functional(lambda rngs: discriminator.Discriminator(filters=4, layers=1, rngs=rngs))
     params = network.init(jax.random.key(0))
-    assert isinstance(network.module(params).main[3], BatchNorm) and params["main"]["3"].keys() == {"scale", "bias"}
+    assert isinstance(network.module(params).main[3], BatchNorm) and params["main"]["3"].keys() == {
+        "scale",
+        "bias",
+    }
     assert 0 < float(jnp.std(params["main"]["3"]["scale"])) < 0.1
 
 
@@ -135,5 +145,7 @@ def test_several_training_steps_are_those_of_pytorch(network):
     want = peers.mapped(module, network)
     errors = jax.tree.map(peers.relative_error, params, want)
     y = network.apply(params, images(9))
-    errors["output"] = peers.relative_error(y, peers.from_torch_image(module.eval()(peers.to_torch_image(images(9)))))
+    errors["output"] = peers.relative_error(
+        y, peers.from_torch_image(module.eval()(peers.to_torch_image(images(9))))
+    )
     assert max(jax.tree.leaves(errors)) < 1e-5, errors

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 from stedm_jax.models.build import build_autoencoder, build_segmenter, build_style, build_unet
 from stedm_jax.models.flops import forward_flops
 
@@ -30,7 +30,14 @@ AUTOENCODER = {
     "attention": False,
     "legacy_codebook": False,
 }
-STYLE = {"encoder": "swin_v2", "width": 32, "aggregation": "attention", "dim": 16, "tiles": 2, "remat": False}
+STYLE = {
+    "encoder": "swin_v2",
+    "width": 32,
+    "aggregation": "attention",
+    "dim": 16,
+    "tiles": 2,
+    "remat": False,
+}
 SEGMENTER = {
     "kind": "unet",
     "encoder": "mit",

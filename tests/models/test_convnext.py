@@ -13,8 +13,15 @@ SMALL = {"depths": (1, 1, 2, 1), "widths": (8, 16, 24, 32)}
 def test_four_maps_and_the_published_count():
     network = Functional(lambda rngs: ConvNeXt(**SIZES["convnext_tiny"], rngs=rngs))
     assert trained_count(network) == 27_818_592
-    maps = jax.eval_shape(network.apply, network.abstract, jax.ShapeDtypeStruct((1, 64, 96, 3), jnp.float32))
-    assert [each.shape[1:] for each in maps] == [(16, 24, 96), (8, 12, 192), (4, 6, 384), (2, 3, 768)]
+    maps = jax.eval_shape(
+        network.apply, network.abstract, jax.ShapeDtypeStruct((1, 64, 96, 3), jnp.float32)
+    )
+    assert [each.shape[1:] for each in maps] == [
+        (16, 24, 96),
+        (8, 12, 192),
+        (4, 6, 384),
+        (2, 3, 768),
+    ]
 
 
 @pytest.mark.parity

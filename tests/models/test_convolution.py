@@ -9,11 +9,11 @@ import pytest
 from flax import nnx
 from jax import lax
 
+from stedm_jax.common.flop_counts import traced_flops
 from stedm_jax.models import convolution
 from stedm_jax.models.convolution import PADS, convolve, doubled, upsample_nearest
 from stedm_jax.models.flops import product_flops
 from stedm_jax.models.layers import conv, upsample_conv
-from stedm_jax.products import traced_flops
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 
@@ -30,7 +30,9 @@ def always(request, monkeypatch):
 
 def arrays(shape=(2, 4, 7, 6), out=4, dtype=jnp.float32):
     keys = jax.random.split(jax.random.key(0), 2)
-    return jax.random.normal(keys[0], shape, dtype), jax.random.normal(keys[1], (3, 3, shape[-1], out), dtype)
+    return jax.random.normal(keys[0], shape, dtype), jax.random.normal(
+        keys[1], (3, 3, shape[-1], out), dtype
+    )
 
 
 def ours(x, kernel):
@@ -55,14 +57,19 @@ def value_and_gradients(fn, x, kernel):
 @pytest.mark.parametrize("shape", [(2, 4, 7, 6), (1, 1, 1, 3), (1, 2, 1, 6)])
 def test_values_and_gradients_are_those_of_lax(always, fn, want, shape):
     x, kernel = arrays(shape)
-    for mine, theirs in zip(jax.jit(lambda x, k: value_and_gradients(fn, x, k))(x, kernel),
-                            value_and_gradients(want, x, kernel), strict=True):  # fmt: skip
+    for mine, theirs in zip(
+        jax.jit(lambda x, k: value_and_gradients(fn, x, k))(x, kernel),
+        value_and_gradients(want, x, kernel),
+        strict=True,
+    ):
         np.testing.assert_allclose(mine, theirs, atol=2e-5 * float(jnp.abs(theirs).max()))
 
 
 def ops(fn, *inputs):
     """How often each operation stands in the program of value and gradients."""
-    lowered = jax.jit(lambda x, kernel: value_and_gradients(fn, x, kernel)).lower(*(inputs or arrays()))
+    lowered = jax.jit(lambda x, kernel: value_and_gradients(fn, x, kernel)).lower(
+        *(inputs or arrays())
+    )
     return Counter(re.findall(r"stablehlo\.(\w+)", lowered.as_text()))
 
 
@@ -74,14 +81,18 @@ def test_programs_for_other_devices_are_those_of_lax(always, monkeypatch, fn, wa
 
 
 def test_the_devices_of_the_mesh_count_before_those_of_this_process(monkeypatch):
-    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:1])
+    mesh = jax.make_mesh(
+        (1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:1]
+    )
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert not convolution.for_cpu()
     with jax.set_mesh(mesh):
         assert jax.jit(lambda x: x if convolution.for_cpu() else -x)(1.0) == 1.0
     device = SimpleNamespace(platform="tpu")
     monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
-    monkeypatch.setattr(jax.sharding, "get_abstract_mesh", lambda: SimpleNamespace(abstract_device=device))
+    monkeypatch.setattr(
+        jax.sharding, "get_abstract_mesh", lambda: SimpleNamespace(abstract_device=device)
+    )
     assert not convolution.for_cpu()
 
 
@@ -104,7 +115,9 @@ def test_few_channels_several_devices_and_other_kinds_are_left_to_lax(monkeypatc
 
     def taken(x, kernel, strides=(1, 1), pads=PADS, **kw):
         kw = {"dimension_numbers": NHWC} | kw
-        return "custom_vjp" in str(jax.make_jaxpr(lambda x, k: convolve(x, k, strides, pads, **kw))(x, kernel))
+        return "custom_vjp" in str(
+            jax.make_jaxpr(lambda x, k: convolve(x, k, strides, pads, **kw))(x, kernel)
+        )
 
     assert jax.device_count() > 1 and not taken(x, kernel)
     monkeypatch.setattr(jax, "device_count", lambda: 1)
@@ -124,4 +137,6 @@ def test_the_layers_give_what_their_parts_give(always):
     x, _ = arrays()
     want = layer(upsample_nearest(x))
     assert upsample_conv(layer, x).dtype == want.dtype == jnp.bfloat16
-    np.testing.assert_allclose(upsample_conv(layer, x), want, atol=0.03 * float(jnp.abs(want).max()))
+    np.testing.assert_allclose(
+        upsample_conv(layer, x), want, atol=0.03 * float(jnp.abs(want).max())
+    )

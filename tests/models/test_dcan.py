@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from stedm_jax.convert.table import to_torch
-from stedm_jax.models.dcan import Dcan, Deconvolution, auxiliary_weight, bilinear_kernel, contour_target, merge
+from stedm_jax.models.dcan import (
+    Dcan,
+    Deconvolution,
+    auxiliary_weight,
+    bilinear_kernel,
+    contour_target,
+    merge,
+)
 from stedm_jax.models.functional import Functional, param_count
 from stedm_jax.models.vgg import CONVOLUTIONS
 from tests.models.fakes import random_params
@@ -21,11 +28,17 @@ def test_outputs_at_the_size_chosen():
     network = Functional(lambda rngs: Dcan(rngs=rngs))
     assert param_count(network.abstract) == 20_535_128
     assert param_count(network.abstract["features"]) == 14_714_688
-    out = jax.eval_shape(network.apply, network.abstract, jax.ShapeDtypeStruct((2, 64, 96, 3), jnp.float32))
+    out = jax.eval_shape(
+        network.apply, network.abstract, jax.ShapeDtypeStruct((2, 64, 96, 3), jnp.float32)
+    )
     leaves = jax.tree.leaves(out)
-    assert len(leaves) == 8 and all(leaf.shape == (2, 64, 96, 2) and leaf.dtype == jnp.float32 for leaf in leaves)
+    assert len(leaves) == 8 and all(
+        leaf.shape == (2, 64, 96, 2) and leaf.dtype == jnp.float32 for leaf in leaves
+    )
     with pytest.raises(ValueError, match="48"):
-        jax.eval_shape(network.apply, network.abstract, jax.ShapeDtypeStruct((1, 64, 48, 3), jnp.float32))
+        jax.eval_shape(
+            network.apply, network.abstract, jax.ShapeDtypeStruct((1, 64, 48, 3), jnp.float32)
+        )
 
 
 def test_every_parameter_learns_and_levels_are_summed(network):
@@ -35,7 +48,10 @@ def test_every_parameter_learns_and_levels_are_summed(network):
     def loss(params):
         out = network.apply(params, x)
         dropped = network.apply(params, x, True, jax.random.key(0))
-        return jnp.square(out.objects - 1).mean() + jnp.square(out.contours - 1).mean(), (out, dropped)
+        return jnp.square(out.objects - 1).mean() + jnp.square(out.contours - 1).mean(), (
+            out,
+            dropped,
+        )
 
     grads, (out, dropped) = jax.jit(jax.grad(loss, has_aux=True))(params)
     objects, contours = zip(*out.auxiliary, strict=True)
@@ -44,7 +60,11 @@ def test_every_parameter_learns_and_levels_are_summed(network):
     assert out.objects.shape == (1, 32, 32, 3) and out.contours.shape == (1, 32, 32, 2)
     np.testing.assert_allclose(dropped.auxiliary[0][0], out.auxiliary[0][0], rtol=1e-5, atol=1e-5)
     assert np.abs(dropped.auxiliary[2][0] - out.auxiliary[2][0]).max() > 1e-3
-    dead = [jax.tree_util.keystr(k) for k, g in jax.tree_util.tree_leaves_with_path(grads) if not np.abs(g).max() > 0]
+    dead = [
+        jax.tree_util.keystr(k)
+        for k, g in jax.tree_util.tree_leaves_with_path(grads)
+        if not np.abs(g).max() > 0
+    ]
     assert dead == []
 
 
@@ -77,7 +97,9 @@ def test_a_fresh_deconvolution_interpolates():
     params = layer.init(jax.random.key(0))
     x = jax.random.normal(jax.random.key(1), (1, 4, 5, 2))
     want = jax.image.resize(x, (1, 32, 40, 2), "bilinear")
-    np.testing.assert_allclose(layer.apply(params, x)[:, 8:-8, 8:-8], want[:, 8:-8, 8:-8], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        layer.apply(params, x)[:, 8:-8, 8:-8], want[:, 8:-8, 8:-8], rtol=1e-5, atol=1e-5
+    )
 
 
 @pytest.mark.parity
@@ -93,7 +115,9 @@ def test_whole_network_is_that_of_an_oracle(network):
 
     def scored(t, name, stride):
         kernel, bias = state[f"{name}.up.weight"], state[f"{name}.up.bias"]
-        return functional.conv_transpose2d(layer(t, f"{name}.score"), kernel, bias, stride, stride // 2)
+        return functional.conv_transpose2d(
+            layer(t, f"{name}.score"), kernel, bias, stride, stride // 2
+        )
 
     t, number, maps = peers.to_torch_image(x), 0, []
     for depth in CONVOLUTIONS:
@@ -109,6 +133,10 @@ def test_whole_network_is_that_of_an_oracle(network):
             scored(level, f"{path}.{i}", stride)
             for i, (level, stride) in enumerate(((maps[3], 8), (maps[4], 16), (top, 32)))
         ]
-        assert peers.relative_error(ours[index], peers.from_torch_image(sum(levels))) < peers.TOLERANCE
+        assert (
+            peers.relative_error(ours[index], peers.from_torch_image(sum(levels))) < peers.TOLERANCE
+        )
         for pair, level in zip(ours.auxiliary, levels, strict=True):
-            assert peers.relative_error(pair[index], peers.from_torch_image(level)) < peers.TOLERANCE
+            assert (
+                peers.relative_error(pair[index], peers.from_torch_image(level)) < peers.TOLERANCE
+            )

@@ -23,7 +23,9 @@ def test_published_size_and_one_logit_a_patch():
 def test_a_logit_sees_seventy_pixels():
     small = network(filters=4, norm="none")
     params = random_params(small)
-    seen = jax.jit(jax.grad(lambda x: small.apply(params, x)[0, 5, 5, 0]))(jnp.ones((1, 128, 128, 3)))
+    seen = jax.jit(jax.grad(lambda x: small.apply(params, x)[0, 5, 5, 0]))(
+        jnp.ones((1, 128, 128, 3))
+    )
     where = np.nonzero(np.abs(np.asarray(seen)[0]).sum(-1))
     assert [int(axis.max() - axis.min() + 1) for axis in where] == [70, 70]
 
@@ -61,7 +63,11 @@ def test_equals_a_torch_oracle_with_its_gradient():
             super().__init__()
             layers, cin = [nn.Conv2d(3, 8, 4, 2, 1), nn.LeakyReLU(0.2)], 8
             for cout, stride in ((16, 2), (32, 2), (64, 1)):
-                layers += [nn.Conv2d(cin, cout, 4, stride, 1, bias=False), nn.BatchNorm2d(cout), nn.LeakyReLU(0.2)]
+                layers += [
+                    nn.Conv2d(cin, cout, 4, stride, 1, bias=False),
+                    nn.BatchNorm2d(cout),
+                    nn.LeakyReLU(0.2),
+                ]
                 cin = cout
             self.main = nn.Sequential(*layers, nn.Conv2d(cin, 1, 4, 1, 1))
 

@@ -24,10 +24,14 @@ def test_the_published_size():
     network = Functional(lambda rngs: Fcn8s(classes=2, rngs=rngs))
     assert param_count(network.abstract) == 134_270_278
     assert param_count(network.abstract["features"]) == 14_714_688
-    y = jax.eval_shape(network.apply, network.abstract, jax.ShapeDtypeStruct((2, 64, 96, 3), jnp.float32))
+    y = jax.eval_shape(
+        network.apply, network.abstract, jax.ShapeDtypeStruct((2, 64, 96, 3), jnp.float32)
+    )
     assert y.shape == (2, 64, 96, 2) and y.dtype == jnp.float32
     with pytest.raises(ValueError, match="48"):
-        jax.eval_shape(network.apply, network.abstract, jax.ShapeDtypeStruct((1, 64, 48, 3), jnp.float32))
+        jax.eval_shape(
+            network.apply, network.abstract, jax.ShapeDtypeStruct((1, 64, 48, 3), jnp.float32)
+        )
 
 
 def test_dropout_only_in_training_with_a_key(network):
@@ -53,8 +57,14 @@ def small_vgg16():
     for width, depth in zip(SMALL["widths"], CONVOLUTIONS, strict=True):
         plan += [width] * depth + ["M"]
     module, hidden = vgg.VGG(vgg.make_layers(plan), init_weights=False), SMALL["hidden"]
-    inside = nn.Linear(SMALL["widths"][-1] * 49, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, 5)
-    module.classifier = nn.Sequential(inside[0], nn.ReLU(), nn.Dropout(), inside[1], nn.ReLU(), nn.Dropout(), inside[2])
+    inside = (
+        nn.Linear(SMALL["widths"][-1] * 49, hidden),
+        nn.Linear(hidden, hidden),
+        nn.Linear(hidden, 5),
+    )
+    module.classifier = nn.Sequential(
+        inside[0], nn.ReLU(), nn.Dropout(), inside[1], nn.ReLU(), nn.Dropout(), inside[2]
+    )
     return peers.randomise(module)
 
 
@@ -65,14 +75,18 @@ def test_vgg16_of_torchvision_goes_in_and_comes_out(network):
 
     module = small_vgg16()
     state = peers.state_of(module)
-    loaded = from_torch(state, network.abstract, table.TABLE, ignore=VGG16.ignore, load_only=VGG16.load_only)
+    loaded = from_torch(
+        state, network.abstract, table.TABLE, ignore=VGG16.ignore, load_only=VGG16.load_only
+    )
     params = jax.tree.map(jnp.asarray, {**random_params(network), **loaded})
     x = np.random.default_rng(0).uniform(-1, 1, (1, 224, 224, 3)).astype(np.float32)
 
     def backbone(params, x):
         net = network.module(params)
         maps = net.features(x)
-        return maps, net.classifier[0](jnp.maximum(maps[-1], 0).reshape(1, 7, 2, 7, 2, -1).max((2, 4)))
+        return maps, net.classifier[0](
+            jnp.maximum(maps[-1], 0).reshape(1, 7, 2, 7, 2, -1).max((2, 4))
+        )
 
     maps, wide = jax.jit(backbone)(params, jnp.array(x))
     with peers.torch.no_grad():
@@ -95,9 +109,19 @@ def test_whole_network_is_that_of_an_oracle(network):
     params = random_params(network)
     params |= jax.tree.map(
         jnp.asarray,
-        from_torch(peers.state_of(vgg), network.abstract, table.TABLE, ignore=VGG16.ignore, load_only=VGG16.load_only),
+        from_torch(
+            peers.state_of(vgg),
+            network.abstract,
+            table.TABLE,
+            ignore=VGG16.ignore,
+            load_only=VGG16.load_only,
+        ),
     )
-    score = {name: peers.torch.tensor(value) for name, value in to_torch(params).items() if name.startswith("score")}
+    score = {
+        name: peers.torch.tensor(value)
+        for name, value in to_torch(params).items()
+        if name.startswith("score")
+    }
     x = np.random.default_rng(0).uniform(-1, 1, (2, 64, 96, 3)).astype(np.float32)
 
     def scored(name, t):
@@ -128,11 +152,18 @@ def test_full_size_takes_vgg16_of_torchvision():
     network = Functional(lambda rngs: Fcn8s(classes=2, rngs=rngs))
     module = peers.randomise(peers.peer("torchvision.models").vgg16(weights=None))
     loaded = from_torch(
-        peers.state_of(module), network.abstract, table.TABLE, ignore=VGG16.ignore, load_only=VGG16.load_only
+        peers.state_of(module),
+        network.abstract,
+        table.TABLE,
+        ignore=VGG16.ignore,
+        load_only=VGG16.load_only,
     )
     x = np.random.default_rng(0).uniform(-1, 1, (1, 64, 64, 3)).astype(np.float32)
     with peers.torch.no_grad():
         want = peers.from_torch_image(module.features[:-1](peers.to_torch_image(x)))
     maps = jax.jit(lambda params, x: network.module(params).features(x))
-    params = {**jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), network.abstract), **loaded}
+    params = {
+        **jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), network.abstract),
+        **loaded,
+    }
     assert peers.relative_error(maps(params, jnp.array(x))[-1], want) < peers.TOLERANCE

@@ -15,7 +15,9 @@ def shape(*sizes):
 
 
 def convolve(x, kernel, **kw):
-    return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), **kw)
+    return lax.conv_general_dilated(
+        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), **kw
+    )
 
 
 def test_products_are_counted_and_sums_are_not():
@@ -29,7 +31,9 @@ def test_products_are_counted_and_sums_are_not():
 def test_convolutions_count_padding_but_not_other_groups_and_not_the_holes_of_a_transposed_one():
     x = shape(2, 6, 6, 4)
     assert product_flops(convolve, x, shape(3, 3, 4, 8)) == 2 * (2 * 6 * 6 * 8) * 9 * 4
-    assert forward_flops(convolve, x, shape(3, 3, 4, 8)) < product_flops(convolve, x, shape(3, 3, 4, 8))
+    assert forward_flops(convolve, x, shape(3, 3, 4, 8)) < product_flops(
+        convolve, x, shape(3, 3, 4, 8)
+    )
     grouped = lambda x, k: convolve(x, k, feature_group_count=4)  # noqa: E731
     assert product_flops(grouped, x, shape(3, 3, 1, 4)) == 2 * (2 * 6 * 6 * 4) * 9
     up = lambda x, k: lax.conv_transpose(x, k, (2, 2), "SAME")  # noqa: E731
@@ -39,7 +43,10 @@ def test_convolutions_count_padding_but_not_other_groups_and_not_the_holes_of_a_
 def test_nested_programs_are_followed():
     x, once = shape(4, 4), 2 * 4**3
     assert product_flops(jax.jit(lambda x: jax.checkpoint(jnp.dot)(x, x)), x) == once
-    assert product_flops(lambda x: lax.scan(lambda c, _: (c @ c, None), x, None, length=5)[0], x) == 5 * once
+    assert (
+        product_flops(lambda x: lax.scan(lambda c, _: (c @ c, None), x, None, length=5)[0], x)
+        == 5 * once
+    )
     choice = lambda x: lax.cond(x.sum() > 0, lambda x: x @ x @ x, lambda x: x @ x, x)  # noqa: E731
     assert product_flops(choice, x) == 2 * once
 
@@ -54,7 +61,10 @@ def test_a_row_counts_what_is_asked_for():
         def half(self, x):
             return self.one(x)
 
-    assert measure(Network("both", lambda rngs: Pair(rngs), ((5, 2),), "", "half"))[:2] == (25, 2 * 5 * 2 * 3 / 1e9)
+    assert measure(Network("both", lambda rngs: Pair(rngs), ((5, 2),), "", "half"))[:2] == (
+        25,
+        2 * 5 * 2 * 3 / 1e9,
+    )
     assert measure(Network("one", lambda rngs: Pair(rngs), ((5, 2),), "", "half", ("one",)))[0] == 9
 
 

@@ -82,7 +82,9 @@ def test_on_each_device_is_a_plain_call_in_value_and_gradient():
     params = {"w": jnp.arange(6.0).reshape(3, 2) / 6}
 
     def loss(params, x):
-        return jnp.square(on_each_device(lambda params, x: jnp.tanh(x @ params["w"]), params, x)).sum()
+        return jnp.square(
+            on_each_device(lambda params, x: jnp.tanh(x @ params["w"]), params, x)
+        ).sum()
 
     for count in (8, 3):  # three do not divide over eight devices
         x = jax.random.normal(jax.random.key(count), (count, 3))
@@ -91,4 +93,6 @@ def test_on_each_device_is_a_plain_call_in_value_and_gradient():
         with jax.set_mesh(mesh):
             cut, program = jax.jit(made)(params, x), str(jax.make_jaxpr(loss)(params, x))
         assert ("shard_map" in program) == (count == 8)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), cut, plain)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), cut, plain
+        )

@@ -33,7 +33,9 @@ def test_shape_size_and_names():
 
 def test_small_images_are_refused():
     with pytest.raises(ValueError, match="75 pixels"):
-        jax.eval_shape(NETWORK.apply, NETWORK.abstract, jax.ShapeDtypeStruct((1, 74, 99, 3), jnp.float32))
+        jax.eval_shape(
+            NETWORK.apply, NETWORK.abstract, jax.ShapeDtypeStruct((1, 74, 99, 3), jnp.float32)
+        )
 
 
 def test_means_leave_the_padding_out():
@@ -53,7 +55,10 @@ def test_a_unit_is_the_formula_and_keeps_its_names():
     expected = (conv - mean) / np.sqrt(var + 1e-3) + beta
     np.testing.assert_allclose(unit.apply(params, x), np.maximum(expected, 0), rtol=1e-4, atol=1e-5)
     state = to_torch({"mixed": {"conv": params}}, TABLE)
-    assert state["net.layers.mixed.conv.weight"].shape == (3, 2, 1, 3) and "net.layers.mixed.conv.beta" in state
+    assert (
+        state["net.layers.mixed.conv.weight"].shape == (3, 2, 1, 3)
+        and "net.layers.mixed.conv.beta" in state
+    )
 
 
 @pytest.mark.parity
@@ -63,7 +68,9 @@ def test_equals_torchvision_where_the_poolings_are_made_the_same(monkeypatch):
     torch = peers.torch
     models = peers.peer("torchvision").models
     theirs = models.inception_v3(weights=None, aux_logits=False, init_weights=False)
-    units = [module for module in theirs.modules() if isinstance(module, models.inception.BasicConv2d)]
+    units = [
+        module for module in theirs.modules() if isinstance(module, models.inception.BasicConv2d)
+    ]
     peers.randomise(theirs, scale=1.4)
     tensors = {}
     for path, unit in zip(in_order(), units, strict=True):
@@ -78,7 +85,11 @@ def test_equals_torchvision_where_the_poolings_are_made_the_same(monkeypatch):
 
     def pool(x, kernel_size, stride, padding):
         last = x.shape[1] == 2048
-        return maximum(x, 3, 1, 1) if last else mean(x, kernel_size, stride, padding, count_include_pad=False)
+        return (
+            maximum(x, 3, 1, 1)
+            if last
+            else mean(x, kernel_size, stride, padding, count_include_pad=False)
+        )
 
     monkeypatch.setattr(functional, "avg_pool2d", pool)
     theirs.fc = torch.nn.Identity()
@@ -91,7 +102,11 @@ def test_equals_torchvision_where_the_poolings_are_made_the_same(monkeypatch):
 
 def in_order() -> list[str]:
     """Paths of the units as torchvision makes them."""
-    chains = [f"{tower}/conv{number}" for tower in ("tower", "tower_1") for number in ("", "_1", "_2", "_3", "_4")]
+    chains = [
+        f"{tower}/conv{number}"
+        for tower in ("tower", "tower_1")
+        for number in ("", "_1", "_2", "_3", "_4")
+    ]
     wide = ["conv", "mixed_conv", "mixed_conv_1"], ["conv", "conv_1", "mixed_conv", "mixed_conv_1"]
     forks = [f"tower_{name}" for name in wide[0]] + [f"tower_1_{name}" for name in wide[1]]
     inside = ["conv", *chains, "tower_2/conv", *forks, "tower_2_conv"]

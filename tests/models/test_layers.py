@@ -83,7 +83,9 @@ def test_attention_in_parts_is_that_of_the_whole(monkeypatch):
         return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(q, k, v), program
 
     whole, plain = made()
-    monkeypatch.setattr(layers, "PAIRS", 2 * 12 * 12 // 4 + 1)  # of the divisors of 12, 4 parts are the fewest
+    monkeypatch.setattr(
+        layers, "PAIRS", 2 * 12 * 12 // 4 + 1
+    )  # of the divisors of 12, 4 parts are the fewest
     parts, looped = made()
     assert "scan" not in plain and "length=4" in looped
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), parts, whole)

@@ -13,13 +13,27 @@ from stedm_jax.models.unet import UNet
 from tests.models import diffusers_unet
 
 STEDM = {"base": 128, "multipliers": (1, 4, 8), "res_blocks": 2, "heads": 8}
-LID = {"base": 192, "multipliers": (1, 2, 3, 5), "res_blocks": 2, "heads": 1, "attention_at": (2, 4, 8)}
+LID = {
+    "base": 192,
+    "multipliers": (1, 2, 3, 5),
+    "res_blocks": 2,
+    "heads": 1,
+    "attention_at": (2, 4, 8),
+}
 STEDM_SMALL = STEDM | {"base": 16, "multipliers": (1, 2), "res_blocks": 1, "heads": 2}
-LID_SMALL = LID | {"base": 16, "multipliers": (1, 2), "res_blocks": 1, "attention_at": (2,), "heads": 2}
+LID_SMALL = LID | {
+    "base": 16,
+    "multipliers": (1, 2),
+    "res_blocks": 1,
+    "attention_at": (2,),
+    "heads": 2,
+}
 
 
 def stedm(sizes=STEDM, style=512):
-    return Functional(lambda rngs: UNet(in_channels=6, out_channels=3, style_dim=style, **sizes, rngs=rngs))
+    return Functional(
+        lambda rngs: UNet(in_channels=6, out_channels=3, style_dim=style, **sizes, rngs=rngs)
+    )
 
 
 def lid(sizes=LID, context=512):
@@ -38,7 +52,8 @@ def oracle(cin, sizes, **kw):
 
 
 def compare(module, network, table, inputs, extras):
-    """(error of the output, largest error of a gradient); `extras` are (ours, theirs) by keyword."""
+    """(error of the output, largest error of a gradient); `extras` are (ours, theirs) by
+    keyword."""
     from tests import peers
 
     params = peers.mapped(module, network, table)
@@ -73,7 +88,9 @@ def forward_error(module, network, table, ours, theirs):
     assert sum(p.numel() for p in module.parameters()) == param_count(network.abstract)
     with peers.torch.no_grad():
         want = peers.from_torch_image(module(*theirs))
-    error = peers.relative_error(jax.jit(network.apply)(peers.mapped(module, network, table), *ours), want)
+    error = peers.relative_error(
+        jax.jit(network.apply)(peers.mapped(module, network, table), *ours), want
+    )
     print(f"{error:.1e}")
     return error
 
@@ -86,7 +103,9 @@ def tensor(x):
 
 def noisy(channels, size, seed=0):
     rng = np.random.default_rng(seed)
-    return jnp.asarray(rng.normal(size=(2, size, size, channels)), jnp.float32), jnp.array([3.0, 717.0])
+    return jnp.asarray(rng.normal(size=(2, size, size, channels)), jnp.float32), jnp.array(
+        [3.0, 717.0]
+    )
 
 
 @pytest.mark.parity
@@ -107,7 +126,12 @@ def test_the_semantic_one_in_three_levels_with_plain_attention_beside_the_middle
 
     sizes = STEDM_SMALL | {"multipliers": (1, 2, 3), "res_blocks": 2, "attention_at": (2,)}
     module, (x, t) = oracle(6, sizes), noisy(6, 16)
-    assert forward_error(module, stedm(sizes, 0), ldm_unet.TABLE, (x, t), (peers.to_torch_image(x), tensor(t))) < 1e-5
+    assert (
+        forward_error(
+            module, stedm(sizes, 0), ldm_unet.TABLE, (x, t), (peers.to_torch_image(x), tensor(t))
+        )
+        < 1e-5
+    )
 
 
 @pytest.mark.parity
@@ -131,7 +155,9 @@ def test_no_context_is_the_zero_vector():
     network, (x, t) = lid(LID_SMALL, 12), noisy(3, 8)
     params = peers.mapped(module, network, ldm_unet.TABLE)
     with peers.torch.no_grad():
-        theirs = module(peers.to_torch_image(x), tensor(t), context=(peers.torch.zeros(2, 1, 12), None))
+        theirs = module(
+            peers.to_torch_image(x), tensor(t), context=(peers.torch.zeros(2, 1, 12), None)
+        )
     ours = jax.jit(network.apply)(params, x, t)
     assert peers.relative_error(ours, peers.from_torch_image(theirs)) < peers.TOLERANCE
 
@@ -146,7 +172,9 @@ class Forward:
         return getattr(self.module, name)
 
     def __call__(self, x, t, context=None):
-        return self.module(x, t, **({} if context is None else {"encoder_hidden_states": context[0]})).sample
+        return self.module(
+            x, t, **({} if context is None else {"encoder_hidden_states": context[0]})
+        ).sample
 
 
 @pytest.mark.parity
@@ -159,10 +187,14 @@ def test_lid_as_diffusers_has_it():
     (x, t), context = noisy(3, 8), jax.random.normal(jax.random.key(1), (2, 3, 12))
     module = Forward(conditional(sizes, 12))
     theirs = (peers.to_torch_image(x), tensor(t), (tensor(context), None))
-    assert forward_error(module, network, table, (x, t, None, None, context), theirs) < peers.TOLERANCE
+    assert (
+        forward_error(module, network, table, (x, t, None, None, context), theirs) < peers.TOLERANCE
+    )
     state = peers.state_of(module)
     back = to_torch(from_torch(state, network.abstract, table), table)
-    assert set(back) == set(state) and all(np.array_equal(back[name], state[name]) for name in state)
+    assert set(back) == set(state) and all(
+        np.array_equal(back[name], state[name]) for name in state
+    )
 
 
 def conditional(sizes, context):
@@ -203,15 +235,24 @@ def test_stedm_without_style_as_diffusers_has_it():
             norm_num_groups=32,
         )
     )
-    network, table, (x, t) = stedm(sizes, 0), diffusers_unet.table(2, 1, transformer=False), noisy(6, 8)
+    network, table, (x, t) = (
+        stedm(sizes, 0),
+        diffusers_unet.table(2, 1, transformer=False),
+        noisy(6, 8),
+    )
     state = peers.state_of(module)
     fused = diffusers_unet.fuse_qkv(state, 4)
     params = jax.tree.map(jnp.asarray, from_torch(fused, network.abstract, table))
     back = diffusers_unet.split_qkv(to_torch(params, table), 4)
-    assert set(back) == set(state) and all(np.array_equal(back[name], state[name]) for name in state)
+    assert set(back) == set(state) and all(
+        np.array_equal(back[name], state[name]) for name in state
+    )
     with peers.torch.no_grad():
         theirs = module(peers.to_torch_image(x), tensor(t)).sample
-    assert peers.relative_error(jax.jit(network.apply)(params, x, t), peers.from_torch_image(theirs)) < peers.TOLERANCE
+    assert (
+        peers.relative_error(jax.jit(network.apply)(params, x, t), peers.from_torch_image(theirs))
+        < peers.TOLERANCE
+    )
 
 
 @pytest.mark.parity
@@ -223,7 +264,10 @@ def test_stedm_at_full_size():
     style = jax.random.normal(jax.random.key(1), (1, 512))
     theirs = (peers.to_torch_image(x[:1]), tensor(t[1:]), tensor(style))
     module = oracle(6, STEDM, style=512)
-    assert forward_error(module, stedm(), ldm_unet.STEDM_TABLE, (x[:1], t[1:], style), theirs) < peers.TOLERANCE
+    assert (
+        forward_error(module, stedm(), ldm_unet.STEDM_TABLE, (x[:1], t[1:], style), theirs)
+        < peers.TOLERANCE
+    )
 
 
 @pytest.mark.parity
@@ -239,4 +283,7 @@ def test_lid_at_full_size(by):
         theirs = (*theirs[:2], None, theirs[2])
     else:
         table, module = diffusers_unet.table(4, 2, (2, 4, 8)), Forward(conditional(LID, 512))
-    assert forward_error(module, lid(), table, (x[:1], t[1:], None, None, context), theirs) < peers.TOLERANCE
+    assert (
+        forward_error(module, lid(), table, (x[:1], t[1:], None, None, context), theirs)
+        < peers.TOLERANCE
+    )

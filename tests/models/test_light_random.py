@@ -23,7 +23,11 @@ def test_keys_and_their_children_are_independent():
         normal(4, 5000),
     ]
     draws.append(
-        np.asarray(jax.random.normal(jax.random.fold_in(light_key(jax.random.key(3)), 1), (5000,), jnp.float32))
+        np.asarray(
+            jax.random.normal(
+                jax.random.fold_in(light_key(jax.random.key(3)), 1), (5000,), jnp.float32
+            )
+        )
     )
     correlation = np.corrcoef(draws) - np.eye(len(draws))
     assert np.abs(correlation).max() < 0.06

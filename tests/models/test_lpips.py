@@ -32,7 +32,9 @@ def test_equal_images_have_no_distance_and_others_have(made):
     params, x = made
     distance = jax.jit(NETWORK.apply)
     np.testing.assert_array_equal(distance(params, x, x), 0.0)
-    np.testing.assert_allclose(distance(params, x, x[::-1]), distance(params, x[::-1], x), rtol=1e-5)
+    np.testing.assert_allclose(
+        distance(params, x, x[::-1]), distance(params, x[::-1], x), rtol=1e-5
+    )
     assert (np.asarray(distance(params, x, -x)) > 0).all()
 
 
@@ -54,7 +56,9 @@ def test_names_are_those_of_the_flax_file_and_of_the_package(made):
     assert package["net.slice2.3.weight"].shape == (192, 64, 5, 5)
     assert package["lin2.model.1.weight"].shape == (1, 384, 1, 1)
     package |= {"lins.0.model.1.weight": np.zeros(1), "scaling_layer.shift": np.zeros(1)}
-    again = flatten(from_torch(package, NETWORK.abstract, tables.PYTORCH, ignore=entry("lpips-alex").ignore))
+    again = flatten(
+        from_torch(package, NETWORK.abstract, tables.PYTORCH, ignore=entry("lpips-alex").ignore)
+    )
     for path, leaf in flatten(params).items():
         np.testing.assert_array_equal(back[path], leaf)
         np.testing.assert_array_equal(again[path], leaf)
@@ -77,8 +81,13 @@ def test_equals_a_torch_oracle_on_torchvisions_alexnet(made):
     numbers = {number: slice_ for slice_, number in ((1, 0), (2, 3), (3, 6), (4, 8), (5, 10))}
     for number, slice_ in numbers.items():
         for part in ("weight", "bias"):
-            getattr(alexnet.features[number], part).data.copy_(state[f"net.slice{slice_}.{number}.{part}"])
-    shift, scale = (torch.tensor(v)[None, :, None, None] for v in ((-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)))
+            getattr(alexnet.features[number], part).data.copy_(
+                state[f"net.slice{slice_}.{number}.{part}"]
+            )
+    shift, scale = (
+        torch.tensor(v)[None, :, None, None]
+        for v in ((-0.030, -0.088, -0.188), (0.458, 0.448, 0.450))
+    )
 
     def features(image):
         h, out = (image - shift) / scale, []
@@ -106,12 +115,18 @@ def test_published_weights_rise_with_blur():
     file = DATA.parent / "weights" / "lpips" / "lpips_alexnet_flax.safetensors"
     images = sorted((DATA / "glas" / "images").glob("testA_*.jpg"))[:4]
     if not file.exists() or not images:
-        pytest.skip(f"needs weights/lpips and data/glas beside {DATA}; set STEDM_DATA to the folder that has glas/")
+        pytest.skip(
+            f"needs weights/lpips and data/glas beside {DATA}; set STEDM_DATA to the folder that has glas/"
+        )
     params = from_torch(load_file(file), NETWORK.abstract, tables.TABLE)
-    crops = np.stack([np.asarray(Image.open(path).convert("RGB"))[100:292, 100:292] for path in images])
+    crops = np.stack(
+        [np.asarray(Image.open(path).convert("RGB"))[100:292, 100:292] for path in images]
+    )
     x = (crops / 127.5 - 1).astype(np.float32)
     distance = jax.jit(NETWORK.apply)
-    found = [distance(params, x, gaussian_filter(x, (0, s, s, 0)) if s else x) for s in (0, 0.5, 1, 2, 4)]
+    found = [
+        distance(params, x, gaussian_filter(x, (0, s, s, 0)) if s else x) for s in (0, 0.5, 1, 2, 4)
+    ]
     print("LPIPS by blur", np.round(np.mean(found, axis=1), 3))
     assert (np.asarray(found[0]) == 0).all()
     assert (np.diff(np.asarray(found), axis=0) > 0).all()

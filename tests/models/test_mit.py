@@ -25,7 +25,9 @@ def test_depthwise_convolution_is_the_grouped_one():
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=6,
     )
-    np.testing.assert_allclose(network.apply(params, x), want + params["bias"][None, None, None], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        network.apply(params, x), want + params["bias"][None, None, None], rtol=1e-5, atol=1e-5
+    )
 
 
 def test_stochastic_depth_drops_whole_images_and_keeps_the_mean():
@@ -44,7 +46,9 @@ def test_stochastic_depth_never_drops_the_first_block():
     params = random_params(two)
     first = {**params, "block1": {"0": params["block1"]["0"]}}
     x = jax.random.normal(jax.random.key(1), (8, 8, 8, 3))
-    both = jax.jit(lambda x: (two.apply(params, x, jax.random.key(0))[0], one.apply(first, x)[0]))(x)
+    both = jax.jit(lambda x: (two.apply(params, x, jax.random.key(0))[0], one.apply(first, x)[0]))(
+        x
+    )
     same = np.isclose(*both, rtol=1e-5, atol=1e-5).all((1, 2, 3))
     assert same.sum() >= 4 and same.dtype == bool
 
@@ -52,8 +56,11 @@ def test_stochastic_depth_never_drops_the_first_block():
 def test_sizes_are_those_of_segformer():
     assert [sum(size["depths"]) for size in SIZES.values()] == [8, 8, 16, 28, 41, 52]
     assert SIZES["mit_b2"] == {
-        "widths": (64, 128, 320, 512), "depths": (3, 4, 6, 3), "heads": (1, 2, 5, 8), "reductions": (8, 4, 2, 1),
-    }  # fmt: skip
+        "widths": (64, 128, 320, 512),
+        "depths": (3, 4, 6, 3),
+        "heads": (1, 2, 5, 8),
+        "reductions": (8, 4, 2, 1),
+    }
 
 
 @pytest.mark.parity

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 from stedm_jax.models.build import build_head
 from stedm_jax.models.functional import param_count
 
@@ -22,10 +22,14 @@ def maps(seed: int = 0):
     return [jax.random.normal(one, (2, 4, 4, 6)), jax.random.normal(two, (2, 8, 8, 10))]
 
 
-@pytest.mark.parametrize(("kind", "norm"), [("convolution", "batch"), ("convolution", "group"), ("linear", "batch")])
+@pytest.mark.parametrize(
+    ("kind", "norm"), [("convolution", "batch"), ("convolution", "group"), ("linear", "batch")]
+)
 def test_logits_at_the_size_asked_for(kind, norm):
     network = head(kind, norm)
-    logits = jax.jit(lambda p, m: network.apply(p, m, (16, 24), True))(network.init(jax.random.key(1)), maps())
+    logits = jax.jit(lambda p, m: network.apply(p, m, (16, 24), True))(
+        network.init(jax.random.key(1)), maps()
+    )
     assert logits.shape == (2, 16, 24, 3)
     assert logits.dtype == jnp.float32
     assert bool(jnp.isfinite(logits).all())
@@ -34,7 +38,9 @@ def test_logits_at_the_size_asked_for(kind, norm):
 def test_a_linear_head_is_linear_and_sees_one_position():
     network = head("linear")
     params = network.init(jax.random.key(1))
-    assert param_count(params) == sum(3 * c + 4 * c for c in CHANNELS) + 3  # weights; scale, bias, mean and variance
+    assert (
+        param_count(params) == sum(3 * c + 4 * c for c in CHANNELS) + 3
+    )  # weights; scale, bias, mean and variance
     given, other = maps(0), maps(1)
     apply = lambda m: np.asarray(network.apply(params, m, (8, 8)))  # noqa: E731
     middle = [(a + b) / 2 for a, b in zip(given, other, strict=True)]
@@ -55,7 +61,10 @@ def test_the_convolutions_see_their_neighbours():
 
 
 def test_an_unknown_head_is_refused():
-    with pytest.raises(UserError, match=r"head\.kind = 'mlp', which is not known\. Set it to one of: convolution, lin"):
+    with pytest.raises(
+        UserError,
+        match=r"head\.kind = 'mlp', which is not known\. Set it to one of: convolution, lin",
+    ):
         head("mlp")
     with pytest.raises(UserError, match=r"norms each image by itself is not linear"):
         head("linear", "group")

@@ -16,16 +16,24 @@ COUNTS = {"resnet18": 11_176_512, "resnet34": 21_284_672, "resnet50": 23_508_032
 def test_five_maps_and_the_published_count(name):
     network = Functional(lambda rngs: ResNet(**SIZES[name], rngs=rngs))
     assert trained_count(network) == COUNTS[name]
-    maps = jax.eval_shape(network.apply, network.abstract, jax.ShapeDtypeStruct((1, 64, 96, 3), jnp.float32))
+    maps = jax.eval_shape(
+        network.apply, network.abstract, jax.ShapeDtypeStruct((1, 64, 96, 3), jnp.float32)
+    )
     wide = 4 if name == "resnet50" else 1
     assert [each.shape[1:] for each in maps] == [
-        (32, 48, 64), (16, 24, 64 * wide), (8, 12, 128 * wide), (4, 6, 256 * wide), (2, 3, 512 * wide),
-    ]  # fmt: skip
+        (32, 48, 64),
+        (16, 24, 64 * wide),
+        (8, 12, 128 * wide),
+        (4, 6, 256 * wide),
+        (2, 3, 512 * wide),
+    ]
 
 
 def test_group_norm_has_the_same_parameters_without_statistics():
     batch = flatten(Functional(lambda rngs: ResNet(depths=(1, 1), width=8, rngs=rngs)).abstract)
-    group = flatten(Functional(lambda rngs: ResNet(depths=(1, 1), width=8, norm="group", rngs=rngs)).abstract)
+    group = flatten(
+        Functional(lambda rngs: ResNet(depths=(1, 1), width=8, norm="group", rngs=rngs)).abstract
+    )
     assert len(batch) == 7 * 3 - 1 + 2 * 7 - 1 - 3 and not any("running_" in name for name in group)
     assert {name: leaf for name, leaf in batch.items() if "running_" not in name} == group
 
@@ -74,7 +82,10 @@ def test_a_training_step_of_the_unet_is_that_of_smp(monkeypatch):
     assert float(ours) == pytest.approx(theirs.item(), rel=1e-5)
     after, stats = flatten(peers.mapped(module, network)), flatten(stats)
     assert len(stats) == 2 * (1 + 4 * 2 + 3 + 10)
-    assert max(peers.relative_error(value, after[path]) for path, value in stats.items()) < peers.TOLERANCE
+    assert (
+        max(peers.relative_error(value, after[path]) for path, value in stats.items())
+        < peers.TOLERANCE
+    )
     gradients = {name: value.grad.numpy() for name, value in module.named_parameters()}
     want = flatten(from_torch(gradients, network.abstract, load_only=(r"/(kernel|scale|bias)$",)))
     grads = flatten(grads)

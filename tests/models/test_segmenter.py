@@ -83,20 +83,30 @@ def test_training_gives_statistics_that_lie_over_the_parameters(norm):
 
     x = jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32)
     _, stats = jax.eval_shape(train, network.abstract, x)
-    names = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(network.abstract)}
-    found = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(stats)}
+    names = {
+        jax.tree_util.keystr(path): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(network.abstract)
+    }
+    found = {
+        jax.tree_util.keystr(path): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(stats)
+    }
     assert found == {name: leaf for name, leaf in names.items() if "running_" in name}
     assert len(found) == (20 if norm == "batch" else 0)
 
 
 def test_colours_of_imagenet():
     x = np.random.default_rng(0).uniform(-1, 1, (2, 4, 4, 3)).astype(np.float32)
-    np.testing.assert_allclose(to_imagenet(jnp.array(x)), ((x + 1) / 2 - MEAN) / STD, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        to_imagenet(jnp.array(x)), ((x + 1) / 2 - MEAN) / STD, rtol=1e-5, atol=1e-6
+    )
     stages = {"widths": (8,), "depths": (1,), "heads": (1,), "reductions": (2,), "decoder": (8, 8)}
     plain = Functional(lambda rngs: Segmenter(classes=2, **stages, rngs=rngs))
     scaled = Functional(lambda rngs: Segmenter(classes=2, **stages, imagenet_input=True, rngs=rngs))
     params, x = random_params(plain), jnp.ones((1, 16, 16, 3)) * 0.3
-    both = jax.jit(lambda params, x: (scaled.apply(params, x), plain.apply(params, to_imagenet(x))))(params, x)
+    both = jax.jit(
+        lambda params, x: (scaled.apply(params, x), plain.apply(params, to_imagenet(x)))
+    )(params, x)
     np.testing.assert_allclose(*both, rtol=1e-5, atol=1e-5)
 
 
@@ -106,5 +116,7 @@ def test_colours_of_imagenet():
 def test_every_size_has_as_many_parameters_as_in_smp(encoder):
     module, network = smp_unet(encoder), our_unet(encoder)
     assert trained_count(network) == sum(value.numel() for value in module.parameters())
-    sizes = sum(value.numel() for name, value in module.state_dict().items() if "num_batches" not in name)
+    sizes = sum(
+        value.numel() for name, value in module.state_dict().items() if "num_batches" not in name
+    )
     assert sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(network.abstract)) == sizes

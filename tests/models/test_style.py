@@ -16,7 +16,13 @@ FREE = {"mean": agg.Mean, "max": agg.Max, "attention": agg.Attention}
 def extractor(aggregation, tiles=3, encoder="conv", remat=False):
     return Functional(
         lambda rngs: StyleExtractor(
-            encoder=encoder, width=4, aggregation=aggregation, dim=8, tiles=tiles, remat=remat, rngs=rngs
+            encoder=encoder,
+            width=4,
+            aggregation=aggregation,
+            dim=8,
+            tiles=tiles,
+            remat=remat,
+            rngs=rngs,
         )
     )
 
@@ -48,7 +54,11 @@ def test_shape_and_dtype(aggregation):
     network = extractor(aggregation)
     y = jax.eval_shape(network.apply, network.abstract, images(), jnp.ones((2, 3), bool))
     if aggregation == "tokens":
-        assert y.values.shape == (2, 3, 8) and y.values.dtype == jnp.float32 and y.present.shape == (2, 3)
+        assert (
+            y.values.shape == (2, 3, 8)
+            and y.values.dtype == jnp.float32
+            and y.present.shape == (2, 3)
+        )
         return
     assert y.shape == (2, 8) and y.dtype == jnp.float32
 
@@ -96,19 +106,25 @@ def test_attention_over_empty_bags_has_finite_gradients_in_its_parameters():
     unknown = jnp.where(present[..., None], vectors(), jnp.nan)
     gradient = jax.jit(jax.grad(lambda p, x: network.apply(p, x, present).sum(), argnums=(0, 1)))
     weights, inputs = gradient(random_params(network), unknown)
-    assert all(np.all(np.isfinite(leaf)) and np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(weights))
+    assert all(
+        np.all(np.isfinite(leaf)) and np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(weights)
+    )
     np.testing.assert_array_equal(np.asarray(inputs)[~np.asarray(present)], 0)
 
 
 def test_mean_and_max_are_what_they_say():
     x, present = vectors(), jnp.array([[True, False, True], [False, True, False]])
-    np.testing.assert_allclose(aggregator("mean")(x, present)[0], (x[0, 0] + x[0, 2]) / 2, rtol=1e-6)
+    np.testing.assert_allclose(
+        aggregator("mean")(x, present)[0], (x[0, 0] + x[0, 2]) / 2, rtol=1e-6
+    )
     np.testing.assert_allclose(aggregator("max")(x, present)[0], np.maximum(x[0, 0], x[0, 2]))
     np.testing.assert_allclose(aggregator("mean")(x, present)[1], x[1, 1])
 
 
 def test_svit_reads_the_images_that_are_present():
-    network = Functional(lambda rngs: SViT(out=4, count=2, dim=16, depth=2, heads=2, head_dim=4, mlp=8, rngs=rngs))
+    network = Functional(
+        lambda rngs: SViT(out=4, count=2, dim=16, depth=2, heads=2, head_dim=4, mlp=8, rngs=rngs)
+    )
     params = random_params(network)
     x = jax.random.normal(jax.random.key(0), (2, 2, 16, 24, 3))
     present = jnp.array([[True, False], [True, True]])
@@ -141,7 +157,9 @@ def test_images_one_after_another_give_the_same_as_all_at_once():
     turns = jax.make_jaxpr(extractor("attention", remat=True).apply)(params, x, present)
     assert "length=3" in str(turns)
     in_turn, at_once = made(extractor("attention", remat=True)), made(extractor("attention"))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), in_turn, at_once)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), in_turn, at_once
+    )
 
 
 @pytest.mark.parity
@@ -154,7 +172,9 @@ def test_linear_is_the_published_one():
         def __init__(self):
             super().__init__()
             nn = torch.nn
-            self.layers = nn.Sequential(nn.ReLU(), nn.Linear(24, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU())
+            self.layers = nn.Sequential(
+                nn.ReLU(), nn.Linear(24, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU()
+            )
 
         def forward(self, x):
             return self.layers(x.flatten(1))
@@ -164,7 +184,9 @@ def test_linear_is_the_published_one():
     theirs.sum().backward()
     network, present = Functional(lambda rngs: agg.Linear(8, 3, rngs=rngs)), jnp.ones((2, 3), bool)
     params = peers.mapped(module, network)
-    assert peers.relative_error(network.apply(params, x, present), theirs.detach()) < peers.TOLERANCE
+    assert (
+        peers.relative_error(network.apply(params, x, present), theirs.detach()) < peers.TOLERANCE
+    )
     grads = jax.grad(lambda p: network.apply(p, x, present).sum())(params)
     assert max(peers.gradient_errors(grads, module, network).values()) < peers.TOLERANCE
 
@@ -176,7 +198,9 @@ def test_svit_at_the_published_size():
 
     module = peers.randomise(oracle_svit.SViT(count=3, out=512))
     network = Functional(lambda rngs: SViT(out=512, count=3, rngs=rngs))
-    params = jax.tree.map(lambda x, like: x.reshape(like.shape), peers.mapped(module, network), network.abstract)
+    params = jax.tree.map(
+        lambda x, like: x.reshape(like.shape), peers.mapped(module, network), network.abstract
+    )
     assert param_count(params) == sum(p.numel() for p in module.parameters())
     x = jax.random.normal(jax.random.key(0), (2, 3, 32, 48, 3))
     theirs = module(peers.torch.from_numpy(np.moveaxis(np.array(x), -1, 2)))
@@ -193,8 +217,13 @@ def test_svit_at_the_published_size():
 
     grads, ours = both(params)
     errors = peers.gradient_errors(grads, module, network)
-    print(f"output {peers.relative_error(ours, theirs.detach()):.1e}, gradients {max(errors.values()):.1e}")
-    assert peers.relative_error(ours, theirs.detach()) < peers.TOLERANCE and max(errors.values()) < peers.TOLERANCE
+    print(
+        f"output {peers.relative_error(ours, theirs.detach()):.1e}, gradients {max(errors.values()):.1e}"
+    )
+    assert (
+        peers.relative_error(ours, theirs.detach()) < peers.TOLERANCE
+        and max(errors.values()) < peers.TOLERANCE
+    )
 
 
 def test_none_has_no_parameters():
@@ -227,13 +256,17 @@ def test_conv_encoder_has_a_finite_gradient_on_the_dropped_style(encoder):
 
 
 def test_conv_encoder_is_not_carried_away_by_the_dropped_style():
-    """Freshly initialised, its answer to no style, or to black, is about as large as that to tissue."""
+    """Freshly initialised, its answer to no style, or to black, is about as large as that to
+    tissue."""
     network = Functional(lambda rngs: ConvEncoder(width=16, dim=64, rngs=rngs))
     params, apply = network.init(jax.random.key(0)), jax.jit(network.apply)
     tissue = jax.random.uniform(jax.random.key(1), (4, 32, 32, 3), minval=0.0, maxval=1.0)
     usual = np.linalg.norm(apply(params, tissue), axis=-1).mean()
     for constant in (-2.0, -1.0):
-        assert np.linalg.norm(apply(params, jnp.full((4, 32, 32, 3), constant)), axis=-1).max() < 15 * usual
+        assert (
+            np.linalg.norm(apply(params, jnp.full((4, 32, 32, 3), constant)), axis=-1).max()
+            < 15 * usual
+        )
 
 
 def test_optical_density_of_white_is_zero_and_adds_up():

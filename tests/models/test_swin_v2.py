@@ -61,7 +61,9 @@ def test_relative_positions():
     np.testing.assert_allclose(table, -table[::-1])
 
 
-def torchvision_swin(embed_dim=96, depths=(2, 2, 6, 2), heads=(3, 6, 12, 24), window=8, classes=1000):
+def torchvision_swin(
+    embed_dim=96, depths=(2, 2, 6, 2), heads=(3, 6, 12, 24), window=8, classes=1000
+):
     """torchvision's, with random weights."""
     from tests import peers
 
@@ -88,11 +90,16 @@ def test_torchvision_and_all_its_gradients(size):
     from tests import peers
 
     module = torchvision_swin(24, (2, 2), (3, 6), classes=5)
-    network = Functional(lambda rngs: SwinV2(classes=5, embed_dim=24, depths=(2, 2), heads=(3, 6), rngs=rngs))
+    network = Functional(
+        lambda rngs: SwinV2(classes=5, embed_dim=24, depths=(2, 2), heads=(3, 6), rngs=rngs)
+    )
     params = peers.mapped(module, network, ignore=entry("swin-v2-t-imagenet").ignore)
     assert param_count(params) == sum(p.numel() for p in module.parameters())
     state, back = peers.state_of(module), to_torch(params)
-    assert all(np.array_equal(back.pop(name), state[name]) for name, _ in module.named_parameters()) and not back
+    assert (
+        all(np.array_equal(back.pop(name), state[name]) for name, _ in module.named_parameters())
+        and not back
+    )
     x = jax.random.normal(jax.random.key(0), (2, *size, 3))
     theirs = module(peers.to_torch_image(x))
     weights = np.random.default_rng(1).normal(size=(2, 5)).astype(np.float32)
@@ -107,7 +114,10 @@ def test_torchvision_and_all_its_gradients(size):
         return jax.grad(loss, has_aux=True)(params)
 
     grads, ours = both(params)
-    error, errors = peers.relative_error(ours, theirs.detach()), peers.gradient_errors(grads, module, network)
+    error, errors = (
+        peers.relative_error(ours, theirs.detach()),
+        peers.gradient_errors(grads, module, network),
+    )
     print(f"output {error:.1e}, gradients {max(errors.values()):.1e}")
     assert error < peers.TOLERANCE and max(errors.values()) < peers.TOLERANCE
 

@@ -38,7 +38,12 @@ def test_names_are_the_published_ones_and_both_kinds_of_file_are_read(tmp_path):
     small = network(channels=8, latent_channels=4)
     params = random_params(small)
     state = to_torch(params, tables.TABLE)
-    assert state["decoder.3.pool.1.weight"].shape == (32,) and state["decoder.1.weight"].shape == (8, 4, 3, 3)
+    assert state["decoder.3.pool.1.weight"].shape == (32,) and state["decoder.1.weight"].shape == (
+        8,
+        4,
+        3,
+        3,
+    )
     for name, tensors in tables.files(state).items():
         save_file(tensors, tmp_path / f"{name}.safetensors")
     two = read_tensors(tmp_path, parts=entry("taef2").parts)
@@ -53,9 +58,18 @@ def test_names_are_the_published_ones_and_both_kinds_of_file_are_read(tmp_path):
 def test_last_layer_is_where_it_says():
     small = network(channels=8, latent_channels=4)
     z = jax.ShapeDtypeStruct((1, 2, 2, 4), jnp.float32)
-    features = jax.eval_shape(lambda p, z: small.apply(p, z, method="decode_features"), small.abstract, z)
-    assert flatten(small.abstract)["/".join(TAEF2.last_kernel)].shape == (3, 3, features.shape[-1], 3)
-    image = jax.eval_shape(lambda p, h: small.apply(p, h, method="to_image"), small.abstract, features)
+    features = jax.eval_shape(
+        lambda p, z: small.apply(p, z, method="decode_features"), small.abstract, z
+    )
+    assert flatten(small.abstract)["/".join(TAEF2.last_kernel)].shape == (
+        3,
+        3,
+        features.shape[-1],
+        3,
+    )
+    image = jax.eval_shape(
+        lambda p, h: small.apply(p, h, method="to_image"), small.abstract, features
+    )
     assert image.shape == (1, 16, 16, 3)
 
 
@@ -65,7 +79,9 @@ def test_equals_diffusers_without_the_pool():
 
     theirs = peers.randomise(
         peers.peer("diffusers").AutoencoderTiny(
-            latent_channels=16, encoder_block_out_channels=(16,) * 4, decoder_block_out_channels=(16,) * 4
+            latent_channels=16,
+            encoder_block_out_channels=(16,) * 4,
+            decoder_block_out_channels=(16,) * 4,
         )
     )
     ours = network(latent_channels=16, channels=16, pool=False)
@@ -115,12 +131,21 @@ def test_the_pooled_block_equals_a_torch_oracle():
 def test_published_weights_reconstruct_real_tissue():
     from PIL import Image
 
-    weights, images = DATA.parent / "weights" / "taef2", sorted((DATA / "glas" / "images").glob("testA_*.jpg"))[:16]
+    weights, images = (
+        DATA.parent / "weights" / "taef2",
+        sorted((DATA / "glas" / "images").glob("testA_*.jpg"))[:16],
+    )
     if not weights.is_dir() or not images:
-        pytest.skip(f"needs weights/taef2 and data/glas beside {DATA}; set STEDM_DATA to the folder that has glas/")
+        pytest.skip(
+            f"needs weights/taef2 and data/glas beside {DATA}; set STEDM_DATA to the folder that has glas/"
+        )
     taef2 = network()
-    params = from_torch(read_tensors(weights, parts=entry("taef2").parts), taef2.abstract, tables.TABLE)
-    crops = np.stack([np.asarray(Image.open(path).convert("RGB"))[100:356, 100:356] for path in images])
+    params = from_torch(
+        read_tensors(weights, parts=entry("taef2").parts), taef2.abstract, tables.TABLE
+    )
+    crops = np.stack(
+        [np.asarray(Image.open(path).convert("RGB"))[100:356, 100:356] for path in images]
+    )
     x = jnp.asarray(crops / 127.5 - 1, jnp.float32)
 
     def quality(params, x):

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 from stedm_jax.models.functional import Functional
 from stedm_jax.models.taps import tap_names, tap_shapes
 from stedm_jax.models.unet import UNet
@@ -26,7 +26,9 @@ def test_names_and_shapes_are_those_of_the_network(network):
     want = tap_shapes(**SIZES, size=(16, 8))
     assert tuple(want) == tap_names(2, 1)
     assert list(want)[:3] == ["input_blocks/0", "input_blocks/1", "input_blocks/2"]
-    out, taps = jax.eval_shape(lambda p: network.apply(p, *ARGS, taps=tuple(want)), network.abstract)
+    out, taps = jax.eval_shape(
+        lambda p: network.apply(p, *ARGS, taps=tuple(want)), network.abstract
+    )
     assert out.shape == (2, 16, 8, 3)
     assert {name: tap.shape[1:] for name, tap in taps.items()} == want
 
@@ -40,7 +42,9 @@ def test_those_of_lid():
 
 def test_without_taps_nothing_is_added(network):
     plain = jax.make_jaxpr(network.apply)(network.abstract, *ARGS)
-    tapped = jax.make_jaxpr(lambda p: network.apply(p, *ARGS, taps=("middle_block",)))(network.abstract)
+    tapped = jax.make_jaxpr(lambda p: network.apply(p, *ARGS, taps=("middle_block",)))(
+        network.abstract
+    )
     assert len(plain.jaxpr.outvars) == 1 and len(tapped.jaxpr.outvars) == 2
     assert str(plain).count("conv_general") == str(tapped).count("conv_general")
 
@@ -48,7 +52,9 @@ def test_without_taps_nothing_is_added(network):
 def test_features_run_only_what_they_need(network):
     whole = convolutions(lambda p: network.apply(p, *ARGS), network.abstract)
     counts = [
-        convolutions(lambda p, t=tap: network.apply(p, *ARGS, method="features", taps=(t,)), network.abstract)
+        convolutions(
+            lambda p, t=tap: network.apply(p, *ARGS, method="features", taps=(t,)), network.abstract
+        )
         for tap in ("input_blocks/0", "middle_block", "output_blocks/1", "output_blocks/3")
     ]
     assert counts == sorted(set(counts)) and counts[0] == 1 and counts[-1] == whole - 1
@@ -72,4 +78,7 @@ def test_values_are_the_same_with_and_without_the_rest(network):
 @pytest.mark.parametrize("method", ["__call__", "features"])
 def test_an_unknown_tap_is_told_with_the_known_ones(network, method):
     with pytest.raises(UserError, match=r"'output_blocks/9'.*middle_block, output_blocks/0"):
-        jax.eval_shape(lambda p: network.apply(p, *ARGS, method=method, taps=("output_blocks/9",)), network.abstract)
+        jax.eval_shape(
+            lambda p: network.apply(p, *ARGS, method=method, taps=("output_blocks/9",)),
+            network.abstract,
+        )

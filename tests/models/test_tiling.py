@@ -23,29 +23,39 @@ def texture(height, width, seed=0):
 def test_tiles_cover_an_axis_with_the_overlap(size, tile, overlap, unit):
     starts = tile_starts(size, tile, overlap, unit)
     side = min(size, tile)
-    assert starts[0] == 0 and starts[-1] + side == size and all(start % unit == 0 for start in starts)
+    assert (
+        starts[0] == 0 and starts[-1] + side == size and all(start % unit == 0 for start in starts)
+    )
     assert all(b - a <= tile - overlap for a, b in zip(starts, starts[1:], strict=False))
 
 
 def test_the_identity_comes_back_whatever_the_sizes():
     x = texture(56, 36)
     for tile, overlap, margin in ((16, 8, 2), (16, 4, 0), (20, 10, 4), (16, 0, 0), (64, 8, 0)):
-        np.testing.assert_allclose(map_tiles(lambda t: t, x, tile=tile, overlap=overlap, margin=margin), x, atol=1e-5)
+        np.testing.assert_allclose(
+            map_tiles(lambda t: t, x, tile=tile, overlap=overlap, margin=margin), x, atol=1e-5
+        )
 
 
 def test_a_step_between_tiles_is_crossed_linearly():
     x = jnp.concatenate([jnp.zeros((1, 8, 12, 1)), jnp.ones((1, 8, 12, 1))], axis=2)
     out = map_tiles(lambda t: jnp.broadcast_to(t.max(), t.shape), x, tile=16, overlap=8)[0, 0, :, 0]
-    assert float(jnp.abs(jnp.diff(out)).max()) <= 1.0  # the value of a tile is 1 wherever it holds a 1
+    assert (
+        float(jnp.abs(jnp.diff(out)).max()) <= 1.0
+    )  # the value of a tile is 1 wherever it holds a 1
     x = x.at[:, :, :12].set(-1.0)
-    sign = map_tiles(lambda t: jnp.broadcast_to(t[:, :1, :1], t.shape), x, tile=16, overlap=8)[0, 0, :, 0]
+    sign = map_tiles(lambda t: jnp.broadcast_to(t[:, :1, :1], t.shape), x, tile=16, overlap=8)[
+        0, 0, :, 0
+    ]
     assert (np.asarray(sign[:8]) == -1).all()
 
 
 def blur(x):
     """Over 5x5, with zeros beyond the edge, as a convolution has it."""
     kernel = jnp.asarray(np.random.default_rng(1).normal(size=(5, 5, 3, 3)) / 9, jnp.float32)
-    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
 
 
 @pytest.mark.parametrize("size", [(60, 44), (28, 90), (20, 20)])
@@ -59,13 +69,21 @@ def test_what_looks_no_farther_than_the_margin_gives_the_result_for_the_whole_im
     x, sizes = texture(*size), {"tile": 24, "overlap": 12, "margin": 4, "factor": 2}
     z, tiled = encode(x), jax.jit(lambda x: encode_tiled(encode, x, **sizes))(x)
     np.testing.assert_allclose(tiled, z, atol=1e-5)
-    np.testing.assert_allclose(jax.jit(lambda z: decode_tiled(decode, z, **sizes))(z), decode(z), atol=1e-5)
+    np.testing.assert_allclose(
+        jax.jit(lambda z: decode_tiled(decode, z, **sizes))(z), decode(z), atol=1e-5
+    )
 
 
 def test_an_autoencoder_agrees_inside_and_has_no_seam():
     network = Functional(
         lambda rngs: Autoencoder(
-            kind="kl", channels=16, multipliers=(1, 2), res_blocks=1, latent_channels=3, attention=False, rngs=rngs
+            kind="kl",
+            channels=16,
+            multipliers=(1, 2),
+            res_blocks=1,
+            latent_channels=3,
+            attention=False,
+            rngs=rngs,
         )
     )
     params = random_params(network)
@@ -92,7 +110,10 @@ def test_an_autoencoder_agrees_inside_and_has_no_seam():
         # Group norms see the tile, not the image.
         assert error.std() < 0.15 * spread
         # No seam: neighbours differ by no more than the images themselves do.
-        steps = np.abs(np.diff(np.asarray(tiled), axis=1)).max() / np.abs(np.diff(np.asarray(whole), axis=1)).max()
+        steps = (
+            np.abs(np.diff(np.asarray(tiled), axis=1)).max()
+            / np.abs(np.diff(np.asarray(whole), axis=1)).max()
+        )
         assert steps < 1.2
 
 

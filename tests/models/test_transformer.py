@@ -34,7 +34,9 @@ def inputs(count=3):
 def test_names_are_those_of_the_published_state_dict(network):
     block = "transformer_blocks.0."
     both = ["norm", "proj_in", "proj_out", *(f"{block}norm{n}" for n in (1, 2, 3))]
-    both += [block + name for name in ("ff.net.0.proj", "ff.net.2", "attn1.to_out.0", "attn2.to_out.0")]
+    both += [
+        block + name for name in ("ff.net.0.proj", "ff.net.2", "attn1.to_out.0", "attn2.to_out.0")
+    ]
     names = {f"{name}.{kind}" for name in both for kind in ("weight", "bias")}
     names |= {f"{block}attn{n}.to_{each}.weight" for n in (1, 2) for each in "qkv"}
     assert set(to_torch(random_params(network), ldm_unet.TABLE)) == names
@@ -50,8 +52,12 @@ def test_tokens_are_a_set_of_which_some_are_absent(network, apply):
     params, (x, context) = random_params(network), inputs()
     present = jnp.array([[True, True, False], [True, True, True]])
     y, order = apply(params, x, Tokens(context, present)), jnp.array([2, 0, 1])
-    np.testing.assert_allclose(apply(params, x, Tokens(context[:, order], present[:, order])), y, atol=1e-5)
-    np.testing.assert_allclose(apply(params, x, Tokens(context.at[0, 2].set(jnp.nan), present)), y, atol=1e-5)
+    np.testing.assert_allclose(
+        apply(params, x, Tokens(context[:, order], present[:, order])), y, atol=1e-5
+    )
+    np.testing.assert_allclose(
+        apply(params, x, Tokens(context.at[0, 2].set(jnp.nan), present)), y, atol=1e-5
+    )
     fewer = apply(params, x, Tokens(context[:, :2], jnp.ones((2, 2), bool)))
     np.testing.assert_allclose(fewer[0], y[0], atol=1e-5)
     assert np.abs(fewer[1] - y[1]).max() > 1e-3
@@ -71,11 +77,14 @@ def test_heads_must_divide_the_channels():
         transformer.CrossAttention(8, 8, 3, rngs=nnx.Rngs(0), dtype=F32)
 
 
-# Blocks against diffusers. Names by the table of the whole network, below a block that has the kind in question.
+# Blocks against diffusers. Names by the table of the whole network, below a block that has the kind
+# in question.
 
 
 def resnet_table():
-    return [rule for old, new in diffusers_unet.RESNET for rule in diffusers_unet._renamed(old, new)]
+    return [
+        rule for old, new in diffusers_unet.RESNET for rule in diffusers_unet._renamed(old, new)
+    ]
 
 
 def check(module, network, table, ours, theirs, fuse=lambda x: x):
@@ -87,7 +96,9 @@ def check(module, network, table, ours, theirs, fuse=lambda x: x):
     with peers.torch.no_grad():
         want = module(*theirs)
     want = peers.from_torch_image(getattr(want, "sample", want))
-    error = peers.relative_error(jax.jit(network.apply)(jax.tree.map(jnp.asarray, params), *ours), want)
+    error = peers.relative_error(
+        jax.jit(network.apply)(jax.tree.map(jnp.asarray, params), *ours), want
+    )
     print(f"{error:.1e}")
     assert error < peers.TOLERANCE
 
@@ -116,7 +127,9 @@ def test_res_block_is_resnet_block(scale_shift):
         eps=1e-5,
         time_embedding_norm="scale_shift" if scale_shift else "default",
     )
-    network = Functional(lambda rngs: blocks.ResBlock(128, 160, 24, rngs=rngs, dtype=F32, scale_shift=scale_shift))
+    network = Functional(
+        lambda rngs: blocks.ResBlock(128, 160, 24, rngs=rngs, dtype=F32, scale_shift=scale_shift)
+    )
     (x, their_x), (emb, their_emb) = both(2, 6, 6, 128), both(2, 24)
     check(module, network, resnet_table(), (x, emb), (their_x, their_emb))
 
@@ -128,10 +141,17 @@ def test_attention_block_is_attention():
     peers.peer("diffusers")
     from diffusers.models.attention_processor import Attention
 
-    kw = {"norm_num_groups": norm_groups(32), "eps": 1e-5, "bias": True, "residual_connection": True}
+    kw = {
+        "norm_num_groups": norm_groups(32),
+        "eps": 1e-5,
+        "bias": True,
+        "residual_connection": True,
+    }
     module = Attention(query_dim=32, heads=4, dim_head=8, **kw)
     network = Functional(lambda rngs: blocks.AttentionBlock(32, 4, rngs=rngs, dtype=F32))
-    table = [rule for old, new in diffusers_unet.PLAIN for rule in diffusers_unet._renamed(old, new)]
+    table = [
+        rule for old, new in diffusers_unet.PLAIN for rule in diffusers_unet._renamed(old, new)
+    ]
     x, their_x = both(2, 5, 7, 32)
 
     def fuse(state):
@@ -154,8 +174,13 @@ def test_spatial_transformer_is_transformer_2d(context_dim):
         norm_num_groups=norm_groups(32),
         cross_attention_dim=context_dim or 32,
     )
-    network = Functional(lambda rngs: SpatialTransformer(32, 4, context_dim, depth=2, rngs=rngs, dtype=F32))
-    (x, their_x), (context, their_context) = both(2, 5, 7, 32), both(2, 3, context_dim or 32, seed=1)
+    network = Functional(
+        lambda rngs: SpatialTransformer(32, 4, context_dim, depth=2, rngs=rngs, dtype=F32)
+    )
+    (x, their_x), (context, their_context) = (
+        both(2, 5, 7, 32),
+        both(2, 3, context_dim or 32, seed=1),
+    )
     if context_dim:
         ours, theirs = (x, Tokens(context, jnp.ones((2, 3), bool))), (their_x, their_context)
         check(module, network, ldm_unet.TABLE, ours, theirs)
@@ -189,5 +214,10 @@ def test_timestep_embedding():
     from diffusers.models.embeddings import get_timestep_embedding
 
     t = np.array([0.0, 1.0, 37.5, 999.0], np.float32)
-    theirs = get_timestep_embedding(peers.torch.from_numpy(t), 192, flip_sin_to_cos=True, downscale_freq_shift=0)
-    assert peers.relative_error(blocks.timestep_embedding(jnp.asarray(t), 192), theirs) < peers.TOLERANCE
+    theirs = get_timestep_embedding(
+        peers.torch.from_numpy(t), 192, flip_sin_to_cos=True, downscale_freq_shift=0
+    )
+    assert (
+        peers.relative_error(blocks.timestep_embedding(jnp.asarray(t), 192), theirs)
+        < peers.TOLERANCE
+    )

@@ -79,7 +79,9 @@ def test_parameters_follow_the_style_path():
 
 def test_gradients_reach_every_parameter_and_the_style_encoder():
     style = Functional(
-        lambda rngs: StyleExtractor(encoder="conv", width=4, aggregation="attention", dim=8, tiles=2, rngs=rngs)
+        lambda rngs: StyleExtractor(
+            encoder="conv", width=4, aggregation="attention", dim=8, tiles=2, rngs=rngs
+        )
     )
     network = unet(multipliers=(1,), style_path="both", style_dim=8)
     params, (x, t, _) = (random_params(network), random_params(style, 3)), inputs(4)
@@ -132,23 +134,44 @@ def test_adagn_starts_as_the_unstyled_network():
 
 
 def test_adagn_beside_a_time_that_scales_and_shifts():
-    network = Functional(lambda rngs: ResBlock(8, 8, 6, rngs=rngs, dtype=jnp.float32, scale_shift=True, style=4))
-    params, x, emb, style = random_params(network), jnp.ones((2, 2, 2, 8)), jnp.ones((2, 6)), jnp.ones((2, 4))
+    network = Functional(
+        lambda rngs: ResBlock(8, 8, 6, rngs=rngs, dtype=jnp.float32, scale_shift=True, style=4)
+    )
+    params, x, emb, style = (
+        random_params(network),
+        jnp.ones((2, 2, 2, 8)),
+        jnp.ones((2, 6)),
+        jnp.ones((2, 4)),
+    )
     x = x.at[:, 0].set(3.0)
-    outputs = [network.apply(params, x, e, None, s) for e in (emb, 2 * emb) for s in (style, 2 * style, None)]
+    outputs = [
+        network.apply(params, x, e, None, s)
+        for e in (emb, 2 * emb)
+        for s in (style, 2 * style, None)
+    ]
     assert all(np.abs(a - b).max() > 1e-4 for n, a in enumerate(outputs) for b in outputs[:n])
 
 
 def test_cross_reads_a_set_of_tokens_wherever_there_is_attention():
     network = unet(multipliers=(1, 2), style_path="cross", attention_at=(2,))
-    paths = ["/".join(p.key for p in path) for path, _ in jax.tree_util.tree_leaves_with_path(network.abstract)]
+    paths = [
+        "/".join(p.key for p in path)
+        for path, _ in jax.tree_util.tree_leaves_with_path(network.abstract)
+    ]
     places = {path.split("/transformer_blocks")[0] for path in paths if "attn2" in path}
-    assert places == {"input_blocks/3/1", "middle_block/1", "output_blocks/0/1", "output_blocks/1/1"}
+    assert places == {
+        "input_blocks/3/1",
+        "middle_block/1",
+        "output_blocks/0/1",
+        "output_blocks/1/1",
+    }
     params, (x, t, _), apply = random_params(network), inputs(), jax.jit(network.apply)
     tokens = jax.random.normal(jax.random.key(7), (2, 3, 6))
     present = jnp.array([[True, True, False], [True, True, True]])
     y, order = apply(params, x, t, Tokens(tokens, present)), jnp.array([1, 2, 0])
-    np.testing.assert_allclose(apply(params, x, t, Tokens(tokens[:, order], present[:, order])), y, atol=1e-4)
+    np.testing.assert_allclose(
+        apply(params, x, t, Tokens(tokens[:, order], present[:, order])), y, atol=1e-4
+    )
     other = apply(params, x, t, Tokens(tokens.at[0, 2].set(9.0).at[1, 2].set(9.0), present))
     np.testing.assert_allclose(other[0], y[0], atol=1e-5)
     assert np.abs(other[1] - y[1]).max() > 1e-3
@@ -156,7 +179,9 @@ def test_cross_reads_a_set_of_tokens_wherever_there_is_attention():
 
 def test_tokens_of_the_extractor_fit_the_denoiser():
     style = Functional(
-        lambda rngs: StyleExtractor(encoder="conv", width=4, aggregation="tokens", dim=6, tiles=2, rngs=rngs)
+        lambda rngs: StyleExtractor(
+            encoder="conv", width=4, aggregation="tokens", dim=6, tiles=2, rngs=rngs
+        )
     )
     network, (x, t, _) = unet(multipliers=(1,), style_path="cross", remat=True), inputs(4)
     images, present = jnp.zeros((2, 2, 32, 32, 3)), jnp.ones((2, 2), bool)
@@ -165,7 +190,9 @@ def test_tokens_of_the_extractor_fit_the_denoiser():
         return network.apply(params[0], x, t, style.apply(params[1], images, present)).sum()
 
     params = (network.abstract, style.abstract)
-    assert jax.tree.map(jnp.shape, jax.eval_shape(jax.grad(loss), params)) == jax.tree.map(jnp.shape, params)
+    assert jax.tree.map(jnp.shape, jax.eval_shape(jax.grad(loss), params)) == jax.tree.map(
+        jnp.shape, params
+    )
 
 
 def test_programmers_are_told_what_does_not_go_together():
@@ -194,7 +221,9 @@ def test_timestep_embedding_has_cosines_first():
     e = timestep_embedding(jnp.array([0, 10]), 6)
     np.testing.assert_allclose(e[0], [1, 1, 1, 0, 0, 0])
     rates = 10_000.0 ** (-np.arange(3) / 3)
-    np.testing.assert_allclose(e[1], np.concatenate([np.cos(10 * rates), np.sin(10 * rates)]), atol=1e-6)
+    np.testing.assert_allclose(
+        e[1], np.concatenate([np.cos(10 * rates), np.sin(10 * rates)]), atol=1e-6
+    )
     np.testing.assert_allclose(timestep_embedding(jnp.array([10.0]), 6)[0], e[1])
 
 

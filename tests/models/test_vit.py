@@ -5,15 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.convert.registry import entry
 from stedm_jax.convert.table import from_torch, to_torch
-from stedm_jax.errors import UserError
 from stedm_jax.models.functional import Functional, param_count
 from stedm_jax.models.vit import ViT, resampling_matrix
 from stedm_jax.models.vit_sizes import PLAIN, VIT_SIZES, ViTSize, vit_size
 from tests.models.fakes import random_params
 
-SMALL = ViTSize(width=24, depth=2, heads=2, patch=4, grid=4, size=16, mlp_ratio=2.0, mean=PLAIN[0], std=PLAIN[1])
+SMALL = ViTSize(
+    width=24, depth=2, heads=2, patch=4, grid=4, size=16, mlp_ratio=2.0, mean=PLAIN[0], std=PLAIN[1]
+)
 VARIANTS = {
     "plain": SMALL,
     "registers": replace(SMALL, registers=3),
@@ -21,7 +23,13 @@ VARIANTS = {
     "layer_scale": replace(SMALL, layer_scale=1e-5),
     "swiglu": replace(SMALL, swiglu=True, mlp_ratio=2.66667 * 2),
     "all": replace(
-        SMALL, registers=2, embed_prefix=False, layer_scale=1e-5, swiglu=True, mlp_ratio=5.3375, embedding="class+mean"
+        SMALL,
+        registers=2,
+        embed_prefix=False,
+        layer_scale=1e-5,
+        swiglu=True,
+        mlp_ratio=5.3375,
+        embedding="class+mean",
     ),
 }
 # Published millions: UNI2-h 681, Virchow2 631, H0-mini 86, ViT-S/16 22 (21,665,664 by DINO's code).
@@ -52,7 +60,13 @@ def test_sizes_and_outputs_of_the_published_models():
     for name, size in VIT_SIZES.items():
         assert count(size) == COUNTS[name], name
     dims = {name: size.embedding_dim for name, size in VIT_SIZES.items()}
-    assert dims == {"hipt_vit256": 384, "vit_small_patch16": 384, "uni2_h": 1536, "virchow2": 2560, "h0_mini": 768}
+    assert dims == {
+        "hipt_vit256": 384,
+        "vit_small_patch16": 384,
+        "uni2_h": 1536,
+        "virchow2": 2560,
+        "h0_mini": 768,
+    }
     assert vit_size("uni2_h").hidden == 8192 and vit_size("virchow2").hidden == 6832
     with pytest.raises(UserError, match="hipt_vit256"):
         vit_size("uni3")
@@ -65,7 +79,9 @@ def test_any_image_size_is_taken(shape):
     network = vit(VARIANTS["all"])
     x = jax.ShapeDtypeStruct((2, *shape, 3), jnp.float32)
     assert jax.eval_shape(network.apply, network.abstract, x).shape == (2, 48)
-    token, patches = jax.eval_shape(lambda p, x: network.apply(p, x, method="tokens"), network.abstract, x)
+    token, patches = jax.eval_shape(
+        lambda p, x: network.apply(p, x, method="tokens"), network.abstract, x
+    )
     grid = (4, 4) if shape == (18, 30) else (shape[0] // 4, shape[1] // 4)
     assert token.shape == (2, 24) and patches.shape == (2, *grid, 24)
 
@@ -80,7 +96,9 @@ def test_an_image_that_the_patch_does_not_divide_is_resized_to_the_published_siz
 
 def test_input_is_normalised_as_published():
     network = vit(replace(SMALL, mean=(0.2, 0.4, 0.6), std=(0.1, 0.2, 0.3)))
-    x = jax.jit(lambda x: network.apply(network.abstract, x, method="normalise"))(jnp.full((1, 4, 4, 3), 0.5))
+    x = jax.jit(lambda x: network.apply(network.abstract, x, method="normalise"))(
+        jnp.full((1, 4, 4, 3), 0.5)
+    )
     np.testing.assert_allclose(x[0, 0, 0], [5.5, 1.75, 0.5], rtol=1e-5)
 
 
@@ -108,9 +126,24 @@ def test_names_go_to_torch_and_back_and_other_parts_are_left_alone():
     network = vit(VARIANTS["all"])
     params = random_params(network)
     there = to_torch(params)
-    assert {"cls_token", "reg_token", "pos_embed", "patch_embed.proj.weight", "blocks.1.attn.qkv.weight"} < set(there)
-    assert {"blocks.0.ls1.gamma", "blocks.0.norm1.weight", "blocks.1.mlp.fc2.bias", "norm.weight"} < set(there)
-    extra = {"head.mlp.0.weight": np.zeros((2, 2)), "head.weight": np.zeros((3, 16)), "mask_token": np.zeros((1, 16))}
+    assert {
+        "cls_token",
+        "reg_token",
+        "pos_embed",
+        "patch_embed.proj.weight",
+        "blocks.1.attn.qkv.weight",
+    } < set(there)
+    assert {
+        "blocks.0.ls1.gamma",
+        "blocks.0.norm1.weight",
+        "blocks.1.mlp.fc2.bias",
+        "norm.weight",
+    } < set(there)
+    extra = {
+        "head.mlp.0.weight": np.zeros((2, 2)),
+        "head.weight": np.zeros((3, 16)),
+        "mask_token": np.zeros((1, 16)),
+    }
     back = from_torch(there | extra, network.abstract, ignore=entry("uni2-h").ignore)
     jax.tree.map(np.testing.assert_array_equal, back, params)
 
@@ -120,7 +153,9 @@ def timm_vit(size, **kw):
     from tests import peers
 
     layers = peers.peer("timm.layers")
-    swiglu = {"mlp_layer": layers.SwiGLUPacked, "act_layer": peers.torch.nn.SiLU} if size.swiglu else {}
+    swiglu = (
+        {"mlp_layer": layers.SwiGLUPacked, "act_layer": peers.torch.nn.SiLU} if size.swiglu else {}
+    )
     return peers.peer("timm.models.vision_transformer").VisionTransformer(
         img_size=size.grid * size.patch,
         patch_size=size.patch,
@@ -173,9 +208,15 @@ def test_gradients_are_timms(name):
     theirs = peers.randomise(timm_vit(size))
     network, x = vit(size, remat=name == "all"), image(2, 8, 24, 3)
     params = peers.mapped(theirs, network)
-    weights = np.random.default_rng(1).normal(size=theirs(peers.to_torch_image(x)).shape).astype(np.float32)
+    weights = (
+        np.random.default_rng(1)
+        .normal(size=theirs(peers.to_torch_image(x)).shape)
+        .astype(np.float32)
+    )
     (theirs(peers.to_torch_image(x)) * peers.torch.from_numpy(weights)).sum().backward()
-    grads = jax.jit(jax.grad(lambda p: (network.apply(p, x, method="features") * weights).sum()))(params)
+    grads = jax.jit(jax.grad(lambda p: (network.apply(p, x, method="features") * weights).sum()))(
+        params
+    )
     errors = peers.gradient_errors(grads, theirs, network)
     assert max(errors.values()) <= peers.TOLERANCE, errors
 
@@ -189,14 +230,20 @@ def test_parameter_counts_are_timms():
             whole = timm_vit(size, weight_init="skip")
             short = timm_vit(replace(size, depth=2), weight_init="skip")
         assert sum(p.numel() for p in whole.parameters()) == COUNTS[name], name
-        zeros = {key: np.broadcast_to(np.float32(0), value.shape) for key, value in short.state_dict().items()}
+        zeros = {
+            key: np.broadcast_to(np.float32(0), value.shape)
+            for key, value in short.state_dict().items()
+        }
         abstract = vit(replace(size, depth=2)).abstract
         ours = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), abstract)
-        assert {k: v.shape for k, v in to_torch(ours).items()} == {k: v.shape for k, v in zeros.items()}, name
+        assert {k: v.shape for k, v in to_torch(ours).items()} == {
+            k: v.shape for k, v in zeros.items()
+        }, name
 
 
 def dino_positions(table, height, width):
-    """DINO's interpolation of its table of positions, written with torch's own bicubic interpolation."""
+    """DINO's interpolation of its table of positions, written with torch's own bicubic
+    interpolation."""
     from tests import peers
 
     side = int((table.shape[1] - 1) ** 0.5)
@@ -235,6 +282,8 @@ def test_hipt_at_full_size():
         state = theirs.state_dict() | {"pos_embed": peers.torch.from_numpy(wide)}
         wider.load_state_dict(state)
         wanted = wider.eval()(peers.to_torch_image(x)).numpy()
-    error = peers.relative_error(jax.jit(lambda p, x: network.apply(p, x, method="features"))(params, x), wanted)
+    error = peers.relative_error(
+        jax.jit(lambda p, x: network.apply(p, x, method="features"))(params, x), wanted
+    )
     print(f"\nhipt_vit256 at 256 px: {error:.1e}")
     assert error <= peers.TOLERANCE

@@ -1,8 +1,10 @@
-"""What the cache of latents gains: python -m tests.stages.bench_latents [--config=configs/demo.py] [--pairs=20].
+"""What the cache of latents gains: python -m tests.stages.bench_latents [--config=configs/demo.py]
+[--pairs=20].
 
-Training steps of the configuration's denoiser on random data, from images and from stored moments in turn on one
-device, so that whatever else the machine does falls on both; then the published size, in FLOPs and bytes. Any key can
-be changed, as on the command line of stedm_jax.main: the published size on an accelerator is measured with
+Training steps of the configuration's denoiser on random data, from images and from stored moments
+in turn on one device, so that whatever else the machine does falls on both; then the published
+size, in FLOPs and bytes. Any key can be changed, as on the command line of stedm_jax.main: the
+  published size on an accelerator is measured with
 --config=configs/catch.py --config.diffusion.train.batch=8 (as many images as fit).
 """
 
@@ -32,13 +34,19 @@ def task_of(config: Any) -> DiffusionTask:
     """The task of stage diffusion with two classes."""
     dtype, channels = DTYPES[config.dtype], config.autoencoder.model.latent_channels
     first = AutoencoderTask(config.autoencoder, dtype)
-    return DiffusionTask(config.diffusion, first, LatentScale((0.0,) * channels, (1.0,) * channels), COLORS, dtype)
+    return DiffusionTask(
+        config.diffusion, first, LatentScale((0.0,) * channels, (1.0,) * channels), COLORS, dtype
+    )
 
 
 def steps(config: Any, pairs: int) -> None:
     """Prints seconds of a step with and without the cache, and their ratio."""
     task, mesh = task_of(config), make_mesh(devices=jax.devices()[:1])
-    program, batch, side = Program(task, config.diffusion.train, mesh), config.diffusion.train.batch, config.data.tile
+    program, batch, side = (
+        Program(task, config.diffusion.train, mesh),
+        config.diffusion.train.batch,
+        config.data.tile,
+    )
     frozen = {"first": jax.jit(task.autoencoder.init)(jax.random.key(1))}
     rng, bag = np.random.default_rng(0), (batch, config.diffusion.style.tiles, side, side, 3)
     image = rng.integers(0, 256, (batch, side, side, 3), dtype=np.uint8)
@@ -57,15 +65,22 @@ def steps(config: Any, pairs: int) -> None:
             states[name], metrics = compiled[name](states[name], frozen, batches[name], key)
             metrics["loss"].block_until_ready()
             seconds[name].append(time.perf_counter() - began)
-    ratios = [one / two for one, two in zip(seconds["images"][1:], seconds["moments"][1:], strict=True)]
+    ratios = [
+        one / two for one, two in zip(seconds["images"][1:], seconds["moments"][1:], strict=True)
+    ]
     for name, each in seconds.items():
-        print(f"step from {name:<8} median {statistics.median(each[1:]):.4f} s, fastest {min(each[1:]):.4f} s")
+        print(
+            f"step from {name:<8} median {statistics.median(each[1:]):.4f} s, fastest {min(each[1:]):.4f} s"
+        )
     fastest = min(seconds["images"][1:]) / min(seconds["moments"][1:])
-    print(f"speed-up          median of pairs {statistics.median(ratios):.2f}, of the fastest {fastest:.2f}")
+    print(
+        f"speed-up          median of pairs {statistics.median(ratios):.2f}, of the fastest {fastest:.2f}"
+    )
 
 
 def costs(config: Any, what: str) -> None:
-    """Prints the FLOPs of an image in a training step by part, and what a step without the encoder would gain."""
+    """Prints the FLOPs of an image in a training step by part, and what a step without the encoder
+    would gain."""
     task, side = task_of(config), config.data.tile
     shape = jax.ShapeDtypeStruct
     image, small = shape((1, side, side, 3), jnp.float32), side // task.factor
@@ -74,8 +89,12 @@ def costs(config: Any, what: str) -> None:
     bag = shape((1, config.diffusion.style.tiles, side, side, 3), jnp.float32)
     vector = jax.eval_shape(lambda p, s: task.style_vector({"style": p}, {}, s), style, bag)
     styling = forward_flops(lambda p, s: task.style_vector({"style": p}, {}, s), style, bag)
-    stacked = shape((1, small, small, task.channels + config.diffusion.layout_channels), jnp.float32)
-    denoiser = forward_flops(task.unet.apply, task.unet.abstract, stacked, shape((1,), jnp.int32), vector)
+    stacked = shape(
+        (1, small, small, task.channels + config.diffusion.layout_channels), jnp.float32
+    )
+    denoiser = forward_flops(
+        task.unet.apply, task.unet.abstract, stacked, shape((1,), jnp.int32), vector
+    )
     rest = 3 * (denoiser + styling)
     print(
         f"{what}: autoencoder {encoder / 1e9:,.3g} GFLOP an image, denoiser 3 x {denoiser / 1e9:,.3g}, style 3 x "
@@ -84,12 +103,16 @@ def costs(config: Any, what: str) -> None:
     )
     spec = latents.plan(config, task.autoencoder, {}, {})
     views = spec.views["train"]
-    print(f"{what}: {spec.record_bytes:,} bytes a view, {spec.record_bytes * views:,} a tile of {views} views")
+    print(
+        f"{what}: {spec.record_bytes:,} bytes a view, {spec.record_bytes * views:,} a tile of {views} views"
+    )
 
 
 def main() -> None:
     """Measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--config", default="configs/demo.py")
     parser.add_argument("--pairs", type=int, default=20)
     arguments, rest = parser.parse_known_args()

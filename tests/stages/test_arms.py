@@ -5,8 +5,8 @@ from ml_collections import ConfigDict
 
 from configs.base import get_base
 from configs.glas import get_config
+from stedm_jax.common.errors import UserError
 from stedm_jax.config import check_config
-from stedm_jax.errors import UserError
 from stedm_jax.stages import arms, guide
 from stedm_jax.stages.arms import NETWORKS, Learners, Shown, arm_task, check_arm, is_head, settings
 from stedm_jax.stages.frozen import Weights
@@ -24,7 +24,11 @@ def arm(**changes) -> ConfigDict:
 
 def test_an_arm_changes_what_it_says_and_nothing_else():
     section = get_config("pathsegdiff").segmentation
-    mine = settings(section, "a", arm(network="concat", changes=(("features.timesteps", (5, 9)), ("head.tune", True))))
+    mine = settings(
+        section,
+        "a",
+        arm(network="concat", changes=(("features.timesteps", (5, 9)), ("head.tune", True))),
+    )
     before, after = flatten(section), flatten(mine)
     changed = {key: after[key] for key in before if before[key] != after[key]}
     assert changed == {"features.source": "concat", "features.timesteps": [5, 9], "head.tune": True}
@@ -40,7 +44,9 @@ def test_weights_to_start_from_are_those_of_the_model_alone():
     for network in NETWORKS.keys() - {"model"}:
         assert settings(section, "a", arm(network=network)).init_from == ()
     start = (("init_from", ("encoder=resnet18-imagenet",)),)
-    assert settings(section, "a", arm(network="resnet18-unet", changes=start)).init_from == start[0][1]
+    assert (
+        settings(section, "a", arm(network="resnet18-unet", changes=start)).init_from == start[0][1]
+    )
 
 
 @pytest.mark.parametrize(
@@ -51,10 +57,16 @@ def test_weights_to_start_from_are_those_of_the_model_alone():
         ({"changes": (("head.width", "wide"),)}, "changes 'head.width' to 'wide'"),
         ({"changes": (("train.steps", 5),)}, "same for all arms"),
         ({"changes": (("border", 5),)}, "'border', which is the same for all arms"),
-        ({"network": "ldm", "changes": (("features.blocks", ("output_blocks/77",)),)}, "no block called"),
+        (
+            {"network": "ldm", "changes": (("features.blocks", ("output_blocks/77",)),)},
+            "no block called",
+        ),
         ({"network": "ldm", "changes": (("features.timesteps", (1000,)),)}, "out of range"),
         ({"network": "ldm", "changes": (("features.scales", (0.3,)),)}, "of 64 px ones of 19.2 px"),
-        ({"network": "resnet18-unet", "changes": (("init_from", ("nowhere",)),)}, "init_from names 'nowhere'"),
+        (
+            {"network": "resnet18-unet", "changes": (("init_from", ("nowhere",)),)},
+            "init_from names 'nowhere'",
+        ),
     ],
 )
 def test_an_arm_that_would_fail_after_hours_is_refused_at_once(given, says):
@@ -66,7 +78,9 @@ def test_a_head_needs_the_denoiser():
     config = get_config("pathsegdiff")
     for name, each in config.segmentation.arms.items():
         check_arm(config, name, each)
-        assert is_head(each) == (name.removesuffix("-linear") in ("ldm", "random-ldm", "vit", "concat"))
+        assert is_head(each) == (
+            name.removesuffix("-linear") in ("ldm", "random-ldm", "vit", "concat")
+        )
     config.stages = ("data", "autoencoder", "latents", "segmentation", "report")
     with pytest.raises(UserError, match="stages does not name guided"):
         check_arm(config, "ldm", config.segmentation.arms.ldm)
@@ -95,8 +109,10 @@ def test_settings_of_the_denoiser_that_cannot_be_are_refused(key, value, says):
 def test_every_ablation_is_a_config_that_trains_heads_alone(name):
     config = get_config(f"ablate_{name}")
     check_config(config, get_base())
-    values = [flatten(settings(config.segmentation, n, a))[config.report.ablation]
-              for n, a in config.segmentation.arms.items()]  # fmt: skip
+    values = [
+        flatten(settings(config.segmentation, n, a))[config.report.ablation]
+        for n, a in config.segmentation.arms.items()
+    ]
     assert len(values) >= 2 and len({str(value) for value in values}) == len(values)
     assert config.guided.train.steps == config.ssl.train.steps == 0
     for number, each in config.segmentation.arms.items():
@@ -135,7 +151,10 @@ def test_whole_images_have_no_field_around_them(region):
     [
         ({"network": "unet++"}, "'judge' names the network 'unet"),
         ({"changes": (("model.knd", "dcan"),)}, "'judge' changes 'model.knd'"),
-        ({"network": "concat"}, "'concat', a head on features .* one of model, resnet18-unet, vgg16-fcn8s, dcan"),
+        (
+            {"network": "concat"},
+            "'concat', a head on features .* one of model, resnet18-unet, vgg16-fcn8s, dcan",
+        ),
         ({"changes": (("init_from", ("nowhere",)),)}, "init_from names 'nowhere'"),
     ],
 )
@@ -155,13 +174,20 @@ def test_synthetic_tiles_have_no_field_around_them(region):
 @pytest.mark.parametrize("tune", [False, True])
 def test_a_tuned_denoiser_is_not_kept_frozen_too(tile_set, monkeypatch, tmp_path, tune):
     config = changed(segmentation__head__tune=tune)
-    config.data.update({"tiles": str(tile_set.path), "tile": 32, "mpp": 2.0, "groups": (), "foreground": ()})
-    task, weights = task_of(config), {part: Weights("here", "0" * 64) for part in ("first", "guide", DENOISER)}
+    config.data.update(
+        {"tiles": str(tile_set.path), "tile": 32, "mpp": 2.0, "groups": (), "foreground": ()}
+    )
+    task, weights = (
+        task_of(config),
+        {part: Weights("here", "0" * 64) for part in ("first", "guide", DENOISER)},
+    )
     trees = {"first": {}, "guide": {}, DENOISER: task.network.abstract}
     monkeypatch.setattr(guide, "build", lambda *_: None)
     run, head = Run(config, Workdir(tmp_path), make_mesh()), arm(network="ldm")
     mine = settings(config.segmentation, "a", head)
-    made, frozen, used = arm_task(run, mine, head, Shown(COLORS, (1,), 16), 1, lambda *_: (task, trees, weights))
+    made, frozen, used = arm_task(
+        run, mine, head, Shown(COLORS, (1,), 16), 1, lambda *_: (task, trees, weights)
+    )
     assert (DENOISER in frozen) != tune and {"first", "guide"} <= set(frozen) and used == weights
     learners = Learners(run, 1)
     monkeypatch.setattr(arms, "arm_task", lambda *_: (made, frozen, used))

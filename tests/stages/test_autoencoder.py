@@ -14,7 +14,9 @@ from stedm_jax.workdir import Workdir
 @pytest.mark.parametrize("finished_before", [False, True])
 def test_patients_are_scored_once(tile_set, tmp_path, monkeypatch, finished_before):
     config = get_config("tiny")
-    config.data.update({"tiles": str(tile_set.path), "prepare": (), "tile": 32, "groups": (), "foreground": ()})
+    config.data.update(
+        {"tiles": str(tile_set.path), "prepare": (), "tile": 32, "groups": (), "foreground": ()}
+    )
     run = Run(config, Workdir(tmp_path / "run"), make_mesh(devices=jax.devices()[:1]))
     names = run.tiles.patients("val")
     sums = {"psnr": np.arange(1.0, len(names) + 1) * 8, "images": np.full(len(names), 8.0)}

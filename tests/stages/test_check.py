@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.config import check_config, load_config
 from stedm_jax.data.whole import WholeSet
-from stedm_jax.errors import UserError
 from stedm_jax.stages import check, start
 from stedm_jax.stages.check import check_stages, check_whole
 from stedm_jax.stages.run import Run
@@ -38,9 +38,17 @@ def make_run(tmp_path, name, changes):
         ("diffusion", {"diffusion.loss": "l3"}, "no loss named 'l3'"),
         ("diffusion", {"diffusion.weighting": "snr"}, "no loss weighting named 'snr'"),
         ("diffusion", {"diffusion.schedule.name": "sigmoid"}, "no noise schedule named 'sigmoid'"),
-        ("diffusion", {"diffusion.prediction": "eps", "diffusion.train.visual_every": 1}, "zero terminal SNR"),
+        (
+            "diffusion",
+            {"diffusion.prediction": "eps", "diffusion.train.visual_every": 1},
+            "zero terminal SNR",
+        ),
         ("diffusion", {"diffusion.unet.heads": 3}, "unet.heads = 3"),
-        ("diffusion", {"diffusion.train.optimizer.groups": (("styles/.*", 2.0),)}, "optimizer.groups holds 'styles"),
+        (
+            "diffusion",
+            {"diffusion.train.optimizer.groups": (("styles/.*", 2.0),)},
+            "optimizer.groups holds 'styles",
+        ),
         ("synthesis", {"synthesis.sampler": "euler"}, "no sampler named 'euler'"),
         ("synthesis", {"synthesis.spacing": "even"}, "no spacing of timesteps named 'even'"),
         ("synthesis", {"synthesis.steps": 2000}, "between 1 and 1000 steps"),
@@ -63,13 +71,29 @@ def test_of_stedm(tmp_path, stage, changes, says):
         ("ssl", {"ssl.train.ema.decay": 0.9}, "ssl.train.ema.decay must be 0"),
         ("guided", {"guided.guide.tokens": ("patch", "slide")}, "no token slide of a guide"),
         ("guided", {"guided.guide.source": "resnet"}, "guide.source is 'resnet'"),
-        ("guided", {"guided.guide.tokens": ("region",)}, "guided.cache keeps what is made of tiles"),
-        ("guided", {"guided.guide.tokens": ("region",), "guided.cache": False, "data.shift": 4}, "Use one of the two"),
+        (
+            "guided",
+            {"guided.guide.tokens": ("region",)},
+            "guided.cache keeps what is made of tiles",
+        ),
+        (
+            "guided",
+            {"guided.guide.tokens": ("region",), "guided.cache": False, "data.shift": 4},
+            "Use one of the two",
+        ),
         ("guided", {"guided.prediction": "noise"}, "no parameterisation named 'noise'"),
         ("guided", {"guided.loss": "l3"}, "no loss named 'l3'"),
         ("segmentation", {"segmentation.features.weights": "best"}, "features.weights is 'best'"),
-        ("segmentation", {"segmentation.head.norm": "layer", "segmentation.arms": {"a": HEAD}}, "no norm 'layer'"),
-        ("segmentation", {"segmentation.arms": {"a": HEAD | {"changes": (("head.norm", "layer"),)}}}, "no norm 'layer"),
+        (
+            "segmentation",
+            {"segmentation.head.norm": "layer", "segmentation.arms": {"a": HEAD}},
+            "no norm 'layer'",
+        ),
+        (
+            "segmentation",
+            {"segmentation.arms": {"a": HEAD | {"changes": (("head.norm", "layer"),)}}},
+            "no norm 'layer",
+        ),
     ],
 )
 def test_of_pathsegdiff(tmp_path, stage, changes, says):
@@ -84,8 +108,13 @@ def test_widths_that_the_snapshots_to_come_will_not_reach(tmp_path):
         ("ema:0.28", r"do not combine to .* of 0.28: .*can be had"),
     ):
         with pytest.raises(UserError, match=says):
-            check_stages(make_run(tmp_path, "demo.py:tiny", ema | {"synthesis.weights": weights}), ["synthesis"])
-    check_stages(make_run(tmp_path, "demo.py:tiny", ema | {"synthesis.weights": "ema:0.07"}), ["synthesis"])
+            check_stages(
+                make_run(tmp_path, "demo.py:tiny", ema | {"synthesis.weights": weights}),
+                ["synthesis"],
+            )
+    check_stages(
+        make_run(tmp_path, "demo.py:tiny", ema | {"synthesis.weights": "ema:0.07"}), ["synthesis"]
+    )
 
 
 @pytest.mark.parametrize("name", ["demo.py:tiny", "glas.py:pathsegdiff"])
@@ -106,23 +135,39 @@ def test_it_comes_before_the_first_stage(tmp_path, monkeypatch):
 
 def test_wandb_that_is_not_there_is_told_of(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"train.wandb is 'offline'.*not installed.*stedm_jax\[wandb\]"):
-        check_stages(make_run(tmp_path, "demo.py:tiny", {"autoencoder.train.wandb": "offline"}), ["autoencoder"])
+    with pytest.raises(
+        UserError, match=r"train.wandb is 'offline'.*not installed.*stedm_jax\[wandb\]"
+    ):
+        check_stages(
+            make_run(tmp_path, "demo.py:tiny", {"autoencoder.train.wandb": "offline"}),
+            ["autoencoder"],
+        )
 
 
 def test_whole_images_of_other_classes_are_refused(tile_set, tmp_path, monkeypatch):
-    changes = {"data.tiles": str(tile_set.path), "data.tile": 32, "data.groups": (), "data.foreground": ()}
-    run = make_run(tmp_path, "demo.py:tiny", changes | {"report.whole": "{workdir}/whole", "data.shares": ()})
+    changes = {
+        "data.tiles": str(tile_set.path),
+        "data.tile": 32,
+        "data.groups": (),
+        "data.foreground": (),
+    }
+    run = make_run(
+        tmp_path, "demo.py:tiny", changes | {"report.whole": "{workdir}/whole", "data.shares": ()}
+    )
     run.config.synthesis.shares = ()
     with pytest.raises(UserError, match="holds no whole images"):
         check_whole(run)
     classes = tile_set.classes
     for found, fine in ((classes, True), (classes[::-1], False)):
-        monkeypatch.setattr(check.WholeSet, "open", lambda path, found=found: WholeSet(path, tuple(found), ()))
+        monkeypatch.setattr(
+            check.WholeSet, "open", lambda path, found=found: WholeSet(path, tuple(found), ())
+        )
         if fine:
             check_whole(run)
         else:
-            with pytest.raises(UserError, match="report.whole names .* has the classes tumour, background"):
+            with pytest.raises(
+                UserError, match="report.whole names .* has the classes tumour, background"
+            ):
                 check_whole(run)
 
 
@@ -146,4 +191,7 @@ def test_a_refused_configuration_deletes_nothing_and_is_not_kept(tmp_path):
 def test_a_plan_needs_no_tiles(tmp_path, name, capsys):
     config, _, _ = load_config(str(CONFIGS / name))
     start.plan(config, Workdir(tmp_path / "run"))
-    assert "segmentation" in capsys.readouterr().out and not (tmp_path / "run" / "config.json").exists()
+    assert (
+        "segmentation" in capsys.readouterr().out
+        and not (tmp_path / "run" / "config.json").exists()
+    )

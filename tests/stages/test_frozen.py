@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from configs.demo import get_config
+from stedm_jax.common.errors import UserError
 from stedm_jax.convert.folder import save_folder
-from stedm_jax.errors import UserError
 from stedm_jax.models.build import build_style_guide
 from stedm_jax.models.vit_sizes import VIT_SIZES, ViTSize
 from stedm_jax.stages import autoencoder, diffusion, guided, latents, synthesis
@@ -36,16 +36,23 @@ def save_guide(run, seed):
 
 @pytest.fixture
 def run(tile_set, tmp_path, monkeypatch):
-    """A run whose style is read by a small frozen transformer, behind an autoencoder that is not trained."""
+    """A run whose style is read by a small frozen transformer, behind an autoencoder that is not
+    trained."""
     config = get_config("tiny")
-    config.data.update({"tiles": str(tile_set.path), "prepare": (), "tile": 32, "groups": (), "foreground": ()})
-    monkeypatch.setitem(VIT_SIZES, "tiny", ViTSize(width=8, depth=1, heads=2, patch=16, grid=2, size=32))
+    config.data.update(
+        {"tiles": str(tile_set.path), "prepare": (), "tile": 32, "groups": (), "foreground": ()}
+    )
+    monkeypatch.setitem(
+        VIT_SIZES, "tiny", ViTSize(width=8, depth=1, heads=2, patch=16, grid=2, size=32)
+    )
     config.diffusion.style.update({"encoder": "vit:tiny", "weights": str(tmp_path / "guide")})
     run = Run(config, Workdir(tmp_path / "run"), make_mesh())
     task = autoencoder.build(run)
     monkeypatch.setattr(autoencoder, "trained", lambda run: (task, task.network.abstract, ONE))
     channels = config.autoencoder.model.latent_channels
-    monkeypatch.setattr(latents, "scale", lambda run: LatentScale((0.0,) * channels, (1.0,) * channels))
+    monkeypatch.setattr(
+        latents, "scale", lambda run: LatentScale((0.0,) * channels, (1.0,) * channels)
+    )
     return run
 
 
@@ -78,7 +85,8 @@ def test_another_guide_is_refused_by_resume_and_by_synthesis(run, monkeypatch):
     assert first.sha256 != second.sha256 and first.source == second.source
     for stage in (synthesis.run, diffusion.run):
         with pytest.raises(
-            UserError, match=f"'guide' .*{first.sha256[:12]}.*{second.sha256[:12]}.*Put the former back"
+            UserError,
+            match=f"'guide' .*{first.sha256[:12]}.*{second.sha256[:12]}.*Put the former back",
         ):
             stage(run)
     assert not (run.workdir.path / "synthesis" / "done.json").exists()
@@ -94,28 +102,46 @@ def test_another_guide_is_refused_by_resume_and_by_synthesis(run, monkeypatch):
 
 def test_the_tiles_say_which_guide_they_were_made_with(run, monkeypatch):
     packed = {}
-    monkeypatch.setattr(synthesis, "restore_with_provenance", lambda *_, **__: ({}, {"checkpoint_step": "1"}))
-    monkeypatch.setattr(synthesis, "_pack", lambda run, orders, parts, checkpoint: packed.update(checkpoint))
-    monkeypatch.setattr(synthesis, "make_sampler", lambda run, task: lambda params, frozen, batch: batch["mask"])
+    monkeypatch.setattr(
+        synthesis, "restore_with_provenance", lambda *_, **__: ({}, {"checkpoint_step": "1"})
+    )
+    monkeypatch.setattr(
+        synthesis, "_pack", lambda run, orders, parts, checkpoint: packed.update(checkpoint)
+    )
+    monkeypatch.setattr(
+        synthesis, "make_sampler", lambda run, task: lambda params, frozen, batch: batch["mask"]
+    )
     (run.workdir.stage("diffusion") / "done.json").write_text("{}")
     guide = save_guide(run, 1)
     synthesis.run(run)
-    assert packed == {"checkpoint_step": "1", "first_sha256": ONE.sha256, "guide_sha256": guide.sha256}
+    assert packed == {
+        "checkpoint_step": "1",
+        "first_sha256": ONE.sha256,
+        "guide_sha256": guide.sha256,
+    }
 
 
 def test_heads_read_a_denoiser_with_what_it_learnt_with(run, monkeypatch):
     weights = {"first": ONE, "guide": ONE}
-    monkeypatch.setattr(guided, "build", lambda run: (object.__new__(GuidedTask), {}, dict(weights)))
     monkeypatch.setattr(
-        guided, "restore_with_provenance", lambda *_: ({}, {"checkpoint_step": "1", "checkpoint_sha256": "3" * 64})
+        guided, "build", lambda run: (object.__new__(GuidedTask), {}, dict(weights))
+    )
+    monkeypatch.setattr(
+        guided,
+        "restore_with_provenance",
+        lambda *_: ({}, {"checkpoint_step": "1", "checkpoint_sha256": "3" * 64}),
     )
     stage = run.workdir.stage("guided")
     pin(stage, weights)
     (stage / "done.json").write_text("{}")
-    monkeypatch.setattr("stedm_jax.stages.frozen.write_text", lambda *_: pytest.fail("the folder is only read"))
+    monkeypatch.setattr(
+        "stedm_jax.stages.frozen.write_text", lambda *_: pytest.fail("the folder is only read")
+    )
     assert set(guided.trained(run)[2]) == {"first", "guide", "denoiser"}
     weights["guide"] = OTHER
-    with pytest.raises(UserError, match="run/guided holds .*'guide' from weights/one .*weights/other"):
+    with pytest.raises(
+        UserError, match="run/guided holds .*'guide' from weights/one .*weights/other"
+    ):
         guided.trained(run)
 
 
@@ -126,7 +152,10 @@ def test_what_has_learnt_nothing_yet_takes_what_is_there(tmp_path):
     with pytest.raises(UserError, match="weights/other .*222.*weights/one .*111"):
         pin(tmp_path, {"guide": ONE})
     moved = Weights("elsewhere", OTHER.sha256)
-    assert pin(tmp_path, {"guide": moved, "first": ONE}) == {"guide": asdict(OTHER), "first": asdict(ONE)}
+    assert pin(tmp_path, {"guide": moved, "first": ONE}) == {
+        "guide": asdict(OTHER),
+        "first": asdict(ONE),
+    }
     assert json.loads((tmp_path / NAME).read_text())["first"] == asdict(ONE)
 
 

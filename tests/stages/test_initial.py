@@ -3,9 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.convert.folder import save_folder
 from stedm_jax.convert.table import flatten
-from stedm_jax.errors import UserError
 from stedm_jax.stages.initial import check_sources, initial_params, split_entry
 from stedm_jax.training.program import Program
 from stedm_jax.training.sharding import make_mesh
@@ -31,7 +31,9 @@ def test_nothing_named_is_nothing(program) -> None:
 
 def test_a_stage_folder_gives_its_moving_average(program, trained, capsys) -> None:
     folder, state = trained
-    assert toy.same(initial_params(program, (str(folder),), False, 5), jax.tree.map(jnp.asarray, state.ema))
+    assert toy.same(
+        initial_params(program, (str(folder),), False, 5), jax.tree.map(jnp.asarray, state.ema)
+    )
     assert f"from {folder}, step 2" in capsys.readouterr().out
 
 
@@ -56,7 +58,9 @@ def test_a_converted_folder_by_path_and_by_name(program, tmp_path, monkeypatch, 
         initial_params(program, ("ldm-vq-f4",), False, 0)
 
 
-def test_what_does_not_fit_is_listed_and_a_part_has_to_be_asked_for(program, tmp_path, capsys) -> None:
+def test_what_does_not_fit_is_listed_and_a_part_has_to_be_asked_for(
+    program, tmp_path, capsys
+) -> None:
     whole = jax.tree.map(np.asarray, program.init(1).params)
     less = {"hidden": {"kernel": whole["hidden"]["kernel"]}, "strange": np.zeros(2, np.float32)}
     save_folder(tmp_path / "less", less, INFO)
@@ -84,22 +88,34 @@ def test_sources_and_parts_that_are_not_there(program, tmp_path) -> None:
         initial_params(program, ("unet=taef2",), False, 0)
 
 
-def test_a_workdir_may_have_an_equals_sign_in_its_path(program, trained, tmp_path, monkeypatch, capsys) -> None:
+def test_a_workdir_may_have_an_equals_sign_in_its_path(
+    program, trained, tmp_path, monkeypatch, capsys
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs/lr=1e-3").symlink_to(trained[0].parent)
     fresh = program.init(5).params
-    for source in ("runs/lr=1e-3/diffusion", f"{tmp_path}/runs/lr=1e-3/diffusion", "./runs/lr=1e-3/diffusion"):
+    for source in (
+        "runs/lr=1e-3/diffusion",
+        f"{tmp_path}/runs/lr=1e-3/diffusion",
+        "./runs/lr=1e-3/diffusion",
+    ):
         check_sources((source, f"hidden={source}"))
         whole = initial_params(program, (source,), False, 5)
         assert not toy.same(whole["hidden"], fresh["hidden"])
     part = initial_params(program, (f"hidden={source}",), False, 5)
     assert toy.same(part["hidden"], whole["hidden"])
     assert all(toy.same(part[name], fresh[name]) for name in part if name != "hidden")
-    assert split_entry("/gone/lr=1/x") == ("", "/gone/lr=1/x") and split_entry("taef2") == ("", "taef2")
+    assert split_entry("/gone/lr=1/x") == ("", "/gone/lr=1/x") and split_entry("taef2") == (
+        "",
+        "taef2",
+    )
     assert split_entry("style/encoder/=/a=b") == ("style/encoder", "/a=b")
     (tmp_path / "hidden=x").mkdir()
-    assert split_entry("hidden=x", ["hidden/kernel"]) == ("hidden", "x") and split_entry("hidden=x")[0] == ""
+    assert (
+        split_entry("hidden=x", ["hidden/kernel"]) == ("hidden", "x")
+        and split_entry("hidden=x")[0] == ""
+    )
 
 
 def test_a_damaged_folder_is_refused(program, tmp_path) -> None:

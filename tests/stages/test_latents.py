@@ -1,4 +1,5 @@
-"""The cache of latents: training from it is training without it, and it is what it says or is not used."""
+"""The cache of latents: training from it is training without it, and it is what it says or is not
+used."""
 
 import dataclasses
 import json
@@ -11,10 +12,10 @@ import numpy as np
 import pytest
 
 from configs.demo import get_config
+from stedm_jax.common.errors import UserError
 from stedm_jax.data import arrays
 from stedm_jax.data.arrays import ArrayStore, ShardWriter
 from stedm_jax.data.pipeline import tile_dataset, training_batches
-from stedm_jax.errors import UserError
 from stedm_jax.stages import autoencoder, diffusion, encode, latents, plan
 from stedm_jax.stages.frozen import Weights
 from stedm_jax.stages.run import Run
@@ -27,7 +28,13 @@ from tests.models.fakes import random_params
 
 KINDS = {
     "kl": {"channels": 4, "multipliers": (1, 1, 1), "latent_channels": 4},
-    "vq": {"kind": "vq", "channels": 4, "multipliers": (1, 1, 1), "latent_channels": 3, "codes": 16},
+    "vq": {
+        "kind": "vq",
+        "channels": 4,
+        "multipliers": (1, 1, 1),
+        "latent_channels": 3,
+        "codes": 16,
+    },
     "taef2": {"kind": "taef2", "channels": 8, "latent_channels": 4},
 }
 
@@ -35,12 +42,16 @@ KINDS = {
 def make_run(tile_set, folder, monkeypatch, kind="kl", devices=2, **changes):
     """A run whose autoencoder is small and was drawn by lot."""
     config = get_config("tiny")
-    config.data.update({"tiles": str(tile_set.path), "prepare": (), "tile": 32, "groups": (), "foreground": ()})
+    config.data.update(
+        {"tiles": str(tile_set.path), "prepare": (), "tile": 32, "groups": (), "foreground": ()}
+    )
     config.autoencoder.model.update(KINDS[kind])
     config.diffusion.unet.update({"base": 8, "multipliers": (1, 1), "heads": 2})
     config.diffusion.style.update({"width": 4, "dim": 8})
     config.latents.update({"cache": True, "scale": 1.0, "copies": 2})
-    config.update_from_flattened_dict({key.replace("__", "."): value for key, value in changes.items()})
+    config.update_from_flattened_dict(
+        {key.replace("__", "."): value for key, value in changes.items()}
+    )
     run = Run(config, Workdir(folder / "run"), make_mesh(devices=jax.devices()[:devices]))
     (run.workdir.stage("autoencoder") / "done.json").write_text("{}")
     give(run, monkeypatch)
@@ -50,7 +61,9 @@ def make_run(tile_set, folder, monkeypatch, kind="kl", devices=2, **changes):
 def give(run, monkeypatch, sha256="1" * 64):
     task = autoencoder.build(run)
     params = random_params(task.network)
-    monkeypatch.setattr(autoencoder, "trained", lambda run: (task, params, Weights("somewhere", sha256)))
+    monkeypatch.setattr(
+        autoencoder, "trained", lambda run: (task, params, Weights("somewhere", sha256))
+    )
 
 
 def cache(run) -> ArrayStore:
@@ -65,7 +78,9 @@ def batches(run, store=None, count=2, views=True):
     sources = run.sources(dict(config.splits), config.style)
     if views:
         sources = [
-            dataclasses.replace(source, views=latents.views(run.config), stored=store, pixels=store is None)
+            dataclasses.replace(
+                source, views=latents.views(run.config), stored=store, pixels=store is None
+            )
             for source in sources
         ]
     dataset = tile_dataset(sources, seed=run.config.seed, jitter=config.stain_jitter)
@@ -92,13 +107,17 @@ def denoiser(run):
         ("taef2", {"diffusion__stain_jitter": 0.0}),
     ],
 )
-def test_training_from_it_sees_the_latents_of_encoding_at_every_step(tile_set, tmp_path, monkeypatch, kind, changes):
+def test_training_from_it_sees_the_latents_of_encoding_at_every_step(
+    tile_set, tmp_path, monkeypatch, kind, changes
+):
     run = make_run(tile_set, tmp_path, monkeypatch, kind, **changes)
     latents.run(run)
     plain = not run.config.diffusion.stain_jitter
     store = cache(run)
     splits = [split for split, weight in run.config.diffusion.splits.items() if weight]
-    assert store.spec.views == dict.fromkeys(splits, (1 if plain else 2) * run.config.latents.variants)
+    assert store.spec.views == dict.fromkeys(
+        splits, (1 if plain else 2) * run.config.latents.variants
+    )
     with_it = batches(run, store)
     # With symmetries alone, these are the batches that training without a cache draws.
     without = batches(run, views=not plain)
@@ -118,32 +137,57 @@ def test_training_from_it_has_the_losses_of_encoding_at_every_step(tile_set, tmp
     run = make_run(tile_set, tmp_path, monkeypatch)
     latents.run(run)
     task, params, frozen = denoiser(run)
-    loss = jax.jit(lambda params, frozen, batch, key: task.loss(params, frozen, batch, key, jnp.int32(0))[0])
+    loss = jax.jit(
+        lambda params, frozen, batch, key: task.loss(params, frozen, batch, key, jnp.int32(0))[0]
+    )
     one, other = (
-        [float(loss(params, frozen, batch, jax.random.key(number))) for number, batch in enumerate(batches(run, store))]
+        [
+            float(loss(params, frozen, batch, jax.random.key(number)))
+            for number, batch in enumerate(batches(run, store))
+        ]
         for store in (None, cache(run))
     )
     np.testing.assert_allclose(other, one, rtol=2**-11)
     assert one[0] != one[1]
 
 
-def test_the_moments_are_those_of_the_autoencoder_to_the_last_bit_of_their_type(tile_set, tmp_path, monkeypatch):
+def test_the_moments_are_those_of_the_autoencoder_to_the_last_bit_of_their_type(
+    tile_set, tmp_path, monkeypatch
+):
     run = make_run(tile_set, tmp_path, monkeypatch, diffusion__train__eval_every=1)
     latents.run(run)
     store, (task, params, _) = cache(run), autoencoder.trained(run)
     assert set(store.spec.tiles) == {"train", "style", "val"} and store.spec.views["val"] == 1
     views = latents.views(run.config)
-    for split, record, number in (("train", 3, 0), ("train", 12, 13), ("style", 15, 7), ("val", 2, 0)):
+    for split, record, number in (
+        ("train", 3, 0),
+        ("train", 12, 13),
+        ("style", 15, 7),
+        ("val", 2, 0),
+    ):
         image = run.reader.read_whole(run.rows(split)[record])[0]
         shown = image if split == "val" else views.of(split, record, number).image(image, 0)
-        wanted = np.asarray(task.moments(params, jnp.asarray(shown, jnp.float32)[None] / 127.5 - 1.0))[0]
-        np.testing.assert_allclose(store.read(split, record, number)["moments"], wanted, rtol=2**-10, atol=1e-3)
+        wanted = np.asarray(
+            task.moments(params, jnp.asarray(shown, jnp.float32)[None] / 127.5 - 1.0)
+        )[0]
+        np.testing.assert_allclose(
+            store.read(split, record, number)["moments"], wanted, rtol=2**-10, atol=1e-3
+        )
     done = run.workdir.result("latents")
-    assert done is not None and done["cache"] == {"views": 2 * 16 * 16 + 16, "bytes": store.spec.size}
+    assert done is not None and done["cache"] == {
+        "views": 2 * 16 * 16 + 16,
+        "bytes": store.spec.size,
+    }
 
 
 def test_stage_diffusion_trains_judges_and_draws_with_it(tile_set, tmp_path, monkeypatch):
-    run = make_run(tile_set, tmp_path, monkeypatch, diffusion__train__eval_every=1, diffusion__train__visual_every=1)
+    run = make_run(
+        tile_set,
+        tmp_path,
+        monkeypatch,
+        diffusion__train__eval_every=1,
+        diffusion__train__visual_every=1,
+    )
     latents.run(run)
     seen = {}
 
@@ -153,9 +197,14 @@ def test_stage_diffusion_trains_judges_and_draws_with_it(tile_set, tmp_path, mon
 
     monkeypatch.setattr(diffusion, "learn", learnt)
     diffusion.run(run)
-    rows, columns = seen["named"]["samples"]  # a row of styles and a column of layouts stand before the samples
+    rows, columns = seen["named"][
+        "samples"
+    ]  # a row of styles and a column of layouts stand before the samples
     assert (len(rows), len(columns)) == tuple(side + 1 for side in seen["drawn"]["mask"].shape[:2])
-    assert set(seen["train"]) == {"moments", "mask", "styles"} and set(seen["drawn"]) == {"mask", "styles"}
+    assert set(seen["train"]) == {"moments", "mask", "styles"} and set(seen["drawn"]) == {
+        "mask",
+        "styles",
+    }
     assert {"moments", "weight"} <= set(seen["judged"]) and "image" not in seen["judged"]
 
 
@@ -213,7 +262,9 @@ def test_told_to_stop_it_keeps_what_is_finished(small, monkeypatch):
     small.signals.received = 15
     with pytest.raises(Stopped, match="after 1 of 8 shards, which are saved"):
         latents.run(small)
-    assert [file.name for file in small.workdir.path.rglob("*.array_record")] == ["style-00000.array_record"]
+    assert [file.name for file in small.workdir.path.rglob("*.array_record")] == [
+        "style-00000.array_record"
+    ]
     assert not list(small.workdir.path.rglob("*.partial"))
 
 
@@ -228,18 +279,27 @@ def test_too_little_room_is_told_before_anything_is_encoded(small, monkeypatch):
     usage = shutil.disk_usage(small.workdir.path)
     monkeypatch.setattr(encode.shutil, "disk_usage", lambda _: usage._replace(free=10))
     monkeypatch.setattr(encode, "_Encoder", None)
-    with pytest.raises(UserError, match=r"need 0.00 GB more in .*cache.*latents.copies.*latents.variants=1"):
+    with pytest.raises(
+        UserError, match=r"need 0.00 GB more in .*cache.*latents.copies.*latents.variants=1"
+    ):
         latents.run(small)
 
 
-def test_other_augmentations_are_encoded_anew_and_other_weights_and_tiles_refused(small, monkeypatch, capsys):
+def test_other_augmentations_are_encoded_anew_and_other_weights_and_tiles_refused(
+    small, monkeypatch, capsys
+):
     latents.run(small)
     small.config.diffusion.stain_jitter = 0.3
     store = cache(small)
     assert store.spec.views["train"] == 16
-    assert "made otherwise (diffusion.stain_jitter: 0.0 -> 0.3; latents.copies: 1 -> 2" in capsys.readouterr().out
+    assert (
+        "made otherwise (diffusion.stain_jitter: 0.0 -> 0.3; latents.copies: 1 -> 2"
+        in capsys.readouterr().out
+    )
     give(small, monkeypatch, "2" * 64)
-    with pytest.raises(UserError, match=r"another autoencoder .*autoencoder: 1111.* -> 2222.*delete .*latents"):
+    with pytest.raises(
+        UserError, match=r"another autoencoder .*autoencoder: 1111.* -> 2222.*delete .*latents"
+    ):
         cache(small)
     give(small, monkeypatch)
     small.tiles.manifest["classes"] = small.tiles.manifest["classes"][::-1]
@@ -254,7 +314,9 @@ def test_a_split_that_is_added_or_dropped_leaves_the_others_alone(small, monkeyp
     assert set(cache(small).spec.tiles) == {"train", "style", "val"}
     assert names and all(name.startswith("val-") for name in names)
     small.config.diffusion.splits = {"train": 1.0, "style": 0.0}
-    assert set(cache(small).spec.tiles) == {"train", "val"} and all(name.startswith("val-") for name in names)
+    assert set(cache(small).spec.tiles) == {"train", "val"} and all(
+        name.startswith("val-") for name in names
+    )
     assert not list((small.workdir.path / "latents/cache").glob("style-*"))
 
 
@@ -280,14 +342,21 @@ def test_damaged_tiles_are_named_and_limited_here_too(small, capfd):
             return read(self, row, names)
 
     small.reader.__class__ = Damaged
-    with pytest.raises(UserError, match=r"Record 0 of .*train.array_record-00001-of-00004 .*max_damaged=0"):
+    with pytest.raises(
+        UserError, match=r"Record 0 of .*train.array_record-00001-of-00004 .*max_damaged=0"
+    ):
         latents.run(small)
     small.damaged.clear()
     small.reader.max_damaged = 1
     latents.run(small)
     assert cache(small).absent == {"train": {5}, "style": frozenset()}
-    shards = [json.loads(file.read_text()) for file in (small.workdir.path / "latents/cache").glob("train-*.json")]
-    assert sorted(len(shard["absent"]) for shard in shards) == [0, 0, 0, 1] and len(small.damaged) == 1
+    shards = [
+        json.loads(file.read_text())
+        for file in (small.workdir.path / "latents/cache").glob("train-*.json")
+    ]
+    assert (
+        sorted(len(shard["absent"]) for shard in shards) == [0, 0, 0, 1] and len(small.damaged) == 1
+    )
 
 
 def test_a_scale_that_float16_cannot_hold_is_refused(small, monkeypatch):

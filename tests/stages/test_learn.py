@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.ema import main
-from stedm_jax.errors import UserError
 from stedm_jax.stages.learn import restore_with_provenance
 from stedm_jax.stages.run import Run
 from stedm_jax.training.parts import named
@@ -28,18 +28,33 @@ def learnt(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_the_last_weights_their_averages_and_combinations_of_them(learnt, tmp_path) -> None:
     run, state = learnt
     task, told = toy.ToyTask(), {}
-    for which, wanted in (("ema", state.weights), ("params", state.all_params), ("ema:0.05", None), ("ema:0.08", None)):
+    for which, wanted in (
+        ("ema", state.weights),
+        ("params", state.all_params),
+        ("ema:0.05", None),
+        ("ema:0.08", None),
+    ):
         params, told[which] = restore_with_provenance(run, task, "toy", which=which)
-        assert len(params["hidden"]["kernel"].sharding.device_set) == 8 and told[which]["checkpoint_step"] == "10"
+        assert (
+            len(params["hidden"]["kernel"].sharding.device_set) == 8
+            and told[which]["checkpoint_step"] == "10"
+        )
         assert wanted is None or toy.same(jax.device_get(params), wanted)
         if which == "ema:0.05":
-            np.testing.assert_allclose(params["out"]["kernel"], state.tracks["0.05"]["out"]["kernel"], rtol=1e-6)
+            np.testing.assert_allclose(
+                params["out"]["kernel"], state.tracks["0.05"]["out"]["kernel"], rtol=1e-6
+            )
             assert toy.same(params["hidden"]["bias"], state.still["hidden"]["bias"])
-    assert len({each["checkpoint_sha256"] for each in told.values()}) == 3  # of the checkpoint, and of two combinations
+    assert (
+        len({each["checkpoint_sha256"] for each in told.values()}) == 3
+    )  # of the checkpoint, and of two combinations
     folder = tmp_path / "made"
     main([str(run.workdir.path / "toy"), "--sigma_rel=0.08", f"--out={folder}"])
     again, origin = restore_with_provenance(run, task, "toy", which=str(folder))
-    assert toy.same(jax.device_get(again), jax.device_get(params)) and len(origin["checkpoint_sha256"]) == 64
+    assert (
+        toy.same(jax.device_get(again), jax.device_get(params))
+        and len(origin["checkpoint_sha256"]) == 64
+    )
     assert set(named(again)) == set(named(state.all_params))
 
 

@@ -1,19 +1,23 @@
-"""Parts of the parameters that weights to start from may lack, or hold without need (a discriminator)."""
+"""Parts of the parameters that weights to start from may lack, or hold without need (a
+discriminator)."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.convert.folder import save_folder
-from stedm_jax.errors import UserError
 from stedm_jax.stages.initial import initial_params
 from stedm_jax.tasks.autoencoder import DISCRIMINATOR, AutoencoderTask
 from stedm_jax.training.program import Program
 from stedm_jax.training.sharding import make_mesh
 from tests.training import toy
 
-JUDGE = {"one": {"kernel": np.full((2, 2), 3.0, np.float32)}, "two": {"kernel": np.full(2, 4.0, np.float32)}}
+JUDGE = {
+    "one": {"kernel": np.full((2, 2), 3.0, np.float32)},
+    "two": {"kernel": np.full(2, 4.0, np.float32)},
+}
 
 
 class Plain(toy.ToyTask):
@@ -32,7 +36,9 @@ def started(tmp_path):
 
     def start(task, given):
         program = Program(task, toy.settings(), make_mesh(devices=jax.devices()[:1]))
-        save_folder(tmp_path / "given", jax.tree.map(np.asarray, given), {"name": "made"}, force=True)
+        save_folder(
+            tmp_path / "given", jax.tree.map(np.asarray, given), {"name": "made"}, force=True
+        )
         return initial_params(program, (str(tmp_path / "given"),), False, 5)
 
     return start
@@ -42,7 +48,10 @@ def test_a_discriminator_that_is_not_given_starts_fresh(started, capsys):
     given = toy.ToyTask().init(jax.random.key(1))
     params = started(Adversarial(), given)
     assert toy.same({name: params[name] for name in given}, given)
-    assert params["judge"].keys() == JUDGE.keys() and float(jnp.std(params["judge"]["one"]["kernel"])) > 0
+    assert (
+        params["judge"].keys() == JUDGE.keys()
+        and float(jnp.std(params["judge"]["one"]["kernel"])) > 0
+    )
     assert "2 start fresh (judge/one, judge/two)" in capsys.readouterr().out
 
 
@@ -60,7 +69,9 @@ def test_one_that_both_have_is_taken_over(started):
 def test_all_else_has_to_fit(started):
     given = toy.ToyTask().init(jax.random.key(1))
     half = {"judge": {"one": JUDGE["one"], "three": JUDGE["two"]}}
-    with pytest.raises(UserError, match="1 missing: judge/two/kernel; 1 unknown: judge/three/kernel.*init_partial"):
+    with pytest.raises(
+        UserError, match="1 missing: judge/two/kernel; 1 unknown: judge/three/kernel.*init_partial"
+    ):
         started(Adversarial(), given | half)
     with pytest.raises(UserError, match="2 missing: out/bias, out/kernel"):
         started(Adversarial(), {"hidden": given["hidden"]})

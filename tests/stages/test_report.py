@@ -14,10 +14,16 @@ def test_the_last_picture_of_a_denoiser_at_most_so_large(tmp_path):
     folder = tmp_path / "diffusion" / "images"
     folder.mkdir(parents=True)
     for step, value, side in ((2, 10, 8), (10, 200, 2 * PICTURE)):
-        Image.fromarray(np.full((8, side, 3), value, np.uint8)).save(folder / f"samples-{step:08d}.png")
+        Image.fromarray(np.full((8, side, 3), value, np.uint8)).save(
+            folder / f"samples-{step:08d}.png"
+        )
     ((caption, picture),) = drawn(tmp_path)
     assert caption.startswith("diffusion, step 10: layouts")
     assert "patient" not in caption
-    (folder / WHOSE).write_text(json.dumps({"layouts": ["patient a", "patient b"], "styles": ["patient c"]}))
-    assert next(drawn(tmp_path))[0].endswith("; layouts of patient a, patient b, styles of patient c")
+    (folder / WHOSE).write_text(
+        json.dumps({"layouts": ["patient a", "patient b"], "styles": ["patient c"]})
+    )
+    assert next(drawn(tmp_path))[0].endswith(
+        "; layouts of patient a, patient b, styles of patient c"
+    )
     assert picture.shape == (4, PICTURE, 3) and (picture == 200).all()

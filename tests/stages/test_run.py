@@ -3,7 +3,7 @@ import json
 import pytest
 
 from configs.demo import get_config
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 from stedm_jax.stages import diffusion
 from stedm_jax.stages.data import check_unchanged
 from stedm_jax.stages.orders import Orders
@@ -16,7 +16,9 @@ from stedm_jax.workdir import Workdir
 @pytest.fixture
 def run(tile_set, tmp_path):
     config = get_config("tiny")
-    config.data.update({"tiles": str(tile_set.path), "prepare": (), "tile": 32, "groups": (), "foreground": ()})
+    config.data.update(
+        {"tiles": str(tile_set.path), "prepare": (), "tile": 32, "groups": (), "foreground": ()}
+    )
     return Run(config, Workdir(tmp_path / "run"), make_mesh())
 
 
@@ -41,7 +43,9 @@ def test_orders_are_functions_of_seed_and_number_and_use_the_right_patients(run)
     one, other = Orders(run), Orders(run)
     assert [one[n] for n in range(20)] == [other[n] for n in (*range(10), *range(10, 20))]
     for order in (one[n] for n in range(20)):
-        assert order.layout.split == "train" and {row.patient for row in order.styles} == {order.style_patient}
+        assert order.layout.split == "train" and {row.patient for row in order.styles} == {
+            order.style_patient
+        }
         assert {row.split for row in order.styles} == {"style"}
     assert {one[n].style_patient for n in range(20)} == {"style0", "style1"}
     run.config.seed = 1
@@ -63,9 +67,12 @@ def test_the_names_of_watched_samples_are_those_of_what_is_drawn(run):
     assert rows[1:] == [row[0].layout.patient for row in orders]
     assert columns[1:] == [order.style_patient for order in orders[0]] == ["style0", "style1"]
     assert batch["mask"].shape[:2] == (len(rows) - 1, len(columns) - 1)
-    assert json.loads((run.workdir.path / "diffusion" / "images" / diffusion.WHOSE).read_text()) == {
-        "layouts": rows[1:], "styles": columns[1:],
-    }  # fmt: skip
+    assert json.loads(
+        (run.workdir.path / "diffusion" / "images" / diffusion.WHOSE).read_text()
+    ) == {
+        "layouts": rows[1:],
+        "styles": columns[1:],
+    }
 
 
 def test_tiles_of_another_size_are_refused(run):

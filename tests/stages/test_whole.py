@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from configs.base import get_base
+from stedm_jax.common.errors import UserError
 from stedm_jax.data.records import TileSet
 from stedm_jax.data.schema import ClassSpec
 from stedm_jax.data.whole import WholeSet, WholeWriter
-from stedm_jax.errors import UserError
 from stedm_jax.evaluation.objects import to_objects
 from stedm_jax.stages import whole
 from stedm_jax.stages.run import Run
@@ -37,11 +37,19 @@ def run(tmp_path, monkeypatch):
 
 @pytest.fixture
 def images(tmp_path):
-    with WholeWriter(tmp_path / "whole", (ClassSpec("rest", COLORS[0]), ClassSpec("gland", COLORS[1]))) as out:
+    with WholeWriter(
+        tmp_path / "whole", (ClassSpec("rest", COLORS[0]), ClassSpec("gland", COLORS[1]))
+    ) as out:
         for name, split in (("a", "test"), ("b", "test"), ("c", "val")):
             Image.fromarray(image_of(discs())).save(tmp_path / f"{name}.png")
             out.write(
-                tmp_path / f"{name}.png", discs(), to_objects(discs() > 0), patient=name, split=split, mpp=1.0, tags={}
+                tmp_path / f"{name}.png",
+                discs(),
+                to_objects(discs() > 0),
+                patient=name,
+                split=split,
+                mpp=1.0,
+                tags={},
             )
 
 
@@ -57,8 +65,11 @@ def test_every_arm_and_seed_is_scored(run, images, tmp_path):
     assert told["labelled"]["1"]["test"]["patients"] == 2
     assert (tmp_path / "report/whole_seeds.txt").read_text().count("labelled, seed") == 2
     assert (tmp_path / "report/table_whole.txt").read_text().splitlines()[3].split()[:4] == [
-        "test", "labelled", "2", "1.0000",
-    ]  # fmt: skip
+        "test",
+        "labelled",
+        "2",
+        "1.0000",
+    ]
 
 
 def test_no_set_there(run):
@@ -74,17 +85,23 @@ def test_patients_that_were_learnt_from_are_refused(run, images, tile_set, tmp_p
     assert not (tmp_path / "report/whole_images.csv").exists()
     run.config.data.update({"tiles": str(tile_set.path), "tile": 32})
     check_report(run)
-    monkeypatch.setattr(TileSet, "patients", lambda self, split: ["a"] if split == "style" else ["c"])
+    monkeypatch.setattr(
+        TileSet, "patients", lambda self, split: ["a"] if split == "style" else ["c"]
+    )
     with pytest.raises(UserError, match="learnt from: 'a' by synthesis. Scores"):
         check_report(run)
 
 
 @pytest.mark.parametrize(("learnt", "refused"), [("4", True), ("4@test", True), ("4@train", False)])
 def test_a_name_of_the_official_split_hides_no_patient_of_another(tmp_path, learnt, refused):
-    with WholeWriter(tmp_path / "whole", (ClassSpec("rest", COLORS[0]), ClassSpec("gland", COLORS[1]))) as out:
+    with WholeWriter(
+        tmp_path / "whole", (ClassSpec("rest", COLORS[0]), ClassSpec("gland", COLORS[1]))
+    ) as out:
         Image.fromarray(image_of(discs())).save(tmp_path / "a.png")
         tags = {"true_patient": "4"}
-        out.write(tmp_path / "a.png", discs(), None, patient="4@test", split="test", mpp=1.0, tags=tags)
+        out.write(
+            tmp_path / "a.png", discs(), None, patient="4@test", split="test", mpp=1.0, tags=tags
+        )
     images = WholeSet.open(tmp_path / "whole")
     with pytest.raises(UserError, match="learnt from") if refused else nullcontext():
         check_held_out({"segmentation": [learnt]}, images)
@@ -98,4 +115,6 @@ def test_who_was_learnt_from_is_noted_by_stage(run, tile_set):
     assert about(run)["stain"] is None
     run.tiles.manifest["source"] = {"stain_norm": "reinhard", "stain_target": "None"}
     assert about(run)["stain"]["kind"] == "reinhard"
-    assert noted(about(run)) == learnt_from(run) and noted({"patients": ["a"]}) == {"segmentation": ["a"]}
+    assert noted(about(run)) == learnt_from(run) and noted({"patients": ["a"]}) == {
+        "segmentation": ["a"]
+    }

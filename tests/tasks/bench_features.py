@@ -1,10 +1,13 @@
 """What features and head cost an image, beside the ResNet18-UNet: FLOPs, seconds and memory.
 
-    python tests/tasks/bench_features.py --config=configs/glas.py:pathsegdiff [--batch=8] [--flops_only]
+    python tests/tasks/bench_features.py --config=configs/glas.py:pathsegdiff [--batch=8]
+    [--flops_only]
 
-Rows: the head on the denoiser's features as configured; with all blocks run though only those are used (no early stop);
-with stored latents and embeddings (guided.cache); the guide alone; the ResNet18-UNet. Parameters are not trained, which
-changes no cost. Memory is what XLA reserves for arguments, temporaries and outputs of the compiled prediction.
+Rows: the head on the denoiser's features as configured; with all blocks run though only those are
+  used (no early stop);
+with stored latents and embeddings (guided.cache); the guide alone; the ResNet18-UNet. Parameters
+are not trained, which changes no cost. Memory is what XLA reserves for arguments, temporaries and
+outputs of the compiled prediction.
 """
 
 import argparse
@@ -46,14 +49,22 @@ def rows(config: Any, batch: int):
         arm = {"network": network, "changes": tuple(changes.items())}
         mine = settings(config.segmentation, network, arm)
         return PixelHeadTask(
-            mine, COLORS, (1,), 1, jnp.float32, Features(mine.features, denoiser, side, encoder.size.width)
+            mine,
+            COLORS,
+            (1,),
+            1,
+            jnp.float32,
+            Features(mine.features, denoiser, side, encoder.size.width),
         )
 
     ldm, vit = head("ldm"), head("vit")
-    shapes = jax.eval_shape(lambda f, b: first.moments(f["first"], b["image"].astype(jnp.float32)), frozen, image)
+    shapes = jax.eval_shape(
+        lambda f, b: first.moments(f["first"], b["image"].astype(jnp.float32)), frozen, image
+    )
     stored = {"moments": shapes, "mask": jax.ShapeDtypeStruct((batch, side, side), jnp.uint8)}
     stored |= {
-        f"embedding_{name}": jax.ShapeDtypeStruct((batch, w), jnp.float32) for name, w in denoiser.widths.items()
+        f"embedding_{name}": jax.ShapeDtypeStruct((batch, w), jnp.float32)
+        for name, w in denoiser.widths.items()
     }
     params = {HEAD: ldm.network.abstract}
     yield "denoiser's features + head", ldm.predict, params, frozen, image

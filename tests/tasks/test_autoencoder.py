@@ -8,7 +8,7 @@ from flax import nnx
 from scipy.ndimage import gaussian_filter
 
 from configs.demo import get_config
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 from stedm_jax.models.discriminator import Discriminator
 from stedm_jax.models.functional import Functional
 from stedm_jax.models.lpips import LPIPS
@@ -29,7 +29,14 @@ def make(kind="kl", patients=0, adversarial=0.5, **changes):
     config = get_config("tiny").autoencoder.unlock()
     config.model.update({"kind": kind, "channels": 4, "multipliers": (1,), "codes": 16})
     config.perceptual_weight = 1.0
-    shape = {"weight": adversarial, "start": 10, "ramp": 0, "filters": 4, "layers": 2, "norm": "batch"}
+    shape = {
+        "weight": adversarial,
+        "start": 10,
+        "ramp": 0,
+        "filters": 4,
+        "layers": 2,
+        "norm": "batch",
+    }
     config.adversarial = type(config)(shape | changes)
     return AutoencoderTask(config, jnp.float32, patients)
 
@@ -56,7 +63,9 @@ def random_params_of(task):
     params = random_params(task.network)
     if task.config.model.kind == "kl":
         params["quant_conv"]["kernel"] *= 0.3
-    return params | ({DISCRIMINATOR: random_params(task.adversary.network)} if task.adversary else {})
+    return params | (
+        {DISCRIMINATOR: random_params(task.adversary.network)} if task.adversary else {}
+    )
 
 
 @cache
@@ -79,7 +88,9 @@ def without(tree):
 
 def close(tree, expected, rtol=1e-3):
     top = largest(expected)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-5 * top), tree, expected)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-5 * top), tree, expected
+    )
 
 
 def test_without_an_adversary_nothing_is_added(made, plain):
@@ -117,18 +128,28 @@ def test_both_sides_learn_as_by_the_book():
     def whole(kernel, judging, step):
         fixed = jax.lax.stop_gradient(features)
         return adversary.loss(
-            judging, image, last(kernel), rec, lambda w: fixed * w[None, None, None, :], kernel, step
-        )  # fmt: skip
+            judging,
+            image,
+            last(kernel),
+            rec,
+            lambda w: fixed * w[None, None, None, :],
+            kernel,
+            step,
+        )
 
     def book(kernel, judging):
         y = last(kernel)
         real, fake = network.apply(judging, image), network.apply(judging, y)
-        return jnp.stack([rec(y), -fake.mean(), 0.5 * (nnx.relu(1 - real).mean() + nnx.relu(1 + fake).mean())])
+        return jnp.stack(
+            [rec(y), -fake.mean(), 0.5 * (nnx.relu(1 - real).mean() + nnx.relu(1 + fake).mean())]
+        )
 
     of = jax.jit(jax.grad(whole, argnums=(0, 1), has_aux=True))
     (mine, judges), parts = of(kernel, judging, jnp.int32(10))
     expected, judged = jax.jit(jax.jacrev(book, argnums=(0, 1)))(kernel, judging)
-    assert float(parts["adaptive"]) == pytest.approx(float(adaptive_weight(expected[0], expected[1])), rel=1e-4)
+    assert float(parts["adaptive"]) == pytest.approx(
+        float(adaptive_weight(expected[0], expected[1])), rel=1e-4
+    )
     close(mine, expected[0] + parts["gan_share"] * expected[1])
     close(judges, jax.tree.map(lambda g: g[2], judged))
     (mine, judges), parts = of(kernel, judging, jnp.int32(9))
@@ -152,12 +173,17 @@ def test_from_the_start_each_side_learns_against_the_other_as_by_the_book(made):
         kl = extra / (image.size // image.shape[0])
         real, fake = (judge.apply(params[DISCRIMINATOR], x) for x in (image, y))
         hinge = 0.5 * (jax.nn.relu(1 - real).mean() + jax.nn.relu(1 + fake).mean())
-        return jnp.stack([jnp.abs(y - image).mean(), task.config.kl_weight * kl, -fake.mean(), hinge])
+        return jnp.stack(
+            [jnp.abs(y - image).mean(), task.config.kl_weight * kl, -fake.mean(), hinge]
+        )
 
     both = jax.jit(jax.jacrev(losses))(params)
     rec, gan = (leaf_at(both, PATH)[i] for i in (0, 2))
     assert parts["adaptive"] == pytest.approx(float(adaptive_weight(rec, gan)), rel=1e-4)
-    close(without(grads), jax.tree.map(lambda g: g[0] + g[1] + parts["gan_share"] * g[2], without(both)))
+    close(
+        without(grads),
+        jax.tree.map(lambda g: g[0] + g[1] + parts["gan_share"] * g[2], without(both)),
+    )
     close(grads[DISCRIMINATOR], jax.tree.map(lambda g: g[3], both[DISCRIMINATOR]))
 
 
@@ -169,7 +195,9 @@ def test_a_huge_gradient_of_the_discriminator_leaves_the_step_of_the_generator_a
     @jax.jit
     def second(huge):
         grads = params | {"encoder": 3 * kernel}, params | {DISCRIMINATOR: huge * kernel}
-        return without(tx.update(grads[1], tx.update(grads[0], tx.init(params), params)[1], params)[0])
+        return without(
+            tx.update(grads[1], tx.update(grads[0], tx.init(params), params)[1], params)[0]
+        )
 
     assert DISCRIMINATOR in params and same(second(1.0), second(1e6)) and largest(second(1.0)) > 0
 
@@ -192,7 +220,9 @@ def test_large_images_go_in_tiles_and_small_ones_whole(plain, monkeypatch):
     assert out.shape == (1, 40, 40, 3) and set(sides) == {("encode", 24, 24), ("decode", 24, 24)}
     sides.clear()
     small = to_network(image[:, :24, :20])
-    assert same(*(jax.jit(lambda x, task=task: round_trip(task, x))(small) for task in (tiled, whole)))
+    assert same(
+        *(jax.jit(lambda x, task=task: round_trip(task, x))(small) for task in (tiled, whole))
+    )
     assert set(sides) == {("encode", 24, 20), ("decode", 24, 20)}
     latents = jax.eval_shape(lambda x: tiled.encode(params, x), to_network(image))
     assert latents.shape == (1, 40, 40, 4) and latents.dtype == jnp.float32
@@ -206,13 +236,17 @@ def test_tiles_that_the_autoencoder_cannot_divide_are_refused():
         if fits:
             assert bool(AutoencoderTask(config, jnp.float32).tiles) == bool(tiling)
         else:
-            with pytest.raises(UserError, match=f"autoencoder.tiling = {tiling}; .* multiple of 4.* of 16 and more"):
+            with pytest.raises(
+                UserError, match=f"autoencoder.tiling = {tiling}; .* multiple of 4.* of 16 and more"
+            ):
                 AutoencoderTask(config, jnp.float32)
 
 
 def test_the_adaptive_weight_is_clamped():
     rec, gan = np.float32([3, 4]), np.float32([0.6, 0.8])
-    assert float(adaptive_weight(jnp.array(rec), jnp.array(gan))) == pytest.approx(5 / 1.0001, rel=1e-6)
+    assert float(adaptive_weight(jnp.array(rec), jnp.array(gan))) == pytest.approx(
+        5 / 1.0001, rel=1e-6
+    )
     assert float(adaptive_weight(jnp.full(9, 1e3), jnp.zeros(9))) == 1e4
 
 
@@ -228,7 +262,9 @@ def test_the_perceptual_loss_counts_where_its_weights_are(made, plain):
     loss, parts = jax.jit(task.loss)(params, frozen, batch, KEY, jnp.int32(0))
     expected = parts["l1"] + parts["perceptual"] + task.config.kl_weight * parts["kl"]
     assert float(loss) == pytest.approx(float(expected), rel=1e-5) and parts["perceptual"] > 0
-    of = lambda frozen: jax.eval_shape(plain.loss, without(params), frozen, batch, KEY, jnp.int32(0))[1]  # noqa: E731
+    of = lambda frozen: jax.eval_shape(
+        plain.loss, without(params), frozen, batch, KEY, jnp.int32(0)
+    )[1]  # noqa: E731
     assert "perceptual" in of(frozen) and "perceptual" not in of({})
 
 
@@ -251,11 +287,20 @@ def test_scores_are_those_of_each_patient(made):
     step = jax.jit(task.eval_step)
 
     def sums(weight):
-        batch = {"image": images, "patient": np.array([0, 2, 2, 0], np.int32), "weight": np.array(weight, np.float32)}
+        batch = {
+            "image": images,
+            "patient": np.array([0, 2, 2, 0], np.int32),
+            "weight": np.array(weight, np.float32),
+        }
         found = step(params, frozen, jax.tree.map(jnp.asarray, batch), KEY)
         return {name: np.asarray(value, np.float64) for name, value in found.items()}
 
-    whole, first, second, third = sums([1, 1, 1, 0]), sums([1, 0, 0, 0]), sums([0, 1, 0, 0]), sums([0, 0, 1, 0])
+    whole, first, second, third = (
+        sums([1, 1, 1, 0]),
+        sums([1, 0, 0, 0]),
+        sums([0, 1, 0, 0]),
+        sums([0, 0, 1, 0]),
+    )
     found, mean = task.by_patient(whole), task.summarise(whole)
     assert found.keys() == {"psnr", "l1", "ssim", "lpips"}
     for name, values in found.items():
@@ -269,17 +314,30 @@ def test_scores_are_those_of_each_patient(made):
 @pytest.mark.slow
 @pytest.mark.parametrize("ramp, fall", [(0, 3.0), (100, 1.5)])
 def test_the_start_of_the_discriminator_is_survived(tmp_path, ramp, fall):
-    """Without a ramp, as published, PSNR drops by up to 1 dB (2 dB at a constant rate); with one it goes on rising."""
+    """Without a ramp, as published, PSNR drops by up to 1 dB (2 dB at a constant rate); with one it
+    goes on rising."""
     from stedm_jax.training.loop import train
     from stedm_jax.training.program import Program
     from stedm_jax.training.sharding import make_mesh
 
     task = make(start=150, ramp=ramp, filters=16, layers=2)
-    task.config.model.update({"channels": 16, "multipliers": (1, 2), "latent_channels": 4, "res_blocks": 1})
+    task.config.model.update(
+        {"channels": 16, "multipliers": (1, 2), "latent_channels": 4, "res_blocks": 1}
+    )
     task = AutoencoderTask(task.config, jnp.float32)
-    published = {"lr": 1e-3, "weight_decay": 0.0, "b1": 0.5, "b2": 0.9, "clip": 0.0, "warmup": 20, "schedule": "cosine"}
+    published = {
+        "lr": 1e-3,
+        "weight_decay": 0.0,
+        "b1": 0.5,
+        "b2": 0.9,
+        "clip": 0.0,
+        "warmup": 20,
+        "schedule": "cosine",
+    }
     optimizer = settings()["optimizer"] | published
-    config = settings(steps=300, batch=8, log_every=1, eval_every=10, checkpoint_every=300, optimizer=optimizer)
+    config = settings(
+        steps=300, batch=8, log_every=1, eval_every=10, checkpoint_every=300, optimizer=optimizer
+    )
     config["ema"] |= {"decay": 0.0}
     judged = {"image": tiles(8, seed=99), "weight": np.ones(8, np.float32)}
 
@@ -291,7 +349,9 @@ def test_the_start_of_the_discriminator_is_survived(tmp_path, ramp, fall):
     train(program, batches=batches, workdir=tmp_path, seed=0, eval_batches=lambda: iter([judged]))
     psnr, adaptive, finite = read_metrics(tmp_path / "metrics.jsonl")
     before, after = psnr[150], {step: value for step, value in psnr.items() if step > 150}
-    print(f"ramp {ramp}: PSNR {before:.2f} dB at the start, then least {min(after.values()):.2f}, last {psnr[300]:.2f}")
+    print(
+        f"ramp {ramp}: PSNR {before:.2f} dB at the start, then least {min(after.values()):.2f}, last {psnr[300]:.2f}"
+    )
     print(f"adaptive weight {min(adaptive):.3g} to {max(adaptive):.3g}")
     assert finite and min(after.values()) > before - fall and psnr[300] > before
     assert len(adaptive) > 100 and min(adaptive) > 0 and max(adaptive) <= 1e4
@@ -300,6 +360,8 @@ def test_the_start_of_the_discriminator_is_survived(tmp_path, ramp, fall):
 def read_metrics(path):
     """PSNR by step, adaptive weights after the start, and whether everything is finite."""
     rows = read_rows(path)
-    psnr = {row["step"]: value for row in rows for name, value in row.items() if name.endswith("psnr")}
+    psnr = {
+        row["step"]: value for row in rows for name, value in row.items() if name.endswith("psnr")
+    }
     adaptive = [row["adaptive"] for row in rows if row.get("adaptive", 0) > 0]
     return psnr, adaptive, all(value is not None for row in rows for value in row.values())

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from configs.base import get_base
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 from stedm_jax.evaluation.confusion import VOID
 from stedm_jax.evaluation.objects import to_objects
 from stedm_jax.tasks.contour import ContourTask, contours_of, segmentation_task
@@ -51,14 +51,25 @@ def test_the_kind_is_the_configs():
 def test_contours_follow_objects_and_not_what_is_unlabelled():
     mask = two_discs()
     mask[:, 20:] = VOID
-    contours, known = contours_of(jnp.asarray(mask)[None], jnp.asarray(mask != VOID)[None], (1, 2), 2)
+    contours, known = contours_of(
+        jnp.asarray(mask)[None], jnp.asarray(mask != VOID)[None], (1, 2), 2
+    )
     assert contours[0, 16, 3] == 1 and contours[0, 16, 9] == 0 and contours[0, 2, 2] == 0
     np.testing.assert_array_equal(np.asarray(known)[0].all(0), np.arange(32) < 17)
     joined = np.ones((1, 8, 8), np.uint8)
     joined[:, :, 4:] = 2  # two classes of objects touch: a contour; object and background as well
-    assert contours_of(jnp.asarray(joined), jnp.ones((1, 8, 8), bool), (1, 2), 1)[0][0, 0].tolist() == [
-        0, 0, 1, 1, 1, 1, 0, 0,
-    ]  # fmt: skip
+    assert contours_of(jnp.asarray(joined), jnp.ones((1, 8, 8), bool), (1, 2), 1)[0][
+        0, 0
+    ].tolist() == [
+        0,
+        0,
+        1,
+        1,
+        1,
+        1,
+        0,
+        0,
+    ]
 
 
 def test_the_loss_is_equation_one(task):
@@ -79,13 +90,19 @@ def test_the_loss_is_equation_one(task):
         params, batch["image"].astype(jnp.float32) / 127.5 - 1.0, train=True, key=jax.random.key(0)
     )
     logp = np.asarray(jax.nn.log_softmax(out.objects))[0].reshape(-1, 3)
-    np.testing.assert_allclose(parts["ce"], -logp[np.arange(1024), two_discs().ravel()].mean(), rtol=1e-4)
+    np.testing.assert_allclose(
+        parts["ce"], -logp[np.arange(1024), two_discs().ravel()].mean(), rtol=1e-4
+    )
 
 
 def maps_of(mask: np.ndarray, radius: int) -> np.ndarray:
     """The maps of a network that knows everything."""
-    contours, _ = contours_of(jnp.asarray(mask)[None], jnp.ones((1, *mask.shape), bool), (1, 2), radius)
-    return np.concatenate([np.eye(3)[mask], np.asarray(contours)[0, ..., None]], -1).astype(np.float32)
+    contours, _ = contours_of(
+        jnp.asarray(mask)[None], jnp.ones((1, *mask.shape), bool), (1, 2), radius
+    )
+    return np.concatenate([np.eye(3)[mask], np.asarray(contours)[0, ..., None]], -1).astype(
+        np.float32
+    )
 
 
 def test_objects_of_perfect_maps_are_those_of_the_truth(task, monkeypatch):
@@ -112,11 +129,16 @@ def test_what_is_no_object_is_background_and_every_object_is_foreground(task):
 def test_maps_and_scores_of_a_batch(task):
     params = random_params(task.network)
     batch = {
-        "image": jnp.zeros((2, 32, 32, 3), jnp.uint8), "mask": jnp.zeros((2, 32, 32), jnp.uint8),
-        "patient": jnp.array([0, 2], jnp.int32), "weight": jnp.ones(2, jnp.float32),
-    }  # fmt: skip
+        "image": jnp.zeros((2, 32, 32, 3), jnp.uint8),
+        "mask": jnp.zeros((2, 32, 32), jnp.uint8),
+        "patient": jnp.array([0, 2], jnp.int32),
+        "weight": jnp.ones(2, jnp.float32),
+    }
     counts, maps = jax.jit(
-        lambda p: (task.eval_step(p, {}, batch, jax.random.key(0)), task.maps(p, {}, batch["image"]))
+        lambda p: (
+            task.eval_step(p, {}, batch, jax.random.key(0)),
+            task.maps(p, {}, batch["image"]),
+        )
     )(params)
     assert counts["confusion"].sum(axis=(1, 2)).tolist() == [1024, 0, 1024]
     assert maps.shape == (2, 32, 32, 4)

@@ -36,7 +36,9 @@ def test_latents_are_scaled_and_back(made):
     task = made[1]
     latents = jnp.arange(64, dtype=jnp.float32).reshape(1, 4, 4, 4)
     z = task.latents.to_z(latents)
-    np.testing.assert_allclose(z[0, 0, 0], (np.arange(4) - [0.1, 0.2, 0.3, 0.4]) / [1.0, 2.0, 0.5, 1.0], rtol=1e-6)
+    np.testing.assert_allclose(
+        z[0, 0, 0], (np.arange(4) - [0.1, 0.2, 0.3, 0.4]) / [1.0, 2.0, 0.5, 1.0], rtol=1e-6
+    )
     np.testing.assert_allclose(task.latents.from_z(z), latents, rtol=1e-6)
 
 
@@ -46,7 +48,9 @@ def test_every_part_learns_and_the_frozen_one_does_not(made):
     kept.style.drop = 0.0
     task = DiffusionTask(kept, task.autoencoder, task.latents, task.colors, jnp.float32)
     gradient = jax.jit(
-        jax.grad(lambda p, f: task.loss(p, f, batch, jax.random.key(1), jnp.int32(0))[0], argnums=(0, 1))
+        jax.grad(
+            lambda p, f: task.loss(p, f, batch, jax.random.key(1), jnp.int32(0))[0], argnums=(0, 1)
+        )
     )
     learnt, still = gradient(params, frozen)
     for part in ("unet", "style", "layout"):
@@ -60,7 +64,9 @@ def test_style_tiles_in_turn_on_several_devices_give_the_same_gradient(made):
     sparing = config.diffusion.copy_and_resolve_references()
     sparing.style.remat = True
     in_turn = DiffusionTask(sparing, task.autoencoder, task.latents, task.colors, jnp.float32)
-    mesh = jax.make_mesh((4, 1), ("data", "fsdp"), (jax.sharding.AxisType.Auto,) * 2, devices=jax.devices()[:4])
+    mesh = jax.make_mesh(
+        (4, 1), ("data", "fsdp"), (jax.sharding.AxisType.Auto,) * 2, devices=jax.devices()[:4]
+    )
     styles = {name: params[name] for name in ("style",)}
 
     def gradient(task):
@@ -79,7 +85,8 @@ def test_style_and_layout_reach_the_image(made):
     config.synthesis.guidance.scale = 2.0
     noise = jax.random.normal(jax.random.key(2), (4, 4, 4, 4))
 
-    # Parameters are arguments: as constants they would be folded, which takes the compiler longer than the rest.
+    # Parameters are arguments: as constants they would be folded, which takes the compiler longer
+    # than the rest.
     @jax.jit
     def compiled(params, frozen, mask, styles):
         return task.sample(params, frozen, mask, styles, noise, config.synthesis, jax.random.key(3))
@@ -114,18 +121,25 @@ def changed(made, drop: float, drop_layout: float, source: str = "multipatch") -
 @pytest.mark.parametrize(
     ("drop", "drop_layout", "seen"),
     [
-        (1.0, 1.0, 0), (1.0, 0.5, 2),
-        *(pytest.param(*each, marks=pytest.mark.slow) for each in ((1.0, 0.0, 4), (0.0, 1.0, 4), (0.5, 1.0, 2))),
+        (1.0, 1.0, 0),
+        (1.0, 0.5, 2),
+        *(
+            pytest.param(*each, marks=pytest.mark.slow)
+            for each in ((1.0, 0.0, 4), (0.0, 1.0, 4), (0.5, 1.0, 2))
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_layout_is_dropped_only_along_with_its_style(made, drop, drop_layout, seen):
-    """Number of the four images whose layout reaches the loss; where a share is drawn, on average over keys."""
+    """Number of the four images whose layout reaches the loss; where a share is drawn, on average
+    over keys."""
     _, _, params, frozen, batch = made
     task = changed(made, drop, drop_layout)
 
     @jax.jit
     def compiled(params, frozen, mask, chosen, key):
-        return task.loss(params, frozen, batch | {"mask": mask, "weight": chosen}, key, jnp.int32(0))[0]
+        return task.loss(
+            params, frozen, batch | {"mask": mask, "weight": chosen}, key, jnp.int32(0)
+        )[0]
 
     def loss(mask, chosen, key):
         return compiled(params, frozen, mask, chosen, key)
@@ -144,10 +158,12 @@ def test_a_layout_is_dropped_only_along_with_its_style(made, drop, drop_layout, 
 @pytest.mark.parametrize(
     ("drop_layout", "source"),
     [
-        (0.5, "multipatch"), (0.0, "none"),
-        pytest.param(0.0, "multipatch", marks=pytest.mark.slow), pytest.param(0.5, "none", marks=pytest.mark.slow),
+        (0.5, "multipatch"),
+        (0.0, "none"),
+        pytest.param(0.0, "multipatch", marks=pytest.mark.slow),
+        pytest.param(0.5, "none", marks=pytest.mark.slow),
     ],
-)  # fmt: skip
+)
 def test_guidance_drops_the_layout_within_its_interval(made, drop_layout, source):
     """With scale 0 only the unconditional branch is left."""
     config, _, params, frozen, batch = made
@@ -197,7 +213,9 @@ def test_a_grid_of_layouts_and_styles_is_drawn_and_scored(made):
     judge.predict = lambda params, _, batch: (batch["image"][..., 0] > params).astype(
         jnp.int32
     )  # 16 px are too few for a network
-    task = DiffusionTask(config.diffusion, task.autoencoder, task.latents, task.colors, jnp.float32, judge)
+    task = DiffusionTask(
+        config.diffusion, task.autoencoder, task.latents, task.colors, jnp.float32, judge
+    )
     frozen = frozen | {"judge": jnp.uint8(127)}
     grid = {name: jnp.stack([batch[name][:2], batch[name][2:]]) for name in ("mask", "styles")}
     draw = jax.jit(task.visualise)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from configs.glas import get_config
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 from stedm_jax.models.functional import Functional
 from stedm_jax.models.vit import ViT
 from stedm_jax.models.vit_sizes import ViTSize
@@ -24,13 +24,26 @@ STEP = jnp.int32(0)
 
 def changed(**changes):
     config = get_config("pathsegdiff")
-    config.autoencoder.model.update({"kind": "kl", "channels": 4, "multipliers": (1, 1), "latent_channels": 3})
-    unet = {"base": 8, "multipliers": (1, 1), "res_blocks": 1, "attention_at": (2,), "heads": 2, "context_dim": 6}
+    config.autoencoder.model.update(
+        {"kind": "kl", "channels": 4, "multipliers": (1, 1), "latent_channels": 3}
+    )
+    unet = {
+        "base": 8,
+        "multipliers": (1, 1),
+        "res_blocks": 1,
+        "attention_at": (2,),
+        "heads": 2,
+        "context_dim": 6,
+    }
     config.guided.unet.update(unet)
     config.guided.guide.update({"source": "vit:made", "weights": "made", "dim": 6, "drop": 0.5})
-    config.segmentation.features.update({"blocks": ("output_blocks/0", "output_blocks/3"), "timesteps": (50,)})
+    config.segmentation.features.update(
+        {"blocks": ("output_blocks/0", "output_blocks/3"), "timesteps": (50,)}
+    )
     config.segmentation.head.update({"width": 8, "norm": "batch"})
-    config.update_from_flattened_dict({key.replace("__", "."): value for key, value in changes.items()})
+    config.update_from_flattened_dict(
+        {key.replace("__", "."): value for key, value in changes.items()}
+    )
     return config
 
 
@@ -47,7 +60,10 @@ def made():
     """The task, parameters without the zeros of a fresh denoiser, what is frozen, and a batch."""
     task = task_of(changed())
     params = random_params(task.network, 0)
-    frozen = {"first": task.autoencoder.network.init(jax.random.key(1)), "guide": random_params(task.guide, 2)}
+    frozen = {
+        "first": task.autoencoder.network.init(jax.random.key(1)),
+        "guide": random_params(task.guide, 2),
+    }
     rng = np.random.default_rng(0)
     batch = {
         "image": jnp.asarray(rng.integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)),
@@ -61,7 +77,7 @@ def test_denoiser_and_projection_learn_and_what_is_frozen_does_not(made):
     task, params, frozen, batch = made
     gradient = jax.jit(
         jax.grad(lambda p, f: task.loss(p, f, batch, jax.random.key(3), STEP)[0], argnums=(0, 1))
-    )  # fmt: skip
+    )
     learnt, still = gradient(params, frozen)
     assert set(learnt) == {"unet", "guide"} and set(learnt["guide"]) == {"patch_fc"}
     for part in learnt.values():
@@ -82,7 +98,9 @@ def test_a_dropped_embedding_is_the_zero_vector_and_each_token_drops_by_itself(m
 
     assert loss(params, batch | known) == loss(params, batch | other)
     task.config.guide.drop = 0.0
-    loss = jax.jit(lambda params, batch: task.loss(params, frozen, batch, jax.random.key(3), STEP)[0])
+    loss = jax.jit(
+        lambda params, batch: task.loss(params, frozen, batch, jax.random.key(3), STEP)[0]
+    )
     base = loss(params, batch | known)
     for name in known:
         assert base != loss(params, batch | known | {name: other[name]}), name
@@ -91,7 +109,10 @@ def test_a_dropped_embedding_is_the_zero_vector_and_each_token_drops_by_itself(m
 def test_known_embeddings_stand_for_those_of_the_guide(made):
     task, params, frozen, batch = made
     found = task.embed(frozen, batch)
-    assert found["patch"].shape == (4, 8) and task.embed(frozen, {"embedding_patch": found["patch"]}) == found
+    assert (
+        found["patch"].shape == (4, 8)
+        and task.embed(frozen, {"embedding_patch": found["patch"]}) == found
+    )
     with pytest.raises(UserError, match="5 long, but the guide of the denoiser is 8"):
         task.embed(frozen, {"embedding_patch": jnp.zeros((4, 5))})
     two = task_of(changed(), ("patch", "region"))
@@ -148,23 +169,34 @@ def test_all_tiles_share_one_noise_and_nothing_but_the_seed_draws_it(made):
     same = batch | {"image": jnp.broadcast_to(batch["image"][:1], batch["image"].shape)}
     maps = jax.jit(features_of(task))(params, frozen, same)
     for each in maps:
-        np.testing.assert_allclose(each, jnp.broadcast_to(each[:1], each.shape), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(
+            each, jnp.broadcast_to(each[:1], each.shape), rtol=1e-5, atol=1e-5
+        )
     other = jax.jit(features_of(task, seed=1))(params, frozen, same)
     assert not np.allclose(maps[0], other[0], atol=1e-3)
 
 
 def test_the_guide_reaches_the_features_unless_it_is_left_out(made):
     task, params, frozen, batch = made
-    one, two = ({"embedding_patch": jnp.full((4, 8), value).at[:, 0].set(1.0)} for value in (0.5, -0.5))
+    one, two = (
+        {"embedding_patch": jnp.full((4, 8), value).at[:, 0].set(1.0)} for value in (0.5, -0.5)
+    )
     with_guide, without = (jax.jit(features_of(task, guided=flag)) for flag in (True, False))
-    assert not np.allclose(with_guide(params, frozen, batch | one)[1], with_guide(params, frozen, batch | two)[1])
-    np.testing.assert_array_equal(without(params, frozen, batch | one)[1], without(params, frozen, batch | two)[1])
+    assert not np.allclose(
+        with_guide(params, frozen, batch | one)[1], with_guide(params, frozen, batch | two)[1]
+    )
+    np.testing.assert_array_equal(
+        without(params, frozen, batch | one)[1], without(params, frozen, batch | two)[1]
+    )
 
 
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"blocks": ("output_blocks/9",)}, "no block called 'output_blocks/9'.*input_blocks/0.*output_blocks/3"),
+        (
+            {"blocks": ("output_blocks/9",)},
+            "no block called 'output_blocks/9'.*input_blocks/0.*output_blocks/3",
+        ),
         ({"blocks": ()}, "features.blocks is empty"),
         ({"timesteps": (50, 1000)}, "has 1000, which is out of range; give numbers from 0 to 999"),
         ({"timesteps": (-1,)}, "has -1"),
@@ -187,14 +219,17 @@ def head_of(task, tune=False, **changes) -> PixelHeadTask:
 
 
 @pytest.mark.parametrize(
-    ("source", "tune"), [("ldm", True), ("concat", False), pytest.param("ldm", False, marks=pytest.mark.slow)]
+    ("source", "tune"),
+    [("ldm", True), ("concat", False), pytest.param("ldm", False, marks=pytest.mark.slow)],
 )
 def test_a_head_learns_and_the_denoiser_with_it_only_where_it_is_tuned(made, source, tune):
     task, params, frozen, batch = made
     head = head_of(task, tune, source=source)
     mine = {HEAD: head.network.init(jax.random.key(0))} | (params if tune else {})
     frozen = frozen | {DENOISER: params}
-    assert jax.tree.structure(jax.eval_shape(head.init, jax.random.key(0))) == jax.tree.structure(mine)
+    assert jax.tree.structure(jax.eval_shape(head.init, jax.random.key(0))) == jax.tree.structure(
+        mine
+    )
 
     @jax.jit
     def step(mine, frozen):
@@ -219,10 +254,14 @@ def test_stored_arrays_stand_for_the_tiles(made):
     head = head_of(task, source="concat")
     mine = {HEAD: random_params(head.network, 5)}
     frozen = frozen | {DENOISER: params}
-    _, tokens = task.guide.apply(frozen["guide"], batch["image"].astype(jnp.float32) / 127.5 - 1, method="tokens")
+    _, tokens = task.guide.apply(
+        frozen["guide"], batch["image"].astype(jnp.float32) / 127.5 - 1, method="tokens"
+    )
     stored = {
         "mask": batch["mask"],
-        "moments": task.autoencoder.moments(frozen["first"], batch["image"].astype(jnp.float32) / 127.5 - 1),
+        "moments": task.autoencoder.moments(
+            frozen["first"], batch["image"].astype(jnp.float32) / 127.5 - 1
+        ),
         "embedding_patch": task.embed(frozen, batch)["patch"],
         "tokens": tokens,
     }
@@ -234,8 +273,15 @@ def test_stored_arrays_stand_for_the_tiles(made):
 def test_scores_come_by_patient_as_those_of_any_segmenter(made):
     task, params, frozen, batch = made
     head = head_of(task)
-    mine, judged = {HEAD: random_params(head.network, 5)}, batch | {
-        "weight": jnp.array([1.0, 1.0, 1.0, 0.0]), "patient": jnp.array([0, 1, 1, 0], jnp.int32)
-    }  # fmt: skip
-    counts = jax.jit(head.eval_step)(mine, frozen | {DENOISER: params}, judged, jax.random.key(0))["confusion"]
+    mine, judged = (
+        {HEAD: random_params(head.network, 5)},
+        batch
+        | {
+            "weight": jnp.array([1.0, 1.0, 1.0, 0.0]),
+            "patient": jnp.array([0, 1, 1, 0], jnp.int32),
+        },
+    )
+    counts = jax.jit(head.eval_step)(mine, frozen | {DENOISER: params}, judged, jax.random.key(0))[
+        "confusion"
+    ]
     assert counts.shape == (2, 2, 2) and counts.sum((1, 2)).tolist() == [256, 512]

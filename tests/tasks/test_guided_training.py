@@ -1,4 +1,5 @@
-"""The guided denoiser and a head that tunes it, through the loop: any number of devices, and resumed."""
+"""The guided denoiser and a head that tunes it, through the loop: any number of devices, and
+resumed."""
 
 import itertools
 
@@ -30,7 +31,10 @@ def batches(start):
 def made(kind):
     """A task, and what is frozen below it."""
     below = task_of(changed())
-    frozen = {"first": below.autoencoder.network.init(jax.random.key(1)), "guide": random_params(below.guide, 2)}
+    frozen = {
+        "first": below.autoencoder.network.init(jax.random.key(1)),
+        "guide": random_params(below.guide, 2),
+    }
     if kind == "guided":
         return below, frozen
     config = changed(segmentation__head__tune=kind == "tuned").segmentation
@@ -49,13 +53,17 @@ def gradient(task, frozen, devices):
     """Of the first batch, by parameter, from a mesh of so many devices."""
     mesh = make_mesh(devices=jax.devices()[:devices])
     with jax.set_mesh(mesh):
-        given = [jax.device_put(each, replicated(mesh)) for each in (task.init(jax.random.key(3)), frozen)]
+        given = [
+            jax.device_put(each, replicated(mesh))
+            for each in (task.init(jax.random.key(3)), frozen)
+        ]
         loss = lambda *args: task.loss(*args, jax.random.key(5), jnp.int32(0))[0]  # noqa: E731
         return jax.device_get(jax.jit(jax.grad(loss))(*given, to_global(next(batches(0)), mesh)))
 
 
 def test_the_gradient_of_a_tuned_denoiser_is_that_of_any_number_of_devices():
-    """After six steps parameters differ: of biases before a norm Adam makes steps out of rounding."""
+    """After six steps parameters differ: of biases before a norm Adam makes steps out of
+    rounding."""
     task, frozen = made("tuned")
     one, other = (gradient(task, frozen, devices) for devices in (1, 8))
     most = max(np.abs(leaf).max() for leaf in jax.tree.leaves(one))
@@ -75,7 +83,9 @@ def test_the_loss_falls_whatever_the_devices_and_interruptions(tmp_path, kind):
     assert len(losses[1]) == 6
     np.testing.assert_allclose(losses[8][0], losses[1][0], rtol=1e-5)
     np.testing.assert_allclose(losses[8], losses[1], rtol=2e-3 if kind != "tuned" else 2e-2)
-    if kind != "tuned":  # its biases before a norm have no gradient but rounding, of which Adam makes whole steps
+    if (
+        kind != "tuned"
+    ):  # its biases before a norm have no gradient but rounding, of which Adam makes whole steps
         for one, other in zip(*(jax.tree.leaves(each) for each in learnt.values()), strict=True):
             np.testing.assert_allclose(one, other, rtol=2e-3, atol=2e-3)
 
@@ -85,6 +95,8 @@ def test_the_loss_falls_whatever_the_devices_and_interruptions(tmp_path, kind):
     assert toy.same(resumed, learnt[1])
 
     batch = {name: jnp.asarray(array) for name, array in next(batches(0)).items()}
-    loss = jax.jit(lambda params: task.loss(params, frozen, batch, jax.random.key(9), jnp.int32(0))[0])
+    loss = jax.jit(
+        lambda params: task.loss(params, frozen, batch, jax.random.key(9), jnp.int32(0))[0]
+    )
     fresh = loss(Program(task, settings(6), one).init(3).params)
     assert np.isfinite(fresh) and loss(learnt[1]) < fresh

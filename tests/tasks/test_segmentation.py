@@ -18,7 +18,9 @@ def made():
 
 def losses(logits, mask, border=0):
     valid = valid_pixels(jnp.asarray(mask), border)
-    return cross_entropy(logits, jnp.asarray(mask), valid), dice_loss(logits, jnp.asarray(mask), valid, (1, 2))
+    return cross_entropy(logits, jnp.asarray(mask), valid), dice_loss(
+        logits, jnp.asarray(mask), valid, (1, 2)
+    )
 
 
 def test_void_pixels_change_no_loss_and_get_no_gradient(made):
@@ -58,7 +60,10 @@ def test_cross_entropy_is_the_textbook_mean(made):
 
 def test_confusion_by_patient_equals_the_one_on_the_host(made):
     logits, mask = made
-    prediction, patient = jnp.argmax(logits, -1).astype(jnp.int32), jnp.array([1, 0, 1, 2], jnp.int32)
+    prediction, patient = (
+        jnp.argmax(logits, -1).astype(jnp.int32),
+        jnp.array([1, 0, 1, 2], jnp.int32),
+    )
     valid = valid_pixels(jnp.asarray(mask), 0)
     counts = patient_confusion(prediction, jnp.asarray(mask), valid, patient, 4, 3)
     for number in range(4):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from configs.base import get_base, training
+from stedm_jax.common.errors import UserError
 from stedm_jax.data.crops import recolour
-from stedm_jax.errors import UserError
 from stedm_jax.tasks.ssl import SslTask, cosine, dino_loss
 from stedm_jax.training.checkpoints import Checkpoints
 from stedm_jax.training.logging import read_rows
@@ -26,16 +26,32 @@ def settings():
     config.head.update({"hidden": 16, "bottleneck": 8, "prototypes": 12})
     config.crops.update({"global_size": 8, "local_size": 4, "locals": 2})
     config.augment.update({"stain": 0.05, "colour": 0.05, "grey": 0.0})
-    config.update({"momentum": 0.999, "teacher_temperature": (0.05, 0.05), "teacher_warmup": 8, "freeze_last": 2})
+    config.update(
+        {
+            "momentum": 0.999,
+            "teacher_temperature": (0.05, 0.05),
+            "teacher_warmup": 8,
+            "freeze_last": 2,
+        }
+    )
     config.train = training(
-        STEPS, BATCH, 2e-3, log_every=1, checkpoint_every=8, optimizer__warmup=2, optimizer__clip=1.0,
-        optimizer__schedule="cosine", optimizer__weight_decay=0.04, optimizer__weight_decay_end=0.4,
-    )  # fmt: skip
+        STEPS,
+        BATCH,
+        2e-3,
+        log_every=1,
+        checkpoint_every=8,
+        optimizer__warmup=2,
+        optimizer__clip=1.0,
+        optimizer__schedule="cosine",
+        optimizer__weight_decay=0.04,
+        optimizer__weight_decay_end=0.4,
+    )
     return config
 
 
 def batches(start=0):
-    """Crops of tiles of eight plain, clearly different colours with a little noise: what tells tiles apart is easy."""
+    """Crops of tiles of eight plain, clearly different colours with a little noise: what tells
+    tiles apart is easy."""
     colour = np.random.default_rng(0).integers(30, 226, (BATCH, 1, 1, 1, 3))
 
     def noisy(rng, *shape):
@@ -69,7 +85,11 @@ def step(task):
     params["backbone"] = jax.tree.map(lambda leaf: leaf + 0.01, params["backbone"])
     batch = {name: jnp.asarray(array) for name, array in next(batches()).items()}
     grad = jax.jit(jax.value_and_grad(task.loss, has_aux=True))
-    return params, batch, lambda number: grad(params, {}, batch, jax.random.key(2), jnp.int32(number))
+    return (
+        params,
+        batch,
+        lambda number: grad(params, {}, batch, jax.random.key(2), jnp.int32(number)),
+    )
 
 
 def test_the_loss_is_the_mean_over_pairs_of_different_crops():
@@ -96,8 +116,12 @@ def test_teacher_and_centre_follow_their_equations(task, step):
     state = extra[STATE]
     assert set(state) == {"backbone", "head", "centre"}
     for name in ("backbone", "head"):
-        expected = jax.tree.map(lambda t, s: m * t + (1 - m) * s, params[name], params["student"][name])
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), state[name], expected)
+        expected = jax.tree.map(
+            lambda t, s: m * t + (1 - m) * s, params[name], params["student"][name]
+        )
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), state[name], expected
+        )
         assert not any(np.any(leaf) for leaf in jax.tree.leaves(grads[name]))
     assert not np.any(grads["centre"])
     first, _ = jax.random.split(jax.random.key(2))
@@ -114,7 +138,9 @@ def test_the_centre_begins_as_the_mean_of_the_first_batch(step):
     begun = first[STATE]["centre"]
     assert np.abs(begun - later[STATE]["centre"]).max() > 1e-3
     # Were the centre counted in, it would be (1 - 0.9) of what it is and 0.9 of the centre before.
-    np.testing.assert_allclose(later[STATE]["centre"], 0.9 * params["centre"] + 0.1 * begun, atol=1e-3)
+    np.testing.assert_allclose(
+        later[STATE]["centre"], 0.9 * params["centre"] + 0.1 * begun, atol=1e-3
+    )
 
 
 def test_prototypes_stay_for_the_first_steps_and_all_else_learns(step):
@@ -123,7 +149,11 @@ def test_prototypes_stay_for_the_first_steps_and_all_else_learns(step):
     (_, _), late = at(2)
     assert not np.any(early["student"]["head"]["last_layer"])
     assert np.any(early["student"]["head"]["mlp"]["0"]["kernel"])
-    still = [jax.tree_util.keystr(k) for k, g in jax.tree_util.tree_leaves_with_path(late["student"]) if not np.any(g)]
+    still = [
+        jax.tree_util.keystr(k)
+        for k, g in jax.tree_util.tree_leaves_with_path(late["student"])
+        if not np.any(g)
+    ]
     assert still == []
 
 
@@ -169,7 +199,9 @@ def test_one_device_equals_eight(task, one, whole, tmp_path):
     (a, loss_a), (b, loss_b) = outs
     assert loss_a == pytest.approx(loss_b, abs=1e-4)
     np.testing.assert_allclose(a["centre"], b["centre"], atol=1e-5)
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=2e-3), a["backbone"], b["backbone"])
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, atol=2e-3), a["backbone"], b["backbone"]
+    )
 
 
 def test_evaluation_ignores_padding_and_tells_of_a_collapse(task):
@@ -179,12 +211,19 @@ def test_evaluation_ignores_padding_and_tells_of_a_collapse(task):
     image = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
     evaluate = jax.jit(task.eval_step)
     sums = [
-        jax.device_get(evaluate(params, {}, {"image": jnp.asarray(x), "weight": weight}, jax.random.key(0)))
-        for x, weight in ((image, jnp.array([1.0, 1, 0, 0])), (np.concatenate([image[:2]] * 2), jnp.full(4, 0.5)))
+        jax.device_get(
+            evaluate(params, {}, {"image": jnp.asarray(x), "weight": weight}, jax.random.key(0))
+        )
+        for x, weight in (
+            (image, jnp.array([1.0, 1, 0, 0])),
+            (np.concatenate([image[:2]] * 2), jnp.full(4, 0.5)),
+        )
     ]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *sums)
     same_tile = np.broadcast_to(image[:1], image.shape)
-    seen = evaluate(params, {}, {"image": jnp.asarray(same_tile), "weight": jnp.ones(4)}, jax.random.key(0))
+    seen = evaluate(
+        params, {}, {"image": jnp.asarray(same_tile), "weight": jnp.ones(4)}, jax.random.key(0)
+    )
     scores = task.summarise({name: np.asarray(value) for name, value in seen.items()})
     assert scores["spread"] < 0.01 and any("one embedding" in line for line in told)
 

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 from stedm_jax.training import manifest
 from stedm_jax.training.checkpoints import Checkpoints
 from stedm_jax.training.optim import make_optimizer
@@ -49,17 +49,26 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_round_trip_of_the_state_and_of_parts(two) -> None:
     checkpoints = Checkpoints(two)
-    assert checkpoints.latest() == 20 and checkpoints.steps() == [10, 20] and checkpoints.best_step() is None
+    assert (
+        checkpoints.latest() == 20
+        and checkpoints.steps() == [10, 20]
+        and checkpoints.best_step() is None
+    )
     assert toy.same(checkpoints.restore(abstract_of()), state_of(20))
     assert toy.same(checkpoints.restore(abstract_of(), 10), state_of(10))
     for which in ("ema", "params"):
-        assert toy.same(checkpoints.restore_params(abstract_of().params, 10, which), getattr(state_of(10), which))
+        assert toy.same(
+            checkpoints.restore_params(abstract_of().params, 10, which),
+            getattr(state_of(10), which),
+        )
     assert checkpoints.fingerprint(10) != checkpoints.fingerprint(20)
     assert checkpoints.fingerprint(10) == Checkpoints(two).fingerprint(10)
     assert checkpoints.metrics(10) == {"score": 1.0}
 
 
-@pytest.mark.parametrize(("before", "after"), [((8, 4), (1, 1)), ((1, 1), (8, 4)), ((8, 4), (2, 2))])
+@pytest.mark.parametrize(
+    ("before", "after"), [((8, 4), (1, 1)), ((1, 1), (8, 4)), ((8, 4), (2, 2))]
+)
 def test_restores_on_another_mesh(tmp_path, before, after) -> None:
     state = state_of(1, mesh_of(*before))
     checkpoints = Checkpoints(tmp_path)
@@ -71,7 +80,8 @@ def test_restores_on_another_mesh(tmp_path, before, after) -> None:
 
 
 def test_restores_where_none_of_the_devices_is_that_it_was_saved_on(tmp_path) -> None:
-    """Written on GPUs or a pod, read on a CPU: what a checkpoint says of devices is not asked for."""
+    """Written on GPUs or a pod, read on a CPU: what a checkpoint says of devices is not asked
+    for."""
     state = state_of(1, mesh_of(8, 4))
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(1, state)
@@ -116,7 +126,9 @@ def test_no_damage_is_loaded_silently(tmp_path, two, seed, capsys) -> None:
     dir = tmp_path / "checkpoints"
     shutil.copytree(two, dir)
     rng = np.random.default_rng(seed)
-    files = sorted(path for path in (dir / "20").rglob("*") if path.is_file() and path.stat().st_size)
+    files = sorted(
+        path for path in (dir / "20").rglob("*") if path.is_file() and path.stat().st_size
+    )
     # Every tenth the manifest, which would seldom be drawn.
     target = dir / "20" / manifest.NAME if seed % 10 >= 8 else files[rng.integers(len(files))]
     kind = ("flip", "truncate", "zero", "delete", "grow", "flip", "zero")[seed % 7]
@@ -127,7 +139,11 @@ def test_no_damage_is_loaded_silently(tmp_path, two, seed, capsys) -> None:
     gone = target.name == manifest.NAME and kind == "delete"
     assert checkpoints.latest() == 10
     said = capsys.readouterr().out
-    assert "step 20" in said and "is not used" in said and (gone or target.name in said or "cannot be read" in said)
+    assert (
+        "step 20" in said
+        and "is not used" in said
+        and (gone or target.name in said or "cannot be read" in said)
+    )
     assert (dir / "20.damaged").is_dir() != gone
     if seed < 2:
         assert toy.same(checkpoints.restore(abstract_of()), state_of(10))
@@ -142,7 +158,9 @@ def test_parameters_saved_on_eight_devices_come_back_on_one(tmp_path) -> None:
     checkpoints.close()
     plain = jax.eval_shape(lambda: toy.ToyTask().init(jax.random.key(0)))
     loaded = checkpoints.restore_params(plain)
-    assert toy.same(loaded, state_of(1).ema) and loaded["hidden"]["kernel"].devices() == {jax.devices()[0]}
+    assert toy.same(loaded, state_of(1).ema) and loaded["hidden"]["kernel"].devices() == {
+        jax.devices()[0]
+    }
 
 
 def test_what_a_gpu_saved_comes_back_on_a_cpu(tmp_path, two) -> None:
@@ -167,10 +185,14 @@ def test_a_half_written_step_is_not_used(tmp_path, two) -> None:
     shutil.copytree(two, dir)
     (dir / "20" / manifest.NAME).unlink()
     checkpoints = Checkpoints(dir)
-    assert checkpoints.latest() == 10 and (dir / "20").is_dir()  # it may be another process that writes it
+    assert (
+        checkpoints.latest() == 10 and (dir / "20").is_dir()
+    )  # it may be another process that writes it
     checkpoints.save(20, state_of(21))
     checkpoints.close()
-    assert (dir / "20.damaged").is_dir() and toy.same(Checkpoints(dir).restore(abstract_of()), state_of(21))
+    assert (dir / "20.damaged").is_dir() and toy.same(
+        Checkpoints(dir).restore(abstract_of()), state_of(21)
+    )
     for step in ("10", "20"):
         shutil.rmtree(dir / step)
     with pytest.raises(UserError, match="no whole checkpoint"):
@@ -191,7 +213,11 @@ def test_keeps_the_last_and_the_best(tmp_path) -> None:
         checkpoints.save(step, state_of(step), {"score": score})
     checkpoints.save(6, state_of(6))
     checkpoints.close()
-    assert checkpoints.steps() == [2, 5, 6] and checkpoints.best_step() == 2 and checkpoints.latest() == 6
+    assert (
+        checkpoints.steps() == [2, 5, 6]
+        and checkpoints.best_step() == 2
+        and checkpoints.latest() == 6
+    )
     checkpoints.save(6, state_of(6), {"score": 0.5})  # scores that come later
     assert checkpoints.best_step() == 6 and Checkpoints(tmp_path).metrics(6) == {"score": 0.5}
     assert toy.same(Checkpoints(tmp_path).restore(abstract_of()), state_of(6))

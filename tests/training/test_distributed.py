@@ -3,14 +3,19 @@ import jax.numpy as jnp
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 from stedm_jax.training import distributed, peers
 from stedm_jax.training.cache import enable_compile_cache
 from stedm_jax.training.rng import step_key, stream_key
 
 
 def test_alone_nothing_happens(monkeypatch) -> None:
-    for name in ("STEDM_COORDINATOR", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "TPU_WORKER_HOSTNAMES"):
+    for name in (
+        "STEDM_COORDINATOR",
+        "SLURM_STEP_NODELIST",
+        "SLURM_NTASKS",
+        "TPU_WORKER_HOSTNAMES",
+    ):
         monkeypatch.delenv(name, raising=False)
     assert distributed.start() is False
 
@@ -20,7 +25,13 @@ def started(monkeypatch) -> list:
     """What jax.distributed.initialize was called with."""
     calls: list = []
     monkeypatch.setattr(jax.distributed, "initialize", lambda *a, **k: calls.append((a, k)))
-    for name in ("STEDM_COORDINATOR", "STEDM_PROCESSES", "STEDM_PROCESS_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS"):
+    for name in (
+        "STEDM_COORDINATOR",
+        "STEDM_PROCESSES",
+        "STEDM_PROCESS_ID",
+        "SLURM_STEP_NODELIST",
+        "SLURM_NTASKS",
+    ):
         monkeypatch.delenv(name, raising=False)
     return calls
 
@@ -31,7 +42,12 @@ def started(monkeypatch) -> list:
         ({"SLURM_STEP_NODELIST": "n[1-2]", "SLURM_NTASKS": "2"}, None),
         ({"SLURM_STEP_NODELIST": "n1", "SLURM_NTASKS": "2", "SLURM_NNODES": "1"}, None),
         (
-            {"SLURM_STEP_NODELIST": "n[1-2]", "SLURM_NTASKS": "2", "SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "4"},
+            {
+                "SLURM_STEP_NODELIST": "n[1-2]",
+                "SLURM_NTASKS": "2",
+                "SLURM_NNODES": "2",
+                "SLURM_GPUS_ON_NODE": "4",
+            },
             [0, 1, 2, 3],
         ),
         ({"TPU_WORKER_HOSTNAMES": "a,b"}, None),
@@ -47,12 +63,19 @@ def test_a_scheduler_starts_it(monkeypatch, started, env, cards) -> None:
 
 
 def test_flags_win_over_the_environment_and_no_scheduler_is_asked(monkeypatch, started) -> None:
-    for name, value in {"STEDM_COORDINATOR": "h:1", "STEDM_PROCESSES": "2", "STEDM_PROCESS_ID": "1"}.items():
+    for name, value in {
+        "STEDM_COORDINATOR": "h:1",
+        "STEDM_PROCESSES": "2",
+        "STEDM_PROCESS_ID": "1",
+    }.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("STEDM_HEARTBEAT", "7")
     assert distributed.start() is True and distributed.start("other:2", 3, 0) is True
     assert [call[0] for call in started] == [("h:1", 2, 1), ("other:2", 3, 0)]
-    assert started[0][1] == {"cluster_detection_method": "deactivate", "heartbeat_timeout_seconds": 7}
+    assert started[0][1] == {
+        "cluster_detection_method": "deactivate",
+        "heartbeat_timeout_seconds": 7,
+    }
 
 
 def test_half_a_coordinator_is_refused(monkeypatch, started) -> None:
@@ -71,7 +94,9 @@ def test_a_process_alone_asks_nobody() -> None:
 
 def test_streams_and_steps_never_share_a_key() -> None:
     root = jax.random.key(0)
-    keys = [step_key(root, n) for n in range(4)] + [stream_key(0, s, i) for s in ("init", "eval") for i in range(4)]
+    keys = [step_key(root, n) for n in range(4)] + [
+        stream_key(0, s, i) for s in ("init", "eval") for i in range(4)
+    ]
     keys += list(jax.random.split(stream_key(0, "init"), 4))
     keys += list(jax.random.split(step_key(root, 1), 4))
     data = {tuple(jax.random.key_data(key).tolist()) for key in keys}

@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 from stedm_jax.training.evaluate import Evaluator
 from stedm_jax.training.sharding import make_mesh, pad_batch
 from tests.training import toy
@@ -16,7 +16,9 @@ def test_padded_entries_count_nothing() -> None:
     # Padding with anything at all, not only zeros:
     rubbish = pad_batch(pieces[-1], 8)
     rubbish["x"][5:] = 1e3
-    other = Evaluator(task, make_mesh())(params, {}, [*(pad_batch(p, 8) for p in pieces[:2]), rubbish], 0)
+    other = Evaluator(task, make_mesh())(
+        params, {}, [*(pad_batch(p, 8) for p in pieces[:2]), rubbish], 0
+    )
     one = make_mesh(devices=jax.devices()[:1])
     whole = Evaluator(task, one)(params, {}, [pad_batch(data, 21)], 0)
     assert padded == other
@@ -34,7 +36,9 @@ def test_sums_are_added_in_64_bits() -> None:
             return {"count": float(sums["count"]), "sum": float(sums["sum"])}
 
     batch = {"count": np.full(8, 2**30, np.int32), "sum": np.full(8, 2**24 + 2, np.float32)}
-    scores = Evaluator(Counting(), make_mesh())({}, {}, [batch] * 5 + [{**batch, "sum": np.ones(8, np.float32)}], 0)
+    scores = Evaluator(Counting(), make_mesh())(
+        {}, {}, [batch] * 5 + [{**batch, "sum": np.ones(8, np.float32)}], 0
+    )
     assert scores == {"count": 6 * 2**30, "sum": 5 * (2**24 + 2) + 1}
 
 

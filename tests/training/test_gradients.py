@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 from stedm_jax.training.gradients import micro_batches
 from stedm_jax.training.program import Program
 from stedm_jax.training.sharding import AXES, make_mesh, to_global
@@ -21,15 +21,21 @@ SIZE = 32
 class Plain(Counting):
     """Without noise, with a running mean beside what is learnt."""
 
-    def loss(self, params: Any, frozen: Any, batch: dict[str, jax.Array], key: jax.Array, step: Any) -> Any:
+    def loss(
+        self, params: Any, frozen: Any, batch: dict[str, jax.Array], key: jax.Array, step: Any
+    ) -> Any:
         errors = self.errors(params, frozen, batch)
         mean = 0.9 * params["running"]["mean"] + 0.1 * batch["x"].mean()
         return errors.mean(), {"mean": errors.mean() + 1, "state": {"running": {"mean": mean}}}
 
 
-def program(accumulate: int, devices: int = 1, fsdp: int = 1, task: Any = None, **changes: Any) -> Program:
+def program(
+    accumulate: int, devices: int = 1, fsdp: int = 1, task: Any = None, **changes: Any
+) -> Program:
     mesh = make_mesh(fsdp=fsdp, devices=jax.devices()[:devices])
-    return Program(task or Plain(), toy.settings(batch=SIZE, accumulate=accumulate, **changes), mesh)
+    return Program(
+        task or Plain(), toy.settings(batch=SIZE, accumulate=accumulate, **changes), mesh
+    )
 
 
 def stepped(made: Program, steps: int = 2) -> Any:
@@ -47,13 +53,22 @@ def test_the_same_update_whatever_the_micro_batches_and_devices() -> None:
     for accumulate, devices, fsdp in ((2, 1, 1), (4, 1, 1), (2, 8, 4), (4, 8, 1)):
         state, other = stepped(program(accumulate, devices, fsdp))
         running[accumulate, devices] = state.params.pop("running")["mean"], state.ema.pop("running")
-        for one, two in ((state.params, whole.params), (state.ema, whole.ema), (state.opt_state, whole.opt_state)):
-            one, two = ({k: v for k, v in each.items() if k != "running"} if isinstance(each, dict) else each
-                        for each in (one, two))  # fmt: skip
+        for one, two in (
+            (state.params, whole.params),
+            (state.ema, whole.ema),
+            (state.opt_state, whole.opt_state),
+        ):
+            one, two = (
+                {k: v for k, v in each.items() if k != "running"}
+                if isinstance(each, dict)
+                else each
+                for each in (one, two)
+            )
             jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), one, two)
         for name in ("loss", "mean", "grad_norm"):
             np.testing.assert_allclose(other[name], metrics[name], rtol=1e-5)
-    # Statistics go through the micro-batches in their order: those of images m, m + n, ..., on any number of devices.
+    # Statistics go through the micro-batches in their order: those of images m, m + n, ..., on any
+    # number of devices.
     for (accumulate, _), (mean, _) in running.items():
         wanted = 0.0
         for step in range(2):
@@ -66,7 +81,10 @@ def test_noise_of_each_micro_batch_is_its_own_and_that_of_any_number_of_devices(
     class Noise(toy.ToyTask):
         def loss(self, params: Any, frozen: Any, batch: Any, key: jax.Array, step: Any) -> Any:
             noise = jax.random.normal(key, batch["y"].shape)
-            return super().loss(params, frozen, batch, key, step)[0], {"noise": noise[0], "square": noise[0] ** 2}
+            return super().loss(params, frozen, batch, key, step)[0], {
+                "noise": noise[0],
+                "square": noise[0] ** 2,
+            }
 
     (_, one), (_, many) = (stepped(program(4, devices, task=Noise()), 1) for devices in (1, 8))
     assert one["noise"] == pytest.approx(many["noise"], rel=1e-5)
@@ -84,7 +102,9 @@ def test_no_image_leaves_its_device() -> None:
     assert not re.search(r"all-(gather|to-all|reduce)|collective-permute", text)
     parts = cut(to_global(batch, mesh))["x"]
     assert parts.sharding.spec == jax.sharding.PartitionSpec(None, AXES)
-    np.testing.assert_array_equal(parts[..., 0], np.stack([np.arange(0, SIZE, 2), np.arange(1, SIZE, 2)]))
+    np.testing.assert_array_equal(
+        parts[..., 0], np.stack([np.arange(0, SIZE, 2), np.arange(1, SIZE, 2)])
+    )
     made = program(2, 8)
     data = to_global(toy.batch_at(0, SIZE), made.mesh)
     with jax.set_mesh(made.mesh):
@@ -115,7 +135,9 @@ def test_memory_of_temporaries_falls_and_the_work_does_not_change() -> None:
 
 
 def test_a_batch_that_does_not_divide_is_refused() -> None:
-    with pytest.raises(UserError, match=r"32 does not divide over 24 \(8 devices x 3 micro-batches\).*24 or 48"):
+    with pytest.raises(
+        UserError, match=r"32 does not divide over 24 \(8 devices x 3 micro-batches\).*24 or 48"
+    ):
         program(3, 8)
     with pytest.raises(UserError, match="'accumulate' is 0"):
         program(0)

@@ -1,4 +1,5 @@
-"""A training that is killed again and again, and one whose disk fills up: nothing that was saved is lost."""
+"""A training that is killed again and again, and one whose disk fills up: nothing that was saved is
+lost."""
 
 import ctypes
 import os
@@ -14,7 +15,7 @@ import jax
 import numpy as np
 import pytest
 
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 from stedm_jax.training.checkpoints import Checkpoints
 from stedm_jax.training.logging import MetricLog
 from stedm_jax.training.program import Program
@@ -34,20 +35,30 @@ EVERYTHING = {
 
 def start(folder: Path, **settings) -> subprocess.Popen[str]:
     """The toy as a process of its own, which checkpoints every third step."""
-    options = {"steps": STEPS, "checkpoint_every": 3, "log_every": 7, "cache": str(folder.parent / "cache")}
+    options = {
+        "steps": STEPS,
+        "checkpoint_every": 3,
+        "log_every": 7,
+        "cache": str(folder.parent / "cache"),
+    }
     options |= EVERYTHING | settings
     flags = "--xla_force_host_platform_device_count=1 --xla_backend_optimization_level=0"
     env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "XLA_FLAGS": flags}
-    code = (
-        f"from pathlib import Path; from tests.distributed.worker import run; run(Path({str(folder)!r}), **{options})"
-    )
+    code = f"from pathlib import Path; from tests.distributed.worker import run; run(Path({str(folder)!r}), **{options})"
     return subprocess.Popen(
-        [sys.executable, "-c", code], env=env, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [sys.executable, "-c", code],
+        env=env,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
 
 
 def finished(folder: Path):
-    program = Program(toy.ToyTask(), toy.settings(**EVERYTHING), make_mesh(devices=jax.devices()[:1]))
+    program = Program(
+        toy.ToyTask(), toy.settings(**EVERYTHING), make_mesh(devices=jax.devices()[:1])
+    )
     store = Checkpoints(folder / "checkpoints")
     assert store.latest() == STEPS
     return store.restore(program.state)
@@ -88,7 +99,9 @@ def test_thirty_kills_lose_nothing(tmp_path) -> None:
     assert process.communicate(timeout=PATIENCE) and process.returncode == 0
     assert toy.same(finished(folder), finished(tmp_path / "whole"))
     one, two = (sorted((each / "snapshots").rglob("*.*")) for each in (folder, tmp_path / "whole"))
-    assert len(one) == 3 * STEPS // 20 and [file.read_bytes() for file in one] == [file.read_bytes() for file in two]
+    assert len(one) == 3 * STEPS // 20 and [file.read_bytes() for file in one] == [
+        file.read_bytes() for file in two
+    ]
 
 
 @pytest.fixture
@@ -127,14 +140,19 @@ def test_a_disk_that_fills_up_loses_nothing(small_disk, monkeypatch, looks) -> N
         toy.run(run, config=config)
     filler.unlink()
     monkeypatch.undo()
-    one, two = toy.run(run, config=config).state, toy.run(small_disk.parent / "other", config=config).state
+    one, two = (
+        toy.run(run, config=config).state,
+        toy.run(small_disk.parent / "other", config=config).state,
+    )
     assert toy.same(one, two)
 
 
 def test_curves_that_do_not_fit_on_the_disk_are_an_error_and_never_wait(small_disk) -> None:
     log, values = MetricLog(small_disk / "run"), {"loss": 1.0}
     log.scalars(1, values)
-    (small_disk / "filler").write_bytes(bytes(os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize))
+    (small_disk / "filler").write_bytes(
+        bytes(os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize)
+    )
     with pytest.raises(OSError, match="No space left"):
         for step in range(2, 1000):
             log.scalars(step, values)

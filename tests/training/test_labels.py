@@ -34,8 +34,14 @@ def test_the_picture_is_untouched_and_each_name_is_beside_its_row_or_above_its_c
 def test_either_margin_goes_alone_or_both() -> None:
     given = picture(2, 2, 40)
     assert labelled(given) is not None and np.array_equal(labelled(given), given)
-    assert labelled(given, rows=("x", "y")).shape[0] == 80 < labelled(given, rows=("x", "y")).shape[1]
-    assert labelled(given, columns=("x", "y")).shape[1] == 80 < labelled(given, columns=("x", "y")).shape[0]
+    assert (
+        labelled(given, rows=("x", "y")).shape[0] == 80 < labelled(given, rows=("x", "y")).shape[1]
+    )
+    assert (
+        labelled(given, columns=("x", "y")).shape[1]
+        == 80
+        < labelled(given, columns=("x", "y")).shape[0]
+    )
 
 
 def test_long_names_keep_to_their_cell_and_stay_different() -> None:
@@ -48,7 +54,9 @@ def test_long_names_keep_to_their_cell_and_stay_different() -> None:
     assert labels._short(["a name"], font, 1) == [""]
     made = labelled(picture(2, 3, 64), ("r" * 99, "s"), slides)
     margin = made[: made.shape[0] - 128, made.shape[1] - 192 :]
-    assert (margin[:, [0, 1, 62, 63, 64, 65, 126, 127, 128, 129, 190, 191]] == 255).all()  # none reaches the next
+    assert (
+        margin[:, [0, 1, 62, 63, 64, 65, 126, 127, 128, 129, 190, 191]] == 255
+    ).all()  # none reaches the next
     assert made.shape[1] - 192 <= 64 + 10
 
 

@@ -23,7 +23,9 @@ def test_rows_after_the_resumed_step_are_dropped(tmp_path) -> None:
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 5, 6]
     assert rows[5]["eval/iou"] == 0.5 and rows[-1]["loss"] is None
     assert all(json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines())
-    assert (tmp_path / "images" / "grid_one-00000006.png").exists() and list((tmp_path / "tensorboard").iterdir())
+    assert (tmp_path / "images" / "grid_one-00000006.png").exists() and list(
+        (tmp_path / "tensorboard").iterdir()
+    )
 
 
 class Terminal(io.StringIO):
@@ -43,7 +45,10 @@ def test_a_terminal_gets_one_line_that_is_rewritten(monkeypatch) -> None:
             progress.advance(step, 0.25, waited=0.05)
         with progress.paused():
             now[0] += 1000
-        assert progress.rates() == {"images_per_second": pytest.approx(80), "data_wait": pytest.approx(0.5)}
+        assert progress.rates() == {
+            "images_per_second": pytest.approx(80),
+            "data_wait": pytest.approx(0.5),
+        }
     assert "\n" not in screen.getvalue() and screen.getvalue().count("\r") >= 20
     assert file.getvalue().count("\n") == 2
     last = file.getvalue().splitlines()[-1]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 from stedm_jax.evaluation.figures import sampled_names
 from stedm_jax.training.checkpoints import Checkpoints
 from stedm_jax.training.logging import read_rows
@@ -69,10 +69,14 @@ def test_one_device_equals_eight(tmp_path, whole, fsdp) -> None:
 
 
 def test_it_learns_and_the_average_follows(tmp_path) -> None:
-    result = toy.run(tmp_path, config=toy.settings(steps=150, checkpoint_every=0), eval_batches=toy.eval_batches)
+    result = toy.run(
+        tmp_path, config=toy.settings(steps=150, checkpoint_every=0), eval_batches=toy.eval_batches
+    )
     losses = [row["loss"] for row in read_rows(tmp_path / "metrics.jsonl") if "loss" in row]
     assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:10])
-    assert toy.same(result.state.weights, result.state.ema) and not toy.same(result.state.ema, result.state.params)
+    assert toy.same(result.state.weights, result.state.ema) and not toy.same(
+        result.state.ema, result.state.params
+    )
 
 
 def test_without_an_average_the_parameters_are_the_weights(tmp_path) -> None:
@@ -84,19 +88,29 @@ def test_without_an_average_the_parameters_are_the_weights(tmp_path) -> None:
 
 def test_a_finished_run_returns_at_once_and_compiles_nothing(whole, monkeypatch, capsys) -> None:
     dir, first = whole
-    monkeypatch.setattr("stedm_jax.training.program.Program.step", lambda *_: pytest.fail("compiled"))
+    monkeypatch.setattr(
+        "stedm_jax.training.program.Program.step", lambda *_: pytest.fail("compiled")
+    )
     began = time.perf_counter()
     assert first.sums is not None and toy.ToyTask().summarise(first.sums) == first.metrics
-    again = toy.run(dir, eval_batches=lambda: pytest.fail("evaluated"), batches=lambda _: pytest.fail("read"))
+    again = toy.run(
+        dir, eval_batches=lambda: pytest.fail("evaluated"), batches=lambda _: pytest.fail("read")
+    )
     assert again.sums is None
     assert time.perf_counter() - began < 2 and "was done before: step 10" in capsys.readouterr().out
-    assert toy.same(again.state, first.state) and again.metrics == first.metrics and again.best_step == 10
+    assert (
+        toy.same(again.state, first.state)
+        and again.metrics == first.metrics
+        and again.best_step == 10
+    )
 
 
 def test_frozen_parameters_are_used_and_starting_weights_are_not_consumed(tmp_path) -> None:
     params = toy.ToyTask().init(jax.random.key(9))
     frozen = {"scale": jnp.full((1,), 0.5)}
-    one = toy.run(tmp_path / "a", init_params=lambda: params, frozen=frozen, config=toy.settings(steps=2))
+    one = toy.run(
+        tmp_path / "a", init_params=lambda: params, frozen=frozen, config=toy.settings(steps=2)
+    )
     two = toy.run(tmp_path / "b", init_params=lambda: params, config=toy.settings(steps=2))
     assert not toy.same(one.state.params, two.state.params)
     assert not params["hidden"]["kernel"].is_deleted()
@@ -106,7 +120,9 @@ def test_frozen_parameters_are_used_and_starting_weights_are_not_consumed(tmp_pa
 
 
 class Exploding(toy.ToyTask):
-    def loss(self, params: Any, frozen: Any, batch: dict[str, jax.Array], key: jax.Array, step: Any) -> Any:
+    def loss(
+        self, params: Any, frozen: Any, batch: dict[str, jax.Array], key: jax.Array, step: Any
+    ) -> Any:
         loss, extra = super().loss(params, frozen, {k: batch[k] for k in ("x", "y")}, key, step)
         return loss + batch["bad"].sum(), extra
 
@@ -117,8 +133,12 @@ def test_nan_stops_and_the_last_good_checkpoint_stays(tmp_path, at) -> None:
         for step, batch in enumerate(toy.batches(start), start + 1):
             yield {**batch, "bad": np.full(toy.BATCH, np.nan if step == at else 0, np.float32)}
 
-    with pytest.raises(TrainingDiverged, match=f"step {at}.*step {4 if at <= 6 else 6} is kept") as caught:
-        toy.run(tmp_path, task=Exploding(), config=toy.settings(checkpoint_every=2), batches=batches)
+    with pytest.raises(
+        TrainingDiverged, match=f"step {at}.*step {4 if at <= 6 else 6} is kept"
+    ) as caught:
+        toy.run(
+            tmp_path, task=Exploding(), config=toy.settings(checkpoint_every=2), batches=batches
+        )
     assert caught.value.step == at and caught.value.metric == "loss"
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     assert checkpoints.latest() == (4 if at <= 6 else 6)
@@ -148,7 +168,9 @@ def test_a_bad_batch_is_left_out_up_to_a_limit(tmp_path, capsys) -> None:
     whole = toy.run(tmp_path / "b", task=Exploding(), config=config, batches=spoilt(4, 7))
     assert "2 step(s) left out" in capsys.readouterr().out
     again = toy.run(tmp_path / "a", task=Exploding(), config=config, batches=spoilt(4, 7))
-    jax.tree.map(lambda one, two: np.testing.assert_allclose(one, two, atol=1e-5), again.state, whole.state)
+    jax.tree.map(
+        lambda one, two: np.testing.assert_allclose(one, two, atol=1e-5), again.state, whole.state
+    )
     rows = read_rows(tmp_path / "a" / "metrics.jsonl")
     assert [row["step"] for row in rows if "skipped" in row] == [4, 7]
     assert [row["step"] for row in rows if "loss" in row] == [2, 4, 6, 8, 10] and all(
@@ -160,14 +182,23 @@ def test_a_bad_batch_is_left_out_up_to_a_limit(tmp_path, capsys) -> None:
 def test_a_step_left_out_changes_nothing_but_the_count(tmp_path, value) -> None:
     config = toy.settings(steps=3, skip_bad=1, checkpoint_every=1, keep=9)
     toy.run(tmp_path, task=Exploding(), config=config, batches=spoilt(3, value=value))
-    store, program = Checkpoints(tmp_path / "checkpoints"), Program(toy.ToyTask(), config, make_mesh())
+    store, program = (
+        Checkpoints(tmp_path / "checkpoints"),
+        Program(toy.ToyTask(), config, make_mesh()),
+    )
     before, after = (store.restore(program.state, step) for step in (2, 3))
     assert before.step == 2 and after.step == 3
-    assert toy.same((before.params, before.ema, before.opt_state), (after.params, after.ema, after.opt_state))
+    assert toy.same(
+        (before.params, before.ema, before.opt_state), (after.params, after.ema, after.opt_state)
+    )
     # With nothing bad the masked step computes what the plain one does.
     masked = toy.run(tmp_path / "a", task=Exploding(), config=config, batches=spoilt())
-    plain = toy.run(tmp_path / "b", task=Exploding(), config=toy.settings(steps=3), batches=spoilt())
-    jax.tree.map(lambda one, two: np.testing.assert_allclose(one, two, atol=1e-6), masked.state, plain.state)
+    plain = toy.run(
+        tmp_path / "b", task=Exploding(), config=toy.settings(steps=3), batches=spoilt()
+    )
+    jax.tree.map(
+        lambda one, two: np.testing.assert_allclose(one, two, atol=1e-6), masked.state, plain.state
+    )
 
 
 def test_some_steps_are_profiled(tmp_path) -> None:
@@ -181,12 +212,21 @@ def test_best_is_kept_pictures_are_drawn_and_evaluations_logged(tmp_path) -> Non
     config = toy.settings(steps=8, eval_every=2, checkpoint_every=0, keep=1, visual_every=4)
     asked = []
     visual = lambda: asked.append(0) or toy.batch_at(0)  # noqa: E731
-    seen = {"config": config, "eval_batches": toy.eval_batches, "best": ("error", "max"), "visual": visual}
+    seen = {
+        "config": config,
+        "eval_batches": toy.eval_batches,
+        "best": ("error", "max"),
+        "visual": visual,
+    }
     seen["labels"] = lambda: asked.append(1) or {"errors": (("upper", "lower"), ())}
     result = toy.run(tmp_path, **seen)
     toy.run(tmp_path, **seen)  # has nothing to draw
     assert sorted(asked) == [0, 1]
-    rows = {r["step"]: r["eval/error"] for r in read_rows(tmp_path / "metrics.jsonl") if "eval/error" in r}
+    rows = {
+        r["step"]: r["eval/error"]
+        for r in read_rows(tmp_path / "metrics.jsonl")
+        if "eval/error" in r
+    }
     assert list(rows) == [2, 4, 6, 8]
     assert result.best_step == max(rows, key=lambda step: rows[step])
     assert {result.best_step, 8} == set(Checkpoints(tmp_path / "checkpoints").steps())
@@ -201,7 +241,9 @@ def test_best_is_kept_pictures_are_drawn_and_evaluations_logged(tmp_path) -> Non
 
 def test_data_that_end_and_batches_of_another_size_are_refused(tmp_path) -> None:
     with pytest.raises(UserError, match="ended at step 3"):
-        toy.run(tmp_path / "a", batches=lambda start: iter([toy.batch_at(i) for i in range(start, 3)]))
+        toy.run(
+            tmp_path / "a", batches=lambda start: iter([toy.batch_at(i) for i in range(start, 3)])
+        )
     with pytest.raises(UserError, match="global batch is 8"):
         toy.run(tmp_path / "b", batches=lambda _: iter([toy.batch_at(0, 4)]))
     with pytest.raises(UserError, match="nearest valid: 8 or 16"):
@@ -210,7 +252,9 @@ def test_data_that_end_and_batches_of_another_size_are_refused(tmp_path) -> None
 
 def test_seeds_share_one_compilation_and_differ(tmp_path, capsys) -> None:
     program = Program(toy.ToyTask(), toy.settings(), make_mesh(devices=jax.devices()[:1]))
-    one, two = (train(program, batches=toy.batches, workdir=tmp_path / str(s), seed=s).state for s in (3, 4))
+    one, two = (
+        train(program, batches=toy.batches, workdir=tmp_path / str(s), seed=s).state for s in (3, 4)
+    )
     assert capsys.readouterr().out.count("compiled in") == 1
     assert not toy.same(one.params, two.params)
     assert toy.same(one, toy.run(tmp_path / "alone").state)
@@ -222,14 +266,21 @@ class Counting(toy.ToyTask):
     def init(self, key: jax.Array) -> Any:
         return {**super().init(key), "running": {"mean": jnp.zeros(1), "step": jnp.zeros(1)}}
 
-    def loss(self, params: Any, frozen: Any, batch: dict[str, jax.Array], key: jax.Array, step: Any) -> Any:
+    def loss(
+        self, params: Any, frozen: Any, batch: dict[str, jax.Array], key: jax.Array, step: Any
+    ) -> Any:
         loss, extra = super().loss(params, frozen, batch, key, step)
-        running = {"mean": params["running"]["mean"] + batch["x"].mean(), "step": jnp.full(1, step, jnp.float32)}
+        running = {
+            "mean": params["running"]["mean"] + batch["x"].mean(),
+            "step": jnp.full(1, step, jnp.float32),
+        }
         return loss, {**extra, "state": {"running": running}}
 
 
 def test_a_state_is_replaced_and_not_trained(tmp_path) -> None:
-    result = toy.run(tmp_path, task=Counting(), config=toy.settings(steps=4, checkpoint_every=0), devices=8)
+    result = toy.run(
+        tmp_path, task=Counting(), config=toy.settings(steps=4, checkpoint_every=0), devices=8
+    )
     means = sum(toy.batch_at(step)["x"].mean() for step in range(4))
     np.testing.assert_allclose(result.state.params["running"]["mean"], [means], rtol=1e-5)
     assert result.state.params["running"]["step"] == 3
@@ -240,13 +291,20 @@ def test_no_steps_keep_the_weights_given_and_score_them(tmp_path) -> None:
     params = toy.ToyTask().init(jax.random.key(9))
     config, no = toy.settings(steps=0), lambda _: pytest.fail("read")
     for _ in range(2):
-        kept = toy.run(tmp_path, config=config, init_params=lambda: params, eval_batches=toy.eval_batches, batches=no)
+        kept = toy.run(
+            tmp_path,
+            config=config,
+            init_params=lambda: params,
+            eval_batches=toy.eval_batches,
+            batches=no,
+        )
         assert toy.same(kept.state.params, params) and kept.state.step == 0
         assert set(kept.metrics) == {"error"}
 
 
 def test_weights_to_start_from_are_taken_where_no_sound_checkpoint_is_left(tmp_path) -> None:
-    """As after a kill before the first manifest: the folder of a step is there, and says nothing."""
+    """As after a kill before the first manifest: the folder of a step is there, and says
+    nothing."""
     params = toy.ToyTask().init(jax.random.key(9))
     config, no = toy.settings(steps=0), lambda _: pytest.fail("read")
     (tmp_path / "checkpoints" / "0").mkdir(parents=True)

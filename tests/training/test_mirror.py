@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 from stedm_jax.training.logging import MetricLog, read_rows
 from stedm_jax.training.mirror import Mirror
 from tests.training import toy
@@ -51,7 +51,9 @@ def test_it_is_not_imported_unless_asked_for(tmp_path, monkeypatch) -> None:
         toy.run(tmp_path, config=toy.settings(wandb="on"))
 
 
-def test_rows_and_pictures_are_shown_and_a_run_that_goes_on_is_the_same(tmp_path, monkeypatch) -> None:
+def test_rows_and_pictures_are_shown_and_a_run_that_goes_on_is_the_same(
+    tmp_path, monkeypatch
+) -> None:
     monkeypatch.setitem(sys.modules, "wandb", fake := Fake())
     for step in (0, 1):
         log = MetricLog(tmp_path, step, "offline")
@@ -64,7 +66,11 @@ def test_rows_and_pictures_are_shown_and_a_run_that_goes_on_is_the_same(tmp_path
         (2, {"eval/loss": 0.5}),
         (2, {"grid": (4, 5, 3)}),
     ]
-    assert fake.ended == 2 and fake.begun[0]["mode"] == "offline" and fake.begun[0]["dir"] == str(tmp_path)
+    assert (
+        fake.ended == 2
+        and fake.begun[0]["mode"] == "offline"
+        and fake.begun[0]["dir"] == str(tmp_path)
+    )
     assert fake.begun[0]["id"] == fake.begun[1]["id"] and len(fake.begun[0]["id"]) == 16
 
 

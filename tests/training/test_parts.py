@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 from stedm_jax.training.checkpoints import Checkpoints
 from stedm_jax.training.parts import choose, mapped, merged, named, split
 from stedm_jax.training.program import Program
@@ -28,21 +28,31 @@ def test_trees_are_taken_apart_and_put_together() -> None:
 @pytest.mark.parametrize(
     ("patterns", "message"),
     [
-        (("unet/inputs/.*",), r"'unet/inputs/\.\*', which fits none.*nearest are.*unet/input_blocks.*begin with style"),
+        (
+            ("unet/inputs/.*",),
+            r"'unet/inputs/\.\*', which fits none.*nearest are.*unet/input_blocks.*begin with style",
+        ),
         (("unet",), "fits none"),  # a path has to be fitted as a whole
         (("style/(",), "no regular expression"),
-        (("style/.*", "style/w"), r"'style/w', but all that it fits is fitted by style/\.\* before it"),
+        (
+            ("style/.*", "style/w"),
+            r"'style/w', but all that it fits is fitted by style/\.\* before it",
+        ),
     ],
 )
 def test_what_fits_nothing_is_refused(patterns, message) -> None:
     with pytest.raises(UserError, match=message):
-        choose(patterns, ["unet/input_blocks/0/w", "unet/out/w", "style/w"], "freeze", "the parameters")
+        choose(
+            patterns, ["unet/input_blocks/0/w", "unet/out/w", "style/w"], "freeze", "the parameters"
+        )
 
 
 def program(task=None, devices=1, fsdp=1, groups=(), **changes) -> Program:
     settings = toy.settings(**changes)
     settings["optimizer"] |= {"groups": groups}
-    return Program(task or toy.ToyTask(), settings, make_mesh(fsdp=fsdp, devices=jax.devices()[:devices]))
+    return Program(
+        task or toy.ToyTask(), settings, make_mesh(fsdp=fsdp, devices=jax.devices()[:devices])
+    )
 
 
 def size(tree) -> int:
@@ -52,10 +62,17 @@ def size(tree) -> int:
 def test_what_stays_has_no_gradient_no_state_and_no_average(tmp_path, capsys) -> None:
     config = toy.settings(freeze=("hidden/.*",), steps=4)
     start = toy.ToyTask().init(jax.random.key(9))
-    result = toy.run(tmp_path, config=config, init_params=lambda: start, eval_batches=toy.eval_batches)
+    result = toy.run(
+        tmp_path, config=config, init_params=lambda: start, eval_batches=toy.eval_batches
+    )
     state = result.state
-    assert toy.same(state.all_params["hidden"], start["hidden"]) and not toy.same(state.params["out"], start["out"])
-    assert set(state.params) == set(state.ema) == {"out"} and set(state.weights) == {"hidden", "out"}
+    assert toy.same(state.all_params["hidden"], start["hidden"]) and not toy.same(
+        state.params["out"], start["out"]
+    )
+    assert set(state.params) == set(state.ema) == {"out"} and set(state.weights) == {
+        "hidden",
+        "out",
+    }
     trained = size(start["out"])
     assert trained <= size(state.opt_state) <= 2 * trained + 64 and size(state.ema) == trained
     out = capsys.readouterr().out
@@ -81,13 +98,18 @@ def test_the_gradient_of_what_stays_is_not_computed() -> None:
         key = jax.random.key(0)
         with jax.set_mesh(made.mesh):
             flops.append((made.trace({}, batch, key).lower().cost_analysis() or {})["flops"])
-    # Of the two products of the hidden layer in a step, forward and for its kernel, one is gone, and its optimiser.
+    # Of the two products of the hidden layer in a step, forward and for its kernel, one is gone,
+    # and its optimiser.
     assert flops[1] < flops[0] - 2 * toy.BATCH * toy.FEATURES * toy.HIDDEN
 
 
 def test_running_statistics_that_stay_stay(tmp_path) -> None:
-    frozen = toy.run(tmp_path, task=Counting(), config=toy.settings(steps=2, freeze=("running/.*",))).state
-    assert not np.any(frozen.all_params["running"]["step"]) and not np.any(frozen.all_params["running"]["mean"])
+    frozen = toy.run(
+        tmp_path, task=Counting(), config=toy.settings(steps=2, freeze=("running/.*",))
+    ).state
+    assert not np.any(frozen.all_params["running"]["step"]) and not np.any(
+        frozen.all_params["running"]["mean"]
+    )
 
 
 def test_a_factor_multiplies_the_update_of_its_group_alone() -> None:
@@ -97,7 +119,12 @@ def test_a_factor_multiplies_the_update_of_its_group_alone() -> None:
     update = lambda each: jax.jit(lambda p: each.tx.update(grads, each.tx.init(p), p))(state.params)  # noqa: E731
     (plain, one), (factored, two) = map(update, made)
     assert toy.same(optax.tree.get(one, "mu"), optax.tree.get(two, "mu"))
-    for name, factor in {"hidden/kernel": 1.0, "hidden/bias": 1.0, "out/kernel": 10.0, "out/bias": 0.5}.items():
+    for name, factor in {
+        "hidden/kernel": 1.0,
+        "hidden/bias": 1.0,
+        "out/kernel": 10.0,
+        "out/bias": 0.5,
+    }.items():
         np.testing.assert_allclose(named(factored)[name], factor * named(plain)[name], rtol=1e-6)
     assert made[1].told == [
         "group out/kernel: 256 parameters in 1 arrays at 10 x the learning rate",
@@ -113,7 +140,10 @@ def test_a_factor_multiplies_the_update_of_its_group_alone() -> None:
         ({"freeze": "hidden"}, "'freeze' holds 'hidden', which must be a tuple"),
         ({"groups": (("out/.*", 0.0),)}, "above 0"),
         ({"groups": (("out/.*",),)}, "tuple of 2 values"),
-        ({"groups": (("out/.*", 2.0),), "freeze": ("out/.*",)}, "none of the parameters that are trained"),
+        (
+            {"groups": (("out/.*", 2.0),), "freeze": ("out/.*",)},
+            "none of the parameters that are trained",
+        ),
     ],
 )
 def test_bad_choices_are_refused(changes, message) -> None:

@@ -30,7 +30,10 @@ toy.run(Path(sys.argv[1]), config=toy.settings(steps=40, checkpoint_every=0), ba
 def test_sigterm_saves_and_the_rerun_ends_the_same(tmp_path) -> None:
     env = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(Path(__file__).parents[2])}
     process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(tmp_path / "a")], env=env, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", SCRIPT, str(tmp_path / "a")],
+        env=env,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout is not None
     steps = 0
@@ -45,7 +48,9 @@ def test_sigterm_saves_and_the_rerun_ends_the_same(tmp_path) -> None:
     saved = Checkpoints(tmp_path / "a" / "checkpoints").latest()
     assert saved is not None and 5 <= saved < 40
     config = toy.settings(steps=40, checkpoint_every=0)
-    assert toy.same(toy.run(tmp_path / "a", config=config).state, toy.run(tmp_path / "b", config=config).state)
+    assert toy.same(
+        toy.run(tmp_path / "a", config=config).state, toy.run(tmp_path / "b", config=config).state
+    )
 
 
 def test_ctrl_c_finishes_the_step_saves_and_is_raised_again(tmp_path) -> None:
@@ -59,7 +64,13 @@ def test_ctrl_c_finishes_the_step_saves_and_is_raised_again(tmp_path) -> None:
         toy.run(tmp_path, batches=batches, config=toy.settings(log_every=3))
     assert Checkpoints(tmp_path / "checkpoints").latest() == 4
     toy.run(tmp_path, config=toy.settings(log_every=3))
-    assert [row["step"] for row in read_rows(tmp_path / "metrics.jsonl")] == [3, 4, 6, 9, 10]  # of all steps
+    assert [row["step"] for row in read_rows(tmp_path / "metrics.jsonl")] == [
+        3,
+        4,
+        6,
+        9,
+        10,
+    ]  # of all steps
 
 
 def test_a_signal_while_a_checkpoint_is_written_loses_nothing(tmp_path, monkeypatch) -> None:
@@ -76,7 +87,12 @@ def test_a_signal_while_a_checkpoint_is_written_loses_nothing(tmp_path, monkeypa
     with pytest.raises(SystemExit) as caught:
         toy.run(tmp_path / "a")
     store = Checkpoints(tmp_path / "a" / "checkpoints")
-    assert caught.value.code == 0 and told == [5] and store.steps()[0] == 5 and 5 <= (store.latest() or 0) < 10
+    assert (
+        caught.value.code == 0
+        and told == [5]
+        and store.steps()[0] == 5
+        and 5 <= (store.latest() or 0) < 10
+    )
     assert toy.same(toy.run(tmp_path / "a").state, toy.run(tmp_path / "b").state)
 
 
@@ -104,15 +120,25 @@ toy.run(Path(sys.argv[1]), config=toy.settings(steps=20))
 
 
 @pytest.mark.slow
-def test_a_second_signal_while_a_checkpoint_is_written_ends_at_once_and_the_one_before_is_used(tmp_path) -> None:
+def test_a_second_signal_while_a_checkpoint_is_written_ends_at_once_and_the_one_before_is_used(
+    tmp_path,
+) -> None:
     env = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(Path(__file__).parents[2])}
     ended = subprocess.run(
-        [sys.executable, "-c", TWICE, str(tmp_path / "a")], env=env, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", TWICE, str(tmp_path / "a")],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
-    assert ended.returncode == 143 and "SIGTERM once more: ends at once" in ended.stderr, ended.stderr
+    assert ended.returncode == 143 and "SIGTERM once more: ends at once" in ended.stderr, (
+        ended.stderr
+    )
     assert Checkpoints(tmp_path / "a" / "checkpoints").latest() == 5
     config = toy.settings(steps=20)
-    assert toy.same(toy.run(tmp_path / "a", config=config).state, toy.run(tmp_path / "b", config=config).state)
+    assert toy.same(
+        toy.run(tmp_path / "a", config=config).state, toy.run(tmp_path / "b", config=config).state
+    )
 
 
 def test_a_signal_during_the_last_evaluation_loses_nothing(tmp_path) -> None:
@@ -155,7 +181,10 @@ def test_a_file_stops_it_and_is_removed(tmp_path) -> None:
                 time.sleep(1.1)  # it is looked for once a second
             yield batch
 
-    with Signals(tmp_path) as signals, pytest.raises(Stopped, match="STOP was heard and removed") as caught:
+    with (
+        Signals(tmp_path) as signals,
+        pytest.raises(Stopped, match="STOP was heard and removed") as caught,
+    ):
         toy.run(tmp_path / "toy", batches=batches, signals=signals)
     assert caught.value.code == 0 and not (tmp_path / "STOP").exists()
     assert Checkpoints(tmp_path / "toy" / "checkpoints").latest() == 4
@@ -183,7 +212,9 @@ with Signals() as signals, signals.politely():
         ctypes.CDLL(None).sleep(60)  # in C, where no handler of Python runs
 """
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    process = subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     assert process.stdout is not None and process.stderr is not None
     assert process.stdout.readline() == b"ready\n"
     process.send_signal(signal.SIGTERM)
@@ -232,10 +263,13 @@ with Twice() as signals, signals.politely():
 
 
 @pytest.mark.parametrize(
-    "case", ["back to back", "another one", "inside the handler", "stderr is gone", "nobody reads stderr"]
+    "case",
+    ["back to back", "another one", "inside the handler", "stderr is gone", "nobody reads stderr"],
 )
 def test_a_second_signal_ends_at_once_however_soon_and_whatever_becomes_of_stderr(case) -> None:
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    ended = subprocess.run([sys.executable, "-c", SECOND, case], env=env, capture_output=True, timeout=120, check=False)
+    ended = subprocess.run(
+        [sys.executable, "-c", SECOND, case], env=env, capture_output=True, timeout=120, check=False
+    )
     assert ended.returncode == 128 + signal.SIGTERM
     assert b"SIGTERM once more" in ended.stderr or "stderr" in case

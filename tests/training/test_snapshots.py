@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from safetensors import SafetensorError
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.convert.folder import load_folder
 from stedm_jax.ema import main
-from stedm_jax.errors import UserError
 from stedm_jax.stages.initial import initial_params
 from stedm_jax.training.parts import named
 from stedm_jax.training.program import Program
@@ -29,7 +29,11 @@ ALL = dict(
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in (folder / "snapshots").rglob("*") if p.is_file()}
+    return {
+        str(p.relative_to(folder)): p.read_bytes()
+        for p in (folder / "snapshots").rglob("*")
+        if p.is_file()
+    }
 
 
 def wide(start: int):
@@ -49,7 +53,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory):
 def test_with_everything_on_ten_steps_equal_five_and_five_bit_for_bit(
     tmp_path, whole, stopped_after: int, politely: bool
 ) -> None:
-    """Step 8 has a snapshot: made, or not yet, or made again after step 5, or when told to stop there."""
+    """Step 8 has a snapshot: made, or not yet, or made again after step 5, or when told to stop
+    there."""
     folder, expected = whole
 
     def batches(start: int):
@@ -74,7 +79,11 @@ def test_tracks_are_cut_as_parameters_are_and_keep_nothing_that_stays(whole) -> 
     assert set(state.tracks) == {"0.05", "0.1"}
     for track in state.tracks.values():
         assert track["hidden"]["kernel"].sharding == state.params["hidden"]["kernel"].sharding
-        assert set(named(track)) == set(named(state.params)) == {"hidden/kernel", "out/kernel", "out/bias"}
+        assert (
+            set(named(track))
+            == set(named(state.params))
+            == {"hidden/kernel", "out/kernel", "out/bias"}
+        )
 
 
 def test_a_track_comes_back_as_it_was_and_weights_are_whole(whole) -> None:
@@ -101,7 +110,10 @@ def long(tmp_path_factory: pytest.TempPathFactory):
 def test_a_combination_is_the_track_of_that_width(long, width: float, most: float) -> None:
     """To a share of what the average changes of the last weights."""
     folder, direct = long
-    made, wanted = named(combine(folder, width).params), named(jax.device_get(direct.tracks[str(width)]))
+    made, wanted = (
+        named(combine(folder, width).params),
+        named(jax.device_get(direct.tracks[str(width)])),
+    )
     last = named(jax.device_get(direct.params))
     off = np.sqrt(sum(np.sum((made[path] - wanted[path]) ** 2) for path in wanted))
     moved = np.sqrt(sum(np.sum((last[path] - wanted[path]) ** 2) for path in wanted))
@@ -115,7 +127,11 @@ def test_the_command_writes_weights_to_start_from(long, tmp_path, capsys) -> Non
     main([str(folder), "--sigma_rel=0.07", f"--out={out}"])
     assert "relative width 0.07 at step 80 from 20 snapshots" in capsys.readouterr().out
     params, info = load_folder(out)
-    assert toy.same(params, combine(folder, 0.07).params) and info["sigma_rel"] == 0.07 and info["step"] == 80
+    assert (
+        toy.same(params, combine(folder, 0.07).params)
+        and info["sigma_rel"] == 0.07
+        and info["step"] == 80
+    )
     program = Program(toy.ToyTask(), toy.settings(), make_mesh(devices=jax.devices()[:1]))
     assert toy.same(initial_params(program, (str(out),), False, 0), params)
     main([str(folder), "--sigma_rel=0.07", "--step=40", f"--out={tmp_path / 'early'}"])
@@ -126,7 +142,10 @@ def test_the_command_writes_weights_to_start_from(long, tmp_path, capsys) -> Non
 
 def test_what_cannot_be_combined_is_refused(long, whole, tmp_path, capsys) -> None:
     folder, _ = long
-    for width, message in ((0.3, "no relative width"), (0.28, r"off. With them widths from 0.0\d+ to 0.2\d+ can be")):
+    for width, message in (
+        (0.3, "no relative width"),
+        (0.28, r"off. With them widths from 0.0\d+ to 0.2\d+ can be"),
+    ):
         with pytest.raises(UserError, match=message):
             combine(folder, width)
     with pytest.raises(UserError, match="no snapshot of step 41; those there are of steps 4, 8"):
@@ -141,7 +160,10 @@ def test_what_cannot_be_combined_is_refused(long, whole, tmp_path, capsys) -> No
     data[-1] ^= 1
     file.write_bytes(data)
     assert combine(stage, 0.1).snapshots == 2
-    assert "snapshots/8 is not used: track-0.05.safetensors has other contents" in capsys.readouterr().out
+    assert (
+        "snapshots/8 is not used: track-0.05.safetensors has other contents"
+        in capsys.readouterr().out
+    )
 
 
 def test_a_disk_that_is_full_leaves_no_half_snapshot(tmp_path, whole, monkeypatch) -> None:
@@ -159,7 +181,9 @@ def test_a_disk_that_is_full_leaves_no_half_snapshot(tmp_path, whole, monkeypatc
         toy.run(tmp_path, config=ALL, batches=first, devices=8, fsdp=4)
     assert [p.name for p in (tmp_path / "snapshots").iterdir()] == ["4"]
     monkeypatch.undo()
-    assert toy.same(toy.run(tmp_path, config=ALL, batches=wide, devices=8, fsdp=4).state, whole[1].state)
+    assert toy.same(
+        toy.run(tmp_path, config=ALL, batches=wide, devices=8, fsdp=4).state, whole[1].state
+    )
     assert files(tmp_path) == files(whole[0])
 
 
@@ -174,4 +198,7 @@ def test_a_disk_that_is_full_leaves_no_half_snapshot(tmp_path, whole, monkeypatc
 )
 def test_bad_settings_are_refused(ema, message) -> None:
     with pytest.raises(UserError, match=message):
-        toy.run(Path("nowhere"), config=toy.settings(ema=dict(decay=0.0, tracks=(), snapshot_every=0) | ema))
+        toy.run(
+            Path("nowhere"),
+            config=toy.settings(ema=dict(decay=0.0, tracks=(), snapshot_every=0) | ema),
+        )

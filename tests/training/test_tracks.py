@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 from stedm_jax.training.tracks import (
     coefficients,
     exponent,
@@ -36,7 +36,9 @@ def test_the_width_is_that_of_the_profile() -> None:
 def test_a_track_is_the_mean_with_the_weights_of_equation_two() -> None:
     steps, widths = 60, (0.05, 0.2)
     values = np.random.default_rng(0).normal(size=(steps, 3)).astype(np.float32)
-    tracks = {str(width): {"w": jnp.full(3, 99.0)} for width in widths}  # what it began with does not matter
+    tracks = {
+        str(width): {"w": jnp.full(3, 99.0)} for width in widths
+    }  # what it began with does not matter
     update = jax.jit(update_tracks)
     for step in range(steps):
         tracks = update(tracks, {"w": values[step]}, jnp.int32(step + 1))
@@ -61,7 +63,9 @@ def test_products_of_profiles(a: float, b: float) -> None:
     assert got[0] == pytest.approx(float((one * two).sum() * min(a, b) / 400_000), rel=1e-6)
 
 
-@pytest.mark.parametrize(("width", "most"), [(0.05, 1e-7), (0.03, 0.03), (0.07, 0.003), (0.15, 0.006), (0.25, 0.07)])
+@pytest.mark.parametrize(
+    ("width", "most"), [(0.05, 1e-7), (0.03, 0.03), (0.07, 0.003), (0.15, 0.006), (0.25, 0.07)]
+)
 def test_a_combination_has_the_wanted_profile(width: float, most: float) -> None:
     """20 snapshots of two tracks; the distance told is that of the weights of all steps."""
     steps = 2000
@@ -72,4 +76,6 @@ def test_a_combination_has_the_wanted_profile(width: float, most: float) -> None
     made, wanted = np.zeros(steps), step_weights(exponent(width), steps)
     for share, t, g in zip(shares, times, exponents, strict=True):
         made[:t] += share * step_weights(g, t)
-    assert np.linalg.norm(made - wanted) / np.linalg.norm(wanted) == pytest.approx(error, rel=0.02, abs=1e-7)
+    assert np.linalg.norm(made - wanted) / np.linalg.norm(wanted) == pytest.approx(
+        error, rel=0.02, abs=1e-7
+    )

@@ -1,4 +1,5 @@
-"""A small task and its data, with everything a real one has: noise by key, frozen weights, weighted sums."""
+"""A small task and its data, with everything a real one has: noise by key, frozen weights, weighted
+sums."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +24,10 @@ class ToyTask:
     def init(self, key: jax.Array) -> dict[str, Any]:
         one, two = jax.random.split(key)
         return {
-            "hidden": {"kernel": jax.random.normal(one, (FEATURES, HIDDEN)) / 4, "bias": jnp.zeros(HIDDEN)},
+            "hidden": {
+                "kernel": jax.random.normal(one, (FEATURES, HIDDEN)) / 4,
+                "bias": jnp.zeros(HIDDEN),
+            },
             "out": {"kernel": jax.random.normal(two, (HIDDEN, 1)) / 16, "bias": jnp.zeros(1)},
         }
 
@@ -34,12 +38,16 @@ class ToyTask:
         out = hidden @ params["out"]["kernel"] + params["out"]["bias"][None, :]
         return (out[:, 0] - batch["y"]) ** 2
 
-    def loss(self, params: Any, frozen: Any, batch: dict[str, jax.Array], key: jax.Array, step: Any) -> Any:
+    def loss(
+        self, params: Any, frozen: Any, batch: dict[str, jax.Array], key: jax.Array, step: Any
+    ) -> Any:
         noise = 0.1 * jax.random.normal(key, batch["x"].shape)
         errors = self.errors(params, frozen, {**batch, "x": batch["x"] + noise})
         return errors.mean(), {"largest": errors.max()}
 
-    def eval_step(self, params: Any, frozen: Any, batch: dict[str, jax.Array], key: jax.Array) -> Any:
+    def eval_step(
+        self, params: Any, frozen: Any, batch: dict[str, jax.Array], key: jax.Array
+    ) -> Any:
         errors = self.errors(params, frozen, batch)
         count = (batch["weight"] > 0).sum(dtype=jnp.int32)
         return {"error": (errors * batch["weight"]).sum(), "count": count}
@@ -47,9 +55,13 @@ class ToyTask:
     def summarise(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
         return {"error": float(sums["error"] / sums["count"])}
 
-    def visualise(self, params: Any, frozen: Any, batch: dict[str, jax.Array], key: jax.Array) -> Any:
+    def visualise(
+        self, params: Any, frozen: Any, batch: dict[str, jax.Array], key: jax.Array
+    ) -> Any:
         errors = self.errors(params, frozen, batch)
-        picture = jnp.broadcast_to(jnp.clip(errors * 50, 0, 255)[:, None, None], (len(errors), 4, 3))
+        picture = jnp.broadcast_to(
+            jnp.clip(errors * 50, 0, 255)[:, None, None], (len(errors), 4, 3)
+        )
         return {"errors": picture.astype(jnp.uint8), "largest_error": errors.max()}
 
 
@@ -73,21 +85,44 @@ def eval_batches() -> Iterator[dict[str, np.ndarray]]:
 
 def settings(**changes: Any) -> dict[str, Any]:
     optimizer = dict(
-        name="adamw", lr=1e-2, weight_decay=0.01, b1=0.9, b2=0.99, clip=1.0, warmup=3, schedule="cosine",
-        groups=(), weight_decay_end=0.0,
-    )  # fmt: skip
+        name="adamw",
+        lr=1e-2,
+        weight_decay=0.01,
+        b1=0.9,
+        b2=0.99,
+        clip=1.0,
+        warmup=3,
+        schedule="cosine",
+        groups=(),
+        weight_decay_end=0.0,
+    )
     config = dict(
-        steps=10, batch=BATCH, log_every=1, eval_every=0, checkpoint_every=5, keep=2, optimizer=optimizer,
-        ema=dict(decay=0.9, tracks=(), snapshot_every=0), visual_every=0, skip_bad=0, profile=(),
-        accumulate=1, freeze=(), wandb="",
-    )  # fmt: skip
+        steps=10,
+        batch=BATCH,
+        log_every=1,
+        eval_every=0,
+        checkpoint_every=5,
+        keep=2,
+        optimizer=optimizer,
+        ema=dict(decay=0.9, tracks=(), snapshot_every=0),
+        visual_every=0,
+        skip_bad=0,
+        profile=(),
+        accumulate=1,
+        freeze=(),
+        wandb="",
+    )
     return {**config, **changes}
 
 
-_PROGRAMS: dict[str, Program] = {}  # compiled once for each setting; a task of a test's own is not kept
+_PROGRAMS: dict[
+    str, Program
+] = {}  # compiled once for each setting; a task of a test's own is not kept
 
 
-def run(workdir: Path, task: Any = None, devices: int = 1, fsdp: int = 1, config: Any = None, **kw: Any) -> TrainResult:
+def run(
+    workdir: Path, task: Any = None, devices: int = 1, fsdp: int = 1, config: Any = None, **kw: Any
+) -> TrainResult:
     """Trains the toy on a mesh of the first `devices`."""
     mesh, config = make_mesh(fsdp=fsdp, devices=jax.devices()[:devices]), config or settings()
     program = None if task else _PROGRAMS.get(name := repr((config, devices, fsdp)))

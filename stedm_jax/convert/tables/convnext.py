@@ -8,8 +8,16 @@ TABLE: Table = tuple(
     for rule in (
         Rule(f"encoder.model.{part}_{{n:d}}.weight", f"encoder/{part}/{{n}}/scale", ndim=1),
         Rule(f"encoder.model.{part}_{{n:d}}.weight", f"encoder/{part}/{{n}}/kernel", "kernel"),
-        Rule(f"encoder.model.{part}_{{n:d}}.{{a}}.weight", f"encoder/{part}/{{n}}/{{a}}/scale", ndim=1),
-        Rule(f"encoder.model.{part}_{{n:d}}.{{a}}.weight", f"encoder/{part}/{{n}}/{{a}}/kernel", "kernel"),
+        Rule(
+            f"encoder.model.{part}_{{n:d}}.{{a}}.weight",
+            f"encoder/{part}/{{n}}/{{a}}/scale",
+            ndim=1,
+        ),
+        Rule(
+            f"encoder.model.{part}_{{n:d}}.{{a}}.weight",
+            f"encoder/{part}/{{n}}/{{a}}/kernel",
+            "kernel",
+        ),
         Rule(f"encoder.model.{part}_{{n:d}}.{{a}}", f"encoder/{part}/{{n}}/{{a}}"),
     )
 )

@@ -1,11 +1,15 @@
-"""Autoencoders in diffusers (VQModel, AutoencoderKL): blocks renamed, up blocks counted from the other end."""
+"""Autoencoders in diffusers (VQModel, AutoencoderKL): blocks renamed, up blocks counted from the
+other end."""
 
 from stedm_jax.convert.table import Rule, Table
 
 
 def table(levels: int) -> Table:
     """For an autoencoder of so many resolutions: 3 for f4, 4 for f8."""
-    up = [(f"decoder.up_blocks.{number}", f"decoder/up/{levels - 1 - number}") for number in range(levels)]
+    up = [
+        (f"decoder.up_blocks.{number}", f"decoder/up/{levels - 1 - number}")
+        for number in range(levels)
+    ]
     sides = [("encoder.down_blocks.{i:d}", "encoder/down/{i:d}"), *up]
     return (
         *(rule for theirs, ours in sides for rule in _level(theirs, ours)),
@@ -38,14 +42,22 @@ def _level(theirs: str, ours: str) -> Table:
 
 
 def _attention() -> Table:
-    names = (("group_norm", "norm"), ("to_q", "q"), ("to_k", "k"), ("to_v", "v"), ("to_out.0", "proj_out"))
+    names = (
+        ("group_norm", "norm"),
+        ("to_q", "q"),
+        ("to_k", "k"),
+        ("to_v", "v"),
+        ("to_out.0", "proj_out"),
+    )
     # Files of older versions; behind the others, so that export writes today's names.
     names += (("query", "q"), ("key", "k"), ("value", "v"), ("proj_attn", "proj_out"))
     # to_out is a list: its second entry is a dropout.
     return tuple(
         rule
         for theirs, ours in names
-        for rule in _pair(f"{{side}}.mid_block.attentions.0.{theirs}", f"{{side}}/mid/attn_1/{ours}")
+        for rule in _pair(
+            f"{{side}}.mid_block.attentions.0.{theirs}", f"{{side}}/mid/attn_1/{ours}"
+        )
     )
 
 

@@ -1,4 +1,5 @@
-"""torchvision's vgg16: its first linear layer reads 7x7 pixels and is a convolution here, as is the second.
+"""torchvision's vgg16: its first linear layer reads 7x7 pixels and is a convolution here, as is the
+second.
 
 vgg16's own last layer, `classifier.6`, has no place here, and the scores are new (entries.py).
 """

@@ -1,4 +1,5 @@
-"""The Inception-v3 of the FID: names of the graph below a prefix, batch norms as beta, mean and var."""
+"""The Inception-v3 of the FID: names of the graph below a prefix, batch norms as beta, mean and
+var."""
 
 from stedm_jax.convert.table import Rule, Table
 

@@ -1,4 +1,5 @@
-"""LDM's UNet, which has our names: only its plain attention has convolutions where we have linear layers.
+"""LDM's UNet, which has our names: only its plain attention has convolutions where we have linear
+layers.
 
 Also of STEDM's release, whose middle block counts the style block.
 """
@@ -15,7 +16,10 @@ TABLE: Table = (
 
 def _moved(theirs: str, ours: str) -> Table:
     return (
-        *(Rule(f"{theirs}{rule.torch[3:]}", f"{ours}{rule.ours[3:]}", rule.layout, rule.ndim) for rule in TABLE),
+        *(
+            Rule(f"{theirs}{rule.torch[3:]}", f"{ours}{rule.ours[3:]}", rule.layout, rule.ndim)
+            for rule in TABLE
+        ),
         Rule(f"{theirs}.{{a}}.weight", f"{ours}/{{a}}/scale", ndim=1),
         Rule(f"{theirs}.{{a}}.weight", f"{ours}/{{a}}/kernel", "kernel"),
         Rule(f"{theirs}.{{a}}", f"{ours}/{{a}}"),
@@ -35,4 +39,5 @@ GUIDED_TABLE: Table = (
     Rule("cond_stage_model.{a}.weight", "guide/{a}/kernel", "kernel"),
     Rule("cond_stage_model.{a}", "guide/{a}"),
 )
-"""Of Large-Image-Diffusion: the UNet, and the linear maps of the embeddings that guide it (patch_fc, region_fc)."""
+"""Of Large-Image-Diffusion: the UNet, and the linear maps of the embeddings that guide it
+(patch_fc, region_fc)."""

@@ -1,4 +1,5 @@
-"""TAEF2: two files, encoder and decoder, whose names begin with the number of a layer; or one as diffusers has it."""
+"""TAEF2: two files, encoder and decoder, whose names begin with the number of a layer; or one as
+diffusers has it."""
 
 from collections.abc import Mapping
 

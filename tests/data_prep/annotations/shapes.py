@@ -22,7 +22,9 @@ def star(rng, x, y, inner, outer, points, wind=1):
     return np.stack([x + radius * np.cos(angle), y + radius * np.sin(angle)], 1)
 
 
-polygon_seeds = st.tuples(st.integers(0, 2**32), st.sampled_from([(0.0, 0.0), (150_000.25, 150_000.5), (-40.0, 31.7)]))
+polygon_seeds = st.tuples(
+    st.integers(0, 2**32), st.sampled_from([(0.0, 0.0), (150_000.25, 150_000.5), (-40.0, 31.7)])
+)
 
 
 def random_polygon(seed, name="a"):
@@ -38,10 +40,13 @@ def random_polygon(seed, name="a"):
 
 
 def oracle(polygon: Polygon, box, factor):
-    """Which pixels of a box have their centres inside, by shapely, and which lie too near an edge to tell."""
+    """Which pixels of a box have their centres inside, by shapely, and which lie too near an edge
+    to tell."""
     y, x, height, width = box
     shape = shapely.Polygon(polygon.rings[0], polygon.rings[1:])
-    columns, rows = np.meshgrid((np.arange(x, x + width) + 0.5) * factor, (np.arange(y, y + height) + 0.5) * factor)
+    columns, rows = np.meshgrid(
+        (np.arange(x, x + width) + 0.5) * factor, (np.arange(y, y + height) + 0.5) * factor
+    )
     shapely.prepare(shape)
     inside = shapely.contains_xy(shape, columns, rows)
     edge = shapely.boundary(shape)
@@ -52,7 +57,9 @@ def oracle(polygon: Polygon, box, factor):
 def same_polygons(one, other, tolerance=0.0):
     """Whether two lists hold the same polygons, wherever their rings begin and however they run."""
     shapes = [sorted((_normal(p) for p in group), key=lambda s: s.wkb) for group in (one, other)]
-    return len(shapes[0]) == len(shapes[1]) and all(a.equals_exact(b, tolerance) for a, b in zip(*shapes, strict=True))
+    return len(shapes[0]) == len(shapes[1]) and all(
+        a.equals_exact(b, tolerance) for a, b in zip(*shapes, strict=True)
+    )
 
 
 def _normal(polygon):

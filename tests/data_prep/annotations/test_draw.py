@@ -37,23 +37,32 @@ def test_a_block_is_a_crop_of_a_larger_block(polygon_seed, factor, seed):
     whole = draw_mask([polygon], {"a": 1}, (y, x, height, width), factor)
     top, left = rng.integers(0, height - 1), rng.integers(0, width - 1)
     rows, columns = rng.integers(1, height - top + 1), rng.integers(1, width - left + 1)
-    part = draw_mask([polygon], {"a": 1}, (int(y + top), int(x + left), int(rows), int(columns)), factor)
+    part = draw_mask(
+        [polygon], {"a": 1}, (int(y + top), int(x + left), int(rows), int(columns)), factor
+    )
     np.testing.assert_array_equal(part, whole[top : top + rows, left : left + columns])
 
 
 @few
 @given(st.integers(0, 2**32), st.booleans())
 def test_polygons_that_share_edges_part_the_pixels_among_them(seed, on_centres):
-    """A square cut into strips along jagged lines, with vertices on pixel centres in half of the cases."""
+    """A square cut into strips along jagged lines, with vertices on pixel centres in half of the
+    cases."""
     rng = np.random.default_rng(seed)
     shift = 0.5 if on_centres else 0.0
     heights = np.sort(rng.choice(np.arange(1, 40), 5, replace=False)).astype(float) + shift
     heights = np.concatenate([[0.0], heights, [40.0]])
-    lines = [np.stack([rng.integers(10 * i, 10 * i + 10, 7) + shift, heights], 1) for i in range(1, 4)]
+    lines = [
+        np.stack([rng.integers(10 * i, 10 * i + 10, 7) + shift, heights], 1) for i in range(1, 4)
+    ]
     lines = [ring((0, 0), (0, 40)), *lines, ring((40, 0), (40, 40))]
     counts = np.zeros((40, 40), int)
     for left, right in zip(lines, lines[1:], strict=False):
-        outline = np.concatenate([left, right[::-1]]) if rng.random() < 0.5 else np.concatenate([right, left[::-1]])
+        outline = (
+            np.concatenate([left, right[::-1]])
+            if rng.random() < 0.5
+            else np.concatenate([right, left[::-1]])
+        )
         counts += draw_mask([make_polygon("a", [outline])], {"a": 1}, (0, 0, 40, 40), 1.0, 0)
     np.testing.assert_array_equal(counts, 1)
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from data_prep.annotations import find, find_annotations, load_annotation, shared_annotations
 from data_prep.annotations.polygon import make_polygon
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 from tests.data_prep.annotations import writers
 from tests.data_prep.annotations.shapes import ring, square
 
@@ -23,10 +23,16 @@ def test_by_the_slides_name_in_any_format(tmp_path):
     geojson = writers.write_geojson(tmp_path / "x", [SHAPE]).read_text()
     (tmp_path / "x").unlink()
     contents = {
-        "s1.geojson": geojson, "s1.json": geojson, "s1.svs.geojson": geojson, "s1.svs.json": geojson,
-        "s1.xml": "<Annotations/>", "s1.svs.xml": "<Annotations/>", "s1.GEOJSON": geojson,
-        "s1.txt": 's1.svs|a|{"x1": 1}|', "s1.csv": "image,type,vector\n",
-    }  # fmt: skip
+        "s1.geojson": geojson,
+        "s1.json": geojson,
+        "s1.svs.geojson": geojson,
+        "s1.svs.json": geojson,
+        "s1.xml": "<Annotations/>",
+        "s1.svs.xml": "<Annotations/>",
+        "s1.GEOJSON": geojson,
+        "s1.txt": 's1.svs|a|{"x1": 1}|',
+        "s1.csv": "image,type,vector\n",
+    }
     for name, text in contents.items():
         (tmp_path / name).write_text(text)
         assert found(tmp_path) == [name]
@@ -47,13 +53,26 @@ def test_masks_but_no_photographs_and_not_the_slide_itself(tmp_path):
     Image.fromarray(rgb[..., 0]).save(tmp_path / "s3.tif")
     (tmp_path / "s1.classes.json").write_text("{}")
     assert found(tmp_path) == ["s1.tif"]
-    assert found(tmp_path, "s2.svs") == [] and found(tmp_path, "s3.tif") == [] and found(tmp_path, "s1.tif") == []
+    assert (
+        found(tmp_path, "s2.svs") == []
+        and found(tmp_path, "s3.tif") == []
+        and found(tmp_path, "s1.tif") == []
+    )
 
 
 def test_pieces_only_where_their_names_say_so(tmp_path):
-    for name in ("s1-layer1.geojson", "s1-Layer2.geojson", "s1_annotationsLayer3.geojson", "s1-2.geojson"):
+    for name in (
+        "s1-layer1.geojson",
+        "s1-Layer2.geojson",
+        "s1_annotationsLayer3.geojson",
+        "s1-2.geojson",
+    ):
         writers.write_geojson(tmp_path / name, [SHAPE])
-    assert found(tmp_path) == ["s1-Layer2.geojson", "s1-layer1.geojson", "s1_annotationsLayer3.geojson"]
+    assert found(tmp_path) == [
+        "s1-Layer2.geojson",
+        "s1-layer1.geojson",
+        "s1_annotationsLayer3.geojson",
+    ]
     assert found(tmp_path, "s1-2.svs") == ["s1-2.geojson"]
     assert len(load_annotation(find_annotations(tmp_path, "s1.svs"), "s1.svs").polygons) == 3
 
@@ -76,7 +95,9 @@ def test_files_of_a_cohort_that_list_the_slide(tmp_path):
     cohort = {"folder/s1.svs": ([SHAPE], (20, 20)), "s2.svs": ([SHAPE], (20, 20))}
     files = {
         "all.json": lambda path: path.write_text(json.dumps(writers.coco(cohort))),
-        "all.sqlite": lambda path: writers.write_sliderunner(path, {"s1.svs": shapes, "s2.svs": shapes}),
+        "all.sqlite": lambda path: writers.write_sliderunner(
+            path, {"s1.svs": shapes, "s2.svs": shapes}
+        ),
         "all.txt": lambda path: writers.write_exact(path, {"s1.svs": [SHAPE], "s2.svs": [SHAPE]}),
     }
     writers.write_geojson(tmp_path / "s9.json", [SHAPE])
@@ -84,8 +105,14 @@ def test_files_of_a_cohort_that_list_the_slide(tmp_path):
     (tmp_path / "broken.json").write_text("{")
     for name, write in files.items():
         write(tmp_path / name)
-        assert found(tmp_path) == found(tmp_path, "s2.ndpi") == [name] and found(tmp_path, "s3.svs") == []
-        assert len(load_annotation(find_annotations(tmp_path, "s1.svs"), "s1.svs", (20, 20)).polygons) == 1
+        assert (
+            found(tmp_path) == found(tmp_path, "s2.ndpi") == [name]
+            and found(tmp_path, "s3.svs") == []
+        )
+        assert (
+            len(load_annotation(find_annotations(tmp_path, "s1.svs"), "s1.svs", (20, 20)).polygons)
+            == 1
+        )
         (tmp_path / name).unlink()
     for name, write in files.items():
         write(tmp_path / name)
@@ -103,7 +130,9 @@ def test_slides_in_folders_and_folders_that_are_not_there(tmp_path):
 def test_several_files_are_merged_the_largest_first(tmp_path):
     large = make_polygon("b", [ring(*square(0, 0, 15, 15)[:4])])
     paths = [
-        writers.write_geojson(tmp_path / "one.geojson", [SHAPE, make_polygon("a", [ring((1, 1), (2, 2))])]),
+        writers.write_geojson(
+            tmp_path / "one.geojson", [SHAPE, make_polygon("a", [ring((1, 1), (2, 2))])]
+        ),
         writers.write_asap(tmp_path / "two.xml", [large]),
     ]
     scaled = tmp_path / "three.xml"
@@ -124,7 +153,9 @@ def test_a_slide_of_the_same_name_in_another_folder_is_another(tmp_path):
     assert found(tmp_path, "scan.svs") == ["all.json"] and found(tmp_path, "p2/scan.svs") == []
     for name in ("all.json", "scan.json"):  # even if it is named after the slide
         path = path.rename(tmp_path / name)
-        with pytest.raises(UserError, match=r"does not list the slide p2/scan\.svs; it lists p1/scan\.svs"):
+        with pytest.raises(
+            UserError, match=r"does not list the slide p2/scan\.svs; it lists p1/scan\.svs"
+        ):
             load_annotation([path], "p2/scan.svs", (20, 20))
     two = {"p1/scan.svs": ([SHAPE], (20, 20)), "p2/scan.svs": ([SHAPE, SHAPE], (20, 20))}
     path.write_text(json.dumps(writers.coco(two)))
@@ -134,12 +165,17 @@ def test_a_slide_of_the_same_name_in_another_folder_is_another(tmp_path):
 def test_one_annotation_of_two_slides_is_told(tmp_path):
     single = writers.write_geojson(tmp_path / "scan.geojson", [SHAPE])
     both, one = tmp_path / "both.json", tmp_path / "one.json"
-    both.write_text(json.dumps(writers.coco({f"p{i}/scan.svs": ([SHAPE], (20, 20)) for i in (1, 2)})))
+    both.write_text(
+        json.dumps(writers.coco({f"p{i}/scan.svs": ([SHAPE], (20, 20)) for i in (1, 2)}))
+    )
     one.write_text(json.dumps(writers.coco({"scan.svs": ([SHAPE], (20, 20))})))
     for path, wrong in ((single, True), (both, False), (one, True)):
         errors = shared_annotations({i: ([path], f"p{i}/scan.svs") for i in (1, 2)})
         assert sorted(errors) == [1, 2] * wrong
-        assert all(f"{path.name} would serve 2 slides, p1/scan.svs, p2/scan.svs" in text for text in errors.values())
+        assert all(
+            f"{path.name} would serve 2 slides, p1/scan.svs, p2/scan.svs" in text
+            for text in errors.values()
+        )
     assert shared_annotations({3: ([single], "scan.svs"), 4: ([both], "p1/scan.svs")}) == {}
 
 
@@ -147,7 +183,9 @@ def test_a_folder_is_listed_once_and_a_cohort_is_read_once(tmp_path, monkeypatch
     names = [f"s{i}.svs" for i in range(40)]
     for name in names[:20]:
         writers.write_geojson(tmp_path / f"{name}.geojson", [SHAPE])
-    (tmp_path / "all.json").write_text(json.dumps(writers.coco({name: ([SHAPE], (20, 20)) for name in names[20:]})))
+    (tmp_path / "all.json").write_text(
+        json.dumps(writers.coco({name: ([SHAPE], (20, 20)) for name in names[20:]}))
+    )
     calls = {"listed": 0, "cohorts": 0}
     base, asked = find._base, find._listed
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from data_prep.annotations import draw_mask, read_annotation
+from stedm_jax.common.errors import UserError
 from stedm_jax.data.schema import VOID
-from stedm_jax.errors import UserError
 
 
 def read_whole(path):
@@ -64,7 +64,10 @@ def test_largest_first_whatever_the_order_in_the_file(tmp_path):
 def test_parts_of_a_mask_equal_the_whole(tmp_path):
     rng = np.random.default_rng(0)
     angles = np.sort(rng.uniform(0, 2 * np.pi, 40))
-    ring = [[200 + r * np.cos(a), 200 + r * np.sin(a)] for a, r in zip(angles, rng.uniform(60, 190, 40), strict=True)]
+    ring = [
+        [200 + r * np.cos(a), 200 + r * np.sin(a)]
+        for a, r in zip(angles, rng.uniform(60, 190, 40), strict=True)
+    ]
     polygons = read_whole(write(tmp_path / "a.geojson", feature("a", [*ring, ring[0]]))).polygons
     whole = draw_mask(polygons, {"a": 3}, (0, 0, 100, 100), 4.0)
     for y, x in ((0, 0), (50, 0), (13, 37)):
@@ -94,8 +97,14 @@ def test_multipolygons_and_points_and_unclassified(tmp_path):
 
 
 def test_layers_without_qupath_properties_take_the_collections_name(tmp_path):
-    bare = {"type": "Feature", "properties": {}, "geometry": {
-        "type": "Polygon", "coordinates": [[[0, 0, 0], [9, 0, 0], [9, 9, 0], [0, 0, 0]]]}}  # fmt: skip
+    bare = {
+        "type": "Feature",
+        "properties": {},
+        "geometry": {
+            "type": "Polygon",
+            "coordinates": [[[0, 0, 0], [9, 0, 0], [9, 9, 0], [0, 0, 0]]],
+        },
+    }
     annotation = read_whole(write(tmp_path / "a.geojson", bare, properties={"name": "Layer1"}))
     assert [polygon.name for polygon in annotation.polygons] == ["Layer1"]
 
@@ -106,7 +115,10 @@ def test_colours_new_and_old(tmp_path):
         feature("new", square(0, 0, 10, 10), classification={"name": "new", "color": [1, 2, 3]}),
         feature("old", square(0, 0, 5, 5), classification={"name": "old", "colorRGB": -16711423}),
     )
-    assert {p.name: p.color for p in read_whole(path).polygons} == {"new": (1, 2, 3), "old": (1, 1, 1)}
+    assert {p.name: p.color for p in read_whole(path).polygons} == {
+        "new": (1, 2, 3),
+        "old": (1, 1, 1),
+    }
 
 
 BAD_POINT = json.dumps({"type": "FeatureCollection", "features": [feature("a", [["x"]])]})

@@ -6,7 +6,7 @@ import pytest
 
 from data_prep.annotations import draw_mask, read_annotation
 from data_prep.annotations.coco import decode_rle
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 from tests.data_prep.annotations import writers
 from tests.data_prep.annotations.shapes import same_polygons, square
 
@@ -26,13 +26,25 @@ def area(*rings):
 
 
 def test_qupath_of_all_versions(tmp_path):
-    old = feature(area(square(0, 0, 9, 9)), isLocked=False, classification={"name": "old", "colorRGB": -3670016})
+    old = feature(
+        area(square(0, 0, 9, 9)),
+        isLocked=False,
+        classification={"name": "old", "colorRGB": -3670016},
+    )
     cell = old | {"id": "PathCellObject"}
-    nested = feature(area(square(0, 0, 8, 8)), objectType="annotation", classification={"names": ["Tumor", "Positive"]})
+    nested = feature(
+        area(square(0, 0, 8, 8)),
+        objectType="annotation",
+        classification={"names": ["Tumor", "Positive"]},
+    )
     text = feature(area(square(0, 0, 7, 7)), object_type="annotation", classification="plain")
     unset = feature(area(square(0, 0, 6, 6)), objectType="annotation", name="my first one")
-    detection = feature(area(square(0, 0, 6, 6)), object_type="detection", classification={"name": "Tumor"})
-    annotation = read(tmp_path, [old | {"id": "PathAnnotationObject"}, cell, nested, text, unset, detection])
+    detection = feature(
+        area(square(0, 0, 6, 6)), object_type="detection", classification={"name": "Tumor"}
+    )
+    annotation = read(
+        tmp_path, [old | {"id": "PathAnnotationObject"}, cell, nested, text, unset, detection]
+    )
     assert [p.name for p in annotation.polygons] == ["old", "Tumor: Positive", "plain"]
     assert annotation.polygons[0].color == (200, 0, 0) and annotation.passed_over == 3
 
@@ -40,7 +52,10 @@ def test_qupath_of_all_versions(tmp_path):
 def test_geojson_in_all_its_wrappings(tmp_path):
     parts = {"type": "MultiPolygon", "coordinates": [[square(0, 0, 9, 9)], [square(20, 0, 25, 5)]]}
     point = {"type": "Point", "coordinates": [1, 2]}
-    one = feature({"type": "GeometryCollection", "geometries": [parts, point, area(square(0, 0, 3, 3))]}, name="a")
+    one = feature(
+        {"type": "GeometryCollection", "geometries": [parts, point, area(square(0, 0, 3, 3))]},
+        name="a",
+    )
     for data in (one, [one], {"type": "FeatureCollection", "features": [one]}):
         annotation = read(tmp_path, data)
         assert [p.area for p in annotation.polygons] == [81, 25, 9] and annotation.passed_over == 1
@@ -50,7 +65,9 @@ def test_geojson_in_all_its_wrappings(tmp_path):
 
 def test_compressed_geojson_and_unclosed_rings(tmp_path):
     path = tmp_path / "s.geojson.gz"
-    path.write_bytes(gzip.compress(json.dumps(feature(area(square(0, 0, 9, 9)[:4]), name="a")).encode()))
+    path.write_bytes(
+        gzip.compress(json.dumps(feature(area(square(0, 0, 9, 9)[:4]), name="a")).encode())
+    )
     annotation = read_annotation(path, "s.svs")
     assert annotation.polygons[0].area == 81 and "was not closed" in annotation.left_out[0]
     path.write_bytes(path.read_bytes()[:40])
@@ -107,12 +124,16 @@ def compress(runs):
 def test_run_length_codes():
     np.testing.assert_array_equal(decode_rle(RLE), MASK)
     np.testing.assert_array_equal(decode_rle(RLE | {"counts": compress(RLE["counts"])}), MASK)
-    mask = np.kron(np.random.default_rng(1).integers(0, 2, (9, 7)), np.ones((40, 30))).astype(np.uint8)
+    mask = np.kron(np.random.default_rng(1).integers(0, 2, (9, 7)), np.ones((40, 30))).astype(
+        np.uint8
+    )
     flat = np.concatenate([[0], mask.T.ravel(), [2]])
     runs = np.diff(np.flatnonzero(np.diff(flat)), prepend=0).tolist()
     by_hand = {"size": [6, 10], "counts": "61X13mN0"}  # runs 6, 1, 40, 4, 5, 4
     assert compress([6, 1, 40, 4, 5, 4]) == by_hand["counts"] and decode_rle(by_hand).sum() == 9
-    np.testing.assert_array_equal(decode_rle({"size": list(mask.shape), "counts": compress(runs)}), mask)
+    np.testing.assert_array_equal(
+        decode_rle({"size": list(mask.shape), "counts": compress(runs)}), mask
+    )
 
 
 @pytest.mark.parametrize(
@@ -141,20 +162,38 @@ def test_run_length_codes_that_do_not_add_up_are_refused(tmp_path, code):
 
 def test_coco_of_a_cohort(tmp_path):
     data = writers.coco({"x.svs": ([], (50, 40)), "s.svs": ([], (50, 40))})
-    data["categories"] = [{"id": 1, "name": "a", "color": [1, 2, 3]}, {"id": 7, "name": "b", "color": "#040506"}]
+    data["categories"] = [
+        {"id": 1, "name": "a", "color": [1, 2, 3]},
+        {"id": 7, "name": "b", "color": "#040506"},
+    ]
     box = [0, 0, 10, 0, 10, 10, 0, 10]
     data["annotations"] = [
         {"image_id": 2, "category_id": 1, "segmentation": [box, [20, 20, 25, 20, 25, 25]]},
         {"image_id": 2, "category_id": 7, "segmentation": box},
-        {"image_id": 2, "category_id": 7, "segmentation": {"size": [40, 50], "counts": [41, 3, 1956]}, "iscrowd": 1},
+        {
+            "image_id": 2,
+            "category_id": 7,
+            "segmentation": {"size": [40, 50], "counts": [41, 3, 1956]},
+            "iscrowd": 1,
+        },
         {"image_id": 2, "category_id": 7, "bbox": [0, 0, 9, 9]},
         {"image_id": 1, "category_id": 7, "segmentation": [box]},
     ]
     annotation = read(tmp_path, data)
-    assert sorted((p.name, p.area) for p in annotation.polygons) == [("a", 12.5), ("a", 100), ("b", 3), ("b", 100)]
+    assert sorted((p.name, p.area) for p in annotation.polygons) == [
+        ("a", 12.5),
+        ("a", 100),
+        ("b", 3),
+        ("b", 100),
+    ]
     assert {p.name: p.color for p in annotation.polygons} == {"a": (1, 2, 3), "b": (4, 5, 6)}
     assert annotation.passed_over == 1
-    assert next(p for p in annotation.polygons if p.area == 3).box == (1, 1, 2, 4)  # runs go down the columns
+    assert next(p for p in annotation.polygons if p.area == 3).box == (
+        1,
+        1,
+        2,
+        4,
+    )  # runs go down the columns
     assert len(read(tmp_path, data, "folder/x.ndpi").polygons) == 1
     with pytest.raises(UserError, match=r"does not list the slide y\.svs; it lists x\.svs, s\.svs"):
         read(tmp_path, data, "y.svs")
@@ -195,9 +234,18 @@ def test_exact_in_lines(tmp_path):
 
 def test_exact_as_its_interface_returns_it(tmp_path):
     kind = {"id": 3, "name": "Tumor", "color_code": "#010203", "closed": True, "vector_type": 5}
-    entry = {"id": 1, "vector": VECTOR, "image": {"id": 4, "name": "s.svs"}, "annotation_type": kind, "deleted": False}
+    entry = {
+        "id": 1,
+        "vector": VECTOR,
+        "image": {"id": 4, "name": "s.svs"},
+        "annotation_type": kind,
+        "deleted": False,
+    }
     line = entry | {"annotation_type": kind | {"vector_type": 4}}
-    data = {"count": 4, "results": [entry, entry | {"deleted": True}, line, entry | {"vector": None}]}
+    data = {
+        "count": 4,
+        "results": [entry, entry | {"deleted": True}, line, entry | {"vector": None}],
+    }
     annotation = read(tmp_path, data)
     assert [(p.name, p.area, p.color) for p in annotation.polygons] == [("Tumor", 100, (1, 2, 3))]
     assert annotation.passed_over == 3
@@ -224,7 +272,7 @@ def test_exact_as_its_interface_returns_it(tmp_path):
         "\x00\x01",
         "some text",
     ],
-)  # fmt: skip
+)
 def test_hostile_and_damaged_json_is_refused(tmp_path, text):
     with pytest.raises(UserError, match=r"s\.json"):
         read(tmp_path, text)
@@ -234,12 +282,16 @@ def test_a_polygon_comes_back_from_each_format_that_has_no_holes(tmp_path):
     rng = np.random.default_rng(0)
     angle = np.sort(rng.uniform(0, 2 * np.pi, 30))
     ring = np.stack([400 + 300 * np.cos(angle), 300 + 200 * np.sin(angle)], 1).round()
-    polygons = read(tmp_path, feature(area([*ring.tolist(), ring[0].tolist()]), name="T & S")).polygons
+    polygons = read(
+        tmp_path, feature(area([*ring.tolist(), ring[0].tolist()]), name="T & S")
+    ).polygons
     slides = {"s.svs": polygons}
     paths = [
         writers.write_asap(tmp_path / "a.xml", polygons),
         writers.write_exact(tmp_path / "e.txt", slides),
-        writers.write_sliderunner(tmp_path / "r.db", {"s.svs": [(p.name, 3, p.rings[0].tolist()) for p in polygons]}),
+        writers.write_sliderunner(
+            tmp_path / "r.db", {"s.svs": [(p.name, 3, p.rings[0].tolist()) for p in polygons]}
+        ),
         writers.write_geojson(tmp_path / "g.geojson", polygons),
     ]
     for flat in (False, True):
@@ -247,8 +299,12 @@ def test_a_polygon_comes_back_from_each_format_that_has_no_holes(tmp_path):
         paths[-1].write_text(json.dumps(writers.coco({"s.svs": (polygons, (800, 600))}, flat)))
     for path in paths:
         annotation = read_annotation(path, "s.svs", (800, 600))
-        assert same_polygons(annotation.polygons, polygons) and annotation.polygons[0].name == "T & S", path
+        assert (
+            same_polygons(annotation.polygons, polygons) and annotation.polygons[0].name == "T & S"
+        ), path
         assert annotation.left_out == ()
     ids = {"T & S": 1}
     expected = draw_mask(polygons, ids, (0, 0, 75, 100), 8.0)
-    np.testing.assert_array_equal(draw_mask(annotation.polygons, ids, (0, 0, 75, 100), 8.0), expected)
+    np.testing.assert_array_equal(
+        draw_mask(annotation.polygons, ids, (0, 0, 75, 100), 8.0), expected
+    )

@@ -7,7 +7,7 @@ import tifffile
 from PIL import Image
 
 from data_prep.annotations import draw_mask, read_annotation
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 
 
 def blocks(rows=20, columns=30, seed=0):
@@ -30,13 +30,17 @@ def save(path, mask, names=None):
 
 
 @pytest.mark.parametrize("name", ["s.png", "s.tif"])
-@pytest.mark.parametrize(("size", "factor"), [((30, 20), 1), ((120, 80), 4), ((119, 77), 4), ((75, 50), 2.5)])
+@pytest.mark.parametrize(
+    ("size", "factor"), [((30, 20), 1), ((120, 80), 4), ((119, 77), 4), ((75, 50), 2.5)]
+)
 def test_masks_of_any_scale_come_back(tmp_path, name, size, factor):
     mask = blocks()
     annotation = read_annotation(save(tmp_path / name, mask), "s.svs", size)
     ids = {f"class {i}": i for i in (1, 2, 3)}
     assert {p.name for p in annotation.polygons} == set(ids)
-    inner = np.s_[:-1, :-1] if size == (119, 77) else np.s_[:, :]  # centres of its last pixels lie off the slide
+    inner = (
+        np.s_[:-1, :-1] if size == (119, 77) else np.s_[:, :]
+    )  # centres of its last pixels lie off the slide
     np.testing.assert_array_equal(drawn(annotation, ids, mask.shape, factor)[inner], mask[inner])
     assert annotation.left_out == ()
 
@@ -62,15 +66,19 @@ def test_palettes_give_colours_and_255_is_unlabelled(tmp_path):
     colormap = np.repeat(np.arange(256, dtype=np.uint16)[None], 3, 0) * 256
     tifffile.imwrite(tmp_path / "t.tif", mask, photometric="palette", colormap=colormap)
     assert {p.color for p in read_annotation(tmp_path / "t.tif", "t.svs", (30, 20)).polygons} == {
-        (1, 1, 1), (2, 2, 2), (3, 3, 3)
-    }  # fmt: skip
+        (1, 1, 1),
+        (2, 2, 2),
+        (3, 3, 3),
+    }
 
 
 def test_sixteen_bits_and_one_bit(tmp_path):
     Image.fromarray(blocks().astype(np.uint16)).save(tmp_path / "s.png")
     assert len(read_annotation(tmp_path / "s.png", "s.svs", (30, 20)).polygons) > 3
     Image.fromarray(blocks() > 1).save(tmp_path / "b.png")
-    assert {p.name for p in read_annotation(tmp_path / "b.png", "s.svs", (30, 20)).polygons} == {"class 1"}
+    assert {p.name for p in read_annotation(tmp_path / "b.png", "s.svs", (30, 20)).polygons} == {
+        "class 1"
+    }
 
 
 def test_pyramids_are_read_at_the_finest_level_that_fits(tmp_path, monkeypatch):
@@ -98,7 +106,9 @@ def test_large_ones_are_no_decompression_bombs_to_pillow(tmp_path, monkeypatch):
 
 def test_what_is_no_mask_of_the_slide_is_refused(tmp_path):
     path = save(tmp_path / "s.png", blocks())
-    with pytest.raises(UserError, match=r"30x20 pixels, which is no downsampling of the slide's 100x100"):
+    with pytest.raises(
+        UserError, match=r"30x20 pixels, which is no downsampling of the slide's 100x100"
+    ):
         read_annotation(path, "s.svs", (100, 100))
     with pytest.raises(UserError, match="size of its slide"):
         read_annotation(path, "s.svs")
@@ -128,7 +138,9 @@ def test_pages_that_run_in_a_circle_are_refused(tmp_path):
         read_annotation(path, "s.svs", (30, 20))
 
 
-@pytest.mark.parametrize(("bound", "says"), [("MOST_EDGES", "sides of pixels"), ("MOST_RINGS", "more than 50 areas")])
+@pytest.mark.parametrize(
+    ("bound", "says"), [("MOST_EDGES", "sides of pixels"), ("MOST_RINGS", "more than 50 areas")]
+)
 def test_a_noisy_mask_is_refused(tmp_path, monkeypatch, bound, says):
     monkeypatch.setattr(sys.modules["data_prep.annotations.vectorise"], bound, 50)
     noise = np.random.default_rng(0).integers(0, 3, (60, 60)).astype(np.uint8)

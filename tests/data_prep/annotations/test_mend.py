@@ -36,7 +36,9 @@ def test_a_figure_of_eight_keeps_both_halves():
 
 
 def test_an_overlap_at_the_end_of_the_stroke_is_filled():
-    polygons, notes = mended([[12, 10], [40, 10], [40, 40], [10, 40], [10, 8], [14, 8], [14, 12], [12, 12]])
+    polygons, notes = mended(
+        [[12, 10], [40, 10], [40, 40], [10, 40], [10, 8], [14, 8], [14, 12], [12, 12]]
+    )
     assert len(polygons) == 1 and len(polygons[0].rings) == 1 and "crosses itself" in notes[0]
 
 
@@ -110,7 +112,9 @@ def test_a_hole_that_parts_its_outline_leaves_several():
     assert sorted(p.area for p in polygons) == [400, 800]
 
 
-@pytest.mark.parametrize(("lefts", "told"), [((10, 130, 140), 1), ((10, 20, 130), 0), ((80, 10), 0), ((95, 10), 1)])
+@pytest.mark.parametrize(
+    ("lefts", "told"), [((10, 130, 140), 1), ((10, 20, 130), 0), ((80, 10), 0), ((95, 10), 1)]
+)
 def test_most_polygons_outside_the_slide_raise_a_doubt(lefts, told):
     draft = Draft()
     for left in lefts:

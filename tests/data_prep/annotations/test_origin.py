@@ -10,14 +10,14 @@ from data_prep.annotations.polygon import make_polygon
 from data_prep.classes import ClassPlan
 from data_prep.engine.job import CutRules, Job, PolygonFiles, SlideReport
 from data_prep.engine.source import opened
-from data_prep.readers.open import open_slide
 from data_prep.table import Row
 from data_prep.tiff import write_pyramid
+from stedm_jax.common.errors import UserError
 from stedm_jax.data.schema import VOID, ClassSpec
-from stedm_jax.errors import UserError
+from stedm_jax.imaging.open_slide import open_slide
 from tests.data_prep.annotations import writers
 from tests.data_prep.annotations.shapes import ring, square
-from tests.data_prep.readers.pictures import waves
+from tests.stedm_jax.imaging.pictures import waves
 
 SHAPE = make_polygon("a", [ring(*square(8, 16, 72, 96)[:4])])
 PLAN = ClassPlan((ClassSpec("a", (1, 2, 3)),), {"a": 0}, VOID, None)
@@ -37,7 +37,9 @@ def scanned(tmp_path, monkeypatch):
     write_pyramid(tmp_path / "s.tif", waves(512, 512), mpp=0.5)
     plain = openslide.OpenSlide.properties
     more = {"openslide.bounds-x": "128", "openslide.bounds-y": "64"}
-    monkeypatch.setattr(openslide.OpenSlide, "properties", property(lambda slide: dict(plain.fget(slide)) | more))
+    monkeypatch.setattr(
+        openslide.OpenSlide, "properties", property(lambda slide: dict(plain.fget(slide)) | more)
+    )
     return tmp_path / "s.tif"
 
 
@@ -45,31 +47,48 @@ def test_only_qupath_begins_at_what_was_scanned(tmp_path):
     qupath = writers.write_geojson(tmp_path / "s.geojson", [SHAPE])
     asap = writers.write_asap(tmp_path / "s.xml", [SHAPE])
     plain = tmp_path / "plain.geojson"
-    feature = {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [square(8, 16, 72, 96)]}}
+    feature = {
+        "type": "Feature",
+        "geometry": {"type": "Polygon", "coordinates": [square(8, 16, 72, 96)]},
+    }
     plain.write_text(json.dumps(feature | {"properties": {"name": "a"}}))
     for path, said, expected in [
-        (qupath, "", (136, 80)), (asap, "", (8, 16)), (plain, "", (8, 16)), (qupath, "slide", (8, 16)),
-        (asap, "bounds", (136, 80)), (plain, "bounds", (136, 80)),
-    ]:  # fmt: skip
+        (qupath, "", (136, 80)),
+        (asap, "", (8, 16)),
+        (plain, "", (8, 16)),
+        (qupath, "slide", (8, 16)),
+        (asap, "bounds", (136, 80)),
+        (plain, "bounds", (136, 80)),
+    ]:
         annotation = load_annotation([path], "s.svs", (512, 512), Origin(128, 64, said))
         assert corner(annotation) == expected
-        assert ["annotation_origin=slide" in note for note in annotation.left_out] == [True] * (expected[0] > 8)
+        assert ["annotation_origin=slide" in note for note in annotation.left_out] == [True] * (
+            expected[0] > 8
+        )
     assert load_annotation([qupath], "s.svs", (512, 512), Origin()).left_out == ()
 
 
 def test_what_the_table_says(tmp_path):
-    assert origin_of(row(), (1, 2)) == Origin(1, 2) and origin_of(row(annotation_origin="slide"), (1, 2)).said
+    assert (
+        origin_of(row(), (1, 2)) == Origin(1, 2)
+        and origin_of(row(annotation_origin="slide"), (1, 2)).said
+    )
     with pytest.raises(UserError, match=r"s\.tif has annotation_origin='crop'; write bounds"):
         origin_of(row(annotation_origin="crop"), (1, 2))
 
 
-@pytest.mark.parametrize(("extra", "expected"), [({}, (136, 80)), ({"annotation_origin": "slide"}, (8, 16))])
+@pytest.mark.parametrize(
+    ("extra", "expected"), [({}, (136, 80)), ({"annotation_origin": "slide"}, (8, 16))]
+)
 def test_a_slide_that_was_scanned_in_part(scanned, extra, expected):
     reader = open_slide(scanned)
     assert reader.origin == (128, 64)
     reader.close()
     path = writers.write_geojson(scanned.parent / "s.geojson", [SHAPE])
-    job, report = Job("s.tif", row(**extra), scanned, PolygonFiles((path,), "s.tif")), SlideReport.__new__(SlideReport)
+    job, report = (
+        Job("s.tif", row(**extra), scanned, PolygonFiles((path,), "s.tif")),
+        SlideReport.__new__(SlideReport),
+    )
     with opened(job, PLAN, CutRules(0.5, 64), report) as source:
         x, y = expected
         assert source.polygons[0].box[:2] == expected

@@ -1,4 +1,5 @@
-"""The kidney slide: one annotation in three formats, written in all others, drawn and compared with shapely."""
+"""The kidney slide: one annotation in three formats, written in all others, drawn and compared with
+shapely."""
 
 import json
 import shutil
@@ -32,17 +33,22 @@ def test_three_formats_give_the_same_polygons(kidney, layers):
     assert len(layers.polygons) == 11
     for other in (xml, histomics):
         for name in IDS:  # ImageScope calls the second layer "Layer 2"
-            of_name = [[p for p in a.polygons if p.name.replace(" ", "") == name] for a in (layers, other)]
+            of_name = [
+                [p for p in a.polygons if p.name.replace(" ", "") == name] for a in (layers, other)
+            ]
             assert of_name[0] and same_polygons(*of_name)
     assert xml.mpp == 0.466667 and layers.mpp is None and histomics.mpp is None
     assert {p.name: p.color for p in xml.polygons} == {
-        "Layer1": (0, 255, 0), "Layer 2": (255, 0, 0), "Layer3": (64, 0, 128)
-    }  # fmt: skip
+        "Layer1": (0, 255, 0),
+        "Layer 2": (255, 0, 0),
+        "Layer3": (64, 0, 128),
+    }
 
 
 @pytest.mark.parametrize("factor", [1.0, 2.143, 4.0])
 def test_masks_are_what_shapely_says(layers, factor):
-    """To the pixel, ties included: a centre on an edge counts as a little further right, and less further down."""
+    """To the pixel, ties included: a centre on an edge counts as a little further right, and less
+    further down."""
     box = (0, 0, int(SIZE[1] / factor), int(SIZE[0] / factor))
     columns, rows = (np.arange(count) + 0.5 for count in (box[3], box[2]))
     expected = np.full(box[2:], 255, np.uint8)
@@ -64,8 +70,12 @@ def test_no_polygon_had_to_be_changed(kidney, layers):
         for path in kidney.glob("*.geojson")
         for feature in json.loads(path.read_text())["features"]
     ]
-    assert all("repeat" in note or "crosses itself" in note for note in layers.left_out), layers.left_out
-    assert sum(p.area for p in layers.polygons) == pytest.approx(sum(shape.area for shape in raw), rel=1e-3)
+    assert all("repeat" in note or "crosses itself" in note for note in layers.left_out), (
+        layers.left_out
+    )
+    assert sum(p.area for p in layers.polygons) == pytest.approx(
+        sum(shape.area for shape in raw), rel=1e-3
+    )
 
 
 def test_other_formats_bring_it_back(tmp_path, layers):
@@ -88,7 +98,9 @@ def test_other_formats_bring_it_back(tmp_path, layers):
 def test_label_masks_bring_it_back_pixel_by_pixel(tmp_path, layers, factor):
     mask, ids = writers.write_label_mask(tmp_path / "m.png", layers.polygons, SIZE, factor)
     annotation = read_annotation(tmp_path / "m.png", SLIDE, SIZE)
-    np.testing.assert_array_equal(draw_mask(annotation.polygons, ids, (0, 0, *mask.shape), float(factor), 0), mask)
+    np.testing.assert_array_equal(
+        draw_mask(annotation.polygons, ids, (0, 0, *mask.shape), float(factor), 0), mask
+    )
 
 
 def test_found_by_name_when_they_carry_the_slides(tmp_path, kidney):

@@ -8,7 +8,9 @@ from scipy import ndimage
 from data_prep.annotations import draw_mask, vectorise
 
 few = settings(max_examples=40, deadline=None)
-masks = arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9)), elements=st.integers(0, 3))
+masks = arrays(
+    np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9)), elements=st.integers(0, 3)
+)
 NAMES = {1: "one", 2: "two", 3: "three"}
 IDS = {name: label for label, name in NAMES.items()}
 

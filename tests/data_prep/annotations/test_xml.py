@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from data_prep.annotations import read_annotation
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 from tests.data_prep.annotations.shapes import square
 
 
@@ -29,7 +29,9 @@ def imagescope(*layers, root=""):
 
 def test_imagescope_layers_give_classes_and_colours(tmp_path):
     text = imagescope(
-        layer(region(square(0, 0, 50, 50), Text="a remark"), Id=1, Name="Tumour", LineColor=0x0000FF),
+        layer(
+            region(square(0, 0, 50, 50), Text="a remark"), Id=1, Name="Tumour", LineColor=0x0000FF
+        ),
         layer(region(square(0, 0, 40, 40), Text="Stroma"), Id=2, Name="", LineColor=0xFF0000),
         layer(region(square(0, 0, 30, 30)), Id=3, Name=""),
         root=' MicronsPerPixel="0.25"',
@@ -53,20 +55,31 @@ def test_imagescope_shapes(tmp_path):
     )
     annotation = read(tmp_path, text)
     areas = sorted(p.area for p in annotation.polygons)
-    assert areas[1] == 800 and areas[0] == pytest.approx(np.pi * 20 * 10, rel=0.01) and annotation.passed_over == 3
+    assert (
+        areas[1] == 800
+        and areas[0] == pytest.approx(np.pi * 20 * 10, rel=0.01)
+        and annotation.passed_over == 3
+    )
 
 
 def test_imagescope_negative_regions_are_holes_of_their_layer(tmp_path):
     hole = region(square(10, 10, 20, 20), NegativeROA=1)
     text = imagescope(
         layer(hole, region(square(0, 0, 50, 50)), region(square(60, 0, 90, 30)), Name="a"),
-        layer(region(square(0, 0, 40, 40)), region(square(70, 70, 80, 80), NegativeROA=1), Name="b"),
+        layer(
+            region(square(0, 0, 40, 40)), region(square(70, 70, 80, 80), NegativeROA=1), Name="b"
+        ),
     )
     annotation = read(tmp_path, text)
     assert {(p.name, p.area, len(p.rings)) for p in annotation.polygons} == {
-        ("a", 2400, 2), ("a", 900, 1), ("b", 1600, 1)
-    }  # fmt: skip
-    assert len(annotation.left_out) == 1 and "negative region at x=75 y=75 lies in no polygon" in annotation.left_out[0]
+        ("a", 2400, 2),
+        ("a", 900, 1),
+        ("b", 1600, 1),
+    }
+    assert (
+        len(annotation.left_out) == 1
+        and "negative region at x=75 y=75 lies in no polygon" in annotation.left_out[0]
+    )
 
 
 def point_list(points):
@@ -96,20 +109,28 @@ def test_asap_groups_types_and_colours(tmp_path):
     )
     annotation = read(tmp_path, text)
     assert [(p.name, p.area, p.color) for p in annotation.polygons] == [
-        ("Tumor", 2500, (255, 0, 0)), ("_2", 900, (0, 0, 255)), ("Tumor", 400, (255, 0, 0))
-    ]  # fmt: skip
+        ("Tumor", 2500, (255, 0, 0)),
+        ("_2", 900, (0, 0, 255)),
+        ("Tumor", 400, (255, 0, 0)),
+    ]
     assert annotation.passed_over == 2
 
 
 def test_asap_exclusion_is_cut_out(tmp_path):
-    text = asap(annotated(square(10, 10, 20, 20), "Exclusion"), annotated(square(0, 0, 50, 50), "Tumor"))
+    text = asap(
+        annotated(square(10, 10, 20, 20), "Exclusion"), annotated(square(0, 0, 50, 50), "Tumor")
+    )
     annotation = read(tmp_path, text)
     assert [(p.name, p.area, len(p.rings)) for p in annotation.polygons] == [("Tumor", 2400, 2)]
 
 
 def test_asap_goes_by_the_order_of_points_and_reads_decimal_commas(tmp_path):
     text = asap(annotated(square(0, 0, 10, 10)[:4], "a")).replace('X="10"', 'X="10,5"')
-    text = text.replace('Order="1"', 'Order="x"').replace('Order="2"', 'Order="1"').replace('Order="x"', 'Order="2"')
+    text = (
+        text.replace('Order="1"', 'Order="x"')
+        .replace('Order="2"', 'Order="1"')
+        .replace('Order="x"', 'Order="2"')
+    )
     ring = read(tmp_path, text).polygons
     assert len(ring) == 2  # 0, 2, 1, 3 crosses itself
 
@@ -130,7 +151,9 @@ OUTER = '<?xml version="1.0"?><!DOCTYPE r [<!ENTITY x SYSTEM "file:///etc/passwd
         (imagescope(layer(region([("nan", 1), (2, 2), (3, 3)]), Name="a")), "not finite"),
         (imagescope(layer(region([("1e30", 1), (2, 2), (3, 3)]), Name="a")), "too large"),
         (
-            asap('<Annotation Type="Polygon" PartOfGroup="a"><Coordinates><Coordinate/></Coordinates></Annotation>'),
+            asap(
+                '<Annotation Type="Polygon" PartOfGroup="a"><Coordinates><Coordinate/></Coordinates></Annotation>'
+            ),
             "mi",
         ),
     ],

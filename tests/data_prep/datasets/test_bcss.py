@@ -3,9 +3,9 @@ import pytest
 from PIL import Image
 
 from data_prep import bcss
+from stedm_jax.common.errors import UserError
 from stedm_jax.data.records import TileSet
 from stedm_jax.data.schema import VOID
-from stedm_jax.errors import UserError
 from tests.data_prep.datasets.made import make_bcss
 
 SMALL = ["--tile=64", "--mpp=0.25", "--workers=1"]
@@ -13,7 +13,9 @@ SMALL = ["--tile=64", "--mpp=0.25", "--workers=1"]
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    return make_bcss(tmp_path_factory.mktemp("bcss") / "BCSS" / "0_Public-data-Amgad2019_0.25MPP").parent
+    return make_bcss(
+        tmp_path_factory.mktemp("bcss") / "BCSS" / "0_Public-data-Amgad2019_0.25MPP"
+    ).parent
 
 
 def test_names():
@@ -35,14 +37,19 @@ def test_by_hospital(source, tmp_path):
     names = [spec.name for spec in tiles.classes]
     assert names == ["tumour", "stroma", "inflammatory", "necrosis", "other"]
     pixels = np.sum([row.pixels for row in tiles.index("test")], axis=0)
-    assert pixels.tolist() == [2 * 160 * 8 * count for count in (3, 1, 3, 1, 13)]  # of the 22 codes, 0 is no class
+    assert pixels.tolist() == [
+        2 * 160 * 8 * count for count in (3, 1, 3, 1, 13)
+    ]  # of the 22 codes, 0 is no class
 
 
-@pytest.mark.parametrize(("flags", "counts"), [
-    (["--grouping=all"], [1] * 21),
-    (["--grouping=two"], [18, 3]),
-    (["--grouping=two", "--void=exclude,undetermined,tumor"], [16, 2]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("flags", "counts"),
+    [
+        (["--grouping=all"], [1] * 21),
+        (["--grouping=two"], [18, 3]),
+        (["--grouping=two", "--void=exclude,undetermined,tumor"], [16, 2]),
+    ],
+)
 def test_groupings(source, tmp_path, flags, counts):
     assert bcss.main([f"--source={source}", f"--out={tmp_path / 'out'}", *SMALL, *flags]) == 0
     tiles = TileSet.open(tmp_path / "out")
@@ -84,20 +91,27 @@ def test_a_bad_image_stops_no_other(tmp_path):
     Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(folder / "images" / "x.png")
     assert bcss.main([f"--source={folder}", f"--out={tmp_path / 'out'}", *SMALL]) == 1
     report = (tmp_path / "out-report" / "report.jsonl").read_text()
-    assert all(text in report for text in ("has no mask", "x.png is not named like", "says 250 um per pixel"))
+    assert all(
+        text in report
+        for text in ("has no mask", "x.png is not named like", "says 250 um per pixel")
+    )
     tiles = TileSet.open(tmp_path / "out")
     assert sum(len(tiles.patients(split)) for split in tiles.splits) == 4
 
 
 def test_wrong_folders(source, tmp_path):
-    with pytest.raises(UserError, match=r"(?s)no images/ or rgbs/ beside masks/.*xmin45749.*GitHub.*CC0"):
+    with pytest.raises(
+        UserError, match=r"(?s)no images/ or rgbs/ beside masks/.*xmin45749.*GitHub.*CC0"
+    ):
         bcss.main([f"--source={tmp_path}", f"--out={tmp_path / 'out'}"])
     folder = make_bcss(tmp_path / "BCSS")
     for path in (folder / "masks").iterdir():
         path.unlink()
     with pytest.raises(UserError, match="has no mask"):
         bcss.main([f"--source={folder}", f"--out={tmp_path / 'out'}"])
-    with pytest.raises(UserError, match=r"--source_mpp says 25 um per pixel, which is outside 0\.05 to 5"):
+    with pytest.raises(
+        UserError, match=r"--source_mpp says 25 um per pixel, which is outside 0\.05 to 5"
+    ):
         bcss.main([f"--source={source}", f"--out={tmp_path / 'out'}", "--source_mpp=25"])
     with pytest.raises(UserError, match="--void names fat pad"):
         bcss.main([f"--source={source}", f"--out={tmp_path / 'out'}", "--void=fat pad"])

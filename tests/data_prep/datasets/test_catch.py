@@ -7,10 +7,10 @@ import pytest
 
 from configs.catch import REST, TUMOURS, get_config
 from data_prep import catch
+from stedm_jax.common.errors import UserError
 from stedm_jax.data.classes import class_map
 from stedm_jax.data.records import TileSet
 from stedm_jax.data.schema import VOID
-from stedm_jax.errors import UserError
 from tests.data_prep.datasets.made import CATEGORIES, make_catch
 
 SMALL = ["--tile=32", "--labelled=1", "--workers=1"]
@@ -35,19 +35,31 @@ def cohort(out: Path) -> dict[str, dict[str, str]]:
 
 def test_splits_and_patients(packed):
     rows = cohort(packed)
-    assert {name: row["split"] for name, row in rows.items() if row["split"] in ("val", "test")} == {
-        "MCT_03_1.svs": "val", "SCC_01_1.svs": "test",
-    }  # fmt: skip
-    assert {rows[f"MCT_01_{i}.svs"]["split"] for i in (1, 2)} == {"style"}  # two sections of one patient, one wanted
+    assert {
+        name: row["split"] for name, row in rows.items() if row["split"] in ("val", "test")
+    } == {
+        "MCT_03_1.svs": "val",
+        "SCC_01_1.svs": "test",
+    }
+    assert {rows[f"MCT_01_{i}.svs"]["split"] for i in (1, 2)} == {
+        "style"
+    }  # two sections of one patient, one wanted
     assert rows["MCT_02_1.svs"]["split"] == "train" and rows["MCT_01_2.svs"]["patient"] == "MCT_01"
-    assert Counter(row["split"] for row in rows.values()) == {"train": 2, "style": 3, "val": 1, "test": 1}
+    assert Counter(row["split"] for row in rows.values()) == {
+        "train": 2,
+        "style": 3,
+        "val": 1,
+        "test": 1,
+    }
     assert rows["MCT_01_1.svs"] | {"scanner": "AT2", "subtype": "MCT"} == rows["MCT_01_1.svs"]
 
 
 def test_masks_have_the_tissues_and_background_within_the_box(packed):
     tiles = TileSet.open(packed)
     assert [spec.name for spec in tiles.classes] == ["background", *REST, *TUMOURS]
-    assert tiles.mpp == pytest.approx(2.0264) and {*CATEGORIES} == {spec.name for spec in tiles.classes[1:]}
+    assert tiles.mpp == pytest.approx(2.0264) and {*CATEGORIES} == {
+        spec.name for spec in tiles.classes[1:]
+    }
     ids = {spec.name: i for i, spec in enumerate(tiles.classes)}
     full = np.full((160, 160), VOID, np.uint8)
     for i in range(len(tiles.index("test"))):
@@ -56,8 +68,13 @@ def test_masks_have_the_tissues_and_background_within_the_box(packed):
         known = tile.mask != VOID
         full[y : y + 32, x : x + 32][known] = tile.mask[known]
         assert tile.tags["scanner"] == "AT2" and tile.patient == "SCC_01"
-    # In pixels of 8: dermis from (20, 20), 60 by 80; the tumour from (40, 40), 32; epidermis at (80, 88), 8 by 12.
-    assert full[45, 45] == ids["SCC"] and full[25, 25] == ids["Dermis"] and full[90, 82] == ids["Epidermis"]
+    # In pixels of 8: dermis from (20, 20), 60 by 80; the tumour from (40, 40), 32; epidermis at
+    # (80, 88), 8 by 12.
+    assert (
+        full[45, 45] == ids["SCC"]
+        and full[25, 25] == ids["Dermis"]
+        and full[90, 82] == ids["Epidermis"]
+    )
     assert full[30, 84] == ids["background"]  # no polygon, but within the box round all
     assert set(np.unique(full[:20])) == set(np.unique(full[:, 88:])) == {VOID}
     assert Counter(full.ravel().tolist())[ids["SCC"]] == 32 * 32
@@ -97,7 +114,11 @@ def test_fewer_classes(source, tmp_path, kind, names):
     tiles = TileSet.open(tmp_path / "out")
     assert len(tiles.classes) == names
     pixels = np.sum([row.pixels for row in tiles.index("test")], axis=0)
-    assert pixels[0] > 0 and pixels.sum() == (60 * 80 + 8 * 12) and pixels.max() == 60 * 80 - 32 * 32 + 8 * 12
+    assert (
+        pixels[0] > 0
+        and pixels.sum() == (60 * 80 + 8 * 12)
+        and pixels.max() == 60 * 80 - 32 * 32 + 8 * 12
+    )
 
 
 def test_a_dry_run_writes_nothing(source, tmp_path):
@@ -121,11 +142,14 @@ def test_slides_that_are_not_there(source, tmp_path, capsys):
     assert TileSet.open(tmp_path / "a").fingerprint == TileSet.open(tmp_path / "b").fingerprint
 
 
-@pytest.mark.parametrize(("line", "says"), [
-    ("Fish_01_1.svs;train;AT2", r"line 9: 'Fish_01_1\.svs' is no SUBTYPE_CASE_SECTION"),
-    ("MCT_01_3.svs;val;AT2", "'MCT_01' in train and val"),
-    ("MCT_09_1.svs;valid;AT2", "the split 'valid'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("Fish_01_1.svs;train;AT2", r"line 9: 'Fish_01_1\.svs' is no SUBTYPE_CASE_SECTION"),
+        ("MCT_01_3.svs;val;AT2", "'MCT_01' in train and val"),
+        ("MCT_09_1.svs;valid;AT2", "the split 'valid'"),
+    ],
+)
 def test_wrong_splits(source, tmp_path, line, says):
     table = tmp_path / "t.csv"
     table.write_text((source / "datasets.csv").read_text() + line + "\n")
@@ -141,5 +165,7 @@ def test_the_published_split(real_data):
     assert Counter(row.tags["subtype"] for row in rows) == dict.fromkeys(catch.TUMOURS, 50)
     assert len({row.patient for row in rows}) == 282
     found = catch.release(rows, "subtype", 6, 0)
-    assert Counter(row.tags["subtype"] for row in found if row.split == "train") == dict.fromkeys(catch.TUMOURS, 6)
+    assert Counter(row.tags["subtype"] for row in found if row.split == "train") == dict.fromkeys(
+        catch.TUMOURS, 6
+    )
     assert Counter(row.split for row in found) == {"train": 42, "style": 203, "val": 35, "test": 70}

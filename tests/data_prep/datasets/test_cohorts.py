@@ -2,9 +2,18 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.cohorts import Source, assign, check_rows, divide, draw, read_csv, release, write_cohort
+from data_prep.cohorts import (
+    Source,
+    assign,
+    check_rows,
+    divide,
+    draw,
+    read_csv,
+    release,
+    write_cohort,
+)
 from data_prep.table import Row, read_table
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 
 
 def row(name: str, patient: str, split: str = "train", **tags: str) -> Row:
@@ -14,12 +23,16 @@ def row(name: str, patient: str, split: str = "train", **tags: str) -> Row:
 def test_draws_do_not_depend_on_the_order():
     names = [f"p{i}" for i in range(20)]
     assert draw(names, "a", 0) == draw(reversed(names), "a", 0) != draw(names, "b", 0)
-    assert draw(names, "a", 0) != draw(names, "a", 1) and sorted(draw(names, "a", 0)) == sorted(names)
+    assert draw(names, "a", 0) != draw(names, "a", 1) and sorted(draw(names, "a", 0)) == sorted(
+        names
+    )
 
 
 def test_whole_patients_and_never_more():
     sizes = {"a": 3, "b": 1, "c": 1, "d": 2, "e": 9}
-    rows = [row(f"{name}{i}", name, subtype="x") for name, count in sizes.items() for i in range(count)]
+    rows = [
+        row(f"{name}{i}", name, subtype="x") for name, count in sizes.items() for i in range(count)
+    ]
     for seed in range(20):
         kept = {r.patient for r in release(rows, "subtype", 6, seed) if r.split == "train"}
         assert 0 < sum(sizes[name] for name in kept) <= 6 and "e" not in kept
@@ -30,7 +43,9 @@ def test_a_patient_with_files_in_two_groups_is_chosen_once():
     for seed in range(10):
         found = release(rows, "score", 4, seed)
         check_rows(found, "the table")  # no patient in two splits
-        counts = [sum(r.split == "train" and r.tags["score"] == str(g) for r in found) for g in range(3)]
+        counts = [
+            sum(r.split == "train" and r.tags["score"] == str(g) for r in found) for g in range(3)
+        ]
         assert max(counts) <= 4 and sum(counts) >= 8
 
 
@@ -63,7 +78,10 @@ def test_assign():
     rows = [row("a", "A"), row("b", "B", "test")]
     assert assign(rows, {}) == rows
     found = assign(rows, {"A": "style", "B": "val"})
-    assert [(r.split, r.tags) for r in found] == [("style", {"own_split": "train"}), ("val", {"own_split": "test"})]
+    assert [(r.split, r.tags) for r in found] == [
+        ("style", {"own_split": "train"}),
+        ("val", {"own_split": "test"}),
+    ]
     with pytest.raises(UserError, match="missing are: B; unknown are: C"):
         assign(rows, {"A": "val", "C": "test"})
 
@@ -78,11 +96,21 @@ def test_a_cohort_that_leaks_is_refused():
 
 
 def test_the_cohort_is_a_table_that_can_be_read(tmp_path: Path):
-    rows = [row("a.svs", "A", scanner="AT2, old"), Row("b.svs", "B", "test", {"mpp": "0.25"}, {"x": "ü"}, 2)]
+    rows = [
+        row("a.svs", "A", scanner="AT2, old"),
+        Row("b.svs", "B", "test", {"mpp": "0.25"}, {"x": "ü"}, 2),
+    ]
     write_cohort(tmp_path / "r" / "cohort.csv", "slide", rows)
     found = read_table(tmp_path / "r" / "cohort.csv", "slide", optional=("mpp",))
-    assert [(r.file, r.patient, r.split) for r in found] == [("a.svs", "A", "train"), ("b.svs", "B", "test")]
-    assert found[0].tags["scanner"] == "AT2, old" and found[1].extra == {"mpp": "0.25"} and found[1].tags["x"] == "ü"
+    assert [(r.file, r.patient, r.split) for r in found] == [
+        ("a.svs", "A", "train"),
+        ("b.svs", "B", "test"),
+    ]
+    assert (
+        found[0].tags["scanner"] == "AT2, old"
+        and found[1].extra == {"mpp": "0.25"}
+        and found[1].tags["x"] == "ü"
+    )
 
 
 def test_a_wrong_folder_says_where_the_set_is_to_be_had(tmp_path: Path):

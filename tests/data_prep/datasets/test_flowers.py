@@ -11,9 +11,9 @@ from PIL import Image
 
 from configs.flowers import get_config
 from data_prep import flowers, flowers_fetch
+from stedm_jax.common.errors import UserError
 from stedm_jax.data.classes import class_map
 from stedm_jax.data.records import TileSet
-from stedm_jax.errors import UserError
 from tests.data_prep.datasets.made import FLOWER_CLASSES, flower_mask, make_flowers
 
 SMALL = ["--tile=60", "--workers=1"]
@@ -30,7 +30,10 @@ def test_the_published_classes():
 
 
 def test_by_official_sets(source, tmp_path):
-    assert flowers.main([f"--source={source}", f"--out={tmp_path / 'out'}", *SMALL, "--labelled=2"]) == 0
+    assert (
+        flowers.main([f"--source={source}", f"--out={tmp_path / 'out'}", *SMALL, "--labelled=2"])
+        == 0
+    )
     tiles = TileSet.open(tmp_path / "out")
     found = {split: tiles.patients(split) for split in tiles.splits}
     assert found == {
@@ -52,11 +55,19 @@ def test_masks_from_blue(source, tmp_path):
     assert flowers.main([f"--source={source}", f"--out={tmp_path / 'out'}", *SMALL]) == 0
     tiles = TileSet.open(tmp_path / "out")
     pixels = np.sum([row.pixels for row in tiles.index("val")], axis=0)
-    assert pixels.tolist() == [2 * (60 * 80 - 24 * 32), 2 * 24 * 32]  # no pixel twice, although tiles overlap
+    assert pixels.tolist() == [
+        2 * (60 * 80 - 24 * 32),
+        2 * 24 * 32,
+    ]  # no pixel twice, although tiles overlap
 
 
 def test_images_are_scaled_to_the_tile(source, tmp_path):
-    assert flowers.main([f"--source={source}", f"--out={tmp_path / 'out'}", "--tile=30", "--workers=1"]) == 0
+    assert (
+        flowers.main(
+            [f"--source={source}", f"--out={tmp_path / 'out'}", "--tile=30", "--workers=1"]
+        )
+        == 0
+    )
     tiles = TileSet.open(tmp_path / "out")
     assert len(tiles.index("val")) == 4 and tiles.read("val", 0).image.shape == (30, 30, 3)
 
@@ -65,8 +76,14 @@ def test_by_class(source, tmp_path):
     flags = ["--split=class", "--annotated=5", "--labelled=3"]
     assert flowers.main([f"--source={source}", f"--out={tmp_path / 'out'}", *SMALL, *flags]) == 0
     tiles = TileSet.open(tmp_path / "out")
-    assert tiles.patients("train") == ["005"] and len({row.slide for row in tiles.index("train")}) == 3
-    assert sorted(sum((tiles.patients(split) for split in ("val", "test", "style")), [])) == ["001", "002", "006"]
+    assert (
+        tiles.patients("train") == ["005"] and len({row.slide for row in tiles.index("train")}) == 3
+    )
+    assert sorted(sum((tiles.patients(split) for split in ("val", "test", "style")), [])) == [
+        "001",
+        "002",
+        "006",
+    ]
 
 
 def test_a_folder_with_an_index(source, tmp_path):
@@ -75,7 +92,9 @@ def test_a_folder_with_an_index(source, tmp_path):
     lines = ["image,mask,class_id,class_name,mask_ok"]
     for number in range(1, 13):
         Image.fromarray(flower_mask().astype(np.uint8)).save(folder / "masks" / f"{number}.png")
-        (folder / f"{number}.jpg").write_bytes((source / "jpg" / f"image_{number:05d}.jpg").read_bytes())
+        (folder / f"{number}.jpg").write_bytes(
+            (source / "jpg" / f"image_{number:05d}.jpg").read_bytes()
+        )
         lines.append(f"{number}.jpg,masks/{number}.png,{number % 6},kind,{int(number > 6)}")
     (folder / "index.csv").write_text("\n".join(lines) + "\n")
     assert flowers.main([f"--source={folder}", f"--out={tmp_path / 'out'}", *SMALL]) == 0
@@ -96,7 +115,8 @@ def test_a_folder_with_an_index(source, tmp_path):
 
 def test_wrong_folders(source, tmp_path):
     with pytest.raises(
-        UserError, match=r"(?s)no jpg/, no segmim/, no imagelabels\.mat, no setid\.mat.*102segmentations"
+        UserError,
+        match=r"(?s)no jpg/, no segmim/, no imagelabels\.mat, no setid\.mat.*102segmentations",
     ):
         flowers.main([f"--source={tmp_path}", f"--out={tmp_path / 'out'}"])
     folder = make_flowers(tmp_path / "F", segmentations=False)
@@ -109,7 +129,9 @@ def test_wrong_folders(source, tmp_path):
     with pytest.raises(UserError, match="--annotated=five"):
         flowers.main([f"--source={source}", f"--out={tmp_path / 'out'}", "--annotated=five"])
     with pytest.raises(UserError, match="--dry_run writes nothing"):
-        flowers.main([f"--source={tmp_path / 'H'}", f"--out={tmp_path / 'out'}", "--download", "--dry_run"])
+        flowers.main(
+            [f"--source={tmp_path / 'H'}", f"--out={tmp_path / 'out'}", "--download", "--dry_run"]
+        )
     assert not any((tmp_path / name).exists() for name in ("out", "out-report", "H"))
 
 
@@ -128,7 +150,9 @@ def test_download(source, tmp_path, monkeypatch):
     monkeypatch.setattr(flowers_fetch, "ARCHIVES", dict.fromkeys(flowers_fetch.ARCHIVES, ""))
     flowers_fetch.download(target, base)
     flowers.check_source(target)
-    assert flowers.read_numbers(target) == flowers.read_numbers(source) and not list(target.glob("*.partial"))
+    assert flowers.read_numbers(target) == flowers.read_numbers(source) and not list(
+        target.glob("*.partial")
+    )
     (server / "setid.mat").unlink()
     (target / "setid.mat").unlink()
     with pytest.raises(UserError, match=r"setid\.mat cannot be fetched"):
@@ -172,12 +196,17 @@ def write_tfds(folder: Path, source: Path, name: str = "image_{:05d}.jpg") -> No
 
     example_pb2: Any = tf_example_generated_pb2
     folder.mkdir(parents=True)
-    features = tfds.features.FeaturesDict({
-        "image": tfds.features.Image(encoding_format="jpeg"), "label": tfds.features.ClassLabel(num_classes=102),
-        "file_name": tfds.features.Text(),
-    })  # fmt: skip
+    features = tfds.features.FeaturesDict(
+        {
+            "image": tfds.features.Image(encoding_format="jpeg"),
+            "label": tfds.features.ClassLabel(num_classes=102),
+            "file_name": tfds.features.Text(),
+        }
+    )
     template = tfds.core.ShardedFileTemplate(
-        data_dir=epath.Path(folder), dataset_name="oxford_flowers102", filetype_suffix="array_record"
+        data_dir=epath.Path(folder),
+        dataset_name="oxford_flowers102",
+        filetype_suffix="array_record",
     )
     infos = []
     for split, numbers in (("train", range(1, 8)), ("validation", (8, 9)), ("test", (10, 11, 12))):
@@ -193,9 +222,14 @@ def write_tfds(folder: Path, source: Path, name: str = "image_{:05d}.jpg") -> No
             fields["file_name"].bytes_list.value.append(name.format(number).encode())
             writer.write(message.SerializeToString())
         writer.close()
-        infos.append(tfds.core.SplitInfo(
-            name=split, shard_lengths=[len(numbers)], num_bytes=1, filename_template=template.replace(split=split)
-        ))  # fmt: skip
+        infos.append(
+            tfds.core.SplitInfo(
+                name=split,
+                shard_lengths=[len(numbers)],
+                num_bytes=1,
+                filename_template=template.replace(split=split),
+            )
+        )
     tfds.folder_dataset.write_metadata(
         data_dir=folder, features=features, split_infos=infos, version="2.1.1", check_data=False
     )
@@ -224,5 +258,14 @@ def test_a_copy_of_tensorflow_datasets(source, tmp_path):
 @pytest.mark.data
 def test_flowers_17(real_data, tmp_path):
     flags = ["--limit=12", "--tile=128", "--workers=1"]
-    assert flowers.main([f"--source={real_data / 'flowers17'}", f"--out={tmp_path / 'out'}", *flags]) == 0
-    assert sum(len(rows) for rows in map(TileSet.open(tmp_path / "out").index, ("train", "val", "test", "style"))) >= 12
+    assert (
+        flowers.main([f"--source={real_data / 'flowers17'}", f"--out={tmp_path / 'out'}", *flags])
+        == 0
+    )
+    assert (
+        sum(
+            len(rows)
+            for rows in map(TileSet.open(tmp_path / "out").index, ("train", "val", "test", "style"))
+        )
+        >= 12
+    )

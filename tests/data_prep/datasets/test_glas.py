@@ -4,10 +4,10 @@ from PIL import Image
 
 from configs.glas import get_config
 from data_prep import glas
+from stedm_jax.common.errors import UserError
 from stedm_jax.data.classes import class_map
 from stedm_jax.data.records import TileSet
 from stedm_jax.data.whole import WholeSet
-from stedm_jax.errors import UserError
 from tests.data_prep.datasets.made import make_glas
 
 SMALL = ["--tile=32", "--mpp=0.62", "--workers=1"]
@@ -28,7 +28,10 @@ def test_by_patient(source, tmp_path):
     assert pixels.tolist() == [120 * 160 - glands, glands]
     assert tiles.read("test", 0).tags["grade_2015"] == "poorly differentiated"
     config = get_config()
-    assert class_map(tiles.classes, config.data.groups, config.data.foreground).names == ("background", "gland")
+    assert class_map(tiles.classes, config.data.groups, config.data.foreground).names == (
+        "background",
+        "gland",
+    )
 
 
 def test_splits_of_your_own(source, tmp_path):
@@ -42,10 +45,17 @@ def test_splits_of_your_own(source, tmp_path):
 def test_the_official_split_says_that_it_leaks(source, tmp_path, capsys):
     flags = ["--split=official", "--classes=3", "--val=0.2"]
     assert glas.main([f"--source={source}", f"--out={tmp_path / 'out'}", *SMALL, *flags]) == 0
-    assert "WARNING: the official split of GlaS is not by patient: 1 people (patients 1)" in capsys.readouterr().err
+    assert (
+        "WARNING: the official split of GlaS is not by patient: 1 people (patients 1)"
+        in capsys.readouterr().err
+    )
     tiles = TileSet.open(tmp_path / "out")
     assert tiles.patients("test") == ["1@test", "4@test"]
-    assert len(tiles.patients("val")) == 1 and len(tiles.patients("train")) == 4 and "style" not in tiles.splits
+    assert (
+        len(tiles.patients("val")) == 1
+        and len(tiles.patients("train")) == 4
+        and "style" not in tiles.splits
+    )
     assert [spec.name for spec in tiles.classes] == ["stroma", "benign gland", "malignant gland"]
     for row, tile in ((row, tiles.read("test", row.record)) for row in tiles.index("test")):
         assert tile.patient == f"{tile.tags['true_patient']}@test"
@@ -72,17 +82,32 @@ def test_a_bad_image_stops_no_other(tmp_path):
 
 
 def test_wrong_folders(source, tmp_path):
-    with pytest.raises(UserError, match=r"(?s)no Grade\.csv and no index\.csv.*train_1_anno\.bmp.*research only"):
+    with pytest.raises(
+        UserError, match=r"(?s)no Grade\.csv and no index\.csv.*train_1_anno\.bmp.*research only"
+    ):
         glas.main([f"--source={tmp_path}", f"--out={tmp_path / 'out'}"])
     folder = make_glas(tmp_path / "GlaS")
     for path in folder.rglob("*.bmp"):
         path.unlink()
-    with pytest.raises(UserError, match=r"testA_1\.bmp and .*testA_1_anno\.bmp of the table is not in"):
+    with pytest.raises(
+        UserError, match=r"testA_1\.bmp and .*testA_1_anno\.bmp of the table is not in"
+    ):
         glas.main([f"--source={folder}", f"--out={tmp_path / 'out'}"])
-    with pytest.raises(UserError, match=r"--source_mpp says 62 um per pixel, which is outside 0\.05 to 5"):
-        glas.main([f"--source={source}", f"--out={tmp_path / 'out'}", "--source_mpp=62", "--mpp=124"])
+    with pytest.raises(
+        UserError, match=r"--source_mpp says 62 um per pixel, which is outside 0\.05 to 5"
+    ):
+        glas.main(
+            [f"--source={source}", f"--out={tmp_path / 'out'}", "--source_mpp=62", "--mpp=124"]
+        )
     with pytest.raises(UserError, match="give one of the two"):
-        glas.main([f"--source={source}", f"--out={tmp_path / 'out'}", "--split=official", "--splits=train:1"])
+        glas.main(
+            [
+                f"--source={source}",
+                f"--out={tmp_path / 'out'}",
+                "--split=official",
+                "--splits=train:1",
+            ]
+        )
     assert not (tmp_path / "out").exists() and not (tmp_path / "out-report").exists()
 
 
@@ -104,7 +129,13 @@ def test_real_images(real_data, tmp_path):
 
 
 def test_whole_images_with_their_numbered_glands(source, tmp_path):
-    flags = [f"--source={source}", f"--out={tmp_path / 'out'}", "--split=official", "--whole", *SMALL]
+    flags = [
+        f"--source={source}",
+        f"--out={tmp_path / 'out'}",
+        "--split=official",
+        "--whole",
+        *SMALL,
+    ]
     assert glas.main(flags) == 0
     whole = WholeSet.open(tmp_path / "out-whole")
     assert {row.split for row in whole.images} == {"val", "test"}
@@ -112,7 +143,9 @@ def test_whole_images_with_their_numbered_glands(source, tmp_path):
     assert sorted(parts.values()) == ["testA", "testB", "train"] and parts["testA_1"] == "testA"
     for row in whole.images:
         numbers = whole.instances(row)
-        assert numbers is not None and np.unique(numbers).tolist() == [0, 1, 2, 17] and row.mpp == 0.62
+        assert (
+            numbers is not None and np.unique(numbers).tolist() == [0, 1, 2, 17] and row.mpp == 0.62
+        )
         np.testing.assert_array_equal(whole.mask(row), numbers > 0)
 
 
@@ -120,6 +153,17 @@ def test_whole_images_that_cannot_be_read_stop_no_other(tmp_path, capsys):
     folder = make_glas(tmp_path / "GlaS")
     small = np.zeros((10, 10), np.uint8)
     Image.fromarray(small).save(next(folder.rglob("testA_1_anno.bmp")))
-    assert glas.main([f"--source={folder}", f"--out={tmp_path / 'out'}", "--split=official", "--whole", *SMALL]) == 1
+    assert (
+        glas.main(
+            [
+                f"--source={folder}",
+                f"--out={tmp_path / 'out'}",
+                "--split=official",
+                "--whole",
+                *SMALL,
+            ]
+        )
+        == 1
+    )
     assert "its mask are (10, 10) pixels, the image (120, 160)" in capsys.readouterr().err
     assert "testA_1" not in {row.name for row in WholeSet.open(tmp_path / "out-whole").images}

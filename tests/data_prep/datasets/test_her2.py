@@ -4,10 +4,10 @@ from PIL import Image
 
 from configs.her2 import get_config
 from data_prep import her2
+from stedm_jax.common.errors import UserError
 from stedm_jax.data.classes import class_map
 from stedm_jax.data.records import TileSet
 from stedm_jax.data.schema import VOID
-from stedm_jax.errors import UserError
 from tests.data_prep.datasets.made import make_her2
 
 SMALL = ["--tile=32", "--mpp=1", "--workers=1"]
@@ -50,7 +50,9 @@ def test_the_configuration_takes_these_classes(packed):
 
 
 def test_labelled_leaves_the_others_for_style(source, tmp_path):
-    assert her2.main([f"--source={source}", f"--out={tmp_path / 'out'}", *SMALL, "--labelled=1"]) == 0
+    assert (
+        her2.main([f"--source={source}", f"--out={tmp_path / 'out'}", *SMALL, "--labelled=1"]) == 0
+    )
     tiles = TileSet.open(tmp_path / "out")
     assert len(tiles.patients("train")) == 1 and len(tiles.patients("style")) == 2
 
@@ -63,11 +65,14 @@ def test_a_slide_without_annotation_stops_no_other(source, tmp_path):
     (copy / "S2.geojson").unlink()
     assert her2.main([f"--source={copy}", f"--out={tmp_path / 'out'}", *SMALL]) == 1
     report = (tmp_path / "out-report" / "report.jsonl").read_text()
-    assert "S2.tiff has no annotation" in report and TileSet.open(tmp_path / "out").patients("train") == ["S1"]
+    assert "S2.tiff has no annotation" in report and TileSet.open(tmp_path / "out").patients(
+        "train"
+    ) == ["S1"]
 
 
 def test_a_bad_row_stops_no_other(source, tmp_path):
-    """Two annotations that may say the same, a number that is none, and a label mask in the place of polygons."""
+    """Two annotations that may say the same, a number that is none, and a label mask in the place
+    of polygons."""
     copy = tmp_path / "HER2"
     copy.mkdir()
     for path in source.iterdir():
@@ -78,17 +83,41 @@ def test_a_bad_row_stops_no_other(source, tmp_path):
     mask[8:56, 8:56], mask[16:40, 16:40] = 1, 2
     Image.fromarray(mask).save(copy / "S3.png")
     (copy / "S3.classes.json").write_text('{"1": "ROI", "2": "HER2 0"}')
-    lines = ["slide,patient,split,score,mpp", *(f"S{i}.tiff,S{i},{split},{score},{mpp}" for i, split, score, mpp in (
-        (1, "train", 3, ""), (2, "train", 3, ""), (3, "val", 0, "0.25"), (4, "test", 1, "fine")))]  # fmt: skip
+    lines = [
+        "slide,patient,split,score,mpp",
+        *(
+            f"S{i}.tiff,S{i},{split},{score},{mpp}"
+            for i, split, score, mpp in (
+                (1, "train", 3, ""),
+                (2, "train", 3, ""),
+                (3, "val", 0, "0.25"),
+                (4, "test", 1, "fine"),
+            )
+        ),
+    ]
     (copy / "table2.csv").write_text("\n".join(lines) + "\n")
-    flags = [f"--source={copy}", f"--table={copy / 'table2.csv'}", f"--out={tmp_path / 'out'}", *SMALL]
+    flags = [
+        f"--source={copy}",
+        f"--table={copy / 'table2.csv'}",
+        f"--out={tmp_path / 'out'}",
+        *SMALL,
+    ]
     assert her2.main(flags) == 1
     report = (tmp_path / "out-report" / "report.jsonl").read_text()
-    assert "S2.tiff has annotations in several files" in report and "mpp='fine' is no number" in report
+    assert (
+        "S2.tiff has annotations in several files" in report and "mpp='fine' is no number" in report
+    )
     tiles = TileSet.open(tmp_path / "out")
     assert tiles.patients("train") == ["S1"] and tiles.patients("val") == ["S3"]
     pixels = np.sum([tile.pixels for tile in tiles.index("val")], axis=0)
-    assert pixels.tolist() == [96**2 - 48**2, 0, 0, 0, 0, 0]  # in a mask, what is HER2 0 is no region of interest
+    assert pixels.tolist() == [
+        96**2 - 48**2,
+        0,
+        0,
+        0,
+        0,
+        0,
+    ]  # in a mask, what is HER2 0 is no region of interest
 
 
 def test_a_class_nobody_named(source, tmp_path):
@@ -102,5 +131,7 @@ def test_a_class_nobody_named(source, tmp_path):
 
 
 def test_a_wrong_folder(tmp_path):
-    with pytest.raises(UserError, match=r"(?s)no table\.csv.*slide, patient, split, score.*private"):
+    with pytest.raises(
+        UserError, match=r"(?s)no table\.csv.*slide, patient, split, score.*private"
+    ):
         her2.main([f"--source={tmp_path}", f"--out={tmp_path / 'out'}"])

@@ -19,7 +19,10 @@ def texts() -> str:
     for path in [*(REPO / "data_prep").rglob("*.py"), *(REPO / "stedm_jax" / "data").glob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.JoinedStr):
-                parts = (str(part.value) if isinstance(part, ast.Constant) else "..." for part in node.values)
+                parts = (
+                    str(part.value) if isinstance(part, ast.Constant) else "..."
+                    for part in node.values
+                )
                 found.append("".join(parts))
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 found.append(node.value)
@@ -28,14 +31,25 @@ def texts() -> str:
 
 def test_every_message_of_the_table_is_one():
     table = PAGE[PAGE.index("| it says | do |") :].splitlines()[2:]
-    quoted = [text for line in table if line.startswith("|") for text in re.findall("`([^`]+)`", line.split("|")[1])]
+    quoted = [
+        text
+        for line in table
+        if line.startswith("|")
+        for text in re.findall("`([^`]+)`", line.split("|")[1])
+    ]
     known = texts()
     assert len(quoted) > 10
     assert [text for text in quoted if not all(part in known for part in text.split("..."))] == []
 
 
 def test_every_option_is_one(monkeypatch, capsys):
-    named = set(re.findall(r"`?(--\w+)", PAGE)) - {"--nthreads", "--nworkers", "--size", "--turns", "--slides"}
+    named = set(re.findall(r"`?(--\w+)", PAGE)) - {
+        "--nthreads",
+        "--nworkers",
+        "--size",
+        "--turns",
+        "--slides",
+    }
     # those left out are dask's and the benchmark's
     known = ""
     for name in COMMANDS:

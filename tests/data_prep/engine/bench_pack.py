@@ -1,24 +1,30 @@
-"""Times packing a slide against a plain loop over its tiles, in turns, and shows where the engine's time goes.
+"""Times packing a slide against a plain loop over its tiles, in turns, and shows where the engine's
+time goes.
 
     python -m tests.data_prep.engine.bench_pack [--size=30000] [--mpp=1.0] [--tile=256] [--turns=3]
     python -m tests.data_prep.engine.bench_pack --turns=1 --workers=1,2 --slides=8
 
-Both sides end with the same product: a file of records with image and mask, for the same tiles. The plain side calls
-OpenSlide.read_region for each tile at the best level that OpenSlide names, scales by Pillow's box filter, draws the
-mask of each tile, and encodes both by OpenCV with its own settings; it looks for no tissue, draws no thumbnail,
-counts no pixels and computes no checksums. Times are of the processor, since other things run on the machine. A slide
-of the size wanted is made.
+Both sides end with the same product: a file of records with image and mask, for the same tiles. The
+  plain side calls
+OpenSlide.read_region for each tile at the best level that OpenSlide names, scales by Pillow's box
+filter, draws the mask of each tile, and encodes both by OpenCV with its own settings; it looks for
+no tissue, draws no thumbnail, counts no pixels and computes no checksums. Times are of the
+processor, since other things run on the machine. A slide of the size wanted is made.
 
-With --workers, runs of the whole command on --slides copies are timed by the wall, starting the workers included.
-What two processes can win at all on a machine that others use too is measured beside each run: as many processes as
-workers do the same arithmetic (PNG of a tile), first one, then all at once. That ceiling is 2 on two idle cores.
+With --workers, runs of the whole command on --slides copies are timed by the wall, starting the
+workers included.
+What two processes can win at all on a machine that others use too is measured beside each run: as
+  many processes as
+workers do the same arithmetic (PNG of a tile), first one, then all at once. That ceiling is 2 on
+two idle cores.
 
 Kinds of the profile:
 
     read      decoding the slide's tiles, and putting them together
     scale     averaging pixels by area
     encode    PNG of the image and of the mask
-    overview  the same for the coarse image that tissue is found on: "overview read", "overview scale"
+    overview  the same for the coarse image that tissue is found on: "overview read", "overview
+      scale"
     tissue, masks (drawing them from polygons), opening (slide and annotation), thumbnail
     check     refusing what breaks the schema, counting pixels, the message, the index
     store     writing records, reading them again for their checksum, waiting for the disk
@@ -50,10 +56,10 @@ from PIL import Image
 
 import data_prep.engine.cut as cut_module
 import data_prep.engine.source as source_module
-import data_prep.readers.openslide_file as file_module
-import data_prep.readers.scaled as scaled_module
 import stedm_jax.data.parts as parts_module
 import stedm_jax.data.schema as schema_module
+import stedm_jax.imaging.openslide_file as file_module
+import stedm_jax.imaging.slide as scaled_module
 from data_prep.annotations import draw_mask, load_annotation
 from data_prep.classes import ClassPlan
 from data_prep.engine.job import CutRules, Job, PolygonFiles, SlideReport, Task
@@ -64,25 +70,35 @@ from stedm_jax.data.index import read_index
 from stedm_jax.data.png import encode_png
 from stedm_jax.data.records import RECORD_OPTIONS
 from stedm_jax.data.schema import ClassSpec, Tile
-from tests.data_prep.readers.big_slide import texture, write_big_slide
+from tests.stedm_jax.imaging.big_slide import texture, write_big_slide
 
-PLAN = ClassPlan(tuple(ClassSpec(name, (0, 0, 0)) for name in ("background", "a", "b")), {"a": 1, "b": 2}, 0, 0)
+PLAN = ClassPlan(
+    tuple(ClassSpec(name, (0, 0, 0)) for name in ("background", "a", "b")), {"a": 1, "b": 2}, 0, 0
+)
 WATCHED = (
-    (file_module.OpenSlideFile, "read_level", "read"), (scaled_module, "area_resample", "scale"),
-    (schema_module, "encode_image", "encode"), (schema_module, "encode_mask", "encode"),
-    (scaled_module.Slide, "overview", "overview"), (cut_module, "find_tissue", "tissue"),
-    (source_module.SlideSource, "labels", "masks"), (parts_module.PartWriter, "write", "check"),
-    (parts_module.PartWriter, "finish", "check"), (parts_module, "file_sha256", "store"),
-    (parts_module, "settle", "store"), (parts_module, "ArrayRecordWriter", "store"), (cut_module, "_draw", "thumbnail"),
+    (file_module.OpenSlideFile, "read_level", "read"),
+    (scaled_module, "area_resample", "scale"),
+    (schema_module, "encode_image", "encode"),
+    (schema_module, "encode_mask", "encode"),
+    (scaled_module.Slide, "overview", "overview"),
+    (cut_module, "find_tissue", "tissue"),
+    (source_module.SlideSource, "labels", "masks"),
+    (parts_module.PartWriter, "write", "check"),
+    (parts_module.PartWriter, "finish", "check"),
+    (parts_module, "file_sha256", "store"),
+    (parts_module, "settle", "store"),
+    (parts_module, "ArrayRecordWriter", "store"),
+    (cut_module, "_draw", "thumbnail"),
     (cut_module, "opened", "opening"),
-)  # fmt: skip
+)
 PIXELS = ("read", "scale", "encode")
 CALIBRATION = 1500
 """PNGs that each process of the calibration makes; about a second."""
 
 
 class Clock:
-    """Processor time by kind, less what looking at the clock takes; the overview's is told apart."""
+    """Processor time by kind, less what looking at the clock takes; the overview's is told
+    apart."""
 
     def __init__(self) -> None:
         self.spent: dict[str, float] = {}
@@ -92,7 +108,9 @@ class Clock:
 
     def _switch(self) -> None:
         now = time.process_time()
-        self.spent[self._stack[-1]] = self.spent.get(self._stack[-1], 0.0) + now - self._since - self._look
+        self.spent[self._stack[-1]] = (
+            self.spent.get(self._stack[-1], 0.0) + now - self._since - self._look
+        )
         self._since = now
 
     def watch(self, function: Callable[..., Any], kind: str) -> Callable[..., Any]:
@@ -125,7 +143,9 @@ class Clock:
     def table(self) -> str:
         """Shares of all kinds, and of what counts as pixels."""
         total = sum(self.spent.values())
-        pixels = sum(self.spent.get(f"{where}{kind}", 0.0) for where in ("", "overview ") for kind in PIXELS)
+        pixels = sum(
+            self.spent.get(f"{where}{kind}", 0.0) for where in ("", "overview ") for kind in PIXELS
+        )
         rows = sorted(self.spent.items(), key=lambda item: -item[1])
         lines = [f"  {kind:15} {spent:7.3f} s {100 * spent / total:5.1f} %" for kind, spent in rows]
         store = self.spent.get("store", 0.0)
@@ -149,9 +169,15 @@ def write_annotation(path: Path, size: int) -> None:
     """Wavy regions of two classes all over the slide, as a pathologist draws them."""
     features, rng, step = [], np.random.default_rng(0), 3000
     angle = np.linspace(0, 2 * np.pi, 200)
-    for number, (y, x) in enumerate((y, x) for y in range(0, size, step) for x in range(0, size, step)):
-        radius = step * (0.35 + 0.05 * np.sin(rng.integers(3, 9) * angle) + 0.01 * rng.standard_normal(200))
-        ring = np.stack([x + step / 2 + radius * np.cos(angle), y + step / 2 + radius * np.sin(angle)], 1)
+    for number, (y, x) in enumerate(
+        (y, x) for y in range(0, size, step) for x in range(0, size, step)
+    ):
+        radius = step * (
+            0.35 + 0.05 * np.sin(rng.integers(3, 9) * angle) + 0.01 * rng.standard_normal(200)
+        )
+        ring = np.stack(
+            [x + step / 2 + radius * np.cos(angle), y + step / 2 + radius * np.sin(angle)], 1
+        )
         ring = np.concatenate([ring[:-1], ring[:1]]).clip(0, size).round(1).tolist()
         geometry = {"type": "Polygon", "coordinates": [ring]}
         named = {"objectType": "annotation", "classification": {"name": "ab"[number % 2]}}
@@ -183,10 +209,14 @@ def plain(slide: Path, labels: Path, rules: CutRules, places: list[Position], ou
     side = round(tile * factor / file.level_downsamples[level])
     writer = ArrayRecordWriter(str(out), RECORD_OPTIONS)
     usual = mock.patch.object(schema_module, "encode_png", usual_png)
-    png = mock.patch.object(schema_module, "encode_mask", lambda mask: cv2.imencode(".png", mask)[1].tobytes())
+    png = mock.patch.object(
+        schema_module, "encode_mask", lambda mask: cv2.imencode(".png", mask)[1].tobytes()
+    )
     with usual, png:
         for y, x in places:
-            region = file.read_region((round(x * factor), round(y * factor)), level, (side, side)).convert("RGB")
+            region = file.read_region(
+                (round(x * factor), round(y * factor)), level, (side, side)
+            ).convert("RGB")
             if side != tile:
                 region = region.resize((tile, tile), Image.Resampling.BOX)
             mask = draw_mask(polygons, PLAN.ids, (y, x, tile, tile), factor, 0)
@@ -197,11 +227,14 @@ def plain(slide: Path, labels: Path, rules: CutRules, places: list[Position], ou
 
 
 def digest(part: Path) -> str:
-    """Of all records in their order: unlike the file's own checksum, it says what any writer must keep."""
+    """Of all records in their order: unlike the file's own checksum, it says what any writer must
+    keep."""
     reader, total = ArrayRecordReader(str(part / parts_module.RECORDS)), hashlib.sha256()
     for data in reader.read_all():
         tile = schema_module.decode_tile(data)
-        total.update(tile.image.tobytes() + tile.mask.tobytes() + f"{tile.x},{tile.y},{tile.kind}".encode())
+        total.update(
+            tile.image.tobytes() + tile.mask.tobytes() + f"{tile.x},{tile.y},{tile.kind}".encode()
+        )
     reader.close()
     return total.hexdigest()[:16]
 
@@ -214,7 +247,8 @@ def seconds(function: Callable[..., Any], *arguments: object) -> float:
 
 
 def _calibrate(barrier: Any, rounds: int, took: Any) -> None:
-    """What each process of a calibration does: starts with the others, and times its own work by the wall."""
+    """What each process of a calibration does: starts with the others, and times its own work by
+    the wall."""
     tile = texture(256)
     encode_png(tile)
     barrier.wait()
@@ -228,7 +262,9 @@ def side_by_side(processes: int, rounds: int = CALIBRATION) -> float:
     """Seconds that the slowest of so many processes takes for the same work."""
     context = multiprocessing.get_context("spawn")
     barrier, took = context.Barrier(processes), context.Queue()
-    running = [context.Process(target=_calibrate, args=(barrier, rounds, took)) for _ in range(processes)]
+    running = [
+        context.Process(target=_calibrate, args=(barrier, rounds, took)) for _ in range(processes)
+    ]
     for process in running:
         process.start()
     slowest = max(took.get() for _ in running)
@@ -244,12 +280,20 @@ def ceiling(processes: int) -> float:
 
 def spent_in_all() -> float:
     """Processor time of this process and of its children that have ended."""
-    own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    own, children = (
+        resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
     return sum(usage.ru_utime + usage.ru_stime for usage in (own, children))
 
 
 def by_workers(
-    folder: Path, slide: Path, labels: Path, rules: CutRules, counts: list[int], turns: int, slides: int
+    folder: Path,
+    slide: Path,
+    labels: Path,
+    rules: CutRules,
+    counts: list[int],
+    turns: int,
+    slides: int,
 ) -> None:
     """Times the whole command, in turns; prints a line a turn."""
     for name in ("slides", "annotations"):
@@ -261,7 +305,12 @@ def by_workers(
         rows.append(f"{number}.tif,P{number},train")
     (folder / "t.csv").write_text("\n".join(rows))
     flags = [f"--{name}={folder / name}" for name in ("slides", "annotations")]
-    flags += [f"--table={folder / 't.csv'}", f"--mpp={rules.mpp}", f"--tile={rules.tile}", "--slide_mpp=0.25"]
+    flags += [
+        f"--table={folder / 't.csv'}",
+        f"--mpp={rules.mpp}",
+        f"--tile={rules.tile}",
+        "--slide_mpp=0.25",
+    ]
     flags += ["--annotation_complete", "--overwrite", "--name=bench"]
     for _ in range(turns):
         took, spent, most = {}, {}, [ceiling(counts[-1])]
@@ -270,7 +319,10 @@ def by_workers(
             pack([*flags, f"--out={folder / f'out-{count}'}", f"--workers={count}"])
             took[count], spent[count] = time.monotonic() - started, spent_in_all() - before
             most.append(ceiling(counts[-1]))
-        told = ", ".join(f"{count} workers {took[count]:.1f} s ({spent[count]:.1f} of processors)" for count in counts)
+        told = ", ".join(
+            f"{count} workers {took[count]:.1f} s ({spent[count]:.1f} of processors)"
+            for count in counts
+        )
         ratio, reach = took[counts[0]] / took[counts[-1]], float(np.mean(most))
         print(
             f"{slides} slides, by the wall: {told}; ratio {ratio:.2f}, of {reach:.2f} that the machine allowed "
@@ -287,7 +339,9 @@ def main() -> None:
     parser.add_argument("--tile", type=int, default=256)
     parser.add_argument("--margin", type=int, default=0, help="of the engine only")
     parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--workers", default="", help="such as 1,2: time the whole command with so many")
+    parser.add_argument(
+        "--workers", default="", help="such as 1,2: time the whole command with so many"
+    )
     parser.add_argument("--slides", type=int, default=8, help="that are packed with --workers")
     args = parser.parse_args()
     cv2.setNumThreads(0)
@@ -302,10 +356,18 @@ def main() -> None:
         factor = args.mpp / 0.25
         rows = read_index(part / "index.csv")["train"]
         places = [(round(row.y / factor), round(row.x / factor)) for row in rows]
-        print(f"{args.size} pixels at {args.mpp} um, {len(places)} tiles; records {digest(part)}", flush=True)
+        print(
+            f"{args.size} pixels at {args.mpp} um, {len(places)} tiles; records {digest(part)}",
+            flush=True,
+        )
         for _ in range(args.turns):
-            own, other = seconds(engine, *common, part), seconds(plain, *common, places, folder / "plain")
-            rates = f"{len(places) / own:.1f} and {len(places) / other:.1f} tiles/s of processor time"
+            own, other = (
+                seconds(engine, *common, part),
+                seconds(plain, *common, places, folder / "plain"),
+            )
+            rates = (
+                f"{len(places) / own:.1f} and {len(places) / other:.1f} tiles/s of processor time"
+            )
             print(f"engine and plain loop: {rates}; ratio {other / own:.2f}", flush=True)
         clock = Clock()
         with clock.running():

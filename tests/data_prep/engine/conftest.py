@@ -22,7 +22,8 @@ def square(name: str, x0: float, y0: float, x1: float, y1: float) -> dict:
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory):
-    """Five slides of 640 pixels, 0.5 um: tissue in the left 448 columns, tumour in its middle, stroma round it.
+    """Five slides of 640 pixels, 0.5 um: tissue in the left 448 columns, tumour in its middle,
+    stroma round it.
 
     a and b are of train, c of val, d of test, e of style. Treat as read-only.
     """
@@ -30,7 +31,9 @@ def made(tmp_path_factory):
     (folder / "slides").mkdir()
     (folder / "annotations").mkdir()
     rows = ["slide,patient,split,hospital"]
-    for number, (name, split) in enumerate(zip("abcde", ("train", "train", "val", "test", "style"), strict=True)):
+    for number, (name, split) in enumerate(
+        zip("abcde", ("train", "train", "val", "test", "style"), strict=True)
+    ):
         rng = np.random.default_rng(number)
         image = np.full((SIDE, SIDE, 3), 244, np.uint8)
         image[:, :448] = np.clip(rng.normal((190, 120, 175), 25, (SIDE, 448, 3)), 0, 255)
@@ -48,6 +51,13 @@ def made(tmp_path_factory):
 def options(made):
     """Options of data_prep.slides for those."""
     return {
-        "slides": made / "slides", "annotations": made / "annotations", "table": made / "t.csv", "mpp": 1.0,
-        "tile": 32, "workers": 1, "classes": "stroma=Stroma,tumour:#0a0b0c=Tumor", "ignore": "ROI", "name": "made",
-    }  # fmt: skip
+        "slides": made / "slides",
+        "annotations": made / "annotations",
+        "table": made / "t.csv",
+        "mpp": 1.0,
+        "tile": 32,
+        "workers": 1,
+        "classes": "stroma=Stroma,tumour:#0a0b0c=Tumor",
+        "ignore": "ROI",
+        "name": "made",
+    }

@@ -9,7 +9,7 @@ import pytest
 
 from tests.data_prep.conftest import REPO
 from tests.data_prep.engine.bench_pack import write_annotation
-from tests.data_prep.readers.big_slide import write_big_slide
+from tests.stedm_jax.imaging.big_slide import write_big_slide
 
 CUT = r"""
 import json, re, sys
@@ -30,14 +30,18 @@ print(json.dumps({"before": before, "peak": peak(), "tiles": report.tiles}))
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak of its memory from Linux")
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="reads the peak of its memory from Linux"
+)
 def test_memory_of_a_worker_is_bounded(tmp_path):
     found = {}
     for size in (8_000, 30_000):
         slide = tmp_path / f"{size}.tif"
         write_big_slide(slide, size)
         write_annotation(slide.with_suffix(".geojson"), size)
-        done = subprocess.run([sys.executable, "-c", CUT, slide], capture_output=True, text=True, check=True, cwd=REPO)
+        done = subprocess.run(
+            [sys.executable, "-c", CUT, slide], capture_output=True, text=True, check=True, cwd=REPO
+        )
         found[size] = json.loads(done.stdout)
     print(found)
     assert [each["tiles"] for each in found.values()] == [8**2, 30**2]

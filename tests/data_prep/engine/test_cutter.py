@@ -34,7 +34,13 @@ def test_glass_tiles_leave_what_void_polygons_say(options, made, tmp_path):
     for path in (tmp_path / "annotations").iterdir():
         features = [*json.loads(path.read_text()), square("Dirt", 470, 0, 520, 640)]
         path.write_text(json.dumps(features))
-    changes = {"annotations": tmp_path / "annotations", "void": "Dirt", "glass": 0.6, "margin": 16, "limit": 1}
+    changes = {
+        "annotations": tmp_path / "annotations",
+        "void": "Dirt",
+        "glass": 0.6,
+        "margin": 16,
+        "limit": 1,
+    }
     status, _ = call(main, tmp_path / "out", options | changes)
     assert status == 0
     tiles, glass = glass_of(tmp_path / "out")
@@ -59,7 +65,9 @@ def test_tiles_that_keep_their_stain_are_told(options, tmp_path):
     assert "keep their stain" in (tmp_path / "out-report" / "summary.md").read_text()
 
 
-def test_the_manifest_tells_the_stain_also_of_a_set_that_was_packed_before_it_did(options, tmp_path):
+def test_the_manifest_tells_the_stain_also_of_a_set_that_was_packed_before_it_did(
+    options, tmp_path
+):
     changes = options | {"stain_norm": "macenko", "limit": 1}
     assert call(main, tmp_path / "out", changes)[0] == 0
     file = tmp_path / "out" / "manifest.json"

@@ -4,7 +4,7 @@ import time
 import pytest
 
 from data_prep.engine.executors import WorkerDied, map_in_order, run_tasks
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 
 
 def square(number):
@@ -63,20 +63,30 @@ def die_at_once(task):
 def test_no_scheduler_there(monkeypatch):
     pytest.importorskip("distributed")
     monkeypatch.setattr("data_prep.engine.executors.PATIENCE", 1)
-    with pytest.raises(UserError, match="No dask scheduler answers at --scheduler=tcp://127.0.0.1:9"):
+    with pytest.raises(
+        UserError, match="No dask scheduler answers at --scheduler=tcp://127.0.0.1:9"
+    ):
         list(run_tasks(square, range(3), scheduler="tcp://127.0.0.1:9"))
 
 
 @pytest.mark.slow
 def test_a_real_scheduler_with_two_worker_processes():
     distributed = pytest.importorskip("distributed")
-    settings = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
+    settings = {
+        "n_workers": 2,
+        "threads_per_worker": 1,
+        "processes": True,
+        "dashboard_address": None,
+    }
     with (
         distributed.LocalCluster(**settings) as cluster,
         distributed.Client(cluster) as client,
     ):
         processes = set(client.run(os.getpid).values())
-        found = {result for _, result in run_tasks(pid_of, range(12), scheduler=cluster.scheduler_address)}
+        found = {
+            result
+            for _, result in run_tasks(pid_of, range(12), scheduler=cluster.scheduler_address)
+        }
     assert found == processes and len(processes) == 2
 
 

@@ -12,8 +12,8 @@ import pytest
 
 import data_prep.engine.run as run_module
 from data_prep.slides import main
+from stedm_jax.common.errors import UserError
 from stedm_jax.data.records import TileSet
-from stedm_jax.errors import UserError
 from tests.data_prep.conftest import REPO, call, content
 
 
@@ -57,7 +57,9 @@ def test_parts_of_other_rules_are_refused_not_swept(own, tmp_path, monkeypatch):
     assert len(parts) == 3
     with pytest.raises(UserError, match=r"interrupted run finished.*tile: 32 -> 64"):
         call(main, tmp_path / "out", own | {"tile": 64})
-    assert sorted(path.parent.name for path in (tmp_path / "out.parts").glob("*/part.json")) == parts
+    assert (
+        sorted(path.parent.name for path in (tmp_path / "out.parts").glob("*/part.json")) == parts
+    )
     status, reports = call(main, tmp_path / "out", own | {"limit": 1})
     assert status == 0 and slides_of(tmp_path / "out") == ["a.tif", "b.tif", "c.tif"]
     status, reports = call(main, tmp_path / "out", own)
@@ -179,7 +181,8 @@ def test_many_notes_on_a_slide_are_counted():
 
 @pytest.mark.slow
 def test_workers_of_a_cluster_in_another_folder(own, tmp_path):
-    """Two worker processes that were started elsewhere pack what the command names by relative paths."""
+    """Two worker processes that were started elsewhere pack what the command names by relative
+    paths."""
     distributed = pytest.importorskip("distributed")
     call(main, tmp_path / "whole", own)
     (tmp_path / "elsewhere").mkdir()
@@ -193,15 +196,27 @@ def test_workers_of_a_cluster_in_another_folder(own, tmp_path):
     (tmp_path / "cluster.py").write_text(code)
     line, pipe = [sys.executable, str(tmp_path / "cluster.py")], subprocess.PIPE
     environment = os.environ | {"PYTHONPATH": str(REPO)}
-    cluster = subprocess.Popen(line, cwd=tmp_path / "elsewhere", env=environment, stdin=pipe, stdout=pipe, text=True)
+    cluster = subprocess.Popen(
+        line, cwd=tmp_path / "elsewhere", env=environment, stdin=pipe, stdout=pipe, text=True
+    )
     try:
         address = cluster.stdout.readline().strip()
         relative = {
-            name: value.relative_to(tmp_path) if isinstance(value, Path) else value for name, value in own.items()
+            name: value.relative_to(tmp_path) if isinstance(value, Path) else value
+            for name, value in own.items()
         }
         flags = [f"--{name}={value}" for name, value in relative.items()]
-        command = [sys.executable, "-m", "data_prep.slides", *flags, "--out=out", f"--scheduler={address}"]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+        command = [
+            sys.executable,
+            "-m",
+            "data_prep.slides",
+            *flags,
+            "--out=out",
+            f"--scheduler={address}",
+        ]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+        )
     finally:
         cluster.communicate(timeout=30)
     assert done.returncode == 0, done.stderr

@@ -15,12 +15,12 @@ import pytest
 
 import data_prep.engine.run as run_module
 from data_prep.annotations.mend import OUTSIDE
-from data_prep.readers.scaled import Slide
 from data_prep.slides import main
 from data_prep.tiff import write_pyramid
+from stedm_jax.common.errors import UserError
 from stedm_jax.data.records import TileSet
 from stedm_jax.data.styles import StylePool
-from stedm_jax.errors import UserError
+from stedm_jax.imaging.slide import Slide
 from tests.data_prep.conftest import REPO, call, content, read_report
 
 
@@ -46,8 +46,14 @@ def copied(made, options, tmp_path):
 def test_the_set_report_and_summary(options, whole, tmp_path):
     tiles = TileSet.open(tmp_path / "whole")
     tiles.verify()
-    assert tiles.splits == ("train", "val", "test", "style") and tiles.classes[1].color == (10, 11, 12)
-    assert [row.slide for row in tiles.index("train")] == sorted(row.slide for row in tiles.index("train"))
+    assert tiles.splits == ("train", "val", "test", "style") and tiles.classes[1].color == (
+        10,
+        11,
+        12,
+    )
+    assert [row.slide for row in tiles.index("train")] == sorted(
+        row.slide for row in tiles.index("train")
+    )
     row = tiles.index("train")[0]
     assert row.extent == 64.0 and row.kind == ""
     report = (tmp_path / "whole-report" / "summary.md").read_text()
@@ -59,7 +65,11 @@ def test_the_set_report_and_summary(options, whole, tmp_path):
 def test_the_same_again_packs_nothing(options, whole, tmp_path, capsys):
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "whole").iterdir()}
     status, reports = call(main, tmp_path / "whole", options)
-    assert status == 0 and "up to date" in capsys.readouterr().out and all(line["taken_over"] for line in reports)
+    assert (
+        status == 0
+        and "up to date" in capsys.readouterr().out
+        and all(line["taken_over"] for line in reports)
+    )
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "whole").iterdir()} == before
 
 
@@ -72,7 +82,13 @@ def test_a_slide_that_was_mended_is_all_that_is_packed_again(made, options, whol
     assert "b.tif" in (tmp_path / "out-report" / "summary.md").read_text()
     aside.replace(options["slides"] / "b.tif")
     status, reports = call(main, tmp_path / "out", options)
-    assert status == 0 and [line["taken_over"] for line in reports] == [True, False, True, True, True]
+    assert status == 0 and [line["taken_over"] for line in reports] == [
+        True,
+        False,
+        True,
+        True,
+        True,
+    ]
     assert content(tmp_path / "out") == whole
 
 
@@ -109,7 +125,13 @@ def test_microns_given_later_pack_only_the_slide_that_needs_them(made, options, 
     status, reports = call(main, tmp_path / "out", options)
     assert status == 1 and "how many microns" in reports[0]["error"]
     status, reports = call(main, tmp_path / "out", options | {"slide_mpp": 0.5})
-    assert status == 0 and [line["taken_over"] for line in reports] == [False, True, True, True, True]
+    assert status == 0 and [line["taken_over"] for line in reports] == [
+        False,
+        True,
+        True,
+        True,
+        True,
+    ]
     status, reports = call(main, tmp_path / "out", options | {"slide_mpp": 0.4})
     assert [line["taken_over"] for line in reports] == [False, True, True, True, True]
 
@@ -145,7 +167,9 @@ def test_any_exception_of_a_slide_is_told_with_its_place(options, tmp_path, monk
 
 
 @pytest.mark.slow
-def test_a_slide_that_kills_its_worker_is_the_only_one_to_fail(options, whole, tmp_path, monkeypatch):
+def test_a_slide_that_kills_its_worker_is_the_only_one_to_fail(
+    options, whole, tmp_path, monkeypatch
+):
     monkeypatch.setattr(run_module, "cut", functools.partial(kill_over, "b.tif"))
     status, reports = call(main, tmp_path / "out", options | {"workers": 2})
     assert status == 1 and [line["slide"] for line in reports if line["error"]] == ["b.tif"]
@@ -164,7 +188,8 @@ def kill_over(key, task):
 
 
 def test_killed_and_resumed_with_other_workers(options, whole, tmp_path):
-    """kill -9 when the first slide is finished; what was done is taken over, and the set is the same, byte by byte."""
+    """kill -9 when the first slide is finished; what was done is taken over, and the set is the
+    same, byte by byte."""
     out = tmp_path / "out"
     flags = [f"--{name}={value}" for name, value in options.items()]
     code = (
@@ -206,11 +231,16 @@ def test_a_remote_set(options, whole, tmp_path, monkeypatch):
     monkeypatch.setenv("STEDM_CACHE", str(tmp_path / "cache"))
     tiles = TileSet.open(url)
     assert tiles.manifest["index_sha256"] == json.loads(whole["manifest.json"])["index_sha256"]
-    assert len(list(tmp_path.glob("tiles-*-report/summary.md"))) == 1 == len(list(tmp_path.glob("tiles-*-spool")))
+    assert (
+        len(list(tmp_path.glob("tiles-*-report/summary.md")))
+        == 1
+        == len(list(tmp_path.glob("tiles-*-spool")))
+    )
 
 
 def test_a_remote_set_is_looked_at_before_packing(options, tmp_path, monkeypatch):
-    """One of somebody else is not replaced, one of ours is; a store that refuses says so at once."""
+    """One of somebody else is not replaced, one of ours is; a store that refuses says so at
+    once."""
     monkeypatch.chdir(tmp_path)
     url = f"memory://bucket-{uuid.uuid4().hex}/tiles"
     flags = [f"--{name}={value}" for name, value in options.items()] + [f"--out={url}", "--limit=1"]
@@ -226,7 +256,8 @@ def test_a_remote_set_is_looked_at_before_packing(options, tmp_path, monkeypatch
     store.pipe_file(f"{root}/manifest.json", ours)
     assert main([*flags[:-1], "--limit=2"]) == 0
     assert (
-        json.loads(store.cat_file(f"{root}/manifest.json"))["records"]["train"] > json.loads(ours)["records"]["train"]
+        json.loads(store.cat_file(f"{root}/manifest.json"))["records"]["train"]
+        > json.loads(ours)["records"]["train"]
     )
 
     def refuse(*arguments, **keywords):
@@ -249,7 +280,9 @@ def test_margins_hold_what_lies_round_a_tile(options, tmp_path):
     assert (corner.image[:16] == 255).all() and (corner.image[:, :16] == 255).all()
 
 
-@pytest.mark.parametrize(("shift", "says"), [(0, ""), (330, "of what is annotated lies on tissue"), (480, OUTSIDE)])
+@pytest.mark.parametrize(
+    ("shift", "says"), [(0, ""), (330, "of what is annotated lies on tissue"), (480, OUTSIDE)]
+)
 def test_an_annotation_of_another_slide_is_doubted(made, options, tmp_path, capsys, shift, says):
     options = copied(made, options, tmp_path)
     path = tmp_path / "in" / "annotations" / "a.geojson"
@@ -261,10 +294,14 @@ def test_an_annotation_of_another_slide_is_doubted(made, options, tmp_path, caps
     _, reports = call(main, tmp_path / "out", options | {"min_tissue": 0.01, "limit": 1})
     assert len(reports[0]["warnings"]) == (1 if shift == 330 else 2 if shift else 0)
     shown = capsys.readouterr().err
-    assert all(f"warning: a.tif: {text}" in shown for text in reports[0]["warnings"]) and says in shown
+    assert (
+        all(f"warning: a.tif: {text}" in shown for text in reports[0]["warnings"]) and says in shown
+    )
 
 
-def test_style_tiles_are_pixels_of_their_own_slide_as_the_scanner_left_them(made, options, whole, tmp_path):
+def test_style_tiles_are_pixels_of_their_own_slide_as_the_scanner_left_them(
+    made, options, whole, tmp_path
+):
     """Neither another slide's coordinates, nor a stain normalised without being asked for."""
     tiles = TileSet.open(tmp_path / "whole")
     rows = tiles.index("train")
@@ -273,4 +310,6 @@ def test_style_tiles_are_pixels_of_their_own_slide_as_the_scanner_left_them(made
         with Slide(made / "slides" / rows[position].slide) as slide:
             for chosen in pool.choose(position, np.random.default_rng(position)):
                 tile = tiles.read("train", chosen)
-                np.testing.assert_array_equal(tile.image, slide.read(1.0, tile.y // 2, tile.x // 2, 32, 32))
+                np.testing.assert_array_equal(
+                    tile.image, slide.read(1.0, tile.y // 2, tile.x // 2, 32, 32)
+                )

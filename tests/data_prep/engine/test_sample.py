@@ -4,9 +4,9 @@ import pytest
 from data_prep.classes import ClassPlan
 from data_prep.engine.sample import _counts, check_kinds
 from data_prep.slides import main
+from stedm_jax.common.errors import UserError
 from stedm_jax.data.records import TileSet
 from stedm_jax.data.schema import VOID, ClassSpec
-from stedm_jax.errors import UserError
 from tests.data_prep.conftest import call
 
 
@@ -18,7 +18,11 @@ def packed(options, out, **changes):
 
 def test_the_centre_of_each_tile_is_of_its_kind(options, tmp_path):
     tiles, reports = packed(
-        options, tmp_path / "out", sample="tumour:0.5,tissue:0.4,glass:0.1", per_slide=20, annotation_complete=True
+        options,
+        tmp_path / "out",
+        sample="tumour:0.5,tissue:0.4,glass:0.1",
+        per_slide=20,
+        annotation_complete=True,
     )
     assert [line["kinds"] for line in reports if line["split"] == "train"] == [
         {"tumour": 10, "tissue": 8, "glass": 2}
@@ -53,14 +57,28 @@ def test_places_depend_on_seed_and_slide_only(options, made, tmp_path):
 
 
 def test_a_kind_that_a_slide_lacks_leaves_its_share(options, tmp_path):
-    _, reports = packed(options, tmp_path / "out", sample="fat:0.5,tumour:0.5", per_slide=6,
-                        classes="stroma=Stroma,tumour=Tumor,fat")  # fmt: skip
+    _, reports = packed(
+        options,
+        tmp_path / "out",
+        sample="fat:0.5,tumour:0.5",
+        per_slide=6,
+        classes="stroma=Stroma,tumour=Tumor,fat",
+    )
     assert reports[0]["kinds"] == {"tumour": 6} and reports[0]["missing"] == 0
-    assert reports[0]["warnings"] == ["fewer tiles than --sample asks for: fat 0 of 3; others make up for them"]
+    assert reports[0]["warnings"] == [
+        "fewer tiles than --sample asks for: fat 0 of 3; others make up for them"
+    ]
 
 
-def test_a_shortfall_is_told_on_the_screen_in_the_summary_and_in_the_report(options, tmp_path, capsys):
-    flags = {"sample": "glass:0.5,tumour:0.5", "per_slide": 400, "annotation_complete": True, "tile": 96}
+def test_a_shortfall_is_told_on_the_screen_in_the_summary_and_in_the_report(
+    options, tmp_path, capsys
+):
+    flags = {
+        "sample": "glass:0.5,tumour:0.5",
+        "per_slide": 400,
+        "annotation_complete": True,
+        "tile": 96,
+    }
     _, reports = packed(options, tmp_path / "out", **flags)
     line = next(line for line in reports if line["split"] == "train")
     assert line["missing"] == 400 - line["tiles"] > 0 and line["not_chosen"] == 0
@@ -94,7 +112,10 @@ def test_unknown_kinds_and_glass_without_background():
 def test_counts_add_up(total):
     counts = _counts({"a": 0.5, "b": 0.4, "c": 0.1}, total)
     assert sum(counts.values()) == total
-    assert all(abs(counts[kind] - share * total) < 1 for kind, share in (("a", 0.5), ("b", 0.4), ("c", 0.1)))
+    assert all(
+        abs(counts[kind] - share * total) < 1
+        for kind, share in (("a", 0.5), ("b", 0.4), ("c", 0.1))
+    )
 
 
 def test_glass_tiles_at_their_rate(options, tmp_path):
@@ -102,7 +123,9 @@ def test_glass_tiles_at_their_rate(options, tmp_path):
     assert [spec.name for spec in tiles.classes] == ["background", "stroma", "tumour"]
     for report in reports:
         glass = report["kinds"].get("glass", 0)
-        assert glass == (round(0.25 * (report["tiles"] - glass)) if report["split"] in ("train", "style") else 0)
+        assert glass == (
+            round(0.25 * (report["tiles"] - glass)) if report["split"] in ("train", "style") else 0
+        )
     for split, value in (("train", 0), ("style", VOID)):
         found = [n for n, row in enumerate(tiles.index(split)) if row.kind == "glass"]
         masks = np.stack([tiles.read(split, n).mask for n in found])
@@ -110,8 +133,15 @@ def test_glass_tiles_at_their_rate(options, tmp_path):
 
 
 def test_regions_of_interest(options, tmp_path):
-    tiles, _ = packed(options, tmp_path / "out", rois="ROI", ignore=None, min_tissue=0, classes="tumour=Tumor",
-                      void="Stroma")  # fmt: skip
+    tiles, _ = packed(
+        options,
+        tmp_path / "out",
+        rois="ROI",
+        ignore=None,
+        min_tissue=0,
+        classes="tumour=Tumor",
+        void="Stroma",
+    )
     assert [spec.name for spec in tiles.classes] == ["background", "tumour"]
     canvas = np.full((320, 320), 99, np.uint8)
     for record, row in enumerate(tiles.index("val")):
@@ -120,12 +150,17 @@ def test_regions_of_interest(options, tmp_path):
         canvas[row.y // 2 : row.y // 2 + 32, row.x // 2 : row.x // 2 + 32] = tile.mask
     inside = np.zeros(canvas.shape, bool)
     inside[50:250, 50:200] = True
-    assert set(np.unique(canvas[inside])) == {1, VOID, 99} and set(np.unique(canvas[~inside])) <= {VOID, 99}
+    assert set(np.unique(canvas[inside])) == {1, VOID, 99} and set(np.unique(canvas[~inside])) <= {
+        VOID,
+        99,
+    }
     with pytest.raises(UserError, match="--rois names Region, which no annotation has"):
         call(main, tmp_path / "other", options | {"rois": "Region"})
     tiles, _ = packed(options, tmp_path / "third", rois="ROI", ignore="Stroma", classes=None)
     assert [spec.name for spec in tiles.classes] == ["background", "Tumor"]
-    values = np.unique(np.stack([tiles.read("val", n).mask for n in range(len(tiles.index("val")))]))
+    values = np.unique(
+        np.stack([tiles.read("val", n).mask for n in range(len(tiles.index("val")))])
+    )
     assert values.tolist() == [0, 1, VOID]
 
 
@@ -138,12 +173,22 @@ def test_sampling_pictures_by_their_masks(tmp_path):
     mask = np.zeros((90, 120), np.uint8)
     mask[30:60, 40:80] = 1
     cv2.imwrite(
-        str(tmp_path / "in" / "i.png"), np.random.default_rng(0).integers(0, 255, (90, 120, 3)).astype(np.uint8)
+        str(tmp_path / "in" / "i.png"),
+        np.random.default_rng(0).integers(0, 255, (90, 120, 3)).astype(np.uint8),
     )
     cv2.imwrite(str(tmp_path / "in" / "m.png"), mask)
     (tmp_path / "t.csv").write_text("image,mask,patient,split\ni.png,m.png,P,train\n")
-    options = {"images": tmp_path / "in", "masks": tmp_path / "in", "table": tmp_path / "t.csv", "tile": 32, "mpp": 1.0,
-               "classes": "a,b", "workers": 1, "sample": "a:0.5,b:0.5", "per_slide": 10}  # fmt: skip
+    options = {
+        "images": tmp_path / "in",
+        "masks": tmp_path / "in",
+        "table": tmp_path / "t.csv",
+        "tile": 32,
+        "mpp": 1.0,
+        "classes": "a,b",
+        "workers": 1,
+        "sample": "a:0.5,b:0.5",
+        "per_slide": 10,
+    }
     status, reports = call(folder, tmp_path / "out", options)
     assert status == 0 and reports[0]["kinds"] == {"a": 5, "b": 5}
     tiles = TileSet.open(tmp_path / "out")

@@ -6,9 +6,9 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from data_prep.readers.tiff_file import MOST_PIXELS, convert_advice
-from data_prep.readers.tiff_tiles import lay_on_white
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
+from stedm_jax.imaging.tiff_file import MOST_PIXELS, convert_advice
+from stedm_jax.imaging.tiff_tiles import lay_on_white
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".ppm")
 MODES = ("RGB", "RGBA", "L", "LA", "P", "CMYK", "YCbCr", "1")
@@ -17,7 +17,8 @@ MODES = ("RGB", "RGBA", "L", "LA", "P", "CMYK", "YCbCr", "1")
 class ImageFile:
     """An image of one level; see SlideReader for the attributes.
 
-    Its resolution is not trusted, since programs write 72 or 96 dpi into whatever they save: mpp is None.
+    Its resolution is not trusted, since programs write 72 or 96 dpi into whatever they save: mpp is
+      None.
 
     Raises:
       UserError: unreadable, more than 8 bits, or more than MOST_PIXELS.
@@ -37,7 +38,9 @@ class ImageFile:
                         f"{MOST_PIXELS // 10**6} million. {convert_advice(path)}"
                     )
                 if picture.mode not in MODES:
-                    raise UserError(f"{path} is of mode {picture.mode}; save it as RGB with 8 bits a channel.")
+                    raise UserError(
+                        f"{path} is of mode {picture.mode}; save it as RGB with 8 bits a channel."
+                    )
                 self.properties = {"image.format": str(picture.format), "image.mode": picture.mode}
                 clear = picture.mode in ("RGBA", "LA") or "transparency" in picture.info
                 pixels = np.array(picture.convert("RGBA" if clear else "RGB"))
@@ -48,7 +51,9 @@ class ImageFile:
         self._pixels = lay_on_white(pixels) if clear else pixels
         self.path, self.level_sizes, self.downsamples = path, ((width, height),), (1.0,)
 
-    def read_level(self, level: int, y: int, x: int, height: int, width: int) -> UInt8[np.ndarray, "h w 3"]:
+    def read_level(
+        self, level: int, y: int, x: int, height: int, width: int
+    ) -> UInt8[np.ndarray, "h w 3"]:
         """See SlideReader."""
         return self._pixels[y : y + height, x : x + width]
 

@@ -6,23 +6,29 @@ from types import TracebackType
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from data_prep.readers.open import open_slide
-from data_prep.readers.protocol import IGNORED_RESOLUTION, LEAST_MPP, MOST_MPP, SlideReader
-from data_prep.readers.resample import area_resample, edges
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
+from stedm_jax.imaging.open_slide import open_slide
+from stedm_jax.imaging.reader import IGNORED_RESOLUTION, LEAST_MPP, MOST_MPP, SlideReader
+from stedm_jax.imaging.resample import area_resample, edges
 
 MOST_SOURCE = 4096 * 4096
 """Most source pixels that are held at once, 50 MB of RGB; larger pieces are read in parts."""
 BLOCK = 1024
 """Most target pixels along a side that an overview reads at once."""
 SNAP = 0.1
-"""How far, in source pixels over the whole slide, rounding a ratio to an integer may move anything."""
+"""How far, in source pixels over the whole slide, rounding a ratio to an integer may move
+anything."""
 
 
 def choose_mpp(
-    name: str, reader: SlideReader, table: float | None, supplied: float | None, fallback: float | None
+    name: str,
+    reader: SlideReader,
+    table: float | None,
+    supplied: float | None,
+    fallback: float | None,
 ) -> float:
-    """Microns per pixel of level 0: from the table, else the file, else its annotation, else the flag.
+    """Microns per pixel of level 0: from the table, else the file, else its annotation, else the
+    flag.
 
     Raises:
       UserError: nobody says, or the value is no microscope's, or pixels are not square.
@@ -34,8 +40,11 @@ def choose_mpp(
                 f"Slide {name} has pixels of {x:g} x {y:g} um; give one value in a column mpp of the table."
             )
     sources = {
-        "the table": table, "the file itself": reader.mpp, "its annotation": supplied, "--slide_mpp": fallback,
-    }  # fmt: skip
+        "the table": table,
+        "the file itself": reader.mpp,
+        "its annotation": supplied,
+        "--slide_mpp": fallback,
+    }
     for source, mpp in sources.items():
         if mpp is None:
             continue
@@ -62,7 +71,8 @@ class Slide:
       supplied: the same by the annotation.
       fallback: the same by the flag --slide_mpp.
       fit: if not 0, microns are ignored: at 1.0 "microns" the shorter side has that many pixels.
-      reader: the file, where it is open already; closed with the slide, and where the slide is refused.
+      reader: the file, where it is open already; closed with the slide, and where the slide is
+        refused.
 
     Attributes:
       reader: the file.
@@ -87,14 +97,19 @@ class Slide:
         self.size = self.reader.level_sizes[0]
         self._fit = fit
         try:
-            self.mpp = fit / min(self.size) if fit else choose_mpp(self.path.name, self.reader, mpp, supplied, fallback)
+            self.mpp = (
+                fit / min(self.size)
+                if fit
+                else choose_mpp(self.path.name, self.reader, mpp, supplied, fallback)
+            )
         except UserError:
             self.reader.close()
             raise
         self._downs = tuple(self._down(level) for level in range(len(self.reader.level_sizes)))
 
     def _down(self, level: int) -> float:
-        """Level-0 pixels for each pixel of a level: the integer that its size allows, else what the file says."""
+        """Level-0 pixels for each pixel of a level: the integer that its size allows, else what the
+        file says."""
         said, size = self.reader.downsamples[level], self.reader.level_sizes[level]
         whole = max(round(said), 1)
         exact = all(abs(side / whole - own) < 1 for side, own in zip(self.size, size, strict=True))
@@ -104,7 +119,10 @@ class Slide:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -133,12 +151,15 @@ class Slide:
         return max(i for i, down in enumerate(self._downs) if down <= max(factor, 1))
 
     def ratio(self, mpp: float) -> float:
-        """Pixels of `level(mpp)` for each target pixel; an integer where that moves nothing by 0.1 pixels."""
+        """Pixels of `level(mpp)` for each target pixel; an integer where that moves nothing by 0.1
+        pixels."""
         ratio = mpp / (self.mpp * self._downs[self.level(mpp)])
         whole = max(round(ratio), 1)
         return float(whole) if abs(ratio - whole) * max(self.shape(mpp)) < SNAP else ratio
 
-    def read(self, mpp: float, y: int, x: int, height: int, width: int) -> UInt8[np.ndarray, "h w 3"]:
+    def read(
+        self, mpp: float, y: int, x: int, height: int, width: int
+    ) -> UInt8[np.ndarray, "h w 3"]:
         """Reads a block; how a slide is divided into blocks changes no pixel.
 
         Args:
@@ -159,15 +180,23 @@ class Slide:
             out[top - y : bottom - y, left - x : right - x] = part
         return out
 
-    def _inside(self, mpp: float, y: int, x: int, height: int, width: int) -> UInt8[np.ndarray, "h w 3"]:
+    def _inside(
+        self, mpp: float, y: int, x: int, height: int, width: int
+    ) -> UInt8[np.ndarray, "h w 3"]:
         level, ratio = self.level(mpp), self.ratio(mpp)
         if height * width * ratio**2 > MOST_SOURCE and max(height, width) > 1:
             if height >= width:
                 half = height // 2
-                parts = [self._inside(mpp, y, x, half, width), self._inside(mpp, y + half, x, height - half, width)]
+                parts = [
+                    self._inside(mpp, y, x, half, width),
+                    self._inside(mpp, y + half, x, height - half, width),
+                ]
                 return np.concatenate(parts, 0)
             half = width // 2
-            parts = [self._inside(mpp, y, x, height, half), self._inside(mpp, y, x + half, height, width - half)]
+            parts = [
+                self._inside(mpp, y, x, height, half),
+                self._inside(mpp, y, x + half, height, width - half),
+            ]
             return np.concatenate(parts, 1)
         columns, rows = self.reader.level_sizes[level]
         top, bottom = _covering(ratio, y, height, rows)

@@ -1,4 +1,5 @@
-"""What data_prep needs of a file that holds a slide; every reader in this package is one of these."""
+"""What data_prep needs of a file that holds a slide; every reader in this package is one of
+these."""
 
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -14,10 +15,12 @@ class SlideReader(Protocol):
     Attributes:
       path: the file.
       level_sizes: (width, height) of each level, the finest first.
-      downsamples: how many pixels of level 0 a pixel of each level is wide, as the file says or its sizes tell.
+      downsamples: how many pixels of level 0 a pixel of each level is wide, as the file says or its
+        sizes tell.
       mpp: microns per pixel of level 0 if the file says so, the mean of both sides.
       sides: microns along x and along y, if the file says so.
-      origin: x, y in level-0 pixels of the part that was scanned, where the file says so, else 0, 0.
+      origin: x, y in level-0 pixels of the part that was scanned, where the file says so, else 0,
+        0.
       properties: what else the file says.
     """
 
@@ -29,8 +32,11 @@ class SlideReader(Protocol):
     origin: tuple[int, int]
     properties: dict[str, str]
 
-    def read_level(self, level: int, y: int, x: int, height: int, width: int) -> UInt8[np.ndarray, "h w 3"]:
-        """Reads RGB, on white where nothing was scanned; the box, in pixels of the level, lies within it.
+    def read_level(
+        self, level: int, y: int, x: int, height: int, width: int
+    ) -> UInt8[np.ndarray, "h w 3"]:
+        """Reads RGB, on white where nothing was scanned; the box, in pixels of the level, lies
+        within it.
 
         Raises:
           UserError: the file is damaged there.
@@ -46,13 +52,15 @@ LEAST_MPP, MOST_MPP = 0.05, 5.0
 """Bounds of what a microscope gives, in microns per pixel."""
 
 IGNORED_RESOLUTION = "stedm.ignored-resolution"
-"""The property that holds a resolution that is no microscope's, such as the 72 dpi that programs fill in."""
+"""The property that holds a resolution that is no microscope's, such as the 72 dpi that programs
+fill in."""
 
 
 def sensible_sides(
     sides: tuple[float, float] | None, properties: dict[str, str]
 ) -> tuple[tuple[float, float] | None, float | None]:
-    """Keeps a resolution from TIFF tags that a microscope can have; others are noted in `properties`.
+    """Keeps a resolution from TIFF tags that a microscope can have; others are noted in
+    `properties`.
 
     Returns:
       The two sides in microns and their mean, or twice None.

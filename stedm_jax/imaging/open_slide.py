@@ -4,15 +4,16 @@ from pathlib import Path
 
 import tifffile
 
-from data_prep.readers.image_file import SUFFIXES, ImageFile
-from data_prep.readers.openslide_file import OpenSlideFile
-from data_prep.readers.protocol import SlideReader
-from data_prep.readers.tiff_file import TiffFile
-from data_prep.readers.tiff_pages import PagesError, check_pages
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
+from stedm_jax.imaging.image_file import SUFFIXES, ImageFile
+from stedm_jax.imaging.openslide_file import OpenSlideFile
+from stedm_jax.imaging.reader import SlideReader
+from stedm_jax.imaging.tiff_file import TiffFile
+from stedm_jax.imaging.tiff_pages import PagesError, check_pages
 
 MOST_PAGES = 4096
-"""Most pages of a slide; a pyramid has about ten, one page for each plane of an OME-TIFF comes to hundreds."""
+"""Most pages of a slide; a pyramid has about ten, one page for each plane of an OME-TIFF comes to
+hundreds."""
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
@@ -32,19 +33,24 @@ def _is_ome(path: Path) -> bool:
 def open_slide(path: Path) -> SlideReader:
     """Opens a slide by OpenSlide, else as a TIFF by tifffile, else as an ordinary image.
 
-    An OME-TIFF goes to tifffile only: OpenSlide takes it for a plain TIFF and sees neither its levels nor its microns.
+    An OME-TIFF goes to tifffile only: OpenSlide takes it for a plain TIFF and sees neither its
+    levels nor its microns.
 
     Raises:
       UserError: none of them opens it; says what each of them found.
     """
     if not path.exists():
-        raise UserError(f"Slide {path} does not exist; check its name in the table and the folder of the slides.")
+        raise UserError(
+            f"Slide {path} does not exist; check its name in the table and the folder of the slides."
+        )
     tiff = path.is_file() and _is_tiff(path)
     if tiff:
         try:
             check_pages(path, MOST_PAGES, strict=False)
         except PagesError as error:
-            raise UserError(f"Slide {path} is a damaged TIFF: {error}. Copy it again or leave it out.") from error
+            raise UserError(
+                f"Slide {path} is a damaged TIFF: {error}. Copy it again or leave it out."
+            ) from error
     if tiff and _is_ome(path):
         return TiffFile(path)
     if path.suffix.lower() in SUFFIXES and not tiff:

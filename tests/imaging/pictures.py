@@ -26,11 +26,18 @@ def halves(image: np.ndarray, levels: int) -> list[np.ndarray]:
     return found
 
 
-def write_ome(path, image: np.ndarray, levels: int = 3, mpp: float = 0.25, unit: str = "µm", **options) -> None:
+def write_ome(
+    path, image: np.ndarray, levels: int = 3, mpp: float = 0.25, unit: str = "µm", **options
+) -> None:
     """An OME-TIFF with its smaller levels in SubIFDs."""
     pyramid = halves(image, levels)
-    about = {"axes": "YXS", "PhysicalSizeX": mpp, "PhysicalSizeXUnit": unit,
-             "PhysicalSizeY": mpp, "PhysicalSizeYUnit": unit}  # fmt: skip
+    about = {
+        "axes": "YXS",
+        "PhysicalSizeX": mpp,
+        "PhysicalSizeXUnit": unit,
+        "PhysicalSizeY": mpp,
+        "PhysicalSizeYUnit": unit,
+    }
     options = {"tile": (64, 64), "photometric": "rgb"} | options
     with tifffile.TiffWriter(path, ome=True) as file:
         file.write(pyramid[0], subifds=levels - 1, metadata=about, **options)

@@ -1,11 +1,14 @@
-"""Times reading by blocks against a plain loop of OpenSlide.read_region, tile by tile, in turns on the same tiles.
+"""Times reading by blocks against a plain loop of OpenSlide.read_region, tile by tile, in turns on
+the same tiles.
 
-    python -m tests.data_prep.readers.bench_blocks [--slide=FILE] [--mpp=1.0,2.0] [--tile=256] [--turns=3] [--profile]
+    python -m tests.stedm_jax.imaging.bench_blocks [--slide=FILE] [--mpp=1.0,2.0] [--tile=256]
+    [--turns=3] [--profile]
 
-Both sides end with a PNG: that of a record, and OpenCV's with its own settings. The plain side reads the best level
-that OpenSlide names, with its usual cache, and scales by Pillow's box filter, of whole pixels and not areas, as
-people do. Times are of the processor, since other things run on the machine. Without --slide, a slide of 30,000 pixels
-is made.
+Both sides end with a PNG: that of a record, and OpenCV's with its own settings. The plain side
+  reads the best level
+that OpenSlide names, with its usual cache, and scales by Pillow's box filter, of whole pixels and
+not areas, as people do. Times are of the processor, since other things run on the machine. Without
+--slide, a slide of 30,000 pixels is made.
 """
 
 import argparse
@@ -21,9 +24,9 @@ import numpy as np
 import openslide
 from PIL import Image
 
-from data_prep.readers.scaled import Slide
 from data_prep.tiling import Position, blocks, grid
 from stedm_jax.data.schema import encode_image
+from stedm_jax.imaging.slide import Slide
 
 BLOCK, SOURCE_BLOCK = 1024, 2048
 
@@ -35,7 +38,9 @@ def plain(path: Path, slide_mpp: float, mpp: float, tile: int, positions: list[P
     level = slide.get_best_level_for_downsample(factor * 1.005)
     side = round(tile * factor / slide.level_downsamples[level])
     for y, x in positions:
-        region = slide.read_region((round(x * factor), round(y * factor)), level, (side, side)).convert("RGB")
+        region = slide.read_region(
+            (round(x * factor), round(y * factor)), level, (side, side)
+        ).convert("RGB")
         if side != tile:
             region = region.resize((tile, tile), Image.Resampling.BOX)
         total += len(cv2.imencode(".png", cv2.cvtColor(np.asarray(region), cv2.COLOR_RGB2BGR))[1])
@@ -43,11 +48,15 @@ def plain(path: Path, slide_mpp: float, mpp: float, tile: int, positions: list[P
     return total
 
 
-def by_blocks(path: Path, slide_mpp: float, mpp: float, tile: int, positions: list[Position]) -> int:
+def by_blocks(
+    path: Path, slide_mpp: float, mpp: float, tile: int, positions: list[Position]
+) -> int:
     """One read a block."""
     total = 0
     with Slide(path, fallback=slide_mpp) as slide:
-        for box, members in blocks(positions, tile, min(BLOCK, int(SOURCE_BLOCK / slide.ratio(mpp)))):
+        for box, members in blocks(
+            positions, tile, min(BLOCK, int(SOURCE_BLOCK / slide.ratio(mpp)))
+        ):
             block = slide.read(mpp, *box)
             for y, x in members:
                 top, left = y - box[0], x - box[1]
@@ -62,7 +71,9 @@ def seconds(function: Callable[..., int], *arguments: object) -> float:
     return time.process_time() - started
 
 
-def shares(path: Path, slide_mpp: float, mpp: float, tile: int, positions: list[Position]) -> dict[str, float]:
+def shares(
+    path: Path, slide_mpp: float, mpp: float, tile: int, positions: list[Position]
+) -> dict[str, float]:
     """Where the time of reading by blocks goes: decoding, scaling, encoding, anything else."""
     profile = cProfile.Profile(time.process_time)
     profile.runcall(by_blocks, path, slide_mpp, mpp, tile, positions)
@@ -89,7 +100,7 @@ def main() -> None:
     folder = tempfile.TemporaryDirectory()
     path = args.slide
     if path is None:
-        from tests.data_prep.readers.big_slide import write_big_slide
+        from tests.stedm_jax.imaging.big_slide import write_big_slide
 
         path = Path(folder.name) / "big.tif"
         write_big_slide(path, 30_000)
@@ -97,13 +108,17 @@ def main() -> None:
         with Slide(path, fallback=args.slide_mpp) as slide:
             shape, slide_mpp = slide.shape(mpp), slide.mpp
         positions = grid(shape, args.tile, args.tile)
-        positions = [p for p in positions if p[0] <= positions[min(args.tiles, len(positions)) - 1][0]]
+        positions = [
+            p for p in positions if p[0] <= positions[min(args.tiles, len(positions)) - 1][0]
+        ]
         common = (path, slide_mpp, mpp, args.tile, positions)
         times = [(seconds(plain, *common), seconds(by_blocks, *common)) for _ in range(args.turns)]
         best = np.min(times, axis=0)
         rates = " ".join(f"{len(positions) / t:7.1f}" for t in best)
         ratios = " ".join(f"{a / b:.2f}" for a, b in times)
-        print(f"{path.name} {mpp} um, {len(positions)} tiles: plain and blocks {rates} tiles/s; ratios {ratios}")
+        print(
+            f"{path.name} {mpp} um, {len(positions)} tiles: plain and blocks {rates} tiles/s; ratios {ratios}"
+        )
         if args.profile:
             print("   ", {name: round(share, 3) for name, share in shares(*common).items()})
     folder.cleanup()

@@ -7,13 +7,23 @@ import numpy as np
 import tifffile
 from jaxtyping import UInt8
 
-from data_prep.readers.protocol import sensible_sides
-from data_prep.readers.tiff_tiles import Pages, TileCache, TiledLevel, key_page
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
+from stedm_jax.imaging.reader import sensible_sides
+from stedm_jax.imaging.tiff_tiles import Pages, TileCache, TiledLevel, key_page
 
 MOST_PIXELS = 100_000_000
 """What may be held in memory as a whole: 300 MB of RGB."""
-MICRONS = {"nm": 1e-3, "µm": 1.0, "μm": 1.0, "um": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6, "in": 25400.0, "inch": 25400.0}
+MICRONS = {
+    "nm": 1e-3,
+    "µm": 1.0,
+    "μm": 1.0,
+    "um": 1.0,
+    "mm": 1e3,
+    "cm": 1e4,
+    "m": 1e6,
+    "in": 25400.0,
+    "inch": 25400.0,
+}
 PER_UNIT = {2: 25400.0, 3: 10000.0}
 """Microns in the unit of TIFF's tags of resolution: inch, centimetre."""
 
@@ -58,7 +68,11 @@ def _ome_levels(path: Path, file: tifffile.TiffFile) -> tuple[list[Pages], int]:
     number = int(np.argmax([key.imagewidth * key.imagelength for key in keys]))
     series = file.series[number]
     planes = len(series.pages)
-    if None in list(series.pages) or planes not in (1, 3, 4) or (planes > 1 and keys[number].samplesperpixel > 1):
+    if (
+        None in list(series.pages)
+        or planes not in (1, 3, 4)
+        or (planes > 1 and keys[number].samplesperpixel > 1)
+    ):
         raise UserError(
             f"{path} holds {planes} planes (axes {series.axes}): channels, depths or times. Only one RGB image is "
             "read; export that."
@@ -69,13 +83,17 @@ def _ome_levels(path: Path, file: tifffile.TiffFile) -> tuple[list[Pages], int]:
 def _plain_levels(file: tifffile.TiffFile) -> list[Pages]:
     """The first page and the smaller copies of it, in SubIFDs or further pages."""
     first = file.pages[0].aspage()
-    others = [page.aspage() for page in (first.pages or [])] + [page.aspage() for page in file.pages[1:]]
+    others = [page.aspage() for page in (first.pages or [])] + [
+        page.aspage() for page in file.pages[1:]
+    ]
     levels: list[Pages] = [[first]]
     for page in others:
         last = key_page(levels[-1][0])
         down = (first.imagewidth / page.imagewidth, first.imagelength / page.imagelength)
         alike = abs(down[0] - down[1]) * min(page.imagewidth, page.imagelength) <= 2 * max(down)
-        like = page.photometric == first.photometric and page.samplesperpixel == first.samplesperpixel
+        like = (
+            page.photometric == first.photometric and page.samplesperpixel == first.samplesperpixel
+        )
         if page.is_tiled and page.imagewidth < last.imagewidth and alike and like:
             levels.append([page])
     return levels
@@ -99,7 +117,9 @@ class TiffFile:
             self._open(path)
         except (tifffile.TiffFileError, OSError, ValueError, IndexError, KeyError) as error:
             self._file.close()
-            raise UserError(f"{path} is a damaged TIFF ({error}); copy it again or leave it out.") from error
+            raise UserError(
+                f"{path} is a damaged TIFF ({error}); copy it again or leave it out."
+            ) from error
         except UserError:
             self._file.close()
             raise
@@ -111,7 +131,9 @@ class TiffFile:
         page, self._whole = self._levels[0].page, None
         width, height = self._levels[0].size
         if not page.is_tiled and width * height > MOST_PIXELS:
-            raise UserError(f"{path} is {width}x{height} pixels in strips, not tiles. {convert_advice(path)}")
+            raise UserError(
+                f"{path} is {width}x{height} pixels in strips, not tiles. {convert_advice(path)}"
+            )
         self.path = path
         self.level_sizes = tuple(level.size for level in self._levels)
         self.downsamples = tuple((width / w + height / h) / 2 for w, h in self.level_sizes)
@@ -120,14 +142,20 @@ class TiffFile:
             "tiff.photometric": tifffile.PHOTOMETRIC(page.photometric).name,
             "tiff.tile": f"{page.tilewidth}x{page.tilelength}" if page.is_tiled else "strips",
         }
-        self.sides, self.mpp = sensible_sides((xml and ome_sides(xml, number)) or tag_sides(page), self.properties)
+        self.sides, self.mpp = sensible_sides(
+            (xml and ome_sides(xml, number)) or tag_sides(page), self.properties
+        )
 
-    def read_level(self, level: int, y: int, x: int, height: int, width: int) -> UInt8[np.ndarray, "h w 3"]:
+    def read_level(
+        self, level: int, y: int, x: int, height: int, width: int
+    ) -> UInt8[np.ndarray, "h w 3"]:
         """See SlideReader."""
         part = self._levels[level]
         if part.page.is_tiled:
             return part.read(y, x, height, width)
-        if self._whole is None or self._whole[0] != level:  # strips are as wide as the image: decode them once
+        if (
+            self._whole is None or self._whole[0] != level
+        ):  # strips are as wide as the image: decode them once
             self._whole = level, part.read(0, 0, part.size[1], part.size[0])
         return self._whole[1][y : y + height, x : x + width]
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.data_prep.readers.big_slide import write_big_slide
+from tests.stedm_jax.imaging.big_slide import write_big_slide
 
 READ = r"""
 import json, re, sys, time
 import cv2
 from pathlib import Path
-from data_prep.readers.scaled import Slide
+from stedm_jax.imaging.slide import Slide
 from data_prep.tiling import blocks, grid
 from data_prep.tissue import find_tissue
 cv2.setNumThreads(0)
@@ -38,12 +38,16 @@ print(json.dumps({"before": before, "peak": peak(), "tiles": seen, "shape": shap
 
 
 def read_through(path: Path) -> dict:
-    done = subprocess.run([sys.executable, "-c", READ, str(path)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", READ, str(path)], capture_output=True, text=True, check=True
+    )
     return json.loads(done.stdout)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak of its memory from Linux")
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="reads the peak of its memory from Linux"
+)
 def test_memory_is_bounded_whatever_the_size(tmp_path):
     found = {}
     for size in (8_000, 30_000):

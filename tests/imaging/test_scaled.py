@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data_prep.readers import scaled
-from data_prep.readers.scaled import Slide, mirrored
 from data_prep.tiff import write_pyramid
 from data_prep.tiling import blocks, grid
-from stedm_jax.errors import UserError
-from tests.data_prep.readers.pictures import noise, waves, write_ome
+from stedm_jax.common.errors import UserError
+from stedm_jax.imaging import scaled
+from stedm_jax.imaging.slide import Slide, mirrored
+from tests.stedm_jax.imaging.pictures import noise, waves, write_ome
 
 WAVES = waves(700, 1101).astype(float)
 
@@ -58,29 +58,41 @@ def test_the_right_place_at_every_resolution(slide, mpp, data):
     y, x = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
     rows, columns = min(40, height - y), min(50, width - x)
     part = slide.read(mpp, y, x, rows, columns).astype(float)
-    at = [np.clip(((np.arange(n) + first + 0.5) * factor).astype(int), 0, side - 1)
-          for n, first, side in ((rows, y, 700), (columns, x, 1101))]  # fmt: skip
+    at = [
+        np.clip(((np.arange(n) + first + 0.5) * factor).astype(int), 0, side - 1)
+        for n, first, side in ((rows, y, 700), (columns, x, 1101))
+    ]
     assert np.abs(part - image[at[0][:, None], at[1][None, :]]).mean() < 5
 
 
 @pytest.mark.parametrize("mpp", [0.25, 0.3, 0.5, 1.0, 1.3, 2.0, 4.0])
 def test_a_spot_is_found_where_it_was_painted(tmp_path, mpp):
-    """A square of 32 pixels at (1600, 2112) of level 0 has its centre of mass at (1616, 2128) at every level."""
+    """A square of 32 pixels at (1600, 2112) of level 0 has its centre of mass at (1616, 2128) at
+    every level."""
     image = np.full((2003, 3001, 3), 250, np.uint8)
     image[1600:1632, 2112:2144] = 10
     write_pyramid(tmp_path / "a.tif", image, mpp=0.25, quality=98)
     with Slide(tmp_path / "a.tif") as slide:
         factor = mpp / 0.25
         y, x = int(1500 / factor), int(2000 / factor)
-        dark = 250 - slide.read(mpp, y, x, int(300 / factor), int(300 / factor))[..., 1].astype(float)
+        dark = 250 - slide.read(mpp, y, x, int(300 / factor), int(300 / factor))[..., 1].astype(
+            float
+        )
         dark[dark < 20] = 0
         rows, columns = np.mgrid[: dark.shape[0], : dark.shape[1]] + 0.5
-        centre = [(grid * dark).sum() / dark.sum() + first for grid, first in ((rows, y), (columns, x))]
-        np.testing.assert_allclose(np.array(centre) * factor, [1616, 2128], atol=0.06 * factor + 0.1)
+        centre = [
+            (grid * dark).sum() / dark.sum() + first for grid, first in ((rows, y), (columns, x))
+        ]
+        np.testing.assert_allclose(
+            np.array(centre) * factor, [1616, 2128], atol=0.06 * factor + 0.1
+        )
 
 
 @settings(max_examples=25, deadline=None)
-@given(mpp=st.one_of(st.sampled_from([0.25, 0.5, 0.75, 1.0, 4 / 3]), st.floats(0.25, 2.0)), data=st.data())
+@given(
+    mpp=st.one_of(st.sampled_from([0.25, 0.5, 0.75, 1.0, 4 / 3]), st.floats(0.25, 2.0)),
+    data=st.data(),
+)
 def test_blocks_equal_the_whole(grainy, mpp, data):
     height, width = grainy.shape(mpp)
     whole = grainy.read(mpp, 0, 0, height, width)
@@ -109,11 +121,16 @@ def test_beyond_the_border(grainy, data):
     whole = grainy.read(mpp, 0, 0, height, width)
     far = 60
     padded = np.pad(whole, [(far, far), (far, far), (0, 0)], constant_values=255)
-    y, x = data.draw(st.integers(-far, height + far - 1)), data.draw(st.integers(-far, width + far - 1))
+    y, x = (
+        data.draw(st.integers(-far, height + far - 1)),
+        data.draw(st.integers(-far, width + far - 1)),
+    )
     rows = data.draw(st.integers(1, height + far - y))
     columns = data.draw(st.integers(1, width + far - x))
     part = grainy.read(mpp, y, x, rows, columns)
-    np.testing.assert_array_equal(part, padded[y + far : y + far + rows, x + far : x + far + columns])
+    np.testing.assert_array_equal(
+        part, padded[y + far : y + far + rows, x + far : x + far + columns]
+    )
 
 
 def test_tiles_with_margins_from_blocks_equal_tiles_read_alone(grainy):
@@ -123,7 +140,9 @@ def test_tiles_with_margins_from_blocks_equal_tiles_read_alone(grainy):
         for y, x in members:
             alone = grainy.read(mpp, y - margin, x - margin, tile + 2 * margin, tile + 2 * margin)
             top, left = y - margin - box[0], x - margin - box[1]
-            np.testing.assert_array_equal(block[top : top + len(alone), left : left + len(alone)], alone)
+            np.testing.assert_array_equal(
+                block[top : top + len(alone), left : left + len(alone)], alone
+            )
 
 
 def test_mirrored():
@@ -139,7 +158,9 @@ def test_a_nearly_integer_ratio_is_not_rounded_on_a_large_slide(grainy):
 
 
 def test_refuses_to_invent_detail(slide):
-    with pytest.raises(UserError, match=r"0\.25 um per pixel and cannot give 0\.1; set --mpp to at least 0\.25"):
+    with pytest.raises(
+        UserError, match=r"0\.25 um per pixel and cannot give 0\.1; set --mpp to at least 0\.25"
+    ):
         slide.read(0.1, 0, 0, 10, 10)
 
 
@@ -151,20 +172,36 @@ def picture(tmp_path):
 
 def test_who_says_microns(tmp_path, picture):
     write_pyramid(tmp_path / "a.tif", noise(64, 64), mpp=0.5)
-    for options, mpp in (({"mpp": 0.25, "supplied": 0.3, "fallback": 0.4}, 0.25), ({"supplied": 0.3}, 0.5)):
+    for options, mpp in (
+        ({"mpp": 0.25, "supplied": 0.3, "fallback": 0.4}, 0.25),
+        ({"supplied": 0.3}, 0.5),
+    ):
         with Slide(tmp_path / "a.tif", **options) as slide:
             assert slide.mpp == pytest.approx(mpp)
-    for options, mpp in (({"supplied": 0.3, "fallback": 0.4}, 0.3), ({"fallback": 0.4}, 0.4), ({"mpp": 1.0}, 1.0)):
+    for options, mpp in (
+        ({"supplied": 0.3, "fallback": 0.4}, 0.3),
+        ({"fallback": 0.4}, 0.4),
+        ({"mpp": 1.0}, 1.0),
+    ):
         with Slide(picture, **options) as slide:
             assert slide.mpp == pytest.approx(mpp)
 
 
-@pytest.mark.parametrize(("options", "says"), [
-    ({}, r"a\.png does not say how many microns a pixel has; give --slide_mpp=0\.25.*or a column mpp in the table"),
-    ({"mpp": 0.001}, r"0\.001 um per pixel according to the table, which is outside 0\.05 to 5"),
-    ({"supplied": 40.0}, "40 um per pixel according to its annotation"),
-    ({"fallback": float("nan")}, "nan um per pixel according to --slide_mpp"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (
+            {},
+            r"a\.png does not say how many microns a pixel has; give --slide_mpp=0\.25.*or a column mpp in the table",
+        ),
+        (
+            {"mpp": 0.001},
+            r"0\.001 um per pixel according to the table, which is outside 0\.05 to 5",
+        ),
+        ({"supplied": 40.0}, "40 um per pixel according to its annotation"),
+        ({"fallback": float("nan")}, "nan um per pixel according to --slide_mpp"),
+    ],
+)
 def test_unusable_microns(picture, options, says):
     with pytest.raises(UserError, match=says):
         Slide(picture, **options)
@@ -179,7 +216,9 @@ def test_tags_that_no_microscope_has_and_pixels_that_are_not_square(tmp_path):
     write_ome(*about, levels=1)
     data = about[0].read_bytes().replace(b'PhysicalSizeY="0.25"', b'PhysicalSizeY="0.27"')
     about[0].write_bytes(data)
-    with pytest.raises(UserError, match=r"0\.25 x 0\.27 um; give one value in a column mpp of the table"):
+    with pytest.raises(
+        UserError, match=r"0\.25 x 0\.27 um; give one value in a column mpp of the table"
+    ):
         Slide(about[0])
     assert Slide(about[0], mpp=0.26).mpp == 0.26
 
@@ -189,7 +228,9 @@ def test_fit_ignores_microns(tmp_path, picture):
         assert slide.shape(1.0) == (20, 30) and slide.read(1.0, 0, 0, 20, 30).shape == (20, 30, 3)
     with Slide(picture, fit=100) as slide:  # enlarged
         assert slide.shape(1.0) == (100, 150)
-        np.testing.assert_array_equal(slide.read(1.0, 0, 0, 100, 150)[::5, ::5], noise(40, 60)[::2, ::2])
+        np.testing.assert_array_equal(
+            slide.read(1.0, 0, 0, 100, 150)[::5, ::5], noise(40, 60)[::2, ::2]
+        )
     Image.fromarray(noise(333, 500)).save(tmp_path / "b.png")
     with Slide(tmp_path / "b.png", fit=128) as slide:
         assert slide.shape(1.0) == (128, 192)

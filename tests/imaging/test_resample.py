@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.readers.resample import area_resample, edges
+from stedm_jax.imaging.resample import area_resample, edges
 
 
 def noise(*shape: int) -> np.ndarray:
@@ -23,16 +23,23 @@ def oracle(image: np.ndarray, ratio: float, shape: tuple[int, int]) -> np.ndarra
     return np.einsum("iy,yxc,jx->ijc", rows, image.astype(float), columns, optimize=True)
 
 
-@pytest.mark.parametrize("ratio", [1.0, 2.0, 3.0, 4.0, 1.0037, 1.6, 2.004, 2.143, 5.37, 31.9, 0.997])
+@pytest.mark.parametrize(
+    "ratio", [1.0, 2.0, 3.0, 4.0, 1.0037, 1.6, 2.004, 2.143, 5.37, 31.9, 0.997]
+)
 def test_equals_the_equation(ratio):
     image = noise(131, 170, 3)
     shape = int(131 / ratio), int(170 / ratio)
     small = area_resample(image, (0, 0), ratio, (0, 0, *shape))
-    np.testing.assert_allclose(small, oracle(image, ratio, shape), atol=0.51)  # rounding is half of it
+    np.testing.assert_allclose(
+        small, oracle(image, ratio, shape), atol=0.51
+    )  # rounding is half of it
 
 
 @settings(max_examples=60, deadline=None)
-@given(ratio=st.one_of(st.floats(1, 7), st.sampled_from([1.25, 4 / 3, 1.5, 2.0, 2.5, 3.0])), data=st.data())
+@given(
+    ratio=st.one_of(st.floats(1, 7), st.sampled_from([1.25, 4 / 3, 1.5, 2.0, 2.5, 3.0])),
+    data=st.data(),
+)
 def test_blocks_join_without_a_seam(ratio, data):
     image = noise(90, 80, 3)
     height, width = int(90 / ratio), int(80 / ratio)

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
+from stedm_jax.common.flop_counts import flops_by_network, traced_flops
 from stedm_jax.models.functional import Functional, on_each_device
-from stedm_jax.products import flops_by_network, traced_flops
 
 SIDE = 16
 PRODUCT = 2 * 4 * SIDE * SIDE
@@ -45,20 +45,32 @@ def params():
 
 def test_each_network_and_what_is_of_none():
     fn = lambda p, x: DECODER.apply(p["decoder"], ENCODER.apply(p["encoder"], x)) @ W  # noqa: E731
-    assert found(fn, params(), X) == {"Encoder": 2 * PRODUCT, "Decoder": PRODUCT, "the rest": PRODUCT}
+    assert found(fn, params(), X) == {
+        "Encoder": 2 * PRODUCT,
+        "Decoder": PRODUCT,
+        "the rest": PRODUCT,
+    }
 
 
-@pytest.mark.parametrize("wrap", [lambda f: f, jax.checkpoint, jax.jit], ids=["plain", "remat", "called"])
+@pytest.mark.parametrize(
+    "wrap", [lambda f: f, jax.checkpoint, jax.jit], ids=["plain", "remat", "called"]
+)
 def test_gradients_belong_to_their_network(wrap):
     encode = wrap(lambda p, x: ENCODER.apply(p, x))
     loss = lambda p, x: DECODER.apply(p["decoder"], encode(p["encoder"], x)).sum()  # noqa: E731
-    # Forward, by the input but for the first layer, and by the kernel; remat runs the first layer once more.
+    # Forward, by the input but for the first layer, and by the kernel; remat runs the first layer
+    # once more.
     again = wrap is jax.checkpoint
-    assert found(jax.grad(loss), params(), X) == {"Encoder": (5 + again) * PRODUCT, "Decoder": 3 * PRODUCT}
+    assert found(jax.grad(loss), params(), X) == {
+        "Encoder": (5 + again) * PRODUCT,
+        "Decoder": 3 * PRODUCT,
+    }
 
 
 def test_a_loop_counts_as_often_as_it_turns_and_parts_on_devices_add_up():
-    loop = lambda p, x: jax.lax.scan(lambda y, _: (ENCODER.apply(p["encoder"], y), None), x, length=3)[0]  # noqa: E731
+    loop = lambda p, x: jax.lax.scan(
+        lambda y, _: (ENCODER.apply(p["encoder"], y), None), x, length=3
+    )[0]  # noqa: E731
     assert found(loop, params(), X) == {"Encoder": 6 * PRODUCT}
     mesh = jax.make_mesh((len(jax.devices()),), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     x = jnp.ones((4 * mesh.size, SIDE))

@@ -14,7 +14,8 @@ def check_pages(path: Path, most: int, strict: bool = True) -> None:
     Args:
       path: the file.
       most: pages.
-      strict: refuse a chain that leads nowhere, too. Slides of Hamamatsu have longer offsets than their head says.
+      strict: refuse a chain that leads nowhere, too. Slides of Hamamatsu have longer offsets than
+        their head says.
 
     Raises:
       PagesError: it does.
@@ -35,7 +36,9 @@ def check_pages(path: Path, most: int, strict: bool = True) -> None:
             seen.add(offset)
             file.seek(offset)
             head = file.read(struct.calcsize(count))
-            entries = struct.unpack(order + count, head)[0] if len(head) == struct.calcsize(count) else 0
+            entries = (
+                struct.unpack(order + count, head)[0] if len(head) == struct.calcsize(count) else 0
+            )
             file.seek(entries * entry, 1)
             tail = file.read(struct.calcsize(link))
             if 0 < entries < 1000 and len(tail) == struct.calcsize(link):

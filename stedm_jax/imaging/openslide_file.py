@@ -1,7 +1,8 @@
 """Slides through OpenSlide, whose formats are the vendors'.
 
-Where a file is a plain grid of tiles (Aperio, generic TIFF), its tiles are decoded directly, which takes a third
-of the time; OpenSlide opens it all the same, and the fullest tile of each level is compared.
+Where a file is a plain grid of tiles (Aperio, generic TIFF), its tiles are decoded directly, which
+takes a third of the time; OpenSlide opens it all the same, and the fullest tile of each level is
+compared.
 """
 
 import ctypes
@@ -15,18 +16,27 @@ import openslide.lowlevel as lowlevel
 import tifffile
 from jaxtyping import UInt8
 
-from data_prep.readers.protocol import sensible_sides
-from data_prep.readers.tiff_tiles import TileCache, TiledLevel, check_layout, has_imagecodecs, lay_on_white
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
+from stedm_jax.imaging.reader import sensible_sides
+from stedm_jax.imaging.tiff_tiles import (
+    TileCache,
+    TiledLevel,
+    check_layout,
+    has_imagecodecs,
+    lay_on_white,
+)
 
 CACHE_BYTES = 64 << 20
-"""OpenSlide's decoded tiles: twice its default, so that a column of tiles between two blocks stays."""
+"""OpenSlide's decoded tiles: twice its default, so that a column of tiles between two blocks
+stays."""
 ALIGNED, SHIFTED = 1e-6, 4.0
-"""Pixels off a whole one up to which tiles must be equal; mean difference in grey levels that a shift may make."""
+"""Pixels off a whole one up to which tiles must be equal; mean difference in grey levels that a
+shift may make."""
 PLAIN_VENDORS = ("aperio", "generic-tiff")
 
-# Fills a buffer of ours; openslide-python's own read_region adds a PIL image, and getting pixels out of that costs
-# as much as decoding a tenth of them. It is no public name, hence the other way below.
+# Fills a buffer of ours; openslide-python's own read_region adds a PIL image, and getting pixels
+# out of that costs as much as decoding a tenth of them. It is no public name, hence the other way
+# below.
 _fill = getattr(lowlevel, "_read_region", None) if sys.byteorder == "little" else None
 
 
@@ -36,7 +46,9 @@ def _file_in(folder: Path) -> Path:
     for each in files:
         if openslide.OpenSlide.detect_format(each):
             return each
-    raise UserError(f"{folder} is a folder without any slide in it; name the slide's file, or a folder of DICOM files.")
+    raise UserError(
+        f"{folder} is a folder without any slide in it; name the slide's file, or a folder of DICOM files."
+    )
 
 
 def premultiplied_on_white(pixels: UInt8[np.ndarray, "h w 4"]) -> UInt8[np.ndarray, "h w 3"]:
@@ -95,7 +107,9 @@ class OpenSlideFile:
         return self._tiles is not None
 
     def _read_directly(self, file: Path, pages: list[tifffile.TiffPage]) -> None:
-        kinds = {(page.imagewidth, page.imagelength): page for page in reversed(pages) if page.is_tiled}
+        kinds = {
+            (page.imagewidth, page.imagelength): page for page in reversed(pages) if page.is_tiled
+        }
         if not all(size in kinds for size in self.level_sizes):
             return
         chosen, cache = [kinds[size] for size in self.level_sizes], TileCache()
@@ -106,7 +120,9 @@ class OpenSlideFile:
             alike = all(self._alike(i, level) for i, level in enumerate(tiles))
         except UserError:
             return
-        if alike and all(level.complete() for level in tiles):  # OpenSlide fills a gap from a coarser level
+        if alike and all(
+            level.complete() for level in tiles
+        ):  # OpenSlide fills a gap from a coarser level
             self._tiles = tiles
 
     def _alike(self, number: int, level: TiledLevel) -> bool:
@@ -116,26 +132,35 @@ class OpenSlideFile:
         down = self.downsamples[number]
         if all(abs(at * down - round(at * down)) < ALIGNED for at in (y, x)):
             return np.array_equal(own, other)
-        # OpenSlide's places are whole pixels of level 0, so it shifts this tile by part of a pixel, and smooths it
+        # OpenSlide's places are whole pixels of level 0, so it shifts this tile by part of a pixel,
+        # and smooths it
         return float(np.abs(own.astype(np.int16) - other).mean()) <= SHIFTED
 
-    def read_level(self, level: int, y: int, x: int, height: int, width: int) -> UInt8[np.ndarray, "h w 3"]:
+    def read_level(
+        self, level: int, y: int, x: int, height: int, width: int
+    ) -> UInt8[np.ndarray, "h w 3"]:
         """See SlideReader."""
         if self._tiles is not None:
             return self._tiles[level].read(y, x, height, width)
         return self._read(level, y, x, height, width)
 
-    def _read(self, level: int, y: int, x: int, height: int, width: int) -> UInt8[np.ndarray, "h w 3"]:
+    def _read(
+        self, level: int, y: int, x: int, height: int, width: int
+    ) -> UInt8[np.ndarray, "h w 3"]:
         down = self.downsamples[level]
         left, top = round(x * down), round(y * down)
         try:
             if _fill is None:
-                return lay_on_white(np.asarray(self._slide.read_region((left, top), level, (width, height))))
+                return lay_on_white(
+                    np.asarray(self._slide.read_region((left, top), level, (width, height)))
+                )
             pixels = np.empty((height, width, 4), np.uint8)
             buffer = pixels.ctypes.data_as(ctypes.POINTER(ctypes.c_uint32))
             _fill(self._slide._osr, buffer, left, top, level, width, height)
         except openslide.OpenSlideError as error:
-            raise UserError(f"{self.path} is damaged ({error}); copy it again or leave it out.") from error
+            raise UserError(
+                f"{self.path} is damaged ({error}); copy it again or leave it out."
+            ) from error
         return premultiplied_on_white(pixels)
 
     def close(self) -> None:

@@ -10,10 +10,11 @@ import numpy as np
 import tifffile
 from jaxtyping import UInt8
 
-from stedm_jax.errors import UserError
+from stedm_jax.common.errors import UserError
 
 CACHE_BYTES = 64 << 20
-"""Decoded tiles that are kept: those on the borders of boxes, since the next box asks for them again."""
+"""Decoded tiles that are kept: those on the borders of boxes, since the next box asks for them
+again."""
 PLAIN_COMPRESSIONS = (1, 8, 32946, 32773)
 """None, deflate (two codes) and PackBits: what tifffile decodes by itself."""
 
@@ -75,7 +76,9 @@ def check_layout(path: Path, page: tifffile.TiffPage, planes: int) -> None:
             "it as RGB."
         )
     if packing not in PLAIN_COMPRESSIONS and not has_imagecodecs():
-        raise UserError(f"{path} is compressed by {packing.name}, which needs a package: pip install imagecodecs.")
+        raise UserError(
+            f"{path} is compressed by {packing.name}, which needs a package: pip install imagecodecs."
+        )
 
 
 class TiledLevel:
@@ -99,7 +102,9 @@ class TiledLevel:
         check_layout(path, key, len(pages))
         self.path, self.page, self._number, self._cache = path, key, number, cache
         self.size = (key.imagewidth, key.imagelength)
-        self._tile = (key.tilewidth, key.tilelength) if key.is_tiled else (key.imagewidth, key.rowsperstrip)
+        self._tile = (
+            (key.tilewidth, key.tilelength) if key.is_tiled else (key.imagewidth, key.rowsperstrip)
+        )
         self._columns = -(-self.size[0] // self._tile[0])
         count = self._columns * -(-self.size[1] // self._tile[1])
         separate = len(pages) == 1 and key.planarconfig == 2 and key.samplesperpixel > 1
@@ -114,11 +119,14 @@ class TiledLevel:
         return all(all(page.databytecounts) for page, _ in self._planes)
 
     def fullest(self) -> tuple[int, int, int, int]:
-        """(y, x, height, width) of the tile that has most bytes in the file: that with most to get wrong."""
+        """(y, x, height, width) of the tile that has most bytes in the file: that with most to get
+        wrong."""
         page, first = self._planes[0]
         count = self._columns * -(-self.size[1] // self._tile[1])
         index = int(np.argmax(page.databytecounts[first : first + count]))
-        return self.tile_at(index // self._columns * self._tile[1], index % self._columns * self._tile[0])
+        return self.tile_at(
+            index // self._columns * self._tile[1], index % self._columns * self._tile[0]
+        )
 
     def tile_at(self, y: int, x: int) -> tuple[int, int, int, int]:
         """(y, x, height, width) of the tile that holds a pixel."""
@@ -137,10 +145,17 @@ class TiledLevel:
         for row in range(y // tile_height, (y + height - 1) // tile_height + 1):
             for column in range(x // tile_width, (x + width - 1) // tile_width + 1):
                 top, left, rows, columns = self.tile_at(row * tile_height, column * tile_width)
-                y0, y1, x0, x1 = max(top, y), min(top + rows, y + height), max(left, x), min(left + columns, x + width)
+                y0, y1, x0, x1 = (
+                    max(top, y),
+                    min(top + rows, y + height),
+                    max(left, x),
+                    min(left + columns, x + width),
+                )
                 part = (y1 - y0) * (x1 - x0) < rows * columns
                 tile = self._get(row * self._columns + column, (rows, columns), keep=part)
-                out[y0 - y : y1 - y, x0 - x : x1 - x] = tile[y0 - top : y1 - top, x0 - left : x1 - left]
+                out[y0 - y : y1 - y, x0 - x : x1 - x] = tile[
+                    y0 - top : y1 - top, x0 - left : x1 - left
+                ]
         return out
 
     def _get(self, index: int, shape: tuple[int, int], keep: bool) -> UInt8[np.ndarray, "th tw c"]:
@@ -148,7 +163,10 @@ class TiledLevel:
         tile = self._cache.get(key)
         if tile is None:
             try:
-                planes = [self._decode(i, index + first, shape) for i, (_, first) in enumerate(self._planes)]
+                planes = [
+                    self._decode(i, index + first, shape)
+                    for i, (_, first) in enumerate(self._planes)
+                ]
             except UserError:
                 raise
             except Exception as error:  # codecs raise classes of their own
@@ -161,7 +179,9 @@ class TiledLevel:
                 self._cache.put(key, tile)
         return tile
 
-    def _decode(self, plane: int, index: int, shape: tuple[int, int]) -> UInt8[np.ndarray, "th tw c"]:
+    def _decode(
+        self, plane: int, index: int, shape: tuple[int, int]
+    ) -> UInt8[np.ndarray, "th tw c"]:
         page, _ = self._planes[plane]
         offset, length = page.dataoffsets[index], page.databytecounts[index]
         if not length:  # a tile that was left out holds nothing
@@ -176,7 +196,11 @@ class TiledLevel:
         return np.asarray(pixels)[0, : shape[0], : shape[1]]
 
     def _as_rgb(self, planes: list[np.ndarray]) -> UInt8[np.ndarray, "th tw 3"]:
-        tile = planes[0] if len(planes) == 1 else np.concatenate([plane[..., :1] for plane in planes], -1)
+        tile = (
+            planes[0]
+            if len(planes) == 1
+            else np.concatenate([plane[..., :1] for plane in planes], -1)
+        )
         if tile.shape[-1] == 1:
             return np.repeat(tile, 3, -1)
         return lay_on_white(tile) if tile.shape[-1] == 4 else tile

@@ -7,15 +7,15 @@ import pytest
 import tifffile
 from PIL import Image
 
-from data_prep.readers import image_file, openslide_file, tiff_file, tiff_tiles
-from data_prep.readers.image_file import ImageFile
-from data_prep.readers.open import open_slide
-from data_prep.readers.openslide_file import OpenSlideFile, premultiplied_on_white
-from data_prep.readers.protocol import IGNORED_RESOLUTION
-from data_prep.readers.tiff_file import TiffFile
 from data_prep.tiff import write_pyramid
-from stedm_jax.errors import UserError
-from tests.data_prep.readers.pictures import halves, noise, waves, write_ome
+from stedm_jax.common.errors import UserError
+from stedm_jax.imaging import image_file, openslide_file, tiff_file, tiff_tiles
+from stedm_jax.imaging.image_file import ImageFile
+from stedm_jax.imaging.open_slide import open_slide
+from stedm_jax.imaging.openslide_file import OpenSlideFile, premultiplied_on_white
+from stedm_jax.imaging.reader import IGNORED_RESOLUTION
+from stedm_jax.imaging.tiff_file import TiffFile
+from tests.stedm_jax.imaging.pictures import halves, noise, waves, write_ome
 
 
 def boxes(width, height):
@@ -32,7 +32,9 @@ def assert_levels(reader, levels, atol=0):
     for number, level in enumerate(levels):
         for y, x, height, width in boxes(level.shape[1], level.shape[0]):
             part = reader.read_level(number, y, x, height, width)
-            np.testing.assert_allclose(part.astype(int), level[y : y + height, x : x + width], atol=atol)
+            np.testing.assert_allclose(
+                part.astype(int), level[y : y + height, x : x + width], atol=atol
+            )
 
 
 def test_openslide_with_and_without_its_own_decoding(tmp_path):
@@ -49,7 +51,10 @@ def test_openslide_with_and_without_its_own_decoding(tmp_path):
             np.testing.assert_array_equal(part, image[y : y + height, x : x + width])
         for level, (width, height) in enumerate(reader.level_sizes):
             wanted = halves(waves(700, 1101), 3)[level][:height, :width]
-            assert np.abs(reader.read_level(level, 0, 0, height, width).astype(int) - wanted).mean() < 3
+            assert (
+                np.abs(reader.read_level(level, 0, 0, height, width).astype(int) - wanted).mean()
+                < 3
+            )
         reader.close()
 
 
@@ -63,25 +68,42 @@ def test_openslide_without_its_private_function(tmp_path, monkeypatch):
 
 def test_transparent_is_white():
     alpha = np.array([0, 255, 128, 64], np.uint8)
-    colour = np.array([[0, 0, 0], [10, 20, 30], [64, 128, 0], [64, 0, 0]], np.uint8)  # B, G, R, multiplied
+    colour = np.array(
+        [[0, 0, 0], [10, 20, 30], [64, 128, 0], [64, 0, 0]], np.uint8
+    )  # B, G, R, multiplied
     pixels = np.concatenate([colour, alpha[:, None]], 1)[None]
     wanted = [[255, 255, 255], [30, 20, 10], [127, 255, 191], [191, 191, 255]]
     np.testing.assert_array_equal(premultiplied_on_white(pixels)[0], wanted)
 
 
-@pytest.mark.parametrize("options", [{}, {"compression": "zlib"}, {"compression": "lzw"}, {"bigtiff": True}])
+@pytest.mark.parametrize(
+    "options", [{}, {"compression": "zlib"}, {"compression": "lzw"}, {"bigtiff": True}]
+)
 def test_ome_pyramids(tmp_path, options):
     image = noise(300, 421)
     big = options.pop("bigtiff", False)
     with tifffile.TiffWriter(tmp_path / "a.ome.tif", bigtiff=big, ome=True) as file:
         for number, level in enumerate(halves(image, 3)):
-            extra = {"subfiletype": 1} if number else {
-                "subifds": 2, "metadata": {"axes": "YXS", "PhysicalSizeX": 325.0, "PhysicalSizeXUnit": "nm",
-                                           "PhysicalSizeY": 0.000325, "PhysicalSizeYUnit": "mm"}}  # fmt: skip
+            extra = (
+                {"subfiletype": 1}
+                if number
+                else {
+                    "subifds": 2,
+                    "metadata": {
+                        "axes": "YXS",
+                        "PhysicalSizeX": 325.0,
+                        "PhysicalSizeXUnit": "nm",
+                        "PhysicalSizeY": 0.000325,
+                        "PhysicalSizeYUnit": "mm",
+                    },
+                }
+            )
             file.write(level, tile=(64, 64), photometric="rgb", **options, **extra)
     reader = open_slide(tmp_path / "a.ome.tif")
     assert isinstance(reader, TiffFile)
-    assert reader.sides == pytest.approx((0.325, 0.325)) and reader.downsamples[2] == pytest.approx(4, abs=0.02)
+    assert reader.sides == pytest.approx((0.325, 0.325)) and reader.downsamples[2] == pytest.approx(
+        4, abs=0.02
+    )
     assert_levels(reader, halves(image, 3))
     reader.close()
 
@@ -90,15 +112,23 @@ def test_ome_with_jpeg_tiles(tmp_path):
     write_ome(tmp_path / "a.ome.tif", waves(300, 421), compression="jpeg")
     reader = open_slide(tmp_path / "a.ome.tif")
     for number, level in enumerate(halves(waves(300, 421), 3)):
-        assert np.abs(reader.read_level(number, 0, 0, *level.shape[:2]).astype(int) - level).mean() < 4
+        assert (
+            np.abs(reader.read_level(number, 0, 0, *level.shape[:2]).astype(int) - level).mean() < 4
+        )
 
 
 @pytest.mark.parametrize("tile", [(64, 64), None])
 def test_ome_with_a_page_for_each_colour(tmp_path, tile):
     image = noise(200, 230)
     about = {"axes": "CYX", "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5}
-    tifffile.imwrite(tmp_path / "a.ome.tif", image.transpose(2, 0, 1).copy(), photometric="minisblack", tile=tile,
-                     metadata=about, ome=True)  # fmt: skip
+    tifffile.imwrite(
+        tmp_path / "a.ome.tif",
+        image.transpose(2, 0, 1).copy(),
+        photometric="minisblack",
+        tile=tile,
+        metadata=about,
+        ome=True,
+    )
     reader = open_slide(tmp_path / "a.ome.tif")
     assert reader.mpp == 0.5
     assert_levels(reader, [image])
@@ -106,8 +136,14 @@ def test_ome_with_a_page_for_each_colour(tmp_path, tile):
 
 def test_planes_apart_in_one_page(tmp_path):
     image = noise(200, 230)
-    tifffile.imwrite(tmp_path / "a.tif", image.transpose(2, 0, 1).copy(), photometric="rgb", planarconfig="separate",
-                     tile=(64, 64), metadata=None)  # fmt: skip
+    tifffile.imwrite(
+        tmp_path / "a.tif",
+        image.transpose(2, 0, 1).copy(),
+        photometric="rgb",
+        planarconfig="separate",
+        tile=(64, 64),
+        metadata=None,
+    )
     assert_levels(TiffFile(tmp_path / "a.tif"), [image])
 
 
@@ -115,8 +151,14 @@ def test_rgba_and_grey_and_big_endian(tmp_path):
     image, alpha = noise(100, 130), np.full((100, 130, 1), 255, np.uint8)
     alpha[:20] = 0
     options = {"tile": (64, 64), "metadata": None}
-    tifffile.imwrite(tmp_path / "a.tif", np.concatenate([image, alpha], -1), photometric="rgb",
-                     extrasamples=["unassalpha"], byteorder=">", **options)  # fmt: skip
+    tifffile.imwrite(
+        tmp_path / "a.tif",
+        np.concatenate([image, alpha], -1),
+        photometric="rgb",
+        extrasamples=["unassalpha"],
+        byteorder=">",
+        **options,
+    )
     assert_levels(TiffFile(tmp_path / "a.tif"), [np.where(alpha == 0, 255, image)])
     tifffile.imwrite(tmp_path / "g.tif", image[..., 0], photometric="minisblack", **options)
     assert_levels(TiffFile(tmp_path / "g.tif"), [np.repeat(image[..., :1], 3, -1)])
@@ -126,21 +168,40 @@ def test_plain_tiled_pyramid_that_openslide_refuses(tmp_path):
     image = noise(300, 421)
     with tifffile.TiffWriter(tmp_path / "a.tif") as file:
         for number, level in enumerate(halves(image, 3)):
-            file.write(level, tile=(64, 64), photometric="rgb", compression="lzma", metadata=None,
-                       resolution=(20000 / 2**number, 20000 / 2**number), resolutionunit="centimeter",
-                       subfiletype=int(number > 0))  # fmt: skip
+            file.write(
+                level,
+                tile=(64, 64),
+                photometric="rgb",
+                compression="lzma",
+                metadata=None,
+                resolution=(20000 / 2**number, 20000 / 2**number),
+                resolutionunit="centimeter",
+                subfiletype=int(number > 0),
+            )
     reader = open_slide(tmp_path / "a.tif")
     assert isinstance(reader, TiffFile) and reader.mpp == pytest.approx(0.5)
     assert_levels(reader, halves(image, 3))
 
 
-@pytest.mark.parametrize(("resolution", "unit", "mpp"), [
-    ((40000.0, 40000.0), "centimeter", 0.25), ((50800.0, 50800.0), "inch", 0.5), ((72.0, 72.0), "inch", None),
-    ((40000.0, 40000.0), "none", None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("resolution", "unit", "mpp"),
+    [
+        ((40000.0, 40000.0), "centimeter", 0.25),
+        ((50800.0, 50800.0), "inch", 0.5),
+        ((72.0, 72.0), "inch", None),
+        ((40000.0, 40000.0), "none", None),
+    ],
+)
 def test_resolution_tags_count_where_a_microscope_can_have_them(tmp_path, resolution, unit, mpp):
-    tifffile.imwrite(tmp_path / "a.tif", noise(100, 100), photometric="rgb", tile=(64, 64), metadata=None,
-                     resolution=resolution, resolutionunit=unit)  # fmt: skip
+    tifffile.imwrite(
+        tmp_path / "a.tif",
+        noise(100, 100),
+        photometric="rgb",
+        tile=(64, 64),
+        metadata=None,
+        resolution=resolution,
+        resolutionunit=unit,
+    )
     for reader in (TiffFile(tmp_path / "a.tif"), OpenSlideFile(tmp_path / "a.tif")):
         assert reader.mpp == (mpp and pytest.approx(mpp))
         assert (IGNORED_RESOLUTION in reader.properties) == (resolution[0] == 72)
@@ -159,8 +220,14 @@ def test_refuses_what_is_no_bright_field_image(tmp_path):
     deep, many = noise(100, 100).astype(np.uint16) * 200, np.zeros((5, 100, 100), np.uint8)
     tifffile.imwrite(tmp_path / "deep.tif", deep, photometric="rgb", tile=(64, 64), metadata=None)
     tifffile.imwrite(tmp_path / "deep.ome.tif", deep, photometric="rgb", tile=(64, 64), ome=True)
-    tifffile.imwrite(tmp_path / "many.ome.tif", many, photometric="minisblack", tile=(64, 64), ome=True,
-                     metadata={"axes": "CYX"})  # fmt: skip
+    tifffile.imwrite(
+        tmp_path / "many.ome.tif",
+        many,
+        photometric="minisblack",
+        tile=(64, 64),
+        ome=True,
+        metadata={"axes": "CYX"},
+    )
     with pytest.raises(UserError, match=r"deep\.tif has pixels of type uint16 \(16 bits\)"):
         open_slide(tmp_path / "deep.tif")
     with pytest.raises(UserError, match=r"deep\.ome\.tif has pixels of type uint16"):
@@ -208,7 +275,9 @@ def test_says_what_was_tried(tmp_path):
     with pytest.raises(UserError, match=r"b\.tif does not open.*OpenSlide.*damaged TIFF"):
         open_slide(tmp_path / "b.tif")
     (tmp_path / "c.svs").write_bytes(b"nothing at all")
-    with pytest.raises(UserError, match=r"c\.svs does not open.*OpenSlide.*cannot be read as an image"):
+    with pytest.raises(
+        UserError, match=r"c\.svs does not open.*OpenSlide.*cannot be read as an image"
+    ):
         open_slide(tmp_path / "c.svs")
     (tmp_path / "dicom").mkdir()
     with pytest.raises(UserError, match="a folder without any slide"):
@@ -232,11 +301,15 @@ def test_only_the_tiles_of_a_box_are_decoded(tmp_path, monkeypatch):
     write_ome(tmp_path / "a.ome.tif", noise(640, 640), levels=1)
     seen = []
     decode = tiff_tiles.TiledLevel._decode
-    monkeypatch.setattr(tiff_tiles.TiledLevel, "_decode", lambda *a: seen.append(a[2]) or decode(*a))
+    monkeypatch.setattr(
+        tiff_tiles.TiledLevel, "_decode", lambda *a: seen.append(a[2]) or decode(*a)
+    )
     reader = open_slide(tmp_path / "a.ome.tif")
     reader.read_level(0, 64, 64, 96, 96)
     assert sorted(seen) == [11, 12, 21, 22]
-    reader.read_level(0, 64, 160, 96, 32)  # what was cut by the border of the first box is still there
+    reader.read_level(
+        0, 64, 160, 96, 32
+    )  # what was cut by the border of the first box is still there
     assert sorted(seen) == [11, 12, 21, 22]
 
 
@@ -274,7 +347,8 @@ def test_pages_that_run_in_a_circle(tmp_path):
 
 @pytest.mark.parametrize("level", [0, 1])
 def test_every_level_is_compared_where_there_is_most_to_see(tmp_path, monkeypatch, level):
-    """A decoder that gets the tissue of one level wrong, in a corner of a slide that is white in its middle."""
+    """A decoder that gets the tissue of one level wrong, in a corner of a slide that is white in
+    its middle."""
     image = np.full((1024, 1024, 3), 255, np.uint8)
     image[:500, :500] = noise(500, 500)
     write_pyramid(tmp_path / "a.tif", image, mpp=0.25)

@@ -21,7 +21,9 @@ def texture(side: int = 1024) -> np.ndarray:
 
     nuclei = np.clip(grain(6.0) * 2 - 1.2, 0, 1) + 0.08 * grain(1.0)
     stroma = 0.5 + 0.15 * grain(12.0) + 0.06 * grain(1.5)
-    density = nuclei[..., None] * np.array([0.9, 1.0, 0.4]) + stroma[..., None] * np.array([0.15, 0.8, 0.25])
+    density = nuclei[..., None] * np.array([0.9, 1.0, 0.4]) + stroma[..., None] * np.array(
+        [0.15, 0.8, 0.25]
+    )
     return np.clip(243 * np.exp(-density), 0, 255).astype(np.uint8)
 
 
@@ -44,10 +46,20 @@ def write_big_slide(path: Path, size: int, mpp: float = 0.25, levels: int = 3) -
     with tifffile.TiffWriter(path, bigtiff=True) as file:
         for level in range(levels):
             side, down = size // 4**level, 4**level
-            small = cv2.resize(picture, None, fx=1 / down, fy=1 / down, interpolation=cv2.INTER_AREA)
+            small = cv2.resize(
+                picture, None, fx=1 / down, fy=1 / down, interpolation=cv2.INTER_AREA
+            )
             file.write(
-                _tiles(small, side), shape=(side, side, 3), dtype=np.uint8, tile=(TILE, TILE), photometric="ycbcr",
-                compression="jpeg", compressionargs={"level": 80}, subsampling=(2, 2), metadata=None,
-                subfiletype=int(level > 0), resolution=(10000 / mpp / down, 10000 / mpp / down),
+                _tiles(small, side),
+                shape=(side, side, 3),
+                dtype=np.uint8,
+                tile=(TILE, TILE),
+                photometric="ycbcr",
+                compression="jpeg",
+                compressionargs={"level": 80},
+                subsampling=(2, 2),
+                metadata=None,
+                subfiletype=int(level > 0),
+                resolution=(10000 / mpp / down, 10000 / mpp / down),
                 resolutionunit="centimeter",
-            )  # fmt: skip
+            )

@@ -1,0 +1,46 @@
+"""Text tables and numbers, as commands print them."""
+
+from collections.abc import Sequence
+
+FLOP_UNITS = (("EFLOP", 1e18), ("PFLOP", 1e15), ("TFLOP", 1e12), ("GFLOP", 1e9), ("MFLOP", 1e6))
+BYTE_UNITS = (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
+
+
+def table(rows: Sequence[Sequence[object]], right: bool = True) -> str:
+    """Rows of cells in aligned columns, the first at the left, the others at the right by default;
+    two blanks apart."""
+    texts = [[str(cell) for cell in row] for row in rows]
+    count = max((len(row) for row in texts), default=0)
+    widths = [max((len(row[i]) for row in texts if i < len(row)), default=0) for i in range(count)]
+
+    def line(row: Sequence[str]) -> str:
+        cells = (
+            cell.rjust(width) if right and number else cell.ljust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=False))
+        )
+        return "  ".join(cells).rstrip()
+
+    return "\n".join(map(line, texts))
+
+
+def flops(number: float) -> str:
+    """A number of floating-point operations with three digits and its unit, a multiply-add being
+    two."""
+    return _with_unit(number, FLOP_UNITS)
+
+
+def size_of(number: float) -> str:
+    """A number of bytes with three digits and its (decimal) unit."""
+    return _with_unit(number, BYTE_UNITS) if number >= 1e3 else f"{number:.0f} B"
+
+
+def _with_unit(number: float, units: Sequence[tuple[str, float]]) -> str:
+    unit, size = next(((unit, size) for unit, size in units if number >= size), units[-1])
+    return f"{number / size:,.3g} {unit}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as 0:18, 12:05 or 3:04:05."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
