@@ -1,7 +1,7 @@
 """Times reading by blocks against a plain loop of OpenSlide.read_region, tile by tile, in turns on
 the same tiles.
 
-    python -m tests.stedm_jax.imaging.bench_blocks [--slide=FILE] [--mpp=1.0,2.0] [--tile=256]
+    python -m tests.imaging.bench_blocks [--slide=FILE] [--mpp=1.0,2.0] [--tile=256]
     [--turns=3] [--profile]
 
 Both sides end with a PNG: that of a record, and OpenCV's with its own settings. The plain side
@@ -100,7 +100,7 @@ def main() -> None:
     folder = tempfile.TemporaryDirectory()
     path = args.slide
     if path is None:
-        from tests.stedm_jax.imaging.big_slide import write_big_slide
+        from tests.imaging.big_slide import write_big_slide
 
         path = Path(folder.name) / "big.tif"
         write_big_slide(path, 30_000)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.stedm_jax.imaging.big_slide import write_big_slide
+from tests.imaging.big_slide import write_big_slide
 
 READ = r"""
 import json, re, sys, time

@@ -15,7 +15,7 @@ from stedm_jax.imaging.open_slide import open_slide
 from stedm_jax.imaging.openslide_file import OpenSlideFile, premultiplied_on_white
 from stedm_jax.imaging.reader import IGNORED_RESOLUTION
 from stedm_jax.imaging.tiff_file import TiffFile
-from tests.stedm_jax.imaging.pictures import halves, noise, waves, write_ome
+from tests.imaging.pictures import halves, noise, waves, write_ome
 
 
 def boxes(width, height):

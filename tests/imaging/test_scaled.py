@@ -9,9 +9,9 @@ from PIL import Image
 from data_prep.tiff import write_pyramid
 from data_prep.tiling import blocks, grid
 from stedm_jax.common.errors import UserError
-from stedm_jax.imaging import scaled
+from stedm_jax.imaging import slide as scaled
 from stedm_jax.imaging.slide import Slide, mirrored
-from tests.stedm_jax.imaging.pictures import noise, waves, write_ome
+from tests.imaging.pictures import noise, waves, write_ome
 
 WAVES = waves(700, 1101).astype(float)
 

@@ -17,7 +17,7 @@ from stedm_jax.data.schema import VOID, ClassSpec
 from stedm_jax.imaging.open_slide import open_slide
 from tests.data_prep.annotations import writers
 from tests.data_prep.annotations.shapes import ring, square
-from tests.stedm_jax.imaging.pictures import waves
+from tests.imaging.pictures import waves
 
 SHAPE = make_polygon("a", [ring(*square(8, 16, 72, 96)[:4])])
 PLAN = ClassPlan((ClassSpec("a", (1, 2, 3)),), {"a": 0}, VOID, None)

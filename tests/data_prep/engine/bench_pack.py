@@ -70,7 +70,7 @@ from stedm_jax.data.index import read_index
 from stedm_jax.data.png import encode_png
 from stedm_jax.data.records import RECORD_OPTIONS
 from stedm_jax.data.schema import ClassSpec, Tile
-from tests.stedm_jax.imaging.big_slide import texture, write_big_slide
+from tests.imaging.big_slide import texture, write_big_slide
 
 PLAN = ClassPlan(
     tuple(ClassSpec(name, (0, 0, 0)) for name in ("background", "a", "b")), {"a": 1, "b": 2}, 0, 0

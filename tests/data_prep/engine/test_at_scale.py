@@ -9,7 +9,7 @@ import pytest
 
 from tests.data_prep.conftest import REPO
 from tests.data_prep.engine.bench_pack import write_annotation
-from tests.stedm_jax.imaging.big_slide import write_big_slide
+from tests.imaging.big_slide import write_big_slide
 
 CUT = r"""
 import json, re, sys
