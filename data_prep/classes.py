@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stedm_jax.common.errors import UserError
-from stedm_jax.data.schema import VOID, ClassSpec
+from stedm_jax.common.labels import VOID
+from stedm_jax.data.schema import ClassSpec
 
 RGB = tuple[int, int, int]
 PALETTE = (

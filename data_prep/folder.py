@@ -28,7 +28,8 @@ from data_prep.engine.options import add_options, rules_from
 from data_prep.engine.run import prepare
 from data_prep.table import Row, check_files, missing_files, parse_splits, read_table
 from stedm_jax.common.errors import UserError
-from stedm_jax.data.schema import VOID, ClassSpec
+from stedm_jax.common.labels import VOID
+from stedm_jax.data.schema import ClassSpec
 from stedm_jax.imaging.reader import LEAST_MPP, MOST_MPP
 
 

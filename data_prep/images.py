@@ -11,7 +11,7 @@ from jaxtyping import UInt8, UInt16
 from PIL import Image
 
 from stedm_jax.common.errors import UserError
-from stedm_jax.data.schema import VOID
+from stedm_jax.common.labels import VOID
 from stedm_jax.imaging.resample import area_resample
 
 

@@ -20,7 +20,8 @@ from data_prep.engine.run import prepare, report_folder
 from data_prep.table import Row
 from data_prep.whole import Instances, write_whole
 from stedm_jax.common.errors import UserError
-from stedm_jax.data.schema import VOID, ClassSpec
+from stedm_jax.common.labels import VOID
+from stedm_jax.data.schema import ClassSpec
 from stedm_jax.imaging.open_slide import open_slide
 from stedm_jax.imaging.reader import LEAST_MPP, MOST_MPP
 

@@ -36,7 +36,7 @@ from data_prep.engine.run import prepare
 from data_prep.engine.sample import GLASS
 from data_prep.table import Row, check_files, missing_files, parse_splits, read_table
 from stedm_jax.common.errors import UserError
-from stedm_jax.data.schema import VOID
+from stedm_jax.common.labels import VOID
 from stedm_jax.imaging.open_slide import open_slide
 
 

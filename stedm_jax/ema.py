@@ -48,8 +48,11 @@ def main(argv: list[str]) -> None:
     )
     arguments = parser.parse_args(argv)
 
-    from stedm_jax.convert.folder import new_folder, write_params  # these bring numpy and JAX
     from stedm_jax.training.snapshots import Combined, combine
+    from stedm_jax.training.weights_folder import (  # these bring numpy and JAX
+        new_folder,
+        write_params,
+    )
 
     if not arguments.stage.is_dir():
         raise UserError(

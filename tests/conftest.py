@@ -23,8 +23,9 @@ import pytest  # noqa: E402
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+from stedm_jax.common.labels import VOID  # noqa: E402
 from stedm_jax.data.records import TileSet, TileWriter  # noqa: E402
-from stedm_jax.data.schema import VOID, ClassSpec, Tile  # noqa: E402
+from stedm_jax.data.schema import ClassSpec, Tile  # noqa: E402
 
 CLASSES = (ClassSpec("background", (230, 230, 230)), ClassSpec("tumour", (200, 30, 30)))
 

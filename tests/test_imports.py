@@ -28,33 +28,31 @@ DATA_NO_JAX = (
 RULES = {
     "stedm_jax/models": (
         "stedm_jax.models",
-        "stedm_jax.common.flop_counts",
-        "stedm_jax.common.errors",
+        "stedm_jax.common",
     ),
     "stedm_jax/convert": (
         "stedm_jax.convert",
         "stedm_jax.models",
         "stedm_jax.training",
-        "stedm_jax.common.errors",
+        "stedm_jax.common",
     ),
-    "stedm_jax/diffusion": ("stedm_jax.diffusion", "stedm_jax.common.errors"),
-    "stedm_jax/evaluation": ("stedm_jax.evaluation", "stedm_jax.common.errors"),
+    "stedm_jax/diffusion": ("stedm_jax.diffusion", "stedm_jax.common"),
+    "stedm_jax/evaluation": ("stedm_jax.evaluation", "stedm_jax.common"),
     "stedm_jax/training": (
         "stedm_jax.training",
-        "stedm_jax.common.flop_counts",
-        "stedm_jax.common.errors",
+        "stedm_jax.common",
     ),
-    "stedm_jax/data": ("stedm_jax.data", "stedm_jax.common.errors"),
+    "stedm_jax/data": ("stedm_jax.data", "stedm_jax.common"),
     "stedm_jax/tasks": (
         "stedm_jax.tasks",
         "stedm_jax.models",
         "stedm_jax.diffusion",
         "stedm_jax.evaluation",
         "stedm_jax.training.task",
-        "stedm_jax.common.errors",
+        "stedm_jax.common",
     ),
     "configs": ("configs",),
-    "data_prep": ("data_prep", "stedm_jax.data", "stedm_jax.common.errors"),
+    "data_prep": ("data_prep", "stedm_jax.data", "stedm_jax.imaging", "stedm_jax.common"),
 }
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Int64, Shaped, UInt8
 
 from data_prep.annotations.polygon import Polygon
-from stedm_jax.data.schema import VOID
+from stedm_jax.common.labels import VOID
 
 Box = tuple[int, int, int, int]
 """y, x, height, width in pixels of the mask."""

@@ -20,7 +20,7 @@ from PIL import Image
 from data_prep.annotations.polygon import Color, Draft, css_color
 from data_prep.annotations.source import DamagedError
 from data_prep.annotations.vectorise import vectorise
-from stedm_jax.data.schema import VOID
+from stedm_jax.common.labels import VOID
 from stedm_jax.imaging.tiff_pages import check_pages
 
 MOST_PIXELS = 2**28

@@ -24,7 +24,7 @@ from data_prep.engine.job import CutRules
 from data_prep.tiling import Position
 from data_prep.tissue import mean_in_boxes
 from stedm_jax.common.errors import UserError
-from stedm_jax.data.schema import VOID
+from stedm_jax.common.labels import VOID
 
 TISSUE, GLASS, BACKGROUND = "tissue", "glass", "background"
 TRIES = 50

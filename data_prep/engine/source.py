@@ -23,7 +23,7 @@ from data_prep.images import (
     scale_picture,
 )
 from stedm_jax.common.errors import UserError
-from stedm_jax.data.schema import VOID
+from stedm_jax.common.labels import VOID
 from stedm_jax.imaging.open_slide import open_slide
 from stedm_jax.imaging.reader import SlideReader
 from stedm_jax.imaging.slide import Slide, mirrored

@@ -9,7 +9,7 @@ from jaxtyping import Bool, UInt8
 from data_prep.annotations import Polygon
 from data_prep.classes import RGB, ClassPlan, palette
 from data_prep.tiling import Position
-from stedm_jax.data.schema import VOID
+from stedm_jax.common.labels import VOID
 
 TAKEN, TISSUE, GLASS, REJECTED = (30, 160, 30), (250, 210, 0), (90, 90, 250), (230, 0, 230)
 MOST, LEAST = 2048, 1024

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from data_prep.inspection.look import PERSON, Look, same_picture
+from stedm_jax.common.labels import VOID
 from stedm_jax.data.index import IndexRow
 from stedm_jax.data.records import TileSet
-from stedm_jax.data.schema import SYNTHETIC, VOID, core, decode_arrays
+from stedm_jax.data.schema import SYNTHETIC, core, decode_arrays
 
 MANY = 5
 """Examples told of each finding."""

@@ -8,9 +8,10 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from stedm_jax.common.labels import VOID
 from stedm_jax.data.index import IndexRow
 from stedm_jax.data.records import TileSet
-from stedm_jax.data.schema import VOID, core
+from stedm_jax.data.schema import core
 
 CELL, GAP, LEFT, CAPTION, HEAD = 144, 6, 190, 16, 44
 MOST_ROWS = 60

@@ -102,9 +102,12 @@ def convert(argv: list[str]) -> None:
     """Converts one file."""
     arguments = _convert_parser().parse_args(argv)
     chosen = entry(arguments.name)
-    from stedm_jax.convert.folder import new_folder, write_params  # these bring numpy and JAX
     from stedm_jax.convert.weights import convert as read
     from stedm_jax.convert.weights import unknown_files
+    from stedm_jax.training.weights_folder import (  # these bring numpy and JAX
+        new_folder,
+        write_params,
+    )
 
     patterns = [each for each in arguments.load_only.split(",") if each]
     with new_folder(arguments.out, arguments.force) as folder:
@@ -168,8 +171,8 @@ def _export(argv: list[str]) -> None:
     parser.add_argument("--licence", default="", help="of the exported weights, for the model card")
     _out(parser)
     arguments = parser.parse_args(argv)
-    from stedm_jax.convert.folder import is_converted
     from stedm_jax.convert.run import read_converted, read_run
+    from stedm_jax.training.weights_folder import is_converted
 
     read = read_converted if is_converted(arguments.source) else read_run
     trained, tables, settings = read(arguments.source), None, None

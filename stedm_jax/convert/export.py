@@ -6,9 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from stedm_jax.common.errors import UserError
+from stedm_jax.common.files import sha256_of
 from stedm_jax.convert.card import model_card
-from stedm_jax.convert.folder import INFO, PARAMS, new_folder, sha256, write_params, write_tensors
 from stedm_jax.convert.table import Form, Table, to_torch
+from stedm_jax.training.weights_folder import (
+    INFO,
+    PARAMS,
+    new_folder,
+    write_params,
+    write_tensors,
+)
 
 FORMATS = ("ours", "published", "diffusers")
 _DIFFUSERS = "diffusion_pytorch_model.safetensors"
@@ -56,7 +63,7 @@ def export_parts(
         if format == "ours":
             tree = parts["model"] if list(parts) == ["model"] else parts
             write_params(folder, tree, info | {"card": dict(card)})
-            files = {PARAMS: sha256(folder / PARAMS)}
+            files = {PARAMS: sha256_of(folder / PARAMS)}
         else:
             files = {}
             for part, params in parts.items():

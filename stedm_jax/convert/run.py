@@ -14,7 +14,6 @@ import jax
 import numpy as np
 
 from stedm_jax.common.errors import UserError
-from stedm_jax.convert.folder import load_folder
 from stedm_jax.convert.registry import NETWORKS, entries, form, tables
 from stedm_jax.convert.table import Form, Table
 from stedm_jax.convert.tables import (
@@ -32,6 +31,7 @@ from stedm_jax.models.named import NETWORKS as SEGMENTERS
 from stedm_jax.models.segmenter import CUSTOM
 from stedm_jax.models.vgg import WIDTHS
 from stedm_jax.training.checkpoints import finished
+from stedm_jax.training.weights_folder import load_folder
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from stedm_jax.common.errors import UserError
+from stedm_jax.common.files import sha256_of
 from stedm_jax.convert.averages import averaged
 from stedm_jax.convert.files import Tensors, read_tensors
-from stedm_jax.convert.folder import is_converted, sha256
 from stedm_jax.convert.registry import Entry, build, tables
 from stedm_jax.convert.table import Table, Tree, flatten, from_torch, our_name, torch_name
+from stedm_jax.training.weights_folder import is_converted
 
 _NEVER = (r"num_batches_tracked$",)
 """Counters of batch norms, which nothing reads."""
@@ -109,7 +110,7 @@ def _info(
         "what": entry.what,
         "licence": entry.licence,
         "source": entry.source,
-        "files": {file.name: sha256(file) for file in tensors.files},
+        "files": {file.name: sha256_of(file) for file in tensors.files},
         "load_only": list(load_only),
         "loaded": len(loaded),
         "parameters": int(sum(array.size for array in loaded.values())),

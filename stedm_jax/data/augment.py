@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from stedm_jax.common.errors import UserError
-from stedm_jax.data.schema import VOID
+from stedm_jax.common.labels import VOID
 
 Image = UInt8[np.ndarray, "h w 3"]
 

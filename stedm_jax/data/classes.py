@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from stedm_jax.common.errors import UserError
-from stedm_jax.data.schema import VOID, ClassSpec
+from stedm_jax.common.labels import VOID
+from stedm_jax.data.schema import ClassSpec
 
 _COLORS = (
     (230, 230, 230),

@@ -17,12 +17,11 @@ from jaxtyping import UInt8
 from tensorflow_datasets.proto import tf_example_generated_pb2 as example_pb2
 
 from stedm_jax.common.errors import UserError
+from stedm_jax.common.labels import VOID
 from stedm_jax.data.example import encode_example
 from stedm_jax.data.png import encode_png
 
 SCHEMA_VERSION = 2
-VOID = 255
-"""Mask value of a pixel without a label; it changes no loss and no score."""
 SPLITS = ("train", "val", "test", "style")
 """train, val and test are annotated; style holds patients never annotated, a source of style
 only."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float64, Int64, Integer, UInt8
 
-VOID = 255
+from stedm_jax.common.labels import VOID
 
 
 @dataclass(frozen=True)

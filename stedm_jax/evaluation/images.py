@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int64, Integer, UInt8
 
-from stedm_jax.evaluation.confusion import VOID, confusion_matrix, mean_over, scores
+from stedm_jax.common.labels import VOID
+from stedm_jax.evaluation.confusion import confusion_matrix, mean_over, scores
 from stedm_jax.evaluation.objects import ObjectSums, object_sums, total
 from stedm_jax.evaluation.statistics import bootstrap_difference
 

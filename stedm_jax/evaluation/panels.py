@@ -15,7 +15,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-VOID = 255
+from stedm_jax.common.labels import VOID
+
 VOID_COLOUR = (214, 214, 214)
 PAPER, INK, FAINT = (255, 255, 255), (31, 35, 40), (110, 118, 129)
 GAP = 6

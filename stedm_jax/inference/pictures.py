@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from stedm_jax.common.errors import UserError
-from stedm_jax.evaluation.confusion import VOID
+from stedm_jax.common.labels import VOID
 from stedm_jax.inference.fuse import Held, Picture
 
 PLAIN = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")

@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from stedm_jax.common.errors import UserError
-from stedm_jax.convert.folder import INFO, is_converted
 from stedm_jax.stages.initial import source_folder
 from stedm_jax.training import peers
 from stedm_jax.training.checkpoints import finished
+from stedm_jax.training.weights_folder import INFO, is_converted
 from stedm_jax.workdir import write_text
 
 NAME = "frozen.json"

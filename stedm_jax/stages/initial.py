@@ -20,12 +20,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from stedm_jax.common.errors import UserError
-from stedm_jax.convert.folder import INFO, is_converted, load_folder
 from stedm_jax.convert.registry import names
 from stedm_jax.convert.table import flatten, unflatten
 from stedm_jax.training.checkpoints import finished
 from stedm_jax.training.program import Program
 from stedm_jax.training.rng import stream_key
+from stedm_jax.training.weights_folder import INFO, is_converted, load_folder
 
 WEIGHTS = "STEDM_WEIGHTS"
 

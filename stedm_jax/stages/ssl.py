@@ -16,10 +16,10 @@ import numpy as np
 from jaxtyping import Array
 
 from stedm_jax.common.errors import UserError
+from stedm_jax.common.labels import VOID
 from stedm_jax.data.crops import MultiCrop, recolour
 from stedm_jax.data.index import IndexRow
 from stedm_jax.data.pipeline import tile_dataset
-from stedm_jax.data.schema import VOID
 from stedm_jax.evaluation.collapse import named_collapse
 from stedm_jax.evaluation.probe import Tiles, joined, probe, probe_leaving_out
 from stedm_jax.models.functional import Functional

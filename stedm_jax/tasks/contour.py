@@ -18,7 +18,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int32, PRNGKeyArray, PyTree, UInt8
 
 from stedm_jax.common.errors import UserError
-from stedm_jax.evaluation.confusion import VOID
+from stedm_jax.common.labels import VOID
 from stedm_jax.evaluation.objects import classes_in_objects
 from stedm_jax.models.dcan import THRESHOLD, auxiliary_weight, contour_target, dilate
 from stedm_jax.tasks.images import to_network

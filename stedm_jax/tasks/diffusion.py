@@ -19,9 +19,9 @@ from jaxtyping import Array, Float, Int32, PRNGKeyArray, PyTree, UInt8
 from ml_collections import ConfigDict
 
 from stedm_jax.common.errors import UserError
+from stedm_jax.common.labels import VOID
 from stedm_jax.diffusion.guidance import Guidance
 from stedm_jax.diffusion.samplers import Sampler, sample, timesteps
-from stedm_jax.evaluation.confusion import VOID
 from stedm_jax.models.build import build_style, build_style_guide, build_unet
 from stedm_jax.models.functional import on_each_device
 from stedm_jax.models.transformer import Tokens

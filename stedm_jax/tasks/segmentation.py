@@ -10,7 +10,8 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int32, PRNGKeyArray, PyTree, UInt8
 
-from stedm_jax.evaluation.confusion import VOID, foreground_scores
+from stedm_jax.common.labels import VOID
+from stedm_jax.evaluation.confusion import foreground_scores
 from stedm_jax.models.batch_norm import running_stats
 from stedm_jax.models.build import build_segmenter
 from stedm_jax.models.functional import Functional

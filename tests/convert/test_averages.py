@@ -9,11 +9,11 @@ from stedm_jax.common.errors import UserError
 from stedm_jax.convert import __main__ as command
 from stedm_jax.convert.averages import averaged
 from stedm_jax.convert.files import Tensors
-from stedm_jax.convert.folder import load_folder
 from stedm_jax.convert.registry import tables
 from stedm_jax.convert.table import flatten, to_torch, unflatten
 from stedm_jax.models.functional import Functional
 from stedm_jax.models.unet import UNet
+from stedm_jax.training.weights_folder import load_folder
 from tests.convert.torch_zip import whole, write_zip
 
 SMALL = {

@@ -5,11 +5,11 @@ import pytest
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.convert import __main__ as command
-from stedm_jax.convert.folder import load_folder, write_tensors
 from stedm_jax.convert.registry import build, tables
 from stedm_jax.convert.table import LAYOUTS, flatten, from_torch, our_name, to_torch, torch_name
 from stedm_jax.models.functional import Functional, param_count
 from stedm_jax.models.guided import PublishedGuidedUNet
+from stedm_jax.training.weights_folder import load_folder, write_tensors
 from tests.models.fakes import random_params
 
 SMALL = {

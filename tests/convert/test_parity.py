@@ -12,9 +12,9 @@ import pytest
 from stedm_jax.common.errors import UserError
 from stedm_jax.convert import __main__ as command
 from stedm_jax.convert.files import read_tensors
-from stedm_jax.convert.folder import load_folder
 from stedm_jax.convert.registry import build, entry
 from stedm_jax.convert.table import flatten
+from stedm_jax.training.weights_folder import load_folder
 
 pytestmark = pytest.mark.parity
 

@@ -13,7 +13,6 @@ import pytest
 from stedm_jax.common.errors import UserError
 from stedm_jax.convert import __main__ as command
 from stedm_jax.convert.files import read_tensors
-from stedm_jax.convert.folder import load_folder
 from stedm_jax.convert.registry import tables
 from stedm_jax.convert.run import JUDGE, read_run
 from stedm_jax.convert.table import flatten, from_torch, unflatten
@@ -25,6 +24,7 @@ from stedm_jax.models.vgg import pool
 from stedm_jax.stages import segmentation
 from stedm_jax.training.checkpoints import Checkpoints
 from stedm_jax.training.state import TrainState
+from stedm_jax.training.weights_folder import load_folder
 
 UNET = {
     "input_blocks": {"0": {"0": {"kernel": jnp.ones((3, 3, 6, 4))}}},

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 
 from stedm_jax.common.errors import UserError
+from stedm_jax.common.labels import VOID
 from stedm_jax.data.augment import Movement, affine_copy, dihedral, stain_jitter
-from stedm_jax.data.schema import VOID, core
+from stedm_jax.data.schema import core
 
 
 def test_the_eight_symmetries_differ_and_keep_the_pixels():

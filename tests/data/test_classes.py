@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 
 from stedm_jax.common.errors import UserError
+from stedm_jax.common.labels import VOID
 from stedm_jax.data.classes import class_map
-from stedm_jax.data.schema import VOID, ClassSpec
+from stedm_jax.data.schema import ClassSpec
 
 SPECS = [
     ClassSpec(name, (i, i, i)) for i, name in enumerate(("stroma", "tumour", "necrosis", "pen"))

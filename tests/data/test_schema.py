@@ -5,8 +5,8 @@ import pytest
 from tensorflow_datasets.proto import tf_example_generated_pb2 as example_pb2
 
 from stedm_jax.common.errors import UserError
+from stedm_jax.common.labels import VOID
 from stedm_jax.data.schema import (
-    VOID,
     check_tile,
     decode_arrays,
     decode_mask,

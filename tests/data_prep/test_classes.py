@@ -2,7 +2,7 @@ import pytest
 
 from data_prep.classes import PALETTE, plan_classes, unseen_classes
 from stedm_jax.common.errors import UserError
-from stedm_jax.data.schema import VOID
+from stedm_jax.common.labels import VOID
 
 FOUND = {"Tumor": (1, 2, 3), "tumor": None, "stroma": None}
 

@@ -7,8 +7,9 @@ import pytest
 from data_prep.folder import main
 from data_prep.images import Picture, fit_picture, read_mask, scale_picture
 from stedm_jax.common.errors import UserError
+from stedm_jax.common.labels import VOID
 from stedm_jax.data.records import TileSet
-from stedm_jax.data.schema import VOID, core
+from stedm_jax.data.schema import core
 from tests.data_prep.conftest import call
 
 SPLITS = ("train", "val", "test", "style")

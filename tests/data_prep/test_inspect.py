@@ -20,8 +20,8 @@ from data_prep.inspection.leaks import (
 from data_prep.inspection.look import look
 from data_prep.inspection.sheet import draw_sheet, lines, outlined
 from stedm_jax.common.errors import UserError
+from stedm_jax.common.labels import VOID
 from stedm_jax.data.records import TileSet, TileWriter
-from stedm_jax.data.schema import VOID
 from tests.conftest import CLASSES, make_tile
 
 

@@ -12,7 +12,7 @@ from data_prep.phantom_annotation import CLASSES, class_regions
 from data_prep.phantom_stain import NOMINAL, distance
 from data_prep.phantom_tissue import make_tissue, place_nuclei
 from stedm_jax.common.errors import UserError
-from stedm_jax.data.schema import VOID
+from stedm_jax.common.labels import VOID
 
 
 def read_whole(path):

@@ -8,8 +8,8 @@ import pytest
 from data_prep.slides import main
 from data_prep.tiff import write_pyramid
 from stedm_jax.common.errors import UserError
+from stedm_jax.common.labels import VOID
 from stedm_jax.data.records import TileSet
-from stedm_jax.data.schema import VOID
 from tests.data_prep.conftest import call, content
 
 

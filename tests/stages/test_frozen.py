@@ -10,7 +10,6 @@ import pytest
 
 from configs.demo import get_config
 from stedm_jax.common.errors import UserError
-from stedm_jax.convert.folder import save_folder
 from stedm_jax.models.build import build_style_guide
 from stedm_jax.models.vit_sizes import VIT_SIZES, ViTSize
 from stedm_jax.stages import autoencoder, diffusion, guided, latents, synthesis
@@ -23,6 +22,7 @@ from stedm_jax.training.sharding import make_mesh
 from stedm_jax.workdir import Workdir
 from tests.models.fakes import random_params
 from tests.training import toy
+from tests.weights import save_folder
 
 ONE, OTHER = Weights("weights/one", "1" * 64), Weights("weights/other", "2" * 64)
 
@@ -30,7 +30,7 @@ ONE, OTHER = Weights("weights/one", "1" * 64), Weights("weights/other", "2" * 64
 def save_guide(run, seed):
     guide = build_style_guide(run.config.diffusion.style)
     params = jax.tree.map(np.asarray, random_params(guide, seed))
-    save_folder(Path(run.config.diffusion.style.weights), params, {"name": "made"}, force=True)
+    save_folder(Path(run.config.diffusion.style.weights), params, {"name": "made"})
     return identify(run.config.diffusion.style.weights, diffusion.GUIDE)
 
 

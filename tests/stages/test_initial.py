@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from stedm_jax.common.errors import UserError
-from stedm_jax.convert.folder import save_folder
 from stedm_jax.convert.table import flatten
 from stedm_jax.stages.initial import check_sources, initial_params, split_entry
 from stedm_jax.training.program import Program
 from stedm_jax.training.sharding import make_mesh
 from tests.training import toy
+from tests.weights import save_folder
 
 INFO = {"name": "made", "network": "toy"}
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from stedm_jax.common.errors import UserError
-from stedm_jax.convert.folder import save_folder
 from stedm_jax.stages.initial import initial_params
 from stedm_jax.tasks.autoencoder import DISCRIMINATOR, AutoencoderTask
 from stedm_jax.training.program import Program
 from stedm_jax.training.sharding import make_mesh
 from tests.training import toy
+from tests.weights import save_folder
 
 JUDGE = {
     "one": {"kernel": np.full((2, 2), 3.0, np.float32)},
@@ -36,9 +36,7 @@ def started(tmp_path):
 
     def start(task, given):
         program = Program(task, toy.settings(), make_mesh(devices=jax.devices()[:1]))
-        save_folder(
-            tmp_path / "given", jax.tree.map(np.asarray, given), {"name": "made"}, force=True
-        )
+        save_folder(tmp_path / "given", jax.tree.map(np.asarray, given), {"name": "made"})
         return initial_params(program, (str(tmp_path / "given"),), False, 5)
 
     return start

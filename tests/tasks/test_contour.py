@@ -7,7 +7,7 @@ import pytest
 
 from configs.base import get_base
 from stedm_jax.common.errors import UserError
-from stedm_jax.evaluation.confusion import VOID
+from stedm_jax.common.labels import VOID
 from stedm_jax.evaluation.objects import to_objects
 from stedm_jax.tasks.contour import ContourTask, contours_of, segmentation_task
 from stedm_jax.tasks.segmentation import SegmentationTask

@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stedm_jax.evaluation.confusion import VOID, confusion_matrix
+from stedm_jax.common.labels import VOID
+from stedm_jax.evaluation.confusion import confusion_matrix
 from stedm_jax.tasks.segmentation import cross_entropy, dice_loss, patient_confusion, valid_pixels
 
 

@@ -11,13 +11,13 @@ import pytest
 from safetensors import SafetensorError
 
 from stedm_jax.common.errors import UserError
-from stedm_jax.convert.folder import load_folder
 from stedm_jax.ema import main
 from stedm_jax.stages.initial import initial_params
 from stedm_jax.training.parts import named
 from stedm_jax.training.program import Program
 from stedm_jax.training.sharding import make_mesh
 from stedm_jax.training.snapshots import combine, sound_steps
+from stedm_jax.training.weights_folder import load_folder
 from tests.training import toy
 from tests.training.test_loop import Killed
 

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from data_prep.annotations import draw_mask
 from data_prep.annotations.polygon import make_polygon
-from stedm_jax.data.schema import VOID
+from stedm_jax.common.labels import VOID
 from tests.data_prep.annotations.shapes import oracle, polygon_seeds, random_polygon, ring, square
 
 few = settings(max_examples=25, deadline=None)

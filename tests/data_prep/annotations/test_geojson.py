@@ -5,7 +5,7 @@ import pytest
 
 from data_prep.annotations import draw_mask, read_annotation
 from stedm_jax.common.errors import UserError
-from stedm_jax.data.schema import VOID
+from stedm_jax.common.labels import VOID
 
 
 def read_whole(path):

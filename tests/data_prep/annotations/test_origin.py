@@ -13,7 +13,8 @@ from data_prep.engine.source import opened
 from data_prep.table import Row
 from data_prep.tiff import write_pyramid
 from stedm_jax.common.errors import UserError
-from stedm_jax.data.schema import VOID, ClassSpec
+from stedm_jax.common.labels import VOID
+from stedm_jax.data.schema import ClassSpec
 from stedm_jax.imaging.open_slide import open_slide
 from tests.data_prep.annotations import writers
 from tests.data_prep.annotations.shapes import ring, square

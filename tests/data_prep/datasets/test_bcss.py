@@ -4,8 +4,8 @@ from PIL import Image
 
 from data_prep import bcss
 from stedm_jax.common.errors import UserError
+from stedm_jax.common.labels import VOID
 from stedm_jax.data.records import TileSet
-from stedm_jax.data.schema import VOID
 from tests.data_prep.datasets.made import make_bcss
 
 SMALL = ["--tile=64", "--mpp=0.25", "--workers=1"]

@@ -8,9 +8,9 @@ import pytest
 from configs.catch import REST, TUMOURS, get_config
 from data_prep import catch
 from stedm_jax.common.errors import UserError
+from stedm_jax.common.labels import VOID
 from stedm_jax.data.classes import class_map
 from stedm_jax.data.records import TileSet
-from stedm_jax.data.schema import VOID
 from tests.data_prep.datasets.made import CATEGORIES, make_catch
 
 SMALL = ["--tile=32", "--labelled=1", "--workers=1"]

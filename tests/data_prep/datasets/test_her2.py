@@ -5,9 +5,9 @@ from PIL import Image
 from configs.her2 import get_config
 from data_prep import her2
 from stedm_jax.common.errors import UserError
+from stedm_jax.common.labels import VOID
 from stedm_jax.data.classes import class_map
 from stedm_jax.data.records import TileSet
-from stedm_jax.data.schema import VOID
 from tests.data_prep.datasets.made import make_her2
 
 SMALL = ["--tile=32", "--mpp=1", "--workers=1"]

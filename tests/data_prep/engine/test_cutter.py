@@ -4,8 +4,8 @@ import shutil
 import numpy as np
 
 from data_prep.slides import main
+from stedm_jax.common.labels import VOID
 from stedm_jax.data.records import TileSet
-from stedm_jax.data.schema import VOID
 from stedm_jax.data.stain import KEY, normaliser, stain_of, tell
 from tests.data_prep.conftest import call
 from tests.data_prep.engine.conftest import square

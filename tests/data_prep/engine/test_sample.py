@@ -5,8 +5,9 @@ from data_prep.classes import ClassPlan
 from data_prep.engine.sample import _counts, check_kinds
 from data_prep.slides import main
 from stedm_jax.common.errors import UserError
+from stedm_jax.common.labels import VOID
 from stedm_jax.data.records import TileSet
-from stedm_jax.data.schema import VOID, ClassSpec
+from stedm_jax.data.schema import ClassSpec
 from tests.data_prep.conftest import call
 
 
