@@ -39,13 +39,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_prep.cohort_table import Row, parse_splits
 from data_prep.cohorts import Source, assign, divide
 from data_prep.command import names_list, run_command
 from data_prep.engine.job import Job, MaskFile
 from data_prep.engine.options import add_options, rules_from
 from data_prep.published import check_mpp, check_share, make_parser, pack, plan_of
-from data_prep.table import Row, parse_splits
-from data_prep.whole import add_whole
+from data_prep.whole_images import add_whole
 from stedm_jax.common.errors import UserError
 
 SOURCE = Source(

@@ -37,6 +37,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from data_prep.cohort_table import Row, parse_splits
 from data_prep.cohorts import Source, assign, check_rows, read_csv, release
 from data_prep.command import run_command
 from data_prep.engine.job import Job, PolygonFiles
@@ -53,7 +54,6 @@ from data_prep.published import (
     plan_of,
     scan,
 )
-from data_prep.table import Row, parse_splits
 from stedm_jax.common.errors import UserError
 
 SOURCE = Source(

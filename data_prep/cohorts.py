@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.table import Row
+from data_prep.cohort_table import Row
 from stedm_jax.common.errors import UserError
 from stedm_jax.data.schema import SPLITS
 from stedm_jax.data.splits import check_disjoint

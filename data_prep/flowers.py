@@ -42,13 +42,13 @@ from PIL import Image
 from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 
+from data_prep.cohort_table import Row, parse_splits
 from data_prep.cohorts import Source, assign, divide, draw, read_csv
 from data_prep.command import run_command
 from data_prep.engine.job import Job, MaskFile
 from data_prep.engine.options import add_options, rules_from
 from data_prep.flowers_fetch import download, from_tfds
 from data_prep.published import check_share, make_parser, pack, plan_of
-from data_prep.table import Row, parse_splits
 from stedm_jax.common.errors import UserError
 
 SOURCE = Source(

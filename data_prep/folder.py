@@ -21,12 +21,12 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_prep.classes import ClassPlan, palette, read_classes
+from data_prep.class_plan import ClassPlan, palette, read_classes
+from data_prep.cohort_table import Row, check_files, missing_files, parse_splits, read_table
 from data_prep.command import Parser, run_command
 from data_prep.engine.job import CutRules, Job, MaskFile
 from data_prep.engine.options import add_options, rules_from
 from data_prep.engine.run import prepare
-from data_prep.table import Row, check_files, missing_files, parse_splits, read_table
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.labels import VOID
 from stedm_jax.data.schema import ClassSpec

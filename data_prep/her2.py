@@ -35,13 +35,13 @@ from pathlib import Path
 
 from data_prep.annotations import find_annotations, shared_annotations
 from data_prep.annotations.origin import COLUMN
-from data_prep.classes import parse_classes
+from data_prep.class_plan import parse_classes
+from data_prep.cohort_table import Row, check_files, parse_splits, read_table
 from data_prep.cohorts import Source, release
 from data_prep.command import names_list, run_command
 from data_prep.engine.job import Job, PolygonFiles
 from data_prep.engine.options import add_options, rules_from
 from data_prep.published import check_names, check_share, make_parser, pack, plan_of, scan
-from data_prep.table import Row, check_files, parse_splits, read_table
 from stedm_jax.common.errors import UserError
 
 SOURCE = Source(

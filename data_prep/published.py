@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.annotations import load_annotation, origin_of
-from data_prep.classes import ClassPlan, palette
+from data_prep.class_plan import ClassPlan, palette
+from data_prep.cohort_table import Row
 from data_prep.cohorts import check_rows, describe, write_cohort
 from data_prep.command import Parser
 from data_prep.engine.executors import WorkerDied, run_tasks
 from data_prep.engine.job import CutRules, Job, PolygonFiles
 from data_prep.engine.run import prepare, report_folder
-from data_prep.table import Row
-from data_prep.whole import Instances, write_whole
+from data_prep.whole_images import Instances, write_whole
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.labels import VOID
 from stedm_jax.data.schema import ClassSpec

@@ -27,14 +27,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.annotations import find_annotations, load_annotation, origin_of, shared_annotations
-from data_prep.classes import RGB, ClassPlan, plan_classes, unseen_classes
+from data_prep.class_plan import RGB, ClassPlan, plan_classes, unseen_classes
+from data_prep.cohort_table import Row, check_files, missing_files, parse_splits, read_table
 from data_prep.command import Parser, Progress, names_list, run_command
 from data_prep.engine.executors import WorkerDied, run_tasks
 from data_prep.engine.job import Job, PolygonFiles
 from data_prep.engine.options import add_options, parse_shares, rules_from
 from data_prep.engine.run import prepare
 from data_prep.engine.sample import GLASS
-from data_prep.table import Row, check_files, missing_files, parse_splits, read_table
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.labels import VOID
 from stedm_jax.imaging.open_slide import open_slide

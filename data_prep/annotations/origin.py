@@ -8,7 +8,7 @@ shows that part only and writes coordinates from its corner, unless the slide wa
 
 from dataclasses import dataclass
 
-from data_prep.table import Row
+from data_prep.cohort_table import Row
 from stedm_jax.common.errors import UserError
 
 COLUMN = "annotation_origin"

@@ -24,7 +24,7 @@ from data_prep.engine.sample import (
 )
 from data_prep.engine.source import Source, opened
 from data_prep.engine.thumbnail import draw_thumbnail
-from data_prep.tiling import Position, grid
+from data_prep.tile_grid import Position, grid
 from data_prep.tissue import Tissue, find_tissue, mean_in_boxes
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.labels import VOID

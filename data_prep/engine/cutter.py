@@ -12,7 +12,7 @@ import numpy as np
 from data_prep.engine.job import CutRules, SlideReport, Task
 from data_prep.engine.sample import GLASS, generator
 from data_prep.engine.source import Box, Source, region_of
-from data_prep.tiling import Position, blocks
+from data_prep.tile_grid import Position, blocks
 from stedm_jax.common.labels import VOID
 from stedm_jax.data.index import IndexRow
 from stedm_jax.data.parts import PartWriter

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from data_prep.classes import ClassPlan
+from data_prep.class_plan import ClassPlan
 from data_prep.engine.job import Job, MaskFile, PolygonFiles, SlideReport
 from data_prep.engine.parts import part_name
 from stedm_jax.common.errors import UserError

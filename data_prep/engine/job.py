@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.classes import ClassPlan
-from data_prep.table import Row
+from data_prep.class_plan import ClassPlan
+from data_prep.cohort_table import Row
 
 RGB = tuple[int, int, int]
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from data_prep.classes import ClassPlan
+from data_prep.class_plan import ClassPlan
 from data_prep.engine.job import CutRules, Job, MaskFile, PolygonFiles, SlideReport, Task
 from stedm_jax.common.errors import UserError
 from stedm_jax.data.parts import KeptParts, Part, open_part

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.classes import ClassPlan
+from data_prep.class_plan import ClassPlan
 from data_prep.command import Progress, identifier
 from data_prep.engine.cut import cut, spec_of
 from data_prep.engine.cutter import stain_target

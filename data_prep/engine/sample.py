@@ -19,9 +19,9 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from data_prep.classes import ClassPlan
+from data_prep.class_plan import ClassPlan
 from data_prep.engine.job import CutRules
-from data_prep.tiling import Position
+from data_prep.tile_grid import Position
 from data_prep.tissue import mean_in_boxes
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.labels import VOID

@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from data_prep.annotations import Polygon
-from data_prep.classes import RGB, ClassPlan, palette
-from data_prep.tiling import Position
+from data_prep.class_plan import RGB, ClassPlan, palette
+from data_prep.tile_grid import Position
 from stedm_jax.common.labels import VOID
 
 TAKEN, TISSUE, GLASS, REJECTED = (30, 160, 30), (250, 210, 0), (90, 90, 250), (230, 0, 230)

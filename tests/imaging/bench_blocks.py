@@ -24,7 +24,7 @@ import numpy as np
 import openslide
 from PIL import Image
 
-from data_prep.tiling import Position, blocks, grid
+from data_prep.tile_grid import Position, blocks, grid
 from stedm_jax.data.schema import encode_image
 from stedm_jax.imaging.slide import Slide
 

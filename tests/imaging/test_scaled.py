@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data_prep.tiff import write_pyramid
-from data_prep.tiling import blocks, grid
+from data_prep.tile_grid import blocks, grid
 from stedm_jax.common.errors import UserError
 from stedm_jax.imaging import slide as scaled
 from stedm_jax.imaging.slide import Slide, mirrored

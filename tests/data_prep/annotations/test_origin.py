@@ -7,10 +7,10 @@ import pytest
 
 from data_prep.annotations import Origin, load_annotation, origin_of
 from data_prep.annotations.polygon import make_polygon
-from data_prep.classes import ClassPlan
+from data_prep.class_plan import ClassPlan
+from data_prep.cohort_table import Row
 from data_prep.engine.job import CutRules, Job, PolygonFiles, SlideReport
 from data_prep.engine.source import opened
-from data_prep.table import Row
 from data_prep.tiff import write_pyramid
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.labels import VOID

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from data_prep.cohort_table import Row, read_table
 from data_prep.cohorts import (
     Source,
     assign,
@@ -12,7 +13,6 @@ from data_prep.cohorts import (
     release,
     write_cohort,
 )
-from data_prep.table import Row, read_table
 from stedm_jax.common.errors import UserError
 
 

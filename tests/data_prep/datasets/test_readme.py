@@ -16,7 +16,8 @@ COMMANDS = ("slides", "folder", "catch", "her2", "bcss", "glas", "flowers", "pha
 def texts() -> str:
     """All texts in the code, what is filled in shown as "..."."""
     found = []
-    for path in [*(REPO / "data_prep").rglob("*.py"), *(REPO / "stedm_jax" / "data").glob("*.py")]:
+    rooms = ("data_prep", "stedm_jax/data", "stedm_jax/imaging")
+    for path in (path for room in rooms for path in (REPO / room).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.JoinedStr):
                 parts = (

@@ -61,11 +61,11 @@ import stedm_jax.data.schema as schema_module
 import stedm_jax.imaging.openslide_file as file_module
 import stedm_jax.imaging.slide as scaled_module
 from data_prep.annotations import draw_mask, load_annotation
-from data_prep.classes import ClassPlan
+from data_prep.class_plan import ClassPlan
+from data_prep.cohort_table import Row
 from data_prep.engine.job import CutRules, Job, PolygonFiles, SlideReport, Task
 from data_prep.slides import main as pack
-from data_prep.table import Row
-from data_prep.tiling import Position
+from data_prep.tile_grid import Position
 from stedm_jax.data.index import read_index
 from stedm_jax.data.png import encode_png
 from stedm_jax.data.records import RECORD_OPTIONS

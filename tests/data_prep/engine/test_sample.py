@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from data_prep.classes import ClassPlan
+from data_prep.class_plan import ClassPlan
 from data_prep.engine.sample import _counts, check_kinds
 from data_prep.slides import main
 from stedm_jax.common.errors import UserError

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.classes import ClassPlan
+from data_prep.class_plan import ClassPlan
 from data_prep.engine.job import Job, MaskFile
 from data_prep.engine.run import report_folder
 from data_prep.engine.source import read_labels

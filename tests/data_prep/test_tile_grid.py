@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.tiling import blocks, covering_starts, grid
+from data_prep.tile_grid import blocks, covering_starts, grid
 
 SIDES = st.integers(1, 60)
 

@@ -1,6 +1,6 @@
 import pytest
 
-from data_prep.classes import PALETTE, plan_classes, unseen_classes
+from data_prep.class_plan import PALETTE, plan_classes, unseen_classes
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.labels import VOID
 

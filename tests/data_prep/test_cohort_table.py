@@ -1,6 +1,6 @@
 import pytest
 
-from data_prep.table import check_files, parse_splits, read_table
+from data_prep.cohort_table import check_files, parse_splits, read_table
 from stedm_jax.common.errors import UserError
 
 
