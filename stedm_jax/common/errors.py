@@ -8,8 +8,7 @@ class UserError(Exception):
     """A mistake that the user can repair.
 
     The message is one paragraph: what was found (key, value, file) and what to do next. Commands
-      print it without a
-    traceback and exit with status 2.
+    print it without a traceback and exit with status 2.
     """
 
 
@@ -19,7 +18,10 @@ outlive it."""
 ORPHANED = 75
 """Exit status of a process that ended because its parent was gone."""
 
-_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""Numbers of an OSError after which nothing more can be written to a disk."""
+
+_PLACE = (*NO_ROOM, errno.EACCES, errno.EFBIG)
 
 
 def explain(error: BaseException) -> tuple[str, int] | None:
@@ -30,8 +32,8 @@ def explain(error: BaseException) -> tuple[str, int] | None:
     if isinstance(error, OSError) and error.errno in _PLACE:
         place = f" at {error.filename}" if error.filename else ""
         text = (
-            f"{os.strerror(error.errno or 0)}{place}. What was finished is kept; make room or choose another folder, "
-            "and run the same command again."
+            f"{os.strerror(error.errno or 0)}{place}. What was finished is kept; make room or "
+            "choose another folder, and run the same command again."
         )
         return text, 2
     if isinstance(error, KeyboardInterrupt):

@@ -4,6 +4,7 @@ What is being written stands beside its place under a hidden name of this proces
 `.NAME.partial-PID`, so that a process that is killed leaves nothing under the final name.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 PARTIAL = ".partial-"
+_REPLACED = "-old"
+_NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
 
 
 def partial_path(path: Path) -> Path:
@@ -40,38 +43,81 @@ def atomic_file(path: Path, sync: bool = False) -> Iterator[Path]:
     try:
         yield partial
         if sync:
-            with partial.open("rb") as file:
-                os.fsync(file.fileno())
+            _sync(partial)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 
 
 @contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path, sync: bool = False) -> Iterator[Path]:
     """Yields an empty folder to fill, which takes the place of `path` at the end; after an error
-    nothing is left."""
+    nothing is left.
+
+    Args:
+      path: of the folder.
+      sync: flush the files in the folder to the disk first.
+    """
     partial = partial_path(path)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    old = partial.with_name(f"{partial.name}-old")
     try:
         yield partial
-        if path.exists():
-            path.rename(old)
+        replace_folder(partial, path, sync)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def replace_folder(partial: Path, path: Path, sync: bool = False) -> None:
+    """Gives `partial_path(path)` its name; what stood there goes only when the new folder is in
+    place. Arguments as for `atomic_folder`."""
+    if sync:
+        for file in partial.iterdir():
+            _sync(file)
+        _sync(partial)
+    old = partial.with_name(partial.name + _REPLACED)
+    if path.exists():
+        path.rename(old)
+    try:
         partial.rename(path)
-    except BaseException:
-        if old.exists() and not path.exists():
+    except OSError:
+        if old.exists():
             old.rename(path)
         raise
-    finally:
-        for left in (partial, old):
+    if sync:
+        _sync(path.absolute().parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def sweep(path: Path) -> None:
+    """Removes what processes that were killed left beside `path`, and brings back a folder that one
+    of them was about to replace. Call it only where no other process is writing `path`."""
+    for left in sorted(path.absolute().parent.iterdir()):
+        if not left.name.startswith(f".{path.name}{PARTIAL}"):
+            continue
+        if left.name.endswith(_REPLACED) and not path.exists():
+            left.rename(path)
+        elif left.is_dir():
             shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Writes a file completely or not at all."""
-    with atomic_file(path) as partial:
+def _sync(path: Path) -> None:
+    """Returns when a file, or the names in a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:  # these come from file systems that cannot
+            raise
+    finally:
+        os.close(handle)
+
+
+def write_bytes(path: Path, data: bytes, sync: bool = False) -> None:
+    """Writes a file completely or not at all; `sync` as for `atomic_file`."""
+    with atomic_file(path, sync) as partial:
         partial.write_bytes(data)
 
 
@@ -80,9 +126,9 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes a value as indented JSON, completely or not at all."""
-    write_text(path, json.dumps(value, indent=1))
+def write_json(path: Path, value: Any, sync: bool = False) -> None:
+    """Writes a value as indented JSON, completely or not at all; `sync` as for `atomic_file`."""
+    write_bytes(path, json.dumps(value, indent=1).encode(), sync)
 
 
 def sha256_of(path: Path) -> str:

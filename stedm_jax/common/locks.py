@@ -50,6 +50,6 @@ def _take(descriptor: int, path: Path, patience: float | None) -> None:
             time.sleep(0.2)
         except OSError as error:
             raise UserError(
-                f"{path} cannot be locked ({error.strerror}): its file system has no locks. Use a folder on local "
-                "disk, on NFS 4, or on Lustre mounted with flock."
+                f"{path} cannot be locked ({error.strerror}): its file system has no locks. Use a "
+                "folder on local disk, on NFS 4, or on Lustre mounted with flock."
             ) from error

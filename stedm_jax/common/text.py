@@ -23,23 +23,24 @@ def table(rows: Sequence[Sequence[object]], right: bool = True) -> str:
     return "\n".join(map(line, texts))
 
 
-def flops(number: float) -> str:
+def flops(number: float | int) -> str:
     """A number of floating-point operations with three digits and its unit, a multiply-add being
     two."""
     return _with_unit(number, FLOP_UNITS)
 
 
-def size_of(number: float) -> str:
+def size_of(number: float | int) -> str:
     """A number of bytes with three digits and its (decimal) unit."""
     return _with_unit(number, BYTE_UNITS) if number >= 1e3 else f"{number:.0f} B"
 
 
-def _with_unit(number: float, units: Sequence[tuple[str, float]]) -> str:
+def _with_unit(number: float | int, units: Sequence[tuple[str, float]]) -> str:
     unit, size = next(((unit, size) for unit, size in units if number >= size), units[-1])
-    return f"{number / size:,.3g} {unit}"
+    digits = f"{number / size:.3g}" if number < 999.5 * size else f"{number / size:,.0f}"
+    return f"{digits} {unit}"
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: float | int) -> str:
     """Seconds as 0:18, 12:05 or 3:04:05."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

@@ -68,9 +68,10 @@ def test_gradients_belong_to_their_network(wrap):
 
 
 def test_a_loop_counts_as_often_as_it_turns_and_parts_on_devices_add_up():
-    loop = lambda p, x: jax.lax.scan(
-        lambda y, _: (ENCODER.apply(p["encoder"], y), None), x, length=3
-    )[0]  # noqa: E731
+    def loop(p, x):
+        turn = lambda y, _: (ENCODER.apply(p["encoder"], y), None)  # noqa: E731
+        return jax.lax.scan(turn, x, length=3)[0]
+
     assert found(loop, params(), X) == {"Encoder": 6 * PRODUCT}
     mesh = jax.make_mesh((len(jax.devices()),), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     x = jnp.ones((4 * mesh.size, SIDE))

@@ -1,0 +1,53 @@
+"""What commands say of errors, and their exit status."""
+
+import errno
+import os
+
+import pytest
+
+from stedm_jax.common.commands import run_command
+from stedm_jax.common.errors import UserError, explain
+
+
+class Stop(SystemExit):
+    def __str__(self):
+        return "stopped politely"
+
+
+CASES = (
+    (UserError("do this"), 2, "", "\nerror: do this\n"),
+    (OSError(errno.ENOSPC, "x", "/a/b"), 2, "", "No space left on device at /a/b. What was"),
+    (KeyboardInterrupt(), 130, "", "Interrupted; run the same command again"),
+    (KeyboardInterrupt("Saved"), 130, "", "Saved; run the same command again"),
+    (Stop(7), 7, "stopped politely\n", ""),
+    (SystemExit(3), 3, "", ""),
+)
+
+
+@pytest.mark.parametrize(("error", "status", "out", "err"), CASES)
+def test_errors_become_a_paragraph_and_a_status(error, status, out, err, capsys):
+    def main(argv):
+        raise error
+
+    with pytest.raises(SystemExit) as left:
+        run_command(main)
+    assert left.value.code == status
+    said = capsys.readouterr()
+    assert said.out == out and err in said.err and bool(said.err) == bool(err)
+
+
+def test_the_status_of_a_command_is_its_own(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["x", "--a"])
+    for returned, status in ((None, 0), (0, 0), (1, 1)):
+        with pytest.raises(SystemExit) as left:
+            run_command(lambda argv, value=returned: value if argv == ["--a"] else 9)
+        assert left.value.code == status
+
+
+def test_a_fault_of_the_program_keeps_its_traceback():
+    def main(argv):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run_command(main)
+    assert explain(OSError(errno.EIO, os.strerror(errno.EIO))) is None
