@@ -16,7 +16,7 @@ DATA_NO_JAX = (
     "styles",
     "augment",
     "index",
-    "parts",
+    "tile_parts",
     "png",
     "arrays",
     "remote",

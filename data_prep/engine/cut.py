@@ -28,10 +28,10 @@ from data_prep.tile_grid import Position, grid
 from data_prep.tissue import Tissue, find_tissue, mean_in_boxes
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.labels import VOID
-from stedm_jax.data.parts import NO_ROOM, NoRoom, PartWriter, no_room
 from stedm_jax.data.png import encode_png
 from stedm_jax.data.records import SetSpec
 from stedm_jax.data.schema import encode_tile
+from stedm_jax.data.tile_parts import NO_ROOM, NoRoom, PartWriter, no_room
 
 PICTURE_OVERVIEW, PICTURE_FIELD = 1024, 2048
 """Longest side of a picture in its thumbnail, and in the map from which places are sampled."""

@@ -15,9 +15,9 @@ from data_prep.engine.source import Box, Source, region_of
 from data_prep.tile_grid import Position, blocks
 from stedm_jax.common.labels import VOID
 from stedm_jax.data.index import IndexRow
-from stedm_jax.data.parts import PartWriter
 from stedm_jax.data.schema import Tile, core
 from stedm_jax.data.stain import Colors, Normaliser, Stains, normaliser
+from stedm_jax.data.tile_parts import PartWriter
 
 
 @dataclass

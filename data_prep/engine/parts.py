@@ -14,9 +14,9 @@ from typing import Any
 from data_prep.class_plan import ClassPlan
 from data_prep.engine.job import CutRules, Job, MaskFile, PolygonFiles, SlideReport, Task
 from stedm_jax.common.errors import UserError
-from stedm_jax.data.parts import KeptParts, Part, open_part
 from stedm_jax.data.records import file_sha256
 from stedm_jax.data.schema import SCHEMA_VERSION
+from stedm_jax.data.tile_parts import KeptParts, Part, open_part
 
 CUT_VERSION = 2
 """Goes up when the same settings would give other tiles."""

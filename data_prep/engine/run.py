@@ -48,12 +48,12 @@ from data_prep.engine.report import (
 )
 from data_prep.engine.sample import check_kinds
 from stedm_jax.common.errors import UserError
-from stedm_jax.data.parts import NO_ROOM, KeptParts, Part, assemble, no_room
 from stedm_jax.data.records import SetSpec, check_name, file_sha256
 from stedm_jax.data.remote import check_writable, is_remote, push
 from stedm_jax.data.schema import SCHEMA_VERSION, encode_image
 from stedm_jax.data.splits import check_disjoint
 from stedm_jax.data.stain import KEY, tell
+from stedm_jax.data.tile_parts import NO_ROOM, KeptParts, Part, assemble, no_room
 
 RUN_ONLY = ("out", "name", "workers", "scheduler", "dry_run", "limit", "overwrite", "spool")
 """Options that change nothing in the records."""

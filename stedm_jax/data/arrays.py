@@ -27,8 +27,8 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from stedm_jax.common.errors import UserError
-from stedm_jax.data.parts import NO_ROOM
 from stedm_jax.data.records import RECORD_OPTIONS, file_sha256
+from stedm_jax.data.tile_parts import NO_ROOM
 
 ABOUT, MANIFEST = "about.json", "manifest.json"
 SHARD_BYTES = 128_000_000

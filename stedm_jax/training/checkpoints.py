@@ -22,7 +22,7 @@ from jax.sharding import SingleDeviceSharding
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.training import manifest
-from stedm_jax.training.parts import merged, named, split
+from stedm_jax.training.param_paths import merged, named, split
 from stedm_jax.training.state import TrainState
 
 

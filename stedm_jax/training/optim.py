@@ -9,6 +9,7 @@
 n = 0, 1, ... is the number of updates already made, so that the first one already moves.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,7 +19,6 @@ import optax
 from jaxtyping import Array, Float
 
 from stedm_jax.common.errors import UserError
-from stedm_jax.training.parts import fitting, mapped, named
 from stedm_jax.training.settings import OptimizerSettings, read_settings
 
 OPTIMIZERS = ("adam", "adamw")
@@ -81,12 +81,14 @@ def scale_by_path(groups: Sequence[tuple[str, float]]) -> optax.GradientTransfor
     """Multiplies updates by the factor of the first of the (regular expression, factor) pairs that
     fits their path."""
 
+    def scaled(path: Any, leaf: jax.Array) -> jax.Array:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        return leaf * next(
+            (factor for pattern, factor in groups if re.fullmatch(pattern, name)), 1.0
+        )
+
     def update(updates: Any, state: Any, params: Any = None) -> Any:
-        names = list(named(updates))
-        factors: dict[str, float] = {}
-        for pattern, factor in groups:
-            factors = dict.fromkeys(fitting(pattern, names), factor) | factors
-        return mapped(lambda name, leaf: leaf * factors.get(name, 1.0), updates), state
+        return jax.tree.map_with_path(scaled, updates), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 

@@ -11,7 +11,7 @@ from stedm_jax.common.flop_counts import flops_by_network
 from stedm_jax.training.evaluate import Evaluator
 from stedm_jax.training.mirror import check_mode
 from stedm_jax.training.optim import make_optimizer
-from stedm_jax.training.parts import choose, named
+from stedm_jax.training.param_paths import choose, named
 from stedm_jax.training.rng import stream_key
 from stedm_jax.training.settings import LoopSettings, read_settings
 from stedm_jax.training.sharding import check_batch, place, replicated

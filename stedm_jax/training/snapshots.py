@@ -25,7 +25,7 @@ from safetensors.numpy import load_file, save_file
 from stedm_jax.common.errors import UserError
 from stedm_jax.training import manifest, peers
 from stedm_jax.training.checkpoints import finished, numbered
-from stedm_jax.training.parts import merged, named
+from stedm_jax.training.param_paths import merged, named, nested
 from stedm_jax.training.sharding import replicated
 from stedm_jax.training.tracks import coefficients, exponent
 
@@ -148,7 +148,8 @@ def combine(stage: Path, width: float, step: int | None = None) -> Combined:
     for at in sorted(set(times)):
         digest.update(manifest.fingerprint(dir / str(at)).encode())
     with finished(Path(stage)) as (store, last):
-        params = merged(_nested(total), jax.tree.map(np.asarray, store.read_still(last)))
+        average = nested({path: array.astype(np.float32) for path, array in total.items()})
+        params = merged(average, jax.tree.map(np.asarray, store.read_still(last)))
     return Combined(params, width, step, len(set(times)), error, digest.hexdigest())
 
 
@@ -199,17 +200,6 @@ def _too_far(
         f"The snapshots up to step {step} ({len(set(times))} of them) do not combine to a relative width of {width:g}: "
         f"their best fit is {error:.0%} off. {reach}More snapshots (train.ema.snapshot_every) reach farther."
     )
-
-
-def _nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for path, leaf in leaves.items():
-        *folders, name = path.split("/")
-        here = tree
-        for folder in folders:
-            here = here.setdefault(folder, {})
-        here[name] = leaf.astype(np.float32)
-    return tree
 
 
 def _on_host(leaf: jax.Array) -> np.ndarray:

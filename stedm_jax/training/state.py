@@ -10,7 +10,7 @@ import optax
 from jax.sharding import Mesh
 
 from stedm_jax.common.errors import UserError
-from stedm_jax.training.parts import merged, split
+from stedm_jax.training.param_paths import merged, split
 from stedm_jax.training.sharding import param_shardings
 from stedm_jax.training.task import Task
 from stedm_jax.training.tracks import track_name

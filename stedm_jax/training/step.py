@@ -12,7 +12,7 @@ from stedm_jax.common.errors import UserError
 from stedm_jax.training.ema import update_ema
 from stedm_jax.training.gradients import Gradients, gradients
 from stedm_jax.training.optim import LearningRate
-from stedm_jax.training.parts import merged, named, split
+from stedm_jax.training.param_paths import merged, named, split
 from stedm_jax.training.rng import step_key
 from stedm_jax.training.sharding import batch_sharding, replicated
 from stedm_jax.training.state import TrainState

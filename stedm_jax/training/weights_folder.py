@@ -13,12 +13,12 @@ from typing import Any
 
 import ml_dtypes  # noqa: F401  declares bfloat16 to numpy, which safetensors asks for
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.files import atomic_folder, sha256_of
+from stedm_jax.training.param_paths import named, nested
 
 PARAMS, INFO = "params.safetensors", "convert.json"
 
@@ -66,9 +66,9 @@ def write_tensors(file: Path, tensors: Mapping[str, Any], format: str = "np") ->
     return sha256_of(file)
 
 
-def write_params(folder: Path, params: Mapping[str, Any], info: Mapping[str, Any]) -> None:
+def write_params(folder: Path, params: dict[str, Any], info: Mapping[str, Any]) -> None:
     """Puts parameters and what is to be known about them into a folder."""
-    digest = write_tensors(folder / PARAMS, flatten_dict(params, sep="/"))
+    digest = write_tensors(folder / PARAMS, named(params))
     (folder / INFO).write_text(json.dumps({**info, "sha256": digest}, indent=1) + "\n")
 
 
@@ -95,4 +95,4 @@ def load_folder(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             f"{path / PARAMS} is damaged: its contents are not those that were written; "
             "convert again."
         )
-    return unflatten_dict(leaves, sep="/"), info
+    return nested(leaves), info

@@ -10,7 +10,7 @@ from stedm_jax.common.errors import UserError
 from stedm_jax.ema import main
 from stedm_jax.stages.learn import restore_with_provenance
 from stedm_jax.stages.run import Run
-from stedm_jax.training.parts import named
+from stedm_jax.training.param_paths import named
 from stedm_jax.training.sharding import make_mesh
 from stedm_jax.workdir import Workdir
 from tests.training import toy

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from stedm_jax.common.errors import UserError
 from stedm_jax.ema import main
 from stedm_jax.stages.initial import initial_params
-from stedm_jax.training.parts import named
+from stedm_jax.training.param_paths import named
 from stedm_jax.training.program import Program
 from stedm_jax.training.sharding import make_mesh
 from stedm_jax.training.snapshots import combine, sound_steps

@@ -56,8 +56,8 @@ from PIL import Image
 
 import data_prep.engine.cut as cut_module
 import data_prep.engine.source as source_module
-import stedm_jax.data.parts as parts_module
 import stedm_jax.data.schema as schema_module
+import stedm_jax.data.tile_parts as parts_module
 import stedm_jax.imaging.openslide_file as file_module
 import stedm_jax.imaging.slide as scaled_module
 from data_prep.annotations import draw_mask, load_annotation

@@ -8,7 +8,7 @@ import pytest
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.training.checkpoints import Checkpoints
-from stedm_jax.training.parts import choose, mapped, merged, named, split
+from stedm_jax.training.param_paths import choose, merged, named, nested, split
 from stedm_jax.training.program import Program
 from stedm_jax.training.sharding import make_mesh
 from tests.training import toy
@@ -22,7 +22,7 @@ def test_trees_are_taken_apart_and_put_together() -> None:
     rest, those = split(TREE, {"a/w", "c/d/w"})
     assert rest == {"a": {"b": 2}, "e": 4} and those == {"a": {"w": 1}, "c": {"d": {"w": 3}}}
     assert merged(rest, those) == merged(those, rest) == TREE and merged(TREE, {}) is TREE
-    assert mapped(lambda name, leaf: (name, leaf), TREE)["c"] == {"d": {"w": ("c/d/w", 3)}}
+    assert nested(named(TREE)) == TREE
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stedm_jax.common.errors import UserError
-from stedm_jax.data import parts as module
-from stedm_jax.data.parts import KeptParts, PartWriter, assemble, open_part
+from stedm_jax.data import tile_parts as module
 from stedm_jax.data.records import SetSpec, TileSet, TileWriter
+from stedm_jax.data.tile_parts import KeptParts, PartWriter, assemble, open_part
 from tests.conftest import CLASSES, make_tile
 
 SPEC = SetSpec("made", CLASSES, 2.0, 32)
