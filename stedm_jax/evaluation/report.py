@@ -124,12 +124,13 @@ def results_table(content: ReportContent) -> str:
             f"(95% interval {_number(d.low)} to {_number(d.high)}, {d.n} patients; "
             f"Wilcoxon p {_number(c.wilcoxon.p)}, Holm {_number(c.p_holm)})"
         )
-    if content.synthesis is not None:
-        s = content.synthesis
+    for name, each in content.synthesis.items():
+        found = each.quality.numbers
+        which = f" of {name}" if len(content.synthesis) > 1 else ""
         parts.append(
-            f"synthetic images: style correlation {_number(s.correlation.mean)}, layout IoU "
-            f"{_number(s.layout_iou)} (the same segmenter on real validation tiles: "
-            f"{_number(s.real_val_iou)})"
+            f"synthetic images{which}: style correlation {_number(found['style_correlation'])}, "
+            f"layout IoU {_number(found['layout_iou'])} (the same segmenter on real validation "
+            f"tiles: {_number(found['real_val_iou'])})"
         )
     return "\n".join([*parts, *_class_tables(numbers["arms"])])
 

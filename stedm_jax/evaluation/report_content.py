@@ -14,9 +14,9 @@ from jaxtyping import Float64, Int64, UInt8
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.evaluation.ablation import Ablation, Point, point
-from stedm_jax.evaluation.optical_density import StyleCorrelation
 from stedm_jax.evaluation.report_classes import ClassScores, class_numbers, class_scores
 from stedm_jax.evaluation.statistics import Comparison, compare_arms, patient_means, summarise
+from stedm_jax.evaluation.synthesis_quality.metric import Quality
 
 METRICS = ("iou", "dice", "recall", "precision")
 
@@ -55,21 +55,11 @@ class ResultRow:
 
 
 @dataclass(frozen=True)
-class Synthesis:
-    """How well synthetic images keep style and layout.
+class SyntheticSet:
+    """A set of synthetic images: its metrics, and a picture of layouts by styles."""
 
-    layout_iou is that of a segmenter trained on real tiles only, on synthetic images against their
-    layouts; real_val_iou that of the same segmenter on real validation tiles. `images_od` and
-    `style_od`, (n, 3), are drawn if given. `extra` holds further numbers by name.
-    """
-
-    n_images: int
-    correlation: StyleCorrelation
-    layout_iou: float
-    real_val_iou: float
-    images_od: Float64[np.ndarray, "n 3"] | None = None
-    style_od: Float64[np.ndarray, "n 3"] | None = None
-    extra: Mapping[str, float] = field(default_factory=dict)
+    quality: Quality
+    grid: UInt8[np.ndarray, "gh gw 3"] | None = None
 
 
 @dataclass(frozen=True)
@@ -77,7 +67,8 @@ class ReportContent:
     """Everything a report shows; whatever is empty or None is left out of the page.
 
     `curves` maps a run's folder (such as "segmentation/labelled-0") to its metric rows; `pictures`
-    maps a caption to an image that was drawn during a training; `classes` names those of the
+    maps a caption to an image that was drawn during a training; `synthesis` maps the name of a set
+    of synthetic images to what is known of it; `classes` names those of the
     confusion matrices of the results, in their order; `ablation` is a setting that arms vary;
     `baseline` is the arm that others are compared with, by default the first one mentioned;
     `config` is anything that json can write.
@@ -87,7 +78,6 @@ class ReportContent:
     intro: str = ""
     cohort: Sequence[CohortRow] = ()
     cohort_panel: UInt8[np.ndarray, "h w 3"] | None = None
-    grid: UInt8[np.ndarray, "gh gw 3"] | None = None
     legend: UInt8[np.ndarray, "lh lw 3"] | None = None
     pictures: Mapping[str, np.ndarray] = field(default_factory=dict)
     curves: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
@@ -95,7 +85,7 @@ class ReportContent:
     classes: Sequence[str] = ()
     headline_split: str = "test"
     baseline: str | None = None
-    synthesis: Synthesis | None = None
+    synthesis: Mapping[str, SyntheticSet] = field(default_factory=dict)
     ablation: Ablation | None = None
     reconstruction: Mapping[str, Mapping[str, float]] = field(
         default_factory=dict
@@ -185,17 +175,11 @@ def summary(content: ReportContent) -> dict[str, Any]:
     out: dict[str, Any] = {"title": content.title, "headline_split": content.headline_split}
     out["arms"] = {name: _arm_summary(content, name) for name in arm_names(content)}
     out["comparisons"] = [_comparison_summary(c) for c in comparisons(content)]
-    if content.synthesis is not None:
-        s = content.synthesis
-        out["synthesis"] = {
-            "n_images": s.n_images,
-            "style_correlation": s.correlation.mean,
-            "style_correlation_by_channel": list(s.correlation.per_channel),
-            "style_correlation_min": s.correlation.low,
-            "layout_iou": s.layout_iou,
-            "real_val_iou": s.real_val_iou,
-            **s.extra,
-        }
+    sets = {name: dict(each.quality.numbers) for name, each in content.synthesis.items()}
+    if sets:
+        out["synthesis"] = next(iter(sets.values()))
+    if len(sets) > 1:
+        out["synthesis_sets"] = sets
     if content.reconstruction:
         out["reconstruction"] = {
             patient: dict(scores) for patient, scores in content.reconstruction.items()

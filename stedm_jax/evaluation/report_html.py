@@ -28,7 +28,6 @@ from stedm_jax.evaluation.figures import (
 from stedm_jax.evaluation.report_classes import class_lines, pixel_lines
 from stedm_jax.evaluation.report_content import (
     ReportContent,
-    Synthesis,
     ablation_points,
     arm_names,
     arm_table,
@@ -36,6 +35,8 @@ from stedm_jax.evaluation.report_content import (
 )
 from stedm_jax.evaluation.report_style import CSS
 from stedm_jax.evaluation.statistics import Comparison, patient_means
+from stedm_jax.evaluation.synthesis_quality.measure import LABELS
+from stedm_jax.evaluation.synthesis_quality.metric import Quality
 
 DASH = "\N{EN DASH}"
 
@@ -79,12 +80,14 @@ def _cards(content: ReportContent, numbers: Mapping[str, Any]) -> str:
             f"variance {_number(arm['patient_iou_var'], 4)}, {_count(arm['seeds'], 'seed')}",
         ]
         cards.append(_card(name, _number(arm["patient_iou_mean"]), lines, f"arm{i % len(PALETTE)}"))
-    if content.synthesis is not None:
-        s = content.synthesis
-        lines = [f"Pearson r, {s.n_images} images", f"lowest channel {_number(s.correlation.low)}"]
-        cards.append(_card("Style correlation", _number(s.correlation.mean), lines))
-        lines = ["segmenter trained on real tiles", f"on real ones {_number(s.real_val_iou)}"]
-        cards.append(_card("Layout IoU", _number(s.layout_iou), lines))
+    for name, each in content.synthesis.items():
+        s = each.quality.numbers
+        which = f", {name}" if len(content.synthesis) > 1 else ""
+        lowest = _number(s["style_correlation_min"])
+        lines = [f"Pearson r, {s['n_images']} images", f"lowest channel {lowest}"]
+        cards.append(_card(f"Style correlation{which}", _number(s["style_correlation"]), lines))
+        lines = ["segmenter trained on real tiles", f"on real ones {_number(s['real_val_iou'])}"]
+        cards.append(_card(f"Layout IoU{which}", _number(s["layout_iou"]), lines))
     return f'<div class="cards">{"".join(cards)}</div>' if cards else ""
 
 
@@ -230,30 +233,29 @@ def _comparison_table(tests: Sequence[Comparison]) -> str:
 
 def _synthesis(content: ReportContent) -> str:
     html = ""
-    if content.grid is not None:
-        html += _plate(
-            content.grid,
-            "Each row has one layout, each column the style of one patient, whose tiles stand on top.",
-            content.legend,
-        )
-    if content.synthesis is not None:
-        html += _synthesis_numbers(content.synthesis)
+    for name, each in content.synthesis.items():
+        if len(content.synthesis) > 1:
+            html += f"<h3>{escape(name)}</h3>"
+        if each.grid is not None:
+            html += _plate(
+                each.grid,
+                "Each row has one layout, each column the style of one patient, whose tiles stand on top.",
+                content.legend,
+            )
+        html += _synthesis_numbers(each.quality)
     return html
 
 
-def _synthesis_numbers(s: Synthesis) -> str:
-    red, green, blue = s.correlation.per_channel
+def _synthesis_numbers(quality: Quality) -> str:
     rows = [
-        ["synthetic images", str(s.n_images)],
-        ["style correlation, mean of channels", _number(s.correlation.mean)],
-        ["red, green, blue", f"{_number(red)}, {_number(green)}, {_number(blue)}"],
-        ["layout IoU on synthetic images", _number(s.layout_iou)],
-        ["the same segmenter on real validation tiles", _number(s.real_val_iou)],
-        *[[name.replace("_", " "), _number(value)] for name, value in s.extra.items()],
+        [label, _numbers(quality.numbers[name])]
+        for name, label in LABELS.items()
+        if name in quality.numbers
     ]
     html = _table(["measure", "value"], rows)
-    if s.images_od is not None and s.style_od is not None:
-        images, style, r = s.images_od, s.style_od, s.correlation.per_channel
+    if "images_od" in quality.arrays:
+        images, style = quality.arrays["images_od"], quality.arrays["style_od"]
+        r = quality.numbers["style_correlation_by_channel"]
         html += _chart(
             lambda dark: style_scatter(images, style, r, dark),
             "Mean optical density of each synthetic image against that of its style tiles; on the line they agree.",
@@ -412,6 +414,12 @@ def _number(value: float, digits: int = 3, sign: bool = False) -> str:
     if math.isnan(value):
         return DASH
     return f"{value:{'+' if sign else ''}.{digits}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _numbers(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_number, value))
+    return str(value) if isinstance(value, int) else _number(value)
 
 
 def _range(low: float, high: float, digits: int = 3) -> str:

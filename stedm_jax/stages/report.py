@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -12,10 +13,11 @@ from stedm_jax.data.schema import SYNTHETIC
 from stedm_jax.evaluation.ablation import Ablation
 from stedm_jax.evaluation.confusion import foreground_scores, scores
 from stedm_jax.evaluation.figures import read_metrics
-from stedm_jax.evaluation.optical_density import mean_od, style_correlation
 from stedm_jax.evaluation.panels import Strip, cohort_panel, legend, overlay, style_grid
 from stedm_jax.evaluation.report import results_table, write_report
-from stedm_jax.evaluation.report_content import CohortRow, ReportContent, ResultRow, Synthesis
+from stedm_jax.evaluation.report_content import CohortRow, ReportContent, ResultRow, SyntheticSet
+from stedm_jax.evaluation.synthesis_quality.measure import measure
+from stedm_jax.evaluation.synthesis_quality.metric import Example, Judgment
 from stedm_jax.models.named import JUDGE
 from stedm_jax.stages import whole
 from stedm_jax.stages.arms import baseline, settings
@@ -60,7 +62,6 @@ def show(run: Run) -> None:
 def _content(run: Run) -> ReportContent:
     config, path = run.config, run.workdir.path
     made = TileSet.open(path / "synthesis" / "tiles") if run.workdir.result("synthesis") else None
-    judge = _judge(run)
     results = run.workdir.result("segmentation") or {}
     provenance = {"tiles": str(run.tiles_path)}
     return ReportContent(
@@ -68,14 +69,13 @@ def _content(run: Run) -> ReportContent:
         intro=config.report.intro,
         cohort=list(_cohort(run)),
         cohort_panel=cohort_panel(list(_strips(run))),
-        grid=_grid(run) if made else None,
         legend=legend(run.classes.names, run.classes.colors),
         curves=_curves(path),
         pictures=dict(drawn(path)),
         results=list(_results(run)),
         classes=run.classes.names,
         baseline=baseline(config, results.get("arms", ())),
-        synthesis=_synthesis(run, made, judge) if made else None,
+        synthesis={SYNTHETIC: _synthesis(run, made)} if made else {},
         ablation=_ablation(run),
         reconstruction=(run.workdir.result("autoencoder") or {}).get("patients", {}),
         stages={s: r["seconds"] for s in STAGES if (r := run.workdir.result(s)) and "seconds" in r},
@@ -202,50 +202,31 @@ def _ablation(run: Run) -> Ablation | None:
     return Ablation(key, values)
 
 
-def _judge(run: Run) -> dict[str, float]:
-    """Mean IoU over patients of the judge, by what it was shown."""
+def _judgment(run: Run) -> Judgment:
+    """How the judge, if there is one, segments real and synthetic tiles."""
     for one in _scored(run):
         if one["arm"] == JUDGE:
-            return {
-                split: float(
-                    np.nanmean(
-                        [
-                            foreground_scores(np.array(matrix, np.int64), run.classes.foreground)[
-                                "iou"
-                            ]
-                            for matrix in matrices.values()
-                        ]
-                    )
-                )
-                for split, matrices in one["confusion"].items()
+            confusion = {
+                split: {name: np.array(matrix, np.int64) for name, matrix in patients.items()}
+                for split, patients in one["confusion"].items()
             }
-    return {}
+            return Judgment(confusion, run.classes.foreground)
+    return Judgment()
 
 
-def _synthesis(run: Run, made: TileSet, judge: dict[str, float]) -> Synthesis:
-    """Optical density of synthetic tiles against that of their style tiles, and the judge's
-    opinion."""
-    images, styles = [], []
-    style_od: dict[tuple[str, int], np.ndarray] = {}
-    for number in range(len(made.index(SYNTHETIC))):
-        tile = made.read(SYNTHETIC, number)
-        images.append(mean_od(tile.image))
-        split, bag = tile.provenance["style_split"], []
-        for record in map(int, tile.provenance["style_records"].split()):
-            if (split, record) not in style_od:
-                style_od[split, record] = mean_od(
-                    run.reader.read(run.tiles.index(split)[record])[0]
-                )
-            bag.append(style_od[split, record])
-        styles.append(np.mean(bag, axis=0))
-    images_od, bags_od = np.stack(images), np.stack(styles)
-    nan = float("nan")
-    return Synthesis(
-        n_images=len(images),
-        correlation=style_correlation(images_od, bags_od),
-        layout_iou=judge.get(SYNTHETIC, nan),
-        real_val_iou=judge.get("val", nan),
-        images_od=images_od,
-        style_od=bags_od,
-        extra={"judge_test_iou": judge.get("test", nan)},
-    )
+def _synthesis(run: Run, made: TileSet) -> SyntheticSet:
+    """The metrics of the synthetic tiles, and their grid."""
+
+    def read_style(key: Any) -> np.ndarray:
+        split, record = key
+        return run.reader.read(run.tiles.index(split)[record])[0]
+
+    def examples() -> Iterator[Example]:
+        for number in range(len(made.index(SYNTHETIC))):
+            tile = made.read(SYNTHETIC, number)
+            split = tile.provenance["style_split"]
+            records = map(int, tile.provenance["style_records"].split())
+            styles = [(split, record) for record in records]
+            yield Example(tile.image, tile.mask, styles, read_style)
+
+    return SyntheticSet(measure(examples(), _judgment(run)), _grid(run))

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from stedm_jax.common.errors import UserError
-from stedm_jax.evaluation.optical_density import style_correlation
 from stedm_jax.evaluation.panels import Strip, cohort_panel, legend, style_grid
 from stedm_jax.evaluation.report import per_patient_csv, results_table, text_table, write_report
-from stedm_jax.evaluation.report_content import CohortRow, ReportContent, ResultRow, Synthesis
+from stedm_jax.evaluation.report_content import CohortRow, ReportContent, ResultRow, SyntheticSet
+from stedm_jax.evaluation.synthesis_quality.metric import Quality
 
 ARMS, SEEDS, TEST = ("labelled", "labelled+synthetic"), (0, 1, 2), 6
 COLOURS = ((236, 236, 236), (204, 60, 60))
@@ -53,6 +53,20 @@ def blob(rng):
     return ((y - cy) ** 2 + (x - cx) ** 2 < rng.uniform(12, 24) ** 2).astype(np.uint8)
 
 
+def synthetic(images_od, style_od, grid):
+    """A set whose style correlation is high, and that was judged on two splits only."""
+    numbers = {
+        "n_images": len(style_od),
+        "style_correlation": 0.93,
+        "style_correlation_by_channel": [0.95, 0.92, float("nan")],
+        "style_correlation_min": 0.92,
+        "layout_iou": 0.71,
+        "real_val_iou": 0.78,
+        "judge_test_iou": float("nan"),
+    }
+    return SyntheticSet(Quality(numbers, {"images_od": images_od, "style_od": style_od}), grid)
+
+
 def content(small=True):
     rng = np.random.default_rng(1)
     styles = rng.uniform(90, 230, (5, 3))
@@ -67,6 +81,7 @@ def content(small=True):
     ]
     od = rng.uniform(0.1, 0.6, (60 if small else 300, 3))
     made = od + rng.normal(0, 0.04, od.shape)
+    grid = style_grid(images, layouts, tiles, COLOURS, names[7:12], cell=64 if small else 128)
     steps = np.arange(0, 600, 10)
     curves = {
         name: [
@@ -86,14 +101,11 @@ def content(small=True):
             for i, (name, split) in enumerate(zip(names, splits, strict=True))
         ],
         cohort_panel=cohort_panel(strips),
-        grid=style_grid(images, layouts, tiles, COLOURS, names[7:12], cell=64 if small else 128),
         legend=legend(["background", "tumour"], COLOURS),
         pictures={"diffusion, step 600": images[0][0]},
         curves=curves,
         results=list(results()),
-        synthesis=Synthesis(
-            len(od), style_correlation(made, od), 0.71, 0.78, made, od, {"FD": float("nan")}
-        ),
+        synthesis={"synthetic": synthetic(made, od, grid)},
         stages={"autoencoder": 95.0, "latents": 4.2, "diffusion": 301.0, "synthesis": 4000.0},
         config={"name": "demo", "note": "</pre><script>alert(1)</script>", "lr": 1e-3},
         versions={"jax": "0.10.2"},
@@ -146,12 +158,29 @@ def test_summary(report):
     assert numbers["synthesis"]["style_correlation"] > 0.9
     assert numbers["synthesis"]["layout_iou"] == 0.71
     assert numbers["synthesis"]["real_val_iou"] == 0.78
-    assert numbers["synthesis"]["FD"] is None
+    assert numbers["synthesis"]["judge_test_iou"] is None
+    assert numbers["synthesis"]["style_correlation_by_channel"] == [0.95, 0.92, None]
+    assert "synthesis_sets" not in numbers
     assert numbers["stages"]["latents"]["seconds"] == 4.2
     (comparison,) = numbers["comparisons"]
     assert comparison["arm"] == "labelled+synthetic"
     assert comparison["iou_difference_ci95"][0] > 0
     assert numbers["cohort"]["style"]["patients"] == 5
+
+
+def test_several_sets_stand_side_by_side_by_name(tmp_path):
+    one = content().synthesis["synthetic"]
+    worse = SyntheticSet(Quality(dict(one.quality.numbers) | {"layout_iou": 0.5}))
+    sets = ReportContent("t", synthesis={"synthetic": one, "<restyled>": worse})
+    write_report(tmp_path, sets)
+    numbers = json.loads((tmp_path / "summary.json").read_text())
+    assert numbers["synthesis"] == numbers["synthesis_sets"]["synthetic"]
+    assert numbers["synthesis_sets"]["<restyled>"]["layout_iou"] == 0.5
+    html = (tmp_path / "index.html").read_text()
+    assert "<h3>synthetic</h3>" in html and "<h3>&lt;restyled&gt;</h3>" in html
+    assert "Layout IoU, &lt;restyled&gt;" in html
+    lines = results_table(sets).splitlines()
+    assert lines[1].startswith("synthetic images of <restyled>: style correlation 0.930, layout")
 
 
 def test_csv(report):
@@ -173,7 +202,7 @@ def test_undefined_score_is_empty_in_csv_and_left_out_of_means():
 
 def test_same_content_same_files(tmp_path):
     for folder in ("a", "b"):
-        write_report(tmp_path / folder, dataclasses.replace(content(), curves={}, synthesis=None))
+        write_report(tmp_path / folder, dataclasses.replace(content(), curves={}, synthesis={}))
     for name in ("index.html", "summary.json", "per_patient.csv"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 

@@ -19,7 +19,7 @@ def test_style_correlation_is_that_of_the_report():
         np.stack([optical_density.mean_od(each) for each in images]), bags
     )
     assert float(style_correlation(jnp.asarray(images), jnp.asarray(styles))) == pytest.approx(
-        expected.mean, abs=1e-4
+        expected.mean(), abs=1e-4
     )
     constant = jnp.full((12, 8, 8, 3), 7, jnp.uint8)
     assert np.isnan(style_correlation(constant, jnp.asarray(styles)))

@@ -1,0 +1,1 @@
+"""Metrics of a set of synthetic images: one file a metric, listed in measure.py."""

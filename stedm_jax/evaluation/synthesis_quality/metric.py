@@ -1,0 +1,72 @@
+"""What a metric of synthetic images is given, and what it gives back."""
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from jaxtyping import Integer, UInt8
+
+
+@dataclass(frozen=True)
+class Example:
+    """One synthetic image and what it was made from.
+
+    Attributes:
+      image: the synthetic image.
+      mask: its layout, as class ids.
+      styles: keys of its style tiles; a tile has the same key wherever it occurs.
+      read_style: reads the style tile of a key. A metric that keeps what it needs of a tile reads
+        each tile only once.
+    """
+
+    image: UInt8[np.ndarray, "h w 3"]
+    mask: UInt8[np.ndarray, "h w"]
+    styles: Sequence[Hashable]
+    read_style: Callable[[Hashable], UInt8[np.ndarray, "h w 3"]]
+
+
+@dataclass(frozen=True)
+class Judgment:
+    """How a segmenter that was trained on real tiles only segments real and synthetic tiles.
+
+    Attributes:
+      confusion: split ("val", "test", "synthetic") -> patient -> confusion matrix, truth by
+        prediction. Empty if there is no such segmenter.
+      foreground: ids of the foreground classes.
+    """
+
+    confusion: Mapping[str, Mapping[str, Integer[np.ndarray, "c c"]]] = field(default_factory=dict)
+    foreground: Sequence[int] = ()
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What was measured on a set.
+
+    Attributes:
+      numbers: by name; each is a number or a list of numbers, NaN if undefined.
+      arrays: by name; what charts are drawn from.
+    """
+
+    numbers: Mapping[str, Any]
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+class Metric(Protocol):
+    """A metric of a set: created without arguments, updated with each image, then asked once.
+
+    Attributes:
+      labels: name of a number -> how the report labels it; numbers without a label appear in
+        summary.json only.
+    """
+
+    labels: ClassVar[Mapping[str, str]]
+
+    def update(self, example: Example) -> None:
+        """Takes in one image of the set."""
+        ...
+
+    def result(self, judgment: Judgment) -> Quality:
+        """The numbers of the set, after its last image."""
+        ...
