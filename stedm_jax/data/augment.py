@@ -12,11 +12,9 @@ from jaxtyping import UInt8
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.labels import VOID
+from stedm_jax.common.stains import HED
 
 Image = UInt8[np.ndarray, "h w 3"]
-
-# Ruifrok and Johnston (2001): optical density of haematoxylin, eosin and DAB, a row each.
-HED = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]], np.float32)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from stedm_jax.common.errors import UserError
 from stedm_jax.data.around import check_around
 from stedm_jax.data.augment import Movement
 from stedm_jax.data.classes import class_map
-from stedm_jax.data.crops import recolour
 from stedm_jax.data.whole import WholeSet
 from stedm_jax.diffusion.samplers import Sampler, check_start, timesteps
 from stedm_jax.models.named import JUDGE
@@ -124,7 +123,7 @@ class _Check:
             raise UserError(
                 f"config.ssl.probe.protocol is '{config.probe.protocol}'; use {' or '.join(PROTOCOLS)}."
             )
-        self._training(SslTask(config, self.run.dtype, recolour), config)
+        self._training(SslTask(config, self.run.dtype), config)
 
     def diffusion(self) -> None:
         config = self.config.diffusion

@@ -261,7 +261,7 @@ def _arm(
 
 def _ssl(config: Any) -> Line:
     crops, train = config.ssl.crops, config.ssl.train
-    task = SslTask(config.ssl, jnp.float32, lambda key, views, *_: views)
+    task = SslTask(config.ssl, jnp.float32)
     head = _cost(task.head, jax.ShapeDtypeStruct((1, task.size.embedding_dim), jnp.float32))
     sides = (crops.global_size, crops.local_size)
     big, small = (_cost(task.network, _image(1, side, side, 3)) + head for side in sides)

@@ -17,7 +17,7 @@ from jaxtyping import Array
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.labels import VOID
-from stedm_jax.data.crops import MultiCrop, recolour
+from stedm_jax.data.crops import MultiCrop
 from stedm_jax.data.index import IndexRow
 from stedm_jax.data.pipeline import tile_dataset
 from stedm_jax.evaluation.collapse import named_collapse
@@ -40,7 +40,7 @@ PROTOCOLS = ("val", "leave_one_out")
 
 def build(run: Run) -> SslTask:
     """The task of this stage."""
-    return SslTask(run.config.ssl, run.dtype, recolour, lambda line: print(line, flush=True))
+    return SslTask(run.config.ssl, run.dtype)
 
 
 def trained(run: Run) -> tuple[Functional, Any, Weights]:

@@ -99,6 +99,11 @@ class AutoencoderTask:
             else 2 ** (len(self.config.model.multipliers) - 1)
         )
 
+    @property
+    def channels(self) -> int:
+        """Of a latent."""
+        return self.config.model.latent_channels
+
     def init(self, key: PRNGKeyArray) -> PyTree:
         """Fresh parameters; of kl with the log variance of the latents moved by
         `initial_log_variance`.

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int32, PRNGKeyArray, PyTree, UInt8
 from stedm_jax.diffusion.losses import add_noise, check_loss, distance, weight
 from stedm_jax.diffusion.parameterisation import check_kind, target
 from stedm_jax.diffusion.schedule import make_schedule
+from stedm_jax.models.functional import Functional, Params
 from stedm_jax.tasks.autoencoder import AutoencoderTask
 from stedm_jax.tasks.images import to_bytes, to_network
 
@@ -27,6 +28,11 @@ class LatentScale:
 
     shift: tuple[float, ...]
     scale: tuple[float, ...]
+
+    @classmethod
+    def unit(cls, channels: int) -> "LatentScale":
+        """The identity, for a task whose latents have not been measured."""
+        return cls((0.0,) * channels, (1.0,) * channels)
 
     def to_z(self, latents: Float[Array, "b hs ws c"]) -> Float[Array, "b hs ws c"]:
         """Scaled latents, float32."""
@@ -58,13 +64,29 @@ class LatentDiffusion(abc.ABC):
       UserError: an unknown schedule, prediction, loss or weighting.
     """
 
+    guide: Functional | None = None
+    """An encoder that is never trained; its parameters are frozen["guide"]."""
+
     def __init__(self, config: Any, autoencoder: AutoencoderTask, latents: LatentScale):
         self.config, self.autoencoder, self.latents = config, autoencoder, latents
         check_kind(config.prediction)
         check_loss(config.loss, config.weighting)
-        self.schedule = make_schedule(**config.schedule)
-        self.channels = autoencoder.config.model.latent_channels
+        levels = config.schedule
+        self.schedule = make_schedule(
+            levels.name,
+            levels.steps,
+            levels.beta_start,
+            levels.beta_end,
+            levels.zero_terminal_snr,
+        )
+        self.channels = autoencoder.channels
         self.factor = autoencoder.factor
+
+    @property
+    def abstract_frozen(self) -> dict[str, Params]:
+        """The shapes of what lies frozen below the denoiser."""
+        guide = {} if self.guide is None else {"guide": self.guide.abstract}
+        return {"first": self.autoencoder.network.abstract} | guide
 
     def encode(
         self, frozen: PyTree, image: UInt8[Array, "b h w 3"], key: PRNGKeyArray | None

@@ -16,7 +16,6 @@ published weights
 name them twice: init_from = backbone=SOURCE, student/backbone=SOURCE.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -30,10 +29,10 @@ from stedm_jax.evaluation.collapse import health, named_collapse
 from stedm_jax.models.build import build_dino_head, build_ssl_encoder, ssl_size
 from stedm_jax.models.functional import Functional
 from stedm_jax.tasks.images import image_rows, to_bytes, to_network
+from stedm_jax.tasks.recolor import recolor
 from stedm_jax.training.task import STATE
 
 BACKBONE = "backbone"
-Recolour = Callable[..., Array]
 
 
 def cosine(start: float, end: float, step: Int32[Array, ""], steps: int) -> Float[Array, ""]:
@@ -61,8 +60,6 @@ class SslTask:
     Args:
       config: config.ssl.
       dtype: of the computation.
-      recolour: (key, views, augment, solarise) -> views in [-1, 1], as data.crops.recolour.
-      tell: is told of a collapse whenever an evaluation shows one.
 
     Raises:
       UserError: a size that does not go with another, an average, or micro-batches.
@@ -70,10 +67,8 @@ class SslTask:
 
     name = "ssl"
 
-    def __init__(
-        self, config: Any, dtype: DTypeLike, recolour: Recolour, tell: Callable[[str], None] = print
-    ):
-        self.config, self.recolour, self.tell = config, recolour, tell
+    def __init__(self, config: Any, dtype: DTypeLike):
+        self.config = config
         self.size = ssl_size(config)
         if config.crops.local_size % self.size.patch or config.crops.global_size % self.size.patch:
             raise UserError(
@@ -125,8 +120,8 @@ class SslTask:
         """Equation (2), how the teacher fares, and the teacher and centre that follow."""
         config = self.config
         one, two = jax.random.split(key)
-        big = self.recolour(one, batch["global"], config.augment, (0.0, config.augment.solarise))
-        small = self.recolour(two, batch["local"], config.augment)
+        big = recolor(one, batch["global"], config.augment, (0.0, config.augment.solarise))
+        small = recolor(two, batch["local"], config.augment)
         momentum = cosine(config.momentum, 1.0, step, config.train.steps)
         teacher, student = self._teacher(params, momentum), dict(params["student"])
         last = student["head"]["last_layer"]
@@ -203,10 +198,10 @@ class SslTask:
         }
 
     def summarise(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
-        """entropy, prototypes, spread, rank; a collapse is told of."""
+        """entropy, prototypes, spread and rank; prints a collapse."""
         scores = health(sums)
         for line in named_collapse(scores):
-            self.tell(f"ssl: {line}")
+            print(f"ssl: {line}", flush=True)
         return scores
 
     def visualise(
@@ -219,7 +214,7 @@ class SslTask:
             ("local_crops", batch["local"][:8]),
         ):
             if views.shape[1]:
-                changed = to_bytes(self.recolour(key, views, self.config.augment))
+                changed = to_bytes(recolor(key, views, self.config.augment))
                 pictures[name] = image_rows(
                     [changed[:, number] for number in range(views.shape[1])]
                 )

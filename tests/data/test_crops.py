@@ -1,11 +1,8 @@
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from configs.base import get_base
-from stedm_jax.data.augment import stain_jitter
-from stedm_jax.data.crops import MultiCrop, jitter_stains, random_box, recolour
+from stedm_jax.data.crops import MultiCrop, random_box
 from stedm_jax.data.pipeline import Source, TileReader, tile_dataset
 
 
@@ -14,13 +11,6 @@ def config():
     config = get_base().ssl
     config.crops.update({"global_size": 16, "local_size": 8, "locals": 3})
     return config
-
-
-@pytest.fixture
-def still(config):
-    """No change of colour."""
-    config.augment.update({"stain": 0.0, "colour": 0.0, "grey": 0.0})
-    return config.augment
 
 
 def test_element_i_is_a_function_of_seed_and_i(tile_set, config):
@@ -84,41 +74,3 @@ def test_a_crop_shows_what_lies_in_the_box(config):
         {"image": np.full((64, 64, 3), 77, np.uint8)}, np.random.default_rng(0)
     )
     assert (flat["global"] == 77).all() and (flat["local"] == 77).all()
-
-
-def test_without_strength_colours_stay(still):
-    views = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 4, 3), dtype=np.uint8)
-    out = jax.jit(lambda key, x: recolour(key, x, still))(jax.random.key(0), views)
-    np.testing.assert_allclose(out, views / 127.5 - 1.0, atol=1e-6)
-    still.grey = 1.0
-    grey = recolour(jax.random.key(0), jnp.asarray(views), still)
-    np.testing.assert_allclose(grey[..., :1], grey[..., 1:2], atol=1e-6)
-
-
-def test_only_the_chosen_views_are_solarised(still):
-    views = np.full((2, 2, 4, 4, 3), 204, np.uint8)
-    out = recolour(jax.random.key(0), jnp.asarray(views), still, (0.0, 1.0))
-    np.testing.assert_allclose(out[:, 0], 0.6, atol=1e-6)
-    np.testing.assert_allclose(out[:, 1], -0.6, atol=1e-6)
-
-
-def test_every_view_gets_its_own_colours_and_the_key_decides(config):
-    views = jnp.full((2, 3, 4, 4, 3), 150, jnp.uint8)
-    make = jax.jit(lambda key: recolour(key, views, config.augment))
-    out = make(jax.random.key(0))
-    np.testing.assert_array_equal(out, make(jax.random.key(0)))
-    assert np.abs(out - make(jax.random.key(1))).max() > 0.01
-    assert len(np.unique(np.asarray(out[:, :, 0, 0]).reshape(6, 3).round(4), axis=0)) == 6
-    assert out.min() >= -1 and out.max() <= 1
-
-
-def test_stain_jitter_on_the_device_is_that_of_the_host():
-    image, strength = np.random.default_rng(0).integers(1, 256, (5, 6, 3), dtype=np.uint8), 0.4
-    (host,) = stain_jitter([image], strength, np.random.default_rng(7))
-    rng = np.random.default_rng(7)
-    scale, shift = (rng.uniform(-strength, strength, 3).astype(np.float32) for _ in range(2))
-    turn = (rng.normal(0.0, 0.3 * strength, (3, 3)) / 0.3).astype(np.float32)
-    arguments = [jnp.asarray(x)[None, None] for x in (image / np.float32(255), scale, shift, turn)]
-    device = 255.0 * np.asarray(jitter_stains(*arguments)[0, 0])
-    assert np.abs(device - host).max() < 1.01  # the host cuts to whole numbers
-    assert np.abs(host.astype(float) - image).max() > 10

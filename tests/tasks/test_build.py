@@ -1,0 +1,134 @@
+"""Every task from the settings alone."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from configs.demo import get_config
+from stedm_jax.common.errors import UserError
+from stedm_jax.stages.arms import settings as arm_settings
+from stedm_jax.tasks.build import (
+    Shown,
+    build_autoencoder,
+    build_generator,
+    build_guided,
+    build_segmenter,
+    build_ssl,
+    is_head,
+    reads_around,
+    sees_around,
+)
+from stedm_jax.tasks.contour import ContourTask
+from stedm_jax.tasks.pixel_head import PixelHeadTask
+from stedm_jax.training.task import Task
+
+SHOWN = Shown(((0, 0, 0), (9, 9, 9)), (1,), 64)
+
+
+class Settings:
+    """A configuration with the methods of settings.root.Settings."""
+
+    def __init__(self, config):
+        self.config = config
+
+    def __getattr__(self, name):
+        return getattr(self.config, name)
+
+    def generator(self, name):
+        assert name == "stedm"
+        return self.config.diffusion
+
+    def arm(self, name):
+        section = self.config.segmentation
+        arm = section.judge if name == "judge" else section.arms[name]
+        return arm_settings(section, name, arm)
+
+
+def settings(**changes):
+    config = get_config("tiny")
+    config.guided.unet.update({"base": 8, "multipliers": (1, 1), "res_blocks": 1, "heads": 1})
+    config.guided.unet.attention_at = ()
+    config.ssl.model.update({"width": 16, "depth": 1, "heads": 2, "patch": 8})
+    config.ssl.crops.update({"global_size": 32, "local_size": 16})
+    config.segmentation.features.blocks = ("output_blocks/1",)
+    networks = ("model", "ldm", "vit", "concat", "dcan")
+    config.segmentation.arms = {
+        name: {"real": 1.0, "stain_jitter": 0.0, "network": name} for name in networks
+    }
+    config.segmentation.judge.network = "model"
+    config.segmentation.model.dcan.widths = (4, 4, 4, 4, 4)
+    config.segmentation.model.dcan.hidden = 8
+    config.update_from_flattened_dict(
+        {key.replace("__", "."): value for key, value in changes.items()}
+    )
+    return Settings(config)
+
+
+@pytest.fixture(scope="module")
+def tasks():
+    made = settings()
+    first = build_autoencoder(made, jnp.float32)
+    arms = {
+        name: build_segmenter(made, name, SHOWN, 1, jnp.float32)
+        for name in ("judge", *made.segmentation.arms)
+    }
+    generator = build_generator(made, "stedm", first, SHOWN.colors, jnp.float32)
+    guided = build_guided(made, first, jnp.float32)
+    return {
+        "autoencoder": first,
+        "diffusion": generator,
+        "ssl": build_ssl(made, jnp.float32),
+        "guided": guided,
+        **arms,
+    }
+
+
+def test_every_task_is_a_task_whose_parameters_have_shapes(tasks):
+    for name, task in tasks.items():
+        assert isinstance(task, Task), name
+        assert task.name == (
+            name if name in ("autoencoder", "diffusion", "ssl", "guided") else "segmentation"
+        )
+        assert jax.tree.leaves(jax.eval_shape(task.init, jax.random.key(0))), name
+
+
+def test_arms_get_the_task_of_their_network(tasks):
+    assert isinstance(tasks["dcan"], ContourTask)
+    heads = {name for name, task in tasks.items() if isinstance(task, PixelHeadTask)}
+    assert (
+        heads
+        == {"ldm", "vit", "concat"}
+        == {name for name in settings().segmentation.arms if is_head(settings(), name)}
+    )
+    assert [tasks[name].features.channels for name in ("ldm", "vit", "concat")] == [
+        (8,),
+        (16,),
+        (8, 16),
+    ]
+
+
+def test_a_task_without_measured_latents_takes_them_as_they_are(tasks):
+    latents = jnp.ones((1, 2, 2, tasks["autoencoder"].channels)) * 3
+    for name in ("diffusion", "guided"):
+        assert (tasks[name].latents.to_z(latents) == latents).all()
+
+
+def test_what_is_frozen_below_a_denoiser_has_shapes(tasks):
+    first = jax.eval_shape(tasks["autoencoder"].init, jax.random.key(0))
+    assert tasks["diffusion"].abstract_frozen == {"first": first}
+    below = tasks["guided"].abstract_frozen
+    assert below["first"] == first and below["guide"] == tasks["ssl"].network.abstract
+
+
+def test_a_region_token_needs_the_field_around_a_tile():
+    region = settings(guided__guide__tokens=("patch", "region"))
+    assert sees_around(region.guided) and not sees_around(settings().guided)
+    seen = {name: reads_around(region, name) for name in region.segmentation.arms}
+    assert seen == {"model": False, "ldm": True, "vit": False, "concat": True, "dcan": False}
+    known = settings(guided__guide__tokens=("patch", "region"), guided__guide__region_width=4)
+    assert not sees_around(known.guided)
+
+
+def test_a_wrong_guide_is_named(tasks):
+    with pytest.raises(UserError, match="guided.guide.source is 'sl'; valid are ssl, none"):
+        build_guided(settings(guided__guide__source="sl"), tasks["autoencoder"], jnp.float32)
