@@ -1,12 +1,11 @@
-"""Names within the stage segmentation: the networks that an arm may name, and the judge."""
+"""The networks that an arm of the segmentation may name, and the name of the judge."""
 
 from typing import Any
 
 JUDGE = "judge"
-"""What the judge of synthetic images is called among the arms; its settings are
-config.segmentation.judge."""
+"""Name of the judge of synthetic images among the arms; it is config.segmentation.judge."""
 NETWORKS: dict[str, dict[str, Any]] = {
-    "model": {},  # as segmentation.model says
+    "model": {},  # what segmentation.model describes
     "resnet18-unet": {"init_from": (), "model.kind": "unet", "model.encoder": "resnet18"},
     "vgg16-fcn8s": {"init_from": (), "model.kind": "fcn8s"},
     "dcan": {"init_from": (), "model.kind": "dcan"},
@@ -16,3 +15,5 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "concat": {"init_from": (), "features.source": "concat"},
 }
 """Name -> what it changes in config.segmentation."""
+HEADS = ("ldm", "random-ldm", "vit", "concat")
+"""Those of NETWORKS that are a head on features of a guided denoiser."""

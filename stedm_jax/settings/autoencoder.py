@@ -1,0 +1,95 @@
+"""Keys of the autoencoder whose latents the denoisers learn."""
+
+from collections.abc import Iterator, Mapping
+
+from stedm_jax.settings.key import key, section
+from stedm_jax.settings.training import (
+    Start,
+    Training,
+    split_problems,
+    steps_problems,
+    training,
+)
+
+TAEF2 = "taef2"
+
+
+@section
+class AutoencoderModel:
+    """Network of the autoencoder."""
+
+    kind: str = key(
+        "vq",
+        "kind; taef2 has channels 64, latent_channels 32 and reads no other key",
+        choices=("kl", "vq", TAEF2),
+    )
+    channels: int = key(128, "channels at full resolution", low=1)
+    multipliers: tuple[int, ...] = key((1, 2, 4), "channels of each level over `channels`", low=1)
+    res_blocks: int = key(2, "residual blocks of a level", low=1)
+    latent_channels: int = key(3, "channels of the latents", low=1)
+    codes: int = key(8192, "codes of the codebook of vq", low=1)
+    attention: bool = key(True, "attention in the middle block")
+    legacy_codebook: bool = key(False, "beta on the other term of the loss, as in LDM's code")
+
+
+@section
+class Adversarial:
+    """The discriminator of the autoencoder's training."""
+
+    weight: float = key(
+        0.0,
+        "0: no discriminator; LDM: 0.75 (vq), 0.5 (kl), with b1=0.5, b2=0.9, weight_decay=0",
+        low=0,
+    )
+    start: int = key(50_000, "step from which its loss counts", low=0)
+    ramp: int = key(5_000, "steps over which its weight grows from 0; 0: at once", low=0)
+    filters: int = key(64, "channels of its first layer", low=1)
+    layers: int = key(3, "layers", low=1)
+    norm: str = key("batch", "normalization", choices=("batch", "group", "none"))
+
+
+@section
+class Autoencoder(Start):
+    """The autoencoder."""
+
+    model: AutoencoderModel = key(AutoencoderModel(), "network")
+    crop: int = key(0, "side of the random crops that a step learns from; 0: whole tiles", low=0)
+    tiling: int = key(
+        0, "larger images are coded in overlapping parts of this side; 0: never", low=0
+    )
+    initial_log_variance: float = key(0.0, "of the latents of an untrained kl autoencoder")
+    kl_weight: float = key(1e-6, "weight of the KL divergence", low=0)
+    codebook_weight: float = key(1.0, "weight of the codebook loss", low=0)
+    perceptual_weight: float = key(1.0, "weight of LPIPS, where its weights are given", low=0)
+    lpips: str = key("", "a converted folder, or lpips-alex; empty: no perceptual loss and score")
+    adversarial: Adversarial = key(Adversarial(), "discriminator")
+    splits: Mapping[str, float] = key({"train": 1.0}, "split -> share of a batch", low=0)
+    stain_jitter: float = key(0.0, "strength of the random change of stains", low=0)
+    train: Training = key(training(100_000, 64, 1e-4), "training")
+
+    @property
+    def halvings(self) -> int:
+        """How often an image is halved."""
+        return 3 if self.model.kind == TAEF2 else len(self.model.multipliers) - 1
+
+    def problems(self, where: str) -> Iterator[str]:
+        """Keys that do not go together."""
+        yield from split_problems(where, self.splits)
+        yield from steps_problems(where, self, self.train.steps)
+        factor, start, steps = 2**self.halvings, self.adversarial.start, self.train.steps
+        if self.crop % factor:
+            yield (
+                f"{where}.crop is {self.crop}; it must be a multiple of {factor} for this network "
+                f"({where}.model)."
+            )
+        if self.tiling and (self.tiling % factor or self.tiling < 4 * factor):
+            yield (
+                f"{where}.tiling is {self.tiling}; give 0 (off), or a multiple of {factor}, which "
+                f"this autoencoder divides the side of an image by, of {4 * factor} or more."
+            )
+        if self.adversarial.weight > 0 and start >= steps > 0:
+            yield (
+                f"{where}.adversarial.start is {start}, which is behind the last of {steps} steps "
+                f"({where}.train.steps), so that its weight would do nothing; start earlier, or "
+                "set adversarial.weight=0."
+            )

@@ -1,0 +1,205 @@
+"""Keys of the denoisers that make annotated tiles, and of the parts that guided denoisers share."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from stedm_jax.settings.key import key, section
+from stedm_jax.settings.names import FROZEN, STYLE_ENCODERS
+from stedm_jax.settings.training import (
+    Ema,
+    Optimizer,
+    Start,
+    Training,
+    split_problems,
+)
+
+
+@section
+class Unet:
+    """U-Net of a denoiser."""
+
+    base: int = key(128, "channels of the first level", low=1)
+    multipliers: tuple[int, ...] = key((1, 4, 8), "channels of each level over `base`", low=1)
+    res_blocks: int = key(2, "residual blocks of a level", low=1)
+    attention_at: tuple[int, ...] = key(
+        (), "downsampling factors with attention; the middle block always attends", low=1
+    )
+    heads: int = key(8, "heads of attention", low=1)
+    attention: str = key(
+        "plain", "transformer can read a context", choices=("plain", "transformer")
+    )
+    context_dim: int = key(0, "length of a context token; 0: none", low=0)
+    style_path: str = key(
+        "middle",
+        "where the style enters; cross needs style.aggregation = tokens",
+        choices=("middle", "all", "both", "adagn", "cross"),
+    )
+    dropout: float = key(0.0, "share of dropped activations", low=0, below=1)
+    remat: bool = key(False, "computes again in the backward pass, for memory", changes=False)
+
+    def problems(self, where: str) -> Iterator[str]:
+        """Keys that do not go together."""
+        for multiplier in self.multipliers:
+            if self.base * multiplier % self.heads:
+                yield (
+                    f"{where}.heads is {self.heads}, which does not divide the "
+                    f"{self.base * multiplier} channels of a level ({where}.base={self.base} times "
+                    f"{multiplier}). Change one of the two."
+                )
+                break
+        if self.context_dim and self.attention == "plain":
+            yield (
+                f"{where}.context_dim is {self.context_dim}, but plain attention reads no context; "
+                f"set it to 0, or {where}.attention='transformer'."
+            )
+
+
+@section
+class Style:
+    """Style of an image, read from other tiles."""
+
+    source: str = key(
+        "multipatch",
+        "tiles that lend their style",
+        choices=("multipatch", "nearby", "augmented", "none"),
+    )
+    scope: str = key(
+        "slide", "multipatch draws from the same slide or patient", choices=("slide", "patient")
+    )
+    encoder: str = key(
+        "swin_v2_t", "network that reads them; vit:NAME is not trained", choices=STYLE_ENCODERS
+    )
+    weights: str = key("", "of a vit:NAME: a converted folder or a registry name")
+    width: int = key(96, "width of the encoder; 0: as published", low=0)
+    aggregation: str = key(
+        "mean",
+        "how several tiles become one style",
+        choices=("mean", "max", "linear", "attention", "svit", "none", "tokens"),
+    )
+    dim: int = key(512, "length of the style vector", low=1)
+    tiles: int = key(10, "style tiles of an image", low=1)
+    drop: float = key(0.25, "share of dropped styles, for guidance", low=0, high=1)
+    remat: bool = key(
+        False,
+        "one style tile after another, computed again in the backward pass, for memory",
+        changes=False,
+    )
+
+    @property
+    def used(self) -> bool:
+        """Whether images have a style at all."""
+        return self.source != "none" and self.aggregation != "none"
+
+    def problems(self, where: str) -> Iterator[str]:
+        """Keys that do not go together."""
+        frozen = self.encoder.startswith(FROZEN)
+        if frozen != bool(self.weights) and self.source != "none":
+            yield (
+                f"{where}.encoder='{self.encoder}' and {where}.weights='{self.weights}' do not go "
+                "together: a pathology encoder vit:NAME is not trained and needs weights, and no "
+                "other encoder takes any."
+            )
+        if frozen and self.aggregation == "svit":
+            yield (
+                f"{where}.aggregation is 'svit', which reads the images itself; choose another one "
+                f"for {where}.encoder='{self.encoder}'."
+            )
+
+
+@section
+class Schedule:
+    """Noise schedule."""
+
+    name: str = key("ldm_linear", "name", choices=("ldm_linear", "linear", "cosine"))
+    steps: int = key(1000, "noise levels", low=2)
+    beta_start: float = key(0.0015, "first variance; cosine reads neither", above=0, below=1)
+    beta_end: float = key(0.0205, "last variance", above=0, below=1)
+    zero_terminal_snr: bool = key(False, "the last level is pure noise")
+
+    def problems(self, where: str) -> Iterator[str]:
+        """Keys that do not go together."""
+        if self.beta_start > self.beta_end:
+            yield (
+                f"{where}.beta_start is {self.beta_start}, above {where}.beta_end={self.beta_end}; "
+                "give the smaller one first."
+            )
+
+
+@section
+class Watch:
+    """What train.visual_every draws: fixed layouts in the styles of fixed patients never annotated,
+    at fixed noise, and curves of how well these keep to both."""
+
+    layouts: int = key(4, "layouts", low=1)
+    styles: int = key(4, "styles", low=1)
+    steps: int = key(15, "steps of dpmpp_2m", low=1)
+    guidance: float = key(1.0, "strength of guidance", low=0)
+    judge: bool = key(False, "asks the judge, which is then trained first, about the layouts")
+
+
+@section
+class Generator:
+    """A named training of the denoiser."""
+
+    changes: tuple[tuple[str, Any], ...] = key(
+        (), "(key of config.diffusion, value) pairs that differ for it", terse=True
+    )
+
+
+@section
+class Diffusion(Start):
+    """The denoiser that makes annotated tiles."""
+
+    unet: Unet = key(Unet(), "network")
+    style: Style = key(Style(), "style")
+    layout_channels: int = key(3, "channels of the embedded layout", low=1)
+    drop_layout: float = key(
+        0.0,
+        "share of dropped styles whose layout is dropped too: guidance then strengthens both",
+        low=0,
+        high=1,
+    )
+    schedule: Schedule = key(Schedule(), "noise schedule")
+    prediction: str = key("eps", "what the network predicts", choices=("eps", "v", "x0"))
+    loss: str = key("l1", "distance", choices=("l1", "l2"))
+    weighting: str = key("uniform", "weights of noise levels", choices=("uniform", "min_snr"))
+    splits: Mapping[str, float] = key({"train": 1.0}, "split -> share of a batch", low=0)
+    stain_jitter: float = key(0.0, "the same jitter on a tile and its style tiles", low=0)
+    watch: Watch = key(Watch(), "what is drawn during the training", changes=False)
+    generators: Mapping[str, Generator] = key(
+        {"stedm": Generator()}, "name -> what it changes: several denoisers to compare"
+    )
+    train: Training = key(
+        Training(steps=3906, batch=64, optimizer=Optimizer(lr=1.6e-6), ema=Ema(decay=0.9999)),
+        "training",
+    )
+
+    def problems(self, where: str) -> Iterator[str]:
+        """Keys that do not go together."""
+        yield from split_problems(where, self.splits)
+        cross, tokens = self.unet.style_path == "cross", self.style.aggregation == "tokens"
+        if not self.train.steps:
+            yield f"{where}.train.steps is 0; give 1 or more."
+        if self.unet.context_dim:
+            yield (
+                f"{where}.unet.context_dim is {self.unet.context_dim}, but this denoiser is given "
+                "no context; set it to 0."
+            )
+        if self.style.used and cross != tokens:
+            yield (
+                f"{where}.unet.style_path='{self.unet.style_path}' and "
+                f"{where}.style.aggregation='{self.style.aggregation}' do not go together: "
+                "cross-attention reads the style images one by one, and nothing else can; set "
+                "both, 'cross' and 'tokens', or neither."
+            )
+        if self.drop_layout and not self.style.drop:
+            yield (
+                f"{where}.drop_layout drops layouts along with styles, but {where}.style.drop is 0."
+            )
+        if self.watch.judge and not self.train.visual_every:
+            yield (
+                f"{where}.watch.judge=True asks the judge about what {where}.train.visual_every "
+                "draws, and that is 0: never; set it, or watch.judge=False."
+            )
+        if not self.generators:
+            yield f"{where}.generators is empty; name at least one."

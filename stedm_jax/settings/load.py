@@ -1,0 +1,178 @@
+"""Reading a configuration, and checking all of it before anything costs time."""
+
+import ast
+import importlib.util
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from stedm_jax.common.errors import UserError
+from stedm_jax.settings.flat import flatten, nested, to_dict
+from stedm_jax.settings.read import Reader, nearest, refuse
+from stedm_jax.settings.root import Settings
+
+_RENAMED = {"diffusion": "generator"}
+"""Stages of 0.1 -> what they are called now."""
+
+
+def base_config() -> ConfigDict:
+    """The defaults, to be changed by an experiment."""
+    return ConfigDict(to_dict(Settings()))
+
+
+def load_config(spec: str) -> tuple[Any, str, str]:
+    """Runs the config file that the user named.
+
+    Args:
+      spec: "path/to/file.py" or "path/to/file.py:arm".
+
+    Returns:
+      The configuration, the name of the file and the arm.
+
+    Raises:
+      UserError: there is no such file, it has no get_config, or it refuses the arm.
+    """
+    path, _, arm = spec.partition(":")
+    file = Path(path)
+    if not file.is_file():
+        known = sorted(str(each) for each in Path("configs").glob("[!_]*.py"))
+        there = ", ".join(each for each in known if Path(each).stem != "base")
+        raise UserError(
+            f"There is no config file {path}." + (f" There are {there}." if there else "")
+        )
+    root = str(file.resolve().parent.parent)
+    if root not in sys.path:
+        sys.path.insert(0, root)  # the file finds its base beside it, wherever the command is run
+    module_spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
+    if module_spec is None or module_spec.loader is None:
+        raise UserError(f"{path} is not a Python file.")
+    module = importlib.util.module_from_spec(module_spec)
+    try:
+        module_spec.loader.exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise UserError(f"The config file {path} has no get_config(arm).")
+        return module.get_config(arm), file.stem, arm
+    except SyntaxError as error:
+        raise UserError(
+            f"The config file {path} does not parse: line {error.lineno}: {error.msg}."
+        ) from error
+    except (ImportError, NameError) as error:
+        raise UserError(f"The config file {path} cannot be read: {error}.") from error
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError(
+            f"The config file {path} sets a key that does not exist, or a value of another type: "
+            f"{error}. docs/configuration.md lists the keys."
+        ) from error
+
+
+def override(config: Any, assignments: list[str]) -> None:
+    """Applies "--config.a.b=value" overrides in place; the value keeps the type of the default.
+
+    Raises:
+      UserError: an unknown key (with the nearest known one) or a value of another type.
+    """
+    flat = flatten(config)
+    for assignment in assignments:
+        key, given, text = assignment.partition("=")
+        if key not in flat:
+            raise UserError(f"The configuration has no key '{key}'.{nearest(key, flat)}")
+        if not given:
+            raise UserError(f"'--config.{key}' needs a value: --config.{key}=VALUE.")
+        *parents, leaf = key.split(".")
+        node: Any = config
+        for parent in parents:
+            node = node[parent]
+        node[leaf] = _parse(key, text, node[leaf])
+
+
+def _parse(key: str, text: str, old: Any) -> Any:
+    kind = type(old)
+    try:
+        if kind is bool:
+            return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+        if kind in (tuple, list) and (written := _written(text)) is not None:
+            return kind(_like(old, item) for item in written)
+        if kind in (tuple, list):
+            items = [item for item in text.strip("()[] ").split(",") if item.strip()]
+            element = type(old[0]) if old else _number_or_text
+            if element in (tuple, list, dict):
+                raise UserError(f"config.{key} is nested; change it in the config file.")
+            return kind(element(item.strip()) for item in items)
+        if kind is ConfigDict:
+            raise UserError(f"config.{key} is nested; change it in the config file.")
+        return kind(text)
+    except (KeyError, ValueError) as error:
+        raise UserError(
+            f"config.{key} is of type {kind.__name__} ({old!r}); '{text}' is not."
+        ) from error
+
+
+def _written(text: str) -> tuple[Any, ...] | None:
+    """A tuple as Python writes it: numbers, quoted texts, tuples of them; None: it is not."""
+    try:
+        value = ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+    return tuple(value) if isinstance(value, (tuple, list)) else (value,)
+
+
+def _like(old: Any, item: Any) -> Any:
+    """An item of a tuple, of the type of those that it has now."""
+    kinds = {type(each) for each in old}
+    if isinstance(item, list):
+        item = tuple(item)
+    if not kinds or type(item) in kinds:
+        return item
+    if kinds == {float} and type(item) is int:
+        return float(item)
+    raise ValueError(f"{item!r} is not like {old!r}")
+
+
+def _number_or_text(text: str) -> Any:
+    if text.lstrip("-").isdigit():
+        return int(text)
+    return float(text) if re.fullmatch(r"-?(\d+\.\d*|\.\d+)(e-?\d+)?", text) else text
+
+
+def read_settings(config: Any) -> Settings:
+    """The typed settings of a configuration, all of them checked.
+
+    Raises:
+      UserError: lists every key that is unknown, missing or has a value that cannot be, and every
+        few that do not go together.
+    """
+    reader = Reader()
+    settings = reader.section(Settings(), config, "config")
+    wrong = reader.problems
+    at, old = "config.stages", [name for name in config.get("stages", ()) if name in _RENAMED]
+    if at in wrong and old:
+        wrong[at] += "".join(
+            f" The stage '{name}' is now called '{_RENAMED[name]}'." for name in old
+        )
+    keys = [key.removeprefix("config.") for key in wrong]
+    together = (text for text in settings.mistakes() if not any(key in text for key in keys))
+    refuse([*wrong.values(), *together])
+    return settings
+
+
+def from_flat(flat: Mapping[str, Any], source: str = "config.json") -> Settings:
+    """Settings from the dotted keys of a saved run; keys that it lacks have the default.
+
+    Args:
+      source: for the message.
+
+    Raises:
+      UserError: a value that cannot be.
+    """
+    given = nested(flat, Settings())
+    given["stages"] = [_RENAMED.get(name, name) for name in given.get("stages", Settings().stages)]
+    reader = Reader(lenient=True)
+    settings = reader.section(Settings(), given, source)
+    refuse(reader.problems.values())
+    return settings

@@ -1,0 +1,187 @@
+"""Sections from nested mappings, key by key; what is wrong is collected, not raised at once."""
+
+import difflib
+import functools
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import Field, fields, is_dataclass, replace
+from numbers import Integral, Real
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from ml_collections import ConfigDict
+
+from stedm_jax.common.errors import UserError
+from stedm_jax.settings.flat import to_dict
+
+T = TypeVar("T")
+_hints = functools.cache(get_type_hints)
+
+
+class Reader:
+    """Reads sections; `problems` is full key -> what is wrong with it, which keeps its default.
+
+    Args:
+      lenient: unknown and missing keys are no problem.
+    """
+
+    def __init__(self, lenient: bool = False):
+        self.lenient = lenient
+        self.problems: dict[str, str] = {}
+
+    def section(self, base: T, given: Any, where: str) -> T:
+        """A section of the class of `base`, which has the defaults; `where` is its full key."""
+        if not isinstance(given, Mapping | ConfigDict):
+            return self._wrong(where, given, "it holds several keys", base)
+        known = {field.name: field for field in fields(base)}  # pyright: ignore
+        for name in given:
+            if name not in known and not self.lenient:
+                at = f"{where}.{name}"
+                self.problems[at] = f"{at} is an unknown key.{nearest(name, known)}"
+        values = {name: self._field(field, base, given, where) for name, field in known.items()}
+        return replace(base, **values)  # pyright: ignore
+
+    def _field(self, field: Field[Any], base: Any, given: Any, where: str) -> Any:
+        at, default, known = (
+            f"{where}.{field.name}",
+            getattr(base, field.name),
+            field.metadata["key"],
+        )
+        if field.name not in given:
+            if not (known.terse or self.lenient):
+                self.problems[at] = f"{at} is missing; start from configs.base.get_base()."
+            return default
+        kind, value = _hints(type(base))[field.name], given[field.name]
+        if is_dataclass(kind):
+            return self.section(default, value, at)
+        if get_origin(kind) is not Mapping:
+            return self._leaf(kind, known, value, at, default)
+        if not isinstance(value, Mapping | ConfigDict):
+            return self._wrong(at, value, "it holds several keys", default)
+        like = next(iter(field.default_factory().values()))  # pyright: ignore
+        if is_dataclass(like):
+            return {name: self.section(like, each, f"{at}.{name}") for name, each in value.items()}
+        each_kind = get_args(kind)[1]
+        return {
+            name: self._leaf(each_kind, known, each, f"{at}.{name}", like)
+            for name, each in value.items()
+        }
+
+    def _leaf(self, kind: Any, known: Any, value: Any, at: str, default: Any) -> Any:
+        try:
+            made = _convert(kind, value)
+        except TypeError:
+            return self._wrong(at, value, f"its type is {type_name(kind)}", default)
+        except ValueError as error:
+            return self._wrong(at, value, str(error), default)
+        return made if known.allows(made) else self._wrong(at, made, known.limits, default)
+
+    def _wrong(self, at: str, value: Any, text: str, default: T) -> T:
+        self.problems[at] = f"{at} is {value!r}; {text}."
+        return default
+
+
+def _convert(kind: Any, value: Any) -> Any:
+    """A value as its type, where it fits: a tuple from a list, a float from an int.
+
+    Raises:
+      TypeError: it does not fit.
+      ValueError: a number that is not finite; the message says so.
+    """
+    if kind is Any:
+        return tuple(_convert(Any, each) for each in value) if _is_list(value) else value
+    if get_origin(kind) is tuple:
+        kinds = get_args(kind)
+        if not _is_list(value) or (kinds[-1] is not ... and len(kinds) != len(value)):
+            raise TypeError
+        each = [kinds[0]] * len(value) if kinds[-1] is ... else kinds
+        return tuple(map(_convert, each, value))
+    if kind in (int, float):
+        if not isinstance(value, Real) or isinstance(value, bool):
+            raise TypeError
+        if not math.isfinite(value):
+            raise ValueError("give a finite number")
+        if kind is int and not isinstance(value, Integral) and value != int(value):
+            raise TypeError
+        return kind(value)
+    if not isinstance(value, kind):
+        raise TypeError
+    return value
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, tuple | list)
+
+
+def type_name(kind: Any) -> str:
+    """The type of a key as users read it."""
+    inner = get_args(kind)
+    if get_origin(kind) is Mapping:
+        return f"dict of {type_name(inner[1])}"
+    if get_origin(kind) is not tuple:
+        return "value" if kind is Any else kind.__name__
+    if inner[-1] is ...:
+        return f"tuple of {type_name(inner[0])}"
+    return f"({', '.join(map(type_name, inner))})"
+
+
+def check(section: Any, where: str) -> Iterator[str]:
+    """What the `problems` of a section and of those within it say."""
+    if hasattr(section, "problems"):
+        yield from section.problems(where)
+    for field in fields(section):
+        if is_dataclass(value := getattr(section, field.name)):
+            yield from check(value, f"{where}.{field.name}")
+
+
+def read_section(base: T, given: Any, where: str) -> T:
+    """A section by itself.
+
+    Raises:
+      UserError: lists all that is wrong with it.
+    """
+    if isinstance(given, type(base)):
+        return given
+    reader = Reader()
+    made = reader.section(base, given, where)
+    refuse(reader.problems.values() or check(made, where))
+    return made
+
+
+def changed(section: T, changes: Iterable[tuple[str, Any]], where: str, who: str) -> T:
+    """A section with (key, value) changes.
+
+    Args:
+      where: its full key. who: for the message: "arm 'ldm'".
+
+    Raises:
+      UserError: it has no such key, or a value that cannot be.
+    """
+    given = to_dict(section)
+    for key, value in changes:
+        *parents, leaf = key.split(".")
+        node = given
+        for part in parents:
+            node = node.get(part, {}) if isinstance(node, dict) else {}
+        if not isinstance(node, dict) or leaf not in node:
+            raise UserError(f"The {who} changes '{key}', which {where} does not have.")
+        node[leaf] = value
+    reader = Reader()
+    made = reader.section(section, given, where)
+    refuse(f"The {who} changes a key wrongly: {text}" for text in reader.problems.values())
+    return made
+
+
+def refuse(problems: Iterable[str]) -> None:
+    """Raises a UserError that lists what is wrong, if anything is."""
+    found = list(dict.fromkeys(problems))
+    if len(found) == 1:
+        raise UserError(found[0])
+    if found:
+        lines = "".join(f"\n  {text}" for text in found)
+        raise UserError(f"The configuration has {len(found)} mistakes:{lines}")
+
+
+def nearest(key: str, known: Iterable[str]) -> str:
+    """A hint at the known key that is most like another one, if any is."""
+    near = difflib.get_close_matches(key, list(known), n=1)
+    return f" Did you mean '{near[0]}'?" if near else ""

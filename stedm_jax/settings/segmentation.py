@@ -1,0 +1,200 @@
+"""Keys of the segmenters: network, features and head, and the arms that are compared."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from stedm_jax.settings.arm_networks import HEADS, NETWORKS
+from stedm_jax.settings.key import REQUIRED, key, section
+from stedm_jax.settings.names import MIT, SEGMENTER_ENCODERS
+from stedm_jax.settings.training import Start, Training, training
+
+VGG = ("fcn8s", "dcan")
+"""Kinds whose encoder is VGG, which has five stages."""
+
+
+@section
+class Fcn8s:
+    """VGG16-FCN8s."""
+
+    widths: tuple[int, ...] = key((64, 128, 256, 512, 512), "of VGG's stages", length=5, low=1)
+    hidden: int = key(4096, "channels of the two wide convolutions", low=1)
+
+
+@section
+class Dcan:
+    """DCAN, which learns objects and their contours."""
+
+    widths: tuple[int, ...] = key((64, 128, 256, 512, 512), "of VGG's stages", length=5, low=1)
+    hidden: int = key(1024, "channels of the wide convolutions", low=1)
+    radius: int = key(3, "of the disk by which contours are widened, in pixels", low=0)
+
+
+@section
+class SegmenterModel:
+    """Network of a segmenter."""
+
+    kind: str = key("unet", "kind", choices=("unet", *VGG))
+    encoder: str = key(
+        MIT, "of unet: mit, of the sizes below, or a published one", choices=SEGMENTER_ENCODERS
+    )
+    norm: str = key("batch", "group keeps no running statistics", choices=("batch", "group"))
+    drop_path: float = key(0.1, "stochastic depth of a MiT", low=0, below=1)
+    imagenet_input: bool = key(True, "inputs scaled as for weights that were trained on ImageNet")
+    widths: tuple[int, ...] = key((64, 128, 320, 512), "of the stages of mit", low=1)
+    depths: tuple[int, ...] = key((3, 4, 6, 3), "blocks of the stages of mit", low=1)
+    heads: tuple[int, ...] = key((1, 2, 5, 8), "heads of the stages of mit", low=1)
+    reductions: tuple[int, ...] = key((8, 4, 2, 1), "of keys and values in mit", low=1)
+    decoder: tuple[int, ...] = key((256, 128, 64, 32, 16), "channels of the decoder", low=1)
+    fcn8s: Fcn8s = key(Fcn8s(), "of kind fcn8s")
+    dcan: Dcan = key(Dcan(), "of kind dcan")
+
+    @property
+    def halvings(self) -> int:
+        """How often an image is halved."""
+        return 5 if self.kind in VGG else len(self.decoder)
+
+    def problems(self, where: str) -> Iterator[str]:
+        """Keys that do not go together."""
+        if self.kind in VGG:
+            return
+        blocks = 5
+        if self.encoder == MIT:
+            names = ("widths", "depths", "heads", "reductions")
+            lengths = {name: len(getattr(self, name)) for name in names}
+            blocks = len(self.widths) + 1
+            if len(set(lengths.values())) > 1:
+                found = ", ".join(f"{name} has {n}" for name, n in lengths.items())
+                yield (
+                    f"{where}.widths and its like describe the stages with different lengths: "
+                    f"{found}. Give each of them one entry a stage."
+                )
+            elif any(w % h for w, h in zip(self.widths, self.heads, strict=True)):
+                yield f"{where}.heads is {self.heads}; each must divide its {where}.widths."
+        if len(self.decoder) != blocks:
+            yield (
+                f"{where}.decoder has {len(self.decoder)} entries; with {where}.encoder="
+                f"'{self.encoder}' it needs {blocks}, one for each doubling."
+            )
+
+
+@section
+class Features:
+    """What the heads of the networks ldm, random-ldm, vit and concat read."""
+
+    source: str = key(
+        "ldm",
+        "ldm: of the guided denoiser; vit: patch tokens of its guide; concat: both",
+        choices=("ldm", "vit", "concat"),
+    )
+    weights: str = key(
+        "trained", "random: of a denoiser that has learned nothing", choices=("trained", "random")
+    )
+    timesteps: tuple[int, ...] = key((50,), "noise levels, one forward pass for each", low=0)
+    blocks: tuple[str, ...] = key(
+        ("output_blocks/2", "output_blocks/5", "output_blocks/8"),
+        "blocks of the denoiser; these are at 16, 32 and 64 px",
+    )
+    guided: bool = key(True, "False: the guide's tokens are those of the zero vector")
+    scales: tuple[float, ...] = key(
+        (1.0,), "magnifications, relative to the tiles, of which all features are taken", above=0
+    )
+    seed: int = key(0, "of the one noise that all tiles share", low=0)
+
+    def problems(self, where: str) -> Iterator[str]:
+        """Keys that do not go together."""
+        for name in ("timesteps", "blocks", "scales"):
+            if self.source != "vit" and not getattr(self, name):
+                yield f"{where}.{name} is empty; name at least one."
+
+
+@section
+class Head:
+    """Head on features."""
+
+    kind: str = key(
+        "convolution",
+        "linear: of each position by itself, which shows what the features alone hold",
+        choices=("convolution", "linear"),
+    )
+    width: int = key(128, "of convolution", low=1)
+    norm: str = key("batch", "group: of convolution only", choices=("batch", "group"))
+    tune: bool = key(False, "trains the denoiser along with the head")
+
+    def problems(self, where: str) -> Iterator[str]:
+        """Keys that do not go together."""
+        if self.kind == "linear" and self.norm != "batch":
+            yield (
+                f"{where}.norm is '{self.norm}' with {where}.kind='linear': a head that normalizes "
+                f"each image by itself is not linear. Set {where}.norm='batch'."
+            )
+
+
+@section
+class Arm:
+    """A way to train a segmenter, to be compared with others.
+
+    The usual remedies against other stains are arms too: {"real": 1.0, "stain_jitter": 0.2} is HED
+    jitter (Tellez et al., 2018); stain normalization is --stain_norm of data_prep.
+    """
+
+    real: float = key(
+        REQUIRED, "share of real tiles in a batch; the rest is synthetic", low=0, high=1
+    )
+    stain_jitter: float = key(REQUIRED, "strength of the stain jitter of training", low=0)
+    network: str = key("model", "network, if not `model`", choices=tuple(NETWORKS), terse=True)
+    changes: tuple[tuple[str, Any], ...] = key(
+        (),
+        '(key of config.segmentation, value) pairs that differ: (("features.timesteps", (150,)),)',
+        terse=True,
+    )
+    set: str = key("", "set of synthetic tiles; empty: the only one", terse=True)
+
+    @property
+    def is_head(self) -> bool:
+        """Whether it trains a head on features."""
+        return self.network in HEADS
+
+
+@section
+class Segmentation(Start):
+    """The segmenters."""
+
+    model: SegmenterModel = key(SegmenterModel(), "network")
+    features: Features = key(Features(), "features")
+    head: Head = key(Head(), "head on features")
+    arms: Mapping[str, Arm] = key(
+        {
+            "labelled": Arm(real=1.0, stain_jitter=0.0),
+            "labelled+synthetic": Arm(real=0.2, stain_jitter=0.0),
+        },
+        "name -> arm",
+    )
+    judge: Arm = key(
+        Arm(real=1.0, stain_jitter=0.5),
+        "trained on real tiles only, judges whether synthetic images keep to their layouts",
+    )
+    seeds: tuple[int, ...] = key((0, 1, 2), "each arm is trained once for each", low=0)
+    ce_weight: float = key(0.1, "weight of the cross-entropy", low=0)
+    dice_weight: float = key(0.9, "weight of the Dice loss", low=0)
+    border: int = key(0, "ignored pixels along the edges, in training and scoring", low=0)
+    checkpoint: str = key(
+        "last", "best: by IoU of the validation patients", choices=("last", "best")
+    )
+    train: Training = key(training(11_718, 64, 8e-6), "training")
+
+    def problems(self, where: str) -> Iterator[str]:
+        """Keys that do not go together."""
+        if not self.train.steps:
+            yield f"{where}.train.steps is 0; give 1 or more."
+        if not self.seeds:
+            yield f"{where}.seeds is empty; give one or more."
+        if len(set(self.seeds)) < len(self.seeds):
+            yield f"{where}.seeds is {self.seeds}, which has a seed twice."
+        if self.judge.real != 1:
+            yield f"{where}.judge.real must be 1: the judge learns from real tiles only."
+        if self.judge.is_head:
+            names = ", ".join(name for name in NETWORKS if name not in HEADS)
+            yield (
+                f"{where}.judge.network is '{self.judge.network}', a head on features of a "
+                f"denoiser; the judge is a network of its own: one of {names}."
+            )

@@ -1,0 +1,105 @@
+"""Keys of the synthetic tiles: how a denoiser is sampled, and the named sets."""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from stedm_jax.settings.key import REQUIRED, key, section
+from stedm_jax.settings.training import share_problems
+
+
+@section
+class Guidance:
+    """Classifier-free guidance."""
+
+    scale: float = key(1.5, "strength; 1: none", low=0)
+    rescale: float = key(0.7, "share of rescaling", low=0, high=1)
+    interval: tuple[float, ...] = key(
+        (0.0, 1.0), "noise levels that are guided", length=2, low=0, high=1
+    )
+    layout_interval: tuple[float, ...] = key(
+        (0.0, 1.0),
+        "noise levels where a dropped layout counts (diffusion.drop_layout)",
+        length=2,
+        low=0,
+        high=1,
+    )
+
+    def problems(self, where: str) -> Iterator[str]:
+        """Keys that do not go together."""
+        for name in ("interval", "layout_interval"):
+            low, high = getattr(self, name)
+            if low > high:
+                yield f"{where}.{name} is ({low}, {high}); give two numbers, 0 <= low <= high <= 1."
+
+
+@section
+class SynthesisSet:
+    """A named set of synthetic tiles."""
+
+    generator: str = key(REQUIRED, "name of one of diffusion.generators")
+    changes: tuple[tuple[str, Any], ...] = key(
+        (), "(key of config.synthesis, value) pairs that differ for it", terse=True
+    )
+
+
+@section
+class Synthesis:
+    """Synthetic tiles."""
+
+    count: int = key(20_000, "tiles", low=1)
+    batch: int = key(64, "tiles sampled at once, over all devices", low=1)
+    styles: str = key("style", "split whose patients lend their style")
+    layouts: str = key("train", "split whose masks are the layouts")
+    shares: tuple[tuple[str, float], ...] = key(
+        (("foreground", 0.5), ("rest", 0.5)), "of layouts, as data.shares; (): as they come"
+    )
+    min_labelled: float = key(0.99, "least labeled share of a layout", low=0, high=1)
+    weights: str = key(
+        "ema", "ema, params, ema:WIDTH (combined from the snapshots of train.ema), or a folder"
+    )
+    sampler: str = key("ddim", "sampler", choices=("ddim", "dpmpp_2m"))
+    steps: int = key(128, "steps of the sampler", low=1)
+    spacing: str = key(
+        "uniform_stride",
+        "of the steps",
+        choices=("uniform_lambda", "linspace", "trailing", "uniform_stride"),
+    )
+    eta: float = key(0.0, "share of fresh noise of ddim", low=0, high=1)
+    guidance: Guidance = key(Guidance(), "guidance")
+    codec: str = key("png", "of the records: png, or jpeg50 to jpeg100")
+    sets: Mapping[str, SynthesisSet] = key(
+        {"synthetic": SynthesisSet(generator="stedm")},
+        "name -> generator, and what it changes: several sets to compare",
+    )
+
+    @property
+    def width(self) -> float | None:
+        """Relative width of the average that `weights` names; None: it names another one."""
+        found = re.fullmatch(r"ema:(0?\.\d+)", self.weights)
+        return float(found[1]) if found else None
+
+    def problems(self, where: str) -> Iterator[str]:
+        """Keys that do not go together."""
+        yield from share_problems(f"{where}.shares", self.shares)
+        if not re.fullmatch(r"png|jpeg([5-9]\d|100)", self.codec):
+            yield f"{where}.codec is '{self.codec}'; use png, or jpeg50 to jpeg100."
+        if self.eta and self.sampler != "ddim":
+            yield f"{where}.eta is {self.eta}; it must be 0 for {where}.sampler='{self.sampler}'."
+        if not self.sets:
+            yield f"{where}.sets is empty; name at least one."
+        if self.weights.startswith("ema:"):
+            if self.width is None:
+                yield (
+                    f"{where}.weights is '{self.weights}'; a width is a number below 0.2887, as in "
+                    "ema:0.07."
+                )
+        elif self.weights not in ("ema", "params") and not (
+            self.weights and Path(self.weights).is_dir()
+        ):
+            yield (
+                f"{where}.weights is '{self.weights}'; valid are ema, params, ema:WIDTH as "
+                "ema:0.07, or a folder that python -m stedm_jax.ema or stedm_jax.convert wrote, "
+                "and there is no such folder."
+            )
