@@ -27,23 +27,27 @@ DATA_NO_JAX = (
 # room -> our modules it may import, by prefix
 RULES = {
     "stedm_jax/models": (
+        "stedm_jax.settings",
         "stedm_jax.models",
         "stedm_jax.common",
     ),
     "stedm_jax/convert": (
+        "stedm_jax.settings",
         "stedm_jax.convert",
         "stedm_jax.models",
         "stedm_jax.training",
         "stedm_jax.common",
     ),
-    "stedm_jax/diffusion": ("stedm_jax.diffusion", "stedm_jax.common"),
-    "stedm_jax/evaluation": ("stedm_jax.evaluation", "stedm_jax.common"),
+    "stedm_jax/diffusion": ("stedm_jax.settings", "stedm_jax.diffusion", "stedm_jax.common"),
+    "stedm_jax/evaluation": ("stedm_jax.settings", "stedm_jax.evaluation", "stedm_jax.common"),
     "stedm_jax/training": (
+        "stedm_jax.settings",
         "stedm_jax.training",
         "stedm_jax.common",
     ),
-    "stedm_jax/data": ("stedm_jax.data", "stedm_jax.common"),
+    "stedm_jax/data": ("stedm_jax.settings", "stedm_jax.data", "stedm_jax.common"),
     "stedm_jax/tasks": (
+        "stedm_jax.settings",
         "stedm_jax.tasks",
         "stedm_jax.models",
         "stedm_jax.diffusion",
@@ -51,7 +55,8 @@ RULES = {
         "stedm_jax.training.task",
         "stedm_jax.common",
     ),
-    "configs": ("configs",),
+    "configs": ("configs", "stedm_jax.settings"),
+    "stedm_jax/settings": ("stedm_jax.settings", "stedm_jax.common.errors"),
     "data_prep": ("data_prep", "stedm_jax.data", "stedm_jax.imaging", "stedm_jax.common"),
 }
 
@@ -97,6 +102,7 @@ def test_configs_are_data():
         assert {name.split(".")[0] for name in imports(path)} <= {
             "ml_collections",
             "configs",
+            "stedm_jax",
             "typing",
         }, path
 

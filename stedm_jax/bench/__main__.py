@@ -28,7 +28,7 @@ from typing import Any
 
 from stedm_jax.common.commands import run_command
 from stedm_jax.common.errors import UserError
-from stedm_jax.config import check_config, load_config, override
+from stedm_jax.settings.load import load_config, override, read_settings
 
 WHAT = ("train", "sampler", "task", "loader")
 
@@ -100,7 +100,7 @@ def _some_of(text: str, valid: tuple[str, ...], flag: str) -> list[str]:
 def _config(arguments: argparse.Namespace, overrides: list[str]) -> Any:
     config, _, _ = load_config(arguments.config)
     override(config, overrides)
-    check_config(config, importlib.import_module("configs.base").get_base())
+    read_settings(config)
     return config
 
 

@@ -26,10 +26,10 @@ from stedm_jax.convert.tables import (
 )
 from stedm_jax.models.discriminator import own
 from stedm_jax.models.mit import SIZES
-from stedm_jax.models.named import JUDGE
-from stedm_jax.models.named import NETWORKS as SEGMENTERS
 from stedm_jax.models.segmenter import CUSTOM
 from stedm_jax.models.vgg import WIDTHS
+from stedm_jax.settings.arm_networks import JUDGE
+from stedm_jax.settings.arm_networks import NETWORKS as SEGMENTERS
 from stedm_jax.training.checkpoints import finished
 from stedm_jax.training.weights_folder import load_folder
 

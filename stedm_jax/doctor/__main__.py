@@ -11,14 +11,13 @@ Exit status 0: nothing stands in the way (with --topology, 1: it fits, but with 
 """
 
 import argparse
-import importlib
 import sys
 from pathlib import Path
 from typing import Any
 
 from stedm_jax.common.errors import UserError
-from stedm_jax.config import check_config, load_config, override
 from stedm_jax.doctor.chips import check_compiler, parse_topology, prepare_environment
+from stedm_jax.settings.load import load_config, override, read_settings
 from stedm_jax.workdir import Workdir
 
 PARTS = ("train", "sampler")
@@ -72,7 +71,7 @@ def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 def _config(arguments: argparse.Namespace, overrides: list[str]) -> tuple[Any, Workdir]:
     config, name, arm = load_config(arguments.config)
     override(config, overrides)
-    check_config(config, importlib.import_module("configs.base").get_base())
+    read_settings(config)
     return config, Workdir(Path(arguments.workdir or f"runs/{name}{'-' + arm if arm else ''}"))
 
 

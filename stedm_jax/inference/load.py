@@ -1,7 +1,6 @@
 """A trained segmenter of a workdir, ready to be used on images; the tiles it learnt from need not
 be there."""
 
-import importlib
 import json
 import os
 import sys
@@ -14,11 +13,13 @@ from typing import Any
 import jax
 import numpy as np
 from jaxtyping import UInt8
+from ml_collections import ConfigDict
 
 from stedm_jax.common.errors import UserError
-from stedm_jax.config import FREE
 from stedm_jax.data.stain import Normaliser, read_target, stain_of
-from stedm_jax.models.named import JUDGE
+from stedm_jax.settings.arm_networks import JUDGE
+from stedm_jax.settings.flat import to_dict
+from stedm_jax.settings.load import from_flat
 from stedm_jax.stages.arms import Shown, arm_task, check_images, settings
 from stedm_jax.stages.learn import restore
 from stedm_jax.stages.run import Run
@@ -28,7 +29,7 @@ from stedm_jax.stages.start import divide_cpu
 from stedm_jax.tasks.segmentation import SegmentationTask
 from stedm_jax.training.cache import enable_compile_cache
 from stedm_jax.training.sharding import batch_sharding, make_mesh
-from stedm_jax.workdir import Workdir, flatten
+from stedm_jax.workdir import Workdir
 
 
 @dataclass(frozen=True)
@@ -70,35 +71,7 @@ def saved_config(folder: Path) -> Any:
         raise UserError(
             f"{folder} is no workdir of a run: it has no config.json. Give the --workdir of a training."
         )
-    config = importlib.import_module("configs.base").get_base()
-    free: dict[str, dict[str, Any]] = {key: {} for key in FREE}
-    known = flatten(config)
-    for key, value in json.loads(file.read_text()).items():
-        top = next((each for each in FREE if key.startswith(f"{each}.")), None)
-        if top:
-            free[top][key.removeprefix(f"{top}.")] = value
-        elif key in known:
-            *parents, leaf = key.split(".")
-            node = config
-            for parent in parents:
-                node = node[parent]
-            node[leaf] = _tuples(value)
-    for key, flat in free.items():
-        stage, leaf = key.split(".")
-        config[stage][leaf] = _arms(flat) if leaf == "arms" else flat
-    return config
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
-
-
-def _arms(flat: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    arms: dict[str, dict[str, Any]] = {}
-    for key, value in flat.items():
-        name, _, leaf = key.rpartition(".")
-        arms.setdefault(name, {})[leaf] = value
-    return arms
+    return ConfigDict(to_dict(from_flat(json.loads(file.read_text()), str(file))))
 
 
 def trained(folder: Path) -> list[tuple[str, int]]:

@@ -25,10 +25,10 @@ class Key:
 
     meaning: str
     choices: tuple[str, ...] | tuple[int, ...] = ()
-    low: float | None = None
-    high: float | None = None
-    above: float | None = None
-    below: float | None = None
+    low: int | float | None = None
+    high: int | float | None = None
+    above: int | float | None = None
+    below: int | float | None = None
     length: int | None = None
     changes: bool = True
     terse: bool = False
@@ -37,18 +37,17 @@ class Key:
     def limits(self) -> str:
         """What a value has to be, in words; empty for anything of the right type."""
         if self.choices:
-            return f"valid are {', '.join(map(repr, self.choices))}"
+            return f"valid are {', '.join(str(each) or repr(each) for each in self.choices)}"
+        words = [
+            *([f"{self.low:g} or more"] if self.low is not None else []),
+            *([f"above {self.above:g}"] if self.above is not None else []),
+            *([f"at most {self.high:g}"] if self.high is not None else []),
+            *([f"below {self.below:g}"] if self.below is not None else []),
+        ]
         if self.low is not None and self.high is not None:
-            return f"give {self.low:g} to {self.high:g}"
-        words = []
+            words = [f"{self.low:g} to {self.high:g}"]
         if self.length:
-            words.append(f"{self.length} values")
-        if self.low is not None:
-            words.append(f"{self.low:g} or more")
-        if self.above is not None:
-            words.append(f"a number above {self.above:g}")
-        if self.below is not None:
-            words.append(f"a number below {self.below:g}")
+            words.insert(0, f"{self.length} numbers")
         return f"give {', '.join(words)}" if words else ""
 
     def allows(self, value: Any) -> bool:

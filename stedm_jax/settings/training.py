@@ -45,7 +45,7 @@ class Optimizer:
         if self.weight_decay_end and not self.weight_decay:
             yield f"{where}.weight_decay_end needs a weight_decay above 0 to start from."
         if self.name == "adam" and self.weight_decay:
-            yield f"{where}.name is 'adam', without weight decay; set adamw, or weight_decay=0."
+            yield f"{where}.name 'adam' has no weight decay; set adamw, or weight_decay=0."
         for pattern, factor in self.groups:
             if factor <= 0:
                 yield (

@@ -1,7 +1,7 @@
 """The networks that arms of the stage segmentation compare: what each is, and what it needs that is
 not trained.
 
-An arm's `network` is one of NETWORKS (models/named.py), its `changes` are (key, value) pairs; both
+An arm's `network` is one of NETWORKS (settings/arm_networks.py), its `changes` are (key, value) pairs; both
 say how the section config.segmentation differs for this arm. Steps, batches, augmentation and
 scores are the same in all arms. What init_from names is for `model`; another network starts from
 weights that its arm's changes name, if any.
@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stedm_jax.common.errors import UserError
-from stedm_jax.config import halvings
 from stedm_jax.data.arrays import ArrayStore
-from stedm_jax.models.named import NETWORKS
+from stedm_jax.settings.arm_networks import NETWORKS
 from stedm_jax.stages import guide, guided, guided_cache
 from stedm_jax.stages.frozen import Weights
 from stedm_jax.stages.initial import check_sources
@@ -114,7 +113,9 @@ def check_arm(config: Any, name: str, arm: Any) -> None:
             raise UserError(
                 f"The arm '{name}' reads features of a guided denoiser, but config.stages does not name guided."
             )
-        check_features(mine.features, config.guided, config.data.tile, 2 ** halvings(config))
+        model = config.autoencoder.model
+        halvings = 3 if model.kind == "taef2" else len(model.multipliers) - 1
+        check_features(mine.features, config.guided, config.data.tile, 2**halvings)
     if arm.real < 1 and reads_around(config, mine, arm):
         raise UserError(
             f"The arm '{name}' learns from synthetic tiles (real={arm.real:g}), but the guide of its denoiser has a "

@@ -15,7 +15,7 @@ from stedm_jax.data.augment import Movement
 from stedm_jax.data.classes import class_map
 from stedm_jax.data.whole import WholeSet
 from stedm_jax.diffusion.samplers import Sampler, check_start, timesteps
-from stedm_jax.models.named import JUDGE
+from stedm_jax.settings.arm_networks import JUDGE
 from stedm_jax.stages import guided_cache
 from stedm_jax.stages.arms import Shown, arm_task, is_head, settings
 from stedm_jax.stages.guided import sees_around

@@ -17,7 +17,7 @@ from stedm_jax.data.schema import SPLITS, SYNTHETIC
 from stedm_jax.diffusion.samplers import timesteps
 from stedm_jax.models.flops import forward_flops
 from stedm_jax.models.functional import Functional, param_count
-from stedm_jax.models.named import JUDGE
+from stedm_jax.settings.arm_networks import JUDGE
 from stedm_jax.stages import guide, guided_cache, latents
 from stedm_jax.stages.arms import is_head, reads_around, settings
 from stedm_jax.stages.run import check_classes, check_tiles

@@ -18,7 +18,7 @@ from stedm_jax.evaluation.report import results_table, write_report
 from stedm_jax.evaluation.report_content import CohortRow, ReportContent, ResultRow, SyntheticSet
 from stedm_jax.evaluation.synthesis_quality.measure import measure
 from stedm_jax.evaluation.synthesis_quality.metric import Example, Judgment
-from stedm_jax.models.named import JUDGE
+from stedm_jax.settings.arm_networks import JUDGE
 from stedm_jax.stages import whole
 from stedm_jax.stages.arms import baseline, settings
 from stedm_jax.stages.diffusion import WHOSE

@@ -19,7 +19,7 @@ from stedm_jax.data.records import IndexRow, TileSet
 from stedm_jax.data.schema import SYNTHETIC
 from stedm_jax.data.splits import check_disjoint
 from stedm_jax.data.stain import stain_of
-from stedm_jax.models.named import JUDGE
+from stedm_jax.settings.arm_networks import JUDGE
 from stedm_jax.stages import guided_cache
 from stedm_jax.stages.arms import Learner, Learners
 from stedm_jax.stages.frozen import pin

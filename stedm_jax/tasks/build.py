@@ -15,10 +15,10 @@ from jax.typing import DTypeLike
 from stedm_jax.common.errors import UserError
 from stedm_jax.models.build import build_ssl_encoder, ssl_size
 from stedm_jax.models.functional import Functional
-from stedm_jax.models.named import JUDGE, NETWORKS
 from stedm_jax.models.style import FROZEN
 from stedm_jax.models.vit import ViT
 from stedm_jax.models.vit_sizes import ViTSize, vit_size
+from stedm_jax.settings.arm_networks import JUDGE, NETWORKS
 from stedm_jax.tasks.autoencoder import AutoencoderTask
 from stedm_jax.tasks.contour import ContourTask
 from stedm_jax.tasks.diffusion import DiffusionTask

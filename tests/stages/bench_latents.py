@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs.base import get_base
-from stedm_jax.config import load_config, override
 from stedm_jax.models.flops import forward_flops
+from stedm_jax.settings.load import load_config, override
 from stedm_jax.stages import latents
 from stedm_jax.stages.run import DTYPES
 from stedm_jax.tasks.autoencoder import AutoencoderTask

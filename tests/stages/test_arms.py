@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 from configs.base import get_base
 from configs.glas import get_config
 from stedm_jax.common.errors import UserError
-from stedm_jax.config import check_config
+from stedm_jax.settings.load import read_settings
 from stedm_jax.stages import arms, guide
 from stedm_jax.stages.arms import NETWORKS, Learners, Shown, arm_task, check_arm, is_head, settings
 from stedm_jax.stages.frozen import Weights
@@ -89,10 +89,10 @@ def test_a_head_needs_the_denoiser():
 @pytest.mark.parametrize(
     ("key", "value", "says"),
     [
-        ("guided.guide.dim", 32, "tokens of length 32.*context_dim=64"),
+        ("guided.guide.dim", 32, "guide.dim is 32, the length.*context_dim=64"),
         ("guided.unet.attention", "plain", "attention='plain'"),
         ("guided.guide.source", "vit:hipt_vit256", "needs weights"),
-        ("guided.guide.drop", 1.5, "is a share"),
+        ("guided.guide.drop", 1.5, "drop is 1.5; give 0 to 1"),
         ("guided.train.steps", 0, "guided.train.steps is 0"),
         ("guided.unet.multipliers", (1,) * 6, "data.tile=64 must be a multiple of 128"),
         ("report.ablation", "features.timestep", "Did you mean 'features.timesteps'"),
@@ -102,13 +102,13 @@ def test_settings_of_the_denoiser_that_cannot_be_are_refused(key, value, says):
     config = get_config("pathsegdiff")
     config.update_from_flattened_dict({key: value})
     with pytest.raises(UserError, match=says):
-        check_config(config, get_base())
+        read_settings(config)
 
 
 @pytest.mark.parametrize("name", ["timestep", "blocks", "guide", "magnification"])
 def test_every_ablation_is_a_config_that_trains_heads_alone(name):
     config = get_config(f"ablate_{name}")
-    check_config(config, get_base())
+    read_settings(config)
     values = [
         flatten(settings(config.segmentation, n, a))[config.report.ablation]
         for n, a in config.segmentation.arms.items()

@@ -1,13 +1,12 @@
 """What a stage would refuse after hours is refused before the first."""
 
-import importlib
 from pathlib import Path
 
 import pytest
 
 from stedm_jax.common.errors import UserError
-from stedm_jax.config import check_config, load_config
 from stedm_jax.data.whole import WholeSet
+from stedm_jax.settings.load import load_config, read_settings
 from stedm_jax.stages import check, start
 from stedm_jax.stages.check import check_stages, check_whole
 from stedm_jax.stages.run import Run
@@ -120,7 +119,7 @@ def test_widths_that_the_snapshots_to_come_will_not_reach(tmp_path):
 @pytest.mark.parametrize("name", ["demo.py:tiny", "glas.py:pathsegdiff"])
 def test_what_there_is_passes_and_leaves_nothing(tmp_path, name):
     run = make_run(tmp_path, name, {})
-    check_config(run.config, importlib.import_module("configs.base").get_base())
+    read_settings(run.config)
     check_stages(run, run.config.stages)
     assert not run.workdir.path.exists()
 

@@ -18,9 +18,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from stedm_jax.config import load_config
 from stedm_jax.models.flops import forward_flops
 from stedm_jax.models.taps import tap_names
+from stedm_jax.settings.load import load_config
 from stedm_jax.stages import guide
 from stedm_jax.stages.arms import settings
 from stedm_jax.stages.plan import guided_task

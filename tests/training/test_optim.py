@@ -105,9 +105,9 @@ def test_a_program_asks_its_task_for_the_groups() -> None:
         ({"name": "sgdd"}, "'sgdd'.*adam, adamw"),
         ({"schedule": "linear"}, "'linear'.*constant, cosine"),
         ({"name": "adam"}, "no weight decay"),
-        ({"lr": -1.0}, "lr above 0"),
+        ({"lr": -1.0}, "lr is -1.0; give above 0"),
         ({"lr": "fast"}, "optimizer.lr.*float"),
-        ({"momentum": 0.9}, "unknown key.*momentum.*Valid keys: name, lr"),
+        ({"momentum": 0.9}, "momentum is an unknown key"),
     ],
 )
 def test_bad_settings_are_refused(changes, message) -> None:
@@ -118,7 +118,7 @@ def test_bad_settings_are_refused(changes, message) -> None:
 def test_a_missing_key_is_named() -> None:
     config = optimizer()
     del config["clip"]
-    with pytest.raises(UserError, match="missing key.*clip"):
+    with pytest.raises(UserError, match="clip is missing"):
         make_optimizer(config, 10)
 
 
