@@ -6,21 +6,29 @@ FLOP_UNITS = (("EFLOP", 1e18), ("PFLOP", 1e15), ("TFLOP", 1e12), ("GFLOP", 1e9),
 BYTE_UNITS = (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
 
 
-def table(rows: Sequence[Sequence[object]], right: bool = True) -> str:
-    """Rows of cells in aligned columns, the first at the left, the others at the right by default;
-    two blanks apart."""
+def table(rows: Sequence[Sequence[object]], words: int = 1, ruled: bool = False) -> str:
+    """Rows of cells in aligned columns, two blanks apart.
+
+    Args:
+      rows: their cells, which may differ in number.
+      words: how many columns are aligned at the left; the others are aligned at the right.
+      ruled: whether a line is drawn below the first row.
+    """
     texts = [[str(cell) for cell in row] for row in rows]
     count = max((len(row) for row in texts), default=0)
     widths = [max((len(row[i]) for row in texts if i < len(row)), default=0) for i in range(count)]
 
     def line(row: Sequence[str]) -> str:
         cells = (
-            cell.rjust(width) if right and number else cell.ljust(width)
+            cell.ljust(width) if number < words else cell.rjust(width)
             for number, (cell, width) in enumerate(zip(row, widths, strict=False))
         )
         return "  ".join(cells).rstrip()
 
-    return "\n".join(map(line, texts))
+    lines = [line(row) for row in texts]
+    if ruled:
+        lines.insert(1, "-" * (sum(widths) + 2 * (count - 1)))
+    return "\n".join(lines)
 
 
 def flops(number: float | int) -> str:

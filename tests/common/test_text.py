@@ -8,7 +8,9 @@ from stedm_jax.common.text import duration, flops, size_of, table
 def test_columns_are_aligned():
     rows = [("name", "n", "x"), ("a", 1000, ""), ("longer",)]
     assert table(rows) == "name       n  x\na       1000\nlonger"
-    assert table(rows, right=False) == "name    n     x\na       1000\nlonger"
+    assert table(rows, words=3) == "name    n     x\na       1000\nlonger"
+    ruled = "name       n  x\n---------------\na       1000\nlonger"
+    assert table(rows, ruled=True) == ruled
     assert table([]) == ""
 
 
