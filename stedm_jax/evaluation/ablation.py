@@ -16,10 +16,12 @@ import numpy as np
 from jaxtyping import Float64
 from matplotlib.figure import Figure
 
-from stedm_jax.evaluation.figures import png, style
+from stedm_jax.evaluation.figures import LIGHT, Theme, png, quiet
 from stedm_jax.evaluation.statistics import Interval, bootstrap_difference, patient_means
 
 COLUMNS = ("setting", "arm", "seeds", "patients", "iou_mean", "iou_low", "iou_high", "dice_mean")
+Table = Float64[np.ndarray, "s p"]
+"""Scores by seed and patient."""
 
 
 @dataclass(frozen=True)
@@ -43,19 +45,13 @@ class Point:
     dice: float
 
 
-def point(
-    arm: str, setting: Any, iou: Float64[np.ndarray, "s p"], dice: Float64[np.ndarray, "s p"]
-) -> Point:
+def point(arm: str, setting: Any, iou: Table, dice: Table) -> Point:
     """From tables of seeds and patients, NaN where undefined."""
+    if isinstance(setting, list | tuple):
+        setting = setting[0] if len(setting) == 1 else tuple(setting)
     mean = bootstrap_difference(np.zeros_like(iou), iou)
-    return Point(
-        arm,
-        _plain(setting),
-        len(iou),
-        patient_means(iou),
-        mean,
-        float(np.nanmean(patient_means(dice))),
-    )
+    mean_dice = float(np.nanmean(patient_means(dice)))
+    return Point(arm, setting, len(iou), patient_means(iou), mean, mean_dice)
 
 
 def ablation_csv(points: Sequence[Point]) -> str:
@@ -70,41 +66,22 @@ def ablation_csv(points: Sequence[Point]) -> str:
     return out.getvalue()
 
 
-def ablation_chart(key: str, points: Sequence[Point], dark: bool = False) -> bytes:
+def ablation_chart(key: str, points: Sequence[Point], theme: Theme = LIGHT) -> bytes:
     """The mean at each setting with its interval; a faint line joins a patient's scores."""
     figure = Figure(figsize=(max(4.6, 0.9 * len(points) + 1.4), 3.6), layout="constrained")
     axes = figure.add_subplot()
-    numbers, order = _numbers(points), _ordered(points)
-    x = (
-        [float(each.setting) for each in order]
-        if numbers
-        else [float(i) for i in range(len(order))]
-    )
-    ink, faint, colour = style(axes, dark)
-    axes.plot(
-        x,
-        np.stack([each.patients for each in order]),
-        color=faint,
-        linewidth=0.8,
-        alpha=0.7,
-        zorder=1,
-    )
-    means = np.array([each.iou.estimate for each in order])
-    low = means - np.array([each.iou.low for each in order])
-    high = np.array([each.iou.high for each in order]) - means
-    reach = np.nan_to_num(np.stack([low, high]))
-    axes.errorbar(
-        x, means, np.maximum(reach, 0.0), fmt="o-", color=colour, linewidth=1.8, capsize=3, zorder=3
-    )
-    for place, mean in zip(x, means, strict=True):
-        axes.annotate(
-            f"{mean:.3f}",
-            (place, mean),
-            xytext=(5, 6),
-            textcoords="offset points",
-            fontsize=8,
-            color=ink,
-        )
+    quiet(axes, theme)
+    order, numbers = _ordered(points), _are_numbers(points)
+    x = [float(each.setting if numbers else i) for i, each in enumerate(order)]
+    lines = np.stack([each.patients for each in order])
+    axes.plot(x, lines, color=theme.faint, linewidth=0.8, alpha=0.7, zorder=1)
+    mean, low, high = np.array([[e.iou.estimate, e.iou.low, e.iou.high] for e in order]).T
+    reach = np.maximum(np.nan_to_num(np.stack([mean - low, high - mean])), 0.0)
+    bar = {"color": theme.color(0), "linewidth": 1.8, "capsize": 3, "zorder": 3}
+    axes.errorbar(x, mean, reach, fmt="o-", **bar)
+    beside = {"xytext": (5, 6), "textcoords": "offset points", "fontsize": 8, "color": theme.ink}
+    for place, value in zip(x, mean, strict=True):
+        axes.annotate(f"{value:.3f}", (place, value), **beside)
     if not numbers or len(x) < 12:
         axes.set_xticks(x, [_label(each.setting) for each in order], rotation=0 if numbers else 20)
     axes.margins(x=0.14, y=0.1)  # room for the last number
@@ -113,22 +90,12 @@ def ablation_chart(key: str, points: Sequence[Point], dark: bool = False) -> byt
     return png(figure)
 
 
-def _numbers(points: Sequence[Point]) -> bool:
-    return all(
-        isinstance(each.setting, int | float) and not isinstance(each.setting, bool)
-        for each in points
-    )
+def _are_numbers(points: Sequence[Point]) -> bool:
+    return all(type(each.setting) in (int, float) for each in points)
 
 
 def _ordered(points: Sequence[Point]) -> list[Point]:
-    return sorted(points, key=lambda each: each.setting) if _numbers(points) else list(points)
-
-
-def _plain(setting: Any) -> Any:
-    """A list of one as its element."""
-    if isinstance(setting, list | tuple):
-        return setting[0] if len(setting) == 1 else tuple(setting)
-    return setting
+    return sorted(points, key=lambda each: each.setting) if _are_numbers(points) else list(points)
 
 
 def _label(setting: Any, between: str = "\n") -> str:

@@ -1,15 +1,14 @@
 """Charts as PNG bytes on a transparent ground, for a light or a dark page.
 
-Drawn with matplotlib's object interface (no global state) in the Okabe-Ito colours, which people
-with any colour vision can tell apart; arms and channels also differ in position, so colour never
+Drawn with matplotlib's object interface (no global state) in the Okabe-Ito colors, which people
+with any color vision can tell apart; arms and channels also differ in position, so color never
 says anything alone.
 """
 
 import io
-import json
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,35 +17,38 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-DARK_PALETTE = ("#56B4E9", "#E69F00", "#2DBE96", "#E3A0C6", "#F0E442", "#7FA8FF")
+
+@dataclass(frozen=True)
+class Theme:
+    """Colors on one kind of ground: of text, of what stands behind, and of arms in order."""
+
+    ink: str
+    faint: str
+    colors: tuple[str, ...]
+
+    def color(self, number: int) -> str:
+        """The color of an arm by its number; colors repeat."""
+        return self.colors[number % len(self.colors)]
+
+
+LIGHT = Theme(
+    "#1f2328", "#a4abb3", ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+)
+DARK = Theme(
+    "#e6e6e3", "#6f767f", ("#56B4E9", "#E69F00", "#2DBE96", "#E3A0C6", "#F0E442", "#7FA8FF")
+)
 CHANNELS = (("red", 1), ("green", 2), ("blue", 0))
+"""Name of each channel, and the number of its color."""
 SAMPLES = "samples/"
 """Before the names of what was measured on samples during a training."""
 Rows = Sequence[Mapping[str, Any]]
 
 
-def palette(dark: bool) -> tuple[str, ...]:
-    """Colours of arms in order, for the given ground."""
-    return DARK_PALETTE if dark else PALETTE
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Rows of a metrics.jsonl; lines that do not parse (cut off by a kill) are left out."""
-    rows = []
-    for line in path.read_text().splitlines():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            continue
-    return [row for row in rows if isinstance(row, dict)]
-
-
-def loss_curves(curves: Mapping[str, Rows], dark: bool = False) -> bytes:
+def loss_curves(curves: Mapping[str, Rows], theme: Theme = LIGHT) -> bytes:
     """Loss over steps, a panel for each stage.
 
     `curves` maps a run's folder to its rows (`step`, `loss`, perhaps `eval/loss`). The part before
-    the first slash is the panel; runs that differ in a last `-<seed>` only share a colour.
+    the first slash is the panel; runs that differ in a last `-<seed>` only share a color.
     """
     panels: dict[str, dict[str, Rows]] = {}
     for name, rows in curves.items():
@@ -57,85 +59,60 @@ def loss_curves(curves: Mapping[str, Rows], dark: bool = False) -> bytes:
     figure = Figure(figsize=(3.7 * columns, 2.7 * lines), layout="constrained")
     for i, (stage, runs) in enumerate(panels.items()):
         axes = figure.add_subplot(lines, columns, i + 1)
-        _loss_panel(axes, runs, dark)
-        style(axes, dark)
-        axes.set_title(stage, loc="left", fontsize=10, color=_ink(dark))
-        axes.set_xlabel("step", fontsize=8)
+        _draw_losses(axes, runs, theme)
+        _finish_panel(axes, stage, "step", theme)
     return png(figure)
 
 
-def _loss_panel(axes: Axes, runs: Mapping[str, Rows], dark: bool) -> None:
-    families = list(dict.fromkeys(re.sub(r"-\d+$", "", run) for run in runs))
-    seen: set[str] = set()
+def _draw_losses(axes: Axes, runs: Mapping[str, Rows], theme: Theme) -> None:
+    families = {run: re.sub(r"-\d+$", "", run) for run in runs}
+    order = list(dict.fromkeys(families.values()))
+    labeled: set[str] = set()
     for run, rows in runs.items():
-        family = re.sub(r"-\d+$", "", run)
-        colour = palette(dark)[families.index(family) % len(PALETTE)]
-        label = None if family in seen else family or "training"
-        seen.add(family)
+        family = families[run]
+        color = theme.color(order.index(family))
+        label = None if family in labeled else family or "training"
+        labeled.add(family)
         step, loss = _series(rows, "loss")
         if len(step):
-            axes.plot(step, loss, color=colour, alpha=0.25, linewidth=0.8)
-            mark = "o" if len(step) == 1 else None  # a line of one point is not seen
-            axes.plot(
-                step,
-                _smooth(loss),
-                color=colour,
-                linewidth=1.5,
-                marker=mark,
-                markersize=3.5,
-                label=label,
-            )
+            mark = "o" if len(step) == 1 else None  # a line of one point is invisible
+            axes.plot(step, loss, color=color, alpha=0.25, linewidth=0.8)
+            line = {"color": color, "linewidth": 1.5, "marker": mark, "markersize": 3.5}
+            axes.plot(step, _smooth(loss), label=label, **line)
         step, loss = _series(rows, "eval/loss")
         if len(step):
             name = None if family else "evaluation"
-            axes.plot(step, loss, "o", color=_ink(dark), markersize=3.5, label=name)
+            axes.plot(step, loss, "o", color=theme.ink, markersize=3.5, label=name)
     if _wide_range(axes):
         axes.set_yscale("log")
     if axes.get_legend_handles_labels()[1]:
-        axes.legend(frameon=False, fontsize=8, labelcolor=_ink(dark))
+        axes.legend(frameon=False, fontsize=8, labelcolor=theme.ink)
 
 
 def sampled_names(curves: Mapping[str, Rows]) -> list[str]:
     """The scores of samples that were drawn during trainings: `style_correlation`, `layout_iou`."""
-    keys = {
-        key
-        for rows in curves.values()
-        for row in rows
-        for key, value in row.items()
-        if value is not None
-    }
-    keys = {key for key in keys if key.startswith(SAMPLES)}
-    return sorted(key.removeprefix(SAMPLES) for key in keys)
+    rows = [row for rows in curves.values() for row in rows]
+    keys = {key for row in rows for key, value in row.items() if value is not None}
+    return sorted(key.removeprefix(SAMPLES) for key in keys if key.startswith(SAMPLES))
 
 
-def sample_curves(curves: Mapping[str, Rows], dark: bool = False) -> bytes:
+def sample_curves(curves: Mapping[str, Rows], theme: Theme = LIGHT) -> bytes:
     """Scores of samples over steps, a panel for each score; `curves` as in `loss_curves`."""
     names = sampled_names(curves)
     figure = Figure(figsize=(3.7 * max(1, len(names)), 2.7), layout="constrained")
     for i, name in enumerate(names):
         axes = figure.add_subplot(1, len(names), i + 1)
-        drawn = [(run, *_series(rows, SAMPLES + name)) for run, rows in curves.items()]
-        for number, (run, step, value) in enumerate(each for each in drawn if len(each[1])):
-            axes.plot(
-                step,
-                value,
-                "o-",
-                color=palette(dark)[number % len(PALETTE)],
-                markersize=3.5,
-                label=run,
-            )
-        style(axes, dark)
-        axes.legend(frameon=False, fontsize=8, labelcolor=_ink(dark))
-        axes.set_title(name.replace("_", " "), loc="left", fontsize=10, color=_ink(dark))
-        axes.set_xlabel("step", fontsize=8)
+        drawn = {run: _series(rows, SAMPLES + name) for run, rows in curves.items()}
+        drawn = {run: series for run, series in drawn.items() if len(series[0])}
+        for number, (run, series) in enumerate(drawn.items()):
+            axes.plot(*series, "o-", color=theme.color(number), markersize=3.5, label=run)
+        axes.legend(frameon=False, fontsize=8, labelcolor=theme.ink)
+        _finish_panel(axes, name.replace("_", " "), "step", theme)
     return png(figure)
 
 
-def patient_violins(
-    arms: Mapping[str, Float64[np.ndarray, " p"]], label: str = "IoU", dark: bool = False
-) -> bytes:
-    """Scores of the same patients in each arm: violin, a dot for each patient, a line for each
-    pair.
+def patient_violins(arms: Mapping[str, Float64[np.ndarray, " p"]], theme: Theme = LIGHT) -> bytes:
+    """IoU of the same patients in each arm: violin, a dot for each patient, a line for each pair.
 
     NaN = undefined for this patient. The bar is the mean; a violin needs 4 defined scores.
     """
@@ -144,73 +121,71 @@ def patient_violins(
     values = list(arms.values())
     places = [i + _spread(v) for i, v in enumerate(values)]
     for left in range(len(values) - 1):
-        pair = np.stack([values[left], values[left + 1]])
-        x = np.stack([places[left], places[left + 1]])
-        axes.plot(x, pair, color=_faint(dark), linewidth=0.8, alpha=0.7, zorder=1)
+        x, pair = np.stack(places[left : left + 2]), np.stack(values[left : left + 2])
+        axes.plot(x, pair, color=theme.faint, linewidth=0.8, alpha=0.7, zorder=1)
     for i, (place, value) in enumerate(zip(places, values, strict=True)):
-        colour, known = palette(dark)[i % len(PALETTE)], value[~np.isnan(value)]
-        if known.size >= 4 and np.ptp(known) > 0:
-            body = axes.violinplot([known], [i], widths=0.75, showextrema=False, bw_method=0.5)[
-                "bodies"
-            ]
-            for part in body:  # pyright: ignore[reportGeneralTypeIssues]
-                part.set(facecolor=colour, alpha=0.22, edgecolor="none", zorder=0)
-        axes.plot(place, value, "o", color=colour, markersize=5, markeredgewidth=0, zorder=3)
-        if known.size:
-            mean = float(known.mean())
-            axes.plot([i - 0.27, i + 0.27], [mean, mean], color=colour, linewidth=2.5, zorder=2)
-            axes.annotate(f"{mean:.3f}", (i + 0.3, mean), va="center", fontsize=9, color=_ink(dark))
-    names = [f"{n}\n{int((~np.isnan(v)).sum())} patients" for n, v in arms.items()]
+        dot = {"color": theme.color(i), "markersize": 5, "markeredgewidth": 0}
+        axes.plot(place, value, "o", zorder=3, **dot)
+        _draw_violin(axes, i, value[~np.isnan(value)], theme)
+    names = [f"{name}\n{(~np.isnan(value)).sum()} patients" for name, value in arms.items()]
     axes.set_xticks(range(len(names)), names)
     axes.set_xlim(-0.6, len(names) - 0.25)
     axes.margins(y=0.08)
-    axes.set_ylabel(label)
-    style(axes, dark)
+    axes.set_ylabel("IoU")
+    quiet(axes, theme)
     axes.tick_params(labelsize=9)
     axes.grid(axis="x", visible=False)
     return png(figure)
+
+
+def _draw_violin(axes: Axes, place: int, known: np.ndarray, theme: Theme) -> None:
+    """The violin, and a bar at the mean with its number."""
+    color = theme.color(place)
+    if known.size >= 4 and np.ptp(known) > 0:
+        violin: Any = axes.violinplot(
+            [known], [place], widths=0.75, showextrema=False, bw_method=0.5
+        )
+        for part in violin["bodies"]:
+            part.set(facecolor=color, alpha=0.22, edgecolor="none", zorder=0)
+    if known.size:
+        mean, bar = float(known.mean()), [place - 0.27, place + 0.27]
+        axes.plot(bar, [mean, mean], color=color, linewidth=2.5, zorder=2)
+        axes.annotate(f"{mean:.3f}", (place + 0.3, mean), va="center", fontsize=9, color=theme.ink)
 
 
 def style_scatter(
     images_od: Float64[np.ndarray, "n 3"],
     style_od: Float64[np.ndarray, "n 3"],
     r: Sequence[float],
-    dark: bool = False,
+    theme: Theme = LIGHT,
 ) -> bytes:
     """Mean optical density of synthetic images against that of their style tiles, by channel."""
     figure = Figure(figsize=(9.0, 3.1), layout="constrained")
-    for i, (name, index) in enumerate(CHANNELS):
+    for i, (name, number) in enumerate(CHANNELS):
         axes = figure.add_subplot(1, 3, i + 1)
-        both = np.concatenate([images_od[:, i], style_od[:, i]])
+        x, y = style_od[:, i], images_od[:, i]
+        both = np.concatenate([y, x])
         limits = (np.nanmin(both), np.nanmax(both)) if np.isfinite(both).any() else (0.0, 1.0)
-        axes.plot(limits, limits, color=_faint(dark), linewidth=1, zorder=0)
-        axes.plot(
-            style_od[:, i],
-            images_od[:, i],
-            "o",
-            color=palette(dark)[index],
-            markersize=3,
-            alpha=0.5,
-            markeredgewidth=0,
-        )
-        axes.set_title(f"{name}   r = {r[i]:.3f}", loc="left", fontsize=10, color=_ink(dark))
-        axes.set_xlabel("style tiles", fontsize=8)
+        dot = {"color": theme.color(number), "markersize": 3, "alpha": 0.5, "markeredgewidth": 0}
+        axes.plot(limits, limits, color=theme.faint, linewidth=1, zorder=0)
+        axes.plot(x, y, "o", **dot)
         axes.set_aspect("equal", adjustable="datalim")
         if i == 0:
             axes.set_ylabel("synthetic image", fontsize=8)
-        style(axes, dark)
+        _finish_panel(axes, f"{name}   r = {r[i]:.3f}", "style tiles", theme)
     return png(figure)
 
 
 def _series(rows: Rows, key: str) -> tuple[np.ndarray, np.ndarray]:
     """Steps and values of a metric where it was written and is a number."""
     pairs = [(r["step"], r[key]) for r in rows if "step" in r and r.get(key) is not None]
-    pairs = [(s, v) for s, v in pairs if np.isfinite(v)]
-    return np.array([p[0] for p in pairs], float), np.array([p[1] for p in pairs], float)
+    step, value = np.array(pairs, float).reshape(-1, 2).T
+    known = np.isfinite(value)
+    return step[known], value[known]
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
-    """Centred running mean over about a twentieth of the curve."""
+    """Centered running mean over about a twentieth of the curve."""
     width = max(1, len(values) // 20) | 1
     padded = np.pad(values, width // 2, mode="edge")
     return np.convolve(padded, np.ones(width) / width, mode="valid")
@@ -227,30 +202,24 @@ def _spread(values: np.ndarray) -> np.ndarray:
     return 0.06 * (order % 3 - 1)
 
 
-def _ink(dark: bool) -> str:
-    return "#e6e6e3" if dark else "#1f2328"
+def _finish_panel(axes: Axes, title: str, below: str, theme: Theme) -> None:
+    """Quiet axes with a title, and a name below."""
+    axes.set_title(title, loc="left", fontsize=10, color=theme.ink)
+    axes.set_xlabel(below, fontsize=8)
+    quiet(axes, theme)
 
 
-def _faint(dark: bool) -> str:
-    return "#6f767f" if dark else "#a4abb3"
-
-
-def style(axes: Axes, dark: bool) -> tuple[str, str, str]:
-    """Quiet axes: no frame but the ground line, a faint horizontal grid.
-
-    Returns:
-      Colours for text, for what stands behind, and of the first arm.
-    """
+def quiet(axes: Axes, theme: Theme) -> None:
+    """No frame but the ground line, and a faint grid."""
     axes.patch.set_alpha(0.0)
     axes.set_axisbelow(True)
-    axes.grid(color=_faint(dark), alpha=0.3, linewidth=0.6)
+    axes.grid(color=theme.faint, alpha=0.3, linewidth=0.6)
     for side, spine in axes.spines.items():
         spine.set_visible(side == "bottom")
-        spine.set_color(_faint(dark))
-    axes.tick_params(colors=_ink(dark), labelsize=8, length=0)
-    axes.xaxis.label.set_color(_ink(dark))
-    axes.yaxis.label.set_color(_ink(dark))
-    return _ink(dark), _faint(dark), palette(dark)[0]
+        spine.set_color(theme.faint)
+    axes.tick_params(colors=theme.ink, labelsize=8, length=0)
+    axes.xaxis.label.set_color(theme.ink)
+    axes.yaxis.label.set_color(theme.ink)
 
 
 def png(figure: Figure, dpi: int = 160) -> bytes:

@@ -8,18 +8,22 @@ Hierarchical bootstrap of the difference b - a of two arms: draw patients with r
 in both arms (they are paired); then, for each arm, seeds with replacement. A seed is one training
 run that scored all patients, so it is drawn whole; drawing seeds anew for each patient would
 pretend that a lucky run is lucky for one patient only. The interval is of percentiles; with less
-than about ten patients it is too narrow, and no method mends that.
+than about ten patients it is too narrow, and no method corrects that.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float64
 from scipy import stats
 
 NAN = float("nan")
+BATCHES, DRAWS = 10, 500
+"""How often a bootstrap draws, and how many draws are held in memory at a time."""
+TAIL = 50.0 * (1.0 - 0.95)
+"""The percentile below an interval; as much lies above it."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Test:
+class TestResult:
     """Statistic and two-sided p value of a test over n patients; NaN where undefined."""
 
     __test__ = False  # not a pytest class
@@ -61,19 +65,20 @@ class Comparison:
     baseline: str
     difference: Interval
     variance_difference: Interval
-    wilcoxon: Test
+    wilcoxon: TestResult
     p_holm: float
-    brown_forsythe: Test
+    brown_forsythe: TestResult
 
 
-def patient_means(table: Float64[np.ndarray, "s p"]) -> Float64[np.ndarray, " p"]:
+def patient_means(table: Float64[np.ndarray, "*d s p"]) -> Float64[np.ndarray, "*d p"]:
     """Mean over seeds of each patient, leaving out undefined scores; NaN if none is defined."""
     known = ~np.isnan(table)
-    count = known.sum(0)
-    return np.where(count > 0, np.where(known, table, 0.0).sum(0) / np.maximum(count, 1), np.nan)
+    count = known.sum(-2)
+    total = np.where(known, table, 0.0).sum(-2)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
-def summarise(values: Float64[np.ndarray, " p"]) -> Summary:
+def summarize(values: Float64[np.ndarray, " p"]) -> Summary:
     """Mean and variance over the patients with a defined score."""
     x = values[~np.isnan(values)]
     if not x.size:
@@ -85,18 +90,13 @@ def summarise(values: Float64[np.ndarray, " p"]) -> Summary:
 def bootstrap_difference(
     a: Float64[np.ndarray, "s p"],
     b: Float64[np.ndarray, "r p"],
-    statistic: str = "mean",
-    draws: int = 5000,
-    level: float = 0.95,
-    seed: int = 0,
+    statistic: Literal["mean", "var"] = "mean",
 ) -> Interval:
-    """Hierarchical bootstrap of statistic(b) - statistic(a), "mean" or "var" over patients.
+    """Hierarchical bootstrap of statistic(b) - statistic(a) over patients, with its 95 % interval.
 
     Columns are the same patients in both; those undefined in every seed of either are left out.
     NaN limits with fewer than 2 patients.
     """
-    if statistic not in ("mean", "var"):
-        raise ValueError(f"statistic is 'mean' or 'var', not {statistic!r}")
     keep = ~(np.isnan(patient_means(a)) | np.isnan(patient_means(b)))
     a, b, n = a[:, keep], b[:, keep], int(keep.sum())
     least = 1 if statistic == "mean" else 2
@@ -105,38 +105,34 @@ def bootstrap_difference(
     estimate = _over_patients(b[None], statistic)[0] - _over_patients(a[None], statistic)[0]
     if n < 2:
         return Interval(float(estimate), NAN, NAN, n)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     values = []
-    for count in [500] * (draws // 500) + [draws % 500] * (draws % 500 > 0):
-        patients = rng.integers(n, size=(count, 1, n))
+    for _ in range(BATCHES):
+        patients = rng.integers(n, size=(DRAWS, 1, n))
         sides = []
         for table in (a, b):
-            seeds = rng.integers(len(table), size=(count, len(table), 1))
+            seeds = rng.integers(len(table), size=(DRAWS, len(table), 1))
             sides.append(_over_patients(table[seeds, patients], statistic))
         values.append(sides[1] - sides[0])
-    tail = 50.0 * (1.0 - level)
-    low, high = np.nanpercentile(np.concatenate(values), [tail, 100.0 - tail])
+    low, high = np.nanpercentile(np.concatenate(values), [TAIL, 100.0 - TAIL])
     return Interval(float(estimate), float(low), float(high), n)
 
 
 def _over_patients(
-    tables: Float64[np.ndarray, "d s p"], statistic: str
+    tables: Float64[np.ndarray, "d s p"], statistic: Literal["mean", "var"]
 ) -> Float64[np.ndarray, " d"]:
     """Statistic over patients of the means over seeds, for each of d tables."""
-    known = ~np.isnan(tables)
-    count = known.sum(1)
-    total = np.where(known, tables, 0.0).sum(1)
-    means = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    means = patient_means(tables)
     ok = ~np.isnan(means)
     n = ok.sum(1)
-    centre = np.where(ok, means, 0.0).sum(1) / np.maximum(n, 1)
+    center = np.where(ok, means, 0.0).sum(1) / np.maximum(n, 1)
     if statistic == "mean":
-        return np.where(n > 0, centre, np.nan)
-    square = np.where(ok, (means - centre[:, None]) ** 2, 0.0).sum(1)
+        return np.where(n > 0, center, np.nan)
+    square = np.where(ok, (means - center[:, None]) ** 2, 0.0).sum(1)
     return np.where(n > 1, square / np.maximum(n - 1, 1), np.nan)
 
 
-def paired_wilcoxon(a: Float64[np.ndarray, " p"], b: Float64[np.ndarray, " p"]) -> Test:
+def paired_wilcoxon(a: Float64[np.ndarray, " p"], b: Float64[np.ndarray, " p"]) -> TestResult:
     """Two-sided signed-rank test over patients with both scores defined.
 
     n counts the pairs that differ; NaN if there is none. With n = 5 the smallest possible p is
@@ -145,9 +141,9 @@ def paired_wilcoxon(a: Float64[np.ndarray, " p"], b: Float64[np.ndarray, " p"]) 
     difference = (b - a)[~(np.isnan(a) | np.isnan(b))]
     difference = difference[difference != 0]
     if not difference.size:
-        return Test(NAN, NAN, 0)
+        return TestResult(NAN, NAN, 0)
     result: Any = stats.wilcoxon(difference)
-    return Test(float(result.statistic), float(result.pvalue), difference.size)
+    return TestResult(float(result.statistic), float(result.pvalue), difference.size)
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -160,7 +156,7 @@ def holm(p: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def brown_forsythe(groups: Sequence[Float64[np.ndarray, " _"]]) -> Test:
+def brown_forsythe(groups: Sequence[Float64[np.ndarray, " _"]]) -> TestResult:
     """Test for equal variance (Levene's with the median); n is the size of the smallest group.
 
     It takes the groups as independent. Arms share their patients, so read it beside the bootstrap
@@ -169,14 +165,12 @@ def brown_forsythe(groups: Sequence[Float64[np.ndarray, " _"]]) -> Test:
     known = [g[~np.isnan(g)] for g in groups]
     n = min((g.size for g in known), default=0)
     if len(known) < 2 or n < 3 or all(np.ptp(g) == 0 for g in known):
-        return Test(NAN, NAN, n)
+        return TestResult(NAN, NAN, n)
     result: Any = stats.levene(*known, center="median")
-    return Test(float(result.statistic), float(result.pvalue), n)
+    return TestResult(float(result.statistic), float(result.pvalue), n)
 
 
-def compare_arms(
-    arms: Mapping[str, Float64[np.ndarray, "_ p"]], baseline: str, seed: int = 0
-) -> list[Comparison]:
+def compare_arms(arms: Mapping[str, Float64[np.ndarray, "_ p"]], baseline: str) -> list[Comparison]:
     """Every other arm against the baseline; columns of all tables are the same patients."""
     names = [name for name in arms if name != baseline]
     base = arms[baseline]
@@ -186,8 +180,8 @@ def compare_arms(
         Comparison(
             arm=name,
             baseline=baseline,
-            difference=bootstrap_difference(base, arms[name], seed=seed),
-            variance_difference=bootstrap_difference(base, arms[name], "var", seed=seed),
+            difference=bootstrap_difference(base, arms[name]),
+            variance_difference=bootstrap_difference(base, arms[name], "var"),
             wilcoxon=test,
             p_holm=p,
             brown_forsythe=brown_forsythe([patient_means(base), patient_means(arms[name])]),

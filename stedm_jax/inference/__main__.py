@@ -223,7 +223,7 @@ class Results:
 
     def _compare(self, item: Item, found: Any) -> Any:
         """Scores against a mask of class ids; each image is a patient of its own."""
-        from stedm_jax.evaluation.images import score_image
+        from stedm_jax.evaluation.whole_scores import score_image
         from stedm_jax.evaluation.objects import to_objects
         from stedm_jax.inference.pictures import read_ids
 
@@ -271,7 +271,7 @@ class Results:
 
     def finish(self) -> str:
         """Writes the scores; a table of them, "" where there are none."""
-        from stedm_jax.evaluation.images import by_image, by_patient, summary, summary_table, to_csv
+        from stedm_jax.evaluation.whole_scores import by_image, by_patient, summary, summary_table, to_csv
 
         if not self.scores:
             return ""

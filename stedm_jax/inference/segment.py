@@ -10,7 +10,7 @@ from jaxtyping import Int32, UInt8
 from stedm_jax.common.errors import UserError
 from stedm_jax.data.classes import class_map
 from stedm_jax.data.whole import WholeImage, WholeSet
-from stedm_jax.evaluation.images import ImageScores, score_image
+from stedm_jax.evaluation.whole_scores import ImageScores, score_image
 from stedm_jax.evaluation.objects import to_objects
 from stedm_jax.inference.fuse import Patches, fuse_bands, resize_bands
 from stedm_jax.inference.load import Segmenter
@@ -134,7 +134,7 @@ def score_set(
     splits: Sequence[str] = ("test",),
     tag: str = "official_split",
 ) -> Iterator[ImageScores]:
-    """Segments and scores the images of some splits: what a report needs (evaluation/images.py
+    """Segments and scores the images of some splits: what a report needs (evaluation/whole_scores.py
     makes tables of it).
 
     Raises:

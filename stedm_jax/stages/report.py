@@ -12,10 +12,9 @@ from stedm_jax.data.records import TileSet
 from stedm_jax.data.schema import SYNTHETIC
 from stedm_jax.evaluation.ablation import Ablation
 from stedm_jax.evaluation.confusion import foreground_scores, scores
-from stedm_jax.evaluation.figures import read_metrics
 from stedm_jax.evaluation.panels import Strip, cohort_panel, legend, overlay, style_grid
-from stedm_jax.evaluation.report import results_table, write_report
 from stedm_jax.evaluation.report_content import CohortRow, ReportContent, ResultRow, SyntheticSet
+from stedm_jax.evaluation.report_files import results_table, write_report
 from stedm_jax.evaluation.synthesis_quality.measure import measure
 from stedm_jax.evaluation.synthesis_quality.metric import Example, Judgment
 from stedm_jax.settings.arm_networks import JUDGE
@@ -25,6 +24,7 @@ from stedm_jax.stages.diffusion import WHOSE
 from stedm_jax.stages.orders import Orders
 from stedm_jax.stages.run import Run, spread
 from stedm_jax.training import peers
+from stedm_jax.training.logging import read_rows
 from stedm_jax.workdir import STAGES, flatten, write_text
 
 DRAWN = {
@@ -128,7 +128,7 @@ def _grid(run: Run) -> np.ndarray:
 
 def _curves(path: Path) -> dict[str, list]:
     files = sorted(path.glob("**/metrics.jsonl"))
-    return {str(file.parent.relative_to(path)): read_metrics(file) for file in files}
+    return {str(file.parent.relative_to(path)): read_rows(file) for file in files}
 
 
 def drawn(path: Path) -> Iterator[tuple[str, np.ndarray]]:

@@ -2,7 +2,7 @@
 
 Writes report/whole_images.csv and whole_patients.csv (a row an image or patient, arm and seed),
 whole_summary.json
-(arm -> seed -> part of the test, see evaluation/images.py), table_whole.txt (the arms side by side)
+(arm -> seed -> part of the test, see evaluation/whole_scores.py), table_whole.txt (the arms side by side)
 and whole_seeds.txt
 (a table for every arm and seed).
 """
@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from stedm_jax.data.whole import WholeSet
-from stedm_jax.evaluation.images import (
+from stedm_jax.evaluation.whole_scores import (
     arms_table,
     by_image,
     by_patient,

@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 
 from stedm_jax.evaluation.ablation import Ablation, ablation_chart, ablation_csv, point
-from stedm_jax.evaluation.report import write_report
-from stedm_jax.evaluation.report_content import ReportContent, ResultRow, ablation_points
+from stedm_jax.evaluation.figures import DARK, LIGHT
+from stedm_jax.evaluation.report_content import ReportContent, ResultRow
+from stedm_jax.evaluation.report_files import write_report
+from stedm_jax.evaluation.report_numbers import ablation_points
 
 
 def content(values) -> ReportContent:
@@ -42,7 +44,7 @@ def test_the_arms_that_vary_the_key_are_drawn_and_listed(tmp_path, values, setti
         assert float(row["iou_low"]) < float(row["iou_mean"]) < float(row["iou_high"])
         assert (row["seeds"], row["patients"]) == ("2", "5")
     assert [row["setting"] for row in rows] == settings
-    light, dark = (ablation_chart("key", points, flag) for flag in (False, True))
+    light, dark = (ablation_chart("key", points, theme) for theme in (LIGHT, DARK))
     assert light[:4] == dark[:4] == b"\x89PNG" and light != dark
     write_report(tmp_path, made)
     assert (tmp_path / "ablation.png").read_bytes() == ablation_chart("features.timesteps", points)

@@ -10,8 +10,8 @@ import pytest
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.evaluation.panels import Strip, cohort_panel, legend, style_grid
-from stedm_jax.evaluation.report import per_patient_csv, results_table, text_table, write_report
 from stedm_jax.evaluation.report_content import CohortRow, ReportContent, ResultRow, SyntheticSet
+from stedm_jax.evaluation.report_files import per_patient_csv, results_table, write_report
 from stedm_jax.evaluation.synthesis_quality.metric import Quality
 
 ARMS, SEEDS, TEST = ("labelled", "labelled+synthetic"), (0, 1, 2), 6
@@ -141,7 +141,7 @@ def test_html_is_self_contained_and_escaped(report):
     training = html[html.index('id="training"') : html.index('id="run"')]
     assert (
         "diffusion, step 600" in training
-        and "Of samples at fixed noise: style correlation." in training
+        and "Scores of samples from fixed noise: style correlation." in training
     )
     assert not re.search(r"\bnan\b", re.sub(r'"data:[^"]*"', "", html))
 
@@ -231,14 +231,7 @@ def test_a_leaking_patient_is_refused(tmp_path):
         write_report(tmp_path, ReportContent("t", results=[row, row]))
 
 
-def test_text_tables():
-    text = text_table(["arm", "IoU"], [["a", "0.5"], ["long name", "0.25"]])
-    assert text.splitlines() == [
-        "arm         IoU",
-        "---------------",
-        "a           0.5",
-        "long name  0.25",
-    ]
+def test_results_table():
     text = results_table(content())
     assert "labelled+synthetic" in text and "style correlation 0.9" in text
     assert "layout IoU 0.710" in text

@@ -11,7 +11,7 @@ from stedm_jax.evaluation.statistics import (
     holm,
     paired_wilcoxon,
     patient_means,
-    summarise,
+    summarize,
 )
 
 
@@ -26,12 +26,12 @@ def test_patient_means_and_summary():
     t = np.array([[0.2, np.nan, np.nan], [0.4, 0.5, np.nan]])
     means = patient_means(t)
     np.testing.assert_allclose(means, [0.3, 0.5, np.nan])
-    s = summarise(means)
+    s = summarize(means)
     assert (s.n, s.low, s.high) == (2, pytest.approx(0.3), pytest.approx(0.5))
     assert s.mean == pytest.approx(0.4)
     assert s.var == pytest.approx(0.02)
-    assert np.isnan(summarise(means[:1]).var)
-    assert summarise(means[2:]).n == 0
+    assert np.isnan(summarize(means[:1]).var)
+    assert summarize(means[2:]).n == 0
 
 
 def test_bootstrap_finds_a_difference_and_none():
@@ -46,8 +46,7 @@ def test_bootstrap_finds_a_difference_and_none():
 
 def test_bootstrap_is_deterministic():
     a, b = table(3, 8), table(2, 8, 0.02)
-    assert bootstrap_difference(a, b, seed=1) == bootstrap_difference(a, b, seed=1)
-    assert bootstrap_difference(a, b, seed=1) != bootstrap_difference(a, b, seed=2)
+    assert bootstrap_difference(a, b) == bootstrap_difference(a, b)
 
 
 def test_bootstrap_counts_seed_noise_as_shared():

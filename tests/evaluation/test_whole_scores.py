@@ -4,7 +4,8 @@ import io
 import numpy as np
 import pytest
 
-from stedm_jax.evaluation.images import (
+from stedm_jax.evaluation.objects import to_objects
+from stedm_jax.evaluation.whole_scores import (
     arms_table,
     by_image,
     by_patient,
@@ -13,7 +14,6 @@ from stedm_jax.evaluation.images import (
     summary_table,
     to_csv,
 )
-from stedm_jax.evaluation.objects import to_objects
 
 CLASSES = ("stroma", "gland")
 

@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from stedm_jax.evaluation.class_scores import class_numbers, class_scores
 from stedm_jax.evaluation.confusion import foreground_scores, scores
-from stedm_jax.evaluation.report import results_table, write_report
-from stedm_jax.evaluation.report_classes import class_numbers, class_scores
-from stedm_jax.evaluation.report_content import ReportContent, ResultRow, summary
+from stedm_jax.evaluation.report_content import ReportContent, ResultRow
+from stedm_jax.evaluation.report_files import results_table, write_report
+from stedm_jax.evaluation.report_numbers import summary
 
 NAMES = ("stroma", "tumour", "necrosis")
 ANN = np.array([[6, 2, 0], [1, 3, 0], [0, 0, 0]], np.int64)  # has no necrosis, and is given none

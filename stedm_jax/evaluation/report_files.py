@@ -1,0 +1,151 @@
+"""The files of a report.
+
+`index.html` is for people; `summary.json`, `per_patient.csv` and `per_class.csv` are for programs;
+an ablation adds `ablation.csv` and `ablation.png`. All are functions of a ReportContent only
+(report_content.py), so that the same content gives the same files.
+"""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from stedm_jax.common.files import write_bytes, write_text
+from stedm_jax.common.text import table
+from stedm_jax.evaluation.ablation import ablation_chart, ablation_csv
+from stedm_jax.evaluation.class_scores import class_tables
+from stedm_jax.evaluation.confusion import scores
+from stedm_jax.evaluation.report_content import ReportContent, ResultRow
+from stedm_jax.evaluation.report_numbers import (
+    ablation_points,
+    check_results,
+    comparisons,
+    summary,
+)
+from stedm_jax.evaluation.report_page import page
+
+PATIENT_COLUMNS = (
+    "arm",
+    "seed",
+    "patient",
+    "split",
+    "iou",
+    "dice",
+    "recall",
+    "precision",
+    "n_tiles",
+    "n_pixels",
+)
+CLASS_COLUMNS = ("arm", "seed", "split", "patient", "class", "dice", "iou", "pixels")
+
+
+def write_report(out: Path, content: ReportContent) -> None:
+    """Writes the files of a report into the folder `out`.
+
+    NaN is null in summary.json, and an empty field in the CSV files. per_class.csv is written only
+    if confusion matrices are known.
+
+    Raises:
+      UserError: a patient is in two splits.
+    """
+    check_results(content)
+    out.mkdir(parents=True, exist_ok=True)
+    numbers = summary(content)
+    write_text(out / "per_patient.csv", per_patient_csv(content))
+    if content.classes and any(row.confusion is not None for row in content.results):
+        write_text(out / "per_class.csv", per_class_csv(content))
+    text = json.dumps(_without_nan(numbers), indent=2, ensure_ascii=False, allow_nan=False)
+    write_text(out / "summary.json", text + "\n")
+    points = ablation_points(content)
+    if content.ablation and points:
+        write_text(out / "ablation.csv", ablation_csv(points))
+        write_bytes(out / "ablation.png", ablation_chart(content.ablation.key, points))
+    write_text(out / "index.html", page(content, numbers, comparisons(content)))
+
+
+def per_patient_csv(content: ReportContent) -> str:
+    """A line for each arm, seed and patient; tags follow as tag_NAME."""
+    tags = sorted({tag for row in content.results for tag in row.tags})
+    lines = (
+        [*(getattr(row, name) for name in PATIENT_COLUMNS), *(row.tags.get(t, "") for t in tags)]
+        for row in _ordered(content)
+    )
+    return _csv([*PATIENT_COLUMNS, *(f"tag_{tag}" for tag in tags)], lines)
+
+
+def per_class_csv(content: ReportContent) -> str:
+    """A line for each arm, seed, patient and class; pixels are those labeled with the class."""
+
+    def lines() -> Iterator[list[Any]]:
+        for row in _ordered(content):
+            if row.confusion is None:
+                continue
+            found, pixels = scores(row.confusion), row.confusion.sum(axis=1)
+            for k, name in enumerate(content.classes):
+                dice, iou = float(found.dice[k]), float(found.iou[k])
+                yield [row.arm, row.seed, row.split, row.patient, name, dice, iou, pixels[k]]
+
+    return _csv(CLASS_COLUMNS, lines())
+
+
+def _ordered(content: ReportContent) -> list[ResultRow]:
+    return sorted(content.results, key=lambda row: (row.arm, row.seed, row.split, row.patient))
+
+
+def _csv(header: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
+    """CSV with six digits, and with an empty field for an undefined number."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(header)
+    for line in lines:
+        writer.writerow(_number(x, 6, "") if isinstance(x, float) else x for x in line)
+    return out.getvalue()
+
+
+def results_table(content: ReportContent) -> str:
+    """The last table on the screen: arms, and below it how well the synthetic images do."""
+    numbers = summary(content)
+    header = ["arm", "seeds", "patients", "IoU mean", "IoU var", "IoU min", "Dice mean", "accuracy"]
+    rows = []
+    for name, arm in numbers["arms"].items():
+        variance = _number(arm["patient_iou_var"], 5)
+        others = [arm["patient_iou_min"], arm["patient_dice_mean"]]
+        accuracy = arm.get("patient_accuracy_mean", math.nan)
+        mean, *others = map(_number, [arm["patient_iou_mean"], *others, accuracy])
+        rows.append([name, arm["seeds"], arm["n_patients"], mean, variance, *others])
+    parts = [table([header, *rows], ruled=True)] if rows else []
+    for c in comparisons(content):
+        d = c.difference
+        parts.append(
+            f"{c.arm} - {c.baseline}: IoU {d.estimate:+.3f} "
+            f"(95% interval {_number(d.low)} to {_number(d.high)}, {d.n} patients; "
+            f"Wilcoxon p {_number(c.wilcoxon.p)}, Holm {_number(c.p_holm)})"
+        )
+    for name, made in content.synthesis.items():
+        found = made.quality.numbers
+        which = f" of {name}" if len(content.synthesis) > 1 else ""
+        parts.append(
+            f"synthetic images{which}: style correlation {_number(found['style_correlation'])}, "
+            f"layout IoU {_number(found['layout_iou'])} (the same segmenter on real validation "
+            f"tiles: {_number(found['real_val_iou'])})"
+        )
+    for words, header, lines in class_tables(numbers["arms"]):
+        rows = [[_number(x) if isinstance(x, float) else x for x in line] for line in lines]
+        parts += ["", table([header, *rows], words, ruled=True)]
+    return "\n".join(parts)
+
+
+def _number(value: float, digits: int = 3, undefined: str = "-") -> str:
+    return undefined if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _without_nan(value: Any) -> Any:
+    """The same nested value as JSON can write it: None for NaN and infinities."""
+    if isinstance(value, dict):
+        return {key: _without_nan(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,188 @@
+"""The report as one HTML page: what the templates of this folder are filled with.
+
+The templates say what the page shows and in which words (templates/report.html comes first). Here
+are the charts, each drawn for light and for dark screens, and how numbers are written.
+"""
+
+import base64
+import io
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image
+
+from stedm_jax.evaluation.ablation import ablation_chart
+from stedm_jax.evaluation.class_scores import class_tables
+from stedm_jax.evaluation.figures import (
+    DARK,
+    LIGHT,
+    Theme,
+    loss_curves,
+    patient_violins,
+    sample_curves,
+    sampled_names,
+    style_scatter,
+)
+from stedm_jax.evaluation.report_content import ReportContent
+from stedm_jax.evaluation.report_numbers import (
+    ablation_points,
+    arm_names,
+    arm_table,
+    patients,
+)
+from stedm_jax.evaluation.statistics import Comparison, Interval, patient_means
+from stedm_jax.evaluation.synthesis_quality.measure import LABELS
+from stedm_jax.evaluation.synthesis_quality.metric import Quality
+
+DASH = "\N{EN DASH}"
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart as data URLs for light and for dark screens, and its width in CSS pixels."""
+
+    light: str
+    dark: str
+    width: int
+
+
+def page(content: ReportContent, numbers: Mapping[str, Any], tests: Sequence[Comparison]) -> str:
+    """The whole HTML document, from the content, its summary and its comparisons of arms."""
+    environment = Environment(
+        loader=PackageLoader("stedm_jax.evaluation"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.tests["nan"] = math.isnan
+    environment.globals["n_colors"] = len(LIGHT.colors)
+    environment.filters |= {
+        "number": _number,
+        "signed": _signed,
+        "interval": _interval,
+        "duration": _duration,
+        "picture": _picture,
+        "picked_from": _picked_from,
+    }
+    template = environment.get_template("report.html")
+    return template.render(
+        content=content, numbers=numbers, tests=tests, **_derived(content, numbers)
+    )
+
+
+def _derived(content: ReportContent, numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """What the templates use beside the content and its summary."""
+    arms, split = arm_names(content), content.headline_split
+    iou = {arm: patient_means(arm_table(content, arm, split)) for arm in arms}
+    reconstruction = content.reconstruction.values()
+    return {
+        "arms": arms,
+        "patients": {
+            patient: [float(iou[arm][i]) for arm in arms]
+            for i, patient in enumerate(patients(content, split))
+        },
+        "charts": _charts(content, iou),
+        "class_tables": class_tables(numbers["arms"]),
+        "labels": LABELS,
+        "labeled": _labeled_shares(content),
+        "tags": sorted({tag for row in content.cohort for tag in row.tags}),
+        "sampled": sampled_names(content.curves),
+        "reconstruction_scores": list(
+            dict.fromkeys(name for each in reconstruction for name in each)
+        ),
+        "configuration": json.dumps(content.config, indent=2, default=str, ensure_ascii=False),
+        "themes": (LIGHT, DARK),
+    }
+
+
+def _charts(content: ReportContent, iou: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The charts by name, None for one that has nothing to show."""
+    curves = {name: rows for name, rows in content.curves.items() if rows}
+    points = ablation_points(content)
+    key = content.ablation.key if content.ablation else ""
+    return {
+        "patients": _chart(lambda theme: patient_violins(iou, theme)) if iou else None,
+        "ablation": _chart(lambda theme: ablation_chart(key, points, theme)) if points else None,
+        "losses": _chart(lambda theme: loss_curves(curves, theme)) if curves else None,
+        "samples": _chart(lambda t: sample_curves(curves, t)) if sampled_names(curves) else None,
+        "stains": {name: _stains(each.quality) for name, each in content.synthesis.items()},
+    }
+
+
+def _stains(quality: Quality) -> Chart | None:
+    """Optical densities of the images of a set and of their style tiles."""
+    if "images_od" not in quality.arrays:
+        return None
+    images, style = quality.arrays["images_od"], quality.arrays["style_od"]
+    r = quality.numbers["style_correlation_by_channel"]
+    return _chart(lambda theme: style_scatter(images, style, r, theme))
+
+
+def _chart(draw: Callable[[Theme], bytes]) -> Chart:
+    """A chart drawn in both themes, at 160 dots an inch of 100 CSS pixels."""
+    light = draw(LIGHT)
+    width = int.from_bytes(light[16:20], "big") * 100 // 160
+    return Chart(_data_url(light), _data_url(draw(DARK)), width)
+
+
+def _labeled_shares(content: ReportContent) -> dict[str, float]:
+    """Split -> share of its pixels that are labeled."""
+    tiles, labeled = dict[str, int](), dict[str, float]()
+    for row in content.cohort:
+        tiles[row.split] = tiles.get(row.split, 0) + row.tiles
+        labeled[row.split] = labeled.get(row.split, 0.0) + row.labeled * row.tiles
+    return {split: labeled[split] / max(count, 1) for split, count in tiles.items()}
+
+
+def _picture(image: UInt8[np.ndarray, "h w 3"]) -> str:
+    """An image as a data URL."""
+    out = io.BytesIO()
+    Image.fromarray(image).save(out, format="PNG")
+    return _data_url(out.getvalue())
+
+
+def _data_url(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def _number(value: Any, digits: int = 3) -> Any:
+    """A float with so many digits, a dash for one that is undefined; anything else as it is."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return DASH
+    return _minus(f"{value:.{digits}f}") if isinstance(value, float) else value
+
+
+def _signed(value: float, digits: int = 3) -> str:
+    """A number with its sign."""
+    return DASH if math.isnan(value) else _minus(f"{value:+.{digits}f}")
+
+
+def _interval(found: Interval, digits: int = 3) -> str:
+    """The limits of an interval."""
+    if math.isnan(found.low):
+        return DASH
+    return f"{_signed(found.low, digits)} to {_signed(found.high, digits)}"
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def _picked_from(names: Iterable[str], values: Mapping[str, Any], missing: Any = None) -> list[Any]:
+    """The values of some names."""
+    return [values.get(name, missing) for name in names]
