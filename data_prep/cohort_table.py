@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from stedm_jax.common.errors import UserError
-from stedm_jax.data.schema import SPLITS
-from stedm_jax.data.splits import check_disjoint
+from stedm_jax.data.schema import SPLITS, check_disjoint
 
 FILES = ("mask", "annotation")
 """Optional columns that name files, several separated by ";"."""

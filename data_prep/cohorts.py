@@ -11,8 +11,7 @@ import numpy as np
 
 from data_prep.cohort_table import Row
 from stedm_jax.common.errors import UserError
-from stedm_jax.data.schema import SPLITS
-from stedm_jax.data.splits import check_disjoint
+from stedm_jax.data.schema import SPLITS, check_disjoint
 
 EXTRAS = ("mpp", "annotation", "annotation_origin", "mask")
 """Columns that the reader of tables knows; all else in a row is a tag."""

@@ -26,12 +26,13 @@ from data_prep.engine.source import Source, opened
 from data_prep.engine.thumbnail import draw_thumbnail
 from data_prep.tile_grid import Position, grid
 from data_prep.tissue import Tissue, find_tissue, mean_in_boxes
-from stedm_jax.common.errors import UserError
+from stedm_jax.common.errors import NO_ROOM, UserError
 from stedm_jax.common.labels import VOID
-from stedm_jax.data.png import encode_png
+from stedm_jax.data.codecs import encode_png
+from stedm_jax.data.record_file import NoRoom, no_room
 from stedm_jax.data.records import SetSpec
 from stedm_jax.data.schema import encode_tile
-from stedm_jax.data.tile_parts import NO_ROOM, NoRoom, PartWriter, no_room
+from stedm_jax.data.tile_parts import PartWriter
 
 PICTURE_OVERVIEW, PICTURE_FIELD = 1024, 2048
 """Longest side of a picture in its thumbnail, and in the map from which places are sampled."""

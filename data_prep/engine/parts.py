@@ -14,7 +14,7 @@ from typing import Any
 from data_prep.class_plan import ClassPlan
 from data_prep.engine.job import CutRules, Job, MaskFile, PolygonFiles, SlideReport, Task
 from stedm_jax.common.errors import UserError
-from stedm_jax.data.records import file_sha256
+from stedm_jax.common.files import sha256_of
 from stedm_jax.data.schema import SCHEMA_VERSION
 from stedm_jax.data.tile_parts import KeptParts, Part, open_part
 
@@ -30,7 +30,7 @@ def part_name(key: str) -> str:
 
 @functools.cache
 def _content(path: Path, size: int, changed: int) -> str:
-    return file_sha256(path)
+    return sha256_of(path)
 
 
 def _content_of(path: Path) -> str:

@@ -47,13 +47,15 @@ from data_prep.engine.report import (
     write_summary,
 )
 from data_prep.engine.sample import check_kinds
-from stedm_jax.common.errors import UserError
-from stedm_jax.data.records import SetSpec, check_name, file_sha256
+from stedm_jax.common.errors import NO_ROOM, UserError
+from stedm_jax.common.files import sha256_of
+from stedm_jax.data.codecs import encode_image
+from stedm_jax.data.record_file import no_room
+from stedm_jax.data.records import SetSpec, check_name
 from stedm_jax.data.remote import check_writable, is_remote, push
-from stedm_jax.data.schema import SCHEMA_VERSION, encode_image
-from stedm_jax.data.splits import check_disjoint
+from stedm_jax.data.schema import SCHEMA_VERSION, check_disjoint
 from stedm_jax.data.stain import KEY, tell
-from stedm_jax.data.tile_parts import NO_ROOM, KeptParts, Part, assemble, no_room
+from stedm_jax.data.tile_parts import KeptParts, Part, assemble
 
 RUN_ONLY = ("out", "name", "workers", "scheduler", "dry_run", "limit", "overwrite", "spool")
 """Options that change nothing in the records."""
@@ -457,7 +459,7 @@ class Packing:
             with self.pushed.open(
                 "a"
             ) as file:  # before, since a run may be killed once the manifest is there
-                file.write(file_sha256(self.out / "manifest.json") + "\n")
+                file.write(sha256_of(self.out / "manifest.json") + "\n")
             push(self.out, self.shown, self.args.overwrite, known)
             print(
                 f"{self.out} is kept, so that the next run need not pack again; it may be deleted"

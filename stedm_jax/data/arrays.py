@@ -2,9 +2,11 @@
 arrays for each view.
 
     DIR/about.json                      arrays, tiles, views, and what it was made with; written
-    first DIR/<split>-00003.array_record      records, group_size 1, uncompressed
+                                        first
+    DIR/<split>-00003.array_record      records, group_size 1, uncompressed
     DIR/<split>-00003.json              that this shard is whole: its records, bytes, checksum, and
-    tiles without arrays DIR/manifest.json                   all of that; written last
+                                        tiles without arrays
+    DIR/manifest.json                   all of that; written last
 
 View v of tile r of a split is record r * views + v of the split: the arrays one after the other in
 the order of their names, raw, little-endian, and empty where the tile could not be read. The files
@@ -13,10 +15,8 @@ check themselves when they are read: no flipped bit passes.
 
 import json
 import math
-import os
 import shutil
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,11 +24,10 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-from array_record.python.array_record_module import ArrayRecordWriter
 
-from stedm_jax.common.errors import UserError
-from stedm_jax.data.records import RECORD_OPTIONS, file_sha256
-from stedm_jax.data.tile_parts import NO_ROOM
+from stedm_jax.common.errors import NO_ROOM, UserError
+from stedm_jax.common.files import atomic_file, is_partial, partial_path, sha256_of, write_json
+from stedm_jax.data.record_file import RecordFile, no_room
 
 ABOUT, MANIFEST = "about.json", "manifest.json"
 SHARD_BYTES = 128_000_000
@@ -123,16 +122,14 @@ class StoreSpec:
             raise ValueError(f"the array '{name}' is {array.shape}, not {spec.shape}")
         with np.errstate(over="ignore"):
             cast = array.astype(DTYPES[spec.dtype])
-        if not np.isfinite(cast.astype(np.float32)).all():
-            largest = float(np.abs(array.astype(np.float64)).max())
-            if math.isfinite(largest):
-                text = (
-                    f"{spec.dtype} cannot hold; store them in bfloat16 or float32 (latents.dtype)"
-                )
-            else:
-                text = "is not finite; the network that they come from has not learnt, or its weights are damaged"
-            raise UserError(f"The arrays '{name}' hold {largest:g}, which {text}.")
-        return cast
+        if np.isfinite(cast.astype(np.float32)).all():
+            return cast
+        largest = float(np.abs(array.astype(np.float64)).max())
+        if math.isfinite(largest):
+            why = f"{spec.dtype} cannot hold; store them in bfloat16 or float32 (latents.dtype)"
+        else:
+            why = "is not finite; the network that made them has not learned, or is damaged"
+        raise UserError(f"The arrays '{name}' hold {largest:g}, which {why}.")
 
     def unpack(self, data: bytes) -> dict[str, np.ndarray]:
         """The arrays of a record, in the data types they are stored in; not to be written to."""
@@ -171,25 +168,22 @@ def differences(folder: Path, spec: StoreSpec) -> list[str]:
     if not (folder / ABOUT).exists():
         return []
     try:
-        there = json.loads((folder / ABOUT).read_text())
+        old = _flat(json.loads((folder / ABOUT).read_text()))
     except ValueError:
         return [f"{ABOUT}: damaged -> whole"]
-    old, new = _flat(there), _flat(spec.to_json())
-    keys = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    new = _flat(spec.to_json())
     return [
         f"{key.removeprefix('about.')}: {old.get(key, '(none)')} -> {new.get(key, '(none)')}"
-        for key in keys
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
     ]
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     out: dict[str, Any] = {}
     for key, value in tree.items():
-        out |= (
-            _flat(value, f"{prefix}{key}.")
-            if isinstance(value, dict)
-            else {f"{prefix}{key}": value}
-        )
+        name = f"{prefix}{key}"
+        out |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
     return out
 
 
@@ -208,14 +202,12 @@ def begin(folder: Path, spec: StoreSpec, verify: bool = True) -> list[tuple[str,
     if not all(key[0] in ("tiles", "views") and len(key) == 2 for key in keys):
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for split in {key[-1] for key in keys}:
-        for file in folder.glob(f"{split}-*"):
-            file.unlink()
-    for stale in folder.glob("*.partial"):
-        stale.unlink()
+    stale = {file for key in keys for file in folder.glob(f"{key[-1]}-*")}
+    for file in stale.union(filter(is_partial, folder.iterdir())):
+        file.unlink()
     if keys or not (folder / ABOUT).exists():
         (folder / MANIFEST).unlink(missing_ok=True)
-        _write(folder / ABOUT, spec.to_json())
+        write_json(folder / ABOUT, spec.to_json(), sync=True)
     left = [shard for shard in spec.shards if not _whole(folder, *shard, verify)]
     if left:
         (folder / MANIFEST).unlink(missing_ok=True)
@@ -224,25 +216,23 @@ def begin(folder: Path, spec: StoreSpec, verify: bool = True) -> list[tuple[str,
 
 def _whole(folder: Path, split: str, number: int, verify: bool) -> bool:
     file = folder / shard_name(split, number)
+    note = file.with_suffix(".json")
     try:
-        known = json.loads(file.with_suffix(".json").read_text())
-        sound = file.stat().st_size == known["bytes"] and (
-            not verify or file_sha256(file) == known["sha256"]
-        )
+        known = json.loads(note.read_text())
+        sound = file.stat().st_size == known["bytes"]
+        sound = sound and (not verify or sha256_of(file) == known["sha256"])
     except (OSError, ValueError, KeyError):
         sound = False
     if not sound:
-        file.with_suffix(".json").unlink(missing_ok=True)
+        note.unlink(missing_ok=True)
     return sound
 
 
 def finish(folder: Path, spec: StoreSpec) -> None:
     """Writes the manifest of a folder whose shards are all there."""
-    shards = [
-        json.loads((folder / shard_name(*shard)).with_suffix(".json").read_text())
-        for shard in spec.shards
-    ]
-    _write(folder / MANIFEST, spec.to_json() | {"shards": shards})
+    files = [(folder / shard_name(*shard)).with_suffix(".json") for shard in spec.shards]
+    shards = [json.loads(file.read_text()) for file in files]
+    write_json(folder / MANIFEST, spec.to_json() | {"shards": shards}, sync=True)
 
 
 class ShardWriter:
@@ -255,57 +245,45 @@ class ShardWriter:
     def __init__(self, folder: Path, spec: StoreSpec, split: str, number: int):
         self.spec, self.file = spec, folder / shard_name(split, number)
         self._members, self._views = spec.members(split, number), spec.views[split]
-        self._partial = self.file.with_suffix(".partial")
-        self._count, self._absent = 0, set()
+        self._partial = partial_path(self.file)
+        self._absent: set[int] = set()
 
     def __enter__(self) -> "ShardWriter":
-        self._writer = ArrayRecordWriter(str(self._partial), RECORD_OPTIONS)
+        self._records = RecordFile(self._partial, self.file)
         return self
 
     def write(self, arrays: Mapping[str, np.ndarray] | None) -> None:
         """Appends a view; None where its tile could not be read."""
         if arrays is None:
-            self._absent.add(self._members[self._count // self._views])
-        data = b"" if arrays is None else self.spec.pack(arrays)
-        try:
-            self._writer.write(data)
-        except RuntimeError as failure:
-            raise self._no_room(failure) from failure
-        self._count += 1
+            self._absent.add(self._members[self._records.records // self._views])
+        self._records.write(b"" if arrays is None else self.spec.pack(arrays))
 
     def finish(self) -> None:
         """Gives the shard, of which every view has been written, its name."""
-        if self._count != len(self._members) * self._views:
-            raise ValueError(
-                f"{self.file} has {self._count} records of {len(self._members) * self._views}"
-            )
+        count, wanted = self._records.records, len(self._members) * self._views
+        if count != wanted:
+            raise ValueError(f"{self.file} has {count} records of {wanted}")
         try:
-            self._writer.close()
-            with self._partial.open("rb") as handle:
-                os.fsync(handle.fileno())
-            known = {
-                "file": self.file.name,
-                "records": self._count,
-                "bytes": self._partial.stat().st_size,
-            }
-            known |= {"sha256": file_sha256(self._partial), "absent": sorted(self._absent)}
-            self._partial.replace(self.file)
-            _write(self.file.with_suffix(".json"), known)
-        except (RuntimeError, OSError) as failure:
-            if isinstance(failure, OSError) and failure.errno not in NO_ROOM:
+            with atomic_file(self.file, sync=True) as partial:
+                self._records.close()
+                known = {
+                    "file": self.file.name,
+                    "records": count,
+                    "bytes": partial.stat().st_size,
+                    "sha256": sha256_of(partial),
+                    "absent": sorted(self._absent),
+                }
+            write_json(self.file.with_suffix(".json"), known, sync=True)
+        except OSError as failure:
+            if failure.errno not in NO_ROOM:
                 raise
-            raise self._no_room(failure) from failure
+            raise no_room(self.file, failure) from failure
 
-    def _no_room(self, why: Exception) -> UserError:
-        return UserError(
-            f"{self.file} could not be written ({str(why)[:200]}). Make room on the disk and run the same command "
-            "again; shards that are finished are kept."
-        )
-
-    def __exit__(self, *_: object) -> None:
-        with suppress(RuntimeError):  # it was told already
-            self._writer.close()  # does nothing where it is closed
-        self._partial.unlink(missing_ok=True)
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self._records.__exit__(kind)
+        finally:
+            self._partial.unlink(missing_ok=True)
 
 
 class ArrayStore:
@@ -323,13 +301,12 @@ class ArrayStore:
         self.path, self.spec = path, StoreSpec.from_json(manifest)
         self.absent: dict[str, frozenset[int]] = {}
         self._sources = {}
-        entries = dict(zip(self.spec.shards, manifest["shards"], strict=True))
+        entries = list(zip(self.spec.shards, manifest["shards"], strict=True))
         for split in self.spec.tiles:
-            its = [entry for (name, _), entry in entries.items() if name == split]
-            self.absent[split] = frozenset(record for entry in its for record in entry["absent"])
-            self._sources[split] = ArrayRecordDataSource(
-                [str(path / entry["file"]) for entry in its]
-            )
+            own = [entry for (name, _), entry in entries if name == split]
+            self.absent[split] = frozenset(record for entry in own for record in entry["absent"])
+            files = [str(path / entry["file"]) for entry in own]
+            self._sources[split] = ArrayRecordDataSource(files)
 
     @classmethod
     def open(cls, path: Path) -> "ArrayStore":
@@ -369,16 +346,6 @@ class ArrayStore:
         except (RuntimeError, ValueError, OSError) as error:
             file, number = self.spec.place(split, record, view)
             raise UserError(
-                f"Record {number} of {self.path / file} is damaged ({str(error)[:200]}). Delete that file and run the "
-                "same command again: it alone is made anew."
+                f"Record {number} of {self.path / file} is damaged ({str(error)[:200]}). Delete "
+                "that file and run the same command again: it alone is made anew."
             ) from error
-
-
-def _write(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes JSON so that it is there completely or not at all."""
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("w") as file:
-        json.dump(content, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)

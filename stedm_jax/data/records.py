@@ -1,70 +1,47 @@
 """Tile sets on disk: ArrayRecord shards that TensorFlow Datasets opens too, an index and a
 manifest.
 
-    DIR/<name>-<split>.array_record-00000-of-00001   records (schema.py), group_size 1, uncompressed
-    DIR/features.json, DIR/dataset_info.json         what tensorflow_datasets.builder_from_directory
-    reads DIR/index.csv                                    a row a record: patient, slide, position,
-    labelled pixels DIR/manifest.json                                classes, colours, patients,
-    microns, checksums, versions
+    DIR/<name>-<split>.array_record-00000-of-00001
+                            records (schema.py), group_size 1, uncompressed
+    DIR/features.json, DIR/dataset_info.json
+                            what tensorflow_datasets.builder_from_directory reads
+    DIR/index.csv           a row a record: patient, slide, position, labeled pixels
+    DIR/manifest.json       classes, colors, patients, microns, checksums, versions
 
 A tile set appears under its name when it is complete and not before.
 """
 
-import errno
-import hashlib
-import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any
-
-from array_record.python.array_record_module import ArrayRecordWriter
 
 from stedm_jax import __version__
 from stedm_jax.common.errors import UserError
+from stedm_jax.common.files import (
+    partial_path,
+    replace_folder,
+    sha256_of,
+    sha256_of_json,
+    sweep,
+    write_json,
+)
 from stedm_jax.data.index import IndexRow, index_row, read_index, write_index
-from stedm_jax.data.remote import fetch, is_remote
+from stedm_jax.data.record_file import RecordFile
+from stedm_jax.data.remote import MANIFEST, fetch, is_remote, parse_manifest
 from stedm_jax.data.schema import (
     SCHEMA_VERSION,
     SPLITS,
     SYNTHETIC,
     ClassSpec,
     Tile,
+    check_disjoint,
     check_tile,
     decode_tile,
     encode_tile,
 )
-from stedm_jax.data.splits import check_disjoint
 from stedm_jax.data.tfds import write_tfds_metadata
-
-RECORD_OPTIONS = "group_size:1,uncompressed"
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, as hexadecimal text."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def settle(folder: Path) -> None:
-    """Waits until a folder and its files are on the disk, so that a name given next never outlives
-    what it names."""
-    for path in (*(file for file in folder.iterdir() if file.is_file()), folder):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        except OSError as error:
-            if error.errno not in (
-                errno.EINVAL,
-                errno.ENOTSUP,
-                errno.EBADF,
-            ):  # file systems without it
-                raise
-        finally:
-            os.close(handle)
 
 
 @dataclass(frozen=True)
@@ -90,7 +67,7 @@ class SetSpec:
     source: Mapping[str, str] = field(default_factory=dict)
 
     def check(self, tile: Tile) -> tuple[int, ...]:
-        """Refuses a tile that does not belong into the set.
+        """Refuses a tile that does not belong in the set.
 
         Returns:
           Pixels of each class, margin apart.
@@ -102,26 +79,26 @@ class SetSpec:
         side = self.tile + 2 * self.margin
         if tile.image.shape[:2] != (side, side):
             raise UserError(
-                f"A tile of slide '{tile.slide}' is {tile.image.shape[:2]} pixels; this set holds {side}x{side}. "
-                "Set --tile to one size for all."
+                f"A tile of slide '{tile.slide}' is {tile.image.shape[:2]} pixels; this set holds "
+                f"{side}x{side}. Set --tile to one size for all."
             )
         if abs(tile.mpp / self.mpp - 1) > 0.02:
             raise UserError(
-                f"A tile of slide '{tile.slide}' has {tile.mpp:g} um per pixel; this set holds {self.mpp:g}. "
-                "Give --mpp, so that all are brought to one resolution."
+                f"A tile of slide '{tile.slide}' has {tile.mpp:g} um per pixel; this set holds "
+                f"{self.mpp:g}. Give --mpp, so that all are brought to one resolution."
             )
         return tuple(counts[: len(self.classes)].tolist())
 
 
 @dataclass
 class Shard:
-    """A finished shard: its file under any name, records, bytes of all of them, and checksum (None:
+    """A finished shard: its file under any name, records, bytes of all of them, and checksum ("":
     not known)."""
 
     path: Path
     records: int
     payload: int
-    sha256: str | None = None
+    sha256: str = ""
 
 
 def write_set(
@@ -129,41 +106,37 @@ def write_set(
     spec: SetSpec,
     shards: Mapping[str, Sequence[Shard]],
     rows: Sequence[IndexRow],
-    out: Path,
 ) -> None:
-    """Gives shards that lie in a folder their final names, writes all that describes them, and
-    moves the folder.
+    """Gives shards that lie in a folder their final names, and writes all that describes them.
 
     Args:
-      folder: holds the shards; becomes `out`.
+      folder: holds the shards.
       spec: what holds for the set.
       shards: split -> its shards in order.
       rows: a row a record, splits in any order, records of a split in theirs.
-      out: where the set is to be; a set that stands there is replaced.
 
     Raises:
-      UserError: there is no record.
+      UserError: there is no record, or a patient is in two splits.
     """
     if not rows:
-        raise UserError(f"No tile was written to {out}: every candidate was left out.")
+        raise UserError(f"The tile set {spec.name} got no tile: every candidate was left out.")
+    patients: dict[str, set[str]] = {}
+    for row in rows:
+        patients.setdefault(row.split, set()).add(row.patient)
+    check_disjoint(patients, f"the tiles of {spec.name}")
     entries: dict[str, list[dict[str, Any]]] = {}
     for split, members in shards.items():
         for number, shard in enumerate(members):
             name = f"{spec.name}-{split}.array_record-{number:05d}-of-{len(members):05d}"
             path = shard.path.rename(folder / name)
             entry = {"file": name, "records": shard.records, "bytes": path.stat().st_size}
-            entries.setdefault(split, []).append(
-                entry | {"sha256": shard.sha256 or file_sha256(path)}
-            )
+            entry["sha256"] = shard.sha256 or sha256_of(path)
+            entries.setdefault(split, []).append(entry)
     lengths = {split: [shard.records for shard in members] for split, members in shards.items()}
     payload = {split: sum(shard.payload for shard in members) for split, members in shards.items()}
-    write_tfds_metadata(
-        folder, spec.name, spec.tile + 2 * spec.margin, spec.codec, lengths, payload
-    )
+    side = spec.tile + 2 * spec.margin
+    write_tfds_metadata(folder, spec.name, side, spec.codec, lengths, payload)
     write_index(folder / "index.csv", rows)
-    patients = {
-        split: sorted({row.patient for row in rows if row.split == split}) for split in shards
-    }
     manifest = {
         "schema": SCHEMA_VERSION,
         "name": spec.name,
@@ -174,35 +147,12 @@ def write_set(
         "margin": spec.margin,
         "codec": spec.codec,
         "source": dict(spec.source),
-        "patients": patients,
+        "patients": {split: sorted(patients[split]) for split in shards},
         "records": {split: sum(members) for split, members in lengths.items()},
         "shards": entries,
-        "index_sha256": file_sha256(folder / "index.csv"),
+        "index_sha256": sha256_of(folder / "index.csv"),
     }
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1))
-    settle(folder)
-    replace_folder(folder, out)
-
-
-def replace_folder(folder: Path, out: Path) -> None:
-    """Moves a folder to `out`; what stood there goes only when the new one is in place."""
-    old = out.with_name(f"{out.name}.replaced-{os.getpid()}")
-    if out.exists():
-        out.rename(old)
-    folder.rename(out)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def sweep(out: Path) -> None:
-    """Removes what killed runs left beside `out`; brings back a set that one of them was about to
-    replace."""
-    for stale in out.parent.glob(f"{out.name}.partial-*"):
-        shutil.rmtree(stale, ignore_errors=True)
-    for old in sorted(out.parent.glob(f"{out.name}.replaced-*")):
-        if not out.exists() and (old / "manifest.json").exists():
-            old.rename(out)
-        else:
-            shutil.rmtree(old, ignore_errors=True)
+    write_json(folder / MANIFEST, manifest)
 
 
 class TileWriter:
@@ -210,40 +160,24 @@ class TileWriter:
 
     Args:
       out: folder of the tile set, made when the block ends without an error.
-      name, classes, mpp, tile, margin, codec, source: see SetSpec.
       shard_size: most records in a shard.
       overwrite: replace a tile set that stands there.
+      spec: what a SetSpec is made of.
 
     Raises:
       UserError: the folder is taken, a tile breaks the schema, a patient is in two splits, nothing
-        was written.
+        was written, or the disk is full.
     """
 
-    def __init__(
-        self,
-        out: Path,
-        *,
-        name: str,
-        classes: Sequence[ClassSpec],
-        mpp: float,
-        tile: int,
-        margin: int = 0,
-        codec: str = "png",
-        shard_size: int = 4096,
-        source: dict[str, str] | None = None,
-        overwrite: bool = False,
-    ):
+    def __init__(self, out: Path, *, shard_size: int = 4096, overwrite: bool = False, **spec: Any):
         if out.exists() and not overwrite:
             raise UserError(
                 f"{out} exists already; give another --out, or --overwrite to replace it."
             )
-        check_name(name)
-        self.out, self.shard_size = Path(out), shard_size
-        self.spec = SetSpec(name, tuple(classes), mpp, tile, margin, codec, source or {})
-        self._partial = self.out.with_name(f"{self.out.name}.partial-{os.getpid()}")
-        self._writers: dict[str, ArrayRecordWriter] = {}
-        self._shards: dict[str, list[Shard]] = {}
-        self._patients: dict[str, set[str]] = {}
+        check_name(spec["name"])
+        self.out, self.shard_size, self.spec = out, shard_size, SetSpec(**spec)
+        self._partial = partial_path(out)
+        self._files: dict[str, list[RecordFile]] = {}
         self._rows: list[IndexRow] = []
 
     def __enter__(self) -> "TileWriter":
@@ -253,43 +187,25 @@ class TileWriter:
 
     def write(self, tile: Tile) -> None:
         """Appends a tile to its split."""
-        pixels = self.spec.check(tile)
-        split = tile.split
-        if tile.patient not in self._patients.setdefault(split, set()):
-            self._patients[split].add(tile.patient)
-            check_disjoint(self._patients, f"the tiles for {self.out}")
-        shards = self._shards.setdefault(split, [])
-        record = sum(shard.records for shard in shards)
-        if not shards or shards[-1].records == self.shard_size:
-            self._close_shard(split)
-            path = self._partial / f"{split}-{len(shards)}"
-            self._writers[split] = ArrayRecordWriter(str(path), RECORD_OPTIONS)
-            shards.append(Shard(path, 0, 0))
-        data = encode_tile(tile, self.spec.codec)
-        self._writers[split].write(data)
+        pixels, files = self.spec.check(tile), self._files.setdefault(tile.split, [])
+        record = sum(file.records for file in files)
+        if not files or files[-1].records == self.shard_size:
+            for file in files[-1:]:
+                file.close()
+            path = self._partial / f"{tile.split}-{len(files)}"
+            files.append(RecordFile(path, self.out))
+        files[-1].write(encode_tile(tile, self.spec.codec))
         self._rows.append(index_row(tile, record, pixels))
-        shards[-1].records += 1
-        shards[-1].payload += len(data)
 
-    def _close_shard(self, split: str) -> None:
-        if split in self._writers:
-            self._writers.pop(split).close()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        shards: dict[str, list[Shard]] = {}
         try:
-            for split in list(self._writers):
-                self._close_shard(split)
+            for split, files in self._files.items():
+                files[-1].close()
+                shards[split] = [Shard(file.path, file.records, file.payload) for file in files]
             if kind is None:
-                write_set(self._partial, self.spec, self._shards, self._rows, self.out)
-        except RuntimeError as failure:  # what the shard writer raises when the disk is full
-            raise UserError(
-                f"{self.out} could not be written ({failure}). Make room on the disk and run again."
-            ) from failure
+                write_set(self._partial, self.spec, shards, self._rows)
+                replace_folder(self._partial, self.out, sync=True)
         finally:
             shutil.rmtree(self._partial, ignore_errors=True)
 
@@ -320,11 +236,8 @@ class TileSet:
         self.path, self.manifest, self._rows = path, manifest, rows
         self._open: dict[str, Any] = {}
         self.classes = tuple(ClassSpec(c["name"], tuple(c["color"])) for c in manifest["classes"])
-        self.mpp, self.tile, self.margin = (
-            float(manifest["mpp"]),
-            int(manifest["tile"]),
-            int(manifest["margin"]),
-        )
+        self.mpp = float(manifest["mpp"])
+        self.tile, self.margin = int(manifest["tile"]), int(manifest["margin"])
 
     @classmethod
     def open(cls, path: Path | str) -> "TileSet":
@@ -336,28 +249,19 @@ class TileSet:
             in two splits.
         """
         path = fetch(str(path)) if is_remote(path) else Path(path)
-        file = path / "manifest.json"
+        file = path / MANIFEST
         if not file.exists():
             raise UserError(
-                f"{path} is no tile set: it has no manifest.json. Prepare one with data_prep."
+                f"{path} is no tile set: it has no {MANIFEST}. Make one with data_prep."
             )
-        try:
-            manifest = json.loads(file.read_text())
-        except json.JSONDecodeError as error:
-            raise UserError(f"{file} is damaged ({error}); pack the tiles again.") from error
-        if manifest.get("schema") != SCHEMA_VERSION:
-            raise UserError(
-                f"{path} has schema {manifest.get('schema')}, this version reads {SCHEMA_VERSION}; pack again."
-            )
+        manifest = parse_manifest(file.read_bytes(), str(path))
         for shards in manifest["shards"].values():
             for shard in shards:
                 found = path / shard["file"]
                 if not found.exists() or found.stat().st_size != shard["bytes"]:
                     raise UserError(f"{found} is missing or cut short; pack the tiles again.")
-        check_disjoint(
-            {split: names for split, names in manifest["patients"].items() if split in SPLITS},
-            f"the tile set {path}",
-        )
+        real = {split: names for split, names in manifest["patients"].items() if split in SPLITS}
+        check_disjoint(real, f"the tile set {path}")
         return cls(path, manifest, read_index(path / "index.csv"))
 
     def verify(self) -> None:
@@ -366,26 +270,23 @@ class TileSet:
         Raises:
           UserError: names each file that differs.
         """
-        wanted = {
-            s["file"]: s["sha256"] for shards in self.manifest["shards"].values() for s in shards
-        }
+        shards = [shard for shards in self.manifest["shards"].values() for shard in shards]
+        wanted = {shard["file"]: shard["sha256"] for shard in shards}
         wanted["index.csv"] = self.manifest["index_sha256"]
-        wrong = [name for name, digest in wanted.items() if file_sha256(self.path / name) != digest]
+        wrong = [name for name, digest in wanted.items() if sha256_of(self.path / name) != digest]
         if wrong:
             raise UserError(f"Files of {self.path} are damaged: {', '.join(wrong)}; pack again.")
 
     @property
     def fingerprint(self) -> str:
-        """One checksum, SHA-256 in hex, of all that can be learnt from it; the set's name and place
-        do not count."""
-        kept = {
-            key: self.manifest[key] for key in ("schema", "classes", "mpp", "tile", "index_sha256")
-        }
+        """One checksum, SHA-256 in hex, of all that can be learned from it; the set's name and
+        place do not count."""
+        keys = ("schema", "classes", "mpp", "tile", "index_sha256")
         shards = {
-            split: [s["sha256"] for s in shards]
+            split: [shard["sha256"] for shard in shards]
             for split, shards in self.manifest["shards"].items()
         }
-        return hashlib.sha256(json.dumps([kept, shards], sort_keys=True).encode()).hexdigest()
+        return sha256_of_json([{key: self.manifest[key] for key in keys}, shards])
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -410,9 +311,8 @@ class TileSet:
             raise UserError(
                 f"The tile set {self.path} has no split '{split}'; it has {', '.join(self.splits)}."
             )
-        from grain.sources import (
-            ArrayRecordDataSource,
-        )  # takes seconds, and who packs does not need it
+        # This import takes seconds, and packing does not need it.
+        from grain.sources import ArrayRecordDataSource
 
         files = [str(self.path / shard["file"]) for shard in self.manifest["shards"][split]]
         return ArrayRecordDataSource(files)

@@ -1,23 +1,21 @@
 """Tile sets in object stores (s3://, gs://, ... by fsspec): sent whole, and fetched into a cache on
 this machine.
 
-A set is there when its manifest is, which is sent last and fetched first: it says which files
-  belong to the set and
-what their SHA-256 is. Both ways an interrupted transfer goes on where it stopped. The other files
+A set is there when its manifest is: it is sent last and fetched first, and names the files of the
+set and their SHA-256. Both ways an interrupted transfer goes on where it stopped. The other files
 lie in a folder that is named by the manifest's content, so that a set that is replaced stays whole
-until the new manifest is in its place; only then its files go, and who is fetching it just then is
-told to fetch again. TensorFlow Datasets opens that folder.
+until the new manifest is in its place; only then its files go, and a process that is fetching it at
+that moment is asked to fetch again. TensorFlow Datasets opens that folder.
 
-    URL/manifest.json                            which set is there
-    URL/<hash>/                                  all its files; a set that was copied flat opens too
-    $STEDM_CACHE                                 the cache (~/.cache/stedm_jax)
-    $STEDM_CACHE/<name>-<hash>/                  a fetched set; a set of other content at the same
-    URL has another hash $STEDM_CACHE/<name>-<hash>/<file>.partial    the beginning of a file; the
-    file under its name has been verified
+    URL/manifest.json               which set is there
+    URL/<hash>/                     all its files; a set that was copied flat opens too
+    $STEDM_CACHE                    the cache (~/.cache/stedm_jax)
+    $STEDM_CACHE/<name>-<hash>/     a fetched set; a set of other content at the same URL has
+                                    another hash
+    $STEDM_CACHE/<name>-<hash>/<file>.partial
+                                    the beginning of a file; one under its name has been verified
 """
 
-import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -30,38 +28,21 @@ from typing import Any
 
 import fsspec
 
-from stedm_jax.common.errors import UserError
+from stedm_jax.common.errors import NO_ROOM, UserError
+from stedm_jax.common.files import write_bytes
+from stedm_jax.common.locks import locked
 from stedm_jax.data.schema import SCHEMA_VERSION
 
 MANIFEST = "manifest.json"
 BLOCK = 1 << 22
 """Bytes that are held at once."""
-_DRIVERS = {
-    "s3": "s3fs",
-    "s3a": "s3fs",
-    "gs": "gcsfs",
-    "gcs": "gcsfs",
-    "az": "adlfs",
-    "abfs": "adlfs",
-    "abfss": "adlfs",
-    "http": "aiohttp",
-    "https": "aiohttp",
-    "hdfs": "pyarrow",
-    "sftp": "paramiko",
-    "ssh": "paramiko",
-}
 OWN_PARTS = "parts.jsonl"
-"""What a set that was made of parts has besides; those who go on packing need it."""
+"""What a set that was made of parts has in addition; packing it further needs it."""
 
 
 def is_remote(place: str | Path) -> bool:
     """Whether it is a URL, such as s3://bucket/tiles, and not a path."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", str(place)) is not None
-
-
-def cache_folder() -> Path:
-    """Where fetched sets are kept: $STEDM_CACHE, or ~/.cache/stedm_jax."""
-    return Path(os.environ.get("STEDM_CACHE") or "~/.cache/stedm_jax").expanduser()
 
 
 def read_manifest(url: str) -> dict[str, Any]:
@@ -70,12 +51,27 @@ def read_manifest(url: str) -> dict[str, Any]:
     Raises:
       UserError: it cannot be had, is damaged, or has another schema.
     """
-    return _parse(url, _read_manifest(*_connect(url), url))
+    return parse_manifest(_read_manifest(*_connect(url), url), url)
 
 
-def _sha256(data: bytes) -> str:
-    """SHA-256 of bytes, as hexadecimal text."""
-    return hashlib.sha256(data).hexdigest()
+def parse_manifest(data: bytes, where: str) -> dict[str, Any]:
+    """The manifest of the set in a folder or at a URL, from its bytes.
+
+    Raises:
+      UserError: it is damaged, or has another schema.
+    """
+    try:
+        manifest = json.loads(data)
+    except ValueError as error:
+        raise UserError(
+            f"The {MANIFEST} of {where} is damaged ({error}); pack or send the tiles again."
+        ) from error
+    if manifest.get("schema") != SCHEMA_VERSION:
+        raise UserError(
+            f"{where} has schema {manifest.get('schema')}, this version reads {SCHEMA_VERSION}; "
+            "pack again."
+        )
+    return manifest
 
 
 def check_writable(url: str, overwrite: bool = False, known: Collection[str] = ()) -> None:
@@ -99,8 +95,8 @@ def check_writable(url: str, overwrite: bool = False, known: Collection[str] = (
 
 
 def push(folder: Path, url: str, overwrite: bool = False, known: Collection[str] = ()) -> None:
-    """Sends a tile set; the manifest last, so that nobody reads half of it. The set that lay there
-    goes after that.
+    """Sends a tile set; the manifest last, so that no half of it is ever read. The set that lay
+    there goes after that.
 
     Args:
       folder: the set.
@@ -114,9 +110,7 @@ def push(folder: Path, url: str, overwrite: bool = False, known: Collection[str]
     """
     file = folder / MANIFEST
     if not file.is_file():
-        raise UserError(
-            f"{folder} is no tile set: it has no {MANIFEST}. Prepare one with data_prep."
-        )
+        raise UserError(f"{folder} is no tile set: it has no {MANIFEST}. Make one with data_prep.")
     data = file.read_bytes()
     store, root = _connect(url)
     with _talking(url):
@@ -128,6 +122,10 @@ def push(folder: Path, url: str, overwrite: bool = False, known: Collection[str]
         _tidy(store, root, there if there != data else b"", _version(data))
 
 
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
 def _version(manifest: bytes) -> str:
     """Name of the folder of a set's files."""
     return _sha256(manifest)[:16]
@@ -135,7 +133,7 @@ def _version(manifest: bytes) -> str:
 
 def _there(store: Any, root: str) -> bytes:
     try:
-        return store.cat_file(f"{root}/{MANIFEST}") if store.exists(f"{root}/{MANIFEST}") else b""
+        return store.cat_file(f"{root}/{MANIFEST}")
     except FileNotFoundError:
         return b""
 
@@ -143,18 +141,17 @@ def _there(store: Any, root: str) -> bytes:
 def _check_place(there: bytes, url: str, overwrite: bool, known: Collection[str]) -> None:
     if there and not overwrite and _sha256(there) not in known:
         raise UserError(
-            f"Another tile set lies at {url}, or one that was sent from another place; give another place, or "
-            "--overwrite to replace it."
+            f"Another tile set lies at {url}, or one that was sent from another place; give "
+            "another place, or --overwrite to replace it."
         )
 
 
 def _send(folder: Path, store: Any, target: str, manifest: bytes) -> None:
     store.makedirs(target, exist_ok=True)
-    optional = [OWN_PARTS] if (folder / OWN_PARTS).is_file() else []
-    for name, sha256 in [
-        *_files(json.loads(manifest)),
-        *((name, "") for name in (*optional, MANIFEST)),
-    ]:
+    files = [*_files(json.loads(manifest)), (MANIFEST, "")]
+    if (folder / OWN_PARTS).is_file():
+        files.insert(-1, (OWN_PARTS, ""))
+    for name, sha256 in files:
         if not (folder / name).is_file():
             raise UserError(f"{folder / name} is missing; pack the tiles again.")
         path, size = f"{target}/{name}", (folder / name).stat().st_size
@@ -167,11 +164,8 @@ def _tidy(store: Any, root: str, old: bytes, version: str) -> None:
     store.invalidate_cache()
     for entry in store.ls(root, detail=False):
         name = str(entry).rstrip("/").rpartition("/")[2]
-        if (
-            re.fullmatch("[0-9a-f]{16}", name)
-            and name != version
-            and store.exists(f"{root}/{name}/index.csv")
-        ):
+        known = re.fullmatch("[0-9a-f]{16}", name) and name != version
+        if known and store.exists(f"{root}/{name}/index.csv"):
             store.rm(f"{root}/{name}", recursive=True)
     try:
         flat = [name for name, _ in _files(json.loads(old))] if old else []
@@ -187,8 +181,8 @@ def fetch(url: str, cache: Path | None = None) -> Path:
 
     Args:
       url: of the set.
-      cache: folder for fetched sets; None: `cache_folder()`. Processes that share it wait for each
-        other.
+      cache: folder for fetched sets; None: $STEDM_CACHE, or ~/.cache/stedm_jax. Processes that
+        share it wait for each other.
 
     Returns:
       The folder of the copy.
@@ -199,10 +193,10 @@ def fetch(url: str, cache: Path | None = None) -> Path:
     """
     store, root = _connect(url)
     data = _read_manifest(store, root, url)
-    manifest = _parse(url, data)
-    name = re.sub(r"[^\w.-]", "_", root.rstrip("/").rpartition("/")[2]) or "tiles"
-    digest = hashlib.sha256(url.rstrip("/").encode() + data).hexdigest()[:16]
-    folder = (cache or cache_folder()) / f"{name}-{digest}"
+    manifest = parse_manifest(data, url)
+    name = re.sub(r"[^\w.-]", "_", root.rpartition("/")[2]) or "tiles"
+    cache = cache or Path(os.environ.get("STEDM_CACHE") or "~/.cache/stedm_jax").expanduser()
+    folder = cache / f"{name}-{_sha256(url.rstrip('/').encode() + data)[:16]}"
     with _alone(folder):
         if not (folder / MANIFEST).exists():
             with _talking(url):
@@ -211,54 +205,32 @@ def fetch(url: str, cache: Path | None = None) -> Path:
             for file, sha256 in _files(manifest):
                 if not (folder / file).exists():
                     _fetch_file(store, f"{base}/{file}", folder / file, sha256, url)
-            _write(folder / MANIFEST, data)
+            write_bytes(folder / MANIFEST, data)
     return folder
 
 
 def _files(manifest: dict[str, Any]) -> list[tuple[str, str]]:
     """Files of a set with their SHA-256, where the manifest has one; the manifest is not among
     them."""
-    shards = [
-        (shard["file"], shard["sha256"])
-        for shards in manifest["shards"].values()
-        for shard in shards
-    ]
-    files = [
-        *shards,
-        ("index.csv", manifest["index_sha256"]),
-        ("features.json", ""),
-        ("dataset_info.json", ""),
-    ]
+    shards = [shard for shards in manifest["shards"].values() for shard in shards]
+    files = [(shard["file"], shard["sha256"]) for shard in shards]
+    files.append(("index.csv", manifest["index_sha256"]))
+    files += [("features.json", ""), ("dataset_info.json", "")]
     outside = [name for name, _ in files if Path(name).name != name]
     if outside:
         raise UserError(
-            f"The manifest names {', '.join(outside)}, outside its own folder; it is not to be trusted."
+            f"The manifest names {', '.join(outside)}, outside its own folder; it is not to be "
+            "trusted."
         )
     return files
 
 
 def _read_manifest(store: Any, root: str, url: str) -> bytes:
     with _talking(url):
-        try:
-            return store.cat_file(f"{root}/{MANIFEST}")
-        except FileNotFoundError as error:
-            raise UserError(
-                f"{url} is no tile set: there is no {MANIFEST}, or it is still being sent."
-            ) from error
-
-
-def _parse(url: str, data: bytes) -> dict[str, Any]:
-    try:
-        manifest = json.loads(data)
-    except ValueError as error:
-        raise UserError(
-            f"The {MANIFEST} of {url} is damaged ({error}); send the tile set again."
-        ) from error
-    if manifest.get("schema") != SCHEMA_VERSION:
-        raise UserError(
-            f"{url} has schema {manifest.get('schema')}, this version reads {SCHEMA_VERSION}; pack again."
-        )
-    return manifest
+        data = _there(store, root)
+    if not data:
+        raise UserError(f"{url} is no tile set: there is no {MANIFEST}, or it is still being sent.")
+    return data
 
 
 def _fetch_file(store: Any, source: str, target: Path, sha256: str, url: str) -> None:
@@ -290,22 +262,14 @@ def _fetch_file(store: Any, source: str, target: Path, sha256: str, url: str) ->
     )
 
 
-def _write(path: Path, data: bytes) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(data)
-    partial.replace(path)
-
-
 def _connect(url: str) -> tuple[Any, str]:
     """The file system of a URL, and the path there."""
-    scheme = url.partition("://")[0].lower()
     try:
         store, root = fsspec.core.url_to_fs(url)
     except ImportError as error:
-        package = _DRIVERS.get(scheme, f"that fsspec needs for {scheme}://")
         raise UserError(
-            f"{url} needs the package {package}, which is not installed: python -m pip install {package} (s3fs and "
-            "gcsfs come with stedm_jax[remote])."
+            f"{url} needs a package that is not installed: {error}. pip install "
+            "'stedm_jax[remote]' brings those for s3:// and gs://."
         ) from error
     except ValueError as error:
         raise UserError(
@@ -322,15 +286,17 @@ def _talking(url: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            place = f" at {error.filename}" if error.filename else ""
             raise UserError(
-                f"{error.strerror}{f' at {error.filename}' if error.filename else ''}, on this machine, in the middle "
-                f"of {url}. Make room (STEDM_CACHE names the folder of fetched sets) and run the same again, which "
-                "goes on where this stopped."
+                f"{error.strerror}{place}, on this machine, in the middle of {url}. Make room "
+                "(STEDM_CACHE names the folder of fetched sets) and run the same again; it goes on "
+                "where this stopped."
             ) from error
         raise UserError(
-            f"{url} could not be reached, or refused: {type(error).__name__}: {error}. Check the address, the network "
-            "and your credentials; then run the same again, which goes on where this stopped."
+            f"{url} could not be reached, or refused: {type(error).__name__}: {error}. Check the "
+            "address, the network and your credentials; then run the same again, which goes on "
+            "where this stopped."
         ) from error
 
 
@@ -339,11 +305,10 @@ def _alone(folder: Path) -> Iterator[None]:
     """Makes a folder of the cache, and waits until no other process fetches into it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with folder.with_name(f"{folder.name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(folder.with_name(f"{folder.name}.lock"), patience=None):
             yield
     except OSError as error:
         raise UserError(
-            f"The cache {folder.parent} cannot be used ({error.strerror}); make room there, or set STEDM_CACHE to "
-            "another folder."
+            f"The cache {folder.parent} cannot be used ({error.strerror}); make room there, or set "
+            "STEDM_CACHE to another folder."
         ) from error

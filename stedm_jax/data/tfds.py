@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
-from stedm_jax.data.schema import SCHEMA_VERSION
+from stedm_jax.data.schema import FRACTIONS, NUMBERS, SCHEMA_VERSION, TABLES, TEXTS
 
 
 def write_tfds_metadata(
@@ -30,25 +30,13 @@ def write_tfds_metadata(
       num_bytes: split -> bytes of all its records.
     """
     encoding = "png" if codec == "png" else "jpeg"
-    text, number = tfds.features.Text(), np.int64
-    features = tfds.features.FeaturesDict(
-        {
-            "image": tfds.features.Image(shape=(tile, tile, 3), encoding_format=encoding),
-            "mask": tfds.features.Image(shape=(tile, tile, 1), encoding_format="png"),
-            "patient": text,
-            "slide": text,
-            "roi": text,
-            "split": text,
-            "kind": text,
-            "tags": text,
-            "provenance": text,
-            "x": number,
-            "y": number,
-            "level": number,
-            "mpp": np.float32,
-            "extent": np.float32,
-        }
-    )
+    features = {
+        "image": tfds.features.Image(shape=(tile, tile, 3), encoding_format=encoding),
+        "mask": tfds.features.Image(shape=(tile, tile, 1), encoding_format="png"),
+        **dict.fromkeys((*TEXTS, *TABLES), tfds.features.Text()),
+        **dict.fromkeys(NUMBERS, np.int64),
+        **dict.fromkeys(FRACTIONS, np.float32),
+    }
     template = tfds.core.ShardedFileTemplate(
         data_dir=epath.Path(folder), dataset_name=name, filetype_suffix="array_record"
     )
@@ -63,7 +51,7 @@ def write_tfds_metadata(
     ]
     tfds.folder_dataset.write_metadata(
         data_dir=folder,
-        features=features,
+        features=tfds.features.FeaturesDict(features),
         split_infos=infos,
         version=f"{SCHEMA_VERSION}.0.0",
         check_data=False,

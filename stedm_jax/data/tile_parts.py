@@ -9,39 +9,35 @@ A part appears under its name when it is complete and not before. A set keeps pa
 part can be taken out of it again.
 """
 
-import errno
 import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
-
 from stedm_jax.common.errors import UserError
-from stedm_jax.data.index import IndexRow, index_row, read_index, write_index
-from stedm_jax.data.records import (
-    RECORD_OPTIONS,
-    SetSpec,
-    Shard,
-    file_sha256,
-    settle,
+from stedm_jax.common.files import (
+    atomic_folder,
+    partial_path,
+    replace_folder,
+    sha256_of,
     sweep,
-    write_set,
+    write_json,
 )
+from stedm_jax.data.index import IndexRow, index_row, read_index, write_index
+from stedm_jax.data.record_file import RecordFile
+from stedm_jax.data.records import SetSpec, Shard, write_set
+from stedm_jax.data.remote import MANIFEST, OWN_PARTS
 from stedm_jax.data.schema import Tile, encode_tile
-from stedm_jax.data.splits import check_disjoint
 
-RECORDS = "records.array_record"
+RECORDS, INDEX, ABOUT = "records.array_record", "index.csv", "part.json"
 OWN_SHARD = 64
 """A part of at least so many records is a shard of its own; smaller ones that follow each other
 share one."""
 FULL_SHARD = 1024
 """Most records of a shared shard."""
-_COPIED_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
@@ -69,22 +65,6 @@ class Part:
     size: int = 0
 
 
-class NoRoom(UserError):
-    """The disk is full, or may not be written to: what concerns every slide, and not the one at
-    hand only."""
-
-
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-
-
-def no_room(place: Path | str, why: object) -> NoRoom:
-    """What to tell when nothing more can be written."""
-    return NoRoom(
-        f"{place} could not be written ({why}). Make room on the disk and run the same command again; slides that are "
-        "finished are kept."
-    )
-
-
 def open_part(folder: Path, verify: bool = False) -> Part | None:
     """The part in a folder; None if there is none, or it is damaged.
 
@@ -92,18 +72,13 @@ def open_part(folder: Path, verify: bool = False) -> Part | None:
       folder: of the part.
       verify: read the records too, and compare their checksum.
     """
+    file = folder / RECORDS
     try:
-        part = Part(**json.loads((folder / "part.json").read_text()))
+        part = Part(**json.loads((folder / ABOUT).read_text()))
+        sound = file.stat().st_size == part.size and (folder / INDEX).is_file()
     except (OSError, ValueError, TypeError):
         return None
-    file = folder / RECORDS
-    if (
-        not file.is_file()
-        or not (folder / "index.csv").is_file()
-        or file.stat().st_size != part.size
-    ):
-        return None
-    return part if not verify or file_sha256(file) == part.sha256 else None
+    return part if sound and (not verify or sha256_of(file) == part.sha256) else None
 
 
 class PartWriter:
@@ -120,95 +95,58 @@ class PartWriter:
 
     def __init__(self, folder: Path, spec: SetSpec):
         self.folder, self.spec = folder, spec
-        self._partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
-        self._writer: ArrayRecordWriter | None = None
+        self._partial = partial_path(folder)
         self._rows: list[IndexRow] = []
-        self.payload = 0
 
     def __enter__(self) -> "PartWriter":
         shutil.rmtree(self._partial, ignore_errors=True)
         self._partial.mkdir(parents=True)
-        self._writer = ArrayRecordWriter(str(self._partial / RECORDS), RECORD_OPTIONS)
+        self._file = RecordFile(self._partial / RECORDS, self.folder)
         return self
+
+    @property
+    def payload(self) -> int:
+        """Bytes of the records so far."""
+        return self._file.payload
 
     def write(self, tile: Tile) -> IndexRow:
         """Appends a tile; returns its row."""
-        assert self._writer is not None
         pixels = self.spec.check(tile)
         if self._rows and tile.split != self._rows[0].split:
-            raise UserError(
-                f"The slide '{tile.slide}' has tiles of the splits {self._rows[0].split} and {tile.split}."
-            )
-        data = encode_tile(tile, self.spec.codec)
-        try:
-            self._writer.write(data)
-        except RuntimeError as failure:
-            raise no_room(self.folder, failure) from failure
-        self.payload += len(data)
+            splits = f"{self._rows[0].split} and {tile.split}"
+            raise UserError(f"The slide '{tile.slide}' has tiles of the splits {splits}.")
+        self._file.write(encode_tile(tile, self.spec.codec))
         row = index_row(tile, len(self._rows), pixels)
         self._rows.append(row)
         return row
 
     def finish(self, key: str, fingerprint: str, about: dict[str, Any]) -> Part:
         """Completes the part, which must hold a tile, and gives it its name."""
-        self._close()
-        write_index(self._partial / "index.csv", self._rows)
-        file = self._partial / RECORDS
-        digest, size = file_sha256(file), file.stat().st_size
+        self._file.close()
+        write_index(self._partial / INDEX, self._rows)
         part = Part(
-            key,
-            fingerprint,
-            self._rows[0].split,
-            len(self._rows),
-            self.payload,
-            digest,
-            about,
-            size=size,
+            key=key,
+            fingerprint=fingerprint,
+            split=self._rows[0].split,
+            records=len(self._rows),
+            payload=self.payload,
+            sha256=sha256_of(self._file.path),
+            about=about,
+            size=self._file.path.stat().st_size,
         )
-        _name(self._partial, part, self.folder)
+        write_json(self._partial / ABOUT, asdict(part))
+        replace_folder(self._partial, self.folder, sync=True)
         return part
 
-    def _close(self) -> None:
-        writer, self._writer = self._writer, None
-        if writer is not None:
-            try:
-                writer.close()
-            except RuntimeError as failure:
-                raise no_room(self.folder, failure) from failure
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
-            self._close()
-        except UserError:
-            if kind is None:
-                raise
+            self._file.__exit__(kind)
         finally:
             shutil.rmtree(self._partial, ignore_errors=True)
 
 
-def _name(partial: Path, part: Part, folder: Path) -> None:
-    """Completes a part and moves it to its place, on the disk as well as in its cache."""
-    (partial / "part.json").write_text(json.dumps(asdict(part), indent=1))
-    settle(partial)
-    if folder.exists():
-        old = folder.with_name(f"{folder.name}.partial-{os.getpid()}-old")
-        folder.rename(old)
-        partial.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        partial.rename(folder)
-    handle = os.open(folder.parent, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError:  # a file system that cannot sync folders
-        pass
-    finally:
-        os.close(handle)
+Found = tuple[Path, Part]
+"""A part and its folder."""
 
 
 def assemble(out: Path, spec: SetSpec, folders: Sequence[Path]) -> None:
@@ -223,82 +161,63 @@ def assemble(out: Path, spec: SetSpec, folders: Sequence[Path]) -> None:
     Raises:
       UserError: a part is missing, or a patient is in two splits.
     """
+    opened = [(folder, open_part(folder)) for folder in folders]
+    missing = [folder.name for folder, part in opened if part is None]
+    if missing:
+        raise UserError(
+            f"Parts of {out} are gone or damaged: {', '.join(missing)}; run the same command again."
+        )
+    found = [(folder, part) for folder, part in opened if part is not None]
     sweep(out)
-    partial = out.with_name(f"{out.name}.partial-{os.getpid()}")
-    partial.mkdir(parents=True)
-    try:
-        found = [(folder, open_part(folder)) for folder in folders]
-        missing = [folder.name for folder, part in found if part is None]
-        if missing:
-            raise UserError(
-                f"Parts of {out} are gone or damaged: {', '.join(missing)}; run the same command again."
-            )
-        parts = [(folder, part) for folder, part in found if part is not None]
-        rows, placed = _place(parts)
-        patients: dict[str, set[str]] = {}
-        for row in rows:
-            patients.setdefault(row.split, set()).add(row.patient)
-        check_disjoint(patients, f"the tiles for {out}")
+    with atomic_folder(out, sync=True) as partial:
+        rows, placed = _place(found)
         shards: dict[str, list[Shard]] = {}
-        for number, group in enumerate(_groups(parts)):
-            shards.setdefault(group[0][1].split, []).append(
-                _shard(partial / f"shard-{number}", group)
-            )
+        for number, group in enumerate(_groups(found)):
+            shard = _shard(partial / f"shard-{number}", group, out)
+            shards.setdefault(group[0][1].split, []).append(shard)
         lines = (json.dumps(asdict(part)) + "\n" for part in placed)
-        (partial / "parts.jsonl").write_text("".join(lines))
-        write_set(partial, spec, shards, rows, out)
-    except RuntimeError as failure:
-        raise no_room(out, failure) from failure
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        (partial / OWN_PARTS).write_text("".join(lines))
+        write_set(partial, spec, shards, rows)
 
 
-def _place(parts: Sequence[tuple[Path, Part]]) -> tuple[list[IndexRow], list[Part]]:
+def _place(found: Sequence[Found]) -> tuple[list[IndexRow], list[Part]]:
     """All rows and all parts, numbered through within each split."""
     rows: list[IndexRow] = []
     placed, counts = [], {}
-    for folder, part in parts:
+    for folder, part in found:
         first = counts.get(part.split, 0)
-        rows += [
-            replace(row, record=first + row.record)
-            for row in read_index(folder / "index.csv")[part.split]
-        ]
+        for row in read_index(folder / INDEX)[part.split]:
+            rows.append(replace(row, record=first + row.record))
         placed.append(replace(part, first=first))
         counts[part.split] = first + part.records
     return rows, placed
 
 
-def _groups(parts: Sequence[tuple[Path, Part]]) -> Iterator[list[tuple[Path, Part]]]:
+def _groups(found: Sequence[Found]) -> Iterator[list[Found]]:
     """Which parts share a shard: a function of their sizes and order only."""
-    for split in dict.fromkeys(part.split for _, part in parts):
-        group: list[tuple[Path, Part]] = []
-        for folder, part in parts:
+    for split in dict.fromkeys(part.split for _, part in found):
+        group: list[Found] = []
+        for folder, part in found:
             if part.split != split:
                 continue
-            held = sum(each.records for _, each in group)
-            if group and (part.records >= OWN_SHARD or held + part.records > FULL_SHARD):
+            sizes = [part.records, *(each.records for _, each in group)]
+            if group and (max(sizes) >= OWN_SHARD or sum(sizes) > FULL_SHARD):
                 yield group
                 group = []
             group.append((folder, part))
-            if part.records >= OWN_SHARD:
-                yield group
-                group = []
         if group:
             yield group
 
 
-def _shard(path: Path, group: Sequence[tuple[Path, Part]]) -> Shard:
-    records, payload = (
-        sum(getattr(part, name) for _, part in group) for name in ("records", "payload")
-    )
+def _shard(path: Path, group: Sequence[Found], out: Path) -> Shard:
     if len(group) == 1:
-        link(group[0][0] / RECORDS, path)
-        return Shard(path, records, payload, group[0][1].sha256)
-    writer = ArrayRecordWriter(str(path), RECORD_OPTIONS)
-    for folder, part in group:
-        _copy(folder / RECORDS, 0, part.records, writer)
-    writer.close()
-    return Shard(path, records, payload)
+        folder, part = group[0]
+        link(folder / RECORDS, path)
+        return Shard(path, part.records, part.payload, part.sha256)
+    with RecordFile(path, out) as file:
+        for folder, part in group:
+            file.copy(folder / RECORDS, 0, part.records)
+    return Shard(path, file.records, file.payload)
 
 
 def link(source: Path, target: Path) -> None:
@@ -307,16 +226,6 @@ def link(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
-
-
-def _copy(source: Path, first: int, count: int, writer: ArrayRecordWriter) -> None:
-    reader = ArrayRecordReader(str(source))
-    try:
-        for start in range(first, first + count, _COPIED_AT_ONCE):
-            for data in reader.read(range(start, min(start + _COPIED_AT_ONCE, first + count))):
-                writer.write(data)
-    finally:
-        reader.close()
 
 
 class KeptParts:
@@ -333,84 +242,72 @@ class KeptParts:
 
     def __init__(self, out: Path):
         self.out, self.name = out, ""
+        self.manifest: dict[str, Any] = {}
         self.parts: dict[str, Part] = {}
         self._shards: dict[str, list[dict[str, Any]]] = {}
-        self._rows: dict[str, list[IndexRow]] | None = None
-        self._verified: dict[Path, bool] = {}
-        self.manifest: dict[str, Any] = {}
+        self._rows: dict[str, list[IndexRow]] = {}
+        self._verified: dict[str, bool] = {}
         try:
-            manifest = json.loads((out / "manifest.json").read_text())
+            manifest = json.loads((out / MANIFEST).read_text())
             self._shards, self.name, self.manifest = manifest["shards"], manifest["name"], manifest
-            found = [
-                Part(**json.loads(line)) for line in (out / "parts.jsonl").read_text().splitlines()
-            ]
+            lines = (out / OWN_PARTS).read_text().splitlines()
+            found = [Part(**json.loads(line)) for line in lines]
         except (OSError, ValueError, TypeError, KeyError):
             return
         self.parts = {part.key: part for part in found if self._locate(part) is not None}
 
-    def _locate(self, part: Part) -> tuple[Path, int, bool] | None:
-        """Shard of a part, where it begins there, and whether it is all there is; None if the shard
-        is damaged."""
-        start = 0
+    def _locate(self, part: Part) -> tuple[dict[str, Any], int] | None:
+        """Entry of a part's shard in the manifest, and where the part begins there; None if the
+        shard is damaged."""
+        first = part.first
         for shard in self._shards.get(part.split, []):
-            if start <= part.first and part.first + part.records <= start + shard["records"]:
+            if first >= 0 and first + part.records <= shard["records"]:
                 path = self.out / shard["file"]
                 sound = path.is_file() and path.stat().st_size == shard["bytes"]
-                return (
-                    (path, part.first - start, part.records == shard["records"]) if sound else None
-                )
-            start += shard["records"]
+                return (shard, first) if sound else None
+            first -= shard["records"]
         return None
 
     def restore(self, key: str, folder: Path) -> Part:
         """Makes a part again from the set."""
         part = self.parts[key]
-        shard, first, alone = self._place_of(part)
-        if self._rows is None:
-            self._rows = read_index(self.out / "index.csv")
+        shard, first = self._place_of(part)
+        self._rows = self._rows or read_index(self.out / INDEX)
         rows = self._rows[part.split][part.first : part.first + part.records]
-        partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        if alone:
-            link(shard, partial / RECORDS)
-        else:
-            writer = ArrayRecordWriter(str(partial / RECORDS), RECORD_OPTIONS)
-            _copy(shard, first, part.records, writer)
-            writer.close()
-        write_index(
-            partial / "index.csv", [replace(row, record=row.record - part.first) for row in rows]
-        )
-        size = (partial / RECORDS).stat().st_size
-        part = replace(
-            part,
-            first=0,
-            size=size,
-            sha256=part.sha256 if alone else file_sha256(partial / RECORDS),
-        )
-        _name(partial, part, folder)
+        with atomic_folder(folder, sync=True) as partial:
+            file = partial / RECORDS
+            if part.records == shard["records"]:
+                link(self.out / shard["file"], file)
+                digest = part.sha256
+            else:
+                with RecordFile(file, folder) as records:
+                    records.copy(self.out / shard["file"], first, part.records)
+                digest = sha256_of(file)
+            write_index(
+                partial / INDEX, [replace(row, record=row.record - part.first) for row in rows]
+            )
+            part = replace(part, first=0, size=file.stat().st_size, sha256=digest)
+            write_json(partial / ABOUT, asdict(part))
         return part
 
     def sound(self, key: str) -> bool:
-        """Whether the shard that holds a part has the checksum of the manifest; if not, its parts
-        are forgotten."""
+        """Whether the shard that holds a part has the checksum of the manifest; if not, the part is
+        forgotten."""
         part = self.parts.get(key)
         if part is None:
             return False
-        shard, _, _ = self._place_of(part)
-        if shard not in self._verified:
-            wanted = {
-                self.out / entry["file"]: entry["sha256"] for entry in self._shards[part.split]
-            }
-            self._verified[shard] = file_sha256(shard) == wanted[shard]
-        if not self._verified[shard]:
+        shard, _ = self._place_of(part)
+        file = shard["file"]
+        if file not in self._verified:
+            self._verified[file] = sha256_of(self.out / file) == shard["sha256"]
+        if not self._verified[file]:
             del self.parts[key]
-        return self._verified[shard]
+        return self._verified[file]
 
-    def _place_of(self, part: Part) -> tuple[Path, int, bool]:
+    def _place_of(self, part: Part) -> tuple[dict[str, Any], int]:
         place = self._locate(part)
         if place is None:
             raise UserError(
-                f"{self.out} was changed by somebody else just now; run the same command again."
+                f"{self.out} was changed by another process just now; run the same command again."
             )
         return place

@@ -2,10 +2,11 @@
 on. No jax in here.
 
     DIR/images/NAME            the image, as it was given
-    DIR/masks/NAME.png         class ids, 255 unlabelled
-    DIR/instances/NAME.png     numbers of objects, 16 bits, 0 for none; missing where nobody
-    numbered any DIR/index.csv              a row an image: files, their SHA-256, patient, split,
-    microns per pixel, tags DIR/manifest.json          classes, colours, checksum of the index
+    DIR/masks/NAME.png         class ids, 255 unlabeled
+    DIR/instances/NAME.png     numbers of objects, 16 bits, 0 for none; missing where there are none
+    DIR/index.csv              a row an image: files, their SHA-256, patient, split, microns per
+                               pixel, tags
+    DIR/manifest.json          classes, colors, checksum of the index
 
 A set appears under its name when it is complete and not before. Files are compared with their
 checksums when read.
@@ -13,7 +14,6 @@ checksums when read.
 
 import csv
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,8 +25,9 @@ from jaxtyping import Integer, UInt8
 
 from stedm_jax import __version__
 from stedm_jax.common.errors import UserError
-from stedm_jax.data.records import file_sha256, replace_folder, settle
-from stedm_jax.data.schema import ClassSpec, decode_mask, encode_mask
+from stedm_jax.common.files import partial_path, replace_folder, sha256_of, write_json
+from stedm_jax.data.codecs import decode_mask, encode_mask
+from stedm_jax.data.schema import ClassSpec
 
 KIND = "whole images"
 FOLDERS = ("images", "masks", "instances")
@@ -91,14 +92,14 @@ class WholeSet:
         """
         if not WholeSet.is_one(path):
             raise UserError(
-                f"{path} holds no whole images with truth; the option --whole of data_prep makes them."
+                f"{path} holds no whole images with truth; the option --whole of data_prep makes "
+                "them."
             )
         manifest = json.loads((path / "manifest.json").read_text())
         if manifest.get("kind") != KIND:
-            raise UserError(
-                f"{path} holds {manifest.get('name', 'something else')}, not whole images with truth."
-            )
-        if manifest["index_sha256"] != file_sha256(path / "index.csv"):
+            what = manifest.get("name", "something else")
+            raise UserError(f"{path} holds {what}, not whole images with truth.")
+        if manifest["index_sha256"] != sha256_of(path / "index.csv"):
             raise UserError(
                 f"{path / 'index.csv'} is damaged or was changed; make the set again with --whole."
             )
@@ -115,7 +116,7 @@ class WholeSet:
         """
         number = FOLDERS.index(kind)
         path = self.path / (row.image, row.mask, row.instances)[number]
-        if not path.is_file() or file_sha256(path) != row.checksums[number]:
+        if not path.is_file() or sha256_of(path) != row.checksums[number]:
             raise UserError(
                 f"{path} is missing, damaged or was changed; make the set again with --whole."
             )
@@ -126,7 +127,7 @@ class WholeSet:
         return decode_mask(self.file(row, "masks").read_bytes())
 
     def instances(self, row: WholeImage) -> Integer[np.ndarray, "h w"] | None:
-        """Numbers of its objects; None where nobody numbered any. Raises UserError as `file`."""
+        """Numbers of its objects; None where there are none. Raises UserError as `file`."""
         if not row.instances:
             return None
         data = np.frombuffer(self.file(row, "instances").read_bytes(), np.uint8)
@@ -134,7 +135,7 @@ class WholeSet:
 
 
 def _row(entry: Mapping[str, str]) -> WholeImage:
-    texts = {key: entry[key] for key in ("image", "mask", "instances", "patient", "split")}
+    texts = {key: entry[key] for key in COLUMNS[:5]}
     sums = tuple(entry[f"{each}_sha256"] for each in FOLDERS)
     return WholeImage(
         **texts, mpp=float(entry["mpp"]), tags=json.loads(entry["tags"]), checksums=sums
@@ -142,7 +143,8 @@ def _row(entry: Mapping[str, str]) -> WholeImage:
 
 
 class WholeWriter:
-    """Writes a set; a context manager that gives it its name when the block ends without an error.
+    """Writes a set; a context manager that gives it its name when the block ends without an error
+    and an image was written.
 
     Args:
       out: the folder; a set that stands there is replaced.
@@ -151,29 +153,34 @@ class WholeWriter:
 
     def __init__(self, out: Path, classes: Sequence[ClassSpec]):
         self.out, self.classes, self.rows = out, tuple(classes), list[WholeImage]()
-        self.partial = out.with_name(f"{out.name}.partial-{os.getpid()}")
+        self.partial = partial_path(out)
 
     def __enter__(self) -> "WholeWriter":
+        shutil.rmtree(self.partial, ignore_errors=True)
         for folder in FOLDERS:
-            (self.partial / folder).mkdir(parents=True, exist_ok=True)
+            (self.partial / folder).mkdir(parents=True)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None or not self.rows:
+        try:
+            if kind is None and self.rows:
+                self._describe()
+                replace_folder(self.partial, self.out, sync=True)
+        finally:
             shutil.rmtree(self.partial, ignore_errors=True)
-            return
-        with (self.partial / "index.csv").open("w", newline="") as file:
+
+    def _describe(self) -> None:
+        """Writes index and manifest."""
+        index = self.partial / "index.csv"
+        with index.open("w", newline="") as file:
             table = csv.writer(file)
             table.writerow(COLUMNS)
             for row in self.rows:
-                told = [row.image, row.mask, row.instances, row.patient, row.split, row.mpp]
-                table.writerow([*told, json.dumps(dict(row.tags), sort_keys=True), *row.checksums])
+                texts = [row.image, row.mask, row.instances, row.patient, row.split, row.mpp]
+                table.writerow([*texts, json.dumps(dict(row.tags), sort_keys=True), *row.checksums])
         classes = [{"name": each.name, "color": list(each.color)} for each in self.classes]
         manifest = {"kind": KIND, "written_by": f"stedm_jax {__version__}", "classes": classes}
-        manifest["index_sha256"] = file_sha256(self.partial / "index.csv")
-        (self.partial / "manifest.json").write_text(json.dumps(manifest, indent=1))
-        settle(self.partial)
-        replace_folder(self.partial, self.out)
+        write_json(self.partial / "manifest.json", manifest | {"index_sha256": sha256_of(index)})
 
     def write(
         self,
@@ -195,18 +202,14 @@ class WholeWriter:
         stem = image.stem
         if any(row.name == stem for row in self.rows):
             raise UserError(f"Two images are called {stem}; rename one.")
-        if instances is not None and instances.max(initial=0) > 65535:
-            raise ValueError(f"{stem} has the object number {instances.max()}")
-        files = (
-            f"images/{image.name}",
-            f"masks/{stem}.png",
-            f"instances/{stem}.png" if instances is not None else "",
-        )
+        files = [f"images/{image.name}", f"masks/{stem}.png", ""]
         shutil.copyfile(image, self.partial / files[0])
         (self.partial / files[1]).write_bytes(encode_mask(mask))
         if instances is not None:
-            (self.partial / files[2]).write_bytes(
-                cv2.imencode(".png", instances.astype(np.uint16))[1].tobytes()
-            )
-        sums = tuple(file_sha256(self.partial / name) if name else "" for name in files)
+            if instances.max(initial=0) > 65535:
+                raise ValueError(f"{stem} has the object number {instances.max()}")
+            files[2] = f"instances/{stem}.png"
+            pixels = cv2.imencode(".png", instances.astype(np.uint16))[1]
+            (self.partial / files[2]).write_bytes(pixels.tobytes())
+        sums = tuple(sha256_of(self.partial / name) if name else "" for name in files)
         self.rows.append(WholeImage(*files, patient, split, mpp, dict(tags), sums))

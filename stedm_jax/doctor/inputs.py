@@ -10,7 +10,7 @@ from typing import Any
 from stedm_jax.common.errors import UserError
 from stedm_jax.data.records import TileSet
 from stedm_jax.data.remote import is_remote, read_manifest
-from stedm_jax.data.splits import check_disjoint
+from stedm_jax.data.schema import check_disjoint
 from stedm_jax.doctor.findings import Finding, fail, ok, warn
 from stedm_jax.stages.initial import source_folder, split_entry
 from stedm_jax.stages.run import check_classes, check_tiles

@@ -10,7 +10,7 @@ from stedm_jax.common.errors import UserError
 from stedm_jax.data.augment import dihedral
 from stedm_jax.data.index import IndexRow
 from stedm_jax.data.sampling import divide
-from stedm_jax.data.splits import check_disjoint
+from stedm_jax.data.schema import check_disjoint
 from stedm_jax.data.styles import StylePool
 from stedm_jax.stages.run import Run, spread
 

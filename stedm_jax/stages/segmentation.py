@@ -16,8 +16,7 @@ from stedm_jax.common.errors import UserError
 from stedm_jax.data.arrays import ArrayStore
 from stedm_jax.data.pipeline import Source, TileReader, tile_dataset
 from stedm_jax.data.records import IndexRow, TileSet
-from stedm_jax.data.schema import SYNTHETIC
-from stedm_jax.data.splits import check_disjoint
+from stedm_jax.data.schema import SYNTHETIC, check_disjoint
 from stedm_jax.data.stain import stain_of
 from stedm_jax.settings.arm_networks import JUDGE
 from stedm_jax.stages import guided_cache

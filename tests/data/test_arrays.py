@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from stedm_jax.common.errors import UserError
-from stedm_jax.data import arrays
+from stedm_jax.data import record_file
 from stedm_jax.data.arrays import (
     ArraySpec,
     ArrayStore,
@@ -85,7 +85,7 @@ def test_what_is_written_is_read(folder):
 def test_a_killed_run_goes_on_with_the_shards_that_are_left(tmp_path):
     left = begin(tmp_path / "set", SPEC)
     write(tmp_path / "set", left[1])
-    (tmp_path / "set" / "train-00000.partial").write_bytes(b"half")
+    (tmp_path / "set" / ".train-00000.array_record.partial-1").write_bytes(b"half")
     (tmp_path / "set" / "val-00000.array_record").write_bytes(b"named, and not known to be whole")
     with (
         pytest.raises(ZeroDivisionError),
@@ -96,7 +96,7 @@ def test_a_killed_run_goes_on_with_the_shards_that_are_left(tmp_path):
     with pytest.raises(UserError, match="no finished set"):
         ArrayStore.open(tmp_path / "set")
     assert begin(tmp_path / "set", SPEC) == [left[0], *left[2:]]
-    assert not list((tmp_path / "set").glob("*.partial"))
+    assert not list((tmp_path / "set").glob("*.partial*"))
 
 
 def test_a_shard_that_lacks_a_view_gets_no_name(tmp_path):
@@ -181,7 +181,7 @@ def test_a_full_disk_is_told_and_leaves_nothing_half_written(folder, monkeypatch
 
     (folder / "val-00000.array_record").unlink()
     assert begin(folder, SPEC) == [("val", 0)]
-    monkeypatch.setattr(arrays, "ArrayRecordWriter", Full)
-    with pytest.raises(UserError, match="No space left on device.*Make room .* finished are kept"):
+    monkeypatch.setattr(record_file, "ArrayRecordWriter", Full)
+    with pytest.raises(UserError, match="No space left on device.*Make room .* finished is kept"):
         write(folder, ("val", 0))
-    assert begin(folder, SPEC) == [("val", 0)] and not list(folder.glob("*.partial"))
+    assert begin(folder, SPEC) == [("val", 0)] and not list(folder.glob("*.partial*"))

@@ -54,7 +54,7 @@ def test_nothing_appears_when_writing_fails(tmp_path):
 
 
 def test_an_empty_set_and_a_taken_folder_are_refused(tmp_path):
-    with pytest.raises(UserError, match="No tile"):
+    with pytest.raises(UserError, match="got no tile"):
         write(tmp_path / "tiles", [])
     write(tmp_path / "tiles", [make_tile()])
     with pytest.raises(UserError, match="exists already"):
@@ -100,7 +100,7 @@ def test_no_tile_set_and_no_such_split(tmp_path, tile_set):
 
 
 def test_what_a_killed_writer_left_is_swept(tmp_path):
-    (tmp_path / "tiles.partial-99999").mkdir()
+    (tmp_path / ".tiles.partial-99999").mkdir()
     write(tmp_path / "tiles", [make_tile()])
     assert [path.name for path in tmp_path.iterdir()] == ["tiles"]
 

@@ -249,7 +249,7 @@ def test_a_missing_driver_is_named(url, package, monkeypatch):
         raise ImportError(f"Please install {package}")
 
     monkeypatch.setattr(fsspec.core, "url_to_fs", missing)
-    with pytest.raises(UserError, match=f"pip install {package}"):
+    with pytest.raises(UserError, match=f"Please install {package}.*pip install"):
         remote.fetch(url)
 
 

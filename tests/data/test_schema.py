@@ -6,12 +6,12 @@ from tensorflow_datasets.proto import tf_example_generated_pb2 as example_pb2
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.labels import VOID
+from stedm_jax.data.codecs import decode_mask, encode_mask
 from stedm_jax.data.schema import (
+    check_disjoint,
     check_tile,
     decode_arrays,
-    decode_mask,
     decode_tile,
-    encode_mask,
     encode_tile,
     histogram,
 )
@@ -107,3 +107,12 @@ def test_pixels_are_counted_without_the_margin_and_checked_with_it():
     mask[0, 0] = 7
     with pytest.raises(UserError, match=r"class ids \[7\]"):
         check_tile(make_tile(mask=mask), 2, margin=4)
+
+
+def test_disjoint_patients_pass():
+    check_disjoint({"train": ["a", "a", "b"], "test": ["c"]}, "a table")
+
+
+def test_every_leak_is_named_with_its_splits():
+    with pytest.raises(UserError, match=r"a table: 'a' in test and train; 'b' in style and test"):
+        check_disjoint({"train": ["a"], "test": ["a", "b"], "style": ["b"]}, "a table")

@@ -85,7 +85,7 @@ def test_a_leak_and_a_missing_part_are_refused(tmp_path, folders):
         assemble(tmp_path / "set", SPEC, [*folders, leak])
     with pytest.raises(UserError, match="gone or damaged: none"):
         assemble(tmp_path / "set", SPEC, [*folders, tmp_path / "none"])
-    assert not (tmp_path / "set").exists() and not list(tmp_path.glob("set.partial*"))
+    assert not (tmp_path / "set").exists() and not list(tmp_path.glob(".set.partial*"))
 
 
 def test_a_damaged_shard_lends_no_parts(tmp_path, folders):

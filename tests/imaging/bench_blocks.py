@@ -25,7 +25,7 @@ import openslide
 from PIL import Image
 
 from data_prep.tile_grid import Position, blocks, grid
-from stedm_jax.data.schema import encode_image
+from stedm_jax.data.codecs import encode_image
 from stedm_jax.imaging.slide import Slide
 
 BLOCK, SOURCE_BLOCK = 1024, 2048

@@ -56,6 +56,7 @@ from PIL import Image
 
 import data_prep.engine.cut as cut_module
 import data_prep.engine.source as source_module
+import stedm_jax.data.codecs as codecs_module
 import stedm_jax.data.schema as schema_module
 import stedm_jax.data.tile_parts as parts_module
 import stedm_jax.imaging.openslide_file as file_module
@@ -66,8 +67,8 @@ from data_prep.cohort_table import Row
 from data_prep.engine.job import CutRules, Job, PolygonFiles, SlideReport, Task
 from data_prep.slides import main as pack
 from data_prep.tile_grid import Position
+from stedm_jax.data.codecs import encode_png
 from stedm_jax.data.index import read_index
-from stedm_jax.data.png import encode_png
 from stedm_jax.data.records import RECORD_OPTIONS
 from stedm_jax.data.schema import ClassSpec, Tile
 from tests.imaging.big_slide import texture, write_big_slide
@@ -85,9 +86,9 @@ WATCHED = (
     (source_module.SlideSource, "labels", "masks"),
     (parts_module.PartWriter, "write", "check"),
     (parts_module.PartWriter, "finish", "check"),
-    (parts_module, "file_sha256", "store"),
-    (parts_module, "settle", "store"),
-    (parts_module, "ArrayRecordWriter", "store"),
+    (parts_module, "sha256_of", "store"),
+    (parts_module, "replace_folder", "store"),
+    (parts_module, "RecordFile", "store"),
     (cut_module, "_draw", "thumbnail"),
     (cut_module, "opened", "opening"),
 )
@@ -208,7 +209,7 @@ def plain(slide: Path, labels: Path, rules: CutRules, places: list[Position], ou
     level = file.get_best_level_for_downsample(factor * 1.005)
     side = round(tile * factor / file.level_downsamples[level])
     writer = ArrayRecordWriter(str(out), RECORD_OPTIONS)
-    usual = mock.patch.object(schema_module, "encode_png", usual_png)
+    usual = mock.patch.object(codecs_module, "encode_png", usual_png)
     png = mock.patch.object(
         schema_module, "encode_mask", lambda mask: cv2.imencode(".png", mask)[1].tobytes()
     )

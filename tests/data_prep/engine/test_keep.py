@@ -142,7 +142,7 @@ def test_a_full_disk_ends_the_run_and_keeps_what_is_finished(own, tmp_path, monk
         old(task, *arguments)
 
     monkeypatch.setattr(cut_module, "_draw", full)
-    with pytest.raises(UserError, match="Make room on the disk.*are kept"):
+    with pytest.raises(UserError, match="Make room on the disk.*is kept"):
         call(main, tmp_path / "out", own)
     assert len(list((tmp_path / "out.parts").glob("a.tif*/part.json"))) == 1
     monkeypatch.undo()

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stedm_jax.data.png import encode_png
+from stedm_jax.data.codecs import encode_png
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (5, 1), (64, 48), (256, 256)])
