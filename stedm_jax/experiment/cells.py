@@ -1,0 +1,212 @@
+"""An experiment is a graph of cells, each a stage and perhaps a variant of it.
+
+A cell says which settings change its result (`reads`) and which cells' results it uses (`needs`). Both are
+hashed into its stamp, so whether a finished cell still holds follows from the settings alone.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from stedm_jax.common.errors import UserError
+from stedm_jax.common.files import sha256_of_json
+from stedm_jax.settings.arm_networks import HEADS, JUDGE
+from stedm_jax.settings.flat import results_of
+from stedm_jax.settings.root import Settings
+
+STAGES = (
+    "data",
+    "autoencoder",
+    "latents",
+    "ssl",
+    "guided",
+    "judge",
+    "generator",
+    "synthesis",
+    "quality",
+    "segmentation",
+    "report",
+)
+"""All stages, each after those whose results it may use."""
+REMADE = ("quality", "report")
+"""Stages that cost so little that a result which no longer holds is made again without a question."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One result of an experiment.
+
+    Attributes:
+      stage: of STAGES.
+      variant: which of the stage's cells; "" where a stage has one only.
+      reads: dotted key -> value of every setting that changes the result.
+      needs: names of the cells whose results it uses.
+      after: names of cells that must have finished before it and change nothing in its result.
+    """
+
+    stage: str
+    variant: str = ""
+    reads: Mapping[str, Any] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Its name, which is also its folder in the workdir: STAGE or STAGE/VARIANT."""
+        return f"{self.stage}/{self.variant}" if self.variant else self.stage
+
+
+class Graph:
+    """The cells of an experiment, in an order in which each stands after those that it needs.
+
+    Args:
+      settings: of the experiment; its `stages` say which cells there are.
+    """
+
+    def __init__(self, settings: Settings):
+        self.cells: dict[str, Cell] = {}
+        for cell in _cells(settings):
+            if cell.stage in settings.stages:
+                needs = tuple(name for name in cell.needs if name in self.cells)
+                after = tuple(name for name in cell.after if name in self.cells)
+                self.cells[cell.name] = replace(cell, needs=needs, after=after)
+        if "report" in settings.stages:
+            reads = results_of(settings.report, "report.") | {"title": settings.title}
+            self.cells["report"] = Cell("report", reads=reads, needs=tuple(self.cells))
+
+    def __getitem__(self, name: str) -> Cell:
+        return self.cells[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.cells)
+
+    def select(self, wanted: Sequence[str]) -> list[str]:
+        """Names of the cells that some words ask for, in order: a stage, or a cell by its name.
+
+        Raises:
+          UserError: a word that names neither.
+        """
+        unknown = [word for word in wanted if word not in STAGES and word not in self.cells]
+        if unknown:
+            raise UserError(
+                f"--stage names {', '.join(unknown)}; valid are plan, the stages {', '.join(STAGES)}, and the cells "
+                f"{', '.join(self.cells)}."
+            )
+        return [name for name, cell in self.cells.items() if {name, cell.stage} & set(wanted)]
+
+    def before(self, name: str) -> set[str]:
+        """The cells that must have finished before one, directly or not."""
+        found: set[str] = set()
+        todo = [*self[name].needs, *self[name].after]
+        while todo:
+            each = todo.pop()
+            if each not in found:
+                found.add(each)
+                todo += [*self[each].needs, *self[each].after]
+        return found
+
+    def upstream(self, name: str) -> set[str]:
+        """The cells whose results enter the result of one, directly or not."""
+        direct = self[name].needs
+        return set(direct).union(*(self.upstream(each) for each in direct))
+
+    def stamps(self, tiles: str) -> dict[str, str]:
+        """Cell -> a hash of all that decides its result.
+
+        Args:
+          tiles: fingerprint of the tile set; "" before there is one.
+        """
+        out: dict[str, str] = {}
+        for name, cell in self.cells.items():
+            needed = {each: out[each] for each in cell.needs}
+            parts = {"reads": cell.reads, "needs": needed}
+            if cell.stage == "data":
+                parts["tiles"] = tiles
+            out[name] = sha256_of_json(parts)
+        return out
+
+
+def _read(section: Any, name: str, *left_out: str) -> dict[str, Any]:
+    """What changes results in a section, without some of its keys."""
+    skipped = tuple(f"{name}.{key}" for key in left_out)
+    reads = results_of(section, f"{name}.")
+    return {key: value for key, value in reads.items() if not _begins(key, skipped)}
+
+
+def _begins(key: str, names: Sequence[str]) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in names)
+
+
+def _cells(settings: Settings) -> Iterator[Cell]:
+    """Every cell but the report, whether or not `stages` names its stage."""
+    data = results_of(settings.data, "data.")
+    made_by = {key: data.pop(key) for key in ("data.tiles", "data.prepare")}
+    base = {"seed": settings.seed, "dtype": settings.dtype} | data
+    yield Cell("data", reads=made_by)
+    first = results_of(settings.autoencoder, "autoencoder.")
+    yield Cell("autoencoder", reads=base | first, needs=("data",))
+    yield Cell("latents", reads=base | _latents(settings), needs=("data", "autoencoder"))
+    yield Cell("ssl", reads=base | results_of(settings.ssl, "ssl."), needs=("data",))
+    yield _guided(settings, base)
+    judge = _segmenter(settings, JUDGE, settings.segmentation.seeds[0])
+    yield Cell("judge", reads=base | judge, needs=("data",))
+    for name in settings.diffusion.generators:
+        yield _generator(settings, name, base)
+    for name, entry in settings.synthesis.sets.items():
+        reads = _read(settings.synthesis_set(name), "synthesis", "sets")
+        grid = {"layouts": settings.report.layouts, "styles": settings.report.styles}
+        generator = f"generator/{entry.generator}"
+        needs = ("data", "autoencoder", "latents", generator)
+        yield Cell("synthesis", name, base | reads | {"grid": grid}, needs)
+    for name in settings.synthesis.sets:
+        yield Cell("quality", name, needs=("data", f"synthesis/{name}", "judge"))
+    for seed in settings.segmentation.seeds:
+        for name in settings.segmentation.arms:
+            yield _arm(settings, name, seed, base)
+
+
+def _latents(settings: Settings) -> dict[str, Any]:
+    reads = results_of(settings.latents, "latents.")
+    if settings.latents.cache:
+        diffusion = settings.diffusion
+        reads["diffusion.splits"] = dict(diffusion.splits)
+        reads["diffusion.stain_jitter"] = diffusion.stain_jitter
+        reads["diffusion.evaluated"] = bool(diffusion.train.eval_every)
+    return reads
+
+
+def _guided(settings: Settings, base: Mapping[str, Any]) -> Cell:
+    reads = dict(base) | results_of(settings.guided, "guided.")
+    if settings.guided.cache:
+        stored = results_of(settings.latents, "latents.")
+        kept = ("latents.variants", "latents.copies", "latents.dtype")
+        reads |= {key: stored[key] for key in kept}
+    guide = ("ssl",) if settings.guided.guide.source == "ssl" else ()
+    return Cell("guided", reads=reads, needs=("data", "autoencoder", "latents", *guide))
+
+
+def _generator(settings: Settings, name: str, base: Mapping[str, Any]) -> Cell:
+    diffusion = settings.generator(name)
+    reads = _read(diffusion, "diffusion", "generators")
+    watched = diffusion.watch.judge and diffusion.train.visual_every
+    needs = ("data", "autoencoder", "latents")
+    return Cell("generator", name, dict(base) | reads, needs, (JUDGE,) if watched else ())
+
+
+def _segmenter(settings: Settings, name: str, seed: int) -> dict[str, Any]:
+    """What an arm's segmenter depends on; of a head the network below it, of a network no head."""
+    arm = settings.judge if name == JUDGE else settings.arms[name]
+    others = ("model",) if arm.network in HEADS else ("features", "head")
+    reads = _read(settings.arm(name), "segmentation", "arms", "judge", "seeds", *others)
+    return reads | {"network": arm.network, "stain_jitter": arm.stain_jitter, "seed_of_arm": seed}
+
+
+def _arm(settings: Settings, name: str, seed: int, base: Mapping[str, Any]) -> Cell:
+    arm, needs = settings.arms[name], ["data"]
+    reads = dict(base) | _segmenter(settings, name, seed) | {"real": arm.real}
+    if arm.real < 1:
+        needs.append(f"synthesis/{settings.set_of(name)}")
+    if arm.network in HEADS:
+        needs += ["autoencoder", "latents", "guided"]
+        needs += ["ssl"] if settings.guided.guide.source == "ssl" else []
+    return Cell("segmentation", f"{name}/{seed}", reads, tuple(needs))

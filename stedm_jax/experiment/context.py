@@ -1,0 +1,247 @@
+"""What a stage is given: settings, workdir, mesh, tiles and classes, and what earlier cells learned."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from stedm_jax.common.errors import UserError
+from stedm_jax.data.arrays import ArrayStore
+from stedm_jax.data.augment import Movement
+from stedm_jax.data.classes import ClassMap, class_map
+from stedm_jax.data.index import IndexRow
+from stedm_jax.data.pipeline import Source, TileReader, evaluation_batches, training_batches
+from stedm_jax.data.records import TileSet
+from stedm_jax.data.remote import fetch, is_remote, read_manifest
+from stedm_jax.data.sampling import check_shares, divide
+from stedm_jax.data.styles import StylePool
+from stedm_jax.experiment.workdir import Workdir
+from stedm_jax.settings.data import Data
+from stedm_jax.settings.diffusion import Style
+from stedm_jax.settings.root import Settings
+from stedm_jax.training.signals import Signals
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+Batches = Callable[[], Iterator[dict[str, np.ndarray]]]
+
+
+@dataclass(frozen=True)
+class Context:
+    """One run of an experiment in a workdir on a mesh.
+
+    Attributes:
+      settings: of the experiment.
+      workdir: where its cells leave their results.
+      mesh: of the devices.
+      signals: by which the run is asked to stop.
+      damaged: file and record of the tiles that could not be read -> what is wrong.
+      memo: what cells of one run share, such as compiled programs, by a key of its owner.
+    """
+
+    settings: Settings
+    workdir: Workdir
+    mesh: Mesh
+    signals: Signals = field(default_factory=Signals)
+    damaged: dict[str, str] = field(default_factory=dict)
+    memo: dict[Any, Any] = field(default_factory=dict)
+
+    @property
+    def dtype(self) -> Any:
+        """Data type of the computation."""
+        return DTYPES[self.settings.dtype]
+
+    @cached_property
+    def tiles_path(self) -> Path:
+        """Folder of the real tiles; of an object store, its copy here, fetched on first use.
+
+        Raises:
+          UserError: the object store does not give them.
+        """
+        place = self.workdir.fill(self.settings.data.tiles)
+        return fetch(place) if is_remote(place) else Path(place)
+
+    @cached_property
+    def tiles(self) -> TileSet:
+        """The real tiles.
+
+        Raises:
+          UserError: they are not there, or not of the size and resolution of the configuration.
+        """
+        tiles = TileSet.open(self.tiles_path)
+        check_tiles(tiles, self.settings.data)
+        return tiles
+
+    @cached_property
+    def classes(self) -> ClassMap:
+        """The classes learned.
+
+        Raises:
+          UserError: impossible ones, or shares of others.
+        """
+        return check_classes(self.tiles, self.settings)
+
+    @cached_property
+    def reader(self) -> TileReader:
+        """Decoded real tiles."""
+        return self.read(self.tiles, self.classes.table)
+
+    def read(self, tiles: TileSet, table: np.ndarray) -> TileReader:
+        """A reader of tiles that notes the damaged records it skips."""
+        data = self.settings.data
+        return TileReader(tiles, table, data.cache_mb, data.max_damaged, self.damaged)
+
+    def rows(self, split: str) -> list[IndexRow]:
+        """Rows of a split of the real tiles.
+
+        Raises:
+          UserError: there are none.
+        """
+        rows = self.tiles.index(split)
+        if not rows:
+            raise UserError(
+                f"The tiles in {self.tiles.path} have no split '{split}' (they have "
+                f"{', '.join(self.tiles.splits)}); add patients of that split and prepare them "
+                "again."
+            )
+        return rows
+
+    def sources(
+        self, splits: Mapping[str, float], style: Style | None = None, around: bool = False
+    ) -> list[Source]:
+        """Sources of training tiles.
+
+        Args:
+          splits: split -> share of a batch; within a split with labels, kinds of tiles come at the
+            shares of data.shares.
+          style: gives each source the pool of its split's style tiles.
+          around: tiles come with the field around them.
+
+        Raises:
+          UserError: a split whose patients are for judging only, or that has no tiles.
+        """
+        held_out = [split for split, share in splits.items() if split in ("val", "test") and share]
+        if held_out:
+            raise UserError(
+                f"The configuration trains on the split {' and '.join(held_out)}, whose patients "
+                "are only for judging; train on 'train' and 'style'."
+            )
+        data, out = self.settings.data, []
+        for split, share in splits.items():
+            if not share:
+                continue
+            rows = self.rows(split)
+            pool = StylePool(rows, style.source, style.scope, style.tiles) if style else None
+            shares = data.shares if split != "style" else ()
+            parts = divide(
+                rows, self.tiles.classes, self.classes, shares=shares, uniform=data.uniform
+            )
+            for part in parts:
+                source = Source(
+                    self.reader,
+                    rows,
+                    share * part.weight,
+                    pool,
+                    part.positions,
+                    part.groups,
+                    self.movement,
+                    around=around,
+                )
+                out.append(source)
+        return out
+
+    @property
+    def movement(self) -> Movement:
+        """How training moves real tiles within their margin."""
+        return Movement(self.settings.data.shift, self.settings.data.rotate)
+
+    def train_batches(
+        self, dataset: grain.MapDataset, batch: int
+    ) -> Callable[[int], Iterator[dict[str, np.ndarray]]]:
+        """What the loop calls with the step to start from."""
+        return lambda start: training_batches(
+            dataset,
+            batch=batch,
+            start=start,
+            host=jax.process_index(),
+            hosts=jax.process_count(),
+            threads=self.settings.data.threads,
+        )
+
+    def eval_batches(
+        self,
+        reader: TileReader,
+        rows: Sequence[IndexRow],
+        batch: int,
+        pool: StylePool | None = None,
+        stored: ArrayStore | None = None,
+        around: bool = False,
+    ) -> Batches:
+        """All rows once; patients are numbered in sorted order."""
+        patients = sorted({row.patient for row in rows})
+        numbers = {name: number for number, name in enumerate(patients)}
+        return lambda: evaluation_batches(
+            reader,
+            rows,
+            numbers,
+            batch=batch,
+            host=jax.process_index(),
+            hosts=jax.process_count(),
+            pool=pool,
+            stored=stored,
+            around=around,
+        )
+
+
+def check_classes(tiles: TileSet | None, settings: Settings) -> ClassMap:
+    """The classes that an experiment learns from a tile set, or from one that is yet to be made.
+
+    Raises:
+      UserError: impossible classes, or shares of kinds of tiles that there are not.
+    """
+    data = settings.data
+    classes = class_map(tiles.classes if tiles else None, data.groups, data.foreground)
+    check_shares(data.shares, classes.names, "data.shares")
+    for name in settings.synthesis.sets:
+        shares = settings.synthesis_set(name).shares
+        check_shares(shares, classes.names, "synthesis.shares")
+    return classes
+
+
+def check_tiles(tiles: TileSet, data: Data) -> None:
+    """Refuses tiles of another size or resolution, or with too small a margin.
+
+    Raises:
+      UserError: says what they are and what they should be.
+    """
+    if tiles.tile != data.tile or (data.mpp and abs(tiles.mpp / data.mpp - 1) > 0.02):
+        raise UserError(
+            f"The tiles in {tiles.path} are {tiles.tile} px at {tiles.mpp:g} um/px; the "
+            f"configuration says data.tile={data.tile}, data.mpp={data.mpp:g}. Prepare them again, "
+            "or change the configuration."
+        )
+    Movement(data.shift, data.rotate).check(
+        tiles.tile, tiles.margin, f"the tile set {tiles.path}"
+    )
+
+
+def known_tiles(settings: Settings, workdir: Workdir) -> TileSet | None:
+    """The tile set if it is there; of a remote one, only what its manifest says."""
+    place = workdir.fill(settings.data.tiles)
+    if is_remote(place):
+        return TileSet(Path(place), read_manifest(place), {})
+    if place and (Path(place) / "manifest.json").exists():
+        return TileSet.open(place)
+    return None
+
+
+def spread(rows: Sequence[Any], count: int) -> list[Any]:
+    """`count` of the rows, evenly spaced; all of them if there are fewer."""
+    chosen = np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)
+    return [rows[i] for i in np.unique(chosen)]

@@ -1,0 +1,263 @@
+"""The workdir is the run: its configuration, its versions, what each cell left, and who is making which.
+
+A cell's folder holds `cell.json`, written when the cell is begun: its stamp (experiment/cells.py) and the settings
+behind it; and `done.json`, written when it is finished: its result. A cell whose stamp is not that of the present
+configuration is stale: it is never used silently.
+"""
+
+import importlib.metadata
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from stedm_jax.common.errors import UserError
+from stedm_jax.common.files import is_partial, write_json
+from stedm_jax.common.locks import Busy, locked
+from stedm_jax.experiment.cells import REMADE, Cell, Graph
+
+FORMAT = 2
+"""Of the layout of a workdir; 1 (without a mark) was that of version 0.1."""
+DONE, BEGUN, STALE, ABSENT = "done", "begun", "stale", "absent"
+
+
+def versions() -> dict[str, str]:
+    """Python, the packages that decide the numbers, and the git commit where there is one."""
+    names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "stedm_jax")
+    found = {"python": sys.version.split()[0]}
+    return found | {name: importlib.metadata.version(name) for name in names} | {"git": _commit()}
+
+
+def _commit() -> str:
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:  # no git here
+        return "none"
+    return done.stdout.strip() or "none"
+
+
+class Workdir:
+    """A run on disk.
+
+    Attributes:
+      path: the folder.
+      held: file descriptors of the locks that are held; a process that inherits them holds them too.
+      writes: False in a process that leaves the writing to process 0.
+      known: what process 0 said the cells left; used where `writes` is False.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.held: tuple[int, ...] = ()
+        self.writes = True
+        self.known: dict[str, dict[str, Any] | None] = {}
+
+    def fill(self, text: str) -> str:
+        """A text of the configuration with this folder for {workdir}."""
+        return text.replace("{workdir}", str(self.path))
+
+    def folder(self, name: str) -> Path:
+        """Folder of a cell, or one below it, made if need be."""
+        folder = self.path / name
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def result(self, name: str) -> dict[str, Any] | None:
+        """What a cell left when it finished; None if it has not.
+
+        Raises:
+          UserError: the file is damaged.
+        """
+        return self._read(name, "done.json") if self.writes else self.known.get(name)
+
+    def state(self, name: str, stamp: str) -> str:
+        """DONE, BEGUN, STALE or ABSENT, compared with the stamp that the cell should have."""
+        recorded = self._read(name, "cell.json")
+        if recorded is None:
+            return STALE if name != "data" and self._left(name) else ABSENT
+        if recorded["stamp"] != stamp:
+            return STALE if self._left(name) else ABSENT
+        return BEGUN if self._read(name, "done.json") is None else DONE
+
+    def differences(self, cell: Cell) -> list[str]:
+        """Why a cell is stale: settings that differ from those behind it, else what changed before it."""
+        recorded = self._read(cell.name, "cell.json") or {}
+        before = recorded.get("reads", {})
+        now = json.loads(json.dumps(cell.reads))
+        keys = sorted(before.keys() | now.keys())
+        changed = [
+            f"{key}: {before.get(key, '(none)')} -> {now.get(key, '(none)')}"
+            for key in keys
+            if before.get(key) != now.get(key)
+        ]
+        return changed or ["what it was made from changed"]
+
+    def begin(self, cell: Cell, stamp: str) -> None:
+        """Notes what a cell is made from, before anything is made."""
+        if self.writes:
+            record = {"stamp": stamp, "reads": cell.reads, "needs": cell.needs}
+            write_json(self.folder(cell.name) / "cell.json", record)
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[dict[str, Any]]:
+        """Yields the dict of a cell's results, then marks it done; its seconds add up over restarts."""
+        result: dict[str, Any] = {}
+        if not self.writes:
+            yield result
+            self.known[name] = result
+            return
+        clock = self.folder(name) / "seconds.json"
+        before = self._read(name, clock.name) or 0.0
+        start = time.monotonic()
+        try:
+            yield result
+        finally:
+            seconds = before + time.monotonic() - start
+            write_json(clock, seconds)
+        write_json(self.path / name / "done.json", result | {"seconds": round(seconds, 4)})
+
+    @contextmanager
+    def making(self, name: str, patience: float = 3.0) -> Iterator[None]:
+        """Holds the lock of a cell.
+
+        Raises:
+          Busy: another process makes it.
+        """
+        file = self._lock_file(name)
+        file.parent.mkdir(exist_ok=True)
+        with locked(file, patience) as descriptor:
+            self.held = (*self.held, descriptor)
+            try:
+                yield
+            finally:
+                self.held = tuple(each for each in self.held if each != descriptor)
+
+    def check_place(self) -> None:
+        """Refuses a folder that holds something else, or a run of version 0.1.
+
+        Raises:
+          UserError: says what was found, and what to do.
+        """
+        if not self.path.exists():
+            return
+        if not (self.path / "config.json").exists():
+            names = sorted(p.name for p in self.path.iterdir())
+            others = [name for name in names if not name.startswith(".") and name != "data"]
+            if others:
+                raise UserError(
+                    f"{self.path} has no config.json but holds {', '.join(others[:5])}; it is no workdir of this "
+                    "program. Give another --workdir."
+                )
+        elif self._read("", "config.json").get("format") != FORMAT:
+            raise UserError(
+                f"{self.path} was made by stedm_jax 0.1, whose workdirs this version cannot go on with. Give another "
+                "--workdir, or use the version that made it."
+            )
+
+    def adopt(
+        self, graph: Graph, stamps: Mapping[str, str], wanted: Sequence[str], saved: Any, on_change: str
+    ) -> list[str]:
+        """Compares wanted cells and those before them with what stands here, and saves the configuration.
+
+        Args:
+          graph: of the experiment.
+          stamps: of its cells.
+          wanted: names of the cells that will be made.
+          saved: the flat configuration, for config.json.
+          on_change: what to do with stale cells: "refuse"; "redo", which deletes them; or "keep", which uses
+            them as they are. Cells of REMADE are always deleted.
+
+        Returns:
+          Lines that say what changed.
+
+        Raises:
+          UserError: stale cells under "refuse", or one that another process is making.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"The workdir {self.path} cannot be written ({error.strerror}).") from error
+        with ExitStack() as stack:
+            self._hold(stack, self.path / ".lock", "is starting")
+            self.check_place()
+            stale = self.stale(graph, stamps, wanted)
+            asked = [name for name in stale if graph[name].stage not in REMADE]
+            lines = [f"{name}: {'; '.join(self.differences(graph[name]))}" for name in asked]
+            if asked and on_change == "refuse":
+                raise UserError(
+                    f"{self.path} was made with another configuration. That invalidates {'. '.join(lines)}. Give "
+                    "another --workdir; or --on_change=redo to delete and redo these; or --on_change=keep to use "
+                    "them as they are."
+                )
+            for name in stale:
+                self._hold(stack, self._lock_file(name), f"is making {name}")
+                if on_change == "keep" and name in asked:
+                    self.begin(graph[name], stamps[name])
+                else:
+                    self._forget(graph[name])
+            write_json(self.path / "config.json", {"format": FORMAT} | saved)
+            write_json(self.path / "versions.json", versions())
+        return lines
+
+    def stale(self, graph: Graph, stamps: Mapping[str, str], wanted: Sequence[str]) -> list[str]:
+        """Those of the wanted cells and of the cells before them that are stale, in order."""
+        involved = set(wanted).union(*(graph.before(name) for name in wanted))
+        return [
+            name for name in graph if name in involved and self.state(name, stamps[name]) == STALE
+        ]
+
+    def _hold(self, stack: ExitStack, file: Path, does: str) -> None:
+        file.parent.mkdir(exist_ok=True)
+        try:
+            stack.enter_context(locked(file, 3.0))
+        except Busy:
+            raise UserError(
+                f"Another run {does} in {self.path}; wait for it, or give another --workdir."
+            ) from None
+
+    def _lock_file(self, name: str) -> Path:
+        return self.path / ".locks" / f"{name.replace('/', '@')}.lock"
+
+    def _forget(self, cell: Cell) -> None:
+        """Deletes what a cell left. Of data prepared by others only the record goes."""
+        folder = self.path / cell.name
+        recorded = (self._read(cell.name, "cell.json") or {}).get("reads")
+        if cell.stage == "data" and recorded == json.loads(json.dumps(cell.reads)):
+            for name in ("done.json", "cell.json"):
+                (folder / name).unlink(missing_ok=True)
+            return
+        if folder.is_symlink():
+            raise UserError(
+                f"{folder} is a link, and what it points to is out of date. Delete it yourself, or give another "
+                "--workdir."
+            )
+        try:
+            shutil.rmtree(folder)
+        except OSError as error:
+            raise UserError(
+                f"{folder} is out of date and cannot be deleted ({error.strerror}: {error.filename}). Delete it "
+                "yourself, or give another --workdir."
+            ) from error
+
+    def _left(self, name: str) -> bool:
+        """Whether a cell has left anything beside its own record."""
+        known = {"seconds.json", "cell.json"}
+        files = (path for path in (self.path / name).rglob("*") if path.is_file())
+        return any(path.name not in known and not is_partial(path) for path in files)
+
+    def _read(self, name: str, file: str) -> Any:
+        path = self.path / name / file
+        try:
+            return json.loads(path.read_text())
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise UserError(
+                f"{path} is damaged ({error}). Delete the folder {path.parent}, which is then made again."
+            ) from error
