@@ -1,55 +1,42 @@
 """Stage autoencoder: learns the first stage on the tiles, without their labels."""
 
-from typing import Any
-
 from stedm_jax.data.pipeline import tile_dataset
-from stedm_jax.stages.frozen import Weights, identify, pin
-from stedm_jax.stages.initial import load_weights
-from stedm_jax.stages.learn import learn, restore_with_provenance
-from stedm_jax.stages.run import Run, spread
-from stedm_jax.tasks.autoencoder import PERCEPTUAL, AutoencoderTask, own
+from stedm_jax.experiment.cells import Cell
+from stedm_jax.experiment.context import Context, spread
+from stedm_jax.experiment.init_weights import load_weights
+from stedm_jax.experiment.learn import learn
+from stedm_jax.experiment.learned import Learned
+from stedm_jax.experiment.pinned import identify, pin
+from stedm_jax.tasks.autoencoder import PERCEPTUAL
+from stedm_jax.tasks.build import build_autoencoder
 from stedm_jax.training.program import Program
 
-
-def build(run: Run, patients: int = 0) -> AutoencoderTask:
-    """The task of this stage; with `patients`, the number of those that it scores one by one."""
-    return AutoencoderTask(run.config.autoencoder, run.dtype, patients)
+LPIPS = "autoencoder.lpips"
 
 
-def trained(run: Run) -> tuple[AutoencoderTask, Any, Weights]:
-    """The task with its trained parameters, without those of a discriminator, and which they are;
-    for later stages."""
-    task = build(run)
-    params, origin = restore_with_provenance(run, task, "autoencoder")
-    source = f"{run.workdir.path / 'autoencoder'}, step {origin['checkpoint_step']}"
-    return task, own(params), Weights(source, origin["checkpoint_sha256"])
-
-
-def run(run: Run) -> None:
+def run(context: Context, cell: Cell, learned: Learned) -> None:
     """Trains, and scores the reconstruction of each validation patient: PSNR, SSIM and, with its
     weights, LPIPS."""
-    config = run.config.autoencoder
+    settings, section = context.settings, context.settings.autoencoder
     dataset = tile_dataset(
-        run.sources(dict(config.splits)), seed=run.config.seed, jitter=config.stain_jitter
+        context.sources(section.splits), seed=settings.seed, jitter=section.stain_jitter
     )
-    rows = spread(run.rows("val"), 256)
+    rows = spread(context.rows("val"), 256)
     patients = sorted({row.patient for row in rows})
-    program = Program(build(run, len(patients)), config.train, run.mesh)
-    task = program.task
+    task = build_autoencoder(settings, context.dtype, len(patients))
+    program = Program(task, section.train, context.mesh)
     frozen, used = {}, {}
-    if config.lpips:
-        frozen[PERCEPTUAL] = load_weights(
-            task.perceptual.abstract, config.lpips, "autoencoder.lpips"
-        )
-        used[PERCEPTUAL] = identify(config.lpips, "autoencoder.lpips")
-    judged = run.eval_batches(run.reader, rows, config.train.batch)
-    with run.workdir.timed("autoencoder") as result:
-        result["frozen"] = pin(run.workdir.stage("autoencoder"), used)
+    if section.lpips:
+        frozen[PERCEPTUAL] = load_weights(task.perceptual.abstract, section.lpips, LPIPS)
+        used[PERCEPTUAL] = identify(section.lpips, LPIPS)
+    judged = context.eval_batches(context.reader, rows, section.train.batch)
+    with context.workdir.timed(cell.name) as result:
+        result["frozen"] = pin(context.workdir.folder(cell.name), used)
         trained = learn(
-            run,
+            context,
             program,
-            config,
-            "autoencoder",
+            section,
+            cell.name,
             dataset=dataset,
             frozen=frozen,
             eval_batches=judged,
@@ -57,7 +44,8 @@ def run(run: Run) -> None:
         result["metrics"] = trained.metrics
         sums = trained.sums  # None where a run before had finished the training
         if sums is None:
-            sums = program.evaluate.sums(trained.state.weights, frozen, judged(), run.config.seed)
+            weights = trained.state.weights
+            sums = program.evaluate.sums(weights, frozen, judged(), settings.seed)
         assert sums is not None  # nothing stops it
         scores = task.by_patient(sums)
         result["patients"] = {

@@ -1,10 +1,7 @@
-"""Computes once what a frozen network makes of every view of every tile, and stores it
-(data/arrays.py).
+"""Computes once what a frozen network makes of every view of every tile, and stores it (data/arrays.py).
 
-Shards are made independently: of P processes number p makes shards p, p + P, ... of those that are
-  left, on its own
-devices. A finished shard stays, whatever happens, so that the same command goes on; process 0
-writes the manifest.
+Shards are made independently: of P processes, number p makes shards p, p + P, ... of those that are left, on its own
+devices. A finished shard stays, whatever happens, so the same command goes on; process 0 writes the manifest.
 """
 
 import shutil
@@ -32,7 +29,8 @@ from stedm_jax.data.arrays import (
 from stedm_jax.data.augment import Movement, View, Views
 from stedm_jax.data.index import IndexRow
 from stedm_jax.data.pipeline import DamagedTile, TileReader
-from stedm_jax.stages.run import Run
+from stedm_jax.experiment.context import Context
+from stedm_jax.settings.root import Settings
 from stedm_jax.training import peers
 from stedm_jax.training.logging import Progress
 from stedm_jax.training.sharding import batch_sharding, make_mesh, replicated, to_global
@@ -47,7 +45,7 @@ class Encoding:
       spec: its contents.
       views: split -> views of its tiles; None: the tiles as they are.
       network: `(params, uint8 images (b, h, w, 3)) -> arrays by name (b, ...)`, traceable.
-      params: of the network, anywhere on the mesh of the run.
+      params: of the network, anywhere on the mesh of the context.
       batch: images at once on one device.
       label: for the progress, and the section of the configuration that says how much is stored.
       less: what a user can do where the disk is too small.
@@ -63,15 +61,15 @@ class Encoding:
     less: str
 
 
-def stored_views(config: Any, jitter: float) -> Views:
-    """The augmentations that are stored of each training tile: one copy where there are none but
-    the symmetries."""
-    data, stored = config.data, config.latents
+def stored_views(settings: Settings, jitter: float) -> Views:
+    """The augmentations that are stored of each training tile: one copy if there are none but the
+    symmetries."""
+    data, stored = settings.data, settings.latents
     copies = stored.copies if jitter or data.shift or data.rotate else 1
-    return Views(config.seed, copies, stored.variants, Movement(data.shift, data.rotate), jitter)
+    return Views(settings.seed, copies, stored.variants, Movement(data.shift, data.rotate), jitter)
 
 
-def encode_tiles(run: Run, encoding: Encoding) -> ArrayStore:
+def encode_tiles(context: Context, encoding: Encoding) -> ArrayStore:
     """Computes what is not there yet; opens the set.
 
     Raises:
@@ -80,9 +78,9 @@ def encode_tiles(run: Run, encoding: Encoding) -> ArrayStore:
     """
     left = peers.on_first(lambda: _begin(encoding))
     if left:
-        with run.signals.politely():
-            _Encoder(run, encoding).make([(split, number) for split, number in left])
-        _meet(run.mesh)
+        with context.signals.politely():
+            _Encoder(context, encoding).make([(split, number) for split, number in left])
+        _meet(context.mesh)
     peers.on_first(lambda: finish(encoding.folder, encoding.spec))
     return ArrayStore.open(encoding.folder)
 
@@ -127,16 +125,16 @@ def _meet(mesh: Mesh) -> None:
 
 
 class _Encoder:
-    def __init__(self, run: Run, encoding: Encoding):
-        self.run, self.encoding, self.spec = run, encoding, encoding.spec
+    def __init__(self, context: Context, encoding: Encoding):
+        self.context, self.encoding, self.spec = context, encoding, encoding.spec
         mine = [
             device
-            for device in run.mesh.devices.flat
+            for device in context.mesh.devices.flat
             if device.process_index == jax.process_index()
         ]
         mesh = make_mesh(devices=mine)
         self.size = encoding.batch * len(mine)
-        whole = jax.jit(lambda tree: tree, out_shardings=replicated(run.mesh))(encoding.params)
+        whole = jax.jit(lambda tree: tree, out_shardings=replicated(context.mesh))(encoding.params)
         local = jax.tree.map(lambda leaf: np.asarray(leaf.addressable_data(0)), whole)
         self.params = jax.device_put(local, replicated(mesh))
         self.cut = batch_sharding(mesh)
@@ -162,9 +160,9 @@ class _Encoder:
                     next(writing, None)
                     done += 1
                     progress.advance(done)
-                    if self.run.signals.due(self.run.mesh):
+                    if self.context.signals.due(self.context.mesh):
                         saved = len(self.spec.shards) - len(left) + number * hosts
-                        self.run.signals.end(
+                        self.context.signals.end(
                             f"after {saved} of {len(self.spec.shards)} shards, which are saved"
                         )
                 if me < len(some):
@@ -194,11 +192,11 @@ class _Encoder:
 
     def _images(self, split: str, number: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Views in order, in batches, and which of them are of tiles that could be read."""
-        run, members = self.run, self.spec.members(split, number)
+        context, members = self.context, self.spec.members(split, number)
         load = _Load(
-            run.reader, run.rows(split)[members.start : members.stop], self.encoding.views[split]
+            context.reader, context.rows(split)[members.start : members.stop], self.encoding.views[split]
         )
-        threads = run.config.data.threads
+        threads = context.settings.data.threads
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
         stream = grain.MapDataset.range(len(members)).map(load).to_iter_dataset(options)
         images: list[np.ndarray] = []

@@ -12,7 +12,9 @@ from stedm_jax.data.index import IndexRow
 from stedm_jax.data.sampling import divide
 from stedm_jax.data.schema import check_disjoint
 from stedm_jax.data.styles import StylePool
-from stedm_jax.stages.run import Run, spread
+from stedm_jax.experiment.context import Context, spread
+from stedm_jax.settings.diffusion import Style
+from stedm_jax.settings.synthesis import Synthesis
 
 GRID = 2**31
 """Numbers from here on are those of the grid of layouts and styles in the report."""
@@ -30,39 +32,42 @@ class Order:
 
 
 class Orders:
-    """The orders of a run, by number.
+    """The orders of a synthesis set, by number.
 
     Args:
-      run: the run.
+      context: of the run.
+      synthesis: settings of the set.
+      style: settings of its generator's style.
 
     Raises:
       UserError: no layout or style tile fits, or a patient of the validation or test split would be
         used.
     """
 
-    def __init__(self, run: Run):
-        config, style = run.config.synthesis, run.config.diffusion.style
-        self.seed = run.config.seed
-        area = run.tiles.tile**2 * config.min_labelled
-        self.layouts = [row for row in run.rows(config.layouts) if row.labelled >= area]
+    def __init__(self, context: Context, synthesis: Synthesis, style: Style):
+        tiles = context.tiles
+        self.seed = context.settings.seed
+        area = tiles.tile**2 * synthesis.min_labelled
+        rows = context.rows(synthesis.layouts)
+        self.layouts = [row for row in rows if row.labelled >= area]
         if not self.layouts:
             raise UserError(
-                f"No tile of the split '{config.layouts}' is labelled to at least "
-                f"{config.min_labelled:.0%}; lower synthesis.min_labelled."
+                f"No tile of the split '{synthesis.layouts}' is labeled to at least "
+                f"{synthesis.min_labelled:.0%}; lower synthesis.min_labelled."
             )
-        self.styles = run.rows(config.styles)
+        self.styles = context.rows(synthesis.styles)
         scope = "multipatch" if style.source in ("nearby", "augmented") else style.source
         self.pool = StylePool(self.styles, scope, style.scope, style.tiles)
         self.parts = divide(
             self.layouts,
-            run.tiles.classes,
-            run.classes,
-            shares=config.shares,
-            uniform=run.config.data.uniform,
+            tiles.classes,
+            context.classes,
+            shares=synthesis.shares,
+            uniform=context.settings.data.uniform,
             key="synthesis.shares",
         )
         used = {row.patient for row in (*self.layouts, *self.styles)}
-        held_out = {split: run.tiles.patients(split) for split in ("val", "test")}
+        held_out = {split: tiles.patients(split) for split in ("val", "test")}
         check_disjoint({"synthesis": used, **held_out}, "the patients that synthesis would use")
 
     def __getitem__(self, index: int) -> Order:
@@ -94,9 +99,9 @@ class Orders:
         ]
 
 
-def load(run: Run, orders: Sequence[Order]) -> dict[str, np.ndarray]:
+def load(context: Context, orders: Sequence[Order]) -> dict[str, np.ndarray]:
     """Layouts, style tiles and numbers of a batch of orders, stacked."""
-    masks = [dihedral(run.reader.read(order.layout)[1], order.turn) for order in orders]
-    styles = [np.stack([run.reader.read(row)[0] for row in order.styles]) for order in orders]
+    masks = [dihedral(context.reader.read(order.layout)[1], order.turn) for order in orders]
+    styles = [np.stack([context.reader.read(row)[0] for row in order.styles]) for order in orders]
     numbers = np.array([order.index for order in orders], np.uint32)
     return {"mask": np.stack(masks), "styles": np.stack(styles), "index": numbers}

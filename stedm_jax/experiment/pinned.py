@@ -1,6 +1,6 @@
 """Which frozen weights a training used, so that neither its rest nor what builds on it uses others.
 
-The folder of the stage keeps `frozen.json`: part -> where its weights came from, and their SHA-256.
+The folder of a cell keeps `frozen.json`: part -> where its weights came from, and their SHA-256.
 """
 
 import json
@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from stedm_jax.common.errors import UserError
-from stedm_jax.stages.initial import source_folder
+from stedm_jax.common.files import write_json
+from stedm_jax.experiment.init_weights import source_folder
 from stedm_jax.training import peers
 from stedm_jax.training.checkpoints import finished
 from stedm_jax.training.weights_folder import INFO, is_converted
-from stedm_jax.workdir import write_text
 
 NAME = "frozen.json"
 
@@ -27,9 +27,9 @@ class Weights:
 
 
 def identify(source: str, key: str) -> Weights:
-    """The weights of a source, as `initial.load_weights` takes it.
+    """The weights of a source, as `init_weights.load_weights` takes it.
 
-    The checksum of a converted folder is the one noted there, which is compared with the file
+    The checksum of a folder of weights is the one noted there, which is compared with the file
     whenever it is loaded.
 
     Raises:
@@ -42,12 +42,11 @@ def identify(source: str, key: str) -> Weights:
         return Weights(f"{folder}, step {step}", store.fingerprint(step))
 
 
-def pin(stage: Path, used: Mapping[str, Weights]) -> dict[str, dict[str, str]]:
-    """Notes the weights that a stage uses; compares them with those that it learnt with before, if
-    it did.
+def pin(folder: Path, used: Mapping[str, Weights]) -> dict[str, dict[str, str]]:
+    """Notes the weights that a cell uses; compares them with those that it learned with before.
 
     Args:
-      stage: folder of the stage.
+      folder: of the cell.
       used: part -> weights.
 
     Returns:
@@ -56,24 +55,25 @@ def pin(stage: Path, used: Mapping[str, Weights]) -> dict[str, dict[str, str]]:
     Raises:
       UserError: a part has other weights than before; names both.
     """
-    return peers.on_first(lambda: _pin(stage, used))
+    return peers.on_first(lambda: _pin(folder, used))
 
 
-def _pin(stage: Path, used: Mapping[str, Weights]) -> dict[str, dict[str, str]]:
-    file = stage / NAME
+def _pin(folder: Path, used: Mapping[str, Weights]) -> dict[str, dict[str, str]]:
+    file = folder / NAME
     known: dict[str, dict[str, str]] = {}
-    if file.exists() and ((stage / "checkpoints").exists() or (stage / "done.json").exists()):
+    if file.exists() and ((folder / "checkpoints").exists() or (folder / "done.json").exists()):
         known = json.loads(file.read_text())
     for part, now in used.items():
         before = Weights(**known[part]) if part in known else now
         if before.sha256 != now.sha256:
             raise UserError(
-                f"What {stage} holds was learnt with the weights of '{part}' from {before.source} (SHA-256 "
-                f"{before.sha256[:12]}), but now they come from {now.source} (SHA-256 {now.sha256[:12]}). Put the "
-                f"former back; or delete {stage} and the folders of the stages after it, which then learn anew."
+                f"What {folder} holds was learned with the weights of '{part}' from {before.source} "
+                f"(SHA-256 {before.sha256[:12]}), but now they come from {now.source} (SHA-256 "
+                f"{now.sha256[:12]}). Put the former back; or delete {folder} and the folders of the "
+                "cells after it, which then learn anew."
             )
     # What was first stays noted: the same weights may lie elsewhere by now.
     noted = {part: asdict(weights) for part, weights in used.items()} | known
     if noted != known:  # a run that is only read may lie where nothing can be written
-        write_text(file, json.dumps(noted, indent=1))
+        write_json(file, noted)
     return noted

@@ -1,0 +1,114 @@
+"""Training in a cell, and reading back what a cell learned."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+
+from stedm_jax.data.pipeline import training_batches
+from stedm_jax.experiment.context import Batches, Context
+from stedm_jax.experiment.init_weights import initial_params, load_weights
+from stedm_jax.experiment.pinned import Weights, identify
+from stedm_jax.training.checkpoints import finished
+from stedm_jax.training.labels import Labels
+from stedm_jax.training.loop import TrainResult, train
+from stedm_jax.training.program import Program
+from stedm_jax.training.sharding import place
+from stedm_jax.training.snapshots import combine
+from stedm_jax.training.state import check_params, with_shardings
+from stedm_jax.training.task import Task
+
+
+def learn(
+    context: Context,
+    program: Program,
+    section: Any,
+    cell: str,
+    *,
+    dataset: grain.MapDataset,
+    eval_batches: Batches | None = None,
+    frozen: Any = None,
+    seed: int | None = None,
+    best: tuple[str, str] | None = None,
+    visual: Callable[[], dict[str, np.ndarray]] | None = None,
+    labels: Callable[[], Mapping[str, Labels]] = dict,
+) -> TrainResult:
+    """Trains a task in the folder of a cell; goes on where an earlier run stopped.
+
+    Args:
+      context: of the run.
+      program: of what is learned, made from `section.train`.
+      section: of the settings; has `train`, `init_from` and `init_partial`.
+      cell: its name.
+      dataset: endless, of training tiles.
+      eval_batches, frozen, best: as the loop takes them.
+      seed: of initialization and noise; the run's by default.
+      visual: gives the batch to draw pictures from, the same on every host; called when the first
+        is due. None: the first tiles of `dataset`.
+      labels: gives the names of the rows and columns of pictures; called as `visual`.
+    """
+    start_seed = context.settings.seed if seed is None else seed
+    return train(
+        program,
+        batches=context.train_batches(dataset, section.train.batch),
+        workdir=context.workdir.folder(cell),
+        seed=start_seed,
+        frozen=frozen,
+        eval_batches=eval_batches,
+        visual=visual or first_tiles(dataset),
+        labels=labels,
+        # Asked for only where no sound checkpoint is found.
+        init_params=lambda: initial_params(
+            program, section.init_from, section.init_partial, start_seed
+        ),
+        best=best,
+        label=cell,
+        signals=context.signals,
+    )
+
+
+def first_tiles(dataset: grain.MapDataset) -> Callable[[], dict[str, np.ndarray]]:
+    """Gives the first tiles of a data set, to draw pictures from."""
+    return lambda: next(training_batches(dataset, batch=8, start=0))
+
+
+def restore(
+    context: Context,
+    task: Task,
+    cell: str,
+    *,
+    which: str = "ema",
+    best: tuple[str, str] | None = None,
+) -> tuple[Any, dict[str, str]]:
+    """Parameters that a finished training left, and the step and checksum of what they come from.
+
+    Args:
+      which: "ema" (the moving average if one was kept, else the parameters), "params", "ema:WIDTH"
+        (combined from snapshots of the training) or a folder of weights.
+      best: (metric, "max" or "min"): those of the best checkpoint rather than the last.
+    """
+    folder = context.workdir.path / cell
+    abstract = with_shardings(jax.eval_shape(task.init, jax.random.key(0)), context.mesh)
+    if which in ("ema", "params"):
+        with finished(folder, best) as (store, number):
+            params = store.restore_params(abstract, number, which=which)
+            step, digest = str(number), store.fingerprint(number)
+    else:
+        if which.startswith("ema:"):
+            made = combine(folder, float(which.removeprefix("ema:")))
+            check_params(made.params, abstract)
+            params, step, digest = made.params, str(made.step), made.sha256
+        else:
+            key = "synthesis.weights"
+            params, step = load_weights(abstract, which, key), ""
+            digest = identify(which, key).sha256
+        params = place(params, jax.tree.map(lambda leaf: leaf.sharding, abstract))
+    return params, {"checkpoint_step": step, "checkpoint_sha256": digest, "weights": which}
+
+
+def weights_of(context: Context, cell: str, origin: Mapping[str, str]) -> Weights:
+    """The identity of a cell's parameters, from what `restore` said of them."""
+    source = f"{context.workdir.path / cell}, step {origin['checkpoint_step']}"
+    return Weights(source, origin["checkpoint_sha256"])

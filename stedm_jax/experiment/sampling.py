@@ -1,0 +1,55 @@
+"""The compiled sampler of a generator, for synthesis and for the doctor."""
+
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from stedm_jax.settings.synthesis import Synthesis
+from stedm_jax.training import peers
+from stedm_jax.training.sharding import batch_sharding, replicated
+
+
+class SamplingTask(Protocol):
+    """What the sampler needs of a generator's task."""
+
+    factor: int
+    channels: int
+
+    def sample(
+        self,
+        params: Any,
+        frozen: Any,
+        mask: jax.Array,
+        styles: jax.Array,
+        noise: jax.Array,
+        synthesis: Any,
+        key: jax.Array,
+    ) -> jax.Array:
+        """Images uint8 (b, h, w, 3) of layouts, style tiles and noise."""
+        ...
+
+
+def make_sampler(task: SamplingTask, synthesis: Synthesis, seed: int, mesh: Mesh) -> Any:
+    """The jitted `(params, frozen, batch of orders.load) -> images`.
+
+    The noise of image n depends on the seed and n only.
+    """
+
+    def sample(params: Any, frozen: Any, batch: dict[str, jax.Array]) -> jax.Array:
+        key = jax.random.fold_in(jax.random.key(seed), 0x5A)
+        keys = jax.vmap(lambda n: jax.random.fold_in(key, n))(batch["index"])
+        side = batch["mask"].shape[1] // task.factor
+        shape = (side, side, task.channels)
+        noise = jax.vmap(lambda each: jax.random.normal(each, shape, jnp.float32))(keys)
+        fresh = jax.random.fold_in(key, batch["index"][0])
+        return task.sample(
+            params, frozen, batch["mask"], batch["styles"], noise, synthesis, fresh
+        )
+
+    # Several hosts each get all images, of which the first writes them.
+    out = replicated(mesh) if peers.several() else None
+    return jax.jit(
+        sample, in_shardings=(None, None, batch_sharding(mesh)), out_shardings=out
+    )

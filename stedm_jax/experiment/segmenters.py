@@ -1,0 +1,291 @@
+"""Segmenters: what each arm and the judge train, on which tiles, and how they are scored patient by patient."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stedm_jax.common.errors import UserError
+from stedm_jax.common.files import write_json
+from stedm_jax.data.arrays import ArrayStore
+from stedm_jax.data.index import IndexRow
+from stedm_jax.data.pipeline import Source, TileReader, tile_dataset
+from stedm_jax.data.records import TileSet
+from stedm_jax.data.schema import SYNTHETIC
+from stedm_jax.data.splits import check_disjoint
+from stedm_jax.data.stain import stain_of
+from stedm_jax.experiment import guided_cache
+from stedm_jax.experiment.context import Batches, Context
+from stedm_jax.experiment.held_out import check_report, learnt_from
+from stedm_jax.experiment.learn import first_tiles, learn, restore
+from stedm_jax.experiment.learned import Below, Learned, best_of
+from stedm_jax.experiment.pinned import Weights, pin
+from stedm_jax.settings.arm_networks import JUDGE
+from stedm_jax.settings.segmentation import Arm, Segmentation
+from stedm_jax.tasks.build import Shown, build_segmenter, is_head, reads_around
+from stedm_jax.tasks.guided import GuidedTask
+from stedm_jax.tasks.pixel_head import DENOISER, PixelHeadTask
+from stedm_jax.training import peers
+from stedm_jax.training.program import Program
+from stedm_jax.training.sharding import param_shardings, place
+
+ABOUT = "segmenters.json"
+"""In the workdir: what inference has to know of the tiles."""
+SCORES = "scores.json"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Tiles to be scored, with where to read them."""
+
+    reader: TileReader
+    rows: list[IndexRow]
+
+    @property
+    def patients(self) -> list[str]:
+        """Names, in the order in which patients are numbered."""
+        return sorted({row.patient for row in self.rows})
+
+
+@dataclass(frozen=True)
+class Learner:
+    """What an arm trains; arms that differ in nothing but seed share it.
+
+    Attributes:
+      program: of its task.
+      section: config.segmentation as it is for the arm.
+      frozen: parameters that are not trained.
+      used: which they are, for `pinned.pin`.
+      around: whether its batches need the field around a tile.
+      store: what was computed of the tiles and is read in place of them.
+    """
+
+    program: Program
+    section: Segmentation
+    frozen: Any = field(default_factory=dict)
+    used: Mapping[str, Weights] = field(default_factory=dict)
+    around: bool = False
+    store: ArrayStore | None = None
+
+
+def real_rows(context: Context) -> dict[str, Rows]:
+    """The tiles of the validation and test patients."""
+    return {split: Rows(context.reader, context.rows(split)) for split in ("val", "test")}
+
+
+def synthetic_rows(context: Context, name: str) -> Rows:
+    """The tiles of a synthesis set."""
+    tiles = TileSet.open(context.workdir.path / "synthesis" / name / "tiles")
+    table = np.arange(256, dtype=np.uint8)
+    return Rows(context.read(tiles, table), tiles.index(SYNTHETIC))
+
+
+def check_leaks(context: Context, scored: Mapping[str, Rows], made: Rows | None) -> None:
+    """Refuses to score a patient of the training tiles, or one who lent a style.
+
+    Raises:
+      UserError: names the patient.
+    """
+    learnt = set(context.tiles.patients("train"))
+    for row in made.rows if made else []:
+        learnt |= {row.patient, row.style_patient}
+    check_disjoint(
+        {"training": learnt} | {split: rows.patients for split, rows in scored.items()},
+        "the patients that segmenters learn from and are judged on",
+    )
+
+
+def learn_and_score(
+    context: Context, learned: Learned, name: str, seed: int, cell: str, made: Rows | None = None
+) -> None:
+    """Trains an arm, or the judge, with a seed and stores a confusion matrix for each patient.
+
+    Args:
+      context, learned: of the run.
+      name: of the arm.
+      seed: changes the order of the tiles and the initialization, in the same way in every arm.
+      cell: its name.
+      made: the synthetic tiles that it mixes in.
+    """
+    scored = real_rows(context)
+    check_leaks(context, scored, made)
+    check_report(context)
+    peers.on_first(lambda: write_json(context.workdir.path / ABOUT, about(context)))
+    file = context.workdir.folder(cell) / SCORES
+    if peers.on_first(file.exists):
+        return
+    learner = learner_of(context, learned, name)
+    params = _learn(context, learner, name, seed, cell, made)
+    matrices = {
+        split: confusion_of(context, learner, name, params, rows) for split, rows in scored.items()
+    }
+    scores = {"arm": name, "seed": seed, "confusion": matrices}
+    peers.on_first(lambda: write_json(file, scores))
+
+
+def confusion_of(
+    context: Context, learner: Learner, name: str, params: Any, rows: Rows
+) -> dict[str, list[list[int]]]:
+    """Confusion matrix (truth, prediction) of each patient."""
+    batches = _judged(context, learner, _store(context, learner, name), rows)
+    evaluate = learner.program.evaluate
+    sums = evaluate.sums(params, learner.frozen, batches(), context.settings.seed)
+    assert sums is not None  # nothing can stop it
+    counts = sums["confusion"]
+    return {patient: counts[number].tolist() for number, patient in enumerate(rows.patients)}
+
+
+def learner_of(context: Context, learned: Learned, name: str) -> Learner:
+    """The learner of an arm or of the judge, made once a run."""
+    section = context.settings.arm(name)
+    key = "learner", is_head(context.settings, name), repr(section)
+    if key not in context.memo:
+        context.memo[key] = _learner(context, learned, name, section)
+    return context.memo[key]
+
+
+def _learner(context: Context, learned: Learned, name: str, section: Segmentation) -> Learner:
+    settings, classes = context.settings, context.classes
+    shown = Shown(classes.colors, classes.foreground, context.tiles.tile)
+    splits = [context.rows(split) for split in ("val", "test")]
+    most = max(len({row.patient for row in rows}) for rows in splits)
+    most = max([most, *(_patients_of(context) if name == JUDGE else [])])
+    if not is_head(settings, name):
+        task = build_segmenter(settings, name, shown, most, context.dtype)
+        return Learner(Program(task, section.train, context.mesh), section)
+    below, store = _below(context, learned, section.features.weights)
+    task = build_segmenter(settings, name, shown, most, context.dtype, below.task)
+    assert isinstance(task, PixelHeadTask)
+    frozen = below.frozen
+    if task.tunes:  # the denoiser is among what is trained
+        frozen = {part: params for part, params in frozen.items() if part != DENOISER}
+        if section.features.weights == "trained":
+            guided = context.workdir.path / "guided"
+            starts = tuple(f"{part}={guided}" for part in task.features.task.network.abstract)
+            section = replace(section, init_from=(*section.init_from, *starts))
+    around = reads_around(settings, name)
+    store = store if section.features.scales == (1.0,) else None
+    program = Program(task, section.train, context.mesh)
+    return Learner(program, section, frozen, below.used, around, store)
+
+
+def _patients_of(context: Context) -> list[int]:
+    """Number of the training patients, whose layouts the synthetic tiles of every set have."""
+    settings = context.settings
+    sets = [settings.synthesis_set(name) for name in settings.synthesis.sets]
+    return [len(context.tiles.patients(each.layouts)) for each in sets]
+
+
+def _below(
+    context: Context, learned: Learned, weights: str
+) -> tuple[Below[GuidedTask], ArrayStore | None]:
+    """The denoiser below heads, loaded once a run, and what is stored of the networks below it."""
+    key = "below", weights
+    if key not in context.memo:
+        if "store" not in context.memo:
+            context.memo["store"] = guided_cache.stored(context, learned.guided())
+        below = learned.trained_guided(weights)
+        frozen = place(below.frozen, param_shardings(below.frozen, context.mesh))
+        context.memo[key] = replace(below, frozen=frozen)
+    return context.memo[key], context.memo["store"]
+
+
+def _learn(
+    context: Context, learner: Learner, name: str, seed: int, cell: str, made: Rows | None
+) -> Any:
+    """Trains, and returns the parameters to use."""
+    settings, section = context.settings, learner.section
+    arm = settings.judge if name == JUDGE else settings.arms[name]
+    if learner.used:
+        pin(context.workdir.folder(cell), learner.used)
+    order = settings.seed + 1000 * (seed + 1)
+    sources, store = _sources(context, learner, arm, made), _store(context, learner, name)
+    dataset = shown = tile_dataset(sources, seed=order, jitter=arm.stain_jitter)
+    if store is not None:
+        dataset = tile_dataset(guided_cache.from_store(settings, sources, store), seed=order)
+    watched = section.checkpoint == "best" or section.train.eval_every > 0
+    validation = Rows(context.reader, context.rows("val"))
+    learn(
+        context,
+        learner.program,
+        section,
+        cell,
+        seed=order,
+        dataset=dataset,
+        visual=first_tiles(shown),
+        frozen=learner.frozen,
+        eval_batches=_judged(context, learner, store, validation) if watched else None,
+        best=("iou", "max") if watched else None,
+    )
+    return restore(context, learner.program.task, cell, best=best_of(section))[0]
+
+
+def _judged(context: Context, learner: Learner, store: ArrayStore | None, rows: Rows) -> Batches:
+    """All the rows, as the learner reads them."""
+    size = learner.section.train.batch
+    return context.eval_batches(
+        rows.reader, rows.rows, size, stored=store, around=learner.around
+    )
+
+
+def _sources(context: Context, learner: Learner, arm: Arm, made: Rows | None) -> list[Source]:
+    """Real and synthetic tiles, as an arm mixes them."""
+    splits = {"train": arm.real} if arm.real else {}
+    sources = context.sources(splits, around=learner.around)
+    if arm.real < 1:
+        assert made is not None  # the graph sees to it
+        sources.append(Source(made.reader, made.rows, 1.0 - arm.real, around=learner.around))
+    return sources
+
+
+def _store(context: Context, learner: Learner, name: str) -> ArrayStore | None:
+    """What stands for the tiles of an arm: of real ones only, under the augmentation that it has."""
+    settings = context.settings
+    arm = settings.judge if name == JUDGE else settings.arms[name]
+    same = arm.real == 1 and arm.stain_jitter == settings.guided.stain_jitter
+    return learner.store if same else None
+
+
+def about(context: Context) -> dict[str, Any]:
+    """Of the tiles that segmenters learn from: classes, resolution (um per pixel), side, stain, patients."""
+    classes, tiles = context.classes, context.tiles
+    return {
+        "classes": classes.names,
+        "colors": classes.colors,
+        "foreground": classes.foreground,
+        "mpp": tiles.mpp,
+        "tile": tiles.tile,
+        "stain": stain_of(tiles.manifest.get("source", {})),
+        "learnt": learnt_from(context),
+    }
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A segmenter that was trained to the end.
+
+    Attributes:
+      cell: its name.
+      arm, seed: which it is.
+      confusion: split -> patient -> confusion matrix (truth, prediction).
+    """
+
+    cell: str
+    arm: str
+    seed: int
+    confusion: Mapping[str, Mapping[str, Any]]
+
+
+def trained(workdir: Path) -> list[Scored]:
+    """The segmenters of a workdir that were trained to the end, the judge last."""
+    files = [*sorted(workdir.glob(f"segmentation/*/*/{SCORES}")), workdir / JUDGE / SCORES]
+    found = []
+    for file in files:
+        if file.is_file():
+            one = json.loads(file.read_text())
+            cell = str(file.parent.relative_to(workdir))
+            found.append(Scored(cell, str(one["arm"]), int(one["seed"]), one["confusion"]))
+    return found
