@@ -2,7 +2,7 @@
 have some.
 
 Only where the configuration's `stages` names it. The scores stand beside those of the same encoder
-untrained and of mean and standard deviation of each colour, since colour alone tells much in
+untrained and of mean and standard deviation of each color, since color alone says much in
 histology.
 """
 
@@ -15,17 +15,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from stedm_jax.common.errors import UserError
 from stedm_jax.common.labels import VOID
 from stedm_jax.data.crops import MultiCrop
 from stedm_jax.data.index import IndexRow
 from stedm_jax.data.pipeline import tile_dataset
 from stedm_jax.evaluation.collapse import named_collapse
 from stedm_jax.evaluation.probe import Tiles, joined, probe, probe_leaving_out
-from stedm_jax.models.functional import Functional
-from stedm_jax.stages.frozen import Weights
-from stedm_jax.stages.learn import learn, restore_with_provenance
-from stedm_jax.stages.run import Run, spread
+from stedm_jax.experiment.cells import Cell
+from stedm_jax.experiment.context import Context, spread
+from stedm_jax.experiment.learn import learn
+from stedm_jax.tasks.build import build_ssl
 from stedm_jax.tasks.images import to_network
 from stedm_jax.tasks.ssl import BACKBONE, SslTask
 from stedm_jax.training import peers
@@ -35,95 +34,79 @@ from stedm_jax.training.rng import stream_key
 from stedm_jax.training.sharding import replicated, to_global
 
 SCORES = ("knn_accuracy", "linear_accuracy", "share_r2", "share_error")
-PROTOCOLS = ("val", "leave_one_out")
 
 
-def build(run: Run) -> SslTask:
-    """The task of this stage."""
-    return SslTask(run.config.ssl, run.dtype)
-
-
-def trained(run: Run) -> tuple[Functional, Any, Weights]:
-    """The encoder (images in [-1, 1] to embeddings), its parameters, and which they are; for later
-    stages."""
-    task = build(run)
-    params, origin = restore_with_provenance(run, task, "ssl")
-    source = f"{run.workdir.path / 'ssl'}, step {origin['checkpoint_step']}"
-    return task.network, params[BACKBONE], Weights(source, origin["checkpoint_sha256"])
-
-
-def run(run: Run) -> None:
+def run(context: Context, cell: Cell, learned: Any) -> None:
     """Trains, names a collapse, and leaves the scores of kNN and linear probe in the result and the
     metrics."""
-    config, task = run.config.ssl, build(run)
-    if config.probe.protocol not in PROTOCOLS:
-        raise UserError(
-            f"config.ssl.probe.protocol is '{config.probe.protocol}'; valid are {', '.join(PROTOCOLS)}."
-        )
-    program = Program(task, config.train, run.mesh)
-    tiles = tile_dataset(run.sources(dict(config.splits)), seed=run.config.seed)
-    dataset = tiles.seed(run.config.seed + 1).random_map(MultiCrop(config.crops, config.augment))
-    judged = run.eval_batches(
-        run.reader, spread(run.rows("val"), config.probe.tiles), config.train.batch
-    )
-    probed, missing = _probed(run)
+    settings, section = context.settings, context.settings.ssl
+    task = build_ssl(settings, context.dtype)
+    program = Program(task, section.train, context.mesh)
+    tiles = tile_dataset(context.sources(section.splits), seed=settings.seed)
+    crops = MultiCrop(section.crops, section.augment)
+    dataset = tiles.seed(settings.seed + 1).random_map(crops)
+    rows = spread(context.rows("val"), section.probe.tiles)
+    judged = context.eval_batches(context.reader, rows, section.train.batch)
+    probed, missing = _probed(context)
     if missing:
         print(f"ssl: the encoder is not probed: {missing}", flush=True)
-    with run.workdir.timed("ssl") as result:
-        learnt = learn(run, program, config, "ssl", dataset=dataset, eval_batches=judged)
-        result["collapse"] = named_collapse(learnt.metrics)
-        scores = {} if missing else _probes(run, task, learnt.state.weights, probed)
+    with context.workdir.timed(cell.name) as result:
+        trained = learn(
+            context, program, section, cell.name, dataset=dataset, eval_batches=judged
+        )
+        result["collapse"] = named_collapse(trained.metrics)
+        scores = {} if missing else _probes(context, task, trained.state.weights, probed)
         means = {
             f"{name}_{score}": value
             for name, each in scores.items()
             for score, value in each[""].items()
         }
-        peers.on_first(lambda: _log(run, means))
-        result["metrics"] = learnt.metrics | means
+        peers.on_first(lambda: _log(context, cell, means))
+        result["metrics"] = trained.metrics | means
         result["probe"] = {name: _rounded(each) for name, each in scores.items()}
     for line in _table(scores, result["collapse"]):
         print(f"ssl: {line}", flush=True)
 
 
-def _probed(run: Run) -> tuple[dict[str, list[IndexRow]], str]:
+def _probed(context: Context) -> tuple[dict[str, list[IndexRow]], str]:
     """The rows of train and val that the probe reads, at most `probe.tiles` of each, and why there
-    are not enough, or "": those of which at least half is labelled with a class that is learnt."""
-    config, known = run.config, run.classes.table
-    least, rows = 0.5 * config.data.tile**2, {}
+    are not enough, or "": those of which at least half is labeled with a class that is learnt."""
+    settings, known = context.settings, context.classes.table
+    least, rows = 0.5 * settings.data.tile**2, {}
     for split in ("train", "val"):
-        every = run.tiles.index(split)
-        labelled = [
+        every = context.tiles.index(split)
+        labeled = [
             sum(count for n, count in enumerate(row.pixels) if known[n] != VOID) for row in every
         ]
-        rows[split] = [row for row, count in zip(every, labelled, strict=True) if count >= least]
+        rows[split] = [row for row, count in zip(every, labeled, strict=True) if count >= least]
     empty = [split for split, each in rows.items() if not each]
     patients = {row.patient for each in rows.values() for row in each}
     missing = ""
-    if config.ssl.probe.protocol == "val" and empty:
-        missing = f"no tile of {' and '.join(empty)} is labelled to at least half"
+    if settings.ssl.probe.protocol == "val" and empty:
+        missing = f"no tile of {' and '.join(empty)} is labeled to at least half"
     elif len(patients) < 2:
-        missing = f"{len(patients)} patient(s) of train and val have tiles that are labelled to at least half, 2 are needed"
+        missing = f"{len(patients)} patient(s) of train and val have tiles that are labeled to at least half, 2 are needed"
     return {
-        split: spread(each, config.ssl.probe.tiles) if each else [] for split, each in rows.items()
+        split: spread(each, settings.ssl.probe.tiles) if each else [] for split, each in rows.items()
     }, missing
 
 
 def _probes(
-    run: Run, task: SslTask, params: Any, rows: Mapping[str, Sequence[IndexRow]]
+    context: Context, task: SslTask, params: Any, rows: Mapping[str, Sequence[IndexRow]]
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """Features (trained, random, colour) -> patient -> scores; under "" the means."""
-    fresh = jax.jit(task.init, out_shardings=replicated(run.mesh))(
-        stream_key(run.config.seed, "init")
+    """Features (trained, random, color) -> patient -> scores; under "" the means."""
+    fresh = jax.jit(task.init, out_shardings=replicated(context.mesh))(
+        stream_key(context.settings.seed, "init")
     )
-    network, colour = _seer(run, task.embed), _seer(run, lambda _, image: colour_features(image))
+    network, color = _seer(context, task.embed), _seer(context, lambda _, image: color_features(image))
     see = {
         "trained": partial(network, {BACKBONE: params[BACKBONE]}),
         "random": partial(network, {BACKBONE: fresh[BACKBONE]}),
-        "colour": partial(colour, {}),
+        "colour": partial(color, {}),
     }
-    settings, out = run.config.ssl.probe, {}
+    settings, out = context.settings.ssl.probe, {}
     for name, describe in see.items():
-        found = {split: _tiles(run, each, describe) for split, each in rows.items() if each}
+        found = {split: _tiles(context, each, describe) for split, each in rows.items() if each}
         how = {"neighbours": settings.neighbours, "temperature": settings.temperature}
         if settings.protocol == "val":
             out[name] = probe(found["train"], found["val"], **how)
@@ -133,11 +116,11 @@ def _probes(
 
 
 def _seer(
-    run: Run, embed: Callable[[Any, Array], Array]
+    context: Context, embed: Callable[[Any, Array], Array]
 ) -> Callable[[Any, dict[str, Array]], dict[str, Array]]:
     """A compiled function: parameters and batch -> features, pixels of each class, patient and
     weight of its tiles."""
-    classes = len(run.classes.names)
+    classes = len(context.classes.names)
 
     def see(params: Any, batch: dict[str, Array]) -> dict[str, Array]:
         features = embed(params, to_network(batch["image"]))
@@ -151,32 +134,32 @@ def _seer(
             "weight": batch["weight"],
         }
 
-    return jax.jit(see, out_shardings=replicated(run.mesh))
+    return jax.jit(see, out_shardings=replicated(context.mesh))
 
 
-def colour_features(image: Array) -> Array:
+def color_features(image: Array) -> Array:
     """Mean and standard deviation of each channel of (b, h, w, 3) images: (b, 6)."""
     return jnp.concatenate([image.mean((1, 2)), image.std((1, 2))], axis=-1)
 
 
 def _tiles(
-    run: Run, rows: Sequence[IndexRow], describe: Callable[[dict[str, Array]], dict[str, Array]]
+    context: Context, rows: Sequence[IndexRow], describe: Callable[[dict[str, Array]], dict[str, Array]]
 ) -> Tiles:
     """What a probe reads of the rows, but of records that are damaged."""
     names = np.array(sorted({row.patient for row in rows}))
     seen: list[dict[str, np.ndarray]] = []
-    for batch in run.eval_batches(run.reader, rows, run.config.ssl.train.batch)():
-        seen.append(jax.device_get(describe(to_global(batch, run.mesh))))
+    for batch in context.eval_batches(context.reader, rows, context.settings.ssl.train.batch)():
+        seen.append(jax.device_get(describe(to_global(batch, context.mesh))))
     whole = {key: np.concatenate([each[key] for each in seen]) for key in seen[0]}
     kept = whole["weight"] > 0
     counts = whole["counts"][kept].astype(np.float64)
-    share = counts[:, list(run.classes.foreground)].sum(1) / np.maximum(counts.sum(1), 1.0)
+    share = counts[:, list(context.classes.foreground)].sum(1) / np.maximum(counts.sum(1), 1.0)
     return Tiles(whole["features"][kept], counts.argmax(1), share, names[whole["patient"][kept]])
 
 
-def _log(run: Run, means: dict[str, float]) -> None:
-    steps = run.config.ssl.train.steps
-    log = MetricLog(run.workdir.stage("ssl"), steps)
+def _log(context: Context, cell: Cell, means: dict[str, float]) -> None:
+    steps = context.settings.ssl.train.steps
+    log = MetricLog(context.workdir.folder(cell.name), steps)
     log.scalars(steps, means, "probe/")
     log.close()
 

@@ -1,171 +1,171 @@
-"""Stage synthesis: new annotated tiles, layouts of labelled patients in styles of patients never
-annotated.
+"""Stage synthesis: new annotated tiles, layouts of labeled patients in styles of patients never annotated.
 
-Image number n (layout, symmetry, style patient, style tiles, noise) is a pure function of (seed,
-n). Finished batches are kept as parts, so that an interrupted run goes on; in the end they become a
-tile set like any other.
+Image number n (layout, symmetry, style patient, style tiles, noise) is a pure function of (seed, n). Finished batches
+are kept as parts, so that an interrupted run goes on; in the end they become a tile set like any other.
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
+from stedm_jax.common.files import atomic_file
 from stedm_jax.data.augment import dihedral
 from stedm_jax.data.records import TileWriter
 from stedm_jax.data.schema import SYNTHETIC, ClassSpec, Tile
-from stedm_jax.stages import diffusion
-from stedm_jax.stages.frozen import pin
-from stedm_jax.stages.learn import restore_with_provenance
-from stedm_jax.stages.orders import Order, Orders, load
-from stedm_jax.stages.run import Run
-from stedm_jax.tasks.diffusion import DiffusionTask
+from stedm_jax.experiment.cells import Cell
+from stedm_jax.experiment.context import Context
+from stedm_jax.experiment.orders import Order, Orders, load
+from stedm_jax.experiment.sampling import make_sampler
+from stedm_jax.settings.synthesis import Synthesis
 from stedm_jax.training import peers
 from stedm_jax.training.logging import Progress
-from stedm_jax.training.sharding import batch_sharding, check_batch, own_rows, replicated, to_global
+from stedm_jax.training.sharding import check_batch, own_rows, to_global
+
+Make = Callable[[Sequence[Order]], np.ndarray]
 
 
-def run(run: Run) -> None:
-    """Makes synthesis.count tiles."""
-    run.need("diffusion")
-    config = run.config.synthesis
-    check_batch(config.batch, run.mesh)
-    orders = Orders(run)
-    parts = run.workdir.stage("synthesis") / "parts"
-    parts.mkdir(exist_ok=True)
-    with run.workdir.timed("synthesis") as result:
-        task, frozen, used = diffusion.build(run)
-        noted = pin(run.workdir.stage("diffusion"), used)
-        averaged = run.config.diffusion.train.ema.decay or config.weights != "ema"
-        which = config.weights if averaged else "params"
-        params, checkpoint = restore_with_provenance(run, task, "diffusion", which=which)
-        checkpoint |= {f"{part}_sha256": weights["sha256"] for part, weights in noted.items()}
-        sampler = make_sampler(run, task)
+class Generators(Protocol):
+    """What this stage asks of what the run has learned (experiment/learned.py)."""
+
+    def generator(self, name: str, synthesis: Synthesis) -> tuple[Any, Any, dict[str, str]]:
+        """A trained generator's task and what is frozen below it, its parameters, and provenance."""
+        ...
+
+
+def run(context: Context, cell: Cell, learned: Generators) -> None:
+    """Makes the tiles of one of `synthesis.sets`."""
+    settings, name = context.settings, cell.variant
+    section, entry = settings.synthesis_set(name), settings.synthesis.sets[name]
+    check_batch(section.batch, context.mesh)
+    generator = settings.generator(entry.generator)
+    orders = Orders(context, section, generator.style)
+    folder = context.workdir.folder(cell.name)
+    with context.workdir.timed(cell.name) as result:
+        below, params, checkpoint = learned.generator(entry.generator, section)
+        sampler = make_sampler(below.task, section, settings.seed, context.mesh)
+        rows = own_rows(section.batch, context.mesh)
 
         def make(wanted: Sequence[Order]) -> np.ndarray:
             images = []
-            for start in range(0, len(wanted), config.batch):
-                part = list(wanted[start : start + config.batch])
-                filled = part + part[:1] * (config.batch - len(part))
-                mine = load(run, [filled[row] for row in rows])
-                images.append(
-                    np.asarray(sampler(params, frozen, to_global(mine, run.mesh)))[: len(part)]
-                )
+            for start in range(0, len(wanted), section.batch):
+                part = list(wanted[start : start + section.batch])
+                filled = part + part[:1] * (section.batch - len(part))
+                mine = to_global(load(context, [filled[row] for row in rows]), context.mesh)
+                images.append(np.asarray(sampler(params, below.frozen, mine))[: len(part)])
             return np.concatenate(images)
 
-        rows = own_rows(config.batch, run.mesh)
-        there = set(peers.on_first(lambda: [file.name for file in parts.glob("*.npy")]))
-        starts = range(0, config.count, config.batch)
-        progress = Progress("synthesis", len(starts), config.batch)
-        for number, start in enumerate(starts, start=1):
-            numbers = range(start, min(start + config.batch, config.count))
-            file = parts / f"{start:08d}.npy"
-            if file.name in there:
-                continue
-            with run.signals.politely():
-                images = make([orders[n] for n in numbers])
-                if peers.first():
-                    save_array(file, images)
-                if run.signals.due(run.mesh):
-                    run.signals.end(
-                        f"after {numbers[-1] + 1} of {config.count} synthetic tiles, which are saved"
-                    )
-            progress.advance(number)
-        grid = orders.grid(run.config.report.layouts, run.config.report.styles)
+        _make_parts(context, cell, section, orders, make)
+        grid = orders.grid(settings.report.layouts, settings.report.styles)
         shown = make([order for row in grid for order in row])
-        peers.on_first(lambda: save_array(run.workdir.stage("synthesis") / "grid.npy", shown))
-        peers.on_first(lambda: _pack(run, orders, parts, checkpoint))
-        result["tiles"] = config.count
+        peers.on_first(lambda: _save(folder / "grid.npy", shown))
+        provenance = checkpoint | _provenance(section, entry.generator)
+        provenance["drop_layout"] = str(generator.drop_layout)
+        provenance["seed"] = str(settings.seed)
+        peers.on_first(lambda: _pack(context, cell, section, orders, provenance))
+        result["tiles"] = section.count
         result["style_patients"] = orders.pool.patients
     if peers.first():
-        shutil.rmtree(parts, ignore_errors=True)
+        shutil.rmtree(folder / "parts", ignore_errors=True)
 
 
-def make_sampler(run: Run, task: DiffusionTask) -> Any:
-    """The jitted `(params, frozen, batch of load) -> images`; image n's noise depends on the seed
-    and n only."""
-    config, seed = run.config.synthesis, run.config.seed
+def _make_parts(
+    context: Context, cell: Cell, section: Synthesis, orders: Orders, make: Make
+) -> None:
+    """Makes the batches that are not there yet; each becomes a file of its own."""
+    parts = context.workdir.folder(f"{cell.name}/parts")
+    there = set(peers.on_first(lambda: [file.name for file in parts.glob("*.npy")]))
+    starts = range(0, section.count, section.batch)
+    progress = Progress(cell.name, len(starts), section.batch)
+    for number, start in enumerate(starts, start=1):
+        numbers = range(start, min(start + section.batch, section.count))
+        file = parts / f"{start:08d}.npy"
+        if file.name in there:
+            continue
+        with context.signals.politely():
+            images = make([orders[n] for n in numbers])
+            if peers.first():
+                _save(file, images)
+            if context.signals.due(context.mesh):
+                done = numbers[-1] + 1
+                context.signals.end(
+                    f"after {done} of {section.count} synthetic tiles, which are saved"
+                )
+        progress.advance(number)
 
-    def sample(params: Any, frozen: Any, batch: dict[str, jax.Array]) -> jax.Array:
-        key = jax.random.fold_in(jax.random.key(seed), 0x5A)
-        keys = jax.vmap(lambda n: jax.random.fold_in(key, n))(batch["index"])
-        side = batch["mask"].shape[1] // task.factor
-        shape = (side, side, task.channels)
-        noise = jax.vmap(lambda each: jax.random.normal(each, shape, jnp.float32))(keys)
-        fresh = jax.random.fold_in(key, batch["index"][0])
-        return task.sample(params, frozen, batch["mask"], batch["styles"], noise, config, fresh)
 
-    # Several hosts each get all images, of which the first writes them.
-    out = replicated(run.mesh) if peers.several() else None
-    return jax.jit(sample, in_shardings=(None, None, batch_sharding(run.mesh)), out_shardings=out)
-
-
-def save_array(file: Path, images: np.ndarray) -> None:
-    """Writes an array so that it is there completely or not at all."""
-    partial = file.with_suffix(".partial")
-    with partial.open("wb") as handle:
+def _save(file: Path, images: np.ndarray) -> None:
+    with atomic_file(file) as partial, partial.open("wb") as handle:
         np.save(handle, images)
-    partial.replace(file)
 
 
-def _pack(run: Run, orders: Orders, parts: Path, checkpoint: dict[str, str]) -> None:
-    config, classes = run.config.synthesis, run.classes
-    specs = [
-        ClassSpec(name, color) for name, color in zip(classes.names, classes.colors, strict=True)
-    ]
-    settings = checkpoint | {
-        "sampler": config.sampler,
-        "steps": str(config.steps),
-        "spacing": config.spacing,
-        "eta": str(config.eta),
-        "guidance_scale": str(config.guidance.scale),
-        "guidance_rescale": str(config.guidance.rescale),
-        "guidance_interval": str(tuple(config.guidance.interval)),
-        "guidance_layout_interval": str(tuple(config.guidance.layout_interval)),
-        "drop_layout": str(run.config.diffusion.drop_layout),
-        "seed": str(run.config.seed),
+def _provenance(section: Synthesis, generator: str) -> dict[str, str]:
+    guidance = section.guidance
+    return {
+        "generator": generator,
+        "sampler": section.sampler,
+        "steps": str(section.steps),
+        "spacing": section.spacing,
+        "eta": str(section.eta),
+        "guidance_scale": str(guidance.scale),
+        "guidance_rescale": str(guidance.rescale),
+        "guidance_interval": str(tuple(guidance.interval)),
+        "guidance_layout_interval": str(tuple(guidance.layout_interval)),
     }
+
+
+def _pack(
+    context: Context,
+    cell: Cell,
+    section: Synthesis,
+    orders: Orders,
+    provenance: Mapping[str, str],
+) -> None:
+    """Makes a tile set of the parts."""
+    classes, tiles = context.classes, context.tiles
+    folder = context.workdir.path / cell.name
+    made_by = {"made_by": "stedm_jax synthesis", "from": str(context.tiles_path)}
     writer = TileWriter(
-        run.workdir.path / "synthesis" / "tiles",
-        name=f"{run.config.name}_synthetic",
-        classes=specs,
-        mpp=run.tiles.mpp,
-        tile=run.tiles.tile,
-        codec=config.codec,
+        folder / "tiles",
+        name=f"{context.settings.name}_{cell.variant}",
+        classes=[ClassSpec(*pair) for pair in zip(classes.names, classes.colors, strict=True)],
+        mpp=tiles.mpp,
+        tile=tiles.tile,
+        codec=section.codec,
         overwrite=True,
-        source={"made_by": "stedm_jax synthesis", "from": str(run.tiles_path)} | settings,
+        source=made_by | dict(provenance),
     )
     with writer:
-        for file in sorted(parts.glob("*.npy")):
+        for file in sorted((folder / "parts").glob("*.npy")):
             for offset, image in enumerate(np.load(file, allow_pickle=False)):
                 order = orders[int(file.stem) + offset]
-                writer.write(_tile(run, order, image, settings))
+                writer.write(_tile(context, order, image, provenance))
 
 
-def _tile(run: Run, order: Order, image: np.ndarray, settings: dict[str, str]) -> Tile:
+def _tile(
+    context: Context, order: Order, image: np.ndarray, provenance: Mapping[str, str]
+) -> Tile:
     layout = order.layout
+    own = {
+        "index": str(order.index),
+        "layout_split": layout.split,
+        "layout_record": str(layout.record),
+        "layout_turn": str(order.turn),
+        "style_patient": order.style_patient,
+        "style_split": order.styles[0].split,
+        "style_records": " ".join(str(row.record) for row in order.styles),
+    }
     return Tile(
         image=image,
-        mask=dihedral(run.reader.read(layout)[1], order.turn),
+        mask=dihedral(context.reader.read(layout)[1], order.turn),
         patient=layout.patient,
         slide=layout.slide,
         split=SYNTHETIC,
         x=layout.x,
         y=layout.y,
         level=layout.level,
-        mpp=run.tiles.mpp,
-        provenance=settings
-        | {
-            "index": str(order.index),
-            "layout_split": layout.split,
-            "layout_record": str(layout.record),
-            "layout_turn": str(order.turn),
-            "style_patient": order.style_patient,
-            "style_split": order.styles[0].split,
-            "style_records": " ".join(str(row.record) for row in order.styles),
-        },
+        mpp=context.tiles.mpp,
+        provenance=dict(provenance) | own,
     )
