@@ -10,24 +10,11 @@ from typing import Any
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.files import sha256_of_json
-from stedm_jax.settings.arm_networks import HEADS, JUDGE
+from stedm_jax.settings.arm_networks import JUDGE
 from stedm_jax.settings.flat import results_of
-from stedm_jax.settings.root import Settings
+from stedm_jax.settings.root import STAGES, Settings
 
-STAGES = (
-    "data",
-    "autoencoder",
-    "latents",
-    "ssl",
-    "guided",
-    "judge",
-    "generator",
-    "synthesis",
-    "quality",
-    "segmentation",
-    "report",
-)
-"""All stages, each after those whose results it may use."""
+TILES = "tiles"
 REMADE = ("quality", "report")
 """Stages that cost so little that a result which no longer holds is made again without a question."""
 
@@ -111,18 +98,17 @@ class Graph:
         return set(direct).union(*(self.upstream(each) for each in direct))
 
     def stamps(self, tiles: str) -> dict[str, str]:
-        """Cell -> a hash of all that decides its result.
+        """Cell -> a hash of all that decides its result; under TILES the tiles' own fingerprint.
 
         Args:
           tiles: fingerprint of the tile set; "" before there is one.
         """
-        out: dict[str, str] = {}
+        out = {TILES: tiles}
         for name, cell in self.cells.items():
             needed = {each: out[each] for each in cell.needs}
-            parts = {"reads": cell.reads, "needs": needed}
-            if cell.stage == "data":
-                parts["tiles"] = tiles
-            out[name] = sha256_of_json(parts)
+            if "data" in needed:
+                needed[TILES] = tiles
+            out[name] = sha256_of_json({"reads": cell.reads, "needs": needed})
         return out
 
 
@@ -195,18 +181,18 @@ def _generator(settings: Settings, name: str, base: Mapping[str, Any]) -> Cell:
 
 def _segmenter(settings: Settings, name: str, seed: int) -> dict[str, Any]:
     """What an arm's segmenter depends on; of a head the network below it, of a network no head."""
-    arm = settings.judge if name == JUDGE else settings.arms[name]
-    others = ("model",) if arm.network in HEADS else ("features", "head")
+    arm = settings.arm_entry(name)
+    others = ("model",) if arm.is_head else ("features", "head")
     reads = _read(settings.arm(name), "segmentation", "arms", "judge", "seeds", *others)
     return reads | {"network": arm.network, "stain_jitter": arm.stain_jitter, "seed_of_arm": seed}
 
 
 def _arm(settings: Settings, name: str, seed: int, base: Mapping[str, Any]) -> Cell:
-    arm, needs = settings.arms[name], ["data"]
+    arm, needs = settings.arm_entry(name), ["data"]
     reads = dict(base) | _segmenter(settings, name, seed) | {"real": arm.real}
     if arm.real < 1:
         needs.append(f"synthesis/{settings.set_of(name)}")
-    if arm.network in HEADS:
+    if arm.is_head:
         needs += ["autoencoder", "latents", "guided"]
         needs += ["ssl"] if settings.guided.guide.source == "ssl" else []
     return Cell("segmentation", f"{name}/{seed}", reads, tuple(needs))

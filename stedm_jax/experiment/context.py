@@ -1,5 +1,6 @@
 """What a stage is given: settings, workdir, mesh, tiles and classes, and what earlier cells learned."""
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -232,13 +233,25 @@ def check_tiles(tiles: TileSet, data: Data) -> None:
 
 
 def known_tiles(settings: Settings, workdir: Workdir) -> TileSet | None:
-    """The tile set if it is there; of a remote one, only what its manifest says."""
+    """What the manifest of the tile set says (not its index), if it is there."""
     place = workdir.fill(settings.data.tiles)
     if is_remote(place):
         return TileSet(Path(place), read_manifest(place), {})
-    if place and (Path(place) / "manifest.json").exists():
-        return TileSet.open(place)
-    return None
+    manifest = Path(place) / "manifest.json"
+    if not place or not manifest.exists():
+        return None
+    try:
+        return TileSet(Path(place), json.loads(manifest.read_text()), {})
+    except ValueError:
+        return TileSet.open(place)  # says what is wrong with it
+
+
+def tiles_now(settings: Settings, workdir: Workdir) -> str:
+    """Fingerprint of the tile set as it is; if it is gone, of the one that the data cell found."""
+    tiles = known_tiles(settings, workdir)
+    if tiles is not None:
+        return tiles.fingerprint
+    return (workdir.result("data") or {}).get("fingerprint", "")
 
 
 def spread(rows: Sequence[Any], count: int) -> list[Any]:

@@ -19,7 +19,7 @@ from typing import Any
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.files import is_partial, write_json
 from stedm_jax.common.locks import Busy, locked
-from stedm_jax.experiment.cells import REMADE, Cell, Graph
+from stedm_jax.experiment.cells import REMADE, TILES, Cell, Graph
 
 FORMAT = 2
 """Of the layout of a workdir; 1 (without a mark) was that of version 0.1."""
@@ -76,14 +76,17 @@ class Workdir:
         """
         return self._read(name, "done.json") if self.writes else self.known.get(name)
 
-    def state(self, name: str, stamp: str) -> str:
-        """DONE, BEGUN, STALE or ABSENT, compared with the stamp that the cell should have."""
-        recorded = self._read(name, "cell.json")
-        if recorded is None:
-            return STALE if name != "data" and self._left(name) else ABSENT
-        if recorded["stamp"] != stamp:
-            return STALE if self._left(name) else ABSENT
-        return BEGUN if self._read(name, "done.json") is None else DONE
+    def state(self, cell: Cell, stamps: Mapping[str, str]) -> str:
+        """DONE, BEGUN, STALE or ABSENT, by the stamps that the cells should have."""
+        recorded, finished = self._read(cell.name, "cell.json"), self._read(cell.name, "done.json")
+        if recorded is None and cell.stage == "data":  # tiles may be prepared there by hand
+            return ABSENT
+        if recorded is None or recorded["stamp"] != stamps[cell.name]:
+            return STALE if self._left(cell.name) else ABSENT
+        if finished is None:
+            return BEGUN
+        other = cell.stage == "data" and finished["fingerprint"] != stamps[TILES]
+        return STALE if other else DONE
 
     def differences(self, cell: Cell) -> list[str]:
         """Why a cell is stale: settings that differ from those behind it, else what changed before it."""
@@ -96,7 +99,9 @@ class Workdir:
             for key in keys
             if before.get(key) != now.get(key)
         ]
-        return changed or ["what it was made from changed"]
+        if not changed and cell.stage == "data":
+            return ["the tiles are not those that this run began with"]
+        return changed or ["what it is made from changed"]
 
     def begin(self, cell: Cell, stamp: str) -> None:
         """Notes what a cell is made from, before anything is made."""
@@ -198,7 +203,7 @@ class Workdir:
             for name in stale:
                 self._hold(stack, self._lock_file(name), f"is making {name}")
                 if on_change == "keep" and name in asked:
-                    self.begin(graph[name], stamps[name])
+                    self._keep(graph[name], stamps)
                 else:
                     self._forget(graph[name])
             write_json(self.path / "config.json", {"format": FORMAT} | saved)
@@ -209,7 +214,7 @@ class Workdir:
         """Those of the wanted cells and of the cells before them that are stale, in order."""
         involved = set(wanted).union(*(graph.before(name) for name in wanted))
         return [
-            name for name in graph if name in involved and self.state(name, stamps[name]) == STALE
+            name for name in graph if name in involved and self.state(graph[name], stamps) == STALE
         ]
 
     def _hold(self, stack: ExitStack, file: Path, does: str) -> None:
@@ -223,6 +228,15 @@ class Workdir:
 
     def _lock_file(self, name: str) -> Path:
         return self.path / ".locks" / f"{name.replace('/', '@')}.lock"
+
+    def _keep(self, cell: Cell, stamps: Mapping[str, str]) -> None:
+        """Takes what a cell left as if it had been made with the present settings and tiles."""
+        self.begin(cell, stamps[cell.name])
+        finished = self._read(cell.name, "done.json")
+        if cell.stage == "data" and finished:
+            write_json(
+                self.path / cell.name / "done.json", finished | {"fingerprint": stamps[TILES]}
+            )
 
     def _forget(self, cell: Cell) -> None:
         """Deletes what a cell left. Of data prepared by others only the record goes."""

@@ -1,150 +1,170 @@
-"""Stage report: one page with what was learnt, from what the other stages left."""
+"""Stage report: one page with what was learned, from what the other cells left."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from stedm_jax.common.files import write_text
 from stedm_jax.data.records import TileSet
-from stedm_jax.data.schema import SYNTHETIC
 from stedm_jax.evaluation.ablation import Ablation
 from stedm_jax.evaluation.confusion import foreground_scores, scores
+from stedm_jax.evaluation.figures import read_metrics
 from stedm_jax.evaluation.panels import Strip, cohort_panel, legend, overlay, style_grid
+from stedm_jax.evaluation.report import results_table, write_report
 from stedm_jax.evaluation.report_content import CohortRow, ReportContent, ResultRow, SyntheticSet
-from stedm_jax.evaluation.report_files import results_table, write_report
-from stedm_jax.evaluation.synthesis_quality.measure import measure
-from stedm_jax.evaluation.synthesis_quality.metric import Example, Judgment
-from stedm_jax.settings.arm_networks import JUDGE
-from stedm_jax.stages import whole
-from stedm_jax.stages.arms import baseline, settings
-from stedm_jax.stages.diffusion import WHOSE
-from stedm_jax.stages.orders import Orders
-from stedm_jax.stages.run import Run, spread
+from stedm_jax.evaluation.synthesis_quality.measure import load_quality
+from stedm_jax.experiment.cells import Cell
+from stedm_jax.experiment.context import Context, spread
+from stedm_jax.experiment.learned import Learned
+from stedm_jax.experiment.orders import Orders
+from stedm_jax.experiment.segmenters import trained
+from stedm_jax.inference.whole_images import score_whole
+from stedm_jax.settings.flat import flatten
+from stedm_jax.settings.root import STAGES
 from stedm_jax.training import peers
-from stedm_jax.training.logging import read_rows
-from stedm_jax.workdir import STAGES, flatten, write_text
 
 DRAWN = {
-    "diffusion": "layouts (first column) with the style tiles on top, at fixed noise",
+    "generator": "layouts (first column) with the style tiles on top, at fixed noise",
     "guided": "tiles, and samples that the embeddings of these guide",
 }
 """Stage -> what its samples show."""
+WHOSE = "samples.json"
 PICTURE = 1024
+"""Most pixels of a side of a picture that was drawn during a training."""
 
 
-def run(run: Run) -> None:
+def run(context: Context, cell: Cell, learned: Learned) -> None:
     """Writes report/index.html, summary.json and tables as CSV, and with report.whole the scores of
     whole images."""
-    run.need("segmentation")
-    with run.workdir.timed("report"):
-        peers.on_first(lambda: _write(run))
-        if run.config.report.whole:
-            whole.run(run)
+    with context.workdir.timed(cell.name):
+        folder = context.workdir.folder(cell.name)
+        peers.on_first(lambda: _write(context, folder))
+        if context.settings.report.whole:
+            score_whole(context, folder, baseline_of(context))
 
 
-def _write(run: Run) -> None:
-    folder, content = run.workdir.stage("report"), _content(run)
+def _write(context: Context, folder: Path) -> None:
+    content = _content(context)
     write_report(folder, content)
     write_text(folder / "table.txt", results_table(content))
 
 
-def show(run: Run) -> None:
-    """Prints the last table, and where the page is."""
-    folder = run.workdir.path / "report"
-    if run.workdir.result("report"):
-        tables = "\n\n".join(file.read_text() for file in sorted(folder.glob("table*.txt")))
-        print(f"\n{tables}\n\nreport: {folder / 'index.html'}", flush=True)
-
-
-def _content(run: Run) -> ReportContent:
-    config, path = run.config, run.workdir.path
-    made = TileSet.open(path / "synthesis" / "tiles") if run.workdir.result("synthesis") else None
-    results = run.workdir.result("segmentation") or {}
-    provenance = {"tiles": str(run.tiles_path)}
+def _content(context: Context) -> ReportContent:
+    settings, path = context.settings, context.workdir.path
+    done = {cell: context.workdir.result(cell) or {} for cell in _finished(context)}
+    sets = {name: _set(context, name) for name in settings.synthesis.sets if f"quality/{name}" in done}
     return ReportContent(
-        title=config.title or config.name,
-        intro=config.report.intro,
-        cohort=list(_cohort(run)),
-        cohort_panel=cohort_panel(list(_strips(run))),
-        legend=legend(run.classes.names, run.classes.colors),
+        title=settings.title or settings.name,
+        intro=settings.report.intro,
+        cohort=list(_cohort(context)),
+        cohort_panel=cohort_panel(list(_strips(context))),
+        legend=legend(context.classes.names, context.classes.colors),
         curves=_curves(path),
         pictures=dict(drawn(path)),
-        results=list(_results(run)),
-        classes=run.classes.names,
-        baseline=baseline(config, results.get("arms", ())),
-        synthesis={SYNTHETIC: _synthesis(run, made)} if made else {},
-        ablation=_ablation(run),
-        reconstruction=(run.workdir.result("autoencoder") or {}).get("patients", {}),
-        stages={s: r["seconds"] for s in STAGES if (r := run.workdir.result(s)) and "seconds" in r},
-        config=flatten(config),
+        results=list(_results(context)),
+        classes=context.classes.names,
+        baseline=baseline_of(context),
+        synthesis=sets,
+        ablation=_ablation(context),
+        reconstruction=done.get("autoencoder", {}).get("patients", {}),
+        stages={cell: result["seconds"] for cell, result in done.items()},
+        config=flatten(settings),
         versions=json.loads((path / "versions.json").read_text()),
-        provenance=provenance
-        | ({k: v for k, v in made.manifest["source"].items()} if made else {}),
+        provenance={"tiles": str(context.tiles_path)} | _provenance(path, sets),
     )
 
 
-def _cohort(run: Run) -> Iterator[CohortRow]:
-    for split in run.tiles.splits:
-        rows = run.tiles.index(split)
-        for patient in run.tiles.patients(split):
+def _finished(context: Context) -> list[str]:
+    """The cells of this workdir that have finished, in the order of their stages."""
+    path = context.workdir.path
+    names = [str(file.parent.relative_to(path)) for file in path.glob("**/done.json")]
+    known = [name for name in names if name.split("/")[0] in STAGES]
+    return sorted(known, key=lambda name: (STAGES.index(name.split("/")[0]), name))
+
+
+def _set(context: Context, name: str) -> SyntheticSet:
+    return SyntheticSet(load_quality(context.workdir.path / "quality" / name), _grid(context, name))
+
+
+def _provenance(path: Path, sets: Mapping[str, Any]) -> dict[str, str]:
+    """Where the synthetic images come from; of several sets, under the name of each."""
+    found = {}
+    for name in sets:
+        source = TileSet.open(path / "synthesis" / name / "tiles").manifest["source"]
+        found |= source if len(sets) == 1 else {f"{name}, {key}": source[key] for key in source}
+    return found
+
+
+def baseline_of(context: Context) -> str | None:
+    """The arm that others are compared with: by report.baseline, else labelled; None: the first."""
+    settings = context.settings
+    return settings.report.baseline or ("labelled" if "labelled" in settings.arms else None)
+
+
+def _cohort(context: Context) -> Iterator[CohortRow]:
+    for split in context.tiles.splits:
+        rows = context.tiles.index(split)
+        for patient in context.tiles.patients(split):
             mine = [row for row in rows if row.patient == patient]
-            labelled = sum(row.labelled for row in mine) / (len(mine) * run.tiles.tile**2)
+            labelled = sum(row.labelled for row in mine) / (len(mine) * context.tiles.tile**2)
             yield CohortRow(patient, split, len({row.slide for row in mine}), len(mine), labelled)
 
 
-def _strips(run: Run, tiles: int = 3) -> Iterator[Strip]:
+def _strips(context: Context, tiles: int = 3) -> Iterator[Strip]:
     """For each patient the same number of tiles, those with labels under a tint of their
     classes."""
-    for split in run.tiles.splits:
-        for patient in run.tiles.patients(split):
-            mine = [row for row in run.tiles.index(split) if row.patient == patient]
+    for split in context.tiles.splits:
+        for patient in context.tiles.patients(split):
+            mine = [row for row in context.tiles.index(split) if row.patient == patient]
             mine = sorted(mine, key=lambda row: sum(count > 0 for count in row.pixels))
             images = []
             for number, row in enumerate(spread(mine, tiles)):
-                image, mask = run.reader.read(row)
+                image, mask = context.reader.read(row)
                 images.append(
-                    overlay(image, mask, run.classes.colors) if number == tiles - 1 else image
+                    overlay(image, mask, context.classes.colors) if number == tiles - 1 else image
                 )
             yield Strip(patient, split, images)
 
 
-def _grid(run: Run) -> np.ndarray:
-    orders = Orders(run).grid(run.config.report.layouts, run.config.report.styles)
-    images = np.load(run.workdir.path / "synthesis" / "grid.npy", allow_pickle=False)
-    columns = len(orders[0])
+def _grid(context: Context, name: str) -> np.ndarray:
+    settings, tiles = context.settings, context.reader
+    style = settings.generator(settings.synthesis.sets[name].generator).style
+    orders = Orders(context, settings.synthesis_set(name), style)
+    wanted = orders.grid(settings.report.layouts, settings.report.styles)
+    file = context.workdir.path / "synthesis" / name / "grid.npy"
+    images, columns = np.load(file, allow_pickle=False), len(wanted[0])
     rows = [list(images[start : start + columns]) for start in range(0, len(images), columns)]
     return style_grid(
         rows,
-        [run.reader.read(row[0].layout)[1] for row in orders],
-        [[run.reader.read(each)[0] for each in order.styles] for order in orders[0]],
-        run.classes.colors,
-        [order.style_patient for order in orders[0]],
-        [row[0].layout.patient for row in orders],
+        [tiles.read(row[0].layout)[1] for row in wanted],
+        [[tiles.read(each)[0] for each in order.styles] for order in wanted[0]],
+        context.classes.colors,
+        [order.style_patient for order in wanted[0]],
+        [row[0].layout.patient for row in wanted],
     )
 
 
 def _curves(path: Path) -> dict[str, list]:
     files = sorted(path.glob("**/metrics.jsonl"))
-    return {str(file.parent.relative_to(path)): read_rows(file) for file in files}
+    return {str(file.parent.relative_to(path)): read_metrics(file) for file in files}
 
 
 def drawn(path: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """What the denoisers have drawn last: (caption, picture, at most PICTURE pixels wide and
-    high)."""
+    """What the denoisers have drawn last: (caption, picture, at most PICTURE pixels a side)."""
     for stage, caption in DRAWN.items():
-        if files := sorted((path / stage / "images").glob("samples-*.png")):
-            step, picture = (
-                int(files[-1].stem.rpartition("-")[2]),
-                Image.open(files[-1]).convert("RGB"),
-            )
+        for folder in sorted((path / stage).glob("**/images")):
+            files = sorted(folder.glob("samples-*.png"))
+            if not files:
+                continue
+            step, picture = int(files[-1].stem.rpartition("-")[2]), Image.open(files[-1])
+            picture = picture.convert("RGB")
             picture.thumbnail((PICTURE, PICTURE))
-            yield (
-                f"{stage}, step {step:,}: {caption}{_whose(path / stage / 'images')}",
-                np.asarray(picture),
-            )
+            cell = folder.parent.relative_to(path)
+            yield f"{cell}, step {step:,}: {caption}{_whose(folder)}", np.asarray(picture)
 
 
 def _whose(folder: Path) -> str:
@@ -152,32 +172,27 @@ def _whose(folder: Path) -> str:
     file = folder / WHOSE
     if not file.is_file():
         return ""
-    told = json.loads(file.read_text())
-    return f"; layouts of {', '.join(told['layouts'])}, styles of {', '.join(told['styles'])}"
+    names = json.loads(file.read_text())
+    return f"; layouts of {', '.join(names['layouts'])}, styles of {', '.join(names['styles'])}"
 
 
-def _scored(run: Run) -> Iterator[dict]:
-    for file in sorted((run.workdir.path / "segmentation").glob("*/scores.json")):
-        yield json.loads(file.read_text())
-
-
-def _results(run: Run) -> Iterator[ResultRow]:
-    arms = list(run.config.segmentation.arms)
+def _results(context: Context) -> Iterator[ResultRow]:
+    arms, foreground = list(context.settings.arms), context.classes.foreground
     tiles = {
-        (split, patient): sum(row.patient == patient for row in run.tiles.index(split))
+        (split, patient): sum(row.patient == patient for row in context.tiles.index(split))
         for split in ("val", "test")
-        for patient in run.tiles.patients(split)
+        for patient in context.tiles.patients(split)
     }
-    for one in sorted(_scored(run), key=lambda each: (each["arm"] not in arms, each["seed"])):
-        if one["arm"] not in arms:
-            continue
+    seeds = context.settings.segmentation.seeds
+    known = [one for one in trained(context.workdir.path) if one.arm in arms and one.seed in seeds]
+    for one in sorted(known, key=lambda each: (each.seed, arms.index(each.arm))):
         for split in ("val", "test"):
-            for patient, matrix in one["confusion"][split].items():
+            for patient, matrix in one.confusion[split].items():
                 counts = np.array(matrix, np.int64)
-                values = foreground_scores(counts, run.classes.foreground)
+                values = foreground_scores(counts, foreground)
                 yield ResultRow(
-                    one["arm"],
-                    one["seed"],
+                    one.arm,
+                    one.seed,
                     patient,
                     split,
                     iou=values["iou"],
@@ -190,43 +205,9 @@ def _results(run: Run) -> Iterator[ResultRow]:
                 )
 
 
-def _ablation(run: Run) -> Ablation | None:
+def _ablation(context: Context) -> Ablation | None:
     """The setting that report.ablation names, in the arms that change it or have it by default."""
-    segmentation, key = run.config.segmentation, run.config.report.ablation
+    settings, key = context.settings, context.settings.report.ablation
     if not key:
         return None
-    values = {
-        name: flatten(settings(segmentation, name, arm))[key]
-        for name, arm in segmentation.arms.items()
-    }
-    return Ablation(key, values)
-
-
-def _judgment(run: Run) -> Judgment:
-    """How the judge, if there is one, segments real and synthetic tiles."""
-    for one in _scored(run):
-        if one["arm"] == JUDGE:
-            confusion = {
-                split: {name: np.array(matrix, np.int64) for name, matrix in patients.items()}
-                for split, patients in one["confusion"].items()
-            }
-            return Judgment(confusion, run.classes.foreground)
-    return Judgment()
-
-
-def _synthesis(run: Run, made: TileSet) -> SyntheticSet:
-    """The metrics of the synthetic tiles, and their grid."""
-
-    def read_style(key: Any) -> np.ndarray:
-        split, record = key
-        return run.reader.read(run.tiles.index(split)[record])[0]
-
-    def examples() -> Iterator[Example]:
-        for number in range(len(made.index(SYNTHETIC))):
-            tile = made.read(SYNTHETIC, number)
-            split = tile.provenance["style_split"]
-            records = map(int, tile.provenance["style_records"].split())
-            styles = [(split, record) for record in records]
-            yield Example(tile.image, tile.mask, styles, read_style)
-
-    return SyntheticSet(measure(examples(), _judgment(run)), _grid(run))
+    return Ablation(key, {name: flatten(settings.arm(name))[key] for name in settings.arms})

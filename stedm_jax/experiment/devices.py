@@ -1,0 +1,31 @@
+"""The devices of a run."""
+
+import os
+
+import jax
+
+from stedm_jax.settings.root import Settings
+from stedm_jax.training.sharding import make_mesh
+
+
+def divide_cpu(count: int) -> None:
+    """Makes a CPU several devices, so that its cores work on a batch in parallel; other hardware is
+    not affected.
+
+    Args:
+      count: devices; 0 takes the largest power of two that is not above the number of cores, at
+        most 8.
+
+    XLA uses the cores of one CPU device poorly for small networks: two devices on two cores trained
+    the networks of the demo about 1.4 times faster. A number given through XLA_FLAGS stands.
+    """
+    if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+        return
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    jax.config.update("jax_num_cpu_devices", count or min(8, 2 ** (cores.bit_length() - 1)))
+
+
+def mesh_of(settings: Settings) -> jax.sharding.Mesh:
+    """The mesh that the settings describe, over all devices."""
+    return make_mesh(settings.mesh.data, settings.mesh.fsdp)
