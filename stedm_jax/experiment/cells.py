@@ -1,7 +1,8 @@
 """An experiment is a graph of cells, each a stage and perhaps a variant of it.
 
-A cell says which settings change its result (`reads`) and which cells' results it uses (`needs`). Both are
-hashed into its stamp, so whether a finished cell still holds follows from the settings alone.
+A cell says which settings change its result (`reads`) and which cells' results it uses (`needs`).
+Both are hashed into its stamp, so whether a finished cell still holds follows from the settings
+alone.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +17,8 @@ from stedm_jax.settings.root import STAGES, Settings
 
 TILES = "tiles"
 REMADE = ("quality", "report")
-"""Stages that cost so little that a result which no longer holds is made again without a question."""
+"""Stages that cost so little that a result which no longer holds is made again without a
+question."""
 
 
 @dataclass(frozen=True)

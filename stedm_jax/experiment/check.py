@@ -1,4 +1,5 @@
-"""Every task of the cells to come, built without data and weights: what one of them refuses is said before the first.
+"""Every task of the cells to come, built without data and weights: what one of them refuses is said
+before the first.
 
 Nothing is computed and nothing compiled; networks are shapes (`jax.eval_shape`).
 """
@@ -142,7 +143,9 @@ class _Check:
             check_width(width, train.ema.tracks, train.ema.snapshot_every, train.steps)
 
     def segmenter(self, arm: str) -> None:
-        task = build_segmenter(self.settings, arm, self.shown, 1, self.context.dtype, self.guide(arm))
+        task = build_segmenter(
+            self.settings, arm, self.shown, 1, self.context.dtype, self.guide(arm)
+        )
         self.training(task, self.settings.arm(arm))
 
     def guide(self, arm: str) -> GuidedTask | None:

@@ -1,4 +1,5 @@
-"""What a stage is given: settings, workdir, mesh, tiles and classes, and what earlier cells learned."""
+"""What a stage is given: settings, workdir, mesh, tiles and classes, and what earlier cells
+learned."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -227,9 +228,7 @@ def check_tiles(tiles: TileSet, data: Data) -> None:
             f"configuration says data.tile={data.tile}, data.mpp={data.mpp:g}. Prepare them again, "
             "or change the configuration."
         )
-    Movement(data.shift, data.rotate).check(
-        tiles.tile, tiles.margin, f"the tile set {tiles.path}"
-    )
+    Movement(data.shift, data.rotate).check(tiles.tile, tiles.margin, f"the tile set {tiles.path}")
 
 
 def known_tiles(settings: Settings, workdir: Workdir) -> TileSet | None:

@@ -1,7 +1,10 @@
-"""Computes once what a frozen network makes of every view of every tile, and stores it (data/arrays.py).
+"""Computes once what a frozen network makes of every view of every tile, and stores it
+(data/arrays.py).
 
-Shards are made independently: of P processes, number p makes shards p, p + P, ... of those that are left, on its own
-devices. A finished shard stays, whatever happens, so the same command goes on; process 0 writes the manifest.
+Shards are made independently: of P processes, number p makes shards p, p + P, ... of those that are
+  left, on its own
+devices. A finished shard stays, whatever happens, so the same command goes on; process 0 writes the
+manifest.
 """
 
 import shutil
@@ -194,7 +197,9 @@ class _Encoder:
         """Views in order, in batches, and which of them are of tiles that could be read."""
         context, members = self.context, self.spec.members(split, number)
         load = _Load(
-            context.reader, context.rows(split)[members.start : members.stop], self.encoding.views[split]
+            context.reader,
+            context.rows(split)[members.start : members.stop],
+            self.encoding.views[split],
         )
         threads = context.settings.data.threads
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)

@@ -1,8 +1,11 @@
 """What the frozen networks below a guided denoiser make of tiles, computed once (`guided.cache`).
 
-Kept are the moments of the latents (never a draw), the guide's embedding and, where an arm's head reads them, its patch
-tokens: of every view of the tiles that the denoiser and the heads learn from, and of the validation and test tiles as
-they are. A step then spares the first stage and the guide. Features of the denoiser itself are not kept: they are a
+Kept are the moments of the latents (never a draw), the guide's embedding and, where an arm's head
+reads them, its patch
+tokens: of every view of the tiles that the denoiser and the heads learn from, and of the validation
+  and test tiles as
+they are. A step then spares the first stage and the guide. Features of the denoiser itself are not
+  kept: they are a
 hundred times as large.
 """
 
@@ -48,9 +51,7 @@ def check(settings: Settings) -> None:
         )
 
 
-def describe(
-    settings: Settings, task: GuidedTask
-) -> Callable[[Any, Array], dict[str, Array]]:
+def describe(settings: Settings, task: GuidedTask) -> Callable[[Any, Array], dict[str, Array]]:
     """(frozen parameters, images) -> what is stored of them."""
     segmented = "segmentation" in settings.stages
 
@@ -137,9 +138,7 @@ def stored(context: Context, below: Below[GuidedTask]) -> ArrayStore | None:
     return encode_tiles(context, encoding)
 
 
-def from_store(
-    settings: Settings, sources: list[Source], store: ArrayStore
-) -> list[Source]:
+def from_store(settings: Settings, sources: list[Source], store: ArrayStore) -> list[Source]:
     """The sources with what is stored of their tiles in place of their images."""
     which = views(settings)
     return [replace(source, views=which, stored=store, pixels=False) for source in sources]

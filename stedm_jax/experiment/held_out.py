@@ -20,7 +20,9 @@ def learnt_from(context: Context) -> dict[str, list[str]]:
         "ssl": settings.ssl.splits,
         "guided": settings.guided.splits,
     }
-    used = {name: {split for split, share in each.items() if share} for name, each in splits.items()}
+    used = {
+        name: {split for split, share in each.items() if share} for name, each in splits.items()
+    }
     used["generator"] = {
         split
         for name in settings.diffusion.generators
@@ -52,7 +54,9 @@ def seen(learnt: Learnt, patients: Iterable[str]) -> str:
 
 def names_of(rows: Iterable[WholeImage]) -> set[str]:
     """Of the patients; also the true ones where a split of images gives them names of its own."""
-    return {name for row in rows for name in (row.patient, row.tags.get("true_patient", row.patient))}
+    return {
+        name for row in rows for name in (row.patient, row.tags.get("true_patient", row.patient))
+    }
 
 
 def check_held_out(learnt: Learnt, images: WholeSet, splits: Sequence[str] = ("test",)) -> None:

@@ -1,12 +1,13 @@
 """The weights that a training starts from, where the configuration names some (`init_from`).
 
-An entry is SOURCE, or PART=SOURCE where PART is a path in the parameters (unet, style/encoder). A source is
+An entry is SOURCE, or PART=SOURCE where PART is a path in the parameters (unet, style/encoder). A
+source is
     the folder of a cell        runs/catch/generator/stedm: its moving average, if one was kept
     a folder of weights         what `python -m stedm_jax.convert` wrote
     a name of the registry      weights/NAME, or NAME in the folder that STEDM_WEIGHTS names
-Everything has to fit. With `init_partial`, what a source lacks starts fresh and what the network lacks is left out; the
-same holds for what the task calls optional (a discriminator) where one side lacks it as a whole. What was loaded from
-where is printed.
+Everything has to fit. With `init_partial`, what a source lacks starts fresh and what the network
+lacks is left out; the same holds for what the task calls optional (a discriminator) where one side
+lacks it as a whole. What was loaded from where is printed.
 """
 
 import os

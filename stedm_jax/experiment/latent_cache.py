@@ -1,6 +1,7 @@
 """The moments of the latents of every view of every training tile, computed once (`latents.cache`).
 
-What is stored are the moments that latents are drawn from, never a draw: training draws with the key of its step.
+What is stored are the moments that latents are drawn from, never a draw: training draws with the
+  key of its step.
 """
 
 from collections.abc import Mapping
@@ -84,7 +85,8 @@ def stored(context: Context, learned: Learned) -> ArrayStore | None:
 
 
 def _check(context: Context, encoding: Encoding) -> None:
-    """Refuses what training would not notice: moments of other weights or tiles than the present ones."""
+    """Refuses what training would not notice: moments of other weights or tiles than the present
+    ones."""
     other = differences(encoding.folder, encoding.spec)
     if any(line.split(":")[0] in _NOT_REMADE for line in other):
         raise UserError(

@@ -99,7 +99,8 @@ class Learned:
         return Below(task, frozen, used)
 
     def generator(self, name: str, synthesis: Synthesis) -> tuple[Below[DiffusionTask], Any, Any]:
-        """A trained generator, the parameters that a synthesis set asks for, and their provenance."""
+        """A trained generator, the parameters that a synthesis set asks for, and their
+        provenance."""
         cell = f"generator/{name}"
         self.need(cell)
         below = self.denoiser(name)
@@ -155,7 +156,9 @@ class Learned:
         guide = self.settings.guided.guide
         if guide.source == "ssl":
             self.need("ssl")
-            params, origin = restore(self.context, build_ssl(self.settings, self.context.dtype), "ssl")
+            params, origin = restore(
+                self.context, build_ssl(self.settings, self.context.dtype), "ssl"
+            )
             return params[BACKBONE], weights_of(self.context, "ssl", origin)
         encoder = build_guide(self.settings, self.context.dtype)
         assert encoder is not None  # there is a guide

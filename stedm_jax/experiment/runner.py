@@ -11,7 +11,7 @@ import jax
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.locks import Busy
-from stedm_jax.experiment.cells import Cell, Graph
+from stedm_jax.experiment.cells import Graph
 from stedm_jax.experiment.check import check_cells, check_weights, check_whole
 from stedm_jax.experiment.context import Context, tiles_now
 from stedm_jax.experiment.devices import divide_cpu, mesh_of
@@ -67,8 +67,8 @@ def run_cells(
       workdir: where the results go.
       wanted: stages and cells; empty: all.
       on_change: what to do with cells made with other settings, as `Workdir.adopt` takes it.
-      share: of several runs that fill one workdir, which cells this one is responsible for. What these
-        need is made by whoever comes first.
+      share: of several runs that fill one workdir, which cells this one is responsible for. What
+        these need is made by whoever comes first.
 
     Raises:
       UserError: the configuration does not go with the workdir, or a stage meets something the user
@@ -91,9 +91,7 @@ def run_cells(
 
 
 class _Runner:
-    def __init__(
-        self, context: Context, graph: Graph, wanted: Sequence[str], share: Share | None
-    ):
+    def __init__(self, context: Context, graph: Graph, wanted: Sequence[str], share: Share | None):
         self.context, self.graph, self.share = context, graph, share
         self.workdir, self.settings = context.workdir, context.settings
         self.learned, self.tiles = Learned(context), ""

@@ -44,12 +44,8 @@ def make_sampler(task: SamplingTask, synthesis: Synthesis, seed: int, mesh: Mesh
         shape = (side, side, task.channels)
         noise = jax.vmap(lambda each: jax.random.normal(each, shape, jnp.float32))(keys)
         fresh = jax.random.fold_in(key, batch["index"][0])
-        return task.sample(
-            params, frozen, batch["mask"], batch["styles"], noise, synthesis, fresh
-        )
+        return task.sample(params, frozen, batch["mask"], batch["styles"], noise, synthesis, fresh)
 
     # Several hosts each get all images, of which the first writes them.
     out = replicated(mesh) if peers.several() else None
-    return jax.jit(
-        sample, in_shardings=(None, None, batch_sharding(mesh)), out_shardings=out
-    )
+    return jax.jit(sample, in_shardings=(None, None, batch_sharding(mesh)), out_shardings=out)

@@ -1,4 +1,5 @@
-"""Segmenters: what each arm and the judge train, on which tiles, and how they are scored patient by patient."""
+"""Segmenters: what each arm and the judge train, on which tiles, and how they are scored patient by
+patient."""
 
 import json
 from collections.abc import Mapping
@@ -8,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from stedm_jax.common.errors import UserError
 from stedm_jax.common.files import write_json
 from stedm_jax.data.arrays import ArrayStore
 from stedm_jax.data.index import IndexRow
@@ -226,9 +226,7 @@ def _learn(
 def _judged(context: Context, learner: Learner, store: ArrayStore | None, rows: Rows) -> Batches:
     """All the rows, as the learner reads them."""
     size = learner.section.train.batch
-    return context.eval_batches(
-        rows.reader, rows.rows, size, stored=store, around=learner.around
-    )
+    return context.eval_batches(rows.reader, rows.rows, size, stored=store, around=learner.around)
 
 
 def _sources(context: Context, learner: Learner, arm: Arm, made: Rows | None) -> list[Source]:
@@ -242,7 +240,8 @@ def _sources(context: Context, learner: Learner, arm: Arm, made: Rows | None) ->
 
 
 def _store(context: Context, learner: Learner, name: str) -> ArrayStore | None:
-    """What stands for the tiles of an arm: of real ones only, under the augmentation that it has."""
+    """What stands for the tiles of an arm: of real ones only, under the augmentation that it
+    has."""
     settings = context.settings
     arm = settings.judge if name == JUDGE else settings.arms[name]
     same = arm.real == 1 and arm.stain_jitter == settings.guided.stain_jitter
@@ -250,7 +249,8 @@ def _store(context: Context, learner: Learner, name: str) -> ArrayStore | None:
 
 
 def about(context: Context) -> dict[str, Any]:
-    """Of the tiles that segmenters learn from: classes, resolution (um per pixel), side, stain, patients."""
+    """Of the tiles that segmenters learn from: classes, resolution (um per pixel), side, stain,
+    patients."""
     classes, tiles = context.classes, context.tiles
     return {
         "classes": classes.names,

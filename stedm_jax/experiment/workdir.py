@@ -1,7 +1,9 @@
-"""The workdir is the run: its configuration, its versions, what each cell left, and who is making which.
+"""The workdir is the run: its configuration, its versions, what each cell left, and who is making
+which.
 
-A cell's folder holds `cell.json`, written when the cell is begun: its stamp (experiment/cells.py) and the settings
-behind it; and `done.json`, written when it is finished: its result. A cell whose stamp is not that of the present
+A cell's folder holds `cell.json`, written when the cell is begun: its stamp (experiment/cells.py)
+and the settings behind it; and `done.json`, written when it is finished: its result. A cell whose
+stamp is not that of the present
 configuration is stale: it is never used silently.
 """
 
@@ -47,7 +49,8 @@ class Workdir:
 
     Attributes:
       path: the folder.
-      held: file descriptors of the locks that are held; a process that inherits them holds them too.
+      held: file descriptors of the locks that are held; a process that inherits them holds them
+        too.
       writes: False in a process that leaves the writing to process 0.
       known: what process 0 said the cells left; used where `writes` is False.
     """
@@ -89,7 +92,8 @@ class Workdir:
         return STALE if other else DONE
 
     def differences(self, cell: Cell) -> list[str]:
-        """Why a cell is stale: settings that differ from those behind it, else what changed before it."""
+        """Why a cell is stale: settings that differ from those behind it, else what changed before
+        it."""
         recorded = self._read(cell.name, "cell.json") or {}
         before = recorded.get("reads", {})
         now = json.loads(json.dumps(cell.reads))
@@ -111,7 +115,8 @@ class Workdir:
 
     @contextmanager
     def timed(self, name: str) -> Iterator[dict[str, Any]]:
-        """Yields the dict of a cell's results, then marks it done; its seconds add up over restarts."""
+        """Yields the dict of a cell's results, then marks it done; its seconds add up over
+        restarts."""
         result: dict[str, Any] = {}
         if not self.writes:
             yield result
@@ -166,17 +171,23 @@ class Workdir:
             )
 
     def adopt(
-        self, graph: Graph, stamps: Mapping[str, str], wanted: Sequence[str], saved: Any, on_change: str
+        self,
+        graph: Graph,
+        stamps: Mapping[str, str],
+        wanted: Sequence[str],
+        saved: Any,
+        on_change: str,
     ) -> list[str]:
-        """Compares wanted cells and those before them with what stands here, and saves the configuration.
+        """Compares wanted cells and those before them with what stands here, and saves the
+        configuration.
 
         Args:
           graph: of the experiment.
           stamps: of its cells.
           wanted: names of the cells that will be made.
           saved: the flat configuration, for config.json.
-          on_change: what to do with stale cells: "refuse"; "redo", which deletes them; or "keep", which uses
-            them as they are. Cells of REMADE are always deleted.
+          on_change: what to do with stale cells: "refuse"; "redo", which deletes them; or "keep",
+            which uses them as they are. Cells of REMADE are always deleted.
 
         Returns:
           Lines that say what changed.
@@ -187,7 +198,9 @@ class Workdir:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"The workdir {self.path} cannot be written ({error.strerror}).") from error
+            raise UserError(
+                f"The workdir {self.path} cannot be written ({error.strerror})."
+            ) from error
         with ExitStack() as stack:
             self._hold(stack, self.path / ".lock", "is starting")
             self.check_place()

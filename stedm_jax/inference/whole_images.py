@@ -1,8 +1,9 @@
-"""The test images of a cohort as a whole, segmented by every arm, and their objects, for the report.
+"""The test images of a cohort as a whole, segmented by every arm, and their objects, for the
+report.
 
-Writes whole_images.csv and whole_patients.csv (a row an image or patient, arm and seed), whole_summary.json (arm ->
-seed -> part of the test, see evaluation), table_whole.txt (the arms side by side) and whole_seeds.txt (a table for
-every arm and seed).
+Writes whole_images.csv and whole_patients.csv (a row an image or patient, arm and seed),
+whole_summary.json (arm -> seed -> part of the test, see evaluation), table_whole.txt (the arms side
+by side) and whole_seeds.txt (a table for every arm and seed).
 """
 
 from collections.abc import Mapping

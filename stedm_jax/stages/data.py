@@ -1,4 +1,5 @@
-"""Stage data: prepares the tiles with the commands that the configuration names, and checks them."""
+"""Stage data: prepares the tiles with the commands that the configuration names, and checks
+them."""
 
 import os
 import shlex

@@ -37,9 +37,7 @@ def run(context: Context, cell: Cell, learned: Learned) -> None:
     store, jitter = latent_cache.stored(context, learned), section.stain_jitter
     if store is not None:
         views, jitter = latent_cache.views(settings), 0.0
-        sources = [
-            replace(source, views=views, stored=store, pixels=False) for source in sources
-        ]
+        sources = [replace(source, views=views, stored=store, pixels=False) for source in sources]
     dataset = tile_dataset(sources, seed=settings.seed, jitter=jitter)
     evaluated = None
     if section.train.eval_every:

@@ -1,4 +1,5 @@
-"""Stage guided: learns the denoiser that is guided by embeddings of the tiles, without their labels."""
+"""Stage guided: learns the denoiser that is guided by embeddings of the tiles, without their
+labels."""
 
 from stedm_jax.data.pipeline import tile_dataset
 from stedm_jax.experiment import guided_cache
@@ -28,9 +29,7 @@ def run(context: Context, cell: Cell, learned: Learned) -> None:
         watched = None
         if section.train.eval_every:
             rows, batch = context.rows("val"), section.train.batch
-            watched = context.eval_batches(
-                context.reader, rows, batch, stored=store, around=around
-            )
+            watched = context.eval_batches(context.reader, rows, batch, stored=store, around=around)
         trained = learn(
             context,
             program,

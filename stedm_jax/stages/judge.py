@@ -1,5 +1,5 @@
-"""Stage judge: a segmenter trained on real tiles only, under strong stain jitter. It tells whether synthetic images keep
-to their layouts."""
+"""Stage judge: a segmenter trained on real tiles only, under strong stain jitter. It tells whether
+synthetic images keep to their layouts."""
 
 from stedm_jax.experiment.cells import Cell
 from stedm_jax.experiment.context import Context

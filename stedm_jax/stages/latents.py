@@ -1,5 +1,6 @@
-"""Stage latents: their scale, as published or measured so that each channel has mean 0 and variance 1; and with
-`latents.cache` what the autoencoder gives for every view of every tile that a generator learns from."""
+"""Stage latents: their scale, as published or measured so that each channel has mean 0 and variance
+1; and with `latents.cache` what the autoencoder gives for every view of every tile that a generator
+learns from."""
 
 import jax
 import numpy as np

@@ -56,7 +56,9 @@ def _write(context: Context, folder: Path) -> None:
 def _content(context: Context) -> ReportContent:
     settings, path = context.settings, context.workdir.path
     done = {cell: context.workdir.result(cell) or {} for cell in _finished(context)}
-    sets = {name: _set(context, name) for name in settings.synthesis.sets if f"quality/{name}" in done}
+    sets = {
+        name: _set(context, name) for name in settings.synthesis.sets if f"quality/{name}" in done
+    }
     return ReportContent(
         title=settings.title or settings.name,
         intro=settings.report.intro,

@@ -1,7 +1,8 @@
-"""Stage segmentation: one arm with one seed; the same steps and augmentation in every arm, judged patient by patient.
+"""Stage segmentation: one arm with one seed; the same steps and augmentation in every arm, judged
+patient by patient.
 
-An arm says which share of each batch is real, which synthesis set gives the rest, and perhaps which network is trained;
-by default the segmenter is the same in all of them.
+An arm says which share of each batch is real, which synthesis set gives the rest, and perhaps which
+network is trained; by default the segmenter is the same in all of them.
 """
 
 from stedm_jax.experiment.cells import Cell

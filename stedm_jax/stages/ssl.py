@@ -51,9 +51,7 @@ def run(context: Context, cell: Cell, learned: Any) -> None:
     if missing:
         print(f"ssl: the encoder is not probed: {missing}", flush=True)
     with context.workdir.timed(cell.name) as result:
-        trained = learn(
-            context, program, section, cell.name, dataset=dataset, eval_batches=judged
-        )
+        trained = learn(context, program, section, cell.name, dataset=dataset, eval_batches=judged)
         result["collapse"] = named_collapse(trained.metrics)
         scores = {} if missing else _probes(context, task, trained.state.weights, probed)
         means = {
@@ -87,7 +85,8 @@ def _probed(context: Context) -> tuple[dict[str, list[IndexRow]], str]:
     elif len(patients) < 2:
         missing = f"{len(patients)} patient(s) of train and val have tiles that are labeled to at least half, 2 are needed"
     return {
-        split: spread(each, settings.ssl.probe.tiles) if each else [] for split, each in rows.items()
+        split: spread(each, settings.ssl.probe.tiles) if each else []
+        for split, each in rows.items()
     }, missing
 
 
@@ -98,7 +97,10 @@ def _probes(
     fresh = jax.jit(task.init, out_shardings=replicated(context.mesh))(
         stream_key(context.settings.seed, "init")
     )
-    network, color = _seer(context, task.embed), _seer(context, lambda _, image: color_features(image))
+    network, color = (
+        _seer(context, task.embed),
+        _seer(context, lambda _, image: color_features(image)),
+    )
     see = {
         "trained": partial(network, {BACKBONE: params[BACKBONE]}),
         "random": partial(network, {BACKBONE: fresh[BACKBONE]}),
@@ -143,7 +145,9 @@ def color_features(image: Array) -> Array:
 
 
 def _tiles(
-    context: Context, rows: Sequence[IndexRow], describe: Callable[[dict[str, Array]], dict[str, Array]]
+    context: Context,
+    rows: Sequence[IndexRow],
+    describe: Callable[[dict[str, Array]], dict[str, Array]],
 ) -> Tiles:
     """What a probe reads of the rows, but of records that are damaged."""
     names = np.array(sorted({row.patient for row in rows}))

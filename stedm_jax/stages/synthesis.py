@@ -1,7 +1,9 @@
-"""Stage synthesis: new annotated tiles, layouts of labeled patients in styles of patients never annotated.
+"""Stage synthesis: new annotated tiles, layouts of labeled patients in styles of patients never
+annotated.
 
-Image number n (layout, symmetry, style patient, style tiles, noise) is a pure function of (seed, n). Finished batches
-are kept as parts, so that an interrupted run goes on; in the end they become a tile set like any other.
+Image number n (layout, symmetry, style patient, style tiles, noise) is a pure function of (seed,
+n). Finished batches are kept as parts, so that an interrupted run goes on; in the end they become a
+tile set like any other.
 """
 
 import shutil
@@ -31,7 +33,8 @@ class Generators(Protocol):
     """What this stage asks of what the run has learned (experiment/learned.py)."""
 
     def generator(self, name: str, synthesis: Synthesis) -> tuple[Any, Any, dict[str, str]]:
-        """A trained generator's task and what is frozen below it, its parameters, and provenance."""
+        """A trained generator's task and what is frozen below it, its parameters, and
+        provenance."""
         ...
 
 
@@ -144,9 +147,7 @@ def _pack(
                 writer.write(_tile(context, order, image, provenance))
 
 
-def _tile(
-    context: Context, order: Order, image: np.ndarray, provenance: Mapping[str, str]
-) -> Tile:
+def _tile(context: Context, order: Order, image: np.ndarray, provenance: Mapping[str, str]) -> Tile:
     layout = order.layout
     own = {
         "index": str(order.index),
