@@ -10,8 +10,7 @@ from pathlib import Path
 from stedm_jax import __version__
 from stedm_jax.common.commands import run_command
 from stedm_jax.common.errors import UserError
-from stedm_jax.settings.load import load_config, override
-from stedm_jax.settings.read import read_settings
+from stedm_jax.settings.load import load_config, override, read_settings
 from stedm_jax.settings.root import STAGES
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.data.whole import WholeImage, WholeSet
@@ -36,11 +35,6 @@ def learnt_from(context: Context) -> dict[str, list[str]]:
         if stage in settings.stages:
             out[stage] = sorted({name for split in each for name in tiles.patients(split)})
     return out
-
-
-def noted(about: Mapping[str, Any]) -> dict[str, list[str]]:
-    """What `learnt_from` gave when segmenters were trained, from their segmenters.json."""
-    return about["learnt"]
 
 
 def seen(learnt: Learnt, patients: Iterable[str]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.common.files import write_json
 from stedm_jax.data.arrays import ArrayStore
 from stedm_jax.data.index import IndexRow
@@ -246,6 +247,15 @@ def _store(context: Context, learner: Learner, name: str) -> ArrayStore | None:
     arm = settings.judge if name == JUDGE else settings.arms[name]
     same = arm.real == 1 and arm.stain_jitter == settings.guided.stain_jitter
     return learner.store if same else None
+
+
+def about_tiles(context: Context) -> dict[str, Any]:
+    """What was noted of the tiles when segmenters were trained (`about`), so that these need not be
+    there."""
+    file = context.workdir.path / ABOUT
+    if not file.is_file():
+        raise UserError(f"{file} is not there; train the segmenters again.")
+    return json.loads(file.read_text())
 
 
 def about(context: Context) -> dict[str, Any]:

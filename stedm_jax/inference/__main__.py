@@ -29,7 +29,7 @@ import numpy as np
 from PIL import Image
 
 from stedm_jax.common.errors import UserError, explain
-from stedm_jax.workdir import write_text
+from stedm_jax.common.files import write_text
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -169,7 +169,7 @@ class Results:
         Raises:
           UserError: there are such, and --allow_seen is not given.
         """
-        from stedm_jax.stages.seen import check_held_out, names_of, seen
+        from stedm_jax.experiment.held_out import check_held_out, names_of, seen
 
         splits, learnt = self.args.splits.split(","), self.segmenter.learnt
         if self.whole and not self.args.allow_seen:

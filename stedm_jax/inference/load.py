@@ -1,9 +1,6 @@
 """A trained segmenter of a workdir, ready to be used on images; the tiles it learnt from need not
 be there."""
 
-import json
-import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -13,23 +10,20 @@ from typing import Any
 import jax
 import numpy as np
 from jaxtyping import UInt8
-from ml_collections import ConfigDict
 
 from stedm_jax.common.errors import UserError
-from stedm_jax.data.stain import Normaliser, read_target, stain_of
+from stedm_jax.data.stain import Normaliser, read_target
+from stedm_jax.experiment.context import Context
+from stedm_jax.experiment.learn import restore
+from stedm_jax.experiment.learned import Learned, best_of
+from stedm_jax.experiment.saved import open_run
+from stedm_jax.experiment.segmenters import about_tiles, trained
 from stedm_jax.settings.arm_networks import JUDGE
-from stedm_jax.settings.flat import to_dict
-from stedm_jax.settings.load import from_flat
-from stedm_jax.stages.arms import Shown, arm_task, check_images, settings
-from stedm_jax.stages.learn import restore
-from stedm_jax.stages.run import Run
-from stedm_jax.stages.seen import noted
-from stedm_jax.stages.segmentation import ABOUT, about
-from stedm_jax.stages.start import divide_cpu
+from stedm_jax.settings.root import Settings
+from stedm_jax.tasks.build import Shown, build_segmenter, reads_around
+from stedm_jax.tasks.pixel_head import DENOISER, PixelHeadTask
 from stedm_jax.tasks.segmentation import SegmentationTask
-from stedm_jax.training.cache import enable_compile_cache
-from stedm_jax.training.sharding import batch_sharding, make_mesh
-from stedm_jax.workdir import Workdir
+from stedm_jax.training.sharding import batch_sharding
 
 
 @dataclass(frozen=True)
@@ -41,7 +35,7 @@ class Segmenter:
       predict: RGB patches (batch, t, t, 3), uint8, to the maps that are fused (task.maps); compiled
         once a shape. Where the tiles were brought to one stain, each patch is too, by itself as
         they were.
-      config: of the run.
+      settings: of the run.
       names, colors, foreground: of the classes.
       mpp, tile: um per pixel, and side in pixels, of the tiles it learnt from.
       devices: what a batch is divided by.
@@ -50,7 +44,7 @@ class Segmenter:
 
     task: SegmentationTask
     predict: Callable[[UInt8[np.ndarray, "b t t 3"]], jax.Array]
-    config: Any
+    settings: Settings
     names: tuple[str, ...]
     colors: tuple[tuple[int, int, int], ...]
     foreground: tuple[int, ...]
@@ -60,31 +54,8 @@ class Segmenter:
     learnt: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
-def saved_config(folder: Path) -> Any:
-    """The configuration of a run from its workdir; keys that it lacks have the default.
-
-    Raises:
-      UserError: the folder is no workdir.
-    """
-    file = folder / "config.json"
-    if not file.is_file():
-        raise UserError(
-            f"{folder} is no workdir of a run: it has no config.json. Give the --workdir of a training."
-        )
-    return ConfigDict(to_dict(from_flat(json.loads(file.read_text()), str(file))))
-
-
-def trained(folder: Path) -> list[tuple[str, int]]:
-    """Arms of a workdir that were trained to the end, each with its seed."""
-    found = []
-    for file in sorted(folder.glob("segmentation/*/scores.json")):
-        one = json.loads(file.read_text())
-        found.append((str(one["arm"]), int(one["seed"])))
-    return found
-
-
 def load_segmenter(folder: Path, arm: str, seed: int | None = None) -> Segmenter:
-    """Loads what an arm of a workdir learnt, on all devices of this process.
+    """Loads what an arm of a workdir learned, on all devices of this process.
 
     Args:
       folder: the workdir.
@@ -93,20 +64,15 @@ def load_segmenter(folder: Path, arm: str, seed: int | None = None) -> Segmenter
     Raises:
       UserError: no workdir, or as `segmenter_of`.
     """
-    config = saved_config(folder)
-    divide_cpu(config.mesh.cpu_devices)
-    cache = folder / ".compile_cache"
-    if config.compile_cache and os.access(cache, os.W_OK):
-        enable_compile_cache(cache)
-    return segmenter_of(Run(config, Workdir(folder), make_mesh()), arm, seed)
+    return segmenter_of(open_run(folder), arm, seed)
 
 
-def segmenter_of(run: Run, arm: str, seed: int | None = None) -> Segmenter:
-    """What an arm of a run learnt: the checkpoint that its segmentation.checkpoint says, averages
+def segmenter_of(context: Context, arm: str, seed: int | None = None) -> Segmenter:
+    """What an arm of a run learned: the checkpoint that its segmentation.checkpoint names, averages
     where they were kept.
 
     Args:
-      run: the run; one process.
+      context: the run; one process.
       arm: its name; "judge" is one.
       seed: which of its trainings; None: the first.
 
@@ -114,57 +80,58 @@ def segmenter_of(run: Run, arm: str, seed: int | None = None) -> Segmenter:
       UserError: no such arm or seed, one that the configuration names no more, one that needs more
         than an image, or a checkpoint that cannot be read.
     """
-    config, folder = run.config, run.workdir.path
-    there = trained(folder)
-    seeds = [each for name, each in there if name == arm]
-    if not seeds or seed not in (None, *seeds):
-        told = ", ".join(f"{name} with seed {each}" for name, each in there) or "none"
+    settings, folder = context.settings, context.workdir.path
+    known = trained(folder)
+    chosen = [one for one in known if one.arm == arm and seed in (None, one.seed)]
+    if not chosen:
+        listed = ", ".join(f"{one.arm} with seed {one.seed}" for one in known) or "none"
         asked = f"arm '{arm}'" + ("" if seed is None else f" with seed {seed}")
-        raise UserError(f"{folder} has no trained {asked}; trained are: {told}.")
-    if arm not in (JUDGE, *config.segmentation.arms):
+        raise UserError(f"{folder} has no trained {asked}; trained are: {listed}.")
+    if arm not in (JUDGE, *settings.arms):
         raise UserError(
-            f"{folder / 'config.json'} names no arm '{arm}' any more, and so not what network it was: only "
-            f"{', '.join(config.segmentation.arms)}. Put the arm back, or choose another one."
+            f"{folder / 'config.json'} names no arm '{arm}' any more, and so not what network it "
+            f"was: only {', '.join(settings.arms)}. Put the arm back, or choose another one."
         )
-    told = _about(run)
-    colors = tuple((int(r), int(g), int(b)) for r, g, b in told["colors"])
-    chosen = config.segmentation.judge if arm == JUDGE else config.segmentation.arms[arm]
-    check_images(config, arm, chosen)
-    mine, shown = (
-        settings(config.segmentation, arm, chosen),
-        Shown(colors, told["foreground"], int(told["tile"])),
-    )
-    task, frozen, _ = arm_task(run, mine, chosen, shown, 1)
-    best = ("iou", "max") if mine.checkpoint == "best" else None
-    params = restore(
-        run, task, f"segmentation/{arm}-{seeds[0] if seed is None else seed}", best=best
-    )
-    by_device = batch_sharding(run.mesh)
-    maps = jax.jit(
-        lambda params, frozen, image: task.maps(params, frozen, image), out_shardings=by_device
-    )
-    stain = _stain(told["stain"])
-    predict = lambda image: maps(params, frozen, jax.device_put(stain(image), by_device))  # noqa: E731
-    names, foreground = tuple(told["classes"]), tuple(told["foreground"])
+    if reads_around(settings, arm):
+        raise UserError(
+            f"The arm '{arm}' cannot segment images: the guide of its denoiser has a region token "
+            "(guided.guide.tokens), which is made of the field around each tile, and an image has "
+            "no field around it at its edge. Choose an arm of another network."
+        )
+    about = about_tiles(context)
+    colors = tuple((int(r), int(g), int(b)) for r, g, b in about["colors"])
+    names, foreground = tuple(about["classes"]), tuple(about["foreground"])
+    shown = Shown(colors, foreground, int(about["tile"]))
+    task, frozen = _task(context, arm, shown)
+    params = restore(context, task, chosen[0].cell, best=best_of(settings.arm(arm)))[0]
+    by_device = batch_sharding(context.mesh)
+    maps = jax.jit(task.maps, out_shardings=by_device)
+    stain = _stain(about["stain"])
     return Segmenter(
         task,
-        predict,
-        config,
+        lambda image: maps(params, frozen, jax.device_put(stain(image), by_device)),
+        settings,
         names,
         colors,
         foreground,
-        float(told["mpp"]),
-        int(told["tile"]),
-        run.mesh.size,
-        noted(told),
+        float(about["mpp"]),
+        int(about["tile"]),
+        context.mesh.size,
+        about["learnt"],
     )
 
 
-def _about(run: Run) -> dict[str, Any]:
-    """What was noted of the tiles when segmenters were trained; else, what the tiles tell now."""
-    file = run.workdir.path / "segmentation" / ABOUT
-    told = json.loads(file.read_text() if file.is_file() else json.dumps(about(run)))
-    return told if "stain" in told else told | {"stain": _stain_before(run)}
+def _task(context: Context, arm: str, shown: Shown) -> tuple[SegmentationTask, Any]:
+    """The task of an arm, and its frozen parameters."""
+    settings = context.settings
+    if not settings.arm_entry(arm).is_head:
+        return build_segmenter(settings, arm, shown, 1, context.dtype), {}
+    below = Learned(context).trained_guided(settings.arm(arm).features.weights)
+    task = build_segmenter(settings, arm, shown, 1, context.dtype, below.task)
+    assert isinstance(task, PixelHeadTask)
+    if task.tunes:  # the denoiser is among what was trained
+        below.frozen.pop(DENOISER)
+    return task, below.frozen
 
 
 def _stain(told: Mapping[str, Any] | None) -> Callable[[np.ndarray], np.ndarray]:
@@ -177,21 +144,3 @@ def _stain(told: Mapping[str, Any] | None) -> Callable[[np.ndarray], np.ndarray]
         ThreadPoolExecutor(),
     )  # OpenCV and NumPy free Python's lock
     return lambda patches: np.stack(list(pool.map(normalise, patches)))
-
-
-def _stain_before(run: Run) -> dict[str, Any] | None:
-    """For runs that did not note it: what their tiles tell, where they are still there and the
-    same."""
-    known = (run.workdir.result("data") or {}).get("fingerprint")
-    try:
-        if run.tiles.fingerprint == known:
-            return stain_of(run.tiles.manifest.get("source", {}))
-    except UserError:
-        pass
-    print(
-        f"WARNING: this run did not note whether its tiles were brought to one stain (--stain_norm), and the tiles are "
-        f"not at {run.config.data.tiles} any more: images keep their own stain.",
-        file=sys.stderr,
-        flush=True,
-    )
-    return None

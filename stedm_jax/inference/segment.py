@@ -101,7 +101,7 @@ class Truth:
     """
 
     def __init__(self, whole: WholeSet, segmenter: Segmenter):
-        data = segmenter.config.data
+        data = segmenter.settings.data
         classes = class_map(whole.classes, data.groups, data.foreground)
         if classes.names != segmenter.names:
             raise UserError(
