@@ -199,7 +199,7 @@ def _learn(
 ) -> Any:
     """Trains, and returns the parameters to use."""
     settings, section = context.settings, learner.section
-    arm = settings.judge if name == JUDGE else settings.arms[name]
+    arm = settings.arm_entry(name)
     if learner.used:
         pin(context.workdir.folder(cell), learner.used)
     order = settings.seed + 1000 * (seed + 1)
@@ -244,7 +244,7 @@ def _store(context: Context, learner: Learner, name: str) -> ArrayStore | None:
     """What stands for the tiles of an arm: of real ones only, under the augmentation that it
     has."""
     settings = context.settings
-    arm = settings.judge if name == JUDGE else settings.arms[name]
+    arm = settings.arm_entry(name)
     same = arm.real == 1 and arm.stain_jitter == settings.guided.stain_jitter
     return learner.store if same else None
 

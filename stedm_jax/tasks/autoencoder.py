@@ -64,9 +64,9 @@ class AutoencoderTask:
         self.config, self.patients = config, patients
         self.network: Functional = build_autoencoder(config.model, dtype=dtype)
         self.perceptual = Functional(lambda rngs: LPIPS(rngs=rngs, dtype=dtype))
-        adversarial = config.get("adversarial")
+        adversarial = config.adversarial
         self.adversary = None
-        if adversarial is not None and adversarial.weight > 0:
+        if adversarial.weight > 0:
             shape = {
                 "filters": adversarial.filters,
                 "layers": adversarial.layers,
@@ -74,7 +74,7 @@ class AutoencoderTask:
             }
             discriminator = Functional(lambda rngs: Discriminator(**shape, dtype=dtype, rngs=rngs))
             self.adversary = Adversary(adversarial, discriminator)
-        self.tiles = self._tile_sizes(config.get("tiling", 0))
+        self.tiles = self._tile_sizes(config.tiling)
 
     def _tile_sizes(self, tiling: int) -> dict[str, int]:
         """Arguments of the tiled functions; empty where images are passed whole."""
@@ -204,7 +204,7 @@ class AutoencoderTask:
 
     @property
     def _perceptual_weight(self) -> float:
-        return self.config.get("perceptual_weight", 0.0)
+        return self.config.perceptual_weight
 
     def _regulariser(
         self, extra: Float[Array, ""], image: Float[Array, "b h w 3"]

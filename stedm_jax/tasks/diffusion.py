@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int32, PRNGKeyArray, PyTree, UInt8
-from ml_collections import ConfigDict
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.labels import VOID
@@ -25,6 +24,8 @@ from stedm_jax.diffusion.samplers import Sampler, sample, timesteps
 from stedm_jax.models.build import build_style, build_style_guide, build_unet
 from stedm_jax.models.functional import on_each_device
 from stedm_jax.models.transformer import Tokens
+from stedm_jax.settings.synthesis import Guidance as GuidanceSettings
+from stedm_jax.settings.synthesis import Synthesis
 from stedm_jax.tasks.autoencoder import AutoencoderTask
 from stedm_jax.tasks.fidelity import layout_iou, layout_style_grid, style_correlation
 from stedm_jax.tasks.images import colorize, one_hot_layout, to_network
@@ -153,7 +154,12 @@ class DiffusionTask(LatentDiffusion):
 
     def guidance(self, config: Any) -> Guidance:
         """That of config.synthesis; none for a model that was trained with nothing to drop."""
-        return Guidance(**config.guidance) if self.styled or self.config.drop_layout else Guidance()
+        if not (self.styled or self.config.drop_layout):
+            return Guidance()
+        chosen = config.guidance
+        return Guidance(
+            chosen.scale, chosen.rescale, tuple(chosen.interval), tuple(chosen.layout_interval)
+        )
 
     def sample(
         self,
@@ -230,14 +236,11 @@ class DiffusionTask(LatentDiffusion):
         mask, styles = (
             batch[name].reshape(-1, *batch[name].shape[2:]) for name in ("mask", "styles")
         )
-        config = ConfigDict(
-            {
-                "guidance": {"scale": watch.guidance, "rescale": 0.0, "interval": (0.0, 1.0)},
-                "spacing": "uniform_lambda",
-                "steps": watch.steps,
-                "sampler": "dpmpp_2m",
-                "eta": 0.0,
-            }
+        config = Synthesis(
+            guidance=GuidanceSettings(scale=watch.guidance, rescale=0.0),
+            spacing="uniform_lambda",
+            steps=watch.steps,
+            sampler="dpmpp_2m",
         )
         images = self.sample(params, frozen, mask, styles, noise, config, key)
         grid = [
