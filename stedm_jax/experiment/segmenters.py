@@ -15,8 +15,7 @@ from stedm_jax.data.arrays import ArrayStore
 from stedm_jax.data.index import IndexRow
 from stedm_jax.data.pipeline import Source, TileReader, tile_dataset
 from stedm_jax.data.records import TileSet
-from stedm_jax.data.schema import SYNTHETIC
-from stedm_jax.data.splits import check_disjoint
+from stedm_jax.data.schema import SYNTHETIC, check_disjoint
 from stedm_jax.data.stain import stain_of
 from stedm_jax.experiment import guided_cache
 from stedm_jax.experiment.context import Batches, Context

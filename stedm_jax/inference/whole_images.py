@@ -15,7 +15,7 @@ import numpy as np
 
 from stedm_jax.common.files import write_json, write_text
 from stedm_jax.data.whole import WholeSet
-from stedm_jax.evaluation.images import (
+from stedm_jax.evaluation.whole_scores import (
     arms_table,
     by_image,
     by_patient,

@@ -12,10 +12,9 @@ from stedm_jax.common.files import write_text
 from stedm_jax.data.records import TileSet
 from stedm_jax.evaluation.ablation import Ablation
 from stedm_jax.evaluation.confusion import foreground_scores, scores
-from stedm_jax.evaluation.figures import read_metrics
 from stedm_jax.evaluation.panels import Strip, cohort_panel, legend, overlay, style_grid
-from stedm_jax.evaluation.report import results_table, write_report
 from stedm_jax.evaluation.report_content import CohortRow, ReportContent, ResultRow, SyntheticSet
+from stedm_jax.evaluation.report_files import results_table, write_report
 from stedm_jax.evaluation.synthesis_quality.measure import load_quality
 from stedm_jax.experiment.cells import Cell
 from stedm_jax.experiment.context import Context, spread
@@ -26,6 +25,7 @@ from stedm_jax.inference.whole_images import score_whole
 from stedm_jax.settings.flat import flatten
 from stedm_jax.settings.root import STAGES
 from stedm_jax.training import peers
+from stedm_jax.training.logging import read_rows
 
 DRAWN = {
     "generator": "layouts (first column) with the style tiles on top, at fixed noise",
@@ -152,7 +152,7 @@ def _grid(context: Context, name: str) -> np.ndarray:
 
 def _curves(path: Path) -> dict[str, list]:
     files = sorted(path.glob("**/metrics.jsonl"))
-    return {str(file.parent.relative_to(path)): read_metrics(file) for file in files}
+    return {str(file.parent.relative_to(path)): read_rows(file) for file in files}
 
 
 def drawn(path: Path) -> Iterator[tuple[str, np.ndarray]]:
