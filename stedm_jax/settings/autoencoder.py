@@ -1,15 +1,9 @@
 """Keys of the autoencoder whose latents the denoisers learn."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
-from stedm_jax.settings.key import key, section
-from stedm_jax.settings.training import (
-    Start,
-    Training,
-    split_problems,
-    steps_problems,
-    training,
-)
+from stedm_jax.settings.key import Ints, key, nonnegative, positive, section
+from stedm_jax.settings.training import Learned, Training, training
 
 TAEF2 = "taef2"
 
@@ -23,11 +17,11 @@ class AutoencoderModel:
         "kind; taef2 has channels 64, latent_channels 32 and reads no other key",
         choices=("kl", "vq", TAEF2),
     )
-    channels: int = key(128, "channels at full resolution", low=1)
-    multipliers: tuple[int, ...] = key((1, 2, 4), "channels of each level over `channels`", low=1)
-    res_blocks: int = key(2, "residual blocks of a level", low=1)
-    latent_channels: int = key(3, "channels of the latents", low=1)
-    codes: int = key(8192, "codes of the codebook of vq", low=1)
+    channels: int = positive(128, "channels at full resolution")
+    multipliers: Ints = positive((1, 2, 4), "channels of each level over `channels`")
+    res_blocks: int = positive(2, "residual blocks of a level")
+    latent_channels: int = positive(3, "channels of the latents")
+    codes: int = positive(8192, "codes of the codebook of vq")
     attention: bool = key(True, "attention in the middle block")
     legacy_codebook: bool = key(False, "beta on the other term of the loss, as in LDM's code")
 
@@ -36,36 +30,34 @@ class AutoencoderModel:
 class Adversarial:
     """The discriminator of the autoencoder's training."""
 
-    weight: float = key(
+    weight: float = nonnegative(
         0.0,
         "0: no discriminator; LDM: 0.75 (vq), 0.5 (kl), with b1=0.5, b2=0.9, weight_decay=0",
-        low=0,
     )
-    start: int = key(50_000, "step from which its loss counts", low=0)
-    ramp: int = key(5_000, "steps over which its weight grows from 0; 0: at once", low=0)
-    filters: int = key(64, "channels of its first layer", low=1)
-    layers: int = key(3, "layers", low=1)
+    start: int = nonnegative(50_000, "step from which its loss counts")
+    ramp: int = nonnegative(5_000, "steps over which its weight grows from 0; 0: at once")
+    filters: int = positive(64, "channels of its first layer")
+    layers: int = positive(3, "layers")
     norm: str = key("batch", "normalization", choices=("batch", "group", "none"))
 
 
 @section
-class Autoencoder(Start):
+class Autoencoder(Learned):
     """The autoencoder."""
 
-    model: AutoencoderModel = key(AutoencoderModel(), "network")
-    crop: int = key(0, "side of the random crops that a step learns from; 0: whole tiles", low=0)
-    tiling: int = key(
-        0, "larger images are coded in overlapping parts of this side; 0: never", low=0
+    model: AutoencoderModel = AutoencoderModel()
+    crop: int = nonnegative(0, "side of the random crops that a step learns from; 0: whole tiles")
+    tiling: int = nonnegative(
+        0, "larger images are coded in overlapping parts of this side; 0: never"
     )
     initial_log_variance: float = key(0.0, "of the latents of an untrained kl autoencoder")
-    kl_weight: float = key(1e-6, "weight of the KL divergence", low=0)
-    codebook_weight: float = key(1.0, "weight of the codebook loss", low=0)
-    perceptual_weight: float = key(1.0, "weight of LPIPS, where its weights are given", low=0)
+    kl_weight: float = nonnegative(1e-6, "weight of the KL divergence")
+    codebook_weight: float = nonnegative(1.0, "weight of the codebook loss")
+    perceptual_weight: float = nonnegative(1.0, "weight of LPIPS, where its weights are given")
     lpips: str = key("", "a converted folder, or lpips-alex; empty: no perceptual loss and score")
-    adversarial: Adversarial = key(Adversarial(), "discriminator")
-    splits: Mapping[str, float] = key({"train": 1.0}, "split -> share of a batch", low=0)
-    stain_jitter: float = key(0.0, "strength of the random change of stains", low=0)
-    train: Training = key(training(100_000, 64, 1e-4), "training")
+    adversarial: Adversarial = Adversarial()
+    stain_jitter: float = nonnegative(0.0, "strength of the random change of stains")
+    train: Training = training(100_000, 64, 1e-4)
 
     @property
     def halvings(self) -> int:
@@ -74,8 +66,7 @@ class Autoencoder(Start):
 
     def problems(self, where: str) -> Iterator[str]:
         """Keys that do not go together."""
-        yield from split_problems(where, self.splits)
-        yield from steps_problems(where, self, self.train.steps)
+        yield from super().problems(where)
         factor, start, steps = 2**self.halvings, self.adversarial.start, self.train.steps
         if self.crop % factor:
             yield (

@@ -1,34 +1,29 @@
 """Keys of the denoisers that make annotated tiles, and of the parts that guided denoisers share."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
-from stedm_jax.settings.key import key, section
+from stedm_jax.settings.key import Changes, Ints, fraction, key, nonnegative, positive, section
 from stedm_jax.settings.names import FROZEN, STYLE_ENCODERS
-from stedm_jax.settings.training import (
-    Ema,
-    Optimizer,
-    Start,
-    Training,
-    split_problems,
-)
+from stedm_jax.settings.training import Ema, Learned, Optimizer, Training
+
+LOSSES = ("l1", "l2")
 
 
 @section
 class Unet:
     """U-Net of a denoiser."""
 
-    base: int = key(128, "channels of the first level", low=1)
-    multipliers: tuple[int, ...] = key((1, 4, 8), "channels of each level over `base`", low=1)
-    res_blocks: int = key(2, "residual blocks of a level", low=1)
-    attention_at: tuple[int, ...] = key(
-        (), "downsampling factors with attention; the middle block always attends", low=1
+    base: int = positive(128, "channels of the first level")
+    multipliers: Ints = positive((1, 4, 8), "channels of each level over `base`")
+    res_blocks: int = positive(2, "residual blocks of a level")
+    attention_at: Ints = positive(
+        (), "downsampling factors with attention; the middle block always attends"
     )
-    heads: int = key(8, "heads of attention", low=1)
+    heads: int = positive(8, "heads of attention")
     attention: str = key(
         "plain", "transformer can read a context", choices=("plain", "transformer")
     )
-    context_dim: int = key(0, "length of a context token; 0: none", low=0)
+    context_dim: int = nonnegative(0, "length of a context token; 0: none")
     style_path: str = key(
         "middle",
         "where the style enters; cross needs style.aggregation = tokens",
@@ -70,15 +65,15 @@ class Style:
         "swin_v2_t", "network that reads them; vit:NAME is not trained", choices=STYLE_ENCODERS
     )
     weights: str = key("", "of a vit:NAME: a converted folder or a registry name")
-    width: int = key(96, "width of the encoder; 0: as published", low=0)
+    width: int = nonnegative(96, "width of the encoder; 0: as published")
     aggregation: str = key(
         "mean",
         "how several tiles become one style",
         choices=("mean", "max", "linear", "attention", "svit", "none", "tokens"),
     )
-    dim: int = key(512, "length of the style vector", low=1)
-    tiles: int = key(10, "style tiles of an image", low=1)
-    drop: float = key(0.25, "share of dropped styles, for guidance", low=0, high=1)
+    dim: int = positive(512, "length of the style vector")
+    tiles: int = positive(10, "style tiles of an image")
+    drop: float = fraction(0.25, "share of dropped styles, for guidance")
     remat: bool = key(
         False,
         "one style tile after another, computed again in the backward pass, for memory",
@@ -130,10 +125,10 @@ class Watch:
     """What train.visual_every draws: fixed layouts in the styles of fixed patients never annotated,
     at fixed noise, and curves of how well these keep to both."""
 
-    layouts: int = key(4, "layouts", low=1)
-    styles: int = key(4, "styles", low=1)
-    steps: int = key(15, "steps of dpmpp_2m", low=1)
-    guidance: float = key(1.0, "strength of guidance", low=0)
+    layouts: int = positive(4, "layouts")
+    styles: int = positive(4, "styles")
+    steps: int = positive(15, "steps of dpmpp_2m")
+    guidance: float = nonnegative(1.0, "strength of guidance")
     judge: bool = key(False, "asks the judge, which is then trained first, about the layouts")
 
 
@@ -141,44 +136,48 @@ class Watch:
 class Generator:
     """A named training of the denoiser."""
 
-    changes: tuple[tuple[str, Any], ...] = key(
+    changes: Changes = key(
         (), "(key of config.diffusion, value) pairs that differ for it", terse=True
     )
 
 
 @section
-class Diffusion(Start):
+class Denoiser(Learned):
+    """What both denoisers have in common."""
+
+    unet: Unet = Unet()
+    schedule: Schedule = Schedule()
+    prediction: str = key("eps", "what the network predicts", choices=("eps", "v", "x0"))
+    loss: str = key("l1", "distance", choices=LOSSES)
+    weighting: str = key("uniform", "weights of noise levels", choices=("uniform", "min_snr"))
+    stain_jitter: float = nonnegative(
+        0.0, "of stains, the same jitter on a tile and its style tiles"
+    )
+
+
+@section
+class Diffusion(Denoiser):
     """The denoiser that makes annotated tiles."""
 
-    unet: Unet = key(Unet(), "network")
-    style: Style = key(Style(), "style")
-    layout_channels: int = key(3, "channels of the embedded layout", low=1)
-    drop_layout: float = key(
+    style: Style = Style()
+    layout_channels: int = positive(3, "channels of the embedded layout")
+    drop_layout: float = fraction(
         0.0,
         "share of dropped styles whose layout is dropped too: guidance then strengthens both",
-        low=0,
-        high=1,
     )
-    schedule: Schedule = key(Schedule(), "noise schedule")
-    prediction: str = key("eps", "what the network predicts", choices=("eps", "v", "x0"))
-    loss: str = key("l1", "distance", choices=("l1", "l2"))
-    weighting: str = key("uniform", "weights of noise levels", choices=("uniform", "min_snr"))
-    splits: Mapping[str, float] = key({"train": 1.0}, "split -> share of a batch", low=0)
-    stain_jitter: float = key(0.0, "the same jitter on a tile and its style tiles", low=0)
-    watch: Watch = key(Watch(), "what is drawn during the training", changes=False)
+    watch: Watch = key(Watch(), "", changes=False)
     generators: Mapping[str, Generator] = key(
         {"stedm": Generator()}, "name -> what it changes: several denoisers to compare"
     )
-    train: Training = key(
-        Training(steps=3906, batch=64, optimizer=Optimizer(lr=1.6e-6), ema=Ema(decay=0.9999)),
-        "training",
+    train: Training = Training(
+        steps=3906, batch=64, optimizer=Optimizer(lr=1.6e-6), ema=Ema(decay=0.9999)
     )
 
     def problems(self, where: str) -> Iterator[str]:
         """Keys that do not go together."""
-        yield from split_problems(where, self.splits)
+        yield from super().problems(where)
         cross, tokens = self.unet.style_path == "cross", self.style.aggregation == "tokens"
-        if not self.train.steps:
+        if not self.train.steps and self.init_from:
             yield f"{where}.train.steps is 0; give 1 or more."
         if self.unet.context_dim:
             yield (
@@ -201,5 +200,3 @@ class Diffusion(Start):
                 f"{where}.watch.judge=True asks the judge about what {where}.train.visual_every "
                 "draws, and that is 0: never; set it, or watch.judge=False."
             )
-        if not self.generators:
-            yield f"{where}.generators is empty; name at least one."

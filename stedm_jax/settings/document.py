@@ -2,11 +2,11 @@
 
 import inspect
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, fields, is_dataclass
-from typing import Any, get_type_hints
+from dataclasses import fields, is_dataclass
+from typing import Any
 
-from stedm_jax.settings.key import Key
-from stedm_jax.settings.read import type_name
+from stedm_jax.settings.key import known
+from stedm_jax.settings.read import type_hints, type_name
 from stedm_jax.settings.root import Settings
 
 INTRODUCTION = """# Configuration
@@ -26,25 +26,24 @@ def document() -> str:
 
 
 def _section(node: Any, where: str, changes: bool) -> Iterator[str]:
-    hints, below, entries = get_type_hints(type(node)), [], []
+    hints, below, entries = type_hints(type(node)), [], []
     yield f"## {where}\n\n{inspect.getdoc(type(node))}\n"
     yield "| key | type | default | values | meaning |\n|---|---|---|---|---|"
     for field in fields(node):
-        known: Key = field.metadata["key"]
-        value = getattr(node, field.name, MISSING)
+        about, value = known(field), getattr(node, field.name)
         if is_dataclass(hints[field.name]):
-            below.append((value, f"{where}.{field.name}", changes and known.changes))
+            below.append((value, f"{where}.{field.name}", changes and about.changes))
             continue
         if isinstance(value, Mapping):
             like = next(iter(value.values()))
             entries += [(like, f"{where}.{field.name}.NAME", changes)] if is_dataclass(like) else []
-        mark = "" if changes and known.changes else " †"
+        mark = "" if changes and about.changes else " †"
         cells = (
             f"`{field.name}`{mark}",
             type_name(hints[field.name]),
             f"`{_shown(value)}`",
-            known.limits.removeprefix("valid are ").removeprefix("give "),
-            known.meaning,
+            about.limits.removeprefix("valid are ").removeprefix("give "),
+            about.meaning,
         )
         yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
     yield ""

@@ -7,7 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from stedm_jax.settings.key import Key
+from stedm_jax.settings.key import known
 
 
 def to_dict(node: Any, results: bool = False) -> Any:
@@ -18,9 +18,8 @@ def to_dict(node: Any, results: bool = False) -> Any:
         return node
     found = {}
     for field in fields(node):
-        known: Key = field.metadata["key"]
-        value = getattr(node, field.name)
-        if (known.changes or not results) and not (known.terse and value == field.default):
+        about, value = known(field), getattr(node, field.name)
+        if (about.changes or not results) and not (about.terse and value == field.default):
             found[field.name] = to_dict(value, results)
     return found
 

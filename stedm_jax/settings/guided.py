@@ -1,17 +1,11 @@
 """Keys of the guided denoiser, whose features segment (PathSegDiff)."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
-from stedm_jax.settings.diffusion import Schedule, Unet
-from stedm_jax.settings.key import key, section
+from stedm_jax.settings.diffusion import LOSSES, Denoiser, Schedule, Unet
+from stedm_jax.settings.key import Shares, Texts, fraction, key, nonnegative, positive, section
 from stedm_jax.settings.names import FROZEN, VITS
-from stedm_jax.settings.training import (
-    Optimizer,
-    Start,
-    Training,
-    split_problems,
-    steps_problems,
-)
+from stedm_jax.settings.training import Optimizer, Training
 
 
 @section
@@ -24,20 +18,19 @@ class Guide:
         choices=("ssl", "none", *(FROZEN + name for name in VITS)),
     )
     weights: str = key("", "of a vit:NAME: a converted folder or a registry name")
-    tokens: tuple[str, ...] = key(
+    tokens: Texts = key(
         ("patch",),
         "region: the field around a tile too, from the margin packed with it",
         choices=("patch", "region"),
     )
-    region_width: int = key(
+    region_width: int = nonnegative(
         0,
         "length of the region embedding where published weights have one of an encoder that is not "
         "available: the zero vector takes its place, as in LID; 0: it is made from the field",
-        low=0,
     )
-    dim: int = key(512, "length of a token", low=1)
+    dim: int = positive(512, "length of a token")
     normalise: bool = key(True, "embeddings to length 1, before the linear map")
-    drop: float = key(0.1, "share of dropped tokens, each by itself", low=0, high=1)
+    drop: float = fraction(0.1, "share of dropped tokens, each by itself")
 
     @property
     def sees_around(self) -> bool:
@@ -57,44 +50,32 @@ class Guide:
 
 
 @section
-class Guided(Start):
+class Guided(Denoiser):
     """LID's model of tiles of 256 px (Graikos et al., CVPR 2024), PathSegDiff's base; runs where
     stages has "guided"."""
 
-    unet: Unet = key(
-        Unet(
-            base=192,
-            multipliers=(1, 2, 3, 5),
-            attention_at=(2, 4, 8),
-            heads=1,
-            attention="transformer",
-            context_dim=512,
-        ),
-        "network; style_path has no effect, as there is no style",
+    unet: Unet = Unet(
+        base=192,
+        multipliers=(1, 2, 3, 5),
+        attention_at=(2, 4, 8),
+        heads=1,
+        attention="transformer",
+        context_dim=512,
     )
-    guide: Guide = key(Guide(), "guide")
-    schedule: Schedule = key(Schedule(beta_end=0.0195), "noise schedule")
-    prediction: str = key("eps", "what the network predicts", choices=("eps", "v", "x0"))
-    loss: str = key("l2", "distance", choices=("l1", "l2"))
-    weighting: str = key("uniform", "weights of noise levels", choices=("uniform", "min_snr"))
+    guide: Guide = Guide()
+    schedule: Schedule = Schedule(beta_end=0.0195)
+    loss: str = key("l2", "distance", choices=LOSSES)
     cache: bool = key(
         False,
         "computes latents and embeddings once and keeps them, with latents.variants, copies and "
         "dtype, for this stage and for the heads on its features",
     )
-    splits: Mapping[str, float] = key(
-        {"train": 0.5, "style": 0.5}, "split -> share of a batch", low=0
-    )
-    stain_jitter: float = key(0.0, "strength of the random change of stains", low=0)
-    train: Training = key(
-        Training(steps=100_000, batch=100, optimizer=Optimizer(lr=1e-4, warmup=1000)),
-        "training; the paper's number of steps was not found",
-    )
+    splits: Shares = nonnegative({"train": 0.5, "style": 0.5}, "split -> share of a batch")
+    train: Training = Training(steps=100_000, batch=100, optimizer=Optimizer(lr=1e-4, warmup=1000))
 
     def problems(self, where: str) -> Iterator[str]:
         """Keys that do not go together."""
-        yield from split_problems(where, self.splits)
-        yield from steps_problems(where, self, self.train.steps)
+        yield from super().problems(where)
         unet, guide = self.unet, self.guide
         if guide.source != "none" and (
             unet.attention != "transformer" or unet.context_dim != guide.dim

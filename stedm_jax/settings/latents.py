@@ -1,6 +1,6 @@
 """Keys of the latents: their scale, and the cache of them."""
 
-from stedm_jax.settings.key import key, section
+from stedm_jax.settings.key import key, nonnegative, positive, section
 
 
 @section
@@ -13,16 +13,15 @@ class Latents:
     --stage=plan prints both numbers, and the bytes.
     """
 
-    scale: float = key(1.0, "factor of the latents; 0: measured, each channel by itself", low=0)
-    tiles: int = key(1024, "tiles on which it is measured", low=1)
+    scale: float = nonnegative(1.0, "factor of the latents; 0: measured, each channel by itself")
+    tiles: int = positive(1024, "tiles on which it is measured")
     cache: bool = key(False, "computes the latents once and keeps them, for stage generator")
     variants: int = key(
         8, "symmetries of each tile that are stored; 1: drawn with each copy", choices=(1, 8)
     )
-    copies: int = key(
+    copies: int = positive(
         4,
         "draws of stain jitter, shift and rotation that are stored; where all are off, it is one",
-        low=1,
     )
     dtype: str = key(
         "float16", "data type of what is stored", choices=("float16", "bfloat16", "float32")

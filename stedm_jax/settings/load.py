@@ -5,15 +5,17 @@ import importlib.util
 import re
 import sys
 from collections.abc import Mapping
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from ml_collections import ConfigDict
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.settings.flat import flatten, nested, to_dict
-from stedm_jax.settings.read import Reader, nearest, refuse
+from stedm_jax.settings.read import Reader, convert, nearest, refuse, type_hints, type_name
 from stedm_jax.settings.root import Settings
+from stedm_jax.settings.together import mistakes
 
 _RENAMED = {"diffusion": "generator"}
 """Stages of 0.1 -> what they are called now."""
@@ -72,7 +74,7 @@ def load_config(spec: str) -> tuple[Any, str, str]:
 
 
 def override(config: Any, assignments: list[str]) -> None:
-    """Applies "--config.a.b=value" overrides in place; the value keeps the type of the default.
+    """Applies "--config.a.b=value" overrides in place.
 
     Raises:
       UserError: an unknown key (with the nearest known one) or a value of another type.
@@ -84,60 +86,30 @@ def override(config: Any, assignments: list[str]) -> None:
             raise UserError(f"The configuration has no key '{key}'.{nearest(key, flat)}")
         if not given:
             raise UserError(f"'--config.{key}' needs a value: --config.{key}=VALUE.")
-        *parents, leaf = key.split(".")
-        node: Any = config
-        for parent in parents:
-            node = node[parent]
-        node[leaf] = _parse(key, text, node[leaf])
+        node, kind, left = config, Settings, key
+        while left:  # names of arms, generators and sets may contain dots
+            name = max((each for each in node if f"{left}.".startswith(f"{each}.")), key=len)
+            kind = type_hints(kind)[name] if is_dataclass(kind) else get_args(kind)[1]
+            parent, node, left = node, node[name], left[len(name) + 1 :]
+        try:
+            parent[name] = convert(kind, _parse(kind, text))
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"config.{key} is of type {type_name(kind)} ({node!r}); '{text}' is not."
+            ) from error
 
 
-def _parse(key: str, text: str, old: Any) -> Any:
-    kind = type(old)
-    try:
-        if kind is bool:
-            return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
-        if kind in (tuple, list) and (written := _written(text)) is not None:
-            return kind(_like(old, item) for item in written)
-        if kind in (tuple, list):
-            items = [item for item in text.strip("()[] ").split(",") if item.strip()]
-            element = type(old[0]) if old else _number_or_text
-            if element in (tuple, list, dict):
-                raise UserError(f"config.{key} is nested; change it in the config file.")
-            return kind(element(item.strip()) for item in items)
-        if kind is ConfigDict:
-            raise UserError(f"config.{key} is nested; change it in the config file.")
+def _parse(kind: Any, text: str) -> Any:
+    """What a text of the command line says: a tuple may be written as in Python, or as a,b."""
+    if kind is bool:
+        return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+    if get_origin(kind) is not tuple:
         return kind(text)
-    except (KeyError, ValueError) as error:
-        raise UserError(
-            f"config.{key} is of type {kind.__name__} ({old!r}); '{text}' is not."
-        ) from error
-
-
-def _written(text: str) -> tuple[Any, ...] | None:
-    """A tuple as Python writes it: numbers, quoted texts, tuples of them; None: it is not."""
     try:
         value = ast.literal_eval(text.strip())
     except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return None
-    return tuple(value) if isinstance(value, (tuple, list)) else (value,)
-
-
-def _like(old: Any, item: Any) -> Any:
-    """An item of a tuple, of the type of those that it has now."""
-    kinds = {type(each) for each in old}
-    if isinstance(item, list):
-        item = tuple(item)
-    if not kinds or type(item) in kinds:
-        return item
-    if kinds == {float} and type(item) is int:
-        return float(item)
-    raise ValueError(f"{item!r} is not like {old!r}")
-
-
-def _number_or_text(text: str) -> Any:
-    if text.lstrip("-").isdigit():
-        return int(text)
-    return float(text) if re.fullmatch(r"-?(\d+\.\d*|\.\d+)(e-?\d+)?", text) else text
+        value = [item.strip() for item in text.strip("()[] ").split(",") if item.strip()]
+    return value if isinstance(value, tuple | list) else (value,)
 
 
 def read_settings(config: Any) -> Settings:
@@ -155,8 +127,9 @@ def read_settings(config: Any) -> Settings:
         wrong[at] += "".join(
             f" The stage '{name}' is now called '{_RENAMED[name]}'." for name in old
         )
-    keys = [key.removeprefix("config.") for key in wrong]
-    together = (text for text in settings.mistakes() if not any(key in text for key in keys))
+    # A key that is wrong has its default meanwhile; what is said of it together with others is not.
+    known = re.compile("|".join(rf"{re.escape(key)}(?!\w)" for key in wrong) or "(?!)")
+    together = (text for text in mistakes(settings) if not known.search(text))
     refuse([*wrong.values(), *together])
     return settings
 

@@ -5,16 +5,16 @@ import functools
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import Field, fields, is_dataclass, replace
-from numbers import Integral, Real
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from ml_collections import ConfigDict
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.settings.flat import to_dict
+from stedm_jax.settings.key import Key, known
 
 T = TypeVar("T")
-_hints = functools.cache(get_type_hints)
+type_hints = functools.cache(get_type_hints)
 
 
 class Reader:
@@ -32,55 +32,50 @@ class Reader:
         """A section of the class of `base`, which has the defaults; `where` is its full key."""
         if not isinstance(given, Mapping | ConfigDict):
             return self._wrong(where, given, "it holds several keys", base)
-        known = {field.name: field for field in fields(base)}  # pyright: ignore
+        declared = {field.name: field for field in fields(base)}  # pyright: ignore
+        values = {}
         for name in given:
-            if name not in known and not self.lenient:
-                at = f"{where}.{name}"
-                self.problems[at] = f"{at} is an unknown key.{nearest(name, known)}"
-        values = {name: self._field(field, base, given, where) for name, field in known.items()}
+            at = f"{where}.{name}"
+            if name in declared:
+                values[name] = self._field(declared[name], base, given[name], at)
+            elif not self.lenient:
+                self.problems[at] = f"{at} is an unknown key.{nearest(name, declared)}"
+        for name, field in declared.items():
+            at = f"{where}.{name}"
+            if name not in given and not (self.lenient or known(field).terse):
+                self.problems[at] = f"{at} is missing; start from configs.base.get_base()."
         return replace(base, **values)  # pyright: ignore
 
-    def _field(self, field: Field[Any], base: Any, given: Any, where: str) -> Any:
-        at, default, known = (
-            f"{where}.{field.name}",
-            getattr(base, field.name),
-            field.metadata["key"],
-        )
-        if field.name not in given:
-            if not (known.terse or self.lenient):
-                self.problems[at] = f"{at} is missing; start from configs.base.get_base()."
-            return default
-        kind, value = _hints(type(base))[field.name], given[field.name]
-        if is_dataclass(kind):
-            return self.section(default, value, at)
+    def _field(self, field: Field[Any], base: Any, given: Any, at: str) -> Any:
+        kind, about = type_hints(type(base))[field.name], known(field)
         if get_origin(kind) is not Mapping:
-            return self._leaf(kind, known, value, at, default)
-        if not isinstance(value, Mapping | ConfigDict):
-            return self._wrong(at, value, "it holds several keys", default)
-        like = next(iter(field.default_factory().values()))  # pyright: ignore
-        if is_dataclass(like):
-            return {name: self.section(like, each, f"{at}.{name}") for name, each in value.items()}
-        each_kind = get_args(kind)[1]
+            return self._value(kind, about, getattr(base, field.name), given, at)
+        defaults = field.default_factory()  # pyright: ignore
+        if not isinstance(given, Mapping | ConfigDict):
+            return self._wrong(at, given, "it holds several keys", defaults)
+        kind, like = get_args(kind)[1], next(iter(defaults.values()))
         return {
-            name: self._leaf(each_kind, known, each, f"{at}.{name}", like)
-            for name, each in value.items()
+            name: self._value(kind, about, like, each, f"{at}.{name}")
+            for name, each in given.items()
         }
 
-    def _leaf(self, kind: Any, known: Any, value: Any, at: str, default: Any) -> Any:
+    def _value(self, kind: Any, about: Key, default: Any, given: Any, at: str) -> Any:
+        if is_dataclass(kind):
+            return self.section(default, given, at)
         try:
-            made = _convert(kind, value)
+            made = convert(kind, given)
         except TypeError:
-            return self._wrong(at, value, f"its type is {type_name(kind)}", default)
+            return self._wrong(at, given, f"its type is {type_name(kind)}", default)
         except ValueError as error:
-            return self._wrong(at, value, str(error), default)
-        return made if known.allows(made) else self._wrong(at, made, known.limits, default)
+            return self._wrong(at, given, str(error), default)
+        return made if about.allows(made) else self._wrong(at, made, about.limits, default)
 
     def _wrong(self, at: str, value: Any, text: str, default: T) -> T:
         self.problems[at] = f"{at} is {value!r}; {text}."
         return default
 
 
-def _convert(kind: Any, value: Any) -> Any:
+def convert(kind: Any, value: Any) -> Any:
     """A value as its type, where it fits: a tuple from a list, a float from an int.
 
     Raises:
@@ -88,24 +83,29 @@ def _convert(kind: Any, value: Any) -> Any:
       ValueError: a number that is not finite; the message says so.
     """
     if kind is Any:
-        return tuple(_convert(Any, each) for each in value) if _is_list(value) else value
+        return tuple(convert(Any, each) for each in value) if _is_list(value) else value
     if get_origin(kind) is tuple:
         kinds = get_args(kind)
         if not _is_list(value) or (kinds[-1] is not ... and len(kinds) != len(value)):
             raise TypeError
         each = [kinds[0]] * len(value) if kinds[-1] is ... else kinds
-        return tuple(map(_convert, each, value))
+        return tuple(map(convert, each, value))
     if kind in (int, float):
-        if not isinstance(value, Real) or isinstance(value, bool):
-            raise TypeError
-        if not math.isfinite(value):
-            raise ValueError("give a finite number")
-        if kind is int and not isinstance(value, Integral) and value != int(value):
-            raise TypeError
-        return kind(value)
+        return _number(kind, value)
     if not isinstance(value, kind):
         raise TypeError
     return value
+
+
+def _number(kind: Any, value: Any) -> Any:
+    """An int or a float; see `convert`."""
+    if isinstance(value, bool) or not hasattr(value, "__float__"):
+        raise TypeError
+    if not math.isfinite(value):
+        raise ValueError("give a finite number")
+    if kind is int and value != int(value):
+        raise TypeError
+    return kind(value)
 
 
 def _is_list(value: Any) -> bool:
@@ -147,11 +147,14 @@ def read_section(base: T, given: Any, where: str) -> T:
     return made
 
 
-def changed(section: T, changes: Iterable[tuple[str, Any]], where: str, who: str) -> T:
+def changed(
+    section: T, where: str, changes: Iterable[tuple[str, Any]], who: str, same: Iterable[str]
+) -> T:
     """A section with (key, value) changes.
 
     Args:
-      where: its full key. who: for the message: "arm 'ldm'".
+      where: its key, as "segmentation". who: for the message: "arm 'ldm'".
+      same: first parts of keys that may not be changed.
 
     Raises:
       UserError: it has no such key, or a value that cannot be.
@@ -159,15 +162,17 @@ def changed(section: T, changes: Iterable[tuple[str, Any]], where: str, who: str
     given = to_dict(section)
     for key, value in changes:
         *parents, leaf = key.split(".")
-        node = given
+        node: Any = given
         for part in parents:
-            node = node.get(part, {}) if isinstance(node, dict) else {}
+            node = node.get(part) if isinstance(node, dict) else None
         if not isinstance(node, dict) or leaf not in node:
-            raise UserError(f"The {who} changes '{key}', which {where} does not have.")
+            raise UserError(f"The {who} changes '{key}', which config.{where} does not have.")
+        if key.split(".")[0] in same:
+            raise UserError(f"The {who} changes '{key}', which is the same for all.")
         node[leaf] = value
     reader = Reader()
-    made = reader.section(section, given, where)
-    refuse(f"The {who} changes a key wrongly: {text}" for text in reader.problems.values())
+    made = reader.section(section, given, f"config.{where}")
+    refuse(f"The {who} makes a wrong change: {text}" for text in reader.problems.values())
     return made
 
 

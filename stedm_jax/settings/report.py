@@ -1,14 +1,14 @@
 """Keys of the report."""
 
-from stedm_jax.settings.key import key, section
+from stedm_jax.settings.key import key, positive, section
 
 
 @section
 class Report:
     """The report."""
 
-    layouts: int = key(6, "layouts of the grid of synthetic tiles", low=1)
-    styles: int = key(5, "styles of the grid", low=1)
+    layouts: int = positive(6, "layouts of the grid of synthetic tiles")
+    styles: int = positive(5, "styles of the grid")
     intro: str = key("", "first paragraph")
     baseline: str = key("", "arm that the others are compared with; empty: labelled, or the first")
     ablation: str = key(

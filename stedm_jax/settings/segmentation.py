@@ -1,10 +1,20 @@
 """Keys of the segmenters: network, features and head, and the arms that are compared."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from stedm_jax.settings.arm_networks import HEADS, NETWORKS
-from stedm_jax.settings.key import REQUIRED, key, section
+from stedm_jax.settings.key import (
+    REQUIRED,
+    Changes,
+    Floats,
+    Ints,
+    Texts,
+    fraction,
+    key,
+    nonnegative,
+    positive,
+    section,
+)
 from stedm_jax.settings.names import MIT, SEGMENTER_ENCODERS
 from stedm_jax.settings.training import Start, Training, training
 
@@ -16,17 +26,17 @@ VGG = ("fcn8s", "dcan")
 class Fcn8s:
     """VGG16-FCN8s."""
 
-    widths: tuple[int, ...] = key((64, 128, 256, 512, 512), "of VGG's stages", length=5, low=1)
-    hidden: int = key(4096, "channels of the two wide convolutions", low=1)
+    widths: Ints = positive((64, 128, 256, 512, 512), "of VGG's stages", length=5)
+    hidden: int = positive(4096, "channels of the two wide convolutions")
 
 
 @section
 class Dcan:
     """DCAN, which learns objects and their contours."""
 
-    widths: tuple[int, ...] = key((64, 128, 256, 512, 512), "of VGG's stages", length=5, low=1)
-    hidden: int = key(1024, "channels of the wide convolutions", low=1)
-    radius: int = key(3, "of the disk by which contours are widened, in pixels", low=0)
+    widths: Ints = positive((64, 128, 256, 512, 512), "of VGG's stages", length=5)
+    hidden: int = positive(1024, "channels of the wide convolutions")
+    radius: int = nonnegative(3, "of the disk by which contours are widened, in pixels")
 
 
 @section
@@ -40,13 +50,13 @@ class SegmenterModel:
     norm: str = key("batch", "group keeps no running statistics", choices=("batch", "group"))
     drop_path: float = key(0.1, "stochastic depth of a MiT", low=0, below=1)
     imagenet_input: bool = key(True, "inputs scaled as for weights that were trained on ImageNet")
-    widths: tuple[int, ...] = key((64, 128, 320, 512), "of the stages of mit", low=1)
-    depths: tuple[int, ...] = key((3, 4, 6, 3), "blocks of the stages of mit", low=1)
-    heads: tuple[int, ...] = key((1, 2, 5, 8), "heads of the stages of mit", low=1)
-    reductions: tuple[int, ...] = key((8, 4, 2, 1), "of keys and values in mit", low=1)
-    decoder: tuple[int, ...] = key((256, 128, 64, 32, 16), "channels of the decoder", low=1)
-    fcn8s: Fcn8s = key(Fcn8s(), "of kind fcn8s")
-    dcan: Dcan = key(Dcan(), "of kind dcan")
+    widths: Ints = positive((64, 128, 320, 512), "of the stages of mit")
+    depths: Ints = positive((3, 4, 6, 3), "blocks of the stages of mit")
+    heads: Ints = positive((1, 2, 5, 8), "heads of the stages of mit")
+    reductions: Ints = positive((8, 4, 2, 1), "of keys and values in mit")
+    decoder: Ints = positive((256, 128, 64, 32, 16), "channels of the decoder")
+    fcn8s: Fcn8s = Fcn8s()
+    dcan: Dcan = Dcan()
 
     @property
     def halvings(self) -> int:
@@ -89,16 +99,16 @@ class Features:
     weights: str = key(
         "trained", "random: of a denoiser that has learned nothing", choices=("trained", "random")
     )
-    timesteps: tuple[int, ...] = key((50,), "noise levels, one forward pass for each", low=0)
-    blocks: tuple[str, ...] = key(
+    timesteps: Ints = nonnegative((50,), "noise levels, one forward pass for each")
+    blocks: Texts = key(
         ("output_blocks/2", "output_blocks/5", "output_blocks/8"),
         "blocks of the denoiser; these are at 16, 32 and 64 px",
     )
     guided: bool = key(True, "False: the guide's tokens are those of the zero vector")
-    scales: tuple[float, ...] = key(
+    scales: Floats = key(
         (1.0,), "magnifications, relative to the tiles, of which all features are taken", above=0
     )
-    seed: int = key(0, "of the one noise that all tiles share", low=0)
+    seed: int = nonnegative(0, "of the one noise that all tiles share")
 
     def problems(self, where: str) -> Iterator[str]:
         """Keys that do not go together."""
@@ -116,7 +126,7 @@ class Head:
         "linear: of each position by itself, which shows what the features alone hold",
         choices=("convolution", "linear"),
     )
-    width: int = key(128, "of convolution", low=1)
+    width: int = positive(128, "of convolution")
     norm: str = key("batch", "group: of convolution only", choices=("batch", "group"))
     tune: bool = key(False, "trains the denoiser along with the head")
 
@@ -137,12 +147,10 @@ class Arm:
     jitter (Tellez et al., 2018); stain normalization is --stain_norm of data_prep.
     """
 
-    real: float = key(
-        REQUIRED, "share of real tiles in a batch; the rest is synthetic", low=0, high=1
-    )
-    stain_jitter: float = key(REQUIRED, "strength of the stain jitter of training", low=0)
+    real: float = fraction(REQUIRED, "share of real tiles in a batch; the rest is synthetic")
+    stain_jitter: float = nonnegative(REQUIRED, "strength of the stain jitter of training")
     network: str = key("model", "network, if not `model`", choices=tuple(NETWORKS), terse=True)
-    changes: tuple[tuple[str, Any], ...] = key(
+    changes: Changes = key(
         (),
         '(key of config.segmentation, value) pairs that differ: (("features.timesteps", (150,)),)',
         terse=True,
@@ -159,9 +167,9 @@ class Arm:
 class Segmentation(Start):
     """The segmenters."""
 
-    model: SegmenterModel = key(SegmenterModel(), "network")
-    features: Features = key(Features(), "features")
-    head: Head = key(Head(), "head on features")
+    model: SegmenterModel = SegmenterModel()
+    features: Features = Features()
+    head: Head = Head()
     arms: Mapping[str, Arm] = key(
         {
             "labelled": Arm(real=1.0, stain_jitter=0.0),
@@ -169,18 +177,15 @@ class Segmentation(Start):
         },
         "name -> arm",
     )
-    judge: Arm = key(
-        Arm(real=1.0, stain_jitter=0.5),
-        "trained on real tiles only, judges whether synthetic images keep to their layouts",
-    )
-    seeds: tuple[int, ...] = key((0, 1, 2), "each arm is trained once for each", low=0)
-    ce_weight: float = key(0.1, "weight of the cross-entropy", low=0)
-    dice_weight: float = key(0.9, "weight of the Dice loss", low=0)
-    border: int = key(0, "ignored pixels along the edges, in training and scoring", low=0)
+    judge: Arm = Arm(real=1.0, stain_jitter=0.5)
+    seeds: Ints = nonnegative((0, 1, 2), "each arm is trained once for each")
+    ce_weight: float = nonnegative(0.1, "weight of the cross-entropy")
+    dice_weight: float = nonnegative(0.9, "weight of the Dice loss")
+    border: int = nonnegative(0, "ignored pixels along the edges, in training and scoring")
     checkpoint: str = key(
         "last", "best: by IoU of the validation patients", choices=("last", "best")
     )
-    train: Training = key(training(11_718, 64, 8e-6), "training")
+    train: Training = training(11_718, 64, 8e-6)
 
     def problems(self, where: str) -> Iterator[str]:
         """Keys that do not go together."""

@@ -1,16 +1,10 @@
 """Keys of the encoder that learns without labels (DINO, Caron et al. 2021)."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
-from stedm_jax.settings.key import key, section
+from stedm_jax.settings.key import Floats, Shares, fraction, key, nonnegative, positive, section
 from stedm_jax.settings.names import VITS
-from stedm_jax.settings.training import (
-    Optimizer,
-    Start,
-    Training,
-    split_problems,
-    steps_problems,
-)
+from stedm_jax.settings.training import Learned, Optimizer, Training
 
 CUSTOM = "vit"
 
@@ -20,10 +14,10 @@ class SslModel:
     """Vision Transformer."""
 
     kind: str = key(CUSTOM, "vit: of the sizes below; or a published one", choices=(CUSTOM, *VITS))
-    width: int = key(384, "width", low=1)
-    depth: int = key(12, "blocks", low=1)
-    heads: int = key(6, "heads of attention", low=1)
-    patch: int = key(16, "side of a patch in pixels", low=1)
+    width: int = positive(384, "width")
+    depth: int = positive(12, "blocks")
+    heads: int = positive(6, "heads of attention")
+    patch: int = positive(16, "side of a patch in pixels")
 
     def problems(self, where: str) -> Iterator[str]:
         """Keys that do not go together."""
@@ -35,22 +29,22 @@ class SslModel:
 class SslHead:
     """Head of the self-supervised training."""
 
-    hidden: int = key(2048, "width of its hidden layers", low=1)
-    bottleneck: int = key(256, "width of its bottleneck", low=1)
-    prototypes: int = key(65_536, "prototypes", low=1)
+    hidden: int = positive(2048, "width of its hidden layers")
+    bottleneck: int = positive(256, "width of its bottleneck")
+    prototypes: int = positive(65_536, "prototypes")
 
 
 @section
 class SslCrops:
     """Crops of a tile."""
 
-    global_size: int = key(224, "side in pixels of the two that the teacher sees too", low=1)
-    local_size: int = key(96, "side in pixels of those that only the student sees", low=1)
-    locals: int = key(8, "number of local crops", low=0)
-    global_scale: tuple[float, ...] = key(
+    global_size: int = positive(224, "side in pixels of the two that the teacher sees too")
+    local_size: int = positive(96, "side in pixels of those that only the student sees")
+    locals: int = nonnegative(8, "number of local crops")
+    global_scale: Floats = key(
         (0.4, 1.0), "least and greatest share of the tile's area", length=2, above=0, high=1
     )
-    local_scale: tuple[float, ...] = key(
+    local_scale: Floats = key(
         (0.1, 0.4), "least and greatest share of the tile's area", length=2, above=0, high=1
     )
 
@@ -59,19 +53,17 @@ class SslCrops:
 class SslAugment:
     """Augmentation of crops."""
 
-    stain: float = key(0.3, "strength of the stain jitter, each crop by itself", low=0)
-    colour: float = key(0.2, "strength of jitter of brightness, contrast and saturation", low=0)
-    grey: float = key(0.1, "share of crops without color", low=0, high=1)
-    blur: tuple[float, ...] = key(
+    stain: float = nonnegative(0.3, "strength of the stain jitter, each crop by itself")
+    colour: float = nonnegative(0.2, "strength of jitter of brightness, contrast and saturation")
+    grey: float = fraction(0.1, "share of crops without color")
+    blur: Floats = fraction(
         (0.5, 0.1, 0.3),
         "share of blurred crops: first global, second global, local",
         length=3,
-        low=0,
-        high=1,
     )
     blur_sigma: float = key(2.0, "strongest blur in pixels", above=0)
-    solarise: float = key(
-        0.0, "share of solarized second global crops; DINO on photographs: 0.2", low=0, high=1
+    solarise: float = fraction(
+        0.0, "share of solarized second global crops; DINO on photographs: 0.2"
     )
 
 
@@ -79,57 +71,51 @@ class SslAugment:
 class SslProbe:
     """Scores of the embeddings on annotated tiles."""
 
-    tiles: int = key(4096, "most annotated tiles of each split", low=1)
+    tiles: int = positive(4096, "most annotated tiles of each split")
     protocol: str = key(
         "val",
         "val: train on patients of train, score those of val; leave_one_out: of both",
         choices=("val", "leave_one_out"),
     )
-    neighbours: int = key(20, "nearest neighbors that vote", low=1)
+    neighbours: int = positive(20, "nearest neighbors that vote")
     temperature: float = key(0.07, "temperature of their votes", above=0)
 
 
 @section
-class Ssl(Start):
+class Ssl(Learned):
     """The self-supervised encoder, at the size of HIPT's ViT-S/16; runs where stages has "ssl"."""
 
-    model: SslModel = key(SslModel(), "network")
-    head: SslHead = key(SslHead(), "head")
-    crops: SslCrops = key(SslCrops(), "crops of a tile")
-    augment: SslAugment = key(SslAugment(), "augmentation of crops")
+    model: SslModel = SslModel()
+    head: SslHead = SslHead()
+    crops: SslCrops = SslCrops()
+    augment: SslAugment = SslAugment()
     student_temperature: float = key(0.1, "temperature of the student", above=0)
-    teacher_temperature: tuple[float, ...] = key(
+    teacher_temperature: Floats = key(
         (0.04, 0.07), "temperature of the teacher, first and last", length=2, above=0
     )
-    teacher_warmup: int = key(30_000, "steps between the two", low=0)
-    momentum: float = key(0.996, "of the teacher, at the start; 1 at the end", low=0, high=1)
-    centre_momentum: float = key(0.9, "of the center of the teacher's outputs", low=0, high=1)
-    freeze_last: int = key(1000, "first steps in which the prototypes stay as they are", low=0)
-    splits: Mapping[str, float] = key(
-        {"train": 0.5, "style": 0.5}, "split -> share of a batch", low=0
-    )
-    probe: SslProbe = key(SslProbe(), "scores of the embeddings")
-    train: Training = key(
-        Training(
-            steps=100_000,
-            batch=256,
-            eval_every=5000,
-            optimizer=Optimizer(
-                lr=5e-4,
-                weight_decay=0.04,
-                weight_decay_end=0.4,
-                clip=3.0,
-                warmup=10_000,
-                schedule="cosine",
-            ),
+    teacher_warmup: int = nonnegative(30_000, "steps between the two")
+    momentum: float = fraction(0.996, "of the teacher, at the start; 1 at the end")
+    centre_momentum: float = fraction(0.9, "of the center of the teacher's outputs")
+    freeze_last: int = nonnegative(1000, "first steps in which the prototypes stay as they are")
+    splits: Shares = nonnegative({"train": 0.5, "style": 0.5}, "split -> share of a batch")
+    probe: SslProbe = SslProbe()
+    train: Training = Training(
+        steps=100_000,
+        batch=256,
+        eval_every=5000,
+        optimizer=Optimizer(
+            lr=5e-4,
+            weight_decay=0.04,
+            weight_decay_end=0.4,
+            clip=3.0,
+            warmup=10_000,
+            schedule="cosine",
         ),
-        "training; without accumulate and ema, as the teacher follows each batch as a whole",
     )
 
     def problems(self, where: str) -> Iterator[str]:
         """Keys that do not go together."""
-        yield from split_problems(where, self.splits)
-        yield from steps_problems(where, self, self.train.steps)
+        yield from super().problems(where)
         patch = self.model.patch
         for name in ("global_size", "local_size"):
             side = getattr(self.crops, name)

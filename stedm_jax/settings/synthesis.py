@@ -3,9 +3,18 @@
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
-from stedm_jax.settings.key import REQUIRED, key, section
+from stedm_jax.settings.key import (
+    REQUIRED,
+    Changes,
+    Floats,
+    Pairs,
+    fraction,
+    key,
+    nonnegative,
+    positive,
+    section,
+)
 from stedm_jax.settings.training import share_problems
 
 
@@ -13,17 +22,13 @@ from stedm_jax.settings.training import share_problems
 class Guidance:
     """Classifier-free guidance."""
 
-    scale: float = key(1.5, "strength; 1: none", low=0)
-    rescale: float = key(0.7, "share of rescaling", low=0, high=1)
-    interval: tuple[float, ...] = key(
-        (0.0, 1.0), "noise levels that are guided", length=2, low=0, high=1
-    )
-    layout_interval: tuple[float, ...] = key(
+    scale: float = nonnegative(1.5, "strength; 1: none")
+    rescale: float = fraction(0.7, "share of rescaling")
+    interval: Floats = fraction((0.0, 1.0), "noise levels that are guided", length=2)
+    layout_interval: Floats = fraction(
         (0.0, 1.0),
         "noise levels where a dropped layout counts (diffusion.drop_layout)",
         length=2,
-        low=0,
-        high=1,
     )
 
     def problems(self, where: str) -> Iterator[str]:
@@ -39,7 +44,7 @@ class SynthesisSet:
     """A named set of synthetic tiles."""
 
     generator: str = key(REQUIRED, "name of one of diffusion.generators")
-    changes: tuple[tuple[str, Any], ...] = key(
+    changes: Changes = key(
         (), "(key of config.synthesis, value) pairs that differ for it", terse=True
     )
 
@@ -48,26 +53,26 @@ class SynthesisSet:
 class Synthesis:
     """Synthetic tiles."""
 
-    count: int = key(20_000, "tiles", low=1)
-    batch: int = key(64, "tiles sampled at once, over all devices", low=1)
+    count: int = positive(20_000, "tiles")
+    batch: int = positive(64, "tiles sampled at once, over all devices")
     styles: str = key("style", "split whose patients lend their style")
     layouts: str = key("train", "split whose masks are the layouts")
-    shares: tuple[tuple[str, float], ...] = key(
+    shares: Pairs = key(
         (("foreground", 0.5), ("rest", 0.5)), "of layouts, as data.shares; (): as they come"
     )
-    min_labelled: float = key(0.99, "least labeled share of a layout", low=0, high=1)
+    min_labelled: float = fraction(0.99, "least labeled share of a layout")
     weights: str = key(
         "ema", "ema, params, ema:WIDTH (combined from the snapshots of train.ema), or a folder"
     )
     sampler: str = key("ddim", "sampler", choices=("ddim", "dpmpp_2m"))
-    steps: int = key(128, "steps of the sampler", low=1)
+    steps: int = positive(128, "steps of the sampler")
     spacing: str = key(
         "uniform_stride",
         "of the steps",
         choices=("uniform_lambda", "linspace", "trailing", "uniform_stride"),
     )
-    eta: float = key(0.0, "share of fresh noise of ddim", low=0, high=1)
-    guidance: Guidance = key(Guidance(), "guidance")
+    eta: float = fraction(0.0, "share of fresh noise of ddim")
+    guidance: Guidance = Guidance()
     codec: str = key("png", "of the records: png, or jpeg50 to jpeg100")
     sets: Mapping[str, SynthesisSet] = key(
         {"synthetic": SynthesisSet(generator="stedm")},
@@ -87,8 +92,6 @@ class Synthesis:
             yield f"{where}.codec is '{self.codec}'; use png, or jpeg50 to jpeg100."
         if self.eta and self.sampler != "ddim":
             yield f"{where}.eta is {self.eta}; it must be 0 for {where}.sampler='{self.sampler}'."
-        if not self.sets:
-            yield f"{where}.sets is empty; name at least one."
         if self.weights.startswith("ema:"):
             if self.width is None:
                 yield (

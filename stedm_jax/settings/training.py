@@ -1,8 +1,19 @@
 """Keys of a training: the loop, the optimizer, the averages, and what it starts from."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
-from stedm_jax.settings.key import REQUIRED, key, section
+from stedm_jax.settings.key import (
+    REQUIRED,
+    Floats,
+    Ints,
+    Pairs,
+    Shares,
+    Texts,
+    key,
+    nonnegative,
+    positive,
+    section,
+)
 
 WIDEST = 12**-0.5
 """Relative width of the plain mean of all steps; no average of a power function is wider."""
@@ -17,7 +28,7 @@ def track_name(width: float) -> str:
 class Start:
     """What a training starts from."""
 
-    init_from: tuple[str, ...] = key(
+    init_from: Texts = key(
         (), '"SOURCE" or "PART=SOURCE": a stage folder, a converted folder, or a registry name'
     )
     init_partial: bool = key(False, "parameters that a source lacks start fresh")
@@ -29,14 +40,14 @@ class Optimizer:
 
     name: str = key("adamw", "optimizer", choices=("adam", "adamw"))
     lr: float = key(REQUIRED, "learning rate", above=0)
-    weight_decay: float = key(0.01, "weight decay of matrices and kernels", low=0)
-    weight_decay_end: float = key(0.0, "value it reaches along a cosine; 0: it stays", low=0)
+    weight_decay: float = nonnegative(0.01, "weight decay of matrices and kernels")
+    weight_decay_end: float = nonnegative(0.0, "value it reaches along a cosine; 0: it stays")
     b1: float = key(0.9, "decay of the first moment", low=0, below=1)
     b2: float = key(0.999, "decay of the second moment", low=0, below=1)
-    clip: float = key(0.0, "largest norm of the gradient; 0: off", low=0)
-    warmup: int = key(0, "steps over which the learning rate grows from 0", low=0)
+    clip: float = nonnegative(0.0, "largest norm of the gradient; 0: off")
+    warmup: int = nonnegative(0, "steps over which the learning rate grows from 0")
     schedule: str = key("constant", "of the learning rate", choices=("constant", "cosine"))
-    groups: tuple[tuple[str, float], ...] = key(
+    groups: Pairs = key(
         (), 'pairs (regex of parameters, factor of the learning rate): (("style/.*", 10.0),)'
     )
 
@@ -61,13 +72,12 @@ class Ema:
     decay: float = key(
         0.0, "of the exponential average, warmed up as (1+n)/(10+n); 0: off", low=0, below=1
     )
-    tracks: tuple[float, ...] = key(
+    tracks: Floats = key(
         (), "relative widths of power-function averages kept beside it: (0.05, 0.10), as in EDM2"
     )
-    snapshot_every: int = key(
+    snapshot_every: int = nonnegative(
         0,
         "steps between snapshots of the tracks, for python -m stedm_jax.ema; 0: none",
-        low=0,
         changes=False,
     )
 
@@ -93,24 +103,23 @@ class Ema:
 class Training:
     """The loop of a training."""
 
-    steps: int = key(REQUIRED, "steps; 0: the weights of init_from are kept as they are", low=0)
-    batch: int = key(REQUIRED, "images of a step, over all devices and hosts", low=1)
-    accumulate: int = key(
-        1, "micro-batches that a batch is cut into, one after the other, for memory", low=1
+    steps: int = nonnegative(REQUIRED, "steps; 0: the weights of init_from are kept as they are")
+    batch: int = positive(REQUIRED, "images of a step, over all devices and hosts")
+    accumulate: int = positive(
+        1, "micro-batches that a batch is cut into, one after the other, for memory"
     )
-    log_every: int = key(50, "steps between lines of metrics", low=1, changes=False)
-    eval_every: int = key(0, "steps between evaluations; 0: at the end only", low=0)
-    checkpoint_every: int = key(
-        1000, "steps between checkpoints; 0: at the end only", low=0, changes=False
+    log_every: int = positive(50, "steps between lines of metrics", changes=False)
+    eval_every: int = nonnegative(0, "steps between evaluations; 0: at the end only")
+    checkpoint_every: int = nonnegative(
+        1000, "steps between checkpoints; 0: at the end only", changes=False
     )
-    visual_every: int = key(
-        0, "steps between pictures; 0: never, otherwise at the end too", low=0, changes=False
+    visual_every: int = nonnegative(
+        0, "steps between pictures; 0: never, otherwise at the end too", changes=False
     )
-    keep: int = key(2, "newest checkpoints that are kept", low=1, changes=False)
-    skip_bad: int = key(
+    keep: int = positive(2, "newest checkpoints that are kept", changes=False)
+    skip_bad: int = nonnegative(
         0,
         "steps with a loss or gradient that is not finite that are left out before it stops",
-        low=0,
         changes=False,
     )
     wandb: str = key(
@@ -119,12 +128,12 @@ class Training:
         choices=("", "offline", "online"),
         changes=False,
     )
-    profile: tuple[int, ...] = key((), "(first, last) step to profile; (): none", changes=False)
-    optimizer: Optimizer = key(REQUIRED, "optimizer")
-    freeze: tuple[str, ...] = key(
+    profile: Ints = key((), "(first, last) step to profile; (): none", changes=False)
+    optimizer: Optimizer
+    freeze: Texts = key(
         (), 'regexes of parameters that stay as they are: ("unet/input_blocks/.*",)'
     )
-    ema: Ema = key(Ema(), "moving averages of the parameters")
+    ema: Ema = Ema()
 
     def problems(self, where: str) -> Iterator[str]:
         """Keys that do not go together."""
@@ -140,28 +149,31 @@ def training(steps: int, batch: int, lr: float) -> Training:
     return Training(steps=steps, batch=batch, optimizer=Optimizer(lr=lr))
 
 
-def split_problems(where: str, splits: Mapping[str, float]) -> Iterator[str]:
-    """What is wrong with the shares of splits in a batch."""
-    held_out = [split for split in ("val", "test") if splits.get(split)]
-    if held_out:
-        yield (
-            f"{where}.splits trains on {' and '.join(held_out)}, whose patients are only for "
-            "judging; train on 'train' and 'style'."
-        )
-    if not any(splits.values()):
-        yield f"{where}.splits gives no split a share above 0."
+@section
+class Learned(Start):
+    """What autoencoder, encoder and denoisers have in common."""
+
+    splits: Shares = nonnegative({"train": 1.0}, "split -> share of a batch")
+    train: Training
+
+    def problems(self, where: str) -> Iterator[str]:
+        """Keys that do not go together."""
+        held_out = [split for split in ("val", "test") if self.splits.get(split)]
+        if held_out:
+            yield (
+                f"{where}.splits trains on {' and '.join(held_out)}, whose patients are only for "
+                "judging; train on 'train' and 'style'."
+            )
+        if not any(self.splits.values()):
+            yield f"{where}.splits gives no split a share above 0."
+        if not self.train.steps and not self.init_from:
+            yield (
+                f"{where}.train.steps is 0; give 1 or more, or 0 together with {where}.init_from "
+                "to take those weights as they are."
+            )
 
 
-def steps_problems(where: str, start: Start, steps: int) -> Iterator[str]:
-    """A training of no steps needs weights."""
-    if not steps and not start.init_from:
-        yield (
-            f"{where}.train.steps is 0; give 1 or more, or 0 together with {where}.init_from to "
-            "take those weights as they are."
-        )
-
-
-def share_problems(where: str, shares: tuple[tuple[str, float], ...]) -> Iterator[str]:
+def share_problems(where: str, shares: Pairs) -> Iterator[str]:
     """What is wrong with (kind of tiles, share) pairs, whatever kinds there are."""
     kinds = [kind for kind, _ in shares]
     total = sum(share for _, share in shares)

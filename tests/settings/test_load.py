@@ -91,7 +91,7 @@ def test_wrong_overrides_are_refused(assignment, says):
     config = get_base()
     if says is None:
         config.data.groups = (("a", ("b",)),)
-        says = "nested"
+        says = "of type tuple of"
     with pytest.raises(UserError, match=says):
         override(config, [assignment])
 

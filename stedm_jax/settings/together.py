@@ -1,0 +1,202 @@
+"""What is asked of sections together, and of every arm, generator and set with its changes."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from stedm_jax.common.errors import UserError
+from stedm_jax.settings.arm_networks import JUDGE
+from stedm_jax.settings.flat import flatten
+from stedm_jax.settings.read import check, nearest
+from stedm_jax.settings.root import Settings
+
+SMALLEST_FOR_LPIPS = 31
+
+
+def mistakes(settings: Settings) -> Iterator[str]:
+    """All keys that do not go together, each as a sentence."""
+    base = [*_names(settings), *_all(settings)]
+    yield from base
+    variants: list[tuple[str, Callable[[Settings, str], Iterator[str]], str]] = [
+        *(("arm", _arm, name) for name in (*settings.arms, JUDGE)),
+        *(("generator", _generator, name) for name in settings.diffusion.generators),
+        *(("set", _set, name) for name in settings.synthesis.sets),
+    ]
+    for what, problems, name in variants:
+        try:
+            found = list(problems(settings, name))
+        except UserError as error:
+            yield str(error)
+        else:
+            yield from (f"The {what} '{name}': {text}" for text in found if text not in base)
+
+
+def _all(settings: Settings) -> Iterator[str]:
+    yield from check(settings, "config")
+    yield from _sizes(settings)
+    yield from _sampling(settings)
+    yield from _report(settings)
+    crop, tile = settings.autoencoder.crop, settings.data.tile
+    if settings.autoencoder.lpips and (crop or tile) < SMALLEST_FOR_LPIPS:
+        yield (
+            f"config.autoencoder.lpips: LPIPS needs images of {SMALLEST_FOR_LPIPS} px or more, and "
+            f"config.autoencoder.crop={crop} (0: whole tiles) leaves less; use a larger crop, or "
+            "autoencoder.lpips=''."
+        )
+    if settings.latents.cache and "generator" not in settings.stages:
+        yield (
+            "config.latents.cache=True stores latents for the stage generator, which config.stages "
+            "does not name; set it False (guided.cache=True stores them for the stage guided)."
+        )
+
+
+def _sizes(settings: Settings) -> Iterator[str]:
+    """What networks divide the side of a tile by."""
+    tile, first = settings.data.tile, settings.autoencoder.halvings
+    halvings = {
+        "autoencoder.model": first,
+        "diffusion.unet": first + len(settings.diffusion.unet.multipliers) - 1,
+        "segmentation.model": settings.segmentation.model.halvings,
+    }
+    if "guided" in settings.stages:
+        halvings["guided.unet"] = first + len(settings.guided.unet.multipliers) - 1
+    for network, times in halvings.items():
+        if tile % 2**times:
+            yield (
+                f"config.data.tile={tile} must be a multiple of {2**times} for the networks of "
+                f"config.{network}, which halve a tile {times} times."
+            )
+    if 2 * settings.segmentation.border >= tile:
+        yield (
+            f"config.segmentation.border={settings.segmentation.border} leaves nothing of tiles of "
+            f"{tile} px (config.data.tile)."
+        )
+
+
+def _sampling(settings: Settings) -> Iterator[str]:
+    """How the denoiser is trained, and how it is sampled."""
+    diffusion, synthesis = settings.diffusion, settings.synthesis
+    guidance, averages = synthesis.guidance, diffusion.train.ema
+    low, high = guidance.layout_interval
+    narrow = low > guidance.interval[0] or high < guidance.interval[1]
+    if diffusion.drop_layout == 1 and narrow:
+        yield (
+            "config.diffusion.drop_layout is 1: a layout never stays without its style, as it "
+            "would outside config.synthesis.guidance.layout_interval; use a lower drop_layout, or "
+            "a layout_interval as wide as the interval."
+        )
+    if synthesis.width and not (averages.snapshot_every and averages.tracks):
+        yield (
+            f"config.synthesis.weights is '{synthesis.weights}', which is combined from snapshots, "
+            "but the training keeps none: set diffusion.train.ema.tracks=(0.05, 0.10) and "
+            "diffusion.train.ema.snapshot_every."
+        )
+
+
+def _report(settings: Settings) -> Iterator[str]:
+    baseline, ablation = settings.report.baseline, settings.report.ablation
+    if baseline and baseline not in settings.arms:
+        yield (
+            f"config.report.baseline is '{baseline}', which is no arm; there are "
+            f"{', '.join(settings.arms)}."
+        )
+    known = flatten(settings.segmentation)
+    if ablation and ablation not in known:
+        yield (
+            f"config.report.ablation is '{ablation}', which is no key of config.segmentation."
+            f"{nearest(ablation, known)}"
+        )
+
+
+def _names(settings: Settings) -> Iterator[str]:
+    """Names of the run, and of arms, generators and sets, which are folders."""
+    if not settings.name.isidentifier():
+        yield f"config.name is '{settings.name}'; use letters, digits and underscores."
+    named = {
+        "segmentation.arms": settings.arms,
+        "diffusion.generators": settings.diffusion.generators,
+        "synthesis.sets": settings.synthesis.sets,
+    }
+    for group, names in named.items():
+        if not names and group != "segmentation.arms":
+            yield f"config.{group} is empty; name at least one."
+        for name in names:
+            if "/" in name or name in ("", ".", ".."):
+                yield f"config.{group} has '{name}', which is no name for a folder."
+    if JUDGE in settings.arms:
+        yield f"config.segmentation.arms has '{JUDGE}', which is the name of the judge."
+
+
+def _arm(settings: Settings, name: str) -> Iterator[str]:
+    yield from _all(replace(settings, segmentation=settings.arm(name)))
+    settings.set_of(name)
+    arm, features, guided = settings.arm_entry(name), settings.arm(name).features, settings.guided
+    if settings.reads_around(name):
+        region = "the guide of its denoiser has a region token (config.guided.guide.tokens)"
+        if arm.real < 1:
+            yield (
+                f"it learns from synthetic tiles (real={arm.real:g}), but {region}, and synthetic "
+                "tiles have no field around them. Set its real=1.0."
+            )
+        if settings.report.whole and "report" in settings.stages:
+            yield (
+                f"it cannot segment whole images (config.report.whole): {region}, which is made of "
+                "the field around each tile, and an image has no field around it at its edge."
+            )
+    if arm.is_head and "guided" not in settings.stages:
+        yield "it reads features of a guided denoiser, but config.stages does not name guided."
+    if arm.is_head and features.source != "ldm" and guided.guide.source == "none":
+        yield (
+            f"features.source is '{features.source}', which reads the guide's tokens, but "
+            "config.guided.guide.source is 'none'."
+        )
+    if arm.is_head and features.source != "vit":
+        yield from _features(settings, name)
+
+
+def _features(settings: Settings, name: str) -> Iterator[str]:
+    """Features of the guided denoiser."""
+    features, guided, tile = settings.arm(name).features, settings.guided, settings.data.tile
+    if wrong := [str(t) for t in features.timesteps if t >= guided.schedule.steps]:
+        yield (
+            f"features.timesteps has {', '.join(wrong)}; give numbers from 0 to "
+            f"{guided.schedule.steps - 1} (config.guided.schedule.steps - 1)."
+        )
+    divisor = 2 ** (settings.autoencoder.halvings + len(guided.unet.multipliers) - 1)
+    for scale in features.scales:
+        if tile * scale % divisor:
+            yield (
+                f"features.scales has {scale}, which makes tiles of {tile} px ones of "
+                f"{tile * scale:g} px; the autoencoder and the denoiser need a multiple of "
+                f"{divisor} px. Choose another scale or config.data.tile."
+            )
+
+
+def _generator(settings: Settings, name: str) -> Iterator[str]:
+    mine, first = settings.generator(name), next(iter(settings.diffusion.generators))
+    yield from _all(replace(settings, diffusion=mine))
+    if not settings.latents.cache:
+        return
+    other = settings.generator(first)
+    same = {
+        "splits": mine.splits == other.splits,
+        "stain_jitter": mine.stain_jitter == other.stain_jitter,
+        "train.eval_every": (mine.train.eval_every > 0) == (other.train.eval_every > 0),
+    }
+    if wrong := [name for name, equal in same.items() if not equal]:
+        yield (
+            f"its {', '.join(wrong)} and that of the generator '{first}' differ, but "
+            "config.latents.cache=True keeps one set of latents for both; make them the same, or "
+            "set latents.cache=False."
+        )
+
+
+def _set(settings: Settings, name: str) -> Iterator[str]:
+    generator = settings.synthesis.sets[name].generator
+    if generator in settings.diffusion.generators:
+        diffusion, synthesis = settings.generator(generator), settings.synthesis_set(name)
+        yield from _all(replace(settings, diffusion=diffusion, synthesis=synthesis))
+    else:
+        yield (
+            f"config.synthesis.sets.{name}.generator is '{generator}'; there are "
+            f"{', '.join(settings.diffusion.generators)}."
+        )
