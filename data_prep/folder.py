@@ -30,7 +30,7 @@ from data_prep.engine.run import prepare
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.labels import VOID
 from stedm_jax.data.schema import ClassSpec
-from stedm_jax.imaging.reader import LEAST_MPP, MOST_MPP
+from stedm_jax.imaging.microns import LEAST_MPP, MOST_MPP
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:

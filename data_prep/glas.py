@@ -42,10 +42,10 @@ from data_prep.cohorts import Source, divide, read_csv
 from data_prep.command import run_command
 from data_prep.engine.job import Job, MaskFile
 from data_prep.engine.options import add_options, rules_from
-from data_prep.images import read_numbers
 from data_prep.published import check_mpp, check_share, make_parser, pack, plan_of
 from data_prep.whole_images import add_whole
 from stedm_jax.common.errors import UserError
+from stedm_jax.imaging.label_file import read_numbers
 
 SOURCE = Source(
     "GlaS",

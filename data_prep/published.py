@@ -23,7 +23,7 @@ from stedm_jax.common.errors import UserError
 from stedm_jax.common.labels import VOID
 from stedm_jax.data.schema import ClassSpec
 from stedm_jax.imaging.open_slide import open_slide
-from stedm_jax.imaging.reader import LEAST_MPP, MOST_MPP
+from stedm_jax.imaging.microns import LEAST_MPP, MOST_MPP
 
 Box = tuple[float, float, float, float]
 FEW = 16

@@ -15,10 +15,12 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
+from stedm_jax.common.files import atomic_file
+
 SHORT, LONG, RATIONAL = 3, 4, 5
 _SIZES = {SHORT: 2, LONG: 4, RATIONAL: 8}
 _CODES = {SHORT: "H", LONG: "I", RATIONAL: "I"}
-CENTIMETRE = 3
+CENTIMETER = 3
 YCBCR = 6
 JPEG = 7
 
@@ -78,7 +80,7 @@ def _level_tags(
         282: (RATIONAL, resolution),
         283: (RATIONAL, resolution),
         284: (SHORT, [1]),
-        296: (SHORT, [CENTIMETRE]),
+        296: (SHORT, [CENTIMETER]),
         322: (LONG, [tile]),
         323: (LONG, [tile]),
         324: (LONG, offsets),
@@ -104,8 +106,7 @@ def write_pyramid(
     Raises:
       ValueError: the file would pass the 4 GiB of a classic TIFF.
     """
-    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
-    with partial.open("wb") as file:
+    with atomic_file(path) as partial, partial.open("wb") as file:
         file.write(b"II*\0" + struct.pack("<I", 0))
         link, level = 4, 0
         while True:
@@ -124,4 +125,3 @@ def write_pyramid(
                 break
             link, level = next_link, level + 1
             image = cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-    partial.replace(path)

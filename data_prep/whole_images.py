@@ -16,9 +16,9 @@ from data_prep.class_plan import ClassPlan
 from data_prep.engine.job import Job, MaskFile
 from data_prep.engine.run import report_folder
 from data_prep.engine.source import read_labels
-from data_prep.images import read_image
 from stedm_jax.common.errors import UserError
 from stedm_jax.data.whole import WholeWriter
+from stedm_jax.imaging.open_slide import read_image
 
 SPLITS = ("val", "test")
 Instances = Callable[[Job], np.ndarray | None]

@@ -13,18 +13,11 @@ from data_prep.annotations import Annotation, Polygon, draw_mask, load_annotatio
 from data_prep.annotations.mend import OUTSIDE
 from data_prep.class_plan import ClassPlan
 from data_prep.engine.job import CutRules, Job, MaskFile, PolygonFiles, SlideReport
-from data_prep.images import (
-    Picture,
-    fit_picture,
-    join_picture,
-    read_colored_mask,
-    read_image,
-    read_mask,
-    scale_picture,
-)
+from data_prep.images import Picture, fit_picture, join_picture, scale_picture
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.labels import VOID
-from stedm_jax.imaging.open_slide import open_slide
+from stedm_jax.imaging.label_file import read_colored_mask, read_mask
+from stedm_jax.imaging.open_slide import open_slide, read_image
 from stedm_jax.imaging.reader import SlideReader
 from stedm_jax.imaging.slide import Slide, mirrored
 

@@ -1,55 +1,95 @@
-"""Ordinary images (PNG, JPEG, BMP, ...), held in memory as a whole."""
+"""Ordinary images (PNG, JPEG, BMP, ...) by Pillow, held in memory as a whole."""
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, ImageOps
 
 from stedm_jax.common.errors import UserError
-from stedm_jax.imaging.tiff_file import MOST_PIXELS, convert_advice
-from stedm_jax.imaging.tiff_tiles import lay_on_white
+from stedm_jax.imaging.as_shown import on_white
+from stedm_jax.imaging.reader import SlideReader, check_size, reading
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".ppm")
-MODES = ("RGB", "RGBA", "L", "LA", "P", "CMYK", "YCbCr", "1")
+MODES = ("RGB", "L", "P", "CMYK", "YCbCr", "1")
+CLEAR_MODES = ("RGBA", "LA", "PA", "La", "RGBa")
 
 
-class ImageFile:
-    """An image of one level; see SlideReader for the attributes.
-
-    Its resolution is not trusted, since programs write 72 or 96 dpi into whatever they save: mpp is
-      None.
+@contextmanager
+def opened(path: Path, page: int = 0) -> Iterator[Image.Image]:
+    """Opens an image by Pillow, whatever its size, at a page; only its head is read.
 
     Raises:
-      UserError: unreadable, more than 8 bits, or more than MOST_PIXELS.
+      UserError: unreadable, or several pictures.
+    """
+    most = Image.MAX_IMAGE_PIXELS
+    with reading(path, "cannot be read as an image"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            Image.MAX_IMAGE_PIXELS = None
+            picture = Image.open(path)
+        finally:
+            Image.MAX_IMAGE_PIXELS = most
+        with picture:
+            frames = getattr(picture, "n_frames", 1)
+            if frames > 1 and picture.format not in ("TIFF", "MPO"):  # of a camera: and a preview
+                raise UserError(
+                    f"{path} holds {frames} pictures ({picture.format}); save the one that is "
+                    "meant as a file of its own."
+                )
+            picture.seek(page)
+            yield picture
+
+
+def raw_mode(picture: Image.Image) -> str:
+    """How the pixels of an image that was not loaded yet are stored, by Pillow's name."""
+    args = picture.tile[0][3] if picture.tile else ""
+    return str(args[0] if isinstance(args, tuple) else args)
+
+
+def _is_deep(picture: Image.Image) -> bool:
+    """Whether it has more than 8 bits a channel, of which Pillow would keep the upper ones."""
+    raw = raw_mode(picture)
+    if picture.format == "PPM":  # the largest value is said, too
+        return ";16" in raw or picture.tile[0][3][-1] > 255
+    return picture.format in ("PNG", "TIFF") and (";16" in raw or ";12" in raw)
+
+
+def read_image_file(path: Path, page: int = 0) -> UInt8[np.ndarray, "h w 3"]:
+    """An image as RGB, as a viewer shows it: turned by its orientation, transparency on white.
+
+    Raises:
+      UserError: unreadable, of more than 8 bits, too large, or several pictures.
+    """
+    with opened(path, page) as picture:
+        check_size(path, *picture.size)
+        if _is_deep(picture) or picture.mode not in MODES + CLEAR_MODES:
+            raise UserError(
+                f"{path} is of mode {picture.mode} ({raw_mode(picture)}); save it as RGB with 8 "
+                "bits a channel."
+            )
+        shown = ImageOps.exif_transpose(picture)
+        if shown.mode in CLEAR_MODES or "transparency" in picture.info:
+            return on_white(np.array(shown.convert("RGBA")))
+        return np.array(shown.convert("RGB"))
+
+
+class ImageFile(SlideReader):
+    """An image of one level; see SlideReader.
+
+    Its resolution is not trusted, since programs write 72 or 96 dpi into whatever they save.
+
+    Raises:
+      UserError: as `read_image_file`.
     """
 
-    mpp: float | None = None
-    sides: tuple[float, float] | None = None
-    origin: tuple[int, int] = (0, 0)
-
     def __init__(self, path: Path):
-        try:
-            with Image.open(path) as picture:
-                width, height = picture.size
-                if width * height > MOST_PIXELS:
-                    raise UserError(
-                        f"{path} is {width}x{height} pixels; an image that is no tiled pyramid may have "
-                        f"{MOST_PIXELS // 10**6} million. {convert_advice(path)}"
-                    )
-                if picture.mode not in MODES:
-                    raise UserError(
-                        f"{path} is of mode {picture.mode}; save it as RGB with 8 bits a channel."
-                    )
-                self.properties = {"image.format": str(picture.format), "image.mode": picture.mode}
-                clear = picture.mode in ("RGBA", "LA") or "transparency" in picture.info
-                pixels = np.array(picture.convert("RGBA" if clear else "RGB"))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise UserError(
-                f"{path} cannot be read as an image ({error}); save it again or take it off the table."
-            ) from error
-        self._pixels = lay_on_white(pixels) if clear else pixels
-        self.path, self.level_sizes, self.downsamples = path, ((width, height),), (1.0,)
+        self.path, self._pixels = path, read_image_file(path)
+        height, width = self._pixels.shape[:2]
+        self.level_sizes = ((width, height),)
 
     def read_level(
         self, level: int, y: int, x: int, height: int, width: int

@@ -1,40 +1,53 @@
-"""Opens a slide with whatever reads it."""
+"""Opens a picture with whatever reads it."""
 
 from pathlib import Path
 
+import numpy as np
+import openslide
 import tifffile
+from jaxtyping import UInt8
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.imaging.image_file import SUFFIXES, ImageFile
-from stedm_jax.imaging.openslide_file import OpenSlideFile
-from stedm_jax.imaging.reader import SlideReader
+from stedm_jax.imaging.openslide_file import GENERIC, OpenSlideFile
+from stedm_jax.imaging.reader import SlideReader, check_size, reading
 from stedm_jax.imaging.tiff_file import TiffFile
-from stedm_jax.imaging.tiff_pages import PagesError, check_pages
+from stedm_jax.imaging.tiff_layout import layout_of, orientation_of
+from stedm_jax.imaging.tiff_pages import check_pages, is_tiff
+from stedm_jax.imaging.tiff_tiles import COLORS, check_pixels
 
 MOST_PAGES = 4096
 """Most pages of a slide; a pyramid has about ten, one page for each plane of an OME-TIFF comes to
 hundreds."""
-TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
-def _is_tiff(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(4) in TIFF_STARTS
+def _only_tifffile(path: Path) -> bool:
+    """Whether OpenSlide would not show a TIFF as its tags say.
 
+    It sees neither levels nor microns of an OME-TIFF, does not turn pictures, and takes the first
+    page of a stack, or a preview that stands first, for the slide.
 
-def _is_ome(path: Path) -> bool:
+    Raises:
+      UserError: a stack, several pictures, or no colors of 8 bits.
+    """
     try:
-        with tifffile.TiffFile(path) as file:
-            return bool(file.is_ome)
-    except (tifffile.TiffFileError, OSError, ValueError):
+        file = tifffile.TiffFile(path)
+        first = file.pages.first
+    except Exception:  # it is damaged: the readers say how
         return False
+    with file:
+        if file.is_ome or orientation_of(first) != 1:
+            return True
+        if openslide.OpenSlide.detect_format(path) not in (None, GENERIC):
+            return False
+        page = layout_of(path, file).levels[0][0].aspage()
+        check_pixels(path, page)
+        odd = page.photometric not in (1, 2, 6) or page.samplesperpixel != COLORS[page.photometric]
+        return odd or page.index != first.index
 
 
 def open_slide(path: Path) -> SlideReader:
-    """Opens a slide by OpenSlide, else as a TIFF by tifffile, else as an ordinary image.
-
-    An OME-TIFF goes to tifffile only: OpenSlide takes it for a plain TIFF and sees neither its
-    levels nor its microns.
+    """Opens a slide or an image by OpenSlide, else as a TIFF by tifffile, else by Pillow.
 
     Raises:
       UserError: none of them opens it; says what each of them found.
@@ -43,26 +56,39 @@ def open_slide(path: Path) -> SlideReader:
         raise UserError(
             f"Slide {path} does not exist; check its name in the table and the folder of the slides."
         )
-    tiff = path.is_file() and _is_tiff(path)
-    if tiff:
-        try:
+    readers = [OpenSlideFile, ImageFile]
+    with reading(path, "is damaged"):
+        if path.is_dir():
+            readers = [OpenSlideFile]
+        elif is_tiff(path):
             check_pages(path, MOST_PAGES, strict=False)
-        except PagesError as error:
-            raise UserError(
-                f"Slide {path} is a damaged TIFF: {error}. Copy it again or leave it out."
-            ) from error
-    if tiff and _is_ome(path):
-        return TiffFile(path)
-    if path.suffix.lower() in SUFFIXES and not tiff:
-        return ImageFile(path)
-    readers = [OpenSlideFile, *([TiffFile] if tiff else [] if path.is_dir() else [ImageFile])]
+            readers = [TiffFile] if _only_tifffile(path) else [OpenSlideFile, TiffFile]
+        elif path.suffix.lower() in SUFFIXES:
+            readers = [ImageFile]
     found = []
     for reader in readers:
         try:
             return reader(path)
         except UserError as error:
-            found.append(str(error))
+            found.append(error)
+    if len(found) == 1:
+        raise found[0]
     raise UserError(
-        f"Slide {path} does not open. {' '.join(found)} Copy a damaged file again, convert a foreign one, or take it "
-        "off the table."
+        f"Slide {path} does not open. {' '.join(map(str, found))} Copy a damaged file again, "
+        "convert a foreign one, or take it off the table."
     )
+
+
+def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
+    """The whole of an image as RGB, as a viewer shows it.
+
+    Raises:
+      UserError: unreadable, or too large.
+    """
+    reader = open_slide(path)
+    try:
+        width, height = reader.level_sizes[0]
+        check_size(path, width, height)
+        return reader.read_level(0, 0, 0, height, width)
+    finally:
+        reader.close()

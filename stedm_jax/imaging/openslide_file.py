@@ -17,22 +17,19 @@ import tifffile
 from jaxtyping import UInt8
 
 from stedm_jax.common.errors import UserError
-from stedm_jax.imaging.reader import sensible_sides
-from stedm_jax.imaging.tiff_tiles import (
-    TileCache,
-    TiledLevel,
-    check_layout,
-    has_imagecodecs,
-    lay_on_white,
-)
+from stedm_jax.imaging.as_shown import on_white
+from stedm_jax.imaging.microns import sensible_sides
+from stedm_jax.imaging.reader import SlideReader, reading
+from stedm_jax.imaging.tiff_tiles import TileCache, TiledLevel, check_pixels, has_imagecodecs
 
 CACHE_BYTES = 64 << 20
 """OpenSlide's decoded tiles: twice its default, so that a column of tiles between two blocks
 stays."""
 ALIGNED, SHIFTED = 1e-6, 4.0
-"""Pixels off a whole one up to which tiles must be equal; mean difference in grey levels that a
+"""Pixels off a whole one up to which tiles must be equal; mean difference in gray levels that a
 shift may make."""
-PLAIN_VENDORS = ("aperio", "generic-tiff")
+GENERIC = "generic-tiff"
+PLAIN_VENDORS = ("aperio", GENERIC)
 
 # Fills a buffer of ours; openslide-python's own read_region adds a PIL image, and getting pixels
 # out of that costs as much as decoding a tenth of them. It is no public name, hence the other way
@@ -52,14 +49,14 @@ def _file_in(folder: Path) -> Path:
 
 
 def premultiplied_on_white(pixels: UInt8[np.ndarray, "h w 4"]) -> UInt8[np.ndarray, "h w 3"]:
-    """Lays OpenSlide's BGRA, whose colours are multiplied by alpha, on white; the result is RGB."""
+    """Lays OpenSlide's BGRA, whose colors are multiplied by alpha, on white; the result is RGB."""
     rgb = cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGB)
     alpha = pixels[..., 3]
     return rgb if alpha.min() == 255 else cv2.add(rgb, np.repeat(255 - alpha[..., None], 3, -1))
 
 
-class OpenSlideFile:
-    """A slide opened by OpenSlide; see SlideReader for the attributes.
+class OpenSlideFile(SlideReader):
+    """A slide opened by OpenSlide; see SlideReader.
 
     Args:
       path: the file, or a folder of DICOM files.
@@ -71,58 +68,63 @@ class OpenSlideFile:
 
     def __init__(self, path: Path, direct: bool = True):
         file = _file_in(path) if path.is_dir() else path
-        try:
+        self.path, self._tiff, self._tiles = path, None, None
+        with reading(path, "is not opened by OpenSlide"):
             self._slide = openslide.OpenSlide(file)
-        except (openslide.OpenSlideError, OSError) as error:
-            raise UserError(f"{path} is not opened by OpenSlide ({error}).") from error
-        self._slide.set_cache(openslide.OpenSlideCache(CACHE_BYTES))
-        self.path, self.properties = path, dict(self._slide.properties)
-        self.level_sizes = tuple((int(w), int(h)) for w, h in self._slide.level_dimensions)
-        self.downsamples = tuple(float(down) for down in self._slide.level_downsamples)
-        self.vendor = self.properties.get("openslide.vendor", "")
-        sides = [float(self.properties.get(f"openslide.mpp-{axis}") or 0) for axis in "xy"]
-        self.sides = (sides[0], sides[1]) if min(sides) > 0 else None
-        self.mpp = None if self.sides is None else sum(self.sides) / 2
-        if self.vendor == "generic-tiff":  # which has the tags of any TIFF and nothing else
-            self.sides, self.mpp = sensible_sides(self.sides, self.properties)
-        corner = [int(self.properties.get(f"openslide.bounds-{axis}") or 0) for axis in "xy"]
-        self.origin = (corner[0], corner[1])
-        self._tiff, self._tiles = None, None
-        if self.vendor not in PLAIN_VENDORS:
-            return
         try:
-            self._tiff = tifffile.TiffFile(file)
-            pages = [page.aspage() for page in self._tiff.pages]
-        except (tifffile.TiffFileError, OSError, ValueError):
-            return
-        if pages[0].bitspersample > 8:  # OpenSlide would keep the upper half
+            with reading(path, "is damaged"):
+                self._describe()
+            if self.vendor in PLAIN_VENDORS:
+                self._read_directly(file, direct)
+        except BaseException:
             self.close()
-            check_layout(path, pages[0], 1)
-        if direct and has_imagecodecs():
-            self._read_directly(file, pages)
+            raise
+
+    def _describe(self) -> None:
+        slide, said = self._slide, self._slide.properties
+        slide.set_cache(openslide.OpenSlideCache(CACHE_BYTES))
+        self.level_sizes = tuple((int(w), int(h)) for w, h in slide.level_dimensions)
+        self.downsamples = tuple(float(down) for down in slide.level_downsamples)
+        self.vendor = said.get("openslide.vendor", "")
+        self.is_slide = self.vendor != GENERIC or len(self.level_sizes) > 1
+        x, y = (float(said.get(f"openslide.mpp-{axis}") or 0) for axis in "xy")
+        self.sides = (x, y) if min(x, y) > 0 else None
+        if self.vendor == GENERIC:  # which has the tags of any TIFF and nothing else
+            self.sides, self.ignored = sensible_sides(self.sides)
+        left, top = (int(said.get(f"openslide.bounds-{axis}") or 0) for axis in "xy")
+        self.origin = (left, top)
 
     @property
     def direct(self) -> bool:
         """Whether its tiles are decoded without OpenSlide."""
         return self._tiles is not None
 
-    def _read_directly(self, file: Path, pages: list[tifffile.TiffPage]) -> None:
-        kinds = {
-            (page.imagewidth, page.imagelength): page for page in reversed(pages) if page.is_tiled
-        }
-        if not all(size in kinds for size in self.level_sizes):
+    def _read_directly(self, file: Path, direct: bool) -> None:
+        """Prepares to decode tiles without OpenSlide, where that gives the same.
+
+        Raises:
+          UserError: more than 8 bits, of which OpenSlide would keep the upper ones.
+        """
+        try:
+            self._tiff = tifffile.TiffFile(file)
+            pages = [page.aspage() for page in self._tiff.pages]
+        except Exception:  # whatever is wrong with it, OpenSlide reads it
             return
-        chosen, cache = [kinds[size] for size in self.level_sizes], TileCache()
-        if len({(page.compression, page.photometric, page.samplesperpixel) for page in chosen}) > 1:
+        if pages[0].bitspersample > 8:
+            check_pixels(self.path, pages[0])
+        if not direct or not has_imagecodecs():
+            return
+        sizes = {(page.imagewidth, page.imagelength): page for page in pages[::-1] if page.is_tiled}
+        chosen, cache = [sizes.get(size) for size in self.level_sizes], TileCache()
+        kinds = {each and (each.compression, each.photometric, each.samplesperpixel) for each in chosen}
+        if None in kinds or len(kinds) > 1:
             return
         try:
-            tiles = [TiledLevel(file, [page], i, cache) for i, page in enumerate(chosen)]
+            tiles = [TiledLevel(file, [page], i, cache) for i, page in enumerate(chosen) if page]
             alike = all(self._alike(i, level) for i, level in enumerate(tiles))
-        except UserError:
+        except Exception:  # codecs raise classes of their own
             return
-        if alike and all(
-            level.complete() for level in tiles
-        ):  # OpenSlide fills a gap from a coarser level
+        if alike and all(level.complete() for level in tiles):  # OpenSlide fills gaps
             self._tiles = tiles
 
     def _alike(self, number: int, level: TiledLevel) -> bool:
@@ -149,18 +151,14 @@ class OpenSlideFile:
     ) -> UInt8[np.ndarray, "h w 3"]:
         down = self.downsamples[level]
         left, top = round(x * down), round(y * down)
-        try:
+        where = f"level {level}, {width}x{height} pixels from x {x}, y {y}"
+        with reading(self.path, f"is damaged at {where}"):
             if _fill is None:
-                return lay_on_white(
-                    np.asarray(self._slide.read_region((left, top), level, (width, height)))
-                )
+                region = self._slide.read_region((left, top), level, (width, height))
+                return on_white(np.asarray(region))
             pixels = np.empty((height, width, 4), np.uint8)
             buffer = pixels.ctypes.data_as(ctypes.POINTER(ctypes.c_uint32))
             _fill(self._slide._osr, buffer, left, top, level, width, height)
-        except openslide.OpenSlideError as error:
-            raise UserError(
-                f"{self.path} is damaged ({error}); copy it again or leave it out."
-            ) from error
         return premultiplied_on_white(pixels)
 
     def close(self) -> None:

@@ -7,8 +7,9 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from stedm_jax.common.errors import UserError
+from stedm_jax.imaging.microns import choose_mpp
 from stedm_jax.imaging.open_slide import open_slide
-from stedm_jax.imaging.reader import IGNORED_RESOLUTION, LEAST_MPP, MOST_MPP, SlideReader
+from stedm_jax.imaging.reader import SlideReader
 from stedm_jax.imaging.resample import area_resample, edges
 
 MOST_SOURCE = 4096 * 4096
@@ -18,48 +19,6 @@ BLOCK = 1024
 SNAP = 0.1
 """How far, in source pixels over the whole slide, rounding a ratio to an integer may move
 anything."""
-
-
-def choose_mpp(
-    name: str,
-    reader: SlideReader,
-    table: float | None,
-    supplied: float | None,
-    fallback: float | None,
-) -> float:
-    """Microns per pixel of level 0: from the table, else the file, else its annotation, else the
-    flag.
-
-    Raises:
-      UserError: nobody says, or the value is no microscope's, or pixels are not square.
-    """
-    if table is None and reader.sides is not None:
-        x, y = reader.sides
-        if abs(x - y) > 0.02 * (x + y) / 2:
-            raise UserError(
-                f"Slide {name} has pixels of {x:g} x {y:g} um; give one value in a column mpp of the table."
-            )
-    sources = {
-        "the table": table,
-        "the file itself": reader.mpp,
-        "its annotation": supplied,
-        "--slide_mpp": fallback,
-    }
-    for source, mpp in sources.items():
-        if mpp is None:
-            continue
-        if not LEAST_MPP <= mpp <= MOST_MPP:  # also refuses nan
-            raise UserError(
-                f"Slide {name} has {mpp:g} um per pixel according to {source}, which is outside {LEAST_MPP} to "
-                f"{MOST_MPP:g}; give the true value in a column mpp of the table."
-            )
-        return float(mpp)
-    ignored = reader.properties.get(IGNORED_RESOLUTION)
-    raise UserError(
-        f"Slide {name} does not say how many microns a pixel has"
-        + (f" (its tags say {ignored}, which no microscope has)" if ignored else "")
-        + "; give --slide_mpp=0.25 (or what is true of it), or a column mpp in the table."
-    )
 
 
 class Slide:
@@ -73,6 +32,7 @@ class Slide:
       fit: if not 0, microns are ignored: at 1.0 "microns" the shorter side has that many pixels.
       reader: the file, where it is open already; closed with the slide, and where the slide is
         refused.
+      options: see choose_mpp.
 
     Attributes:
       reader: the file.
@@ -92,16 +52,15 @@ class Slide:
         fallback: float | None = None,
         fit: int = 0,
         reader: SlideReader | None = None,
+        **options: str,
     ):
         self.path, self.reader = Path(path), reader or open_slide(Path(path))
-        self.size = self.reader.level_sizes[0]
-        self._fit = fit
+        self.size, self._fit = self.reader.level_sizes[0], fit
         try:
-            self.mpp = (
-                fit / min(self.size)
-                if fit
-                else choose_mpp(self.path.name, self.reader, mpp, supplied, fallback)
-            )
+            self.mpp = fit / min(self.size) if fit else 0.0
+            if not fit:
+                said = (mpp, supplied, fallback)
+                self.mpp = choose_mpp(self.path.name, self.reader, *said, **options)
         except UserError:
             self.reader.close()
             raise

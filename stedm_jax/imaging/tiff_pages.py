@@ -4,6 +4,15 @@ import struct
 from pathlib import Path
 
 
+TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+def is_tiff(path: Path) -> bool:
+    """Whether a file begins as a TIFF, whatever its name."""
+    with path.open("rb") as file:
+        return file.read(4) in TIFF_STARTS
+
+
 class PagesError(ValueError):
     """A chain of pages is endless or leads nowhere."""
 

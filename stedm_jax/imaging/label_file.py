@@ -1,0 +1,247 @@
+"""Masks: the values that a file stores, turned as the image is turned, and nothing else done to
+them.
+
+What makes an image look right would change labels: white-is-zero is not inverted, few bits are not
+stretched to 255, transparency is no white, and of a palette the indices count.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+from jaxtyping import Integer, UInt8, UInt16
+from PIL import Image, ImageOps
+
+from stedm_jax.common.errors import UserError
+from stedm_jax.common.labels import VOID
+from stedm_jax.imaging.as_shown import turn
+from stedm_jax.imaging.image_file import opened, raw_mode
+from stedm_jax.imaging.reader import reading
+from stedm_jax.imaging.tiff_layout import key_page, layout_of
+from stedm_jax.imaging.tiff_pages import check_pages, is_tiff
+from stedm_jax.imaging.tiff_tiles import PLAIN_COMPRESSIONS, WHITE_IS_ZERO, has_imagecodecs
+
+MOST_PIXELS = 2**28
+"""Most pixels of a mask that are held at once."""
+MOST_PAGES = 64
+MODES = ("1", "L", "LA", "P", "PA", "I", "I;16", "I;16B", "F", "RGB", "RGBA")
+STRETCHED = {"L;2": 85, "L;4": 17}
+"""By how much Pillow multiplies grays of few bits."""
+
+Color = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class StoredLabels:
+    """What a mask stores.
+
+    Attributes:
+      values: numbers, or colors that are alike in no pixel.
+      palette: colors of the values, where the file has some.
+      shrunk: by how much the level that was read is smaller than the finest one.
+    """
+
+    values: np.ndarray
+    palette: dict[int, Color] = field(default_factory=dict)
+    shrunk: float = 1.0
+
+
+def read_stored(path: Path, most: int = MOST_PIXELS) -> StoredLabels:
+    """Reads what a mask stores; of a pyramid the finest level of up to `most` pixels.
+
+    Raises:
+      UserError: unreadable, a stack, or too large.
+    """
+    with reading(path, "cannot be read as an image"):
+        if is_tiff(path):
+            check_pages(path, MOST_PAGES)
+            return _read_tiff(path, most)
+        with opened(path) as picture:
+            _check_count(path, *picture.size, most)
+            if picture.mode not in MODES:
+                raise UserError(f"The mask {path} is of mode {picture.mode}; save it as gray.")
+            stretched = STRETCHED.get(raw_mode(picture), 0)
+            stored = ImageOps.exif_transpose(picture)
+            pixels = np.asarray(stored)
+            table = (stored.getpalette() or []) if stored.mode in ("P", "PA") else []
+            palette = dict(enumerate(zip(table[::3], table[1::3], table[2::3], strict=False)))
+            return StoredLabels(pixels // stretched if stretched else pixels, palette)
+
+
+def _check_count(path: Path, width: int, height: int, most: int) -> None:
+    if not 0 < width * height <= most:
+        raise UserError(
+            f"{width}x{height} pixels of the mask {path} are too many, or none; any downsampling of "
+            "the slide will do, or a TIFF with levels."
+        )
+
+
+def _read_tiff(path: Path, most: int) -> StoredLabels:
+    with tifffile.TiffFile(path) as file:
+        layout = layout_of(path, file)
+        full = key_page(layout.levels[0][0])
+        sizes = [key_page(pages[0]).imagewidth * key_page(pages[0]).imagelength for pages in layout.levels]
+        fitting = [pages for pages, size in zip(layout.levels, sizes, strict=True) if size <= most]
+        pages = (fitting or layout.levels)[0]
+        key = key_page(pages[0])
+        _check_count(path, key.imagewidth, key.imagelength, most)
+        palette = {}
+        if key.colormap is not None:
+            palette = {i: tuple(color) for i, color in enumerate((key.colormap.T >> 8).tolist())}
+        shrunk = full.imagewidth / key.imagewidth
+        if key.compression not in PLAIN_COMPRESSIONS and not has_imagecodecs():
+            return StoredLabels(_by_pillow(path, key), palette, shrunk)
+        planes = [page.asarray() for page in pages]
+        pixels = planes[0] if len(planes) == 1 else np.stack(planes, -1)
+        if key.planarconfig == 2 and key.samplesperpixel > 1:
+            pixels = np.moveaxis(pixels, 0, -1)
+        return StoredLabels(turn(layout.orientation, pixels), palette, shrunk)
+
+
+def _by_pillow(path: Path, key: tifffile.TiffPage) -> np.ndarray:
+    """The page of a TIFF where imagecodecs is missing, without what Pillow does to it."""
+    with opened(path, key.index) as picture:
+        stretched = STRETCHED.get(raw_mode(picture).removesuffix("I"), 0)
+        pixels = np.asarray(picture)
+    if key.photometric == WHITE_IS_ZERO and pixels.dtype in (np.uint8, np.bool_):
+        pixels = ~pixels
+    return pixels // stretched if stretched else pixels
+
+
+def read_values(path: Path) -> Integer[np.ndarray, "h w"]:
+    """The numbers of a mask of one channel, or of three or four that are alike; alpha counts
+    nothing.
+
+    Raises:
+      UserError: as `read_stored`; or colors, or numbers that are no whole ones.
+    """
+    stored = read_stored(path).values
+    with np.errstate(invalid="ignore"):
+        pixels = stored.astype(np.int64)
+    if stored.dtype.kind == "f" and not np.array_equal(pixels, stored):
+        raise UserError(
+            f"The mask {path} holds {stored.min():g} to {stored.max():g} with fractions, such as "
+            "probabilities; save whole numbers, a class id or an object's number for each pixel."
+        )
+    if pixels.ndim == 3:
+        colors = pixels[..., :3] if pixels.shape[-1] > 2 else pixels[..., :1]
+        if np.any(colors != colors[..., :1]):
+            raise UserError(
+                f"The mask {path} is colored; save it with one channel that holds class ids."
+            )
+        pixels = colors[..., 0]
+    return pixels
+
+
+def read_mask(
+    path: Path, values: Sequence[int | Sequence[int]], void: Sequence[int] = ()
+) -> UInt8[np.ndarray, "h w"]:
+    """Reads a mask as class ids.
+
+    Args:
+      path: one channel (or three equal ones), or a palette image whose indices count.
+      values: value of each class, or its values; VOID otherwise means unlabeled.
+      void: further values that mean unlabeled.
+
+    Raises:
+      UserError: as `read_values`, or a value that is no class.
+    """
+    groups = [each if isinstance(each, Sequence) else (each,) for each in values]
+    mask, unknown = _translate(read_values(path), groups, (*void, VOID))
+    if unknown.size:
+        listed = ", ".join(str(value) for group in groups for value in group)
+        raise UserError(
+            f"The mask {path} holds the value {', '.join(map(str, unknown[:8]))}, which is no class "
+            f"id; valid are {listed}, and {', '.join(map(str, (*void, VOID)))} for unlabeled. "
+            "Correct the mask; packing can name more --classes, or map with --values."
+        )
+    return mask
+
+
+def read_numbers(path: Path) -> UInt16[np.ndarray, "h w"]:
+    """Reads numbers of objects, of 8 or 16 bits.
+
+    Raises:
+      UserError: as `read_values`, or numbers that 16 bits do not hold.
+    """
+    numbers = read_values(path)
+    if numbers.min() < 0 or numbers.max() > 0xFFFF:
+        raise UserError(
+            f"{path} holds object numbers from {numbers.min()} to {numbers.max()}; 0 to 65535 are "
+            "possible."
+        )
+    return numbers.astype(np.uint16)
+
+
+def read_colored_mask(
+    path: Path, palette: Sequence[Sequence[Any]], void: Sequence[Sequence[int]] = ()
+) -> UInt8[np.ndarray, "h w"]:
+    """Reads a colored mask as class ids; its alpha counts nothing.
+
+    Args:
+      path: an RGB image, or one with a palette.
+      palette: color of each class, or its colors.
+      void: colors that mean unlabeled.
+
+    Raises:
+      UserError: unreadable, or a color that is no class.
+    """
+    pixels = _colors(path).astype(np.int64)
+    codes = pixels[..., 0] << 16 | pixels[..., 1] << 8 | pixels[..., 2]
+    packed = lambda color: color[0] << 16 | color[1] << 8 | color[2]  # noqa: E731
+    groups = [
+        [packed(color) for color in (each if isinstance(each[0], Sequence) else (each,))]
+        for each in palette
+    ]
+    mask, unknown = _translate(codes, groups, [packed(color) for color in void])
+    if unknown.size:
+        listed = ", ".join(f"#{code:06x}" for code in unknown[:8].tolist())
+        known = ", ".join(f"#{code:06x}" for group in groups for code in group)
+        raise UserError(
+            f"The mask {path} holds the color {listed}, which is no class; valid are {known}."
+        )
+    return mask
+
+
+def _colors(path: Path) -> UInt8[np.ndarray, "h w 3"]:
+    stored = read_stored(path)
+    values = stored.values
+    if values.dtype != np.uint8:
+        raise UserError(f"The mask {path} is of type {values.dtype}; save it as RGB of 8 bits.")
+    if values.ndim == 3 and values.shape[-1] == 2:
+        values = values[..., 0]
+    if stored.palette and values.ndim == 2:
+        table = np.zeros((256, 3), np.uint8)
+        table[list(stored.palette)] = list(stored.palette.values())
+        return table[values]
+    return values[..., :3] if values.ndim == 3 else np.repeat(values[..., None], 3, -1)
+
+
+def _translate(
+    codes: np.ndarray, groups: Sequence[Sequence[int]], void: Sequence[int]
+) -> tuple[UInt8[np.ndarray, "h w"], np.ndarray]:
+    """Class ids of codes, and the codes that are of no class; the first class that names a code has
+    it."""
+    found, place = _distinct(codes)
+    table = np.full(len(found), VOID, np.uint8)
+    known = np.isin(found, np.array(void, np.int64))
+    for number, group in reversed(list(enumerate(groups))):
+        members = np.isin(found, np.array(group, np.int64))
+        table[members] = number
+        known |= members
+    return table[place].reshape(codes.shape), found[~known]
+
+
+def _distinct(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Codes that occur, and for each pixel the number of its own; sorted only where they are
+    many."""
+    if codes.size == 0 or codes.min() < 0 or codes.max() > 0xFFFF:
+        found, place = np.unique(codes, return_inverse=True)
+        return found, place.ravel()
+    found = np.flatnonzero(np.bincount(codes.ravel()))
+    table = np.zeros(found[-1] + 1, np.int64)
+    table[found] = np.arange(len(found))
+    return found, table[codes.ravel()]
