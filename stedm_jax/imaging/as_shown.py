@@ -1,12 +1,13 @@
 """Stored pixels as a viewer shows them: turned as the orientation tag says, and on white where they
 are transparent.
 
-With the tag's value o (TIFF 6.0 and EXIF, tag 274), rows and columns of what is stored are exchanged
-for o >= 5, and then the rows run upward for o in 3, 4, 7, 8, and the columns leftward for o in 2, 3,
-6, 7.
+With the tag's value o (TIFF 6.0 and EXIF, tag 274), rows and columns of what is stored are
+exchanged for o >= 5, and then the rows run upward for o in 3, 4, 7, 8, and the columns leftward for
+o in 2, 3, 6, 7.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,8 +18,8 @@ ORIENTATION = 274
 Box = tuple[int, int, int, int]
 
 
-def turned_size(orientation: int, size: tuple[int, int]) -> tuple[int, int]:
-    """Width and height as shown, of width and height as stored."""
+def turned_size(orientation: int, size: tuple[Any, Any]) -> tuple[Any, Any]:
+    """Width and height as shown, of width and height as stored, or what else is along x and y."""
     return (size[1], size[0]) if orientation >= 5 else size
 
 

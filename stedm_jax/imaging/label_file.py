@@ -5,6 +5,7 @@ What makes an image look right would change labels: white-is-zero is not inverte
 stretched to 255, transparency is no white, and of a palette the indices count.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,14 +14,14 @@ from typing import Any
 import numpy as np
 import tifffile
 from jaxtyping import Integer, UInt8, UInt16
-from PIL import Image, ImageOps
+from PIL import ImageOps
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.labels import VOID
 from stedm_jax.imaging.as_shown import turn
 from stedm_jax.imaging.image_file import opened, raw_mode
 from stedm_jax.imaging.reader import reading
-from stedm_jax.imaging.tiff_layout import key_page, layout_of
+from stedm_jax.imaging.tiff_layout import key_page, layout_of, size_of
 from stedm_jax.imaging.tiff_pages import check_pages, is_tiff
 from stedm_jax.imaging.tiff_tiles import PLAIN_COMPRESSIONS, WHITE_IS_ZERO, has_imagecodecs
 
@@ -74,24 +75,22 @@ def read_stored(path: Path, most: int = MOST_PIXELS) -> StoredLabels:
 def _check_count(path: Path, width: int, height: int, most: int) -> None:
     if not 0 < width * height <= most:
         raise UserError(
-            f"{width}x{height} pixels of the mask {path} are too many, or none; any downsampling of "
-            "the slide will do, or a TIFF with levels."
+            f"{width}x{height} pixels of the mask {path} are too many, or none; any downsampling "
+            "of the slide will do, or a TIFF with levels."
         )
 
 
 def _read_tiff(path: Path, most: int) -> StoredLabels:
     with tifffile.TiffFile(path) as file:
         layout = layout_of(path, file)
-        full = key_page(layout.levels[0][0])
-        sizes = [key_page(pages[0]).imagewidth * key_page(pages[0]).imagelength for pages in layout.levels]
-        fitting = [pages for pages, size in zip(layout.levels, sizes, strict=True) if size <= most]
+        fitting = [pages for pages in layout.levels if math.prod(size_of(pages)) <= most]
         pages = (fitting or layout.levels)[0]
         key = key_page(pages[0])
-        _check_count(path, key.imagewidth, key.imagelength, most)
+        _check_count(path, *size_of(pages), most)
         palette = {}
         if key.colormap is not None:
             palette = {i: tuple(color) for i, color in enumerate((key.colormap.T >> 8).tolist())}
-        shrunk = full.imagewidth / key.imagewidth
+        shrunk = size_of(layout.levels[0])[0] / key.imagewidth
         if key.compression not in PLAIN_COMPRESSIONS and not has_imagecodecs():
             return StoredLabels(_by_pillow(path, key), palette, shrunk)
         planes = [page.asarray() for page in pages]
@@ -153,9 +152,10 @@ def read_mask(
     mask, unknown = _translate(read_values(path), groups, (*void, VOID))
     if unknown.size:
         listed = ", ".join(str(value) for group in groups for value in group)
+        unlabeled = ", ".join(map(str, (*void, VOID)))
         raise UserError(
-            f"The mask {path} holds the value {', '.join(map(str, unknown[:8]))}, which is no class "
-            f"id; valid are {listed}, and {', '.join(map(str, (*void, VOID)))} for unlabeled. "
+            f"The mask {path} holds the value {', '.join(map(str, unknown[:8]))}, which is no "
+            f"class id; valid are {listed}, and {unlabeled} for unlabeled. "
             "Correct the mask; packing can name more --classes, or map with --values."
         )
     return mask

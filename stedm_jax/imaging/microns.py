@@ -95,8 +95,8 @@ def choose_mpp(
         return float(mpp)
     tags = f" (its tags say {reader.ignored}, which no microscope has)" if reader.ignored else ""
     raise UserError(
-        f"Slide {name} does not say how many microns a pixel has{tags}; give {flag}=0.25 (or its true value)"
-        + (f", or {override}." if override != flag else ".")
+        f"Slide {name} does not say how many microns a pixel has{tags}; give {flag}=0.25 (or its "
+        f"true value){'' if override == flag else f', or {override}'}."
     )
 
 

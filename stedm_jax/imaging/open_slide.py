@@ -54,7 +54,8 @@ def open_slide(path: Path) -> SlideReader:
     """
     if not path.exists():
         raise UserError(
-            f"Slide {path} does not exist; check its name in the table and the folder of the slides."
+            f"Slide {path} does not exist; check its name in the table and the folder of the "
+            "slides."
         )
     readers = [OpenSlideFile, ImageFile]
     with reading(path, "is damaged"):

@@ -44,7 +44,8 @@ def _file_in(folder: Path) -> Path:
         if openslide.OpenSlide.detect_format(each):
             return each
     raise UserError(
-        f"{folder} is a folder without any slide in it; name the slide's file, or a folder of DICOM files."
+        f"{folder} is a folder without any slide in it; name the slide's file, or a folder of "
+        "DICOM files."
     )
 
 
@@ -115,12 +116,12 @@ class OpenSlideFile(SlideReader):
         if not direct or not has_imagecodecs():
             return
         sizes = {(page.imagewidth, page.imagelength): page for page in pages[::-1] if page.is_tiled}
-        chosen, cache = [sizes.get(size) for size in self.level_sizes], TileCache()
-        kinds = {each and (each.compression, each.photometric, each.samplesperpixel) for each in chosen}
-        if None in kinds or len(kinds) > 1:
+        chosen, cache = [sizes[size] for size in self.level_sizes if size in sizes], TileCache()
+        kinds = {(each.compression, each.photometric, each.samplesperpixel) for each in chosen}
+        if len(chosen) < len(self.level_sizes) or len(kinds) > 1:
             return
         try:
-            tiles = [TiledLevel(file, [page], i, cache) for i, page in enumerate(chosen) if page]
+            tiles = [TiledLevel(file, [page], i, cache) for i, page in enumerate(chosen)]
             alike = all(self._alike(i, level) for i, level in enumerate(tiles))
         except Exception:  # codecs raise classes of their own
             return

@@ -11,7 +11,7 @@ from stedm_jax.imaging.as_shown import read_turned, turned_size
 from stedm_jax.imaging.image_file import read_image_file
 from stedm_jax.imaging.microns import sensible_sides
 from stedm_jax.imaging.reader import SlideReader, check_size, reading
-from stedm_jax.imaging.tiff_layout import Pages, key_page, layout_of
+from stedm_jax.imaging.tiff_layout import Pages, key_page, layout_of, size_of
 from stedm_jax.imaging.tiff_tiles import TileCache, TiledLevel, check_pixels, is_decodable
 
 
@@ -56,11 +56,11 @@ class TiffFile(SlideReader):
 
     def _open(self, path: Path) -> None:
         layout, cache = layout_of(path, self._file), TileCache()
-        page, planes = key_page(layout.levels[0][0]), len(layout.levels[0])
-        check_pixels(path, page, planes)
+        page = key_page(layout.levels[0][0])
+        check_pixels(path, page, sum(map(len, layout.levels)))
         own, orientation = is_decodable(page), layout.orientation
         levels = layout.levels if own and page.is_tiled else layout.levels[:1]
-        sizes = [(key.imagewidth, key.imagelength) for key in (key_page(each[0]) for each in levels)]
+        sizes = [size_of(pages) for pages in levels]
         width, height = sizes[0]
         if own and page.is_tiled:
             self._levels = [TiledLevel(path, pages, i, cache) for i, pages in enumerate(levels)]

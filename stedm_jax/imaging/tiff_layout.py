@@ -52,6 +52,12 @@ def key_page(page: tifffile.TiffPage | tifffile.TiffFrame) -> tifffile.TiffPage:
     return key
 
 
+def size_of(pages: Pages) -> tuple[int, int]:
+    """Width and height of a level as stored."""
+    key = key_page(pages[0])
+    return key.imagewidth, key.imagelength
+
+
 def orientation_of(page: tifffile.TiffPage) -> int:
     """The tag of orientation; 1 where it is missing or means nothing."""
     value = page.tags.valueof(ORIENTATION, default=1)
@@ -132,7 +138,7 @@ def _plain_levels(path: Path, file: tifffile.TiffFile) -> list[Pages]:
             if page.imagewidth < key_page(levels[-1][0]).imagewidth:
                 levels.append([page])
         elif not (_is_smaller(page, base) or page.is_reduced or _area(page) < BESIDE * _area(base)):
-            sizes = ", ".join(f"{each.imagewidth}x{each.imagelength}" for each in (base, page))
+            sizes = ", ".join("{}x{}".format(*size_of([each])) for each in (base, page))
             raise UserError(
                 f"{path} holds several pictures ({sizes}); save the one that is meant as a file of "
                 "its own."

@@ -3,7 +3,6 @@
 import struct
 from pathlib import Path
 
-
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 

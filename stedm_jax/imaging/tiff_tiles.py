@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from stedm_jax.common.errors import UserError
 from stedm_jax.imaging.as_shown import on_white
 from stedm_jax.imaging.reader import MOST_PIXELS, reading
-from stedm_jax.imaging.tiff_layout import Pages, key_page
+from stedm_jax.imaging.tiff_layout import Pages, key_page, size_of
 
 CACHE_BYTES = 64 << 20
 """Decoded tiles that are kept: those on the borders of boxes, since the next box asks for them
@@ -21,6 +21,7 @@ PLAIN_COMPRESSIONS = (1, 8, 32946, 32773)
 WHITE_IS_ZERO, PALETTE, YCBCR = 0, 3, 6
 COLORS = {WHITE_IS_ZERO: 1, 1: 1, 2: 3, PALETTE: 1, YCBCR: 3}
 """Samples of a color by photometric interpretation: gray (twice), RGB, palette, YCbCr."""
+
 
 def has_imagecodecs() -> bool:
     """Whether the optional package is installed that decodes JPEG, JPEG 2000, LZW and others."""
@@ -50,8 +51,13 @@ class TileCache:
             self._bytes -= self._tiles.popitem(last=False)[1].nbytes
 
 
-def check_pixels(path: Path, page: tifffile.TiffPage, planes: int = 1) -> None:
+def check_pixels(path: Path, page: tifffile.TiffPage, parts: int = 1) -> None:
     """Refuses pixels that are no colors of 8 bits, or that need a package that is missing.
+
+    Args:
+      path: the file.
+      page: of the picture.
+      parts: pages of the picture in all, levels and planes; Pillow decodes but one.
 
     Raises:
       UserError: names what is wrong and what to do.
@@ -66,11 +72,11 @@ def check_pixels(path: Path, page: tifffile.TiffPage, planes: int = 1) -> None:
     if page.samplesperpixel - colors not in (0, 1) or page.imagedepth > 1:
         kind = tifffile.PHOTOMETRIC(page.photometric).name
         raise UserError(
-            f"{path} holds {page.samplesperpixel * page.imagedepth} channels a pixel ({kind}); only "
-            "RGB of a bright-field scan is read. Export it as RGB."
+            f"{path} holds {page.samplesperpixel * page.imagedepth} channels a pixel ({kind}); "
+            "only RGB of a bright-field scan is read. Export it as RGB."
         )
-    large = planes > 1 or page.imagewidth * page.imagelength > MOST_PIXELS
-    if large and not _has_codec(page):
+    large = page.imagewidth * page.imagelength > MOST_PIXELS
+    if (large or parts > 1) and not _has_codec(page):
         raise UserError(
             f"{path} is compressed by {packing}, which needs a package: pip install imagecodecs."
         )
@@ -108,7 +114,7 @@ class TiledLevel:
         key = key_page(pages[0])
         check_pixels(path, key, len(pages))
         self.path, self.page, self._number, self._cache = path, key, number, cache
-        self.size = (key.imagewidth, key.imagelength)
+        self.size = size_of(pages)
         self._tile = (
             (key.tilewidth, key.tilelength) if key.is_tiled else (key.imagewidth, key.rowsperstrip)
         )

@@ -10,6 +10,7 @@ from stedm_jax.common.errors import UserError
 from stedm_jax.common.labels import VOID
 from stedm_jax.data.records import TileSet
 from stedm_jax.data.schema import core
+from stedm_jax.imaging.label_file import read_mask
 from tests.data_prep.conftest import call
 
 SPLITS = ("train", "val", "test", "style")
@@ -190,7 +191,7 @@ def test_a_coloured_mask(folder):
         str(folder / "masks" / "0.png"),
         np.random.default_rng(0).integers(0, 2, (70, 100, 3)).astype(np.uint8),
     )
-    assert "masks/0.png is coloured" in run(folder)[1][0]["error"]
+    assert "masks/0.png is colored" in run(folder)[1][0]["error"]
 
 
 @pytest.mark.parametrize(

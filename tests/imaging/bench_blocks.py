@@ -117,7 +117,8 @@ def main() -> None:
         rates = " ".join(f"{len(positions) / t:7.1f}" for t in best)
         ratios = " ".join(f"{a / b:.2f}" for a, b in times)
         print(
-            f"{path.name} {mpp} um, {len(positions)} tiles: plain and blocks {rates} tiles/s; ratios {ratios}"
+            f"{path.name} {mpp} um, {len(positions)} tiles: plain and blocks {rates} tiles/s; "
+            f"ratios {ratios}"
         )
         if args.profile:
             print("   ", {name: round(share, 3) for name, share in shares(*common).items()})

@@ -9,11 +9,11 @@ from PIL import Image
 
 from data_prep.tiff import write_pyramid
 from stedm_jax.common.errors import UserError
-from stedm_jax.imaging import image_file, openslide_file, tiff_file, tiff_tiles
+from stedm_jax.imaging import openslide_file, tiff_tiles
+from stedm_jax.imaging import reader as reader_file
 from stedm_jax.imaging.image_file import ImageFile
 from stedm_jax.imaging.open_slide import open_slide
 from stedm_jax.imaging.openslide_file import OpenSlideFile, premultiplied_on_white
-from stedm_jax.imaging.reader import IGNORED_RESOLUTION
 from stedm_jax.imaging.tiff_file import TiffFile
 from tests.imaging.pictures import halves, noise, waves, write_ome
 
@@ -204,15 +204,15 @@ def test_resolution_tags_count_where_a_microscope_can_have_them(tmp_path, resolu
     )
     for reader in (TiffFile(tmp_path / "a.tif"), OpenSlideFile(tmp_path / "a.tif")):
         assert reader.mpp == (mpp and pytest.approx(mpp))
-        assert (IGNORED_RESOLUTION in reader.properties) == (resolution[0] == 72)
+        assert bool(reader.ignored) == (resolution[0] == 72)
 
 
 def test_strips_are_read_whole_when_small_and_refused_when_large(tmp_path, monkeypatch):
     image = noise(200, 230)
     tifffile.imwrite(tmp_path / "a.tif", image, photometric="rgb", rowsperstrip=17, metadata=None)
     assert_levels(open_slide(tmp_path / "a.tif"), [image])
-    monkeypatch.setattr(tiff_file, "MOST_PIXELS", 10_000)
-    with pytest.raises(UserError, match=r"230x200 pixels in strips.*vips tiffsave a\.tif"):
+    monkeypatch.setattr(reader_file, "MOST_PIXELS", 10_000)
+    with pytest.raises(UserError, match=r"230x200 pixels; .* no tiled pyramid.*vips tiffsave a"):
         open_slide(tmp_path / "a.tif")
 
 
@@ -232,12 +232,12 @@ def test_refuses_what_is_no_bright_field_image(tmp_path):
         open_slide(tmp_path / "deep.tif")
     with pytest.raises(UserError, match=r"deep\.ome\.tif has pixels of type uint16"):
         open_slide(tmp_path / "deep.ome.tif")
-    with pytest.raises(UserError, match="5 planes.*axes CYX"):
+    with pytest.raises(UserError, match="stack of 5 channels .axes CYX"):
         open_slide(tmp_path / "many.ome.tif")
 
 
 def test_names_the_package_that_is_missing(tmp_path, monkeypatch):
-    write_ome(tmp_path / "a.ome.tif", waves(100, 100), levels=1, compression="jpeg")
+    write_ome(tmp_path / "a.ome.tif", waves(100, 100), levels=2, compression="jpeg")
     write_pyramid(tmp_path / "b.tif", waves(100, 100), mpp=0.5)
     monkeypatch.setattr(tiff_tiles, "has_imagecodecs", lambda: False)
     monkeypatch.setattr(openslide_file, "has_imagecodecs", lambda: False)
@@ -263,7 +263,7 @@ def test_transparent_and_palette_and_deep_images(tmp_path, monkeypatch):
     cv2.imwrite(str(tmp_path / "deep.png"), image[..., 0].astype(np.uint16))
     with pytest.raises(UserError, match="of mode I;16"):
         open_slide(tmp_path / "deep.png")
-    monkeypatch.setattr(image_file, "MOST_PIXELS", 1000)
+    monkeypatch.setattr(reader_file, "MOST_PIXELS", 1000)
     with pytest.raises(UserError, match=r"80x90 pixels.*vips tiffsave clear\.png"):
         open_slide(tmp_path / "clear.png")
 
@@ -341,7 +341,7 @@ def test_pages_that_run_in_a_circle(tmp_path):
     at = offsets[-1] + count + entries * entry
     data[at : at + link] = offsets[0].to_bytes(link, "little")
     path.write_bytes(data)
-    with pytest.raises(UserError, match=r"a\.tif is a damaged TIFF: its pages run in a circle"):
+    with pytest.raises(UserError, match=r"a\.tif is damaged .*its pages run in a circle"):
         open_slide(path)
 
 

@@ -192,11 +192,12 @@ def test_who_says_microns(tmp_path, picture):
     [
         (
             {},
-            r"a\.png does not say how many microns a pixel has; give --slide_mpp=0\.25.*or a column mpp in the table",
+            r"a\.png does not say how many microns a pixel has; give --slide_mpp=0\.25.*or a "
+            "column mpp of the table",
         ),
         (
             {"mpp": 0.001},
-            r"0\.001 um per pixel according to the table, which is outside 0\.05 to 5",
+            r"0\.001 um per pixel according to a column mpp of the table, .* outside 0\.05 to 5",
         ),
         ({"supplied": 40.0}, "40 um per pixel according to its annotation"),
         ({"fallback": float("nan")}, "nan um per pixel according to --slide_mpp"),
@@ -217,7 +218,7 @@ def test_tags_that_no_microscope_has_and_pixels_that_are_not_square(tmp_path):
     data = about[0].read_bytes().replace(b'PhysicalSizeY="0.25"', b'PhysicalSizeY="0.27"')
     about[0].write_bytes(data)
     with pytest.raises(
-        UserError, match=r"0\.25 x 0\.27 um; give one value in a column mpp of the table"
+        UserError, match=r"0\.25 x 0\.27 um; give one value by a column mpp of the table"
     ):
         Slide(about[0])
     assert Slide(about[0], mpp=0.26).mpp == 0.26
