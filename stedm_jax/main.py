@@ -28,14 +28,18 @@ def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     add(
         "--stage",
         default="",
-        help=f"stages ({','.join(STAGES)}) or single cells (synthesis/NAME, segmentation/ARM/SEED); "
-        "or plan, which prints all cells with their state and cost and runs nothing",
+        help=(
+            f"stages ({','.join(STAGES)}) or single cells (synthesis/NAME, segmentation/ARM/SEED); "
+            "or plan, which prints all cells with their state and cost and runs nothing"
+        ),
     )
     add(
         "--cells",
         default="",
-        help="NUMBER/COUNT, as 2/8: makes this share of the cells, and what these need; run it once "
-        "for each number, at the same time, on one workdir",
+        help=(
+            "NUMBER/COUNT, as 2/8: makes this share of the cells, and what these need; run it once "
+            "for each number, at the same time, on one workdir"
+        ),
     )
     add(
         "--on_change",

@@ -78,8 +78,8 @@ class Graph:
         unknown = [word for word in wanted if word not in STAGES and word not in self.cells]
         if unknown:
             raise UserError(
-                f"--stage names {', '.join(unknown)}; valid are plan, the stages {', '.join(STAGES)}, and the cells "
-                f"{', '.join(self.cells)}."
+                f"--stage names {', '.join(unknown)}; valid are plan, the stages"
+                f" {', '.join(STAGES)}, and the cells {', '.join(self.cells)}."
             )
         return [name for name, cell in self.cells.items() if {name, cell.stage} & set(wanted)]
 

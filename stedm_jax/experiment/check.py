@@ -79,9 +79,9 @@ def check_whole(context: Context) -> None:
     names = class_map(images.classes, data.groups, data.foreground).names
     if names != context.classes.names:
         raise UserError(
-            f"config.report.whole names {images.path}, which has the classes {', '.join(names)}; the tiles have "
-            f"{', '.join(context.classes.names)}. Make it with the command that makes the tiles (--whole), or set "
-            "report.whole=''."
+            f"config.report.whole names {images.path}, which has the classes {', '.join(names)};"
+            f" the tiles have {', '.join(context.classes.names)}. Make it with the command that"
+            " makes the tiles (--whole), or set report.whole=''."
         )
 
 

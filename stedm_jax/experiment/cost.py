@@ -281,6 +281,7 @@ def say(cost: Cost) -> list[str]:
     """A cost in words: a line for the cell, and one for each network."""
     lines = [f"{cost.what}; {flops(cost.total)}" if cost.total else cost.what]
     return lines + [
-        f"  {network.name}: {network.parameters / 1e6:,.2f} M parameters, {flops(network.forward)} an image forward"
+        f"  {network.name}: {network.parameters / 1e6:,.2f} M parameters, {flops(network.forward)}"
+        " an image forward"
         for network in cost.networks
     ]

@@ -93,7 +93,8 @@ def _begin(encoding: Encoding) -> list[tuple[str, int]]:
     folder, spec, label = encoding.folder, encoding.spec, encoding.label
     if other := differences(folder, spec):
         print(
-            f"{label}: what {folder} holds was made otherwise ({'; '.join(other)}); that is made anew",
+            f"{label}: what {folder} holds was made otherwise ({'; '.join(other)}); that is made"
+            " anew",
             flush=True,
         )
     # Whoever is told that all is finished trusts the files' sizes; damage is seen when a record is
@@ -102,8 +103,9 @@ def _begin(encoding: Encoding) -> list[tuple[str, int]]:
     needed, free = spec.of_shards(left), shutil.disk_usage(folder).free
     if needed > free:
         raise UserError(
-            f"The {label} need {needed / 1e9:,.2f} GB more in {folder}, and that disk has {free / 1e9:,.2f} GB left. "
-            f"Make room, give a --workdir on a larger disk, or {encoding.less}."
+            f"The {label} need {needed / 1e9:,.2f} GB more in {folder}, and that disk has"
+            f" {free / 1e9:,.2f} GB left. Make room, give a --workdir on a larger disk, or"
+            f" {encoding.less}."
         )
     if left:
         made, there = len(spec.shards) - len(left), ""

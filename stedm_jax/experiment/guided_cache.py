@@ -46,8 +46,8 @@ def check(settings: Settings) -> None:
     """
     if settings.guided.cache and sees_around(settings.guided):
         raise UserError(
-            "config.guided.cache keeps what is made of tiles, and a region token is made of the field around them; "
-            "set guided.cache=False, or guided.guide.tokens=patch."
+            "config.guided.cache keeps what is made of tiles, and a region token is made of the"
+            " field around them; set guided.cache=False, or guided.guide.tokens=patch."
         )
 
 

@@ -62,8 +62,9 @@ def check_held_out(learnt: Learnt, images: WholeSet, splits: Sequence[str] = ("t
     found = seen(learnt, names_of(row for row in images.images if row.split in splits))
     if found:
         raise UserError(
-            f"Whole images in {images.path} are of patients that were learned from: {found}. Scores on them would be "
-            "no evidence; make the set again with the splits of the tiles (--whole of data_prep)."
+            f"Whole images in {images.path} are of patients that were learned from: {found}. Scores"
+            " on them would be no evidence; make the set again with the splits of the tiles"
+            " (--whole of data_prep)."
         )
 
 

@@ -53,8 +53,8 @@ def initial_params(program: Program, entries: Sequence[str], partial: bool, seed
         if not wanted:
             tops = ", ".join(sorted(_tops(abstract)))
             raise UserError(
-                f"init_from names the part '{part}', which {task.name} does not have; its parts are {tops}, or a path "
-                "below one of them."
+                f"init_from names the part '{part}', which {task.name} does not have; its parts are"
+                f" {tops}, or a path below one of them."
             )
         given, origin = _read(source, part, "init_from")
         optional = () if part else getattr(task, "optional", ())
@@ -103,20 +103,22 @@ def source_folder(source: str, key: str = "init_from") -> Path:
         folder = Path(os.environ.get(WEIGHTS, "weights")) / source
         if not folder.exists():
             raise UserError(
-                f"{key} names '{source}', which is no folder here, and no weights of the registry that were converted: "
-                f"{folder} is not there. python -m stedm_jax.convert list shows the registry and where its files are "
-                f"to be had; then run python -m stedm_jax.convert {source} FILE --out={folder}, or set {WEIGHTS} to "
-                "the folder that holds it."
+                f"{key} names '{source}', which is no folder here, and no weights of the registry"
+                f" that were converted: {folder} is not there. python -m stedm_jax.convert list"
+                " shows the registry and where its files are to be had; then run python -m"
+                f" stedm_jax.convert {source} FILE --out={folder}, or set {WEIGHTS} to the folder"
+                " that holds it."
             )
     if (folder / INFO).is_file() and not is_converted(folder):
         raise UserError(
-            f"{key} names '{source}', which is an export under published names; export with --format=ours instead, or "
-            "convert its file."
+            f"{key} names '{source}', which is an export under published names; export with"
+            " --format=ours instead, or convert its file."
         )
     if not is_converted(folder) and not (folder / "checkpoints").is_dir():
         raise UserError(
-            f"{key} names '{source}', which is neither the folder of a trained cell (it would hold checkpoints), nor "
-            "a folder of converted weights, nor a name of the registry (python -m stedm_jax.convert list)."
+            f"{key} names '{source}', which is neither the folder of a trained cell (it would hold"
+            " checkpoints), nor a folder of converted weights, nor a name of the registry (python"
+            " -m stedm_jax.convert list)."
         )
     return folder
 

@@ -90,9 +90,10 @@ def _check(context: Context, encoding: Encoding) -> None:
     other = differences(encoding.folder, encoding.spec)
     if any(line.split(":")[0] in _NOT_REMADE for line in other):
         raise UserError(
-            f"The latents in {encoding.folder} were encoded from other tiles or with another autoencoder "
-            f"({'; '.join(other)}). Put the former back; or delete {context.workdir.path / 'latents'} and the folders "
-            "of the cells after it, which are then made again."
+            f"The latents in {encoding.folder} were encoded from other tiles or with another"
+            f" autoencoder ({'; '.join(other)}). Put the former back; or delete"
+            f" {context.workdir.path / 'latents'} and the folders of the cells after it, which are"
+            " then made again."
         )
 
 
@@ -106,8 +107,8 @@ def _encoding(context: Context, learned: Learned) -> Encoding:
     folder = context.workdir.folder(FOLDER)
     if spec.records > train.steps * train.batch and not (folder / ABOUT).exists():
         print(
-            f"latents: the cache encodes {spec.records:,} views, and training without it {train.steps * train.batch:,} "
-            "images: steps get faster, the whole does not",
+            f"latents: the cache encodes {spec.records:,} views, and training without it"
+            f" {train.steps * train.batch:,} images: steps get faster, the whole does not",
             flush=True,
         )
     return Encoding(

@@ -65,8 +65,8 @@ class Learned:
         missing = [cell for cell in cells if workdir.result(cell) is None]
         if missing:
             raise UserError(
-                f"This needs {', '.join(missing)}, which has not finished in {workdir.path}; run the command without "
-                "--stage, or name those too."
+                f"This needs {', '.join(missing)}, which has not finished in {workdir.path}; run"
+                " the command without --stage, or name those too."
             )
 
     @cached_property

@@ -24,6 +24,8 @@ from stedm_jax.training.cache import enable_compile_cache
 from stedm_jax.training.signals import Signals
 
 REPORT = "report"
+PATIENCE = 3.0
+"""Seconds to wait for another process to let go of a cell, as one that was killed soon does."""
 PAUSE = 2.0
 """Seconds between two looks at cells that other processes are making."""
 
@@ -139,8 +141,9 @@ class _Runner:
         devices, stamps = jax.devices(), self.stamps()
         path, mesh = self.workdir.path, dict(self.context.mesh.shape)
         print(
-            f"stedm_jax: {self.settings.name} in {path} on {len(devices)} x {devices[0].device_kind} "
-            f"({devices[0].platform}), {jax.process_count()} process(es), mesh {mesh}",
+            f"stedm_jax: {self.settings.name} in {path} on {len(devices)} x"
+            f" {devices[0].device_kind} ({devices[0].platform}), {jax.process_count()} process(es),"
+            f" mesh {mesh}",
             flush=True,
         )
         base, mine = flatten(Settings()), flatten(self.settings)
@@ -159,7 +162,7 @@ class _Runner:
         for number, name in enumerate(left):
             self._check_weights(left[number:])
             self.learned.need(*self.graph[name].needs, *self.graph[name].after)
-            with self._making(name, 3.0):
+            with self._making(name, PATIENCE):
                 self._make(name)
 
     def _run_share(self) -> None:
@@ -202,8 +205,8 @@ class _Runner:
                     stack.enter_context(self.workdir.making(name, patience))
                 except Busy:
                     raise _Elsewhere(
-                        f"Another run is making {name} in {self.workdir.path}; wait for it, share the work with "
-                        "--cells, or give another --workdir."
+                        f"Another run is making {name} in {self.workdir.path}; wait for it, share"
+                        " the work with --cells, or give another --workdir."
                     ) from None
 
             peers.on_first(hold)

@@ -25,6 +25,8 @@ from stedm_jax.experiment.cells import REMADE, TILES, Cell, Graph
 
 FORMAT = 2
 """Of the layout of a workdir; 1 (without a mark) was that of version 0.1."""
+PATIENCE = 3.0
+"""Seconds to wait for another process to let go of a lock."""
 DONE, BEGUN, STALE, ABSENT = "done", "begun", "stale", "absent"
 
 
@@ -133,7 +135,7 @@ class Workdir:
         write_json(self.path / name / "done.json", result | {"seconds": round(seconds, 4)})
 
     @contextmanager
-    def making(self, name: str, patience: float = 3.0) -> Iterator[None]:
+    def making(self, name: str, patience: float = 0.0) -> Iterator[None]:
         """Holds the lock of a cell.
 
         Raises:
@@ -161,13 +163,13 @@ class Workdir:
             others = [name for name in names if not name.startswith(".") and name != "data"]
             if others:
                 raise UserError(
-                    f"{self.path} has no config.json but holds {', '.join(others[:5])}; it is no workdir of this "
-                    "program. Give another --workdir."
+                    f"{self.path} has no config.json but holds {', '.join(others[:5])}; it is no"
+                    " workdir of this program. Give another --workdir."
                 )
         elif self._read("", "config.json").get("format") != FORMAT:
             raise UserError(
-                f"{self.path} was made by stedm_jax 0.1, whose workdirs this version cannot go on with. Give another "
-                "--workdir, or use the version that made it."
+                f"{self.path} was made by stedm_jax 0.1, whose workdirs this version cannot go on"
+                " with. Give another --workdir, or use the version that made it."
             )
 
     def adopt(
@@ -209,9 +211,9 @@ class Workdir:
             lines = [f"{name}: {'; '.join(self.differences(graph[name]))}" for name in asked]
             if asked and on_change == "refuse":
                 raise UserError(
-                    f"{self.path} was made with another configuration. That invalidates {'. '.join(lines)}. Give "
-                    "another --workdir; or --on_change=redo to delete and redo these; or --on_change=keep to use "
-                    "them as they are."
+                    f"{self.path} was made with another configuration. That invalidates"
+                    f" {'. '.join(lines)}. Give another --workdir; or --on_change=redo to delete"
+                    " and redo these; or --on_change=keep to use them as they are."
                 )
             for name in stale:
                 self._hold(stack, self._lock_file(name), f"is making {name}")
@@ -233,7 +235,7 @@ class Workdir:
     def _hold(self, stack: ExitStack, file: Path, does: str) -> None:
         file.parent.mkdir(exist_ok=True)
         try:
-            stack.enter_context(locked(file, 3.0))
+            stack.enter_context(locked(file, PATIENCE))
         except Busy:
             raise UserError(
                 f"Another run {does} in {self.path}; wait for it, or give another --workdir."
@@ -261,15 +263,15 @@ class Workdir:
             return
         if folder.is_symlink():
             raise UserError(
-                f"{folder} is a link, and what it points to is out of date. Delete it yourself, or give another "
-                "--workdir."
+                f"{folder} is a link, and what it points to is out of date. Delete it yourself, or"
+                " give another --workdir."
             )
         try:
             shutil.rmtree(folder)
         except OSError as error:
             raise UserError(
-                f"{folder} is out of date and cannot be deleted ({error.strerror}: {error.filename}). Delete it "
-                "yourself, or give another --workdir."
+                f"{folder} is out of date and cannot be deleted ({error.strerror}:"
+                f" {error.filename}). Delete it yourself, or give another --workdir."
             ) from error
 
     def _left(self, name: str) -> bool:
@@ -286,5 +288,6 @@ class Workdir:
             return None
         except ValueError as error:
             raise UserError(
-                f"{path} is damaged ({error}). Delete the folder {path.parent}, which is then made again."
+                f"{path} is damaged ({error}). Delete the folder {path.parent}, which is then made"
+                " again."
             ) from error

@@ -67,8 +67,9 @@ def _prepare(context: Context, template: str) -> None:
         raise UserError(f"The command '{command}' lost this run and ended; run the same again.")
     if status == 1:
         raise UserError(
-            f"The command '{command}' left out what it could not read; see its message above. Repair that and run the "
-            "same again: only what is missing is packed; or run the same again to go on without it."
+            f"The command '{command}' left out what it could not read; see its message above."
+            " Repair that and run the same again: only what is missing is packed; or run the same"
+            " again to go on without it."
         )
     if status:
         raise UserError(

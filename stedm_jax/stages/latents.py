@@ -30,8 +30,9 @@ def run(context: Context, cell: Cell, learned: Learned) -> None:
             mean, std = _measure(context, learned)
         if not np.all(np.isfinite(std) & (std > 1e-6)):
             raise UserError(
-                f"The latents do not vary in every channel (standard deviations {np.round(std, 6)}); the autoencoder "
-                "has not learned. Train it longer, or lower autoencoder.kl_weight."
+                "The latents do not vary in every channel (standard deviations"
+                f" {np.round(std, 6)}); the autoencoder has not learned. Train it longer, or lower"
+                " autoencoder.kl_weight."
             )
         result["shift"] = [float(value) for value in mean]
         result["scale"] = [float(value) for value in std]

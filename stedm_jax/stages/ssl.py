@@ -83,7 +83,10 @@ def _probed(context: Context) -> tuple[dict[str, list[IndexRow]], str]:
     if settings.ssl.probe.protocol == "val" and empty:
         missing = f"no tile of {' and '.join(empty)} is labeled to at least half"
     elif len(patients) < 2:
-        missing = f"{len(patients)} patient(s) of train and val have tiles that are labeled to at least half, 2 are needed"
+        missing = (
+            f"{len(patients)} patient(s) of train and val have tiles that are labeled to at least"
+            " half, 2 are needed"
+        )
     return {
         split: spread(each, settings.ssl.probe.tiles) if each else []
         for split, each in rows.items()

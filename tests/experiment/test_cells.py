@@ -1,0 +1,162 @@
+from dataclasses import replace
+
+import pytest
+
+from stedm_jax.common.errors import UserError
+from stedm_jax.experiment.cells import Graph
+from stedm_jax.settings.root import STAGES
+from tests.experiment.settings import base
+
+ARMS = {
+    "labelled": {"real": 1.0, "stain_jitter": 0.0},
+    "a": {"real": 0.5, "stain_jitter": 0.0, "set": "one"},
+    "b": {"real": 0.5, "stain_jitter": 0.0, "set": "two"},
+}
+SETS = {
+    "one": {"generator": "stedm"},
+    "two": {"generator": "plain", "changes": (("steps", 20),)},
+}
+GENERATORS = {"stedm": {}, "plain": {"changes": (("style.source", "none"),)}}
+SEVERAL = {
+    "diffusion__generators": GENERATORS,
+    "synthesis__sets": SETS,
+    "segmentation__arms": ARMS,
+    "segmentation__seeds": (0, 1),
+}
+
+
+def several(**changes):
+    return base(**SEVERAL, **changes)
+
+
+def changed(before, after):
+    """The cells whose stamps differ between two settings."""
+    old, new = (Graph(each).stamps("tiles") for each in (before, after))
+    return {name for name in new if old.get(name) != new[name]}
+
+
+def test_every_stage_of_the_default_has_its_cells_in_order():
+    graph = Graph(base())
+    assert list(graph) == [
+        "data",
+        "autoencoder",
+        "latents",
+        "judge",
+        "generator/stedm",
+        "synthesis/synthetic",
+        "quality/synthetic",
+        *(f"segmentation/{arm}/{seed}" for seed in (0, 1, 2) for arm in base().arms),
+        "report",
+    ]
+
+
+def test_what_a_cell_needs_stands_before_it():
+    graph = Graph(several(stages=STAGES))
+    seen = set()
+    for name in graph:
+        assert {*graph[name].needs, *graph[name].after} <= seen
+        seen.add(name)
+
+
+def test_an_arm_needs_its_own_set_and_a_set_its_own_generator():
+    graph = Graph(several())
+    assert graph.upstream("segmentation/a/0") == {
+        "data", "autoencoder", "latents", "generator/stedm", "synthesis/one",
+    }  # fmt: skip
+    assert "generator/plain" in graph.upstream("segmentation/b/1")
+    assert graph.upstream("segmentation/labelled/0") == {"data"}
+
+
+def test_changing_a_set_invalidates_that_set_and_the_arms_that_read_it():
+    sets = SETS | {"two": SETS["two"] | {"changes": (("steps", 30),)}}
+    after = base(**SEVERAL | {"synthesis__sets": sets})
+    assert changed(several(), after) == {
+        "synthesis/two", "quality/two", "segmentation/b/0", "segmentation/b/1", "report",
+    }  # fmt: skip
+
+
+def test_weights_of_synthesis_do_not_touch_the_arm_on_real_tiles_nor_the_judge():
+    found = changed(several(), several(synthesis__weights="params"))
+    assert "segmentation/labelled/0" not in found and "judge" not in found
+    assert {"synthesis/one", "synthesis/two", "segmentation/a/0"} <= found
+    assert not {"generator/stedm", "autoencoder", "latents"} & found
+
+
+def test_a_new_arm_a_new_seed_and_a_new_set_add_cells_and_change_the_report_alone():
+    arms = ARMS | {"jitter": {"real": 1.0, "stain_jitter": 0.2}}
+    after = base(**SEVERAL | {"segmentation__arms": arms, "segmentation__seeds": (0, 1, 2)})
+    new = set(Graph(after)) - set(Graph(several()))
+    assert changed(several(), after) == new | {"report"}
+
+
+def test_a_generator_of_its_own_invalidates_what_is_made_with_it():
+    generators = GENERATORS | {"plain": {"changes": (("loss", "l2"),)}}
+    after = base(**SEVERAL | {"diffusion__generators": generators})
+    found = changed(several(), after)
+    assert {"generator/plain", "synthesis/two", "segmentation/b/0"} <= found
+    assert not {"generator/stedm", "synthesis/one", "segmentation/a/0", "judge"} & found
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "first"),
+    [
+        ("seed", 1, {"autoencoder", "judge", "segmentation/labelled/0"}),
+        ("autoencoder__kl_weight", 0.5, {"autoencoder"}),
+        ("latents__scale", 2.0, {"latents"}),
+        ("diffusion__loss", "l2", {"generator/stedm", "generator/plain"}),
+        ("segmentation__border", 4, {"judge", "segmentation/labelled/1"}),
+        ("segmentation__features__seed", 7, set()),
+        ("report__intro", "x", {"report"}),
+        ("data__shift", 8, {"autoencoder", "judge", "generator/stedm"}),
+    ],
+)
+def test_a_key_invalidates_the_cells_that_read_it(key, value, first):
+    found = changed(several(), several(**{key: value}))
+    assert first <= found and ("data" in found) == key.startswith("data__tiles")
+    if first == {"report"}:
+        assert found == first
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("diffusion__train__log_every", 1),
+        ("diffusion__watch__layouts", 1),
+        ("mesh__fsdp", 2),
+        ("data__threads", 1),
+        ("compile_cache", False),
+    ],
+)
+def test_keys_that_change_no_result_invalidate_nothing(key, value):
+    assert not changed(several(), several(**{key: value}))
+
+
+def test_other_tiles_invalidate_all_but_the_record_of_the_data():
+    graph = Graph(several())
+    one, other = graph.stamps("one"), graph.stamps("other")
+    same = {name for name in graph if one[name] == other[name]}
+    assert same == {"data"}
+
+
+def test_the_judge_comes_first_where_a_generator_is_watched_by_it():
+    watched = base(diffusion__watch__judge=True, diffusion__train__visual_every=10)
+    assert Graph(watched)["generator/stedm"].after == ("judge",)
+    assert not changed(base(), watched)
+
+
+def test_select_takes_stages_and_cells_and_refuses_others():
+    graph = Graph(several())
+    assert graph.select(["synthesis", "segmentation/b/1"]) == [
+        "synthesis/one",
+        "synthesis/two",
+        "segmentation/b/1",
+    ]
+    with pytest.raises(UserError, match="--stage names synthesis/three; valid are plan"):
+        graph.select(["synthesis/three"])
+
+
+def test_stages_that_are_left_out_are_not_needed():
+    settings = several()
+    graph = Graph(replace(settings, stages=("data", "segmentation", "report")))
+    assert graph["segmentation/labelled/0"].needs == ("data",)
+    assert "judge" not in list(graph)

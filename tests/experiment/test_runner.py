@@ -1,0 +1,173 @@
+"""How cells are run: in order, once, by several processes, and after an interruption."""
+
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import pytest
+
+from stedm_jax.common.errors import UserError
+from stedm_jax.experiment import runner
+from stedm_jax.experiment.cells import Graph
+from stedm_jax.experiment.runner import Share, run_cells
+from stedm_jax.experiment.workdir import Workdir
+from tests.experiment.settings import tiny
+from tests.experiment.test_cells import SEVERAL
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """Cells that were made, in order; stages are stand-ins that leave their name."""
+    names: list[str] = []
+
+    def run(context, cell, learned):
+        with context.workdir.timed(cell.name) as result:
+            names.append(cell.name)
+            result["fingerprint"] = context.tiles.fingerprint
+
+    monkeypatch.setattr(runner.importlib, "import_module", lambda name: SimpleNamespace(run=run))
+    for name in ("check_cells", "check_weights", "enable_compile_cache"):
+        monkeypatch.setattr(runner, name, lambda *_: None)
+    monkeypatch.setattr(runner, "PAUSE", 0.01)
+    return names
+
+
+@pytest.fixture
+def settings(tile_set):
+    return tiny(tile_set.path, **SEVERAL)
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    return Workdir(tmp_path / "run")
+
+
+def test_all_cells_are_made_once_and_in_order(settings, workdir, made, capsys):
+    run_cells(settings, workdir, [], "refuse")
+    assert made == list(Graph(settings))
+    run_cells(settings, workdir, [], "refuse")
+    assert made == list(Graph(settings)) and "All is done" in capsys.readouterr().out
+
+
+def test_a_changed_set_is_made_again_with_the_arms_that_read_it(tile_set, settings, workdir, made):
+    run_cells(settings, workdir, [], "refuse")
+    made.clear()
+    sets = {"one": {"generator": "stedm"}, "two": {"generator": "plain"}}
+    changed = tiny(tile_set.path, **SEVERAL | {"synthesis__sets": sets})
+    with pytest.raises(UserError, match=r"synthesis/two: synthesis.steps: 20 -> 3\."):
+        run_cells(changed, workdir, [], "refuse")
+    assert not made
+    run_cells(changed, workdir, [], "redo")
+    assert made == [
+        "synthesis/two",
+        "quality/two",
+        "segmentation/b/0",
+        "segmentation/b/1",
+        "report",
+    ]
+
+
+def test_an_added_arm_is_trained_alone(tile_set, settings, workdir, made):
+    run_cells(settings, workdir, [], "refuse")
+    made.clear()
+    arms = SEVERAL["segmentation__arms"] | {"jitter": {"real": 1.0, "stain_jitter": 0.2}}
+    changed = tiny(tile_set.path, **SEVERAL | {"segmentation__arms": arms})
+    run_cells(changed, workdir, [], "refuse")
+    assert made == ["segmentation/jitter/0", "segmentation/jitter/1", "report"]
+
+
+def test_single_cells_are_made_if_what_they_need_is_there(settings, workdir, made):
+    with pytest.raises(UserError, match="needs data, autoencoder, latents, generator/plain"):
+        run_cells(settings, workdir, ["synthesis/two"], "refuse")
+    run_cells(settings, workdir, ["data", "segmentation/labelled/1"], "refuse")
+    assert made == ["data", "segmentation/labelled/1"]
+
+
+def test_a_cell_that_fails_stops_the_run_and_the_rest_goes_on(settings, workdir, made, monkeypatch):
+    stage = runner.importlib.import_module("any").run
+
+    def fails(context, cell, learned):
+        if cell.name == "generator/plain":
+            raise UserError("no")
+        stage(context, cell, learned)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner.importlib, "import_module", lambda _: SimpleNamespace(run=fails))
+        with pytest.raises(UserError, match="^no$"):
+            run_cells(settings, workdir, [], "refuse")
+    before = list(made)
+    run_cells(settings, workdir, [], "refuse")
+    assert made == list(Graph(settings)) and before == made[: len(before)]
+
+
+def test_shares_make_every_cell_once_and_the_last_one_the_report(settings, workdir, made):
+    run_cells(settings, workdir, [], "refuse", Share(1, 2))
+    half = list(made)
+    assert "report" not in made and len(half) < len(Graph(settings).cells)
+    run_cells(settings, workdir, [], "refuse", Share(2, 2))
+    assert sorted(made) == sorted(Graph(settings)) and made[-1] == "report"
+
+
+def test_a_share_makes_what_its_cells_need_even_if_no_other_runs(settings, workdir, made):
+    graph = Graph(settings)
+    goals = [name for name in graph if name != "report"][6::7]
+    run_cells(settings, workdir, [], "refuse", Share(7, 7))
+    assert set(goals) <= set(made) <= set(goals).union(*(graph.before(name) for name in goals))
+
+
+def test_a_share_waits_for_a_cell_that_another_process_makes(settings, workdir, made, capsys):
+    other = Workdir(workdir.path)
+    run_cells(settings, workdir, ["data"], "refuse")
+
+    @contextmanager
+    def elsewhere():
+        with other.making("autoencoder"):
+            yield
+
+    with ThreadPoolExecutor() as pool, elsewhere():
+        share = Share(1, 1)
+        wanted = ["autoencoder", "latents"]
+        job = pool.submit(runner_of(settings, workdir, wanted, share).run)
+        with pytest.raises(TimeoutError):
+            job.result(timeout=0.5)
+        assert "autoencoder" not in made
+        other_made(settings, other, "autoencoder")
+    job.result(timeout=20)
+    assert made == ["data", "latents"]
+    assert "waiting for autoencoder" in capsys.readouterr().out
+
+
+def runner_of(settings, workdir, wanted, share):
+    context = runner.Context(settings, workdir, runner.mesh_of(settings))
+    made = runner._Runner(context, Graph(settings), wanted, share)
+    made.adopt("refuse")
+    return made
+
+
+def other_made(settings, workdir, name):
+    """What another process leaves."""
+    graph = Graph(settings)
+    stamps = graph.stamps(workdir.result("data")["fingerprint"])
+    workdir.begin(graph[name], stamps[name])
+    with workdir.timed(name):
+        pass
+
+
+def test_a_second_run_is_refused_while_a_cell_is_being_made(settings, workdir, made, monkeypatch):
+    run_cells(settings, workdir, ["data"], "refuse")
+    monkeypatch.setattr(runner, "PATIENCE", 0.0)
+    with (
+        Workdir(workdir.path).making("autoencoder"),
+        pytest.raises(UserError, match="is making autoencoder in .* share the work with --cells"),
+    ):
+        run_cells(settings, workdir, ["autoencoder"], "refuse")
+
+
+@pytest.mark.parametrize("text", ["2", "0/3", "4/3", "a/b", "1/2/3"])
+def test_shares_that_are_none_are_refused(text):
+    with pytest.raises(UserError, match=f"--cells={text} is no share"):
+        Share.parse(text)
+
+
+def test_a_share_is_read():
+    assert Share.parse("2/8") == Share(2, 8) and Share.parse("") is None
