@@ -1,21 +1,21 @@
-"""What frozen embeddings of tiles are worth: k nearest neighbours and linear probes, on patients
-not learnt from.
+"""What frozen embeddings of tiles are worth: k nearest neighbors and linear probes.
 
-    kNN:       votes exp(cos(x, x_i) / T) of the k nearest tiles (Wu et al., 2018; as DINO scores, T
-      = 0.07)      (1)
-    linear:    ridge regression, of the classes as one-hot vectors (every class weighing the same)
-      and of a share (2)
+They are scored on patients that they did not learn from.
 
-Features are standardised by the training tiles, the same for all that are compared. The penalty of
-(2) is chosen among `PENALTIES` by leaving out one training patient after the other. Scores are
-means over patients: of balanced accuracy
-(mean recall of the classes that a patient has) and of the absolute error of the share; R2 is over
-all tiles.
+    kNN:       votes exp(cos(x, x_i) / T) of the k nearest tiles                            (1)
+    linear:    ridge regression, of the classes as one-hot vectors and of a share           (2)
+
+(1) is that of Wu et al. (2018), with T = 0.07 as in DINO; in (2) every class weighs the same.
+
+Features are standardized by the training tiles, the same for all that are compared. The penalty of
+(2) is chosen among PENALTIES by leaving out one training patient after the other. Scores are means
+over patients: of balanced accuracy (mean recall of the classes that a patient has) and of the
+absolute error of the share; R2 is over all tiles.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -23,14 +23,11 @@ from jaxtyping import Bool, Float, Int
 from stedm_jax.common.errors import UserError
 
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
-Matrix = Float[np.ndarray, "n d"]
 Labels = Int[np.ndarray, " n"]
 
 
-@dataclass(frozen=True)
-class Tiles:
-    """Annotated tiles: features (n, d), class (n,), share of the foreground (n,), name of the
-    patient (n,)."""
+class Tiles(NamedTuple):
+    """Annotated tiles: features (n, d), class (n,), share of the foreground (n,), patient (n,)."""
 
     features: np.ndarray
     label: np.ndarray
@@ -39,73 +36,60 @@ class Tiles:
 
     def take(self, where: Bool[np.ndarray, " n"]) -> "Tiles":
         """Those tiles."""
-        return Tiles(
-            self.features[where], self.label[where], self.share[where], self.patient[where]
-        )
+        return Tiles(*(column[where] for column in self))
 
-    def with_features(self, features: np.ndarray) -> "Tiles":
-        """The same tiles, seen otherwise."""
-        return Tiles(features, self.label, self.share, self.patient)
+
+Fit = Callable[[Tiles, Tiles, float], np.ndarray]
+"""Learns from the first tiles with a penalty, and predicts for the second."""
 
 
 def probe(
-    train: Tiles, test: Tiles, neighbours: int = 20, temperature: float = 0.07
+    train: Tiles, test: Tiles, neighbors: int = 20, temperature: float = 0.07
 ) -> dict[str, dict[str, float]]:
-    """Patient of `test` -> knn_accuracy, linear_accuracy, share_error; and under "" their means and
+    """Patient of `test` -> knn_accuracy, linear_accuracy, share_error; under "" their means and
     share_r2.
 
     Raises:
-      UserError: a patient stands on both sides, or there is nothing to learn or to score.
+      UserError: a patient is on both sides, or there is nothing to learn from or to score.
     """
-    return _scores(*_predictions(train, test, neighbours, temperature), test)
+    return _scores(*_predictions(train, test, neighbors, temperature), test)
 
 
 def probe_leaving_out(
-    tiles: Tiles, neighbours: int = 20, temperature: float = 0.07
+    tiles: Tiles, neighbors: int = 20, temperature: float = 0.07
 ) -> dict[str, dict[str, float]]:
-    """As `probe`, each patient being scored by what all others teach.
+    """As `probe`, each patient being scored by what was learned from all others.
 
     Raises:
-      UserError: there is one patient only.
+      UserError: there is only one patient.
     """
-    guesses, scored = [], []
-    for name in _patients(tiles):
-        out = tiles.patient == name
-        scored.append(tiles.take(out))
-        guesses.append(_predictions(tiles.take(~out), scored[-1], neighbours, temperature))
-    knn, linear, share = (np.concatenate(each) for each in zip(*guesses, strict=True))
-    return _scores(knn, linear, share, joined(scored))
+    folds = list(_folds(tiles))
+    guesses = [_predictions(*fold, neighbors, temperature) for fold in folds]
+    return _scores(
+        *map(np.concatenate, zip(*guesses, strict=True)), joined([test for _, test in folds])
+    )
 
 
 def joined(parts: Sequence[Tiles]) -> Tiles:
     """All tiles of the parts."""
-    return Tiles(
-        *(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Tiles))
-    )
+    return Tiles(*map(np.concatenate, zip(*parts, strict=True)))
 
 
 def _predictions(
-    train: Tiles, test: Tiles, neighbours: int, temperature: float
+    train: Tiles, test: Tiles, neighbors: int, temperature: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Classes by kNN, classes by the linear probe, and shares."""
     check_patients(train.patient, test.patient)
-    train, test = _standardised(train, test)
+    train, test = _standardized(train, test)
     count = int(max(train.label.max(), test.label.max())) + 1
-    knn = nearest(train.features, train.label, test.features, count, neighbours, temperature)
-    name = lambda a, b, penalty: classify(a.features, a.label, b.features, count, penalty)  # noqa: E731
-    even = lambda tiles: np.ones(len(tiles.share))  # noqa: E731
-    regress = lambda a, b, penalty: np.clip(  # noqa: E731
-        ridge(a.features, a.share[:, None], even(a), b.features, penalty)[:, 0], 0.0, 1.0
-    )
-    right = lambda guess, tiles: balanced_accuracy(tiles.label, guess)  # noqa: E731
-    near = lambda guess, tiles: -float(np.square(guess - tiles.share).mean())  # noqa: E731
-    linear = name(train, test, choose(train, name, right))
-    return knn, linear, regress(train, test, choose(train, regress, near))
+    knn = nearest(train, test.features, count, neighbors, temperature)
+    classes = partial(classify, count=count)
+    linear = classes(train, test, choose(train, classes, _accuracy))
+    return knn, linear, _shares(train, test, choose(train, _shares, _closeness))
 
 
 def check_patients(train: Sequence[str] | np.ndarray, test: Sequence[str] | np.ndarray) -> None:
-    """Refuses a probe that would score a patient it has learnt from, or that has nobody on one
-    side.
+    """Refuses a probe that would score a patient it has learned from, or that lacks a side.
 
     Raises:
       UserError: names those patients.
@@ -113,49 +97,54 @@ def check_patients(train: Sequence[str] | np.ndarray, test: Sequence[str] | np.n
     both = sorted(set(train) & set(test))
     if both:
         raise UserError(
-            f"The probe would learn from and score the same patients: {', '.join(both)}. Scores on them would be no "
-            "evidence; give each patient one side."
+            f"The probe would learn from and score the same patients: {', '.join(both)}. Scores on "
+            "them would be no evidence; give each patient one side."
         )
     if len(train) == 0 or len(test) == 0:
         raise UserError(
-            "The probe needs annotated tiles of two patients at least, one to learn from and one to score."
+            "The probe needs annotated tiles of at least two patients, one to learn from and one "
+            "to score."
         )
 
 
 def nearest(
-    x: Matrix,
-    label: Labels,
+    train: Tiles,
     queries: Float[np.ndarray, "m d"],
     count: int,
-    neighbours: int,
+    neighbors: int,
     temperature: float,
 ) -> Int[np.ndarray, " m"]:
     """Equation (1): the class with most votes among `count`."""
-    x, queries = _unit(x), _unit(queries)
-    similarity = queries @ x.T
-    k = min(neighbours, len(x))
+    similarity = _unit(queries) @ _unit(train.features).T
+    k = min(neighbors, len(train.label))
     chosen = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
     weight = np.exp((np.take_along_axis(similarity, chosen, 1) - 1.0) / temperature)
-    votes = np.stack([(weight * (label[chosen] == c)).sum(1) for c in range(count)], axis=1)
+    label = train.label[chosen]
+    votes = np.stack([(weight * (label == c)).sum(1) for c in range(count)], axis=1)
     return votes.argmax(1)
 
 
-def classify(
-    x: Matrix, label: Labels, queries: Float[np.ndarray, "m d"], count: int, penalty: float
-) -> Int[np.ndarray, " m"]:
-    """The class whose one-hot vector ridge regression comes nearest to."""
-    weight = 1.0 / np.bincount(label, minlength=count)[label]
-    return ridge(x, np.eye(count)[label], weight, queries, penalty).argmax(1)
+def classify(train: Tiles, test: Tiles, penalty: float, count: int) -> Int[np.ndarray, " m"]:
+    """The class, among `count`, whose one-hot vector ridge regression comes nearest to."""
+    weight = 1.0 / np.bincount(train.label, minlength=count)[train.label]
+    target = np.eye(count)[train.label]
+    return ridge(train.features, target, weight, test.features, penalty).argmax(1)
+
+
+def _shares(train: Tiles, test: Tiles, penalty: float) -> Float[np.ndarray, " m"]:
+    even = np.ones(len(train.share))
+    found = ridge(train.features, train.share[:, None], even, test.features, penalty)
+    return np.clip(found[:, 0], 0.0, 1.0)
 
 
 def ridge(
-    x: Matrix,
+    x: Float[np.ndarray, "n d"],
     target: Float[np.ndarray, "n t"],
     weight: Float[np.ndarray, " n"],
     queries: Float[np.ndarray, "m d"],
     penalty: float,
 ) -> Float[np.ndarray, "m t"]:
-    """Least squares with weights; the bias is not penalised."""
+    """Least squares with weights; the bias is not penalized."""
     weight = (weight / weight.sum())[:, None]
     mean, level = (weight * x).sum(0), (weight * target).sum(0)
     x = x - mean
@@ -163,56 +152,63 @@ def ridge(
     return (queries - mean) @ np.linalg.solve(gram, (weight * x).T @ (target - level)) + level
 
 
-def choose(train: Tiles, fit: Callable[..., Any], score: Callable[..., float]) -> float:
-    """The penalty that is best, on average, on each training patient when that one is left out; the
-    middle of one."""
-    if len(_patients(train)) < 2:
+def choose(train: Tiles, fit: Fit, score: Callable[[np.ndarray, Tiles], float]) -> float:
+    """The penalty that scores best on each training patient, on average, when that one is left out.
+
+    With one patient only, the one in the middle.
+    """
+    folds = [_standardized(*fold) for fold in _folds(train)]
+    if len(folds) < 2:
         return PENALTIES[len(PENALTIES) // 2]
-    folds = list(_folds(train))
     means = [np.mean([score(fit(a, b, penalty), b) for a, b in folds]) for penalty in PENALTIES]
     return PENALTIES[int(np.argmax(means))]
 
 
 def _folds(tiles: Tiles) -> Iterator[tuple[Tiles, Tiles]]:
-    for name in _patients(tiles):
-        out = tiles.patient == name
-        yield _standardised(tiles.take(~out), tiles.take(out))
+    """For each patient the tiles of all others, and its own."""
+    for name in np.unique(tiles.patient):
+        own = tiles.patient == name
+        yield tiles.take(~own), tiles.take(own)
 
 
 def balanced_accuracy(truth: Labels, guess: Labels) -> float:
-    """Mean recall of the classes that are there."""
+    """Mean recall of the classes that occur."""
     return float(np.mean([(guess[truth == c] == c).mean() for c in np.unique(truth)]))
+
+
+def _accuracy(guess: Labels, tiles: Tiles) -> float:
+    return balanced_accuracy(tiles.label, guess)
+
+
+def _closeness(guess: np.ndarray, tiles: Tiles) -> float:
+    return -float(np.square(guess - tiles.share).mean())
 
 
 def _scores(
     knn: np.ndarray, linear: np.ndarray, share: np.ndarray, test: Tiles
 ) -> dict[str, dict[str, float]]:
     out: dict[str, dict[str, float]] = {}
-    for name in _patients(test):
+    for name in np.unique(test.patient):
         own = test.patient == name
-        out[name] = {
+        out[str(name)] = {
             "knn_accuracy": balanced_accuracy(test.label[own], knn[own]),
             "linear_accuracy": balanced_accuracy(test.label[own], linear[own]),
             "share_error": float(np.abs(share[own] - test.share[own]).mean()),
         }
-    means = {
-        key: float(np.mean([each[key] for each in out.values()]))
-        for key in next(iter(out.values()))
-    }
+    names = ("knn_accuracy", "linear_accuracy", "share_error")
+    means = {name: float(np.mean([each[name] for each in out.values()])) for name in names}
     total = np.square(test.share - test.share.mean()).sum()
-    r2 = float(1.0 - np.square(share - test.share).sum() / total) if total > 0 else float("nan")
-    return {"": means | {"share_r2": r2}} | out
+    error = np.square(share - test.share).sum()
+    means["share_r2"] = float(1.0 - error / total) if total > 0 else float("nan")
+    return {"": means} | out
 
 
-def _patients(tiles: Tiles) -> list[str]:
-    return [str(name) for name in np.unique(tiles.patient)]
-
-
-def _standardised(train: Tiles, test: Tiles) -> tuple[Tiles, Tiles]:
+def _standardized(train: Tiles, test: Tiles) -> tuple[Tiles, Tiles]:
+    """Both with features of mean 0 and standard deviation 1 over the training tiles."""
     x = train.features.astype(np.float64)
-    mean, std = x.mean(0), x.std(0)
-    scale = lambda tiles: (tiles.features.astype(np.float64) - mean) / np.maximum(std, 1e-9)  # noqa: E731
-    return train.with_features(scale(train)), test.with_features(scale(test))
+    mean, std = x.mean(0), np.maximum(x.std(0), 1e-9)
+    scaled = [(tiles.features.astype(np.float64) - mean) / std for tiles in (train, test)]
+    return train._replace(features=scaled[0]), test._replace(features=scaled[1])
 
 
 def _unit(x: np.ndarray) -> np.ndarray:

@@ -1,13 +1,13 @@
 """Scores of whole images: pixels and objects, by image, by patient, by part of a test and over all.
 
-Of a group of images the scores are those of its summed confusion matrix and of its summed objects
-(objects.py), as the GlaS challenge pools them; means over images or over patients are of such
-scores of each. Means over classes are over
-all classes that occur, background included: `miou` and `mdice`.
+The scores of a group of images are those of its summed confusion matrix and of its summed objects
+(objects.py), as the GlaS challenge pools them; means over images or patients are of the scores of
+each. Means over classes are over all classes that occur, background included: `miou` and `mdice`.
 """
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,9 +16,20 @@ import numpy as np
 from jaxtyping import Float64, Int64, Integer, UInt8
 
 from stedm_jax.common.labels import VOID
+from stedm_jax.common.text import table
 from stedm_jax.evaluation.confusion import confusion_matrix, mean_over, scores
-from stedm_jax.evaluation.objects import ObjectSums, object_sums, total
+from stedm_jax.evaluation.object_scores import ObjectSums, object_sums, total
 from stedm_jax.evaluation.statistics import bootstrap_difference
+
+SHOWN = {
+    "accuracy": 4,
+    "miou": 4,
+    "mdice": 4,
+    "object_f1": 4,
+    "object_dice": 4,
+    "object_hausdorff": 1,
+}
+"""The scores of tables, and their decimal places."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +63,9 @@ def score_image(
 
     Args:
       names: image, patient, part.
-      truth, predicted: class ids; 255 in the truth is unlabelled and counts nothing.
-      predicted_objects, true_objects: numbers, 0 for none; of the truth, None: objects are not
-        scored (they are NaN).
+      truth, predicted: class ids; 255 in the truth is unlabeled and not counted.
+      predicted_objects, true_objects: numbers, 0 for none; without true objects (None), the scores
+        of objects are NaN.
       classes: how many.
       foreground: ids of the classes that have objects.
     """
@@ -68,19 +79,19 @@ def score_image(
 
 
 def pooled(images: Sequence[ImageScores], classes: Sequence[str]) -> dict[str, float]:
-    """Scores of a group of images: accuracy, miou, mdice, iou and dice of each class, and those of
-    objects."""
-    s = scores(sum((each.confusion for each in images), np.zeros((len(classes),) * 2, np.int64)))
+    """Scores of one or more images together.
+
+    They are accuracy, miou, mdice, iou and dice of each class, and those of objects.
+    """
     everything = range(len(classes))
+    found = scores(sum(each.confusion for each in images))
     values = {
-        "accuracy": s.accuracy,
-        "miou": mean_over(s.iou, everything),
-        "mdice": mean_over(s.dice, everything),
+        "accuracy": found.accuracy,
+        "miou": mean_over(found.iou, everything),
+        "mdice": mean_over(found.dice, everything),
     }
-    for kind, each in (("iou", s.iou), ("dice", s.dice)):
-        values |= {
-            f"{kind}_{name}": float(value) for name, value in zip(classes, each, strict=True)
-        }
+    values |= {f"iou_{name}": float(found.iou[k]) for k, name in enumerate(classes)}
+    values |= {f"dice_{name}": float(found.dice[k]) for k, name in enumerate(classes)}
     return values | total(each.objects for each in images).scores()
 
 
@@ -100,39 +111,41 @@ def by_image(images: Sequence[ImageScores], classes: Sequence[str]) -> list[dict
     """A row an image: part, patient, image, scores."""
     found = grouped(images, classes, lambda each: (each.part, each.patient, each.image))
     return [
-        dict(zip(("part", "patient", "image"), name, strict=True)) | values
-        for name, values in found.items()
+        {"part": part, "patient": patient, "image": image, **values}
+        for (part, patient, image), values in found.items()
     ]
 
 
 def by_patient(images: Sequence[ImageScores], classes: Sequence[str]) -> list[dict[str, Any]]:
     """A row a patient of a part: part, patient, images, scores."""
+    count = Counter((each.part, each.patient) for each in images)
     found = grouped(images, classes, lambda each: (each.part, each.patient))
-    count = lambda name: sum((each.part, each.patient) == name for each in images)  # noqa: E731
     return [
-        {"part": name[0], "patient": name[1], "images": count(name), **values}
-        for name, values in found.items()
+        {"part": part, "patient": patient, "images": count[part, patient], **values}
+        for (part, patient), values in found.items()
     ]
 
 
 def summary(images: Sequence[ImageScores], classes: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """By part, and of all where there are several: images, patients, pooled scores, means over
-    images and patients."""
+    """Scores of each part, and of all parts together if there are several.
+
+    They are the numbers of images and patients, pooled scores, and means over images and patients.
+    """
     parts = sorted({each.part for each in images})
-    told = {part: [each for each in images if each.part == part] for part in parts}
-    told |= {"all": list(images)} if len(parts) > 1 else {}
-    return {
-        part: {
+    groups = {part: [each for each in images if each.part == part] for part in parts}
+    if len(parts) > 1:
+        groups["all"] = list(images)
+    out = {}
+    for part, group in groups.items():
+        patients = grouped(group, classes, lambda each: (each.patient,))
+        out[part] = {
             "images": len(group),
-            "patients": len({each.patient for each in group}),
+            "patients": len(patients),
             "pooled": pooled(group, classes),
             "mean_over_images": _means(by_image(group, classes)),
-            "mean_over_patients": _means(
-                list(grouped(group, classes, lambda each: (each.patient,)).values())
-            ),
+            "mean_over_patients": _means(list(patients.values())),
         }
-        for part, group in told.items()
-    }
+    return out
 
 
 def _means(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -145,78 +158,61 @@ def _means(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     }
 
 
-SHOWN = ("accuracy", "miou", "mdice", "object_f1", "object_dice", "object_hausdorff")
-
-
-def summary_table(told: Mapping[str, Mapping[str, Any]]) -> str:
+def summary_table(parts: Mapping[str, Mapping[str, Any]]) -> str:
     """`summary` as a table of text."""
-    lines = [
-        f"{'part':<14}{'scores of':<20}{'images':>7}{'patients':>9}"
-        + "".join(f"{each:>17}" for each in SHOWN)
-    ]
-    for part, group in told.items():
+    rows: list[list[Any]] = [["part", "scores of", "images", "patients", *SHOWN]]
+    for part, group in parts.items():
         for kind in ("pooled", "mean_over_images", "mean_over_patients"):
-            values = "".join(
-                f"{group[kind][name]:>17.{1 if name == SHOWN[-1] else 4}f}" for name in SHOWN
-            )
-            lines.append(f"{part:<14}{kind:<20}{group['images']:>7}{group['patients']:>9}{values}")
-    return "\n".join(lines)
+            counts = [group["images"], group["patients"]]
+            rows.append([part, kind, *counts, *_shown(group[kind])])
+    return table(rows, words=2)
 
 
 def arms_table(
-    told: Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]],
+    arms: Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]],
     patients: Mapping[str, Float64[np.ndarray, "s p"]],
     baseline: str,
 ) -> str:
     """Arms side by side as a table of text.
 
     Args:
-      told: arm -> seed -> `summary`; shown are the pooled scores of each part, means over seeds.
+      arms: arm -> seed -> `summary`; shown are the pooled scores of each part, means over seeds.
       patients: arm -> object Dice by seed and patient, the same patients in all.
       baseline: arm that the means over patients of the others are compared with, by a hierarchical
         bootstrap.
     """
-    parts = list(next(iter(next(iter(told.values())).values())))
-    widths = [max(map(len, each)) + 2 for each in ([*parts, "part"], [*told, "arm"])]
-    first = lambda *texts: "".join(
-        text.ljust(width) for text, width in zip(texts, widths, strict=True)
-    )  # noqa: E731
-    lines = [
-        "pooled over images, means over seeds",
-        f"{first('part', 'arm')}seeds" + "".join(f"{x:>17}" for x in SHOWN),
-    ]
-    for part in parts:
-        for arm, seeds in told.items():
-            means = {
-                name: np.mean([each[part]["pooled"][name] for each in seeds.values()])
-                for name in SHOWN
-            }
-            values = "".join(
-                f"{means[name]:>17.{1 if name == SHOWN[-1] else 4}f}" for name in SHOWN
-            )
-            lines.append(f"{first(part, arm)}{len(seeds):>5}{values}")
-    differences = [
-        f"{arm} - {baseline}: {d.estimate:+.3f} (95 % {d.low:+.3f} to {d.high:+.3f}, {d.n} patients)"
-        for arm, table in patients.items()
-        if arm != baseline
-        and baseline in patients
-        and (d := bootstrap_difference(patients[baseline], table)).n > 1
-    ]
+    rows: list[list[Any]] = [["part", "arm", "seeds", *SHOWN]]
+    for part in next(iter(next(iter(arms.values())).values())):
+        for arm, seeds in arms.items():
+            found = [each[part]["pooled"] for each in seeds.values()]
+            means = {name: np.mean([each[name] for each in found]) for name in SHOWN}
+            rows.append([part, arm, len(seeds), *_shown(means)])
+    lines = ["pooled over images, means over seeds", table(rows, words=2)]
+    differences = {
+        arm: bootstrap_difference(patients[baseline], scores)
+        for arm, scores in patients.items()
+        if baseline in patients and arm != baseline
+    }
+    differences = {arm: each for arm, each in differences.items() if each.n > 1}
     if differences:
-        lines += [
-            "object_dice of all parts, mean over patients; not corrected for the number of arms",
-            *differences,
-        ]
+        lines.append(
+            "object_dice of all parts, mean over patients; not corrected for the number of arms"
+        )
+    for arm, d in differences.items():
+        limits = f"95 % {d.low:+.3f} to {d.high:+.3f}, {d.n} patients"
+        lines.append(f"{arm} - {baseline}: {d.estimate:+.3f} ({limits})")
     return "\n".join(lines)
+
+
+def _shown(values: Mapping[str, Any]) -> list[str]:
+    return [f"{values[name]:.{digits}f}" for name, digits in SHOWN.items()]
 
 
 def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows with the same keys as CSV; an undefined score is an empty field."""
     text = io.StringIO()
-    table = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
-    table.writeheader()
+    out = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+    out.writeheader()
     for row in rows:
-        table.writerow(
-            {key: "" if isinstance(v, float) and np.isnan(v) else v for key, v in row.items()}
-        )
+        out.writerow({key: "" if value != value else value for key, value in row.items()})
     return text.getvalue()

@@ -112,7 +112,7 @@ def _probes(
     settings, out = context.settings.ssl.probe, {}
     for name, describe in see.items():
         found = {split: _tiles(context, each, describe) for split, each in rows.items() if each}
-        how = {"neighbours": settings.neighbours, "temperature": settings.temperature}
+        how = {"neighbors": settings.neighbours, "temperature": settings.temperature}
         if settings.protocol == "val":
             out[name] = probe(found["train"], found["val"], **how)
         else:

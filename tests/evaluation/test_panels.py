@@ -5,10 +5,10 @@ import pytest
 
 from stedm_jax.evaluation.panels import (
     PAPER,
-    VOID_COLOUR,
+    VOID_COLOR,
     Strip,
     cohort_panel,
-    colour_mask,
+    color_mask,
     fit,
     legend,
     mosaic,
@@ -16,26 +16,26 @@ from stedm_jax.evaluation.panels import (
     style_grid,
 )
 
-COLOURS = ((240, 240, 240), (200, 30, 30))
+COLORS = ((240, 240, 240), (200, 30, 30))
 
 
-def flat(colour, size=16):
-    return np.full((size, size, 3), colour, np.uint8)
+def flat(color, size=16):
+    return np.full((size, size, 3), color, np.uint8)
 
 
-def test_colour_mask():
-    out = colour_mask(np.array([[0, 1, 255]], np.uint8), COLOURS)
-    np.testing.assert_array_equal(out[0], [*COLOURS, VOID_COLOUR])
+def test_color_mask():
+    out = color_mask(np.array([[0, 1, 255]], np.uint8), COLORS)
+    np.testing.assert_array_equal(out[0], [*COLORS, VOID_COLOR])
 
 
-def test_overlay_leaves_unlabelled_alone():
+def test_overlay_leaves_unlabeled_alone():
     image = flat((100, 100, 100))
     mask = np.full((16, 16), 255, np.uint8)
-    np.testing.assert_array_equal(overlay(image, mask, COLOURS), image)
+    np.testing.assert_array_equal(overlay(image, mask, COLORS), image)
     mask[:, 8:] = 1
-    out = overlay(image, mask, COLOURS)
+    out = overlay(image, mask, COLORS)
     np.testing.assert_array_equal(out[:, :8], image[:, :8])
-    np.testing.assert_array_equal(out[0, 8], COLOURS[1])  # a border
+    np.testing.assert_array_equal(out[0, 8], COLORS[1])  # a border
     np.testing.assert_array_equal(out[0, 14], [135, 76, 76])  # a tint
 
 
@@ -52,15 +52,15 @@ def test_style_grid_places_every_image():
     images = [[flat((10 * r + c, 0, 0)) for c in range(3)] for r in range(2)]
     layouts = [np.zeros((16, 16), np.uint8), np.ones((16, 16), np.uint8)]
     styles = [[flat((0, 100 + c, 0))] for c in range(3)]
-    out = style_grid(images, layouts, styles, COLOURS, ["p1", "p2", "p<3>"], cell=32)
+    out = style_grid(images, layouts, styles, COLORS, ["p1", "p2", "p<3>"], ["l1", "l2"], cell=32)
     present = {tuple(p) for p in np.unique(out.reshape(-1, 3), axis=0).tolist()}
     assert {(10 * r + c, 0, 0) for r in range(2) for c in range(3)} <= present
     assert {(0, 100 + c, 0) for c in range(3)} <= present
-    assert set(COLOURS) <= present
+    assert set(COLORS) <= present
     rows = [np.argwhere((out == (10 * r, 0, 0)).all(-1))[:, 0].mean() for r in range(2)]
     assert rows[0] < rows[1]
     with pytest.raises(ValueError, match="row"):
-        style_grid(images[:1], layouts, styles, COLOURS, ["a", "b", "c"])
+        style_grid(images[:1], layouts, styles, COLORS, ["a", "b", "c"], ["d"])
 
 
 def test_cohort_panel_and_legend():
@@ -72,4 +72,4 @@ def test_cohort_panel_and_legend():
     assert out.dtype == np.uint8
     for i in range(6):
         assert (out == (i, 5, 5)).all(-1).sum() == 2 * 32 * 32
-    assert legend(["background", "tumour"], COLOURS).shape[0] == 26
+    assert legend(["background", "tumour"], COLORS).shape[0] == 26

@@ -15,8 +15,7 @@ from stedm_jax.evaluation.probe import (
 
 
 def made(patients, rng, signal=1.0, n=40):
-    """Features of which one dimension tells the share, on the scale of another one for every
-    patient."""
+    """Features of which one dimension shows the share, and another one varies more."""
     parts = []
     for name in patients:
         share = rng.uniform(0, 1, n)
@@ -56,29 +55,31 @@ def test_each_patient_is_left_out_once(rng):
 def test_the_same_patient_on_both_sides_is_refused(rng):
     with pytest.raises(UserError, match="same patients: b, c"):
         probe(made("abc", rng), made("bcd", rng))
-    with pytest.raises(UserError, match="two patients at least"):
+    with pytest.raises(UserError, match="at least two patients"):
         probe_leaving_out(made("a", rng))
-    with pytest.raises(UserError, match="two patients at least"):
+    with pytest.raises(UserError, match="at least two patients"):
         check_patients(["a"], [])
 
 
 def test_nearest_is_the_weighted_vote(rng):
     x, queries, label = rng.normal(size=(30, 4)), rng.normal(size=(7, 4)), rng.integers(0, 3, 30)
-    got = nearest(x, label, queries, 3, neighbours=5, temperature=0.07)
+    train = Tiles(x, label, label / 2, label)
+    got = nearest(train, queries, 3, neighbors=5, temperature=0.07)
     for query, guess in zip(queries, got, strict=True):
         cosine = x @ query / np.linalg.norm(x, axis=1) / np.linalg.norm(query)
         votes = np.zeros(3)
         for i in np.argsort(-cosine)[:5]:
             votes[label[i]] += np.exp(cosine[i] / 0.07)
         assert guess == votes.argmax()
-    assert (nearest(x, label, x, 3, neighbours=1, temperature=0.07) == label).all()
+    assert (nearest(train, x, 3, neighbors=1, temperature=0.07) == label).all()
 
 
 def test_classes_weigh_the_same_in_the_linear_probe(rng):
     x = np.concatenate([rng.normal(-1, 1, (500, 1)), rng.normal(1, 1, (10, 1))])
     label = np.array([0] * 500 + [1] * 10)
     edge = np.linspace(-2, 2, 401)[:, None]
-    switch = edge[classify(x, label, edge, 2, 1e-3).argmax(), 0]
+    train = Tiles(x, label, label / 2, label)
+    switch = edge[classify(train, train._replace(features=edge), 1e-3, 2).argmax(), 0]
     assert -0.5 < switch < 0.5  # with plain counts it would lie near 2
 
 

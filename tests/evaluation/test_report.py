@@ -15,7 +15,7 @@ from stedm_jax.evaluation.report_files import per_patient_csv, results_table, wr
 from stedm_jax.evaluation.synthesis_quality.metric import Quality
 
 ARMS, SEEDS, TEST = ("labelled", "labelled+synthetic"), (0, 1, 2), 6
-COLOURS = ((236, 236, 236), (204, 60, 60))
+COLORS = ((236, 236, 236), (204, 60, 60))
 
 
 def results():
@@ -42,9 +42,9 @@ def results():
                 )
 
 
-def tissue(rng, colour):
+def tissue(rng, color):
     noise = rng.normal(0, 18, (64, 64, 1)) + rng.normal(0, 5, (64, 64, 3))
-    return np.clip(np.asarray(colour) + noise, 0, 255).astype(np.uint8)
+    return np.clip(np.asarray(color) + noise, 0, 255).astype(np.uint8)
 
 
 def blob(rng):
@@ -81,7 +81,7 @@ def content(small=True):
     ]
     od = rng.uniform(0.1, 0.6, (60 if small else 300, 3))
     made = od + rng.normal(0, 0.04, od.shape)
-    grid = style_grid(images, layouts, tiles, COLOURS, names[7:12], cell=64 if small else 128)
+    grid = style_grid(images, layouts, tiles, COLORS, names[7:12], names[: len(layouts)], cell=64)
     steps = np.arange(0, 600, 10)
     curves = {
         name: [
@@ -101,7 +101,7 @@ def content(small=True):
             for i, (name, split) in enumerate(zip(names, splits, strict=True))
         ],
         cohort_panel=cohort_panel(strips),
-        legend=legend(["background", "tumour"], COLOURS),
+        legend=legend(["background", "tumour"], COLORS),
         pictures={"diffusion, step 600": images[0][0]},
         curves=curves,
         results=list(results()),
