@@ -1,5 +1,5 @@
 """Augmentation of tiles on the host: where in its margin a tile is taken and at which angle, the
-eight symmetries of a square, stain jitter, affine copies as style."""
+eight symmetries of a square, stain jitter, affine copies as style; and the field around a tile."""
 
 import math
 import zlib
@@ -40,36 +40,19 @@ class Movement:
         Raises:
           UserError: says which margin is needed.
         """
-        if self.shift < 0:
-            raise UserError(f"config.data.shift is {self.shift}; give 0 or more pixels.")
-        if self.margin(tile) > margin:
+        needed = self.margin(tile)
+        if needed > margin:
             raise UserError(
-                f"config.data.shift={self.shift} and data.rotate={self.rotate} need a margin of {self.margin(tile)} px "
-                f"round tiles of {tile} px, and {where} has one of {margin}. Pack it again with "
-                f"--margin={self.margin(tile)}, or set data.shift=0 and data.rotate=False."
+                f"config.data.shift={self.shift} and data.rotate={self.rotate} need a margin of "
+                f"{needed} px around tiles of {tile} px, and {where} has one of {margin}. Pack it "
+                f"again with --margin={needed}, or set data.shift=0 and data.rotate=False."
             )
 
     def draw(self, rng: np.random.Generator) -> "Window":
         """A random place; without movement, the middle, and the generator is not used."""
-        down, right = (
-            rng.integers(-self.shift, self.shift + 1, 2).tolist() if self.shift else (0, 0)
-        )
+        shift = rng.integers(-self.shift, self.shift + 1, 2).tolist() if self.shift else (0, 0)
         angle = float(rng.uniform(-math.pi / 4, math.pi / 4)) if self.rotate else None
-        return Window(down, right, angle)
-
-    def take(
-        self, image: Image, mask: UInt8[np.ndarray, "h w"], margin: int, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The tile in a record, moved at random; without movement, its middle, and the generator is
-        not used.
-
-        Args:
-          image, mask: of a record, the margin included.
-          margin: pixels on each side.
-          rng: source of the randomness.
-        """
-        window = self.draw(rng)
-        return window.image(image, margin), window.mask(mask, margin)
+        return Window(*shift, angle)
 
 
 @dataclass(frozen=True)
@@ -104,14 +87,11 @@ class Window:
     def _matrix(self, shape: tuple[int, ...], margin: int) -> tuple[np.ndarray, tuple[int, int]]:
         """From pixels of the tile to those of the record; and the size of the tile."""
         tile, angle = shape[0] - 2 * margin, self.angle or 0.0
-        centre = np.array([(shape[1] - 1) / 2 + self.right, (shape[0] - 1) / 2 + self.down])
-        rotation = np.array(
-            [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
-        )
-        return np.column_stack([rotation, centre - rotation @ np.full(2, (tile - 1) / 2)]), (
-            tile,
-            tile,
-        )
+        center = np.array([(shape[1] - 1) / 2 + self.right, (shape[0] - 1) / 2 + self.down])
+        cos, sin = math.cos(angle), math.sin(angle)
+        rotation = np.array([[cos, -sin], [sin, cos]])
+        shift = center - rotation @ np.full(2, (tile - 1) / 2)
+        return np.column_stack([rotation, shift]), (tile, tile)
 
 
 @dataclass(frozen=True)
@@ -148,15 +128,15 @@ class Views:
         draw = (self.seed, zlib.crc32(split.encode()), record, copy)
         rng = np.random.default_rng((*draw, 0))
         window = self.movement.draw(rng)
-        return View(
-            window, turn if self.variants == 8 else int(rng.integers(8)), self.jitter, (*draw, 1)
-        )
+        if self.variants == 1:
+            turn = int(rng.integers(8))
+        return View(window, turn, self.jitter, (*draw, 1))
 
 
 @dataclass(frozen=True)
 class View:
     """One way in which a tile is shown: its place, symmetry, and strength and draw of its stain
-    jitter.
+    jitter; a generator draws anew.
 
     The one without arguments shows the tile as it is.
     """
@@ -164,19 +144,54 @@ class View:
     window: Window = Window()
     turn: int = 0
     jitter: float = 0.0
-    draw: tuple[int, ...] = ()
+    draw: tuple[int, ...] | np.random.Generator = ()
+
+    def place(self, whole: Image, margin: int) -> UInt8[np.ndarray, "t t 3"]:
+        """The tile in an image that has a margin on each side, in its own stain."""
+        return dihedral(self.window.image(whole, margin), self.turn)
 
     def image(self, whole: Image, margin: int) -> UInt8[np.ndarray, "t t 3"]:
         """The tile in an image that has a margin on each side."""
-        return self.stain([dihedral(self.window.image(whole, margin), self.turn)])[0]
+        return self.stain([self.place(whole, margin)])[0]
 
     def mask(self, whole: UInt8[np.ndarray, "h w"], margin: int) -> UInt8[np.ndarray, "t t"]:
         """The same of a mask."""
         return dihedral(self.window.mask(whole, margin), self.turn)
 
     def stain(self, images: Sequence[Image]) -> list[Image]:
-        """Images with the stain jitter of this view: those of the style tiles that go with it."""
+        """Images with the stain jitter of this view, such as a tile and its style tiles."""
         return stain_jitter(images, self.jitter, np.random.default_rng(self.draw))
+
+
+def field_around(whole: Image, margin: int) -> UInt8[np.ndarray, "t t 3"]:
+    """A tile with its margin of so many pixels, brought to the size of the tile: its field at a
+    lower magnification."""
+    height, width = (side - 2 * margin for side in whole.shape[:2])
+    return cv2.resize(np.ascontiguousarray(whole), (width, height), interpolation=cv2.INTER_AREA)
+
+
+def check_around(where: str, margin: int, movement: Movement) -> None:
+    """Refuses to show the field around tiles that have none, or that training moves within it.
+
+    Args:
+      where: the tile set, for errors.
+      margin: that its tiles have, in pixels.
+      movement: of training.
+
+    Raises:
+      UserError: says what to do.
+    """
+    if not margin:
+        raise UserError(
+            f"The guide has a region token, but {where} was packed without a margin, so that the "
+            "field around its tiles is not known. Pack it with --margin (half a tile doubles the "
+            "field), or set guided.guide.tokens=patch."
+        )
+    if movement != Movement():
+        raise UserError(
+            "A region token shows the field around a tile, its margin; data.shift and data.rotate "
+            "move tiles into that margin. Use one of the two."
+        )
 
 
 def dihedral(array: np.ndarray, element: int) -> np.ndarray:
@@ -193,7 +208,7 @@ def dihedral(array: np.ndarray, element: int) -> np.ndarray:
 def stain_jitter(images: Sequence[Image], strength: float, rng: np.random.Generator) -> list[Image]:
     """Changes the stain of all given images in the same random way (after Tellez et al., 2018).
 
-    The amounts of haematoxylin, eosin and residual are scaled and shifted in optical density, and
+    The amounts of hematoxylin, eosin and residual are scaled and shifted in optical density, and
     the stain vectors themselves are turned a little, so that hue, contrast and brightness of the
     stain change together.
 
@@ -208,9 +223,8 @@ def stain_jitter(images: Sequence[Image], strength: float, rng: np.random.Genera
     shift = rng.uniform(-strength, strength, 3).astype(np.float32) * 0.1
     turned = HED + rng.normal(0.0, 0.3 * strength, (3, 3)).astype(np.float32)
     turned = np.maximum(turned, 0.01)
-    turned *= np.linalg.norm(HED, axis=1, keepdims=True) / np.linalg.norm(
-        turned, axis=1, keepdims=True
-    )
+    own, new = (np.linalg.norm(vectors, axis=1, keepdims=True) for vectors in (HED, turned))
+    turned *= own / new
     matrix = np.linalg.inv(HED) @ np.diag(scale) @ turned
     offset = shift @ turned
     table = -np.log10(np.maximum(np.arange(256, dtype=np.float32), 1.0) / 255.0)
@@ -224,26 +238,16 @@ def affine_copy(image: Image, rng: np.random.Generator) -> Image:
     """A distorted copy of an image, the paper's "augmented" style.
 
     Flips, scale 0.8 to 1.2, translation up to 10 %, any rotation, shear up to 20 degrees, reflected
-    border
-    (STEDM, section on style sampling).
+    border (STEDM, section on style sampling).
     """
     size = np.array(image.shape[1::-1], np.float64)
     angle, shear = rng.uniform(0, 2 * np.pi), np.deg2rad(rng.uniform(-20, 20))
     flip = rng.choice([-1.0, 1.0], 2)
     rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    linear = (
-        rotation
-        @ np.array([[1.0, np.tan(shear)], [0.0, 1.0]])
-        @ np.diag(flip)
-        * rng.uniform(0.8, 1.2)
-    )
-    centre = (size - 1) / 2
-    shift = centre - linear @ centre + rng.uniform(-0.1, 0.1, 2) * size
+    sheared = rotation @ np.array([[1.0, np.tan(shear)], [0.0, 1.0]])
+    linear = sheared @ np.diag(flip) * rng.uniform(0.8, 1.2)
+    center = (size - 1) / 2
+    shift = center - linear @ center + rng.uniform(-0.1, 0.1, 2) * size
     matrix = np.column_stack([linear, shift])
-    return cv2.warpAffine(
-        image,
-        matrix,
-        tuple(int(n) for n in size),
-        flags=cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_REFLECT_101,
-    )
+    width, height = image.shape[1], image.shape[0]
+    return cv2.warpAffine(image, matrix, (width, height), borderMode=cv2.BORDER_REFLECT_101)

@@ -7,16 +7,23 @@ whole state of the data.
 
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import grain
 import numpy as np
 
 from stedm_jax.common.errors import UserError
-from stedm_jax.data.around import check_around, field_around
 from stedm_jax.data.arrays import ArrayStore
-from stedm_jax.data.augment import Movement, View, Views, affine_copy, dihedral, stain_jitter
+from stedm_jax.data.augment import (
+    Movement,
+    View,
+    Views,
+    affine_copy,
+    check_around,
+    dihedral,
+    field_around,
+)
 from stedm_jax.data.index import IndexRow
 from stedm_jax.data.records import TileSet
 from stedm_jax.data.sampling import Rounds
@@ -68,15 +75,6 @@ class TileReader:
         self._room = cache_mb * 1_000_000
         self._lock = threading.Lock()
 
-    def __getstate__(self) -> dict:
-        state = self.__dict__.copy()
-        state.pop("_lock")
-        return state | {"_cache": {}}
-
-    def __setstate__(self, state: dict) -> None:
-        self.__dict__.update(state)
-        self._lock = threading.Lock()
-
     def read(self, row: IndexRow) -> tuple[np.ndarray, np.ndarray]:
         """Image, uint8 (h, w, 3), and mapped mask, uint8 (h, w), of a row; not to be written to."""
         image, mask = self.read_whole(row)
@@ -94,48 +92,51 @@ class TileReader:
     def _arrays(self, row: IndexRow, names: tuple[str, ...]) -> dict[str, np.ndarray]:
         key = (row.split, row.record)
         arrays = self._cache.get(key, {})
-        if not arrays.keys() >= set(names):
-            try:
-                arrays = decode_arrays(self._sources[row.split][row.record], names)
-            except (
-                Exception
-            ) as error:  # of the file, the record, or the image in it: none of them can be used
-                raise self.damage(row, error) from error
-            arrays["mask"] = self.table[arrays["mask"]]
-            with self._lock:
-                kept = self._cache.get(key, {})  # perhaps the mask alone
-                more = sum(array.nbytes for array in arrays.values()) - sum(
-                    array.nbytes for array in kept.values()
-                )
-                if len(arrays) > len(kept) and more <= self._room:
-                    self._cache[key] = arrays
-                    self._room -= more
+        if arrays.keys() >= set(names):
+            return arrays
+        try:
+            arrays = decode_arrays(self._sources[row.split][row.record], names)
+        except (
+            Exception
+        ) as error:  # of the file, the record, or the image in it: all make it useless
+            raise self.damage(row, error) from error
+        arrays["mask"] = self.table[arrays["mask"]]
+        with self._lock:
+            more = _bytes(arrays) - _bytes(self._cache.get(key, {}))  # perhaps the mask is there
+            if 0 < more <= self._room:
+                self._cache[key] = arrays
+                self._room -= more
         return arrays
 
     def damage(self, row: IndexRow, error: Exception) -> UserError:
         """Notes that a record cannot be used; gives a DamagedTile, or what to raise when there are
         too many."""
         file, index = self.tiles.place(row.split, row.record)
-        what, why = (
-            f"Record {index} of {file}",
-            (str(error).splitlines() or [type(error).__name__])[0][:200],
-        )
+        what, why = f"Record {index} of {file}", str(error) or type(error).__name__
+        why = why.splitlines()[0][:200]
         with self._lock:
             new = what not in self.damaged
             self.damaged[what] = why
             count = len(self.damaged)
         if count > self.max_damaged:
             return UserError(
-                f"{what} is damaged ({why}); {count} such record(s) were met, and data.max_damaged={self.max_damaged} "
-                "may be skipped. Pack the tiles again, or allow more."
+                f"{what} is damaged ({why}); {count} such record(s) were met, and "
+                f"data.max_damaged={self.max_damaged} may be skipped. Pack the tiles again, or "
+                "allow more."
             )
         if new:
-            text = f"{what} is damaged ({why}) and is skipped, number {count} of at most {self.max_damaged}"
-            print(text, file=sys.stderr, flush=True)
+            number = f"number {count} of at most {self.max_damaged}"
+            print(
+                f"{what} is damaged ({why}) and is skipped, {number}", file=sys.stderr, flush=True
+            )
         return DamagedTile(
             (row.split, row.record),
             f"{what} is damaged ({why}), and no other can stand for it here.",
         )
+
+
+def _bytes(arrays: Mapping[str, np.ndarray]) -> int:
+    return sum(array.nbytes for array in arrays.values())
 
 
 @dataclass(frozen=True)
@@ -182,9 +183,8 @@ class Source:
 class LoadTile(grain.transforms.RandomMap):
     """Reads and augments the tile that an element (source, position) stands for.
 
-    Yields a dict: image uint8 (h, w, 3), mask uint8 (h, w), and, with style pools, styles uint8 (k,
-      h, w, 3); with
-    stored arrays also those, or those in place of the image.
+    Yields a dict: image uint8 (h, w, 3), mask uint8 (h, w), and, with style pools, styles uint8
+    (k, h, w, 3); with stored arrays also those, or those in place of the image.
     """
 
     def __init__(self, sources: Sequence[Source], jitter: float = 0.0, augment: bool = True):
@@ -213,69 +213,49 @@ class LoadTile(grain.transforms.RandomMap):
         self, source: Source, position: int, rng: np.random.Generator
     ) -> dict[str, np.ndarray]:
         """The tile at a position; a damaged one is a DamagedTile."""
-        if source.views is not None or source.stored is not None:
-            return self._view(source, position, rng)
-        margin, whole = source.reader.tiles.margin, source.reader.read_whole(source.rows[position])
-        image, mask = (core(array, margin) for array in whole)
-        images = [image]
-        if source.around:
-            images.append(field_around(whole[0], margin))
-        if source.pool is not None:
-            images += self._styles(source, position, lambda: image, rng)
-        if self.augment:
-            images[0], mask = source.movement.take(*whole, margin, rng)
-            turn = int(rng.integers(8))
-            for number in range(1 + source.around):
-                images[number] = dihedral(images[number], turn)
-            mask = dihedral(mask, turn)
-            images = stain_jitter(images, self.jitter, rng)
-        out = {"image": images[0], "mask": mask} | ({"region": images[1]} if source.around else {})
-        return out | (
-            {"styles": np.stack(images[1 + source.around :])} if source.pool is not None else {}
-        )
-
-    def _view(
-        self, source: Source, position: int, rng: np.random.Generator
-    ) -> dict[str, np.ndarray]:
-        """One of the views of the tile at a position, with what is stored of it; as it is without
-        augmentation."""
         row, reader, store = source.rows[position], source.reader, source.stored
-        margin, split, record = reader.tiles.margin, row.split, row.record
-        if store is not None and record in store.absent[split]:
+        margin = reader.tiles.margin
+        if store is not None and row.record in store.absent[row.split]:
             raise reader.damage(row, ValueError("it could not be read when its arrays were stored"))
-        whole, out = (
-            (reader.read_whole(row) if source.pixels else (None, reader.read_mask(row))),
-            {},
-        )
-        styles: list[np.ndarray] = []
+        image, mask = reader.read_whole(row) if source.pixels else (None, reader.read_mask(row))
+        styles = self._styles(source, position, image, rng)
+        number, view = self._view(source, row, rng)
+        shown = {}
+        if image is not None:
+            shown["image"] = view.place(image, margin)
+            if source.around:
+                shown["region"] = dihedral(field_around(image, margin), view.turn)
+        stained = view.stain([*shown.values(), *styles])
+        out = dict(zip(shown, stained, strict=False)) | {"mask": view.mask(mask, margin)}
         if source.pool is not None:
-            styles = self._styles(source, position, lambda: reader.read(row)[0], rng)
-        number, view = 0, View()
+            out["styles"] = np.stack(stained[len(shown) :])
+        return out if store is None else out | store.read(row.split, row.record, number)
+
+    def _view(self, source: Source, row: IndexRow, rng: np.random.Generator) -> tuple[int, View]:
+        """How a tile is shown: one of its views with its number, or drawn anew; as it is without
+        augmentation, or where something is stored of tiles as they are."""
         if self.augment and source.views is not None:
             number = int(rng.integers(source.views.count))
-            view = source.views.of(split, record, number)
-        if whole[0] is not None:
-            out["image"] = view.image(whole[0], margin)
-        out["mask"] = view.mask(whole[1], margin)
-        if source.pool is not None:
-            out["styles"] = np.stack(view.stain(styles))
-        return out if store is None else out | store.read(split, record, number)
+            return number, source.views.of(row.split, row.record, number)
+        if self.augment and source.stored is None:
+            return 0, View(source.movement.draw(rng), int(rng.integers(8)), self.jitter, rng)
+        return 0, View()
 
     def _styles(
-        self,
-        source: Source,
-        position: int,
-        image: Callable[[], np.ndarray],
-        rng: np.random.Generator,
+        self, source: Source, position: int, image: np.ndarray | None, rng: np.random.Generator
     ) -> list[np.ndarray]:
-        pool, tile = source.pool, source.reader.tiles.tile
-        assert pool is not None
+        """The style tiles of a tile, whose image may have been read already."""
+        pool, reader = source.pool, source.reader
+        if pool is None:
+            return []
+        side = reader.tiles.tile
         if pool.source == "none":
-            return [np.full((tile, tile, 3), 255, np.uint8)] * pool.count
+            return [np.full((side, side, 3), 255, np.uint8)] * pool.count
         if pool.source == "augmented":
-            return [affine_copy(image(), rng) for _ in range(pool.count)]
-        reach = source.movement.margin(tile) / tile if self.augment else 0.0
-        return [source.reader.read(source.rows[i])[0] for i in pool.choose(position, rng, reach)]
+            whole = reader.read_whole(source.rows[position])[0] if image is None else image
+            return [affine_copy(core(whole, reader.tiles.margin), rng) for _ in range(pool.count)]
+        reach = source.movement.margin(side) / side if self.augment else 0.0
+        return [reader.read(source.rows[i])[0] for i in pool.choose(position, rng, reach)]
 
 
 def tile_dataset(
@@ -378,16 +358,14 @@ def evaluation_batches(
         first = start + host * part
         count = max(0, min(part, len(rows) - first))
         positions = [*range(first, first + count), *[0] * (part - count)]
-        weights, loaded = [1.0] * count + [0.0] * (part - count), []
+        weights = np.array([1.0] * count + [0.0] * (part - count), np.float32)
+        loaded = []
         for number, position in enumerate(positions):
             try:
                 loaded.append(load.load(source, position, np.random.default_rng(position)))
             except DamagedTile:  # something has to fill its place, and does not count
                 loaded.append(load.random_map((0, position), np.random.default_rng(position)))
                 weights[number] = 0.0
-        yield {name: np.stack([each[name] for each in loaded]) for name in loaded[0]} | {
-            "patient": np.array(
-                [patients[rows[position].patient] for position in positions], np.int32
-            ),
-            "weight": np.array(weights, np.float32),
-        }
+        out = {name: np.stack([each[name] for each in loaded]) for name in loaded[0]}
+        numbers = [patients[rows[position].patient] for position in positions]
+        yield out | {"patient": np.array(numbers, np.int32), "weight": weights}

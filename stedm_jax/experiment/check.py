@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from stedm_jax.common.errors import UserError
-from stedm_jax.data.around import check_around
+from stedm_jax.data.augment import check_around
 from stedm_jax.data.classes import class_map
 from stedm_jax.data.whole import WholeSet
 from stedm_jax.diffusion.samplers import Sampler, check_start, timesteps

@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 
 from stedm_jax.common.errors import UserError
-from stedm_jax.data.around import check_around, field_around
-from stedm_jax.data.augment import Movement, dihedral
+from stedm_jax.data.augment import Movement, check_around, dihedral, field_around
 from stedm_jax.data.pipeline import LoadTile, Source, TileReader, evaluation_batches, tile_dataset
 from stedm_jax.data.records import TileSet, TileWriter
 from tests.conftest import CLASSES, make_tile
