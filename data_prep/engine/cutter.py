@@ -16,7 +16,7 @@ from data_prep.tile_grid import Position, blocks
 from stedm_jax.common.labels import VOID
 from stedm_jax.data.index import IndexRow
 from stedm_jax.data.schema import Tile, core
-from stedm_jax.data.stain import Colors, Normaliser, Stains, normaliser
+from stedm_jax.data.stain import Colors, Normalizer, Stains, normalizer
 from stedm_jax.data.tile_parts import PartWriter
 
 
@@ -74,9 +74,9 @@ class Cutter:
 
     def __init__(self, task: Task, source: Source, ruled: bool, report: SlideReport):
         self._task, self._source, self._ruled, self._report = task, source, ruled, report
-        self._normalise: Normaliser | None = None
+        self._normalise: Normalizer | None = None
         if task.rules.stain:
-            self._normalise = Normaliser(stain_target(task.rules.stain, task.rules.stain_target))
+            self._normalise = Normalizer(stain_target(task.rules.stain, task.rules.stain_target))
         rules = task.rules
         self._most = max(source.block, 1)
         self._side = rules.tile + 2 * rules.margin
@@ -227,6 +227,6 @@ class _Earlier:
 
 @functools.cache
 def stain_target(kind: str, target: str) -> Stains | Colors:
-    """What stain all tiles get, found once a process; each slide counts by a normaliser of its
+    """What stain all tiles get, found once a process; each slide counts by a normalizer of its
     own."""
-    return normaliser(kind, Path(target) if target else None).target
+    return normalizer(kind, Path(target) if target else None).target

@@ -54,7 +54,7 @@ from stedm_jax.data.record_file import no_room
 from stedm_jax.data.records import SetSpec, check_name
 from stedm_jax.data.remote import check_writable, is_remote, push
 from stedm_jax.data.schema import SCHEMA_VERSION, check_disjoint
-from stedm_jax.data.stain import KEY, tell
+from stedm_jax.data.stain import KEY, stain_info
 from stedm_jax.data.tile_parts import KeptParts, Part, assemble
 
 RUN_ONLY = ("out", "name", "workers", "scheduler", "dry_run", "limit", "overwrite", "spool")
@@ -235,7 +235,9 @@ class Packing:
             for name, value in options.items()
         }
         if self.rules.stain:
-            told[KEY] = json.dumps(tell(stain_target(self.rules.stain, self.rules.stain_target)))
+            told[KEY] = json.dumps(
+                stain_info(stain_target(self.rules.stain, self.rules.stain_target))
+            )
         return (
             {"prepared_by": self.command}
             | told

@@ -25,7 +25,7 @@ class ClassMap:
 
     Attributes:
       names: their names; the position is the id.
-      colors: their colours.
+      colors: their colors.
       table: uint8 (256,), id in the tile set -> id here, or VOID.
       foreground: ids that the scores are about.
     """
@@ -47,16 +47,16 @@ def class_map(
       classes: classes of the tile set; None before there is one (then the groups are taken at their
         word).
       groups: (name, names of the classes it merges) pairs; empty keeps the classes as they are. A
-        class in no group counts as unlabelled.
+        class in no group counts as unlabeled.
       foreground: names (after grouping) that scores are about; empty: all but the first.
 
     Raises:
-      UserError: a class stands in two groups, is unknown, or there is nothing to learn.
+      UserError: a class is in two groups, is unknown, or there is nothing to learn.
     """
     if not groups:
         if classes is None:
             raise UserError(
-                "config.data.groups is empty and there is no tile set yet that tells the classes."
+                "config.data.groups is empty and there is no tile set yet that has the classes."
             )
         groups = [(spec.name, (spec.name,)) for spec in classes]
     names = tuple(name for name, _ in groups)
@@ -69,7 +69,8 @@ def class_map(
     unknown = [name for name in foreground if name not in names]
     if unknown:
         raise UserError(
-            f"config.data.foreground names {', '.join(unknown)}; the classes are {', '.join(names)}."
+            f"config.data.foreground names {', '.join(unknown)}; the classes are "
+            f"{', '.join(names)}."
         )
     if len(names) < 2:
         raise UserError(

@@ -4,13 +4,12 @@ equal weight.
 A kind is the name of a class of the experiment; "foreground", any class that scores are about;
 "glass", a tile that was cut as glass; or "rest", whatever is of no other kind that is listed. A
 tile counts for the first kind listed that it is of. What it is of is what it was sampled for (its
-kind), and where nobody sampled, what is drawn in it.
+kind), and in tiles of a grid, what is drawn in it.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 
@@ -22,7 +21,6 @@ from stedm_jax.data.schema import ClassSpec
 GLASS = "glass"
 """Kind of a tile that was cut as glass."""
 REST, FOREGROUND = "rest", "foreground"
-UNIFORM = ("tile", "slide", "patient")
 
 Shares = Sequence[tuple[str, float]]
 
@@ -50,51 +48,21 @@ class Part:
         return members[int(rng.integers(len(members)))]
 
 
-def check_shares(shares: Sequence[Any], names: Sequence[str], key: str) -> None:
-    """Refuses shares that say nothing definite.
+def check_shares(shares: Shares, names: Sequence[str], key: str) -> None:
+    """Refuses shares of kinds that there are not.
 
     Args:
-      shares: (kind, share) pairs; none: tiles as they come.
+      shares: (kind, share) pairs.
       names: classes of the experiment.
       key: name of the key of the configuration, for the message.
 
     Raises:
-      UserError: not pairs, an unknown kind, one named twice, or shares that do not add up to 1.
+      UserError: names an unknown kind.
     """
     kinds = (*names, FOREGROUND, GLASS, REST)
-    for pair in shares:
-        if (
-            not isinstance(pair, tuple | list)
-            or len(pair) != 2
-            or isinstance(pair[1], str)
-            or not 0 < pair[1] <= 1
-        ):
-            raise UserError(
-                f"config.{key} holds {pair!r}; give pairs of a kind of tiles and its share above 0, such as "
-                f"(('{names[-1]}', 0.5), ('{REST}', 0.5)), in the config file."
-            )
-        if pair[0] not in kinds:
-            raise UserError(
-                f"config.{key} names '{pair[0]}'; kinds of tiles are {', '.join(kinds)}."
-            )
-    listed = [kind for kind, _ in shares]
-    if len(set(listed)) < len(listed):
-        raise UserError(
-            f"config.{key} names a kind twice ({', '.join(listed)}); a tile counts for one only."
-        )
-    total = sum(share for _, share in shares)
-    if shares and abs(total - 1) > 1e-6:
-        raise UserError(f"The shares of config.{key} add up to {total:g}; make it 1.")
-
-
-def check_uniform(uniform: str) -> None:
-    """Refuses an unknown value of config.data.uniform.
-
-    Raises:
-      UserError: names the valid ones.
-    """
-    if uniform not in UNIFORM:
-        raise UserError(f"config.data.uniform is '{uniform}'; valid are {', '.join(UNIFORM)}.")
+    for kind, _ in shares:
+        if kind not in kinds:
+            raise UserError(f"config.{key} names '{kind}'; kinds of tiles are {', '.join(kinds)}.")
 
 
 def divide(
@@ -109,7 +77,7 @@ def divide(
     """Divides rows into parts with the wanted shares.
 
     Args:
-      rows: labelled rows.
+      rows: labeled rows.
       tile_classes: classes of the tile set.
       classes: those of the experiment.
       shares: (kind, share) pairs; empty leaves the rows together.
@@ -120,25 +88,24 @@ def divide(
       Parts in the order of the shares. Where no tile is left for "rest", the others make up for it.
 
     Raises:
-      UserError: impossible shares, or a kind of which there is no tile.
+      UserError: an unknown kind, or one of which there is no tile.
     """
     check_shares(shares, classes.names, key)
-    check_uniform(uniform)
     if not shares:
         return [Part(tuple(range(len(rows))), 1.0, _groups(rows, range(len(rows)), uniform))]
-    order = [kind for kind, _ in shares]
-    found: dict[str, list[int]] = {kind: [] for kind in order}
+    found: dict[str, list[int]] = {kind: [] for kind, _ in shares}
     ids = {spec.name: number for number, spec in enumerate(tile_classes)}
     for position, row in enumerate(rows):
         kinds = _kinds(row, ids, classes)
-        kind = next((kind for kind in order if kind in kinds), REST)
+        kind = next((kind for kind, _ in shares if kind in kinds), REST)
         found.setdefault(kind, []).append(position)
-    lacking = [kind for kind in order if not found[kind] and kind != REST]
+    lacking = [kind for kind, _ in shares if not found[kind] and kind != REST]
     if lacking:
         where = ", ".join(sorted({row.split for row in rows})) or "none"
         raise UserError(
-            f"config.{key} gives a share to {', '.join(lacking)}, and no tile (of split {where}) is of that kind. "
-            f"Prepare such tiles (for {GLASS}: data_prep with --glass), or take it out of the shares."
+            f"config.{key} gives a share to {', '.join(lacking)}, and no tile (of split {where}) "
+            f"is of that kind. Prepare such tiles (for {GLASS}: data_prep with --glass), or take "
+            "it out of the shares."
         )
     kept = [(tuple(found[kind]), share) for kind, share in shares if found[kind]]
     total = sum(share for _, share in kept)
@@ -166,12 +133,11 @@ def _groups(
 ) -> tuple[tuple[int, ...], ...]:
     if uniform == "tile":
         return ()
-    groups: dict[tuple[str, ...], list[int]] = {}
+    groups: dict[tuple[str, str], list[int]] = {}
     for position in positions:
         row = rows[position]
-        groups.setdefault(
-            (row.patient, row.slide) if uniform == "slide" else (row.patient,), []
-        ).append(position)
+        slide = row.slide if uniform == "slide" else ""
+        groups.setdefault((row.patient, slide), []).append(position)
     return tuple(tuple(group) for group in groups.values())
 
 

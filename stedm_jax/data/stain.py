@@ -1,7 +1,7 @@
-"""Stain normalisation by Macenko and by Reinhard, tile by tile: baselines, off unless asked for.
+"""Stain normalization by Macenko and by Reinhard, tile by tile: baselines, off unless asked for.
 
-A tile set that was brought to one stain tells which (`tell`), and inference brings patches to the
-same (`read_target`).
+A tile set that was brought to one stain keeps it in its manifest (`stain_info`), and inference
+brings patches to the same (`read_target`).
 
 Macenko et al. (ISBI 2009), with optical density
 
@@ -14,10 +14,10 @@ deviation of each channel of l-alpha-beta:
 
     (2)  l = log of the cone responses, rotated to achromatic, yellow-blue and red-green
 
-Here both are taken over tissue. A tile of glass, or one where two stains cannot be told apart,
+Here both are taken over tissue. A tile of glass, or one where two stains cannot be distinguished,
 stays as it is. Tissue is what is dense in the mean over channels, where the usual code of Macenko's
-method wants it dense in every channel, which leaves out pale eosin and misses its direction by up
-to 24 degrees on tissue of known stains. The reference of that code, MACENKO_REFERENCE, is brownish.
+method wants it dense in every channel; that leaves out pale eosin and misses its direction by up to
+24 degrees on tissue of known stains. The reference of that code, MACENKO_REFERENCE, is brownish.
 """
 
 import json
@@ -31,19 +31,21 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from stedm_jax.common.errors import UserError
+from stedm_jax.data.codecs import decode_image
+from stedm_jax.data.schema import core
 
 Image = UInt8[np.ndarray, "h w 3"]
 
 KINDS = ("macenko", "reinhard")
 LIGHT = 240.0
-"""Grey level of glass in equation (1), as published."""
+"""Gray level of glass in equation (1), as published."""
 LEAST_DENSITY = 0.15
 """Of tissue, as published; here of the mean over channels, since eosin alone hardly takes any
 red."""
 MOST_PIXELS = 65_536
 """That an image is measured by."""
 LEAST_TISSUE = 0.02
-"""Share of a tile below which its tissue tells no stain."""
+"""Share of a tile below which its tissue shows no stain."""
 LEAST_ANGLE = np.deg2rad(4.0)
 """Between two stains; below it, amounts are noise."""
 _DENSITY = -np.log((np.arange(256, dtype=np.float32) + 1.0) / LIGHT)
@@ -57,7 +59,7 @@ _LAB = _AXES / np.linalg.norm(_AXES, axis=1, keepdims=True)
 
 
 class Unfit(Exception):
-    """An image that tells no stain."""
+    """An image that shows no stain."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +67,7 @@ class Stains:
     """Stains of an image after Macenko.
 
     Attributes:
-      vectors: optical density of one unit of haematoxylin and of eosin, a row each, of length 1.
+      vectors: optical density of one unit of hematoxylin and of eosin, a row each, of length 1.
       amounts: 99th percentile of the amount of each.
     """
 
@@ -73,11 +75,11 @@ class Stains:
     amounts: Float[np.ndarray, "2"]
 
     def give(self, image: Image, measured: UInt8[np.ndarray, "a b 3"]) -> Image:
-        """An image with these stains instead of those of `measured`; what in it is of neither stain
-        goes.
+        """An image with these stains instead of those of `measured`; what is of neither stain is
+        lost.
 
         Raises:
-          Unfit: that tells no stain.
+          Unfit: that shows no stain.
         """
         own = find_stains(measured)
         amounts = _amounts(_DENSITY[image].reshape(-1, 3), own.vectors)
@@ -94,7 +96,7 @@ class Colors:
     std: Float[np.ndarray, "3"]
 
     def give(self, image: Image, measured: UInt8[np.ndarray, "a b 3"]) -> Image:
-        """An image with these colours instead of those of `measured`. Glass fades into the
+        """An image with these colors instead of those of `measured`. Glass fades into the
         unchanged image, to stay clear.
 
         Raises:
@@ -103,9 +105,8 @@ class Colors:
         own = find_colors(measured)
         scale = self.std / own.std
         shift = self.mean - own.mean * scale
-        new = from_lab(to_lab(image) * scale.astype(np.float32) + shift.astype(np.float32)).astype(
-            np.float32
-        )
+        lab = to_lab(image) * scale.astype(np.float32) + shift.astype(np.float32)
+        new = from_lab(lab).astype(np.float32)
         share = np.clip(_DENSITY[image].mean(axis=-1) / LEAST_DENSITY, 0, 1)[..., None]
         return _bytes(share * new + (1 - share) * image)
 
@@ -117,7 +118,7 @@ MACENKO_REFERENCE = Stains(
 REINHARD_REFERENCE = Colors(
     np.array([8.74108109, -0.12440419, 0.0444982]), np.array([0.6135447, 0.10989545, 0.0286032])
 )
-"""Of the region of TCGA-A2-A3XS-DX1 to which Amgad et al. (2019) normalised."""
+"""Of the region of TCGA-A2-A3XS-DX1 to which Amgad et al. (2019) normalized."""
 
 
 def find_stains(image: Image) -> Stains:
@@ -128,12 +129,10 @@ def find_stains(image: Image) -> Stains:
     """
     image = _thin_out(image)
     tissue = _DENSITY[image][_tissue(image)]
-    # Not centred: the plane of the stains goes through the origin, which is glass.
+    # Not centered: the plane of the stains goes through the origin, which is glass.
     _, _, directions = np.linalg.svd(tissue.T @ tissue / len(tissue))
-    plane = (
-        directions[:2]
-        * np.where(directions[:2].sum(axis=1) < 0, -1.0, 1.0).astype(np.float32)[:, None]
-    )
+    signs = np.where(directions[:2].sum(axis=1) < 0, -1.0, 1.0).astype(np.float32)
+    plane = directions[:2] * signs[:, None]
     along = tissue @ plane.T
     low, high = np.percentile(np.arctan2(along[:, 1], along[:, 0]), [1, 99])
     if high - low < LEAST_ANGLE:
@@ -141,7 +140,7 @@ def find_stains(image: Image) -> Stains:
     pair = np.array([[np.cos(angle), np.sin(angle)] for angle in (low, high)]) @ plane
     pair = np.maximum(pair, 1e-3)  # no stain gives light
     vectors = pair / np.linalg.norm(pair, axis=1, keepdims=True)
-    vectors = vectors[np.argsort(-vectors[:, 0])]  # haematoxylin takes more of the red
+    vectors = vectors[np.argsort(-vectors[:, 0])]  # hematoxylin takes more of the red
     amounts = np.percentile(_amounts(tissue, vectors), 99, axis=0).astype(np.float64)
     if not np.all(np.isfinite(amounts)) or amounts.min() < 0.01:
         raise Unfit
@@ -149,7 +148,7 @@ def find_stains(image: Image) -> Stains:
 
 
 def find_colors(image: Image) -> Colors:
-    """Colours of the tissue of an image.
+    """Colors of the tissue of an image.
 
     Raises:
       Unfit: hardly any tissue.
@@ -194,13 +193,13 @@ def _bytes(values: Float[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
 
 
 @dataclass
-class Normaliser:
+class Normalizer:
     """Brings images to one stain, each by its own measure.
 
     Attributes:
       target: what they are to look like.
       changed, unchanged: images so far that were brought to it, and that were left because they
-        tell no stain.
+        show no stain.
     """
 
     target: Stains | Colors
@@ -208,12 +207,10 @@ class Normaliser:
     unchanged: int = 0
 
     def __call__(self, image: Image, margin: int = 0) -> Image:
-        """The image in the target's stain; itself where it tells none, without the `margin` pixels
-        along its edges."""
+        """The image in the target's stain; itself where it shows none, measured without the
+        `margin` pixels along its edges."""
         try:
-            new = self.target.give(
-                image, image[margin : len(image) - margin, margin : image.shape[1] - margin]
-            )
+            new = self.target.give(image, core(image, margin))
         except Unfit:
             self.unchanged += 1
             return image
@@ -221,76 +218,71 @@ class Normaliser:
         return new
 
 
-def normaliser(kind: str, target: Path | None = None) -> Normaliser:
-    """A normaliser towards a target image, or towards the published reference.
+def normalizer(kind: str, target: Path | None = None) -> Normalizer:
+    """A normalizer towards a target image, or towards the published reference.
 
     Args:
       kind: "macenko" or "reinhard".
       target: an image with tissue; None: MACENKO_REFERENCE or REINHARD_REFERENCE.
 
     Raises:
-      UserError: unknown kind, or a target that cannot be read or tells no stain.
+      UserError: unknown kind, or a target that cannot be read or shows no stain.
     """
     if kind not in KINDS:
-        raise UserError(f"There is no stain normalisation '{kind}'; valid are {', '.join(KINDS)}.")
+        raise UserError(f"There is no stain normalization '{kind}'; valid are {', '.join(KINDS)}.")
     if target is None:
-        return Normaliser(MACENKO_REFERENCE if kind == "macenko" else REINHARD_REFERENCE)
+        return Normalizer(MACENKO_REFERENCE if kind == "macenko" else REINHARD_REFERENCE)
+    what = f"The target {target} of the stain normalization"
     try:
-        image = cv2.imdecode(np.fromfile(target, np.uint8), cv2.IMREAD_COLOR)
-    except (OSError, cv2.error):
-        image = None
-    if image is None:
-        raise UserError(
-            f"The target {target} of the stain normalisation is no image that can be read."
-        )
-    image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        image = decode_image(target.read_bytes())
+    except (OSError, UserError, cv2.error):
+        raise UserError(f"{what} is no image that can be read.") from None
     try:
-        return Normaliser(find_stains(image) if kind == "macenko" else find_colors(image))
+        return Normalizer(find_stains(image) if kind == "macenko" else find_colors(image))
     except Unfit:
         raise UserError(
-            f"The target {target} of the stain normalisation shows hardly any tissue, or one stain only; give a "
-            "tile of well-stained tissue."
+            f"{what} shows hardly any tissue, or one stain only; give a tile of well-stained "
+            "tissue."
         ) from None
 
 
 KEY = "stain_brought_to"
-"""In `source` of a manifest: what `tell` gave, as JSON."""
+"""In `source` of a manifest: what `stain_info` gave, as JSON."""
 _SHAPES = {"macenko": {"vectors": (2, 3), "amounts": (2,)}, "reinhard": {"mean": (3,), "std": (3,)}}
 
 
-def tell(target: Stains | Colors) -> dict[str, Any]:
+def stain_info(target: Stains | Colors) -> dict[str, Any]:
     """A target as JSON holds it: its kind and its numbers."""
     kind = "macenko" if isinstance(target, Stains) else "reinhard"
     return {"kind": kind} | {name: value.tolist() for name, value in vars(target).items()}
 
 
-def read_target(told: Mapping[str, Any]) -> Stains | Colors:
-    """The target of which `tell` told.
+def read_target(info: Mapping[str, Any]) -> Stains | Colors:
+    """The inverse of `stain_info`.
 
     Raises:
-      UserError: an unknown kind, or its numbers are not there, or none that can be.
+      UserError: an unknown kind, or its numbers are missing or impossible.
     """
-    kind = told.get("kind")
-    shapes = _SHAPES.get(str(kind), {})
+    kind = str(info.get("kind"))
+    numbers = {}
     try:
-        numbers = {name: np.array(told[name], np.float64) for name in shapes}
+        for name, shape in _SHAPES[kind].items():
+            numbers[name] = np.array(info[name], np.float64)
+            if numbers[name].shape != shape or not np.isfinite(numbers[name]).all():
+                raise ValueError(name)
     except (KeyError, TypeError, ValueError):
-        numbers = {}
-    good = all(
-        numbers[name].shape == shapes[name] and np.isfinite(numbers[name]).all() for name in numbers
-    )
-    if not numbers or not good:
         raise UserError(
-            f"The tiles were brought to one stain, and what their manifest tells of it is {json.dumps(dict(told))}, "
-            "without its numbers: no other image can be brought to it. Pack the tiles again with --overwrite."
-        )
+            "The tiles were brought to one stain, and their manifest describes it as "
+            f"{json.dumps(dict(info))}, without its numbers: no other image can be brought to it. "
+            "Pack the tiles again with --overwrite."
+        ) from None
     return Stains(**numbers) if kind == "macenko" else Colors(**numbers)
 
 
 def stain_of(source: Mapping[str, str]) -> dict[str, Any] | None:
-    """The stain to which all tiles of a set were brought, from `source` of its manifest, as `tell`
-    gives it; None where they kept their own. Of sets that tell no numbers those of the published
-    reference, if it was that.
+    """The stain to which all tiles of a set were brought, from `source` of its manifest, as
+    `stain_info` gives it; None where they kept their own. Of sets without numbers those of the
+    published reference, if it was that.
 
     Raises:
       UserError: as `read_target`.
@@ -298,14 +290,14 @@ def stain_of(source: Mapping[str, str]) -> dict[str, Any] | None:
     kind, target = source.get("stain_norm", ""), source.get("stain_target", "None")
     if KEY in source:
         try:
-            told = json.loads(source[KEY])
+            info = json.loads(source[KEY])
         except ValueError:
-            told = {"kind": source[KEY]}
-    elif kind in KINDS:
-        told = (
-            tell(normaliser(kind).target) if target == "None" else {"kind": kind, "target": target}
-        )
-    else:
+            info = {"kind": source[KEY]}
+    elif kind not in KINDS:
         return None
-    read_target(told)
-    return told
+    elif target == "None":
+        info = stain_info(normalizer(kind).target)
+    else:
+        info = {"kind": kind, "target": target}
+    read_target(info)
+    return info

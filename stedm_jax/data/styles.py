@@ -8,8 +8,6 @@ from stedm_jax.common.errors import UserError
 from stedm_jax.data.index import IndexRow
 from stedm_jax.data.sampling import GLASS
 
-SOURCES = ("multipatch", "nearby", "augmented", "none")
-
 
 class StylePool:
     """Finds the style tiles of a tile among the tiles of the same patient. Tiles of glass never
@@ -19,24 +17,16 @@ class StylePool:
       rows: the tiles to choose from; positions in this list are what `choose` returns.
       source: "multipatch": other tiles of the same slide or patient, without any pixel of the tile
         itself as long as there are such; "nearby": tiles of the same slide whose corner is within
-        one tile width, which may overlap it
-        (where there are none, the nearest); "augmented" and "none" need no pool.
+        one tile width, which may overlap it (where there are none, the nearest); "augmented" and
+        "none" need no pool.
       scope: "slide" or "patient", for "multipatch".
       count: style tiles for each tile.
 
     Raises:
-      UserError: unknown source or scope, or a patient (slide) with too few tiles.
+      UserError: a patient (slide) with too few tiles.
     """
 
     def __init__(self, rows: Sequence[IndexRow], source: str, scope: str, count: int):
-        if source not in SOURCES:
-            raise UserError(
-                f"Unknown diffusion.style.source '{source}'; valid are {', '.join(SOURCES)}."
-            )
-        if scope not in ("slide", "patient"):
-            raise UserError(
-                f"Unknown diffusion.style.scope '{scope}'; valid are slide and patient."
-            )
         self.source, self.scope, self.count = source, scope, count
         self._rows = list(rows)
         members: dict[tuple[str, ...], list[int]] = {}
@@ -65,17 +55,17 @@ class StylePool:
         return (row.split, row.patient) if by_patient else (row.split, row.patient, row.slide)
 
     def _check_sizes(self) -> None:
-        small = {
-            " / ".join(key[1:]): len(group)
-            for key, group in self._lenders.items()
-            if len(group) <= self.count
-        }
+        small = [
+            f"{' / '.join(key[1:])} ({len(lenders)} tiles)"
+            for key, lenders in sorted(self._lenders.items())
+            if len(lenders) <= self.count
+        ]
         if small:
-            listed = ", ".join(f"{name} ({size} tiles)" for name, size in sorted(small.items()))
             raise UserError(
-                f"The style pool is too small: {self.count} style tiles beside the tile itself need at least "
-                f"{self.count + 1} tiles of tissue for each {self.scope}; too few are in {listed}. Lower "
-                "diffusion.style.tiles, set diffusion.style.scope=patient, or prepare more tiles."
+                f"The style pool is too small: {self.count} style tiles beside the tile itself "
+                f"need at least {self.count + 1} tiles of tissue for each {self.scope}; too few "
+                f"are in {', '.join(small)}. Lower diffusion.style.tiles, set "
+                "diffusion.style.scope=patient, or prepare more tiles."
             )
 
     @property
@@ -116,8 +106,8 @@ class StylePool:
 
 
 def _step(corners: np.ndarray) -> int:
-    """Distance of neighbouring tiles of a slide, in level-0 pixels, where no one says it: the
-    commonest one."""
+    """Distance of neighboring tiles of a slide, in level-0 pixels, where the index lacks it: the
+    most frequent one."""
     steps = np.concatenate([np.diff(np.unique(corners[:, axis])) for axis in (0, 1)])
     if not steps.size:
         return 0

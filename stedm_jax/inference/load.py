@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from stedm_jax.common.errors import UserError
-from stedm_jax.data.stain import Normaliser, read_target
+from stedm_jax.data.stain import Normalizer, read_target
 from stedm_jax.experiment.context import Context
 from stedm_jax.experiment.learn import restore
 from stedm_jax.experiment.learned import Learned, best_of
@@ -140,7 +140,7 @@ def _stain(told: Mapping[str, Any] | None) -> Callable[[np.ndarray], np.ndarray]
     if not told:
         return lambda patches: patches
     normalise, pool = (
-        Normaliser(read_target(told)),
+        Normalizer(read_target(told)),
         ThreadPoolExecutor(),
     )  # OpenCV and NumPy free Python's lock
     return lambda patches: np.stack(list(pool.map(normalise, patches)))

@@ -1,5 +1,4 @@
 import dataclasses
-import pickle
 
 import numpy as np
 import pytest
@@ -95,13 +94,6 @@ def test_an_epoch_holds_every_tile_once(tile_set):
     )
     wanted = {tile_set.read("train", number).image.tobytes() for number in range(16)}
     assert {image.tobytes() for image in images} == wanted
-
-
-def test_loading_pickles_for_worker_processes(tile_set):
-    reader = pickle.loads(pickle.dumps(TileReader(tile_set, IDENTITY, 10)))
-    np.testing.assert_array_equal(
-        reader.read(tile_set.index("val")[2])[0], tile_set.read("val", 2).image
-    )
 
 
 @pytest.mark.parametrize("hosts", [1, 2])

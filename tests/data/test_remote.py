@@ -253,16 +253,7 @@ def test_a_missing_driver_is_named(url, package, monkeypatch):
         remote.fetch(url)
 
 
-def test_a_run_reads_tiles_from_a_url(tile_set, cache, url, tmp_path):
-    from configs.demo import get_config
-    from stedm_jax.stages import data
-    from stedm_jax.stages.run import Run
-    from stedm_jax.training.sharding import make_mesh
-    from stedm_jax.workdir import Workdir
-
+def test_a_tile_set_opens_at_its_url(tile_set, cache, url):
     remote.push(tile_set.path, url)
-    config = get_config("tiny")
-    config.data.update({"tiles": url, "prepare": (), "tile": 32, "groups": (), "foreground": ()})
-    run = Run(config, Workdir(tmp_path / "run"), make_mesh())
-    data.run(run)
-    assert run.tiles.path.parent == cache and run.workdir.result("data")["records"]["train"] == 16
+    tiles = TileSet.open(url)
+    assert tiles.path.parent == cache and len(tiles.index("train")) == 16

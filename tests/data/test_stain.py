@@ -9,13 +9,13 @@ from stedm_jax.common.errors import UserError
 from stedm_jax.data.stain import (
     KEY,
     KINDS,
-    Normaliser,
+    Normalizer,
     find_colors,
     find_stains,
-    normaliser,
+    normalizer,
     read_target,
+    stain_info,
     stain_of,
-    tell,
 )
 from stedm_jax.inference.load import _stain
 
@@ -33,16 +33,18 @@ def tissue(seed=0, side=48):
 def test_a_target_survives_the_manifest(find):
     target = find(tissue(1))
     found = read_target(
-        stain_of({KEY: json.dumps(tell(target)), "stain_norm": "told", "stain_target": "x.png"})
+        stain_of(
+            {KEY: json.dumps(stain_info(target)), "stain_norm": "told", "stain_target": "x.png"}
+        )
     )
     assert type(found) is type(target)
-    np.testing.assert_array_equal(Normaliser(found)(tissue(2)), Normaliser(target)(tissue(2)))
+    np.testing.assert_array_equal(Normalizer(found)(tissue(2)), Normalizer(target)(tissue(2)))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_older_sets_are_known_by_the_reference_or_not_at_all(kind):
     found = read_target(stain_of({"stain_norm": kind, "stain_target": "None"}))
-    np.testing.assert_array_equal(Normaliser(found)(tissue()), normaliser(kind)(tissue()))
+    np.testing.assert_array_equal(Normalizer(found)(tissue()), normalizer(kind)(tissue()))
     with pytest.raises(UserError, match="mine.png.*without its numbers.*again with --overwrite"):
         stain_of({"stain_norm": kind, "stain_target": "mine.png"})
 
@@ -72,8 +74,8 @@ def test_a_margin_is_changed_and_not_measured(kind):
         60,
         60,
     )
-    found = normaliser(kind)(around, 16)
-    np.testing.assert_array_equal(found[16:-16, 16:-16], normaliser(kind)(core))
+    found = normalizer(kind)(around, 16)
+    np.testing.assert_array_equal(found[16:-16, 16:-16], normalizer(kind)(core))
     assert (found[:16] != around[:16]).any()
 
 
@@ -86,9 +88,9 @@ def test_patches_are_brought_to_the_stain_of_the_tiles_one_by_one():
     patches = np.stack(
         [tissue(1), (tissue(2) * 0.8).astype(np.uint8), np.full((48, 48, 3), 240, np.uint8)]
     )
-    found = _stain(tell(normaliser("reinhard").target))(patches)
+    found = _stain(stain_info(normalizer("reinhard").target))(patches)
     for patch, each in zip(patches[:2], found, strict=False):
-        np.testing.assert_array_equal(each, normaliser("reinhard")(patch))
+        np.testing.assert_array_equal(each, normalizer("reinhard")(patch))
         assert np.abs(each.astype(float) - patch).mean() > 2
     np.testing.assert_array_equal(found[2], patches[2])
     assert _stain(None)(patches) is patches

@@ -1,4 +1,4 @@
-"""Properties of the two normalisers on tissue of known stain; no code of others is compared
+"""Properties of the two normalizers on tissue of known stain; no code of others is compared
 with."""
 
 import pickle
@@ -17,7 +17,7 @@ from stedm_jax.data.stain import (
     find_colors,
     find_stains,
     from_lab,
-    normaliser,
+    normalizer,
     to_lab,
 )
 
@@ -61,7 +61,7 @@ def test_the_stains_of_other_phantoms_are_found(stain):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_target_itself_hardly_changes(kind, target):
-    assert difference(normaliser(kind, target)(tissue()), tissue()) < 2.5
+    assert difference(normalizer(kind, target)(tissue()), tissue()) < 2.5
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_the_target_itself_hardly_changes(kind, target):
     ],
 )
 def test_how_strong_the_stains_are_makes_little_difference_afterwards(kind, gains, target):
-    normalise = normaliser(kind, target)
+    normalise = normalizer(kind, target)
     other = tissue(replace(NOMINAL, h_gain=gains[0], e_gain=gains[1]))
     before, after = difference(other, tissue()), difference(normalise(other), normalise(tissue()))
     assert after < 0.4 * before
@@ -83,13 +83,13 @@ def test_how_strong_the_stains_are_makes_little_difference_afterwards(kind, gain
 
 def test_macenko_undoes_another_hue(target):
     other = tissue(replace(NOMINAL, hue=14.0, h_gain=0.8, e_gain=1.3))
-    assert difference(normaliser("macenko", target)(other), tissue()) < 0.4 * difference(
+    assert difference(normalizer("macenko", target)(other), tissue()) < 0.4 * difference(
         other, tissue()
     )
 
 
 def test_reinhard_matches_mean_and_deviation_over_tissue(target):
-    other = normaliser("reinhard", target)(tissue(replace(NOMINAL, hue=10.0, e_gain=0.8), seed=1))
+    other = normalizer("reinhard", target)(tissue(replace(NOMINAL, hue=10.0, e_gain=0.8), seed=1))
     one = tissue()
     lower, other_lower = to_lab(one)[12:], to_lab(other)[12:]
     np.testing.assert_allclose(other_lower.mean((0, 1)), lower.mean((0, 1)), atol=0.03)
@@ -98,13 +98,13 @@ def test_reinhard_matches_mean_and_deviation_over_tissue(target):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_glass_stays_glass(kind, target):
-    out = normaliser(kind, target)(tissue(replace(NOMINAL, e_gain=0.6), seed=2))
+    out = normalizer(kind, target)(tissue(replace(NOMINAL, e_gain=0.6), seed=2))
     assert out[:8].min() > 225 and np.ptp(out[:8].astype(int)) < 25
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_tiles_without_tissue_stay_and_are_counted(kind):
-    normalise = normaliser(kind)
+    normalise = normalizer(kind)
     rng = np.random.default_rng(0)
     white = np.full((32, 32, 3), 255, np.uint8)
     glass = np.clip(rng.normal(243, 2, (32, 32, 3)), 0, 255).astype(np.uint8)
@@ -117,7 +117,7 @@ def test_tiles_without_tissue_stay_and_are_counted(kind):
 
 
 def test_one_stain_alone_is_left_as_it_is():
-    normalise = normaliser("macenko")
+    normalise = normalizer("macenko")
     amounts = np.random.default_rng(0).uniform(0.3, 1.2, (40, 40, 1))
     image = (243 * np.exp(-amounts * NOMINAL.vectors()[0])).astype(np.uint8)
     assert normalise(image) is image and normalise.unchanged == 1
@@ -126,14 +126,14 @@ def test_one_stain_alone_is_left_as_it_is():
 
 
 def test_towards_the_published_reference():
-    out = find_stains(normaliser("macenko")(tissue()))
+    out = find_stains(normalizer("macenko")(tissue()))
     for vector, truth in zip(out.vectors, MACENKO_REFERENCE.vectors, strict=True):
         truth = truth / np.linalg.norm(truth)
         assert np.rad2deg(np.arccos(min(vector @ truth, 1))) < 6
     # The reference has more contrast than the phantom can hold in bytes, which shifts the mean.
     reference = REINHARD_REFERENCE.std
     before, after = (
-        find_colors(image).std for image in (tissue(), normaliser("reinhard")(tissue()))
+        find_colors(image).std for image in (tissue(), normalizer("reinhard")(tissue()))
     )
     assert np.abs(after - reference).sum() < 0.5 * np.abs(before - reference).sum()
 
@@ -144,15 +144,15 @@ def test_colours_go_to_lab_and_back():
 
 
 def test_it_can_be_sent_to_a_worker(target):
-    normalise = pickle.loads(pickle.dumps(normaliser("macenko", target)))
+    normalise = pickle.loads(pickle.dumps(normalizer("macenko", target)))
     assert normalise(tissue()).shape == (96, 96, 3)
 
 
 def test_mistakes_are_named(tmp_path):
     with pytest.raises(UserError, match="macenko, reinhard"):
-        normaliser("vahadane")
+        normalizer("vahadane")
     with pytest.raises(UserError, match="no image"):
-        normaliser("macenko", tmp_path / "nowhere.png")
+        normalizer("macenko", tmp_path / "nowhere.png")
     cv2.imwrite(str(tmp_path / "glass.png"), np.full((32, 32, 3), 250, np.uint8))
     with pytest.raises(UserError, match="hardly any tissue"):
-        normaliser("reinhard", tmp_path / "glass.png")
+        normalizer("reinhard", tmp_path / "glass.png")

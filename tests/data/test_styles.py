@@ -62,11 +62,6 @@ def test_a_pool_that_is_too_small_names_the_patient():
         StylePool(rows(), "multipatch", "slide", 10)
 
 
-def test_unknown_sources_are_refused():
-    with pytest.raises(UserError, match="multipatch, nearby"):
-        StylePool(rows(), "far", "slide", 1)
-
-
 def test_nearby_is_not_misled_by_a_last_column_that_was_shifted_inwards():
     table = [
         IndexRow("style", n, "p", "s", "", x, y, 0, 1.0, "", (0,))

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 from jax.errors import JaxRuntimeError
 from PIL import Image
+from stedm_jax.workdir import flatten
 
 from data_prep.tiff import write_pyramid
 from stedm_jax.common.errors import UserError
 from stedm_jax.data.schema import ClassSpec
-from stedm_jax.data.stain import normaliser, tell
+from stedm_jax.data.stain import normalizer, stain_info
 from stedm_jax.data.whole import WholeWriter
 from stedm_jax.evaluation.objects import to_objects
 from stedm_jax.inference import load
 from stedm_jax.inference.__main__ import main
 from stedm_jax.inference.load import load_segmenter, saved_config, trained
-from stedm_jax.workdir import flatten
 from tests.inference.fakes import COLORS, discs, image_of, red, segmenter
 
 
@@ -243,7 +243,7 @@ def test_a_segmenter_gets_patches_in_the_stain_of_its_tiles(
         "mpp": 1.0,
         "tile": 32,
     }
-    about |= {"stain": tell(normaliser("reinhard").target)} if told_by == "run" else {}
+    about |= {"stain": stain_info(normalizer("reinhard").target)} if told_by == "run" else {}
     (tmp_path / "segmentation/segmenters.json").write_text(json.dumps(about))
     task = segmenter().task
     monkeypatch.setattr(
@@ -253,7 +253,7 @@ def test_a_segmenter_gets_patches_in_the_stain_of_its_tiles(
     monkeypatch.setattr(load, "restore", lambda *_, **__: {})
     patches = np.random.default_rng(0).integers(30, 200, (8, 32, 32, 3), dtype=np.uint8)
     found = np.asarray(load_segmenter(tmp_path, "mine").predict(patches))
-    expected = np.stack([normaliser("reinhard")(patch) for patch in patches])
+    expected = np.stack([normalizer("reinhard")(patch) for patch in patches])
     np.testing.assert_array_equal(found, patches if told_by == "nobody" else expected)
     assert ("did not note" in capsys.readouterr().err) == (told_by == "nobody")
 

@@ -6,7 +6,7 @@ import numpy as np
 from data_prep.slides import main
 from stedm_jax.common.labels import VOID
 from stedm_jax.data.records import TileSet
-from stedm_jax.data.stain import KEY, normaliser, stain_of, tell
+from stedm_jax.data.stain import KEY, normalizer, stain_info, stain_of
 from tests.data_prep.conftest import call
 from tests.data_prep.engine.conftest import square
 
@@ -71,7 +71,7 @@ def test_the_manifest_tells_the_stain_also_of_a_set_that_was_packed_before_it_di
     changes = options | {"stain_norm": "macenko", "limit": 1}
     assert call(main, tmp_path / "out", changes)[0] == 0
     file = tmp_path / "out" / "manifest.json"
-    manifest, expected = json.loads(file.read_text()), tell(normaliser("macenko").target)
+    manifest, expected = json.loads(file.read_text()), stain_info(normalizer("macenko").target)
     assert json.loads(manifest["source"].pop(KEY)) == expected
     file.write_text(json.dumps(manifest))
     assert call(main, tmp_path / "out", changes)[0] == 0
