@@ -27,9 +27,11 @@ def training(steps: int, batch: int, lr: float, **changes: object) -> Any:
 
 
 def from_published(config: Any) -> None:
-    """Starts where the paper starts; changes in place. The first stage is LDM's VQ-f4 as it is, the
-    denoiser LDM's of landscapes, the segmenter's encoder one trained on ImageNet. Style encoder and
-    style block start fresh."""
+    """Starts from what the paper starts from; changes in place.
+
+    The autoencoder is LDM's VQ-f4 as it is, the denoiser LDM's of landscapes, the segmenter's
+    encoder one trained on ImageNet. Style encoder and style block start fresh.
+    """
     config.autoencoder.init_from = ("ldm-vq-f4",)
     config.autoencoder.train.steps = 0
     config.diffusion.init_from = ("unet=ldm-landscape",)
@@ -38,16 +40,14 @@ def from_published(config: Any) -> None:
 
 
 def shrink(config: Any) -> None:
-    """The same networks small enough for two CPU cores, and what makes short trainings work;
-    changes in place.
+    """Makes the same networks small enough for two CPU cores, and short trainings work; in place.
 
-    v-prediction with zero terminal SNR, because style is colour and the published schedule leaks
-    the mean colour; a cosine schedule, because small latents lose their structure at less noise
-    than large ones; width at full resolution rather than depth, where a short training learns
-    texture; tiles never annotated are trained on too, with an empty layout; the layout dropped
-    along with every other style, so that guidance strengthens both; and the same stain jitter on a
-    tile and its style tiles, so that layouts do not go with the stains of those who happen to be
-    annotated.
+    v-prediction with zero terminal SNR, because style is color and the published schedule leaks the
+    mean color; a cosine schedule, because small latents lose their structure at less noise than
+    large ones; width at full resolution rather than depth, where a short training learns texture;
+    unannotated tiles are trained on too, with an empty layout; the layout is dropped along with
+    every other style, so that guidance strengthens both; and the same stain jitter on a tile and
+    its style tiles, so that layouts are not tied to the stains of the annotated patients.
     """
     config.dtype = "float32"
     first = config.autoencoder

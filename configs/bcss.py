@@ -1,32 +1,30 @@
-"""BCSS: 151 regions of breast cancer (TCGA) at 20x: PathSegDiff at the paper's size, and its
-baselines.
+"""BCSS: 151 regions of breast cancer (TCGA) at 20x; PathSegDiff and its baselines at full size.
 
-Purpose: a head on the features of a guided denoiser of breast tissue, against the guide alone,
-  both, a denoiser that
-has learnt nothing, ResNet18-UNet and VGG16-FCN8s, on hospitals held out. Numbers to beat, by a
-grouping and a split
-that were not found: accuracy 0.826, Dice 0.781 (VGG16-FCN8 0.786 / 0.567, ResNet18-UNet 0.751 /
-  0.529).
+Purpose: a head on features of a guided denoiser of breast tissue, compared with the guide alone,
+both, a denoiser that has learned nothing, ResNet18-UNet and VGG16-FCN8s, on held-out hospitals.
+Published scores, for a grouping and a split that were not found: accuracy 0.826, Dice 0.781
+(VGG16-FCN8 0.786 / 0.567, ResNet18-UNet 0.751 / 0.529).
+
 Command: python -m stedm_jax.main --config=configs/bcss.py --workdir=runs/bcss
 Arms: published (default) starts from Large-Image-Diffusion's denoiser and VQ-f4 and HIPT's ViT-S/16
-  and trains heads
-alone; own (--config=configs/bcss.py:own) learns encoder and denoiser itself, from the training
-regions.
-Hardware: one accelerator of 40 GB for published, which is some hours; own needs several, for days.
+and trains heads alone; own (--config=configs/bcss.py:own) trains encoder and denoiser itself, on
+the training regions.
 Data: python -m data_prep.bcss --source=BCSS --mpp=0.5 --tile=256 --out=data/bcss
-Weights: python -m stedm_jax.convert list says where lid-tcga-brca-guided, lid-tcga-brca-vq-f4,
-  hipt-vit256,
-resnet18-imagenet and vgg16-imagenet are to be had; python -m stedm_jax.convert NAME FILE
---out=weights/NAME prepares each.
-Optimiser, steps and crops of the paper were not found; those here are a choice. Not run by us; no
-score is claimed.
+Weights: python -m stedm_jax.convert list says where to get lid-tcga-brca-guided,
+lid-tcga-brca-vq-f4, hipt-vit256, resnet18-imagenet and vgg16-imagenet; python -m stedm_jax.convert
+NAME FILE --out=weights/NAME prepares each.
+Hardware and time: published needs one accelerator of 40 GB and some hours; own needs several
+accelerators and days.
+Score: not run by us, none claimed. The paper's optimizer, steps and crops were not found; those
+here are a choice.
 """
 
 from configs.base import get_base, training
 
 MISSING = (
-    "BCSS (CC0) is linked by the project PathologyDataScience/BCSS on GitHub. Put its images and masks in a folder "
-    "BCSS and run: python -m data_prep.bcss --source=BCSS --mpp=0.5 --tile=256 --out=data/bcss"
+    "BCSS (CC0) is linked from the project PathologyDataScience/BCSS on GitHub. Put its images and "
+    "masks in a folder BCSS and run: python -m data_prep.bcss --source=BCSS --mpp=0.5 --tile=256 "
+    "--out=data/bcss"
 )
 HEADS = ("ldm", "random-ldm", "vit", "concat")
 

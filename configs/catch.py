@@ -1,34 +1,32 @@
-"""CATCH: canine skin tumours, 350 public slides, seven subtypes; STEDM's main experiment at the
-paper's size.
+"""CATCH: 350 public slides of canine skin tumors, seven subtypes; STEDM's main experiment.
 
-Purpose: 512 px tiles of level 0 down-sampled 8x, tumour against the rest, 6 labelled slides a
-  subtype; the other
-training slides lend their style. Numbers to beat: tumour Jaccard 0.904 fully supervised (Wilm et
-  al. 2022).
+Purpose: 512 px tiles of level 0 downsampled 8x, tumor against the rest, 6 labeled slides a subtype;
+the other training slides lend their style. Score of full supervision: tumor Jaccard 0.904 (Wilm et
+al. 2022).
+
 Command: python -m stedm_jax.main --config=configs/catch.py --workdir=runs/catch
 Arms: multipatch (default), nearby, augmented, semantic (no style: the paper's diffusion baseline),
-  for example
---config=configs/catch.py:nearby
-Hardware: 8 accelerators of 40 GB or more; the published pipeline costs about 5 EFLOP for sampling
-  alone.
+for example --config=configs/catch.py:nearby
 Data: python -m data_prep.catch --source=CATCH --out=data/catch
 (42 annotated slides, 203 of style, 35 and 70 of validation and test; what no polygon covers is
-background within the box round a slide's polygons, as the authors' code has it).
-Weights: starts from ldm-vq-f4, ldm-landscape and mit-b2-imagenet, as the paper does; `python -m
-  stedm_jax.convert list`
-says where they are to be had, `python -m stedm_jax.convert NAME FILE --out=weights/NAME` prepares
-each. To start from nothing:
+background within the bounding box of a slide's polygons, as in the authors' code).
+Weights: starts from ldm-vq-f4, ldm-landscape and mit-b2-imagenet, as the paper does; python -m
+stedm_jax.convert list says where to get them, python -m stedm_jax.convert NAME FILE
+--out=weights/NAME prepares each. To start from nothing:
 --config.autoencoder.init_from=() --config.autoencoder.train.steps=100000
 --config.diffusion.init_from=() --config.segmentation.init_from=()
-Not run by us at this size; no score is claimed.
+Hardware: 8 accelerators of 40 GB or more; the published pipeline costs about 5 EFLOP for sampling
+alone.
+Score: not run by us at this size, none claimed.
 """
 
 from configs.base import from_published, get_base
 
 MISSING = (
-    "CATCH (CC BY 4.0) is to be had from The Cancer Imaging Archive under the name CATCH: 350 SVS slides and their "
-    "annotations, CATCH.json; the split, datasets.csv, from the project DeepMicroscopy/CanineCutaneousTumors. Put all "
-    "in a folder CATCH and run: python -m data_prep.catch --source=CATCH --out=data/catch"
+    "The Cancer Imaging Archive offers CATCH (CC BY 4.0) under this name: 350 SVS slides and their "
+    "annotations, CATCH.json; the split, datasets.csv, is in the project "
+    "DeepMicroscopy/CanineCutaneousTumors. Put all in a folder CATCH and run: "
+    "python -m data_prep.catch --source=CATCH --out=data/catch"
 )
 TUMOURS = (
     "Trichoblastoma",

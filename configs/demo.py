@@ -1,33 +1,33 @@
-"""The whole road on a made-up cohort, with known truth.
+"""Every stage on a made-up cohort, whose truth is known.
 
-Purpose: show the idea working, and prove an installation, with nothing downloaded: 19 phantom
-  patients; those with
-labels share a narrow range of stains, test patients lie far outside it, and unannotated patients
-lend their style.
+Purpose: shows the idea working, and proves an installation, with nothing downloaded: 19 phantom
+patients; those with labels share a narrow range of stains, test patients lie far outside it, and
+unannotated patients lend their style.
+
 Command: python -m stedm_jax.main --config=configs/demo.py
-Hardware and time: two shared CPU cores, about 15 minutes from nothing, 2.1 GB. Seen (README.md):
-  IoU of the test
-patients 0.563 labelled, 0.685 with synthetic tiles; style correlation 0.86; layout IoU 0.54, the
-judge on real tiles 0.68.
+Arms: none, and tiny.
+Hardware and time: two shared CPU cores, about 15 minutes from nothing, 2.1 GB.
+Score (README.md): IoU of the test patients 0.563 labelled, 0.685 with synthetic tiles; style
+correlation 0.86; layout IoU 0.54, the judge on real tiles 0.68.
 """
 
 from configs.base import get_base, short, shrink
 
 
 def get_config(arm: str = ""):
-    """Arms: "" is the demo; "tiny" runs every stage in about a minute and shows nothing but that it
+    """Arms: "" is the demo; "tiny" runs every stage in about a minute and only proves that it
     runs."""
     if arm not in ("", "tiny"):
-        raise ValueError(f"configs/demo.py has no arm '{arm}'; it has tiny, and none")
+        raise ValueError(f"configs/demo.py has no arm '{arm}'; it has tiny, or none")
     config = get_base()
     config.name = "demo"
     config.title = "A phantom cohort"
     config.data.tiles = "{workdir}/data/tiles"
     config.data.prepare = (
         "data_prep.phantom --out={workdir}/data/cohort",
-        "data_prep.slides --slides={workdir}/data/cohort/slides --annotations={workdir}/data/cohort/annotations"
-        " --table={workdir}/data/cohort/cohort.csv --mpp=2.0 --tile=64 --min_tissue=0.9"
-        " --out={workdir}/data/tiles",
+        "data_prep.slides --slides={workdir}/data/cohort/slides "
+        "--annotations={workdir}/data/cohort/annotations --table={workdir}/data/cohort/cohort.csv "
+        "--mpp=2.0 --tile=64 --min_tissue=0.9 --out={workdir}/data/tiles",
     )
     config.data.tile = 64
     config.data.groups = (("other", ("stroma", "necrosis")), ("tumour", ("tumour",)))
@@ -40,8 +40,9 @@ def get_config(arm: str = ""):
     config.synthesis.count = 512
     config.segmentation.train = short(120, 16, 2e-3)
     config.report.intro = (
-        "Nineteen made-up patients. The labelled ones were all stained alike; the test patients were not. "
-        "Tiles of further patients, stained in yet other ways and never annotated, lend their style."
+        "Nineteen made-up patients. The labelled ones were all stained alike; the test patients "
+        "were not. Tiles of further patients, stained in yet other ways and never annotated, lend "
+        "their style."
     )
     if arm == "tiny":
         _tiny(config)

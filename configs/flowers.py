@@ -1,20 +1,21 @@
-"""Flowers: Oxford Flowers-102, flower against background; STEDM's public example outside pathology.
+"""Oxford Flowers-102: flower against background; STEDM's public example outside pathology.
 
-Purpose: 48 classes annotated, 54 lend only their style, 3 (default 20) labelled images a class, 512
-  px. A class of
-flowers takes the place of a patient.
-Data: python -m data_prep.flowers --source=FLOWERS --out=data/flowers
+Purpose: 48 classes annotated, 54 lend only their style, 3 (default 20) labeled images a class,
+512 px. A class of flowers takes the place of a patient.
+
 Command: python -m stedm_jax.main --config=configs/flowers.py --workdir=runs/flowers
 Arms: augmented (default), multipatch, semantic.
-Hardware: as configs/catch.py. Not run by us at this size; no score is claimed.
+Data: python -m data_prep.flowers --source=FLOWERS --out=data/flowers
+Hardware: as configs/catch.py.
+Score: not run by us at this size, none claimed.
 """
 
 from configs.base import from_published, get_base
 
 MISSING = (
-    "Oxford Flowers-102 is to be had from the Visual Geometry Group, Oxford: 102flowers.tgz, 102segmentations.tgz, "
-    "imagelabels.mat, setid.mat. Unpack them in a folder FLOWERS and run: python -m data_prep.flowers --source=FLOWERS "
-    "--out=data/flowers (with --download it fetches them itself)"
+    "The Visual Geometry Group, Oxford, offers Oxford Flowers-102: 102flowers.tgz, "
+    "102segmentations.tgz, imagelabels.mat, setid.mat. Unpack them in a folder FLOWERS and run: "
+    "python -m data_prep.flowers --source=FLOWERS --out=data/flowers (--download fetches them)"
 )
 
 

@@ -1,54 +1,52 @@
 """GlaS (Warwick-QU): glands in colon H&E, 165 images of 16 patients, split by patient.
 
 Purpose: STEDM's question on real images, on a small machine. Patients with a pale stain are
-  annotated (train 1, 3,
-4, 5; val 8, 11, 14); unannotated patients (7, 10, 16) lend their style; the other six, mostly
-stained much darker, are the test. The official split of GlaS shares patients between train and
-test; arm official alone uses it.
+annotated (train 1, 3, 4, 5; val 8, 11, 14); unannotated patients (7, 10, 16) lend their style; the
+other six, mostly stained much darker, are the test. The official split of GlaS shares patients
+between train and test; only arm official uses it.
 
 Data: research only, from the GlaS challenge; the folder GLAS is that of the challenge (BMP files
-  and Grade.csv):
+and Grade.csv):
 
     python -m data_prep.glas --source=GLAS --out=data/glas128
 
 Command: python -m stedm_jax.main --config=configs/glas.py:small
-Hardware and time: two shared CPU cores, 26 minutes, 2.1 GB. Seen (README.md): IoU of the test
-  patients 0.633
-labelled, 0.536 with synthetic tiles: after ten minutes of training these do more harm than good;
-  style correlation
-0.77, layout IoU 0.34, the judge on real tiles 0.56.
+Hardware and time: two shared CPU cores, 26 minutes, 2.1 GB.
+Score (README.md): IoU of the test patients 0.633 labelled, 0.536 with synthetic tiles: after ten
+minutes of training these do more harm than good; style correlation 0.77, layout IoU 0.34, the judge
+on real tiles 0.56.
 
 PathSegDiff (arm pathsegdiff): the same patients, tiles that show as much tissue in half the pixels,
 brought to one stain, so that features and not stains are compared; and, once that has run, what its
 features depend on:
 
-    python -m data_prep.glas --source=GLAS --mpp=2.48 --tile=64 --stride=32 --stain_norm=reinhard \
-        --out=data/glas64-reinhard
+    python -m data_prep.glas --source=GLAS --mpp=2.48 --tile=64 --stride=32 \
+        --stain_norm=reinhard --out=data/glas64-reinhard
     python -m stedm_jax.main --config=configs/glas.py:pathsegdiff
-    python -m stedm_jax.main --config=configs/glas.py:ablate_timestep     (or _blocks, _guide,
-    _magnification)
+    python -m stedm_jax.main --config=configs/glas.py:ablate_timestep
 
-The challenge's own protocol (arm official): the same networks, learnt from its training images
-alone (15 % of the people among them are kept for validation; --val=0.15), and its scores of objects
-on the whole images of test A and test B at their own resolution, comparable with published ones and
-no evidence about new patients:
+and likewise ablate_blocks, ablate_guide, ablate_magnification.
 
-    python -m data_prep.glas --source=GLAS --split=official --whole --mpp=2.48 --tile=64 --stride=32
-    \
-        --stain_norm=reinhard --out=data/glas64-official
+The challenge's own protocol (arm official): the same networks, trained on its training images alone
+(15 % of the people among them are kept for validation; --val=0.15), and its scores of objects on
+the whole images of test A and test B at their own resolution, which are comparable with published
+ones and no evidence about new patients:
+
+    python -m data_prep.glas --source=GLAS --split=official --whole --mpp=2.48 --tile=64 \
+        --stride=32 --stain_norm=reinhard --out=data/glas64-official
     python -m stedm_jax.main --config=configs/glas.py:official
 
-Two shared CPU cores: pathsegdiff 62 minutes, official 105 beside other jobs, an ablation five. Seen
-  (README.md): IoU of
-tiles 0.692 (pathsegdiff, ldm; random features 0.657) and 0.643 (official; 0.609), object Dice of
-test A 0.454 (0.338).
+Time on two shared CPU cores: pathsegdiff 62 minutes, official 105 beside other jobs, an ablation
+five.
+Score (README.md): IoU of tiles 0.692 (pathsegdiff, ldm; random features 0.657) and 0.643 (official;
+0.609), object Dice of test A 0.454 (0.338).
 """
 
 from configs.base import get_base, short, shrink
 
 MISSING = (
-    "The GlaS images (research use only) come from the GlaS challenge at MICCAI 2015. Unpack them in a folder GLAS and "
-    "run: python -m data_prep.glas --source=GLAS --out=data/glas128"
+    "The GlaS images (research use only) come from the GlaS challenge at MICCAI 2015. Unpack them "
+    "in a folder GLAS and run: python -m data_prep.glas --source=GLAS --out=data/glas128"
 )
 
 
@@ -70,7 +68,7 @@ BASELINES = {
     "dcan": (("model.dcan.widths", (32, 64, 128, 128, 128)), ("model.dcan.hidden", 256)),
 }
 """Arm -> what makes it small enough for two cores. The ResNet18 of the first has its published
-widths; its decoder and norms are small too (shrink)."""
+widths; its decoder and norms are small already (shrink)."""
 
 
 MISSING_64 = MISSING.replace("--out=data/glas128", f"{TILES_64} --out=data/glas64-reinhard")
@@ -81,10 +79,9 @@ MISSING_OFFICIAL = MISSING.replace(
 
 
 def get_config(arm: str = "small"):
-    """Arms: "small", STEDM; "pathsegdiff", PathSegDiff and its baselines; small networks, two CPU
-    cores, about an hour. "official", the same on the challenge's split, and its scores of whole
-    images. "ablate_...", after "pathsegdiff" has run in its usual workdir: linear heads alone are
-    trained."""
+    """Arms: "small", STEDM; "pathsegdiff", PathSegDiff and its baselines; "official", the same on
+    the challenge's split, and its scores of whole images; "ablate_...", linear heads alone, after
+    "pathsegdiff" has run in its usual workdir."""
     arm = arm or "small"
     if arm not in ARMS:
         raise ValueError(f"configs/glas.py has no arm '{arm}'; it has {', '.join(ARMS)}")
@@ -113,7 +110,10 @@ def _small():
     config.synthesis.count = 256
     config.segmentation.seeds = (0, 1)
     config.segmentation.train = short(160, 16, 2e-3)
-    config.report.intro = "Colon tissue of sixteen patients. Those annotated are stained pale; most of the test patients are not."
+    config.report.intro = (
+        "Colon tissue of sixteen patients. Those annotated are stained pale; most of the test "
+        "patients are not."
+    )
     return config
 
 
@@ -151,9 +151,10 @@ def _pathsegdiff():
     segmentation.train = short(200, 16, 2e-3)
     config.report.baseline = "ldm"
     config.report.intro = (
-        "Colon tissue of sixteen patients, split by patient and brought to one stain. A denoiser learns from tiles "
-        "without labels, and a small head, or a linear one, reads its features; beside it the guide alone, both, a "
-        "denoiser that has learnt nothing, and networks that are trained whole."
+        "Colon tissue of sixteen patients, split by patient and brought to one stain. A denoiser "
+        "learns from tiles without labels, and a small head, or a linear one, reads its features; "
+        "beside it the guide alone, both, a denoiser that has learnt nothing, and networks that "
+        "are trained whole."
     )
     return config
 
@@ -165,8 +166,7 @@ def _official():
     config.title = "GlaS, the challenge's split, features of a guided denoiser"
     for stage in ("autoencoder", "ssl", "guided"):
         config[stage].splits = {"train": 1.0}
-    # The tiles have one stain already: jitter as strong as the default hides what so few of them
-    # can teach.
+    # The tiles have one stain already, and so few of them teach little under the default jitter.
     config.ssl.augment.update({"stain": 0.1, "colour": 0.05, "grey": 0.0, "blur": (0.2, 0.1, 0.1)})
     config.ssl.train.steps, config.ssl.probe.protocol = 2400, "leave_one_out"
     config.segmentation.arms = {
@@ -174,8 +174,9 @@ def _official():
     }
     config.report.whole = f"{OFFICIAL}-whole"
     config.report.intro = (
-        "Colon tissue in the split of the GlaS challenge, brought to one stain. The same people are among those learnt "
-        "from and those tested, so these scores can be compared with published ones and say little about new patients."
+        "Colon tissue in the split of the GlaS challenge, brought to one stain. The same people "
+        "are among those learnt from and those tested, so these scores can be compared with "
+        "published ones and say little about new patients."
     )
     return config
 
@@ -196,7 +197,7 @@ def _ablation(arm):
     }
     config.report.update({"ablation": key, "baseline": ""})
     config.report.intro = (
-        "Colon tissue of sixteen patients, split by patient. A linear head reads the features of a denoiser that has "
-        f"learnt from tiles without labels; the arms differ in {key}."
+        "Colon tissue of sixteen patients, split by patient. A linear head reads the features of "
+        f"a denoiser that has learnt from tiles without labels; the arms differ in {key}."
     )
     return config

@@ -1,23 +1,24 @@
-"""HER2: breast cancer immunohistochemistry, four scores, tumour against background; STEDM's private
-data set.
+"""HER2: breast cancer immunohistochemistry, four scores; STEDM's private data set.
 
-Purpose: the paper's settings for anyone with slides of their own of this kind: 24 training slides
-  (six a score),
-8 validation, 8 test, half resolution, half of the tiles with tumour.
-Data: python -m data_prep.her2 --source=HER2 --out=data/her2 (the form of the folder:
-  data_prep/her2.py).
+Purpose: the paper's settings, tumor against background, for anyone with slides of this kind: 24
+training slides (six a score), 8 validation, 8 test, half resolution, half of the tiles with tumor.
+
 Command: python -m stedm_jax.main --config=configs/her2.py --workdir=runs/her2
 Arms: multipatch (default), nearby, augmented, semantic.
-Hardware: as configs/catch.py. Not run by us: the data are private; no score is claimed.
+Data: python -m data_prep.her2 --source=HER2 --out=data/her2 (the layout of the folder:
+data_prep/her2.py).
+Hardware: as configs/catch.py.
+Score: not run by us, as the data are private; none claimed.
 """
 
 from configs.base import get_base
 from configs.catch import get_config as catch
 
 MISSING = (
-    "The HER2 slides of the STEDM paper are private. With slides of your own: annotate regions of interest and, in "
-    "them, tumour by score (QuPath, ImageScope, ...), write table.csv with the columns slide, patient, split, score, "
-    "put all in a folder HER2 and run: python -m data_prep.her2 --source=HER2 --out=data/her2"
+    "The HER2 slides of the STEDM paper are private. With slides of your own: annotate regions of "
+    "interest and, in them, tumor by score (QuPath, ImageScope, ...), write table.csv with the "
+    "columns slide, patient, split, score, put all in a folder HER2 and run: "
+    "python -m data_prep.her2 --source=HER2 --out=data/her2"
 )
 GROUPS = (
     ("background", ("background",)),

@@ -42,37 +42,13 @@ def _flat(node: Mapping[str, Any], prefix: str) -> Iterable[tuple[str, Any]]:
             yield f"{prefix}{name}", json.loads(json.dumps(value))
 
 
-def nested(flat: Mapping[str, Any], like: Any) -> dict[str, Any]:
-    """Nested dicts from dotted keys.
-
-    Args:
-      like: the section, which says where names of arms, generators and sets stand; these may
-        contain dots.
-    """
+def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested dicts from dotted keys."""
     found: dict[str, Any] = {}
-    for field in fields(like):
-        name, default = field.name, getattr(like, field.name)
-        below = {
-            key.removeprefix(f"{name}."): value
-            for key, value in flat.items()
-            if key.startswith(f"{name}.")
-        }
-        if is_dataclass(default):
-            found[name] = nested(below, default)
-        elif isinstance(default, Mapping) and below:
-            entries = any(is_dataclass(each) for each in default.values())
-            found[name] = _entries(below) if entries else below
-        elif name in flat:
-            found[name] = flat[name]
-    return found
-
-
-def _entries(flat: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
     for key, value in flat.items():
-        if value == {}:
-            found.setdefault(key, {})
-        else:
-            name, _, leaf = key.rpartition(".")
-            found.setdefault(name, {})[leaf] = value
+        *parents, leaf = key.split(".")
+        node = found
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = value
     return found

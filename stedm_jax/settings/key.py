@@ -76,7 +76,7 @@ def key(default: Any, meaning: str, **known: Any) -> Any:
     """Declares a field of a `section`; arguments as the attributes of Key."""
     metadata = {"key": Key(meaning, **known)}
     if isinstance(default, dict):
-        return field(default_factory=partial(dict, default), metadata=metadata)
+        return field(default_factory=partial(dict, sorted(default.items())), metadata=metadata)
     return field(default=default, metadata=metadata)
 
 

@@ -86,16 +86,16 @@ def override(config: Any, assignments: list[str]) -> None:
             raise UserError(f"The configuration has no key '{key}'.{nearest(key, flat)}")
         if not given:
             raise UserError(f"'--config.{key}' needs a value: --config.{key}=VALUE.")
-        node, kind, left = config, Settings, key
-        while left:  # names of arms, generators and sets may contain dots
-            name = max((each for each in node if f"{left}.".startswith(f"{each}.")), key=len)
-            kind = type_hints(kind)[name] if is_dataclass(kind) else get_args(kind)[1]
-            parent, node, left = node, node[name], left[len(name) + 1 :]
+        parent, kind, (*parents, leaf) = config, Settings, key.split(".")
+        for part in (*parents, leaf):
+            kind = type_hints(kind)[part] if is_dataclass(kind) else get_args(kind)[1]
+        for part in parents:
+            parent = parent[part]
         try:
-            parent[name] = convert(kind, _parse(kind, text))
+            parent[leaf] = convert(kind, _parse(kind, text))
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
-                f"config.{key} is of type {type_name(kind)} ({node!r}); '{text}' is not."
+                f"config.{key} is of type {type_name(kind)} ({parent[leaf]!r}); '{text}' is not."
             ) from error
 
 
@@ -143,7 +143,7 @@ def from_flat(flat: Mapping[str, Any], source: str = "config.json") -> Settings:
     Raises:
       UserError: a value that cannot be.
     """
-    given = nested(flat, Settings())
+    given = nested(flat)
     given["stages"] = [_RENAMED.get(name, name) for name in given.get("stages", Settings().stages)]
     reader = Reader(lenient=True)
     settings = reader.section(Settings(), given, source)

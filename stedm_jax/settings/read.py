@@ -30,6 +30,8 @@ class Reader:
 
     def section(self, base: T, given: Any, where: str) -> T:
         """A section of the class of `base`, which has the defaults; `where` is its full key."""
+        if is_dataclass(given):
+            given = to_dict(given)
         if not isinstance(given, Mapping | ConfigDict):
             return self._wrong(where, given, "it holds several keys", base)
         declared = {field.name: field for field in fields(base)}  # pyright: ignore
@@ -56,7 +58,7 @@ class Reader:
         kind, like = get_args(kind)[1], next(iter(defaults.values()))
         return {
             name: self._value(kind, about, like, each, f"{at}.{name}")
-            for name, each in given.items()
+            for name, each in sorted(given.items())
         }
 
     def _value(self, kind: Any, about: Key, default: Any, given: Any, at: str) -> Any:

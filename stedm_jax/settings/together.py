@@ -120,8 +120,8 @@ def _names(settings: Settings) -> Iterator[str]:
         if not names and group != "segmentation.arms":
             yield f"config.{group} is empty; name at least one."
         for name in names:
-            if "/" in name or name in ("", ".", ".."):
-                yield f"config.{group} has '{name}', which is no name for a folder."
+            if not name or "/" in name or "." in name:
+                yield f"config.{group} has '{name}', which is no name; use no dots or slashes."
     if JUDGE in settings.arms:
         yield f"config.segmentation.arms has '{JUDGE}', which is the name of the judge."
 

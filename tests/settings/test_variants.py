@@ -1,0 +1,248 @@
+"""Arms, generators and sets: what they change, and what is refused of them."""
+
+import pytest
+
+from configs.base import get_base
+from configs.glas import get_config as glas
+from stedm_jax.common.errors import UserError
+from stedm_jax.settings.arm_networks import HEADS, NETWORKS
+from stedm_jax.settings.flat import flatten
+from stedm_jax.settings.load import from_flat, read_settings
+from stedm_jax.settings.root import Settings
+
+
+def arm(real=1.0, **more):
+    return {"real": real, "stain_jitter": 0.0, **more}
+
+
+def settings_of(config, **arms):
+    config.segmentation.arms = arms
+    return read_settings(config)
+
+
+def difference(before, after):
+    before, after = flatten(before), flatten(after)
+    return {key: after[key] for key in after if before.get(key) != after[key]}
+
+
+def test_an_arm_changes_what_it_says_and_nothing_else():
+    changes = (("features.timesteps", (5, 9)), ("head.tune", True))
+    config = glas("pathsegdiff")
+    config.report.baseline = ""
+    settings = settings_of(config, a=arm(network="concat", changes=changes), b=arm())
+    assert difference(settings.segmentation, settings.arm("a")) == {
+        "features.source": "concat",
+        "features.timesteps": [5, 9],
+        "head.tune": True,
+    }
+    assert settings.arm("b") == settings.segmentation
+    assert settings.arm("a").features.timesteps == (5, 9)
+    assert settings.arm("judge") == settings.segmentation
+    assert settings.arms["a"].is_head and not settings.arms["b"].is_head
+    assert settings.arm_entry("judge").stain_jitter == 0.8
+
+
+def test_weights_to_start_from_are_those_of_the_model_alone():
+    config = get_base()
+    config.stages = (*config.stages, "guided")
+    config.segmentation.init_from = ("encoder=mit-b2-imagenet",)
+    own = (("init_from", ("encoder=resnet18-imagenet",)),)
+    arms = {name: arm(network=name) for name in NETWORKS}
+    settings = settings_of(config, **arms, own=arm(network="resnet18-unet", changes=own))
+    for name in NETWORKS:
+        wanted = ("encoder=mit-b2-imagenet",) if name == "model" else ()
+        assert settings.arm(name).init_from == wanted
+    assert settings.arm("own").init_from == ("encoder=resnet18-imagenet",)
+    assert set(HEADS) == {name for name in NETWORKS if settings.arms[name].is_head}
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"network": "unet++"}, r"arms.a.network is 'unet\+\+'; valid are model, resnet18-unet"),
+        ({"real": 1.5}, "arms.a.real is 1.5; give 0 to 1"),
+        ({"reel": 1.0}, "arms.a.reel is an unknown key. Did you mean 'real'"),
+        ({"changes": (("features.time", (5,)),)}, "arm 'a' changes 'features.time', which config"),
+        ({"changes": (("init_from.x", 1),)}, "changes 'init_from.x', which config.segmentation"),
+        ({"changes": (("head.width", "wide"),)}, "arm 'a' .*head.width is 'wide'; its type is int"),
+        ({"changes": (("head.width", 0),)}, "arm 'a' .*head.width is 0; give 1 or more"),
+        ({"changes": (("train.steps", 5),)}, "'train.steps', which is the same for all"),
+        ({"changes": (("border", 5),)}, "'border', which is the same for all"),
+        ({"changes": (("model.decoder", (8,)),)}, "arm 'a': config.segmentation.model.decoder has"),
+        (
+            {"network": "ldm", "changes": (("features.timesteps", (1000,)),)},
+            "arm 'a': features.timesteps has 1000; give numbers from 0 to 999",
+        ),
+        ({"network": "ldm", "changes": (("features.scales", (0.3,)),)}, "of 64 px ones of 19.2 px"),
+        ({"set": "other", "real": 0.5}, "arms.a.set is 'other'; there are synthetic"),
+    ],
+)
+def test_an_arm_that_would_fail_after_hours_is_refused_at_once(given, says):
+    config = glas("pathsegdiff")
+    config.report.baseline = ""
+    with pytest.raises(UserError, match=says):
+        settings_of(config, a=arm() | given)
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "judge"])
+def test_a_name_that_is_no_folder_of_its_own_is_refused(name):
+    with pytest.raises(UserError, match=f"has '{name}', which is"):
+        settings_of(get_base(), **{name: arm()})
+
+
+def test_names_are_in_the_order_of_the_alphabet_however_they_were_given():
+    settings = read_settings(get_base())
+    assert list(settings.guided.splits) == list(Settings().guided.splits) == ["style", "train"]
+    given = flatten(settings) | {"ssl.splits.train": 1.0}
+    shuffled = dict(reversed(given.items()))
+    assert list(from_flat(shuffled).guided.splits) == ["style", "train"]
+
+
+def test_a_missing_key_of_an_arm_is_named():
+    with pytest.raises(UserError, match="segmentation.arms.a.stain_jitter is missing"):
+        settings_of(get_base(), a={"real": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"real": 0.5}, "judge learns from real tiles only"),
+        ({"network": "ldm"}, "the judge is a network of its own: one of model, resnet18-unet"),
+        ({"changes": (("model.kind", "unet3"),)}, "arm 'judge'.*kind is 'unet3'"),
+    ],
+)
+def test_a_judge_that_cannot_be_is_refused(given, says):
+    config = get_base()
+    config.segmentation.judge = arm() | given
+    with pytest.raises(UserError, match=says):
+        read_settings(config)
+
+
+def test_a_head_needs_the_denoiser():
+    config = glas("pathsegdiff")
+    config.stages = ("data", "autoencoder", "latents", "segmentation", "report")
+    with pytest.raises(UserError, match="arm 'ldm': .*config.stages does not name guided"):
+        read_settings(config)
+
+
+def test_a_head_that_reads_around_tiles_has_none_around_synthetic_tiles_and_images():
+    config = glas("pathsegdiff")
+    config.guided.cache = False
+    config.guided.guide.tokens = ("patch", "region")
+    assert read_settings(config).reads_around("ldm")
+    assert not read_settings(config).reads_around("vit")
+    assert not read_settings(config).reads_around("dcan")
+    config.report.whole = "x"
+    with pytest.raises(UserError, match="arm 'ldm': it cannot segment whole images"):
+        read_settings(config)
+    config.report.whole = ""
+    config.segmentation.arms.ldm.real = 0.5
+    with pytest.raises(UserError, match=r"arm 'ldm': it learns from synthetic tiles \(real=0.5\)"):
+        read_settings(config)
+
+
+def several():
+    """Two generators, and three sets of them."""
+    config = get_base()
+    config.diffusion.generators = {
+        "styled": {},
+        "plain": {"changes": (("style.source", "none"), ("unet.multipliers", (1, 2, 4)))},
+    }
+    config.synthesis.sets = {
+        "styled": {"generator": "styled"},
+        "strong": {"generator": "styled", "changes": (("guidance.scale", 3.0),)},
+        "plain": {"generator": "plain", "changes": (("count", 5),)},
+    }
+    config.segmentation.arms = {
+        "real": arm(),
+        "styled": arm(0.2, set="styled"),
+        "strong": arm(0.2, set="strong"),
+    }
+    return config
+
+
+def test_generators_and_sets_change_what_they_say():
+    settings = read_settings(several())
+    assert settings.generator("styled") == settings.diffusion
+    assert difference(settings.diffusion, settings.generator("plain")) == {
+        "style.source": "none",
+        "unet.multipliers": [1, 2, 4],
+    }
+    assert difference(settings.synthesis, settings.synthesis_set("strong")) == {
+        "guidance.scale": 3.0
+    }
+    assert [settings.set_of(name) for name in settings.arms] == ["", "strong", "styled"]
+    assert settings.synthesis.sets["plain"].generator == "plain"
+
+
+def test_an_arm_of_0_1_learns_from_the_only_set():
+    settings = read_settings(get_base())
+    assert settings.set_of("labelled+synthetic") == "synthetic"
+    assert settings.set_of("labelled") == settings.set_of("judge") == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"segmentation.arms": {"a": arm(0.5)}}, "arm 'a' learns .* several sets .plain, strong"),
+        ({"segmentation.arms": {"a": arm(0.5, set="x")}}, "arms.a.set is 'x'; there are plain"),
+        ({"synthesis.sets": {"s": {"generator": "x"}}}, "s.generator is 'x'; there are plain"),
+        ({"synthesis.sets": {"s": {}}}, "synthesis.sets.s.generator is missing"),
+        ({"synthesis.sets": {}}, "synthesis.sets is empty"),
+        ({"diffusion.generators": {}}, "diffusion.generators is empty"),
+        ({"diffusion.generators": {"a/b": {}}}, "has 'a/b', which is no name"),
+        (
+            {"synthesis.sets": {"s": {"generator": "plain", "changes": (("sets", 1),)}}},
+            "set 's' changes 'sets', which is the same",
+        ),
+        (
+            {"diffusion.generators": {"styled": {"changes": (("generators", 1),)}, "plain": {}}},
+            "generator 'styled' changes 'generators', which is the same",
+        ),
+        (
+            {"diffusion.generators": {"styled": {"changes": (("unet.heads", 7),)}, "plain": {}}},
+            "generator 'styled': config.diffusion.unet.heads is 7",
+        ),
+        (
+            {"synthesis.sets.strong.changes": (("guidance.scale", -1.0),)},
+            "set 'strong' .*scale is -1.0",
+        ),
+        (
+            {"synthesis.sets.strong.changes": (("weights", "ema:0.07"),)},
+            "set 'strong': .*the training keeps none",
+        ),
+    ],
+)
+def test_generators_and_sets_that_cannot_be_are_refused(changes, says):
+    config = several()
+    for key, value in changes.items():
+        *parents, leaf = key.split(".")
+        node = config
+        for parent in parents:
+            node = node[parent]
+        with node.unlocked():
+            node[leaf] = value
+    with pytest.raises(UserError, match=says):
+        read_settings(config)
+
+
+@pytest.mark.parametrize(
+    ("change", "wrong"),
+    [
+        (("stain_jitter", 0.5), "stain_jitter"),
+        (("splits", {"train": 0.5, "style": 0.5}), "splits"),
+        (("train.eval_every", 10), "train.eval_every"),
+        (("unet.multipliers", (1, 2, 4)), ""),
+    ],
+)
+def test_generators_share_the_cache_of_latents(change, wrong):
+    config = several()
+    config.latents.cache = True
+    config.diffusion.generators.plain = {"changes": (change,)}
+    if wrong:
+        with pytest.raises(UserError, match=f"generator 'styled': its {wrong} and that of"):
+            read_settings(config)
+    else:
+        read_settings(config)
+    config.latents.cache = False
+    read_settings(config)
