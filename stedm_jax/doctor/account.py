@@ -1,26 +1,25 @@
 """What a compiled program asks of one chip: memory, work, traffic, and a bound on its time.
 
 The bound is a roofline: the longest of the three times that the products, the memory and the links
-  need at their peaks,
-as if each were alone. A real step is slower; the table says which of the three decides.
+need at their peaks, as if each were alone. XLA's count of bytes accessed contains those that do not
+leave the chip: where memory decides, the truth lies between the time of the products and the
+roofline.
 """
 
-import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from stedm_jax.common.text import table
 from stedm_jax.doctor.chips import Chip
-from stedm_jax.doctor.collectives import Traffic, collectives, product_flops, traffic
-from stedm_jax.doctor.hbm import hbm_bytes
-from stedm_jax.doctor.hlo import Module
+from stedm_jax.doctor.collectives import Traffic
+from stedm_jax.settings.root import Settings
 
 TIGHT = 0.92
 """Share of the memory above which a fit is a warning: other versions of the compiler need a little
 more or less."""
-_UNITS = {"": 1.0, "K": 2.0**10, "M": 2.0**20, "G": 2.0**30}
-_OVER = re.compile(
-    r"HLO temporaries \(([\d.]+)([KMG]?)\)|Used ([\d.]+)([KMG]?) of [\d.]+[KMG]? hbm"
-)
+HELD = ("parameters", "optimizer", "moving averages", "frozen", "batch")
+FITS = {"PASS": "fits", "WARN": "fits, with little to spare", "FAIL": "does not fit"}
 
 
 @dataclass
@@ -30,18 +29,15 @@ class Account:
 
     Attributes:
       held: what was there before: name -> bytes, without the padding of layouts.
+      traced: FLOPs of the products of the program as written, loops counted as often as they turn,
+        shared evenly.
       arguments, temporaries, outputs, code: as the compiler allots them; outputs that reuse
         arguments are not counted.
-      traced: FLOPs of the products of the program as written, shared evenly.
-      products: of the compiled module, loops counted as often as they turn: more where work is done
-        twice.
-      hbm: bytes read from and written to the HBM, as hbm_bytes counts them.
       xla_flops, xla_bytes: XLA's own count, elementwise work and on-chip traffic included, bodies
         of loops once.
-      loops: products over the same with bodies of loops counted once.
-      unknown_loops: that count once because it is not known how often they turn.
-      needed: bytes that the compiler asked for where it refused.
-      refused: what it said then.
+      unknown_loops: those that count once because it is not known how often they turn.
+      refused: what the compiler said when it refused.
+      needed: bytes that it asked for then.
       kept: compiled at another time; compile_seconds is of then.
     """
 
@@ -51,20 +47,17 @@ class Account:
     mesh: dict[str, int]
     images: int
     held: dict[str, int]
+    traced: float = 0.0
     arguments: float = 0.0
     temporaries: float = 0.0
     outputs: float = 0.0
     code: float = 0.0
-    traced: float = 0.0
-    products: float = 0.0
-    hbm: float = 0.0
     xla_flops: float = 0.0
     xla_bytes: float = 0.0
-    loops: float = 1.0
     traffic: dict[str, Traffic] = field(default_factory=dict)
     unknown_loops: list[str] = field(default_factory=list)
-    needed: float = 0.0
     refused: str = ""
+    needed: float = 0.0
     compile_seconds: float = 0.0
     kept: bool = False
 
@@ -79,16 +72,21 @@ class Account:
         return float(sum(each.wire for each in self.traffic.values()))
 
     def seconds(self, chip: Chip) -> dict[str, float]:
-        """Time of the products, of the memory and of the links at their peaks."""
+        """Time of the products, of the memory and of the links at their peaks.
+
+        Bytes accessed are XLA's, as many times more as loops make the FLOPs more.
+        """
+        loops = max(1.0, self.traced / self.xla_flops) if self.xla_flops else 1.0
         return {
-            "compute": self.products / chip.flops,
-            "memory": self.hbm / chip.bandwidth,
+            "compute": self.traced / chip.flops,
+            "memory": self.xla_bytes * loops / chip.bandwidth,
             "links": self.wire / chip.links,
         }
 
-    def estimate(self, chip: Chip) -> float:
-        """The roofline bound in seconds."""
-        return max(self.seconds(chip).values())
+    def rate(self, chip: Chip) -> float:
+        """Images a second at the roofline."""
+        bound = max(self.seconds(chip).values())
+        return self.images / bound if bound else 0.0
 
     def verdict(self, chip: Chip) -> str:
         """PASS, WARN (little is left) or FAIL."""
@@ -98,101 +96,84 @@ class Account:
 
     def as_json(self, chip: Chip) -> dict[str, Any]:
         """Everything, with what follows from it."""
-        seconds = self.seconds(chip)
-        derived = {
+        return asdict(self) | {
             "total": self.total,
             "wire": self.wire,
             "memory": chip.memory,
             "verdict": self.verdict(chip),
+            "seconds_at_peak": self.seconds(chip),
+            "estimated_images_per_second": self.rate(chip),
         }
-        bound = self.estimate(chip)
-        rate = self.images / bound if bound else 0.0
-        return (
-            asdict(self)
-            | derived
-            | {"seconds_at_peak": seconds, "estimated_images_per_second": rate}
-        )
 
 
-def facts_of(compiled: Any) -> dict[str, Any]:
-    """What a compiled program tells of itself, as JSON has it."""
-    memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
-    outputs = float(max(0, memory.output_size_in_bytes - memory.alias_size_in_bytes))
-    arguments = float(memory.argument_size_in_bytes)
-    # The TPU compiler's temporaries leave buffers out that its peak, which holds arguments and
-    # results, has.
-    peak = float(getattr(memory, "peak_memory_in_bytes", 0))
+def account_lines(account: Account, chip: Chip, settings: Settings) -> list[str]:
+    """The account of one program."""
+    when = "at another time" if account.kept else "now"
+    rows = list(_cells(account, chip).items())
+    rows += [("compiled", f"{when} in {account.compile_seconds:.0f} s")]
+    rows += [
+        (kind, f"{each.count:.0f} times", f"{_gb(each.size)} GB whole", f"{_gb(each.wire)} GB sent")
+        for kind, each in account.traffic.items()
+    ]
+    verdict = account.verdict(chip)
+    fits = "the compiler refused" if account.refused and not account.needed else FITS[verdict]
+    refused = f": {account.refused}" if account.refused else ""
+    lines = ["", *table(rows).splitlines(), f"{verdict}  {fits}{refused}"]
+    if account.unknown_loops:
+        count = len(account.unknown_loops)
+        lines += [f"loops counted once, because their number of turns is unknown: {count}"]
+    if verdict != "PASS" and account.total > 0.9 * chip.memory:
+        lines += ["what makes it smaller, the cheapest first:", *remedies(account, chip, settings)]
+    return lines
+
+
+def remedies(account: Account, chip: Chip, settings: Settings) -> list[str]:
+    """What makes a program that does not fit smaller, the cheapest first, in the words of the
+    command line."""
+    out, trains = [], account.part.startswith("train")
+    if trains and not settings.diffusion.style.remat:
+        out += ["--config.diffusion.style.remat=true (style tiles in turn, computed again)"]
+    if trains and not settings.diffusion.unet.remat:
+        out += ["--config.diffusion.unet.remat=true (blocks are computed again, not kept)"]
+    state = sum(size for name, size in account.held.items() if name != "batch") / 1e9
+    saved = state * (1 - account.mesh["fsdp"] / account.chips)
+    if saved > 0.05 * chip.memory / 1e9:
+        sizes = f"cuts {state:.2f} GB of state by {saved:.2f} GB"
+        out += [f"--config.mesh.fsdp={account.chips} ({sizes})"]
+    half = account.images // account.chips // 2
+    if half:
+        out += [f"--batch_per_chip={half} (half the images a chip; in a run, half the batch)"]
+    return [*out, "a larger pod with the same batch, or chips with more memory (v5p)"]
+
+
+def pod_table(done: Sequence[tuple[Account, Chip]]) -> list[str]:
+    """Many programs, as a Markdown table."""
+    rows = [_cells(account, chip) for account, chip in done]
+    cells = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
+    return ["", *("| " + " | ".join(row) + " |" for row in cells)]
+
+
+def _cells(account: Account, chip: Chip) -> dict[str, str]:
+    seconds, rate = account.seconds(chip), account.rate(chip)
     return {
-        "arguments": arguments,
-        "outputs": outputs,
-        "temporaries": max(float(memory.temp_size_in_bytes), peak - arguments - outputs),
-        "code": float(memory.generated_code_size_in_bytes),
-        "flops": float(cost.get("flops", 0.0)),
-        "bytes": float(cost.get("bytes accessed", 0.0)),
-        "refused": "",
+        "program": account.part,
+        "pod": account.topology,
+        "chips": str(account.chips),
+        "fsdp": str(account.mesh["fsdp"]),
+        "images a chip": f"{account.images / account.chips:g}",
+        **{f"{name} GB": _gb(account.held.get(name, 0)) for name in HELD},
+        "temporary GB": _gb(account.temporaries),
+        "results and code GB": _gb(account.outputs + account.code),
+        "in all GB": _gb(account.total),
+        "of HBM": f"{account.total / chip.memory:.0%}",
+        "verdict": account.verdict(chip),
+        "TFLOP": f"{account.traced / 1e12:.2f}",
+        "GB sent": _gb(account.wire),
+        **{f"{name} ms": f"{value * 1e3:.1f}" for name, value in seconds.items()},
+        "images/s a chip": f"{rate / account.chips:.2f}",
+        "images/s": f"{rate:.0f}",
     }
 
 
-def read_facts(account: Account, said: dict[str, Any], text: str) -> None:
-    """Fills in what the compiler said: that of `facts_of` and the module's text, or why it
-    refused."""
-    account.compile_seconds = float(said.get("seconds", 0.0))
-    if said["refused"]:
-        read_refusal(account, said["refused"])
-        return
-    account.arguments, account.outputs = said["arguments"], said["outputs"]
-    account.temporaries, account.code = said["temporaries"], said["code"]
-    account.xla_flops, account.xla_bytes = said["flops"], said["bytes"]
-    read_module(account, text)
-
-
-def read_module(account: Account, text: str) -> None:
-    """Fills in products and collectives from the text of a compiled module."""
-    module = Module(text)
-    account.traffic = traffic(collectives(module))
-    account.products = product_flops(module)
-    account.hbm = hbm_bytes(module)
-    account.loops = account.products / (product_flops(module, loops=False) or 1.0) or 1.0
-    account.unknown_loops = sorted(module.unknown)
-
-
-def read_refusal(account: Account, text: str) -> None:
-    """Notes what the compiler said when it refused, and how much memory it wanted."""
-    account.refused = text.strip().splitlines()[0]
-    found = _OVER.search(text)
-    if found:
-        number, unit = (found[1], found[2]) if found[1] else (found[3], found[4])
-        account.needed = float(number) * _UNITS[unit]
-
-
-def mends(account: Account, chip: Chip, config: Any) -> list[str]:
-    """What makes a program that does not fit smaller, the cheapest first, in the words of the
-    command line."""
-    out, per_chip = [], account.images // account.chips
-    key = "diffusion.train.batch" if account.part == "train" else "synthesis.batch"
-    state = sum(
-        account.held.get(name, 0)
-        for name in ("parameters", "optimiser", "moving averages", "frozen")
-    )
-    fsdp = account.mesh["fsdp"]
-    if account.part == "train":
-        if not config.diffusion.style.get("remat", True):
-            out.append(
-                "--config.diffusion.style.remat=true (one style tile after another, computed again)"
-            )
-        if not config.diffusion.unet.remat:
-            out.append(
-                "--config.diffusion.unet.remat=true (blocks are computed again instead of kept)"
-            )
-    if fsdp < account.chips and state * (1 - fsdp / account.chips) > 0.05 * chip.memory:
-        saved = state * (1 - fsdp / account.chips)
-        out.append(
-            f"--config.mesh.fsdp={account.chips} (cuts {state / 1e9:.2f} GB of state by {saved / 1e9:.2f} GB)"
-        )
-    if per_chip > 1:
-        fewer = account.chips * (per_chip // 2)
-        out.append(
-            f"--config.{key}={fewer}, or --batch_per_chip={per_chip // 2} (half the images a chip)"
-        )
-    out.append("a larger pod with the same batch, or chips with more memory (v5p)")
-    return out
+def _gb(size: float | int) -> str:
+    return f"{size / 1e9:.2f}" if size >= 5e6 or not size else f"{size / 1e9:.4f}"

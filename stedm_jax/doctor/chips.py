@@ -24,14 +24,14 @@ class Chip:
     """A chip at its peak.
 
     Attributes:
-      name: as topologies have it.
+      name: as in topologies.
       memory: bytes of HBM that a program may use, as the compiler says when one asks for more.
       flops: bf16 FLOP/s.
       bandwidth: bytes/s of HBM.
-      links: bytes/s that it can send over all its links to other chips together (half of what is
-        called bidirectional).
-      shape: numbers in a topology: sides of a torus.
-      slices: those that are offered; empty: the compiler knows.
+      links: bytes/s that it can send over all its links to other chips together (half of the
+        bidirectional figure).
+      sides: how many sides a topology has.
+      slices: the topologies that are offered; empty: the compiler knows.
     """
 
     name: str
@@ -39,14 +39,14 @@ class Chip:
     flops: float
     bandwidth: float
     links: float
-    shape: int
+    sides: int
     slices: tuple[str, ...] = ()
 
 
 _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 SOURCE = (
-    "peaks: docs.cloud.google.com/tpu/docs/v5e, v5p, v6e (read in November 2026); usable HBM: libtpu 0.0.42.1, which "
-    "keeps some of the 16, 95 and 32 GB for itself"
+    "peaks: docs.cloud.google.com/tpu/docs/v5e, v5p, v6e (read in November 2026); usable HBM: "
+    "libtpu 0.0.42.1, which keeps some of the 16, 95 and 32 GB for itself"
 )
 CHIPS = {
     chip.name: chip
@@ -62,40 +62,40 @@ def parse_topology(text: str) -> tuple[Chip, tuple[int, ...]]:
     """The chip and the sides of "v5e:4x4" or "v5p:4x4x4".
 
     Raises:
-      UserError: it is none, or of a chip that is not in the table.
+      UserError: it is not a topology, or of a chip that is not in the table.
     """
-    match = re.fullmatch(r"(\w+):(\d+(?:x\d+)+)", text)
-    chip = CHIPS.get(match[1]) if match else None
-    sides = tuple(int(n) for n in match[2].split("x")) if match else ()
-    if chip is None or len(sides) != chip.shape or not all(sides):
+    name, _, shape = text.partition(":")
+    chip, valid = CHIPS.get(name), re.fullmatch(r"[1-9]\d*(x[1-9]\d*)+", shape)
+    if chip is None or not valid or shape.count("x") + 1 != chip.sides:
         raise UserError(
-            f"--topology={text} is no topology that is known here. Give a chip of {', '.join(CHIPS)} and the sides of "
-            "its torus: two for v5e and v6e (v5e:4x4, v5e:16x16), three for v5p (v5p:2x2x2, v5p:8x8x8)."
+            f"--topology={text} is not a topology that is known here. Give a chip of "
+            f"{', '.join(CHIPS)} and the sides of its torus: two for v5e and v6e (v5e:4x4, "
+            "v5e:16x16), three for v5p (v5p:2x2x2, v5p:8x8x8)."
         )
-    if chip.slices and match and match[2] not in chip.slices:
+    if chip.slices and shape not in chip.slices:
+        offered = ", ".join(chip.slices)
         raise UserError(
-            f"--topology={text} is not offered; slices of {chip.name} have {', '.join(chip.slices)} chips."
+            f"--topology={text} is not offered; slices of {chip.name} have {offered} chips."
         )
-    return chip, sides
+    return chip, tuple(int(side) for side in shape.split("x"))
 
 
 def check_compiler() -> None:
     """Refuses (UserError) to begin without the TPU compiler."""
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(
-            "There is no TPU compiler in this Python. Install the one that goes with this jax: pip install -e '.[tpu]' "
-            "(it needs no TPU)."
+            "There is no TPU compiler in this Python. Install the one that goes with this jax: "
+            "pip install -e '.[tpu]' (it needs no TPU)."
         )
 
 
 def prepare_environment() -> None:
-    """What libtpu has to find before jax is imported, so that it compiles for chips that are not
-    there."""
+    """Sets what libtpu has to find before jax is imported, so that it compiles for chips that are
+    not there."""
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-    # Compiling touches no chip, so that several may do it at once, and beside a training on this
-    # machine.
+    # Compiling touches no chip: several may do it at once, and beside a training on this machine.
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
 
 
@@ -115,14 +115,17 @@ def topology_devices(text: str) -> Sequence[Any]:
                 platform="tpu", topology_name=text, **options
             ).devices
     except Exception as error:
-        said = str(error).strip().splitlines() or [type(error).__name__]
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        fix = (
+            "Choose a shape that such pods have: v5p:2x2x1, 2x2x2, 2x2x4, 2x4x4, 4x4x4, 4x4x8, "
+            "4x8x8, 8x8x8."
+        )
         if "lockfile" in str(error):
-            hint = f"Another process holds libtpu; wait for it, or delete {LIBTPU_LOCK} if there is none."
-        else:
-            hint = "Choose a shape that such pods have: v5p:2x2x1, 2x2x2, 2x2x4, 2x4x4, 4x4x4, 4x4x8, 4x8x8, 8x8x8."
-        raise UserError(
-            f"The TPU compiler gives no topology {text}: {said[0].rstrip('.')}. {hint}"
-        ) from error
+            fix = (
+                f"Another process holds libtpu; wait for it, or delete {LIBTPU_LOCK} if there is "
+                "none."
+            )
+        raise UserError(f"The TPU compiler gives no topology {text}: {reason}. {fix}") from error
 
 
 @contextmanager

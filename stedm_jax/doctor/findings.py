@@ -1,57 +1,48 @@
-"""PASS, WARN or FAIL, each with its mend."""
+"""What a check finds: PASS, WARN or FAIL, and what to do about it."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 from stedm_jax.common.errors import UserError
-
-VERDICTS = ("PASS", "WARN", "FAIL")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check found: a verdict of VERDICTS, what it is about, what was seen, and what to do
-    about it."""
+    """What a check found.
+
+    Attributes:
+      verdict: PASS, WARN (a run is possible and may be slow, or end early) or FAIL (a run would
+        fail).
+      seen: what was found.
+      fix: what to do about it.
+      name: what it is about; "": what the check is about.
+    """
 
     verdict: str
-    name: str
     seen: str
-    mend: str = ""
+    fix: str = ""
+    name: str = ""
+
+    def __str__(self) -> str:
+        text = f"{self.verdict}  {self.name:<14}{self.seen}"
+        return f"{text}\n      {'fix':<14}{self.fix}" if self.fix else text
 
 
-def ok(name: str, seen: str) -> Finding:
-    """All is well."""
-    return Finding("PASS", name, seen)
+ok = partial(Finding, "PASS")
+warn = partial(Finding, "WARN")
+fail = partial(Finding, "FAIL")
 
 
-def warn(name: str, seen: str, mend: str) -> Finding:
-    """A run is possible and may be slow, or end early."""
-    return Finding("WARN", name, seen, mend)
-
-
-def fail(name: str, seen: str, mend: str) -> Finding:
-    """A run would fail."""
-    return Finding("FAIL", name, seen, mend)
-
-
-def checked(name: str, check: Callable[[], Finding | Iterable[Finding]]) -> list[Finding]:
-    """What a check finds; what it raises is a finding too."""
+def findings_of(name: str, check: Callable[[], Finding | Iterable[Finding]]) -> list[Finding]:
+    """What a check finds, with its name; an exception that it raises is a finding too."""
+    found: list[Finding] = []
     try:
-        found = check()
-        return [found] if isinstance(found, Finding) else list(found)
+        result = check()
+        for each in [result] if isinstance(result, Finding) else result:
+            found.append(each)
     except UserError as error:
-        return [fail(name, str(error), "as it says")]
+        found.append(fail(str(error)))
     except Exception as error:  # a check that breaks must not hide the others
-        return [
-            fail(
-                name, f"could not be checked ({type(error).__name__}: {error})", "see what it says"
-            )
-        ]
-
-
-def lines(finding: Finding) -> list[str]:
-    """A finding as text."""
-    out = [f"{finding.verdict}  {finding.name:<14}{finding.seen}"]
-    if finding.verdict != "PASS" and finding.mend and finding.mend != "as it says":
-        out.append(f"      {'mend':<14}{finding.mend}")
-    return out
+        found.append(fail(f"could not be checked ({type(error).__name__}: {error})"))
+    return [replace(each, name=each.name or name) for each in found]

@@ -1,190 +1,125 @@
-"""Checks of what a configuration names: tiles, weights, batches, and the processes that are to
+"""Checks of what a configuration names: tiles, networks and weights, and the processes that are to
 train together."""
 
 import os
+import re
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.data.records import TileSet
-from stedm_jax.data.remote import is_remote, read_manifest
+from stedm_jax.data.remote import is_remote
 from stedm_jax.data.schema import check_disjoint
 from stedm_jax.doctor.findings import Finding, fail, ok, warn
-from stedm_jax.stages.initial import source_folder, split_entry
-from stedm_jax.stages.run import check_classes, check_tiles
-from stedm_jax.workdir import Workdir
+from stedm_jax.experiment.cells import Graph
+from stedm_jax.experiment.check import check_cells, check_weights
+from stedm_jax.experiment.context import Context, check_classes, check_tiles, known_tiles
+from stedm_jax.experiment.devices import mesh_of
+from stedm_jax.experiment.workdir import Workdir
+from stedm_jax.settings.root import Settings
 
-STARTS = ("autoencoder", "diffusion", "segmentation")
 
-
-def data(config: Any, workdir: Workdir) -> Iterator[Finding]:
+def data(settings: Settings, workdir: Workdir) -> Iterator[Finding]:
     """The tile set: there, whole, of the right size, with the splits and classes wanted, no patient
     in two splits."""
-    settings = config.data
-    place = workdir.fill(settings.tiles)
-    if is_remote(place):
-        records = read_manifest(place)["records"]
-        counts = ", ".join(f"{split} {count:,}" for split, count in records.items())
-        yield ok("data", f"{place}: {counts}; fetched and verified when a run begins")
-        return
-    path = Path(place)
-    if not place or not (path / "manifest.json").exists():
-        if settings.prepare:
-            yield ok(
-                "data",
-                f"{path} is not there yet; the run makes it ({len(settings.prepare)} commands)",
-            )
-        else:
-            where = settings.missing or "python -m data_prep.slides or data_prep.folder makes one"
-            yield fail(
-                "data",
-                f"there is no tile set in {place or 'config.data.tiles, which is empty'}",
-                where,
-            )
-        return
-    tiles = TileSet.open(path)
-    check_tiles(tiles, settings)
+    place = workdir.fill(settings.data.tiles)
+    known = known_tiles(settings, workdir)
+    if known is None and settings.data.prepare:
+        commands = f"({len(settings.data.prepare)} commands)"
+        yield ok(f"{place} is not there yet; the run makes it {commands}")
+    elif known is None:
+        seen = f"there is no tile set in {place or 'config.data.tiles, which is empty'}"
+        fix = settings.data.missing or "python -m data_prep.slides or data_prep.folder makes one"
+        yield fail(seen, fix)
+    elif is_remote(place):
+        counts = ", ".join(f"{split} {n:,}" for split, n in known.manifest["records"].items())
+        yield ok(f"{place}: {counts}; fetched and verified when a run begins")
+    else:
+        yield from _local_tiles(settings, TileSet.open(Path(place)))
+
+
+def _local_tiles(settings: Settings, tiles: TileSet) -> Iterator[Finding]:
+    check_tiles(tiles, settings.data)
     counts = ", ".join(f"{split} {len(tiles.index(split)):,}" for split in tiles.splits)
-    yield ok("data", f"{path}: {tiles.tile} px at {tiles.mpp:g} um/px; {counts}")
-    classes = check_classes(tiles, config)
-    yield ok("classes", ", ".join(classes.names))
-    check_disjoint(
-        {split: tiles.patients(split) for split in tiles.splits if split != "synthetic"}, f"{path}"
-    )
-    patients = ", ".join(f"{split} {len(tiles.patients(split))}" for split in tiles.splits)
-    yield ok("patients", f"no one in two splits; {patients}")
-    lacking = [
-        split
-        for split in ("train", "val", "test", config.synthesis.styles)
-        if not tiles.index(split)
-    ]
-    if lacking:
-        yield fail(
-            "splits",
-            f"no tile of {', '.join(lacking)}",
-            "add patients of that split and pack the tiles again",
-        )
+    yield ok(f"{tiles.path}: {tiles.tile} px at {tiles.mpp:g} um/px; {counts}")
+    yield ok(", ".join(check_classes(tiles, settings).names), name="classes")
+    patients = {split: tiles.patients(split) for split in tiles.splits}
+    real = {split: names for split, names in patients.items() if split != "synthetic"}
+    check_disjoint(real, f"{tiles.path}")
+    counts = ", ".join(f"{split} {len(names)}" for split, names in patients.items())
+    yield ok(f"no one in two splits; {counts}", name="patients")
+    wanted = ("train", "val", "test", settings.synthesis.styles)
+    empty = [split for split in wanted if not tiles.index(split)]
+    if empty:
+        fix = "add patients of that split and pack the tiles again"
+        yield fail(f"no tile of {', '.join(empty)}", fix, "splits")
     tiles.verify()
-    yield ok("checksums", "every shard and the index are as they were written")
+    yield ok("every shard and the index are as they were written", name="checksums")
 
 
-def weights(config: Any) -> Iterator[Finding]:
-    """Weights to start from, of the stages that this configuration runs."""
-    wanted = [
-        (stage, split_entry(entry)[1], f"{stage}.init_from")
-        for stage in STARTS
-        if stage in config.stages
-        for entry in config[stage].init_from
-    ]
-    wanted += [
-        (stage, source, key)
-        for stage, source, key in (
-            ("autoencoder", config.autoencoder.lpips, "autoencoder.lpips"),
-            ("diffusion", config.diffusion.style.weights, "diffusion.style.weights"),
-        )
-        if source and stage in config.stages
-    ]
-    if not wanted:
-        yield ok("weights", "none are needed: everything starts fresh")
-    for _, source, key in wanted:
+def cells(settings: Settings, workdir: Workdir) -> Iterator[Finding]:
+    """What the run itself checks before its first cell: networks, batches, weights to start
+    from."""
+    context = Context(settings, workdir, mesh_of(settings))
+    graph, refused = Graph(settings), dict[str, str]()
+    names = list(graph)
+    for name in names:
         try:
-            yield ok("weights", f"{key}: {source_folder(source, key)}")
+            check_cells(context, [name])
+            check_weights(settings, [graph[name]])
         except UserError as error:
-            yield fail("weights", str(error), "as it says")
+            refused.setdefault(str(error), name)
+    for text, name in refused.items():
+        yield fail(f"{name}: {text}")
+    if not refused:
+        mesh = context.mesh.shape
+        on = f"mesh data {mesh['data']} x fsdp {mesh['fsdp']}"
+        yield ok(f"{len(names)} can be made, on {on}: networks, batches and weights go together")
 
 
-def batches(config: Any) -> Iterator[Finding]:
-    """The mesh and the global batches against the devices that there are."""
-    from stedm_jax.training.sharding import check_batch, make_mesh
-
-    mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
-    wrong = False
-    for key in ("autoencoder.train", "diffusion.train", "segmentation.train", "synthesis"):
-        stage, _, section = key.partition(".")
-        if stage not in config.stages:
-            continue
-        batch = (config[stage][section] if section else config[stage]).batch
-        try:
-            check_batch(batch, mesh)
-        except UserError as error:
-            wrong = True
-            yield fail(
-                "batch", f"{key}.batch: {error}", f"--config.{key}.batch=N with one of these"
-            )
-    seen = f"data {mesh.shape['data']} x fsdp {mesh.shape['fsdp']}"
-    yield ok("mesh", seen if wrong else f"{seen}; every batch divides over it")
-
-
-def processes(env: Mapping[str, str] | None = None) -> Iterator[Finding]:
+def processes(env: Mapping[str, str] = os.environ) -> Iterator[Finding]:
     """What the environment says of processes that train together: all of it or none, and numbers
     that fit."""
-    env = os.environ if env is None else env
-    coordinator, count, number = (
-        env.get(f"STEDM_{name}", "") for name in ("COORDINATOR", "PROCESSES", "PROCESS_ID")
-    )
-    sources = []
-    if coordinator or count not in ("", "1") or number not in ("", "0"):
-        sources.append("STEDM_COORDINATOR")
-        yield from _coordinator(coordinator, count, number)
+    groups: dict[str, tuple[str, str]] = {}  # who says so -> variable of the number, count
+    address, count = env.get("STEDM_COORDINATOR", ""), env.get("STEDM_PROCESSES", "")
+    if address or count not in ("", "1") or env.get("STEDM_PROCESS_ID", "0") not in ("", "0"):
+        groups["STEDM_COORDINATOR"] = "STEDM_PROCESS_ID", count
     tasks = env.get("SLURM_NTASKS", "1")
-    if "SLURM_STEP_NODELIST" in env and tasks.isdigit() and int(tasks) > 1:
-        sources.append("SLURM")
-        yield from _numbered("SLURM_PROCID", env.get("SLURM_PROCID", ""), int(tasks))
-    elif (
-        "SLURM_JOB_ID" in env
-        and "SLURM_STEP_NODELIST" not in env
-        and tasks.isdigit()
-        and int(tasks) > 1
-    ):
-        yield warn(
-            "processes",
-            f"SLURM gave {tasks} tasks, but this is not started by srun",
-            "srun python -m ...",
-        )
-    named = env.get("TPU_PROCESS_ADDRESSES") or env.get("TPU_WORKER_HOSTNAMES", "")
-    hosts = [name for name in named.split(",") if name]
-    if len(hosts) > 1:
-        sources.append("TPU_WORKER_HOSTNAMES")
-        yield from _numbered("TPU_WORKER_ID", env.get("TPU_WORKER_ID", ""), len(hosts))
-    if len(sources) > 1:
-        seen = f"{' and '.join(sources)} both say who trains together; {sources[0]} is taken"
-        yield warn("processes", seen, f"unset {' and '.join(sources[1:])}, or the former")
-    if not sources:
-        yield ok("processes", "one, on its own")
+    if tasks.isdigit() and int(tasks) > 1:
+        if "SLURM_STEP_NODELIST" in env:
+            groups["SLURM"] = "SLURM_PROCID", tasks
+        elif "SLURM_JOB_ID" in env:
+            seen = f"SLURM gave {tasks} tasks, but this is not started by srun"
+            yield warn(seen, "srun python -m ...")
+    hosts = env.get("TPU_PROCESS_ADDRESSES") or env.get("TPU_WORKER_HOSTNAMES", "")
+    workers = [name for name in hosts.split(",") if name]
+    if len(workers) > 1:
+        groups["TPU_WORKER_HOSTNAMES"] = "TPU_WORKER_ID", str(len(workers))
+    for source, (variable, count) in groups.items():
+        number = env.get(variable, "")
+        if source == "STEDM_COORDINATOR" and not re.fullmatch(r".+:\d{1,5}", address):
+            fix = "set STEDM_COORDINATOR, STEDM_PROCESSES=N and STEDM_PROCESS_ID=0 ... N-1"
+            yield fail(f"STEDM_COORDINATOR='{address}' is not HOST:PORT", fix)
+        elif not (number.isdigit() and count.isdigit() and int(number) < int(count)):
+            seen = f"{variable}='{number}' of '{count}' processes"
+            yield fail(seen, "give each process a number from 0 to N-1 and all the same N")
+        else:
+            yield ok(f"number {number} of {count}")
+            if source == "STEDM_COORDINATOR":
+                yield from _unknown_host(address)
+    if len(groups) > 1:
+        used, *others = groups
+        seen = f"{' and '.join(groups)} all say who trains together; {used} is taken"
+        yield warn(seen, f"unset {' and '.join(others)}, or {used}")
+    if not groups:
+        yield ok("one, on its own")
 
 
-def _coordinator(address: str, count: str, number: str) -> Iterator[Finding]:
-    mend = "set STEDM_COORDINATOR=HOST:PORT, STEDM_PROCESSES=N and STEDM_PROCESS_ID=0 ... N-1, all three"
-    host, _, port = address.rpartition(":")
-    if not address or not count or not number:
-        yield fail(
-            "processes",
-            f"STEDM_COORDINATOR='{address}', PROCESSES='{count}', PROCESS_ID='{number}'",
-            mend,
-        )
-        return
-    if not host or not port.isdigit() or not 0 < int(port) < 65536:
-        yield fail("processes", f"STEDM_COORDINATOR='{address}' is no HOST:PORT", mend)
-        return
-    if not count.isdigit() or int(count) < 1:
-        yield fail("processes", f"STEDM_PROCESSES='{count}' is no number of processes", mend)
-        return
-    yield from _numbered("STEDM_PROCESS_ID", number, int(count))
+def _unknown_host(address: str) -> Iterator[Finding]:
+    host, _, _ = address.rpartition(":")
     try:
-        socket.getaddrinfo(host.strip("[]"), int(port))
+        socket.getaddrinfo(host.strip("[]"), None)
     except OSError as error:
         seen = f"the name of the coordinator, {host}, is not known here ({error.strerror})"
-        yield warn("processes", seen, "give its address, or a name that every host resolves")
-
-
-def _numbered(name: str, number: str, count: int) -> Iterator[Finding]:
-    if not number.isdigit() or int(number) >= count:
-        yield fail(
-            "processes",
-            f"{name}='{number}' of {count}",
-            f"{name} has to be 0 ... {count - 1}, once each",
-        )
-    else:
-        yield ok("processes", f"number {number} of {count}")
+        yield warn(seen, "give its address, or a name that every host resolves")

@@ -8,63 +8,52 @@ import re
 import resource
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from stedm_jax.common.processors import cores
 from stedm_jax.doctor.findings import Finding, fail, ok, warn
 
 OPEN_FILES = 4096
 SHARED_MEMORY = 1e9
+SHOWN = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
 def python() -> Finding:
     """Version and word size."""
     seen = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
     if sys.version_info < (3, 11) or sys.maxsize < 2**32:
-        return fail(
-            "python",
-            seen,
-            "install a 64-bit Python 3.11 or newer and make a new virtual environment",
-        )
-    return ok("python", seen)
+        return fail(seen, "install a 64-bit Python 3.11 or newer in a new virtual environment")
+    return ok(seen)
 
 
 def libraries() -> Iterator[Finding]:
-    """Everything that the package asks for, and whether the versions go together."""
-    missing, old, found = [], [], {}
+    """Everything that the package requires, and whether the versions go together."""
+    wrong, found = [], {}
     for line in importlib.metadata.requires("stedm_jax") or ():
-        if "extra ==" in line:
+        requirement = re.match(r"([\w.\-]+)(?:.*?>=\s*([\w.]+))?", line)
+        if "extra ==" in line or requirement is None:
             continue
-        name, least = _requirement(line)
+        name, least = requirement.groups()
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            missing.append(name)
+            wrong.append(f"{name} is missing")
             continue
         if least and _numbers(found[name]) < _numbers(least):
-            old.append(f"{name} {found[name]}, needed {least}")
-    if missing or old:
-        seen = "; ".join([*(f"{name} is missing" for name in missing), *old])
-        yield fail("libraries", seen, "pip install -e .   (in the folder of this project)")
-    shown = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
-    yield ok("libraries", ", ".join(f"{name} {found[name]}" for name in shown if name in found))
+            wrong.append(f"{name} {found[name]}, needed {least}")
+    if wrong:
+        yield fail("; ".join(wrong), "pip install -e .   (in the folder of this project)")
+    yield ok(", ".join(f"{name} {found[name]}" for name in SHOWN if name in found))
     jax, jaxlib = found.get("jax", ""), importlib.metadata.version("jaxlib")
-    if jax and jax.split(".")[:3] != jaxlib.split(".")[:3]:
-        yield fail(
-            "jaxlib",
-            f"jax {jax} and jaxlib {jaxlib} do not go together",
-            f"pip install jax=={jax} jaxlib=={jax}",
-        )
+    if jax and _numbers(jax) != _numbers(jaxlib):
+        seen = f"jax {jax} and jaxlib {jaxlib} do not go together"
+        yield fail(seen, f"pip install jax=={jax} jaxlib=={jax}", "jaxlib")
 
 
-def _requirement(line: str) -> tuple[str, str]:
-    name = re.match(r"[\w.\-]+", line)
-    least = re.search(r">=\s*([\w.]+)", line)
-    return (name[0] if name else line), (least[1] if least else "")
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
+def _numbers(version: str) -> list[int]:
+    return [int(part) for part in re.findall(r"\d+", version)[:3]]
 
 
 def openslide() -> Finding:
@@ -72,91 +61,66 @@ def openslide() -> Finding:
     try:
         import openslide as library
 
-        return ok(
-            "openslide", f"{library.__library_version__}, openslide-python {library.__version__}"
-        )
+        return ok(f"{library.__library_version__}, openslide-python {library.__version__}")
     except (ImportError, OSError) as error:
-        hint = "pip install openslide-python openslide-bin"
+        fix = "pip install openslide-python openslide-bin"
         if ctypes.util.find_library("openslide") is None and platform.system() != "Linux":
-            hint += ", or install OpenSlide with the package manager of the system"
-        return fail("openslide", f"does not load ({error})", hint)
+            fix += ", or install OpenSlide with the package manager of the system"
+        return fail(f"does not load ({error})", fix)
 
 
-def devices() -> Iterator[Finding]:
+def devices() -> Finding:
     """What JAX finds, whether it computes, and accelerators that it does not see."""
     import jax
-    import jax.numpy as jnp
 
     try:
         found = jax.devices()
     except RuntimeError as error:
-        text = str(error).strip().splitlines()[0]
-        yield fail(
-            "devices",
-            f"JAX does not start ({text})",
-            "unset JAX_PLATFORMS, or install the extra of the device",
-        )
-        return
-    kinds = ", ".join(
-        f"{sum(d.device_kind == kind for d in found)} x {kind}"
-        for kind in {d.device_kind for d in found}
-    )
-    limits = [
-        (device.memory_stats() or {}).get("bytes_limit", 0)
-        for device in found
-        if device.platform != "cpu"
-    ]
-    memory = f", {min(limits) / 1e9:.1f} GB each" if limits and min(limits) else ""
-    wrong = [str(each) for each in jax.local_devices() if not _computes(each, jnp)]
+        seen = f"JAX does not start ({str(error).strip().splitlines()[0]})"
+        return fail(seen, "unset JAX_PLATFORMS, or install the extra of the device")
+    kinds = Counter(device.device_kind for device in found)
+    seen = ", ".join(f"{count} x {kind}" for kind, count in kinds.items())
+    stats = [device.memory_stats() or {} for device in found if device.platform != "cpu"]
+    limit = min((each.get("bytes_limit", 0) for each in stats), default=0)
+    if limit:
+        seen += f", {limit / 1e9:.1f} GB each"
+    wrong = [str(device) for device in jax.local_devices() if not _computes(device)]
     if wrong:
-        yield fail(
-            "devices",
-            f"{', '.join(wrong)} computes wrongly",
-            "restart the machine, or leave that device out",
-        )
-    unseen = _unseen(found[0].platform)
-    if unseen:
-        yield warn("devices", f"{kinds}{memory}, but {unseen[0]}", unseen[1])
-    else:
-        yield ok("devices", f"{kinds}{memory}")
+        seen = f"{', '.join(wrong)} computes wrong results"
+        return fail(seen, "restart the machine, or leave that device out")
+    unused, fix = _unused() if found[0].platform == "cpu" else ("", "")
+    return warn(f"{seen}, but {unused}", fix) if unused else ok(seen)
 
 
-def _computes(device: object, jnp: object) -> bool:
+def _computes(device: object) -> bool:
     import jax
 
     x = jax.device_put(jax.numpy.arange(1024, dtype=jax.numpy.float32), device)
     return float((x * 2.0).sum()) == 1023.0 * 1024.0
 
 
-def _unseen(platform_name: str) -> tuple[str, str] | None:
-    if platform_name != "cpu":
-        return None
+def _unused() -> tuple[str, str]:
+    """An accelerator that JAX does not see, and what to install."""
     if os.environ.get("JAX_PLATFORMS", "") == "cpu":
-        return None  # the user says so
+        return "", ""  # as the user wants it
     if shutil.which("nvidia-smi") or Path("/dev/nvidia0").exists():
-        return (
-            "there is an NVIDIA card that JAX does not use",
-            "pip install -e '.[cuda]', and a driver that goes with it",
-        )
+        fix = "pip install -e '.[cuda]', and a driver that goes with it"
+        return "there is an NVIDIA card that JAX does not use", fix
     if Path("/dev/accel0").exists() or Path("/dev/vfio/0").exists():
         return "there seems to be a TPU that JAX does not use", "pip install -e '.[tpu]'"
-    return None
+    return "", ""
 
 
 def available_memory(root: Path = Path("/")) -> float:
-    """Bytes that this process may still use: the machine's, or those of its control group."""
+    """Bytes that this process may still use: of the machine, or of its control group."""
     text = (root / "proc/meminfo").read_text()
     found = re.search(r"MemAvailable:\s+(\d+) kB", text)
     free = float(found[1]) * 1024 if found else 0.0
-    for limit, used in (
-        ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory.current"),
-        (
-            "sys/fs/cgroup/memory/memory.limit_in_bytes",
-            "sys/fs/cgroup/memory/memory.usage_in_bytes",
-        ),
-    ):
+    version_1 = "memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"
+    for limit, used in (("memory.max", "memory.current"), version_1):
+        group = root / "sys/fs/cgroup"
         try:
-            free = min(free, float((root / limit).read_text()) - float((root / used).read_text()))
+            free = min(free, float((group / limit).read_text()) - float((group / used).read_text()))
         except (OSError, ValueError):  # no such group, or "max"
             continue
     return free
@@ -167,38 +131,32 @@ def memory(cache_mb: int = 0) -> Finding:
     try:
         free = available_memory()
     except OSError:
-        return ok("memory", "not told by this system")
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    seen = f"{free / 1e9:.1f} GB to be had, {cores} cores"
+        return ok("unknown on this system")
+    seen = f"{free / 1e9:.1f} GB available, {cores()} cores"
     if cache_mb * 1e6 > 0.5 * free:
         seen += f", but data.cache_mb asks for {cache_mb / 1000:.1f} GB of decoded tiles"
-        return warn(
-            "memory", seen, f"--config.data.cache_mb={int(free / 4e6)}, or a machine with more"
-        )
+        return warn(seen, f"--config.data.cache_mb={int(free / 4e6)}, or a machine with more")
     if free < 3e9:
-        return warn("memory", seen, "end other programs: the demo needs 2 GB, full size more")
-    return ok("memory", seen)
+        return warn(seen, "end other programs: the demo needs 2 GB, full size more")
+    return ok(seen)
 
 
 def shared_memory(path: str = "/dev/shm") -> Finding:
     """What worker processes and collectives between processes of a machine share."""
-    if not os.path.isdir(path):
-        return warn("shared memory", f"{path} is not there", "in a container: --shm-size=8g")
-    size = shutil.disk_usage(path).free
+    size = shutil.disk_usage(path).free if os.path.isdir(path) else 0
     if size < SHARED_MEMORY:
-        return warn(
-            "shared memory", f"{path} has {size / 1e6:.0f} MB", "in a container: --shm-size=8g"
-        )
-    return ok("shared memory", f"{path} has {size / 1e9:.1f} GB")
+        seen = f"{path} has {size / 1e6:.0f} MB" if size else f"{path} is not there"
+        return warn(seen, "in a container: --shm-size=8g")
+    return ok(f"{path} has {size / 1e9:.1f} GB")
 
 
 def open_files() -> Finding:
-    """The limit of open files; shards, threads and sockets each take some."""
+    """The limit on open files; shards, threads and sockets each take some."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    seen = f"{soft:,} may be open" if soft != resource.RLIM_INFINITY else "no limit"
-    if soft != resource.RLIM_INFINITY and soft < OPEN_FILES:
+    if soft == resource.RLIM_INFINITY:
+        return ok("no limit")
+    seen = f"{soft:,} may be open"
+    if soft < OPEN_FILES:
         most = "unlimited" if hard == resource.RLIM_INFINITY else hard
-        return warn("open files", seen, f"ulimit -n {OPEN_FILES * 4} (at most {most} here)")
-    return ok("open files", seen)
+        return warn(seen, f"ulimit -n {OPEN_FILES * 4} (at most {most} here)")
+    return ok(seen)

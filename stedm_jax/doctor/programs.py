@@ -1,163 +1,164 @@
-"""The compiled programs of a run as the stages make them, from shapes alone: nothing is loaded and
-nothing computed."""
+"""The compiled programs of a run as the stages make them, from shapes alone, and what they ask of a
+chip: nothing is loaded and nothing computed.
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+A part of a run is "train" or "sampler", or names one of several generators or sets: "train/NAME",
+"sampler/SET". Without a name it is the first.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, Mesh
+from jax.sharding import Mesh
 
-from stedm_jax.data.classes import ClassMap
-from stedm_jax.data.records import TileSet
-from stedm_jax.data.remote import is_remote, read_manifest
-from stedm_jax.stages import autoencoder, latents, synthesis
-from stedm_jax.stages.run import Run, check_classes
-from stedm_jax.tasks.autoencoder import own
-from stedm_jax.tasks.diffusion import DiffusionTask, LatentScale
+from stedm_jax.common.files import write_text
+from stedm_jax.common.flop_counts import traced_flops
+from stedm_jax.doctor import answers
+from stedm_jax.doctor.account import Account
+from stedm_jax.doctor.chips import topology_devices
+from stedm_jax.doctor.collectives import traffic
+from stedm_jax.doctor.compiling import Request
+from stedm_jax.doctor.hlo import Module
+from stedm_jax.experiment import latent_cache
+from stedm_jax.experiment.context import DTYPES, check_classes, known_tiles
+from stedm_jax.experiment.sampling import make_sampler
+from stedm_jax.experiment.workdir import Workdir
+from stedm_jax.settings.root import Settings
+from stedm_jax.tasks.build import build_autoencoder, build_generator
 from stedm_jax.training.program import Program
-from stedm_jax.training.sharding import AXES, batch_sharding, check_batch, replicated
-from stedm_jax.training.state import with_shardings
-from stedm_jax.workdir import Workdir
-
-PARTS = ("train", "sampler")
+from stedm_jax.training.sharding import batch_sharding, check_batch, make_mesh, replicated
+from stedm_jax.training.state import TrainState, with_shardings
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A program that can be compiled.
+def named(settings: Settings, part: str) -> tuple[str, str, int]:
+    """What a part is (train or sampler), the generator or set that it names, and its global batch.
 
-    Attributes:
-      name: of PARTS.
-      trace: gives the traced program (jax.stages.Traced).
-      held: what lies on every chip while it runs: name -> bytes of a chip.
-      images: that one run of it makes or learns from, over all chips.
+    Raises:
+      UserError: there is no such generator or set.
     """
-
-    name: str
-    trace: Callable[[], Any]
-    held: dict[str, int]
-    images: int
-
-
-def chip_bytes(tree: Any) -> int:
-    """Bytes that one device holds of a tree of arrays or ShapeDtypeStructs with shardings."""
-    total = 0
-    for leaf in jax.tree.leaves(tree):
-        shape = leaf.sharding.shard_shape(leaf.shape) if leaf.sharding is not None else leaf.shape
-        size = 8 if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf.dtype.itemsize
-        for length in shape:
-            size *= length
-        total += size
-    return total
+    kind, _, name = part.partition("/")
+    if kind == "train":
+        name = name or next(iter(settings.diffusion.generators))
+        return kind, name, settings.generator(name).train.batch
+    name = name or next(iter(settings.synthesis.sets))
+    return kind, name, settings.synthesis_set(name).batch
 
 
-def prepare(config: Any, workdir: Workdir, mesh: Mesh, part: str) -> Prepared:
-    """The train step of stage diffusion, or the sampler of stage synthesis.
+def prepare(
+    settings: Settings, workdir: Workdir, mesh: Mesh, part: str, images: int
+) -> tuple[Callable[[], Any], dict[str, int]]:
+    """The train step of stage generator, or the sampler of stage synthesis.
 
     Args:
-      config: of the experiment; its batch sizes are global.
+      settings: of the experiment.
       workdir: where {workdir} of the configuration points; it need not be there.
       mesh: of real devices or of those of a topology.
-      part: of PARTS.
+      part: of the run.
+      images: that one run of the program learns from or makes, over all chips.
+
+    Returns:
+      What traces the program, and what lies on every chip while it runs: name -> bytes of a chip.
 
     Raises:
       UserError: settings that do not go together, a batch that does not divide, classes that are
         not known yet.
     """
-    run = Run(config, workdir, mesh)
-    task, frozen = _task(run)
-    return (_train if part == "train" else _sampler)(run, task, frozen)
+    kind, name, _ = named(settings, part)
+    generator = name if kind == "train" else settings.synthesis.sets[name].generator
+    dtype, classes = DTYPES[settings.dtype], check_classes(known_tiles(settings, workdir), settings)
+    first = build_autoencoder(settings, dtype)
+    task = build_generator(settings, generator, first, classes.colors, dtype)
+    frozen = with_shardings(task.abstract_frozen, mesh)
+    side, section = settings.data.tile, settings.generator(generator)
+    shapes = {"mask": (side, side), "styles": (section.style.tiles, side, side, 3)}
+    arrays = {each: jax.ShapeDtypeStruct(shape, jnp.uint8) for each, shape in shapes.items()}
+    if kind == "sampler":
+        arrays["index"] = jax.ShapeDtypeStruct((), jnp.uint32)
+    elif settings.latents.cache:
+        stored = latent_cache.plan(settings, first, {}, {}).arrays["moments"]
+        arrays["moments"] = jax.ShapeDtypeStruct(stored.shape, jnp.dtype(stored.dtype))
+    else:
+        arrays["image"] = jax.ShapeDtypeStruct((side, side, 3), jnp.uint8)
+    divided = batch_sharding(mesh)
+    batch = {
+        each: jax.ShapeDtypeStruct((images, *array.shape), array.dtype, sharding=divided)
+        for each, array in arrays.items()
+    }
+    held = {"frozen": frozen, "batch": batch}
+    if kind == "sampler":
+        check_batch(images, mesh)
+        params = with_shardings(jax.eval_shape(task.init, jax.random.key(0)), mesh)
+        sampler = make_sampler(task, settings.synthesis_set(name), settings.seed, mesh)
+        held, trace = {"parameters": params} | held, partial(sampler.trace, params, frozen, batch)
+    else:
+        program = Program(task, replace(section.train, batch=images), mesh)
+        key = jax.eval_shape(lambda: jax.random.key(0)).update(sharding=replicated(mesh))
+        held, trace = _state(program.state) | held, partial(program.trace, frozen, batch, key)
+    return trace, {each: chip_bytes(tree) for each, tree in held.items()}
 
 
-def abstract_params(config: Any) -> Iterator[tuple[str, Any]]:
-    """(stage, abstract parameters) of the autoencoder and of the denoiser with its style encoder,
-    where they train."""
-    mesh = jax.make_mesh((1, 1), AXES, axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:1])
-    run = Run(config, Workdir(Path()), mesh)
-    for stage in ("autoencoder", "diffusion"):
-        if stage in config.stages and config[stage].train.steps:
-            first = autoencoder.build(run)
-            colors = ((0, 0, 0), (255, 255, 255))
-            unit = LatentScale((0.0,), (1.0,))
-            task = (
-                first
-                if stage == "autoencoder"
-                else DiffusionTask(config.diffusion, first, unit, colors, run.dtype)
-            )
-            yield stage, jax.eval_shape(task.init, jax.random.key(0))
-
-
-def _classes(run: Run) -> ClassMap:
-    """The classes that would be learnt; of a remote tile set only the manifest is read."""
-    place = run.workdir.fill(run.config.data.tiles)
-    if is_remote(place):
-        return check_classes(TileSet(Path(place), read_manifest(place), {}), run.config)
-    there = place and (Path(place) / "manifest.json").exists()
-    return check_classes(TileSet.open(place) if there else None, run.config)
-
-
-def _task(run: Run) -> tuple[DiffusionTask, Any]:
-    """The task of stage diffusion, and its frozen parameters, abstract."""
-    first = autoencoder.build(run)
-    channels = run.config.autoencoder.model.latent_channels
-    unit = LatentScale((0.0,) * channels, (1.0,) * channels)
-    task = DiffusionTask(run.config.diffusion, first, unit, _classes(run).colors, run.dtype)
-    frozen = {"first": own(jax.eval_shape(first.init, jax.random.key(0)))}
-    if task.guide is not None:
-        frozen["guide"] = task.guide.abstract
-    return task, with_shardings(frozen, run.mesh)
-
-
-def _tiles(run: Run, batch: int, **shapes: tuple[int, ...]) -> dict[str, jax.ShapeDtypeStruct]:
-    cut = batch_sharding(run.mesh)
+def _state(state: TrainState) -> dict[str, Any]:
     return {
-        name: jax.ShapeDtypeStruct((batch, *shape), jnp.uint8, sharding=cut)
-        for name, shape in shapes.items()
+        "parameters": state.all_params,
+        "optimizer": state.opt_state,
+        "moving averages": (state.ema, state.tracks),
     }
 
 
-def _train(run: Run, task: DiffusionTask, frozen: Any) -> Prepared:
-    config, side = run.config.diffusion, run.config.data.tile
-    program = Program(task, config.train, run.mesh)
-    styles = (config.style.tiles, side, side, 3)
-    batch = _tiles(run, config.train.batch, image=(side, side, 3), mask=(side, side), styles=styles)
-    if run.config.latents.cache:
-        spec, cut = (
-            latents.plan(run.config, task.autoencoder, {}, {}).arrays["moments"],
-            batch.pop("image").sharding,
-        )
-        batch["moments"] = jax.ShapeDtypeStruct(
-            (config.train.batch, *spec.shape), jnp.dtype(spec.dtype), sharding=cut
-        )
-    abstract_key = jax.eval_shape(lambda: jax.random.key(0))
-    key = jax.ShapeDtypeStruct((), abstract_key.dtype, sharding=replicated(run.mesh))
-    state = program.state
-    held = {
-        "parameters": chip_bytes(state.all_params),
-        "optimiser": chip_bytes(state.opt_state),
-        "moving averages": chip_bytes((state.ema, state.tracks)),
-        "frozen": chip_bytes(frozen),
-        "batch": chip_bytes(batch),
-    }
-    return Prepared("train", lambda: program.trace(frozen, batch, key), held, config.train.batch)
+def chip_bytes(tree: Any) -> int:
+    """Bytes that one device holds of a tree of ShapeDtypeStructs with shardings."""
+    total = 0
+    for leaf in jax.tree.leaves(tree):
+        size = 8 if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf.dtype.itemsize
+        total += size * math.prod(leaf.sharding.shard_shape(leaf.shape))
+    return total
 
 
-def _sampler(run: Run, task: DiffusionTask, frozen: Any) -> Prepared:
-    config, side = run.config.synthesis, run.config.data.tile
-    check_batch(config.batch, run.mesh)
-    styles = (run.config.diffusion.style.tiles, side, side, 3)
-    batch = _tiles(run, config.batch, mask=(side, side), styles=styles)
-    batch["index"] = jax.ShapeDtypeStruct(
-        (config.batch,), jnp.uint32, sharding=batch_sharding(run.mesh)
+def compiled_account(request: Request) -> Account:
+    """Compiles a program, unless the answer of the compiler is kept, and says what was said."""
+    settings, devices = request.settings, topology_devices(request.topology)
+    mesh = make_mesh(settings.mesh.data, settings.mesh.fsdp, devices=devices)
+    workdir = Workdir(Path(request.workdir))
+    trace, held = prepare(settings, workdir, mesh, request.part, request.images)
+    with jax.set_mesh(mesh):
+        traced = trace()
+        lowered = traced.lower()
+    flops, program = traced_flops(traced.jaxpr) / mesh.size, lowered.as_text()
+    file = answers.kept_file(request.cache, program, request.topology)
+    kept = answers.recall(file) if request.cache else None
+    if kept is None:
+        size = f"{len(program) / 1e6:.1f} MB of program, {flops / 1e12:.1f} TFLOP a chip"
+        slow = "a full-size step takes 25 minutes of a core"
+        print(f"  traced: {size}; now the TPU compiler ({slow})", flush=True)
+    facts, text = kept or answers.ask(lowered)
+    if kept is None and request.cache:
+        answers.keep(file, (facts, text))
+    if text and request.text_folder:
+        _write_module(request, text, mesh)
+    module = Module(text)
+    return Account(
+        part=request.part,
+        topology=request.topology,
+        chips=mesh.size,
+        mesh=dict(mesh.shape),
+        images=request.images,
+        held=held,
+        traced=flops,
+        kept=kept is not None,
+        traffic=traffic(module),
+        unknown_loops=sorted(module.unknown),
+        **facts,
     )
-    params = with_shardings(jax.eval_shape(task.init, jax.random.key(0)), run.mesh)
-    held = {
-        "parameters": chip_bytes(params),
-        "frozen": chip_bytes(frozen),
-        "batch": chip_bytes(batch),
-    }
-    sampler = synthesis.make_sampler(run, task)
-    return Prepared("sampler", lambda: sampler.trace(params, frozen, batch), held, config.batch)
+
+
+def _write_module(request: Request, text: str, mesh: Mesh) -> None:
+    folder, fsdp = Path(request.text_folder), mesh.shape["fsdp"]
+    folder.mkdir(parents=True, exist_ok=True)
+    images = f"{request.images // mesh.size}" + (f"-fsdp{fsdp}" if fsdp > 1 else "")
+    name = f"{request.topology}-{request.part}-{images}.txt"
+    write_text(folder / name.replace(":", "-").replace("/", "-"), text)

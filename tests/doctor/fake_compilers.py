@@ -9,17 +9,16 @@ from stedm_jax.common.errors import UserError
 
 
 def finishes(pipe, request) -> None:
-    pipe.send(("phase", f"traced {request.part}"))
     time.sleep(0.3)
-    pipe.send(("account", f"{request.part} on {request.topology}"))
+    pipe.send(str(request))
 
 
 def refuses(pipe, request) -> None:
-    pipe.send(("error", str(UserError("mend this"))))
+    pipe.send(UserError("repair this"))
 
 
 def breaks(pipe, request) -> None:
-    pipe.send(("broken", "Traceback: a mistake of ours"))
+    pipe.send(RuntimeError(f"compiling {request} failed:\nTraceback: a mistake of the program"))
 
 
 def is_killed(pipe, request) -> None:
@@ -31,7 +30,7 @@ def crashes(pipe, request) -> None:
 
 
 def never_ends(pipe, request) -> None:
-    """As the compiler, which does not listen to Ctrl-C."""
+    """Like the compiler, which does not listen to Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    pipe.send(("phase", f"pid {os.getpid()}"))
+    print(f"pid {os.getpid()}", flush=True)
     time.sleep(600)

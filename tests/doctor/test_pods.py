@@ -13,69 +13,63 @@ from stedm_jax.doctor import chips, pods
 from stedm_jax.doctor.__main__ import main as doctor
 from stedm_jax.doctor.account import Account
 from stedm_jax.doctor.chips import _quiet
-from stedm_jax.doctor.collectives import collectives
-from stedm_jax.doctor.hlo import Module
-from stedm_jax.doctor.programs import prepare
-from stedm_jax.training.sharding import make_mesh
-from stedm_jax.workdir import Workdir
+from stedm_jax.doctor.compiling import Request
+from stedm_jax.settings.load import read_settings
 
 ROOT = Path(__file__).parent.parent.parent
+needs_compiler = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="needs pip install -e '.[tpu]'; no TPU"
+)
 
 
 @pytest.mark.parametrize(
-    ("changes", "per_chip", "said"),
+    ("changes", "per_chip", "message"),
     [
         (
             {},
             0,
-            "sampler on v5e:16x16: .*batch of 64 does not divide over 256.*valid: 256.*synthesis.batch=N",
+            "sampler on v5e:16x16: .*batch of 64 does not divide over 256.*valid: 256"
+            ".*synthesis.batch=N",
         ),
-        ({"fsdp": 3}, 4, "64 chips, which mesh data -1 x fsdp 3 does not fill"),
+        ({"fsdp": 3}, 4, "256 chips, which mesh data -1 x fsdp 3 does not fill"),
         ({"data": 8}, 4, "mesh data 8 x fsdp 1 does not fill"),
     ],
 )
-def test_what_does_not_divide_is_refused_before_anything_is_compiled(
-    changes, per_chip, said, monkeypatch
-) -> None:
+def test_what_does_not_divide_is_refused(changes, per_chip, message) -> None:
     config = demo("tiny")
-    config.diffusion.train.batch, config.synthesis.batch = 256, 64
+    config.synthesis.batch = 64
     config.mesh.update(changes)
-    monkeypatch.setattr(pods, "compile_apart", lambda request: pytest.fail("compiled"))
-    with pytest.raises(UserError, match=said):
-        pods.examine(
-            config,
-            Workdir(Path("runs/x")),
-            ["v5e:8x8", "v5e:16x16"],
-            ["train", "sampler"],
-            per_chip,
-        )
+    with pytest.raises(UserError, match=message):
+        pods.global_batch(read_settings(config), "v5e:16x16", "sampler", per_chip)
 
 
-def test_all_topologies_are_told_in_tables_and_json(tmp_path: Path, monkeypatch, capsys) -> None:
+def test_all_topologies_are_compiled_and_shown_in_a_table_and_json(
+    tmp_path: Path, monkeypatch, capsys
+) -> None:
     asked = []
 
-    def compiled(request) -> Account:
-        asked.append((request.topology, request.config.diffusion.train.batch, request.cache))
-        chips = asked[-1][1] // 4
-        mesh = {"data": chips, "fsdp": 1}
-        return Account(
-            "train", request.topology, chips, mesh, 4 * chips, {"parameters": 1}, products=1e12
-        )
+    def compiled(request: Request) -> Account:
+        asked.append((request.topology, request.part, request.images, request.cache))
+        chips = request.images // 4
+        mesh, held = {"data": chips, "fsdp": 1}, {"parameters": 1}
+        return Account("train", request.topology, chips, mesh, request.images, held, traced=1e12)
 
+    monkeypatch.setattr("stedm_jax.doctor.__main__.check_compiler", lambda: None)
+    monkeypatch.setattr("stedm_jax.doctor.__main__.prepare_environment", lambda: None)
     monkeypatch.setattr(pods, "compile_apart", compiled)
     monkeypatch.setattr(pods, "available_memory", lambda: 3e9)
     file = tmp_path / "new" / "found.json"
-    arguments = (["v5e:2x2", "v5e:16x16"], ["train"], 4, str(file), "", "kept")
-    assert pods.examine(demo("tiny"), Workdir(tmp_path), *arguments) == 0
-    assert asked == [("v5e:2x2", 16, "kept"), ("v5e:16x16", 1024, "kept")]
+    flags = ["--topology=v5e:2x2,v5e:16x16", "--batch_per_chip=4", "--cache=kept"]
+    assert doctor(["--config=configs/demo.py:tiny", *flags, f"--json={file}"]) == 0
+    assert asked == [("v5e:2x2", "train", 16, "kept"), ("v5e:16x16", "train", 1024, "kept")]
     assert [one["chips"] for one in json.loads(file.read_text())] == [4, 256]
-    told = capsys.readouterr().out
-    assert "WARN  3.0 GB of memory are free here; the compiler takes up to 15 GB" in told
-    assert "compiling 2 of 2: train on v5e:16x16, 1024 images on 256 chips" in told
-    assert "4 to 256 chips of v5e: a chip's products +0.0 %" in told and "not a measurement" in told
+    text = capsys.readouterr().out
+    assert "WARN  3.0 GB of memory are free here; the compiler takes up to 15 GB" in text
+    assert "compiling 2 of 2: train on v5e:16x16, 1024 images on 256 chips" in text
+    assert "| train | v5e:16x16 | 256 | 1 | 4 |" in text and "not a measurement" in text
 
 
-def test_no_compiler_is_told_at_once(monkeypatch) -> None:
+def test_a_missing_compiler_is_noticed_at_once(monkeypatch) -> None:
     monkeypatch.setattr(chips.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"no TPU compiler.*pip install -e '.\[tpu\]'"):
         doctor(["--config=configs/demo.py:tiny", "--topology=v5e:2x2"])
@@ -99,17 +93,7 @@ def test_what_libtpu_says_is_shown_only_when_it_fails(capfd) -> None:
 
 
 @pytest.mark.slow
-def test_the_sampler_sends_nothing_between_devices(tmp_path: Path) -> None:
-    config = demo("tiny")
-    config.synthesis.batch = 8
-    compiled = prepare(config, Workdir(tmp_path), make_mesh(), "sampler").trace().lower().compile()
-    assert not collectives(Module(compiled.as_text()))
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason="needs pip install -e '.[tpu]'; no TPU"
-)
+@needs_compiler
 def test_a_small_program_for_a_pod_that_is_not_there(tmp_path: Path) -> None:
     command = [
         sys.executable,
@@ -137,15 +121,13 @@ def test_a_small_program_for_a_pod_that_is_not_there(tmp_path: Path) -> None:
     again = subprocess.run(
         command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=900, check=False
     )
-    assert "compiled before" in again.stdout and "compiled at another time" in again.stdout
+    assert "at another time in" in again.stdout
     (kept,) = json.loads((tmp_path / "found.json").read_text())
     assert {**kept, "kept": False} == found
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason="needs pip install -e '.[tpu]'; no TPU"
-)
+@needs_compiler
 def test_a_pod_sums_the_gradients_of_micro_batches_once(tmp_path: Path) -> None:
     command = [
         sys.executable,

@@ -8,11 +8,13 @@ import jax
 import pytest
 
 from configs.demo import get_config as demo
+from stedm_jax.common import locks
 from stedm_jax.common.errors import UserError
-from stedm_jax.doctor import checks, inputs, machine, programs, storage
+from stedm_jax.doctor import examination, inputs, machine, storage
 from stedm_jax.doctor.__main__ import main
-from stedm_jax.doctor.findings import checked, lines, ok
-from stedm_jax.workdir import Workdir
+from stedm_jax.doctor.findings import findings_of, ok
+from stedm_jax.experiment.workdir import Workdir
+from stedm_jax.settings.load import read_settings
 
 
 def verdicts(found) -> list[str]:
@@ -23,7 +25,7 @@ def test_this_machine_passes(tmp_path: Path, capsys, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(storage, "PROBE", 1_000_000)
     assert main([f"--workdir={tmp_path / 'run'}", f"--json={tmp_path / 'found.json'}"]) == 0
-    told = capsys.readouterr().out
+    text = capsys.readouterr().out
     for name in (
         "python",
         "libraries",
@@ -34,8 +36,8 @@ def test_this_machine_passes(tmp_path: Path, capsys, monkeypatch) -> None:
         "file locks",
         "compile cache",
     ):
-        assert name in told
-    assert " 0 FAIL" in told
+        assert name in text
+    assert " 0 FAIL" in text
     assert {each["verdict"] for each in json.loads((tmp_path / "found.json").read_text())} <= {
         "PASS",
         "WARN",
@@ -48,29 +50,35 @@ def test_a_configuration_without_its_data_and_weights_fails(
 ) -> None:
     monkeypatch.setenv("STEDM_WEIGHTS", str(tmp_path))
     monkeypatch.setattr(storage, "PROBE", 1_000_000)
-    monkeypatch.setattr(
-        checks, "leaves", lambda config: 1e6
-    )  # reckoned in a test of its own, at a small size
+    # Full-size networks are built in a test of their own.
+    monkeypatch.setattr(examination, "workdir_bytes", lambda settings: 1e6)
+    monkeypatch.setattr(inputs, "check_cells", lambda context, names: None)
     status = main(["--config=configs/catch.py", f"--workdir={tmp_path / 'run'}"])
-    told = capsys.readouterr().out
+    text = capsys.readouterr().out
     assert status == 2
-    assert "FAIL  weights" in told and "ldm-vq-f4" in told
-    assert "FAIL  data" in told and "The Cancer Imaging Archive" in told
+    assert "FAIL  cells         autoencoder: " in text and "ldm-vq-f4" in text
+    assert "FAIL  data" in text and "The Cancer Imaging Archive" in text
+
+
+def settings_of(tiles: Path, **changes):
+    config = demo("tiny")
+    config.data.update({"tiles": str(tiles), "tile": 32, "groups": ()} | changes)
+    config.autoencoder.crop = 0
+    return read_settings(config)
 
 
 def test_a_tile_set_is_verified_with_splits_and_patients(tile_set, tmp_path: Path) -> None:
-    config = demo("tiny")
-    config.data.update(
-        {"tiles": str(tile_set.path), "tile": 32, "groups": (), "foreground": ("tumour",)}
-    )
-    found = list(inputs.data(config, Workdir(tmp_path)))
+    settings = settings_of(tile_set.path, foreground=("tumour",))
+    found = findings_of("data", lambda: inputs.data(settings, Workdir(tmp_path)))
+    assert [each.name for each in found] == ["data", "classes", "patients", "checksums"]
     assert verdicts(found) == ["PASS"] * 4
     shard = next(tile_set.path.glob("*train*array_record*"))
     damaged = bytearray(shard.read_bytes())
     damaged[len(damaged) // 2] ^= 1
     shard.write_bytes(damaged)
-    found = checked("data", lambda: inputs.data(config, Workdir(tmp_path)))
-    assert [each.verdict for each in found] == ["FAIL"] and shard.name in found[0].seen
+    found = findings_of("data", lambda: inputs.data(settings, Workdir(tmp_path)))
+    # What was found before the damage stays.
+    assert verdicts(found) == ["PASS"] * 3 + ["FAIL"] and shard.name in found[-1].seen
 
 
 def test_a_patient_in_two_splits_is_a_failure(tile_set, tmp_path: Path) -> None:
@@ -78,9 +86,8 @@ def test_a_patient_in_two_splits_is_a_failure(tile_set, tmp_path: Path) -> None:
     text = json.loads(manifest.read_text())
     text["patients"]["test"].append(text["patients"]["train"][0])
     manifest.write_text(json.dumps(text))
-    config = demo("tiny")
-    config.data.update({"tiles": str(tile_set.path), "tile": 32, "groups": ()})
-    found = checked("data", lambda: inputs.data(config, Workdir(tmp_path)))
+    settings = settings_of(tile_set.path)
+    found = findings_of("data", lambda: inputs.data(settings, Workdir(tmp_path)))
     assert found[-1].verdict == "FAIL" and "more than one split" in found[-1].seen
 
 
@@ -139,13 +146,15 @@ def test_what_the_environment_says_of_processes(env, wanted) -> None:
     assert verdicts(inputs.processes(env)) == wanted
 
 
-def test_batches_against_the_devices() -> None:
+def test_cells_that_a_run_would_refuse(tmp_path: Path) -> None:
     config = demo("tiny")
-    assert verdicts(inputs.batches(config)) == ["PASS"]
+    config.stages = ("data", "synthesis")
+    workdir = Workdir(tmp_path)
+    assert verdicts(inputs.cells(read_settings(config), workdir)) == ["PASS"]
     config.synthesis.batch = 12
-    found = list(inputs.batches(config))
-    assert verdicts(found) == ["FAIL", "PASS"]
-    assert f"does not divide over {jax.device_count()}" in found[0].seen
+    (found,) = inputs.cells(read_settings(config), workdir)
+    assert found.verdict == "FAIL" and found.seen.startswith("synthesis/synthetic: ")
+    assert f"does not divide over {jax.device_count()}" in found.seen
 
 
 def test_the_cache_of_compiled_programs_has_to_be_private(tmp_path: Path) -> None:
@@ -163,15 +172,16 @@ def test_the_cache_of_compiled_programs_has_to_be_private(tmp_path: Path) -> Non
 
 def test_a_run_that_is_going_on_is_noticed(tmp_path: Path) -> None:
     assert storage.in_use(tmp_path).verdict == "PASS"
-    with Workdir(tmp_path).locked():
-        assert storage.in_use(tmp_path).verdict == "WARN"
+    with Workdir(tmp_path).making("generator/stedm"):
+        found = storage.in_use(tmp_path)
+        assert found.verdict == "WARN" and "(generator/stedm)" in found.seen
     assert storage.in_use(tmp_path).verdict == "PASS"
 
 
 def test_too_little_room_is_a_failure(tmp_path: Path) -> None:
-    assert storage.room(tmp_path, 1e15).verdict == "FAIL"
+    assert storage.space(tmp_path, 1e15).verdict == "FAIL"
     free = os.statvfs(tmp_path)
-    assert storage.room(tmp_path, 0.75 * free.f_bavail * free.f_frsize).verdict == "WARN"
+    assert storage.space(tmp_path, 0.75 * free.f_bavail * free.f_frsize).verdict == "WARN"
 
 
 def test_a_folder_that_cannot_be_written_is_a_failure(tmp_path: Path, monkeypatch) -> None:
@@ -188,9 +198,9 @@ def test_a_file_system_without_locks_is_a_failure(tmp_path: Path, monkeypatch) -
 
     monkeypatch.setattr(storage, "SLOW", 0.0)
     monkeypatch.setattr(storage, "PROBE", 1_000_000)
-    monkeypatch.setattr(storage.fcntl, "flock", refuse)
+    monkeypatch.setattr(locks.fcntl, "flock", refuse)
     assert verdicts(storage.speed(tmp_path)) == ["PASS", "FAIL"]
-    monkeypatch.setattr(storage.fcntl, "flock", lambda *_: None)
+    monkeypatch.setattr(locks.fcntl, "flock", lambda *_: None)
     assert verdicts(storage.speed(tmp_path)) == ["PASS", "FAIL"]
 
 
@@ -232,12 +242,12 @@ def test_missing_and_old_libraries_are_named(monkeypatch) -> None:
 
 def test_a_check_that_breaks_does_not_hide_the_others() -> None:
     def broken():
-        yield ok("x", "seen")
+        yield ok("seen")
         raise RuntimeError("oops")
 
-    found = checked("x", broken)
-    assert found[-1].verdict == "FAIL" and "oops" in found[-1].seen
-    assert lines(ok("x", "seen")) == ["PASS  x             seen"]
+    first, last = findings_of("x", broken)
+    assert last.verdict == "FAIL" and "oops" in last.seen and last.name == "x"
+    assert str(first) == "PASS  x             seen"
 
 
 def test_the_command_line(capsys) -> None:
@@ -246,18 +256,20 @@ def test_the_command_line(capsys) -> None:
     assert "needs a --config" in capsys.readouterr().err
     with pytest.raises(UserError, match="--part=sleep"):
         main(["--config=configs/demo.py", "--topology=v5e:4x4", "--part=sleep"])
-    with pytest.raises(UserError, match="no topology"):
+    with pytest.raises(UserError, match="not a topology"):
         main(["--config=configs/demo.py", "--topology=v5e:9"])
     with pytest.raises(UserError, match="no key"):
         main(["--config=configs/demo.py", "--config.nothing=1"])
 
 
-def test_what_a_run_leaves_is_reckoned(monkeypatch) -> None:
-    million = {"kernel": jax.ShapeDtypeStruct((1000, 1000), "float32")}
-    monkeypatch.setattr(programs, "abstract_params", lambda _: [("diffusion", million)])
+def test_what_a_run_leaves_in_its_workdir(monkeypatch) -> None:
+    monkeypatch.setattr(examination, "param_count", lambda params: 1_000_000)
     config = demo("tiny")
-    config.synthesis.count = 0
-    kept = config.diffusion.train.keep + 1
-    assert checks.leaves(config) == 4e6 * 4 * kept  # parameters, two moments and the moving average
+    config.stages = ("generator", "synthesis")
     config.synthesis.count = 10
-    assert checks.leaves(config) == 4e6 * 4 * kept + 2 * 10 * 64 * 64 * 3
+    kept = config.diffusion.train.keep + 1
+    tiles = 2 * 10 * 64 * 64 * 3
+    # Parameters, two moments and the moving average.
+    assert examination.workdir_bytes(read_settings(config)) == 4e6 * 4 * kept + tiles
+    config.diffusion.generators = {"stedm": {}, "other": {}}
+    assert examination.workdir_bytes(read_settings(config)) == 2 * 4e6 * 4 * kept + tiles
