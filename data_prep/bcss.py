@@ -8,14 +8,13 @@ TCGA-A1-A0SK-DX1_xmin45749_ymin25055_MPP-0.2500.png: slide, corner of the region
 slide, microns per pixel (--source_mpp where the name has none). The patient is TCGA-A1-A0SK, and A1
 the hospital (tissue source site), which becomes a tag. rgbs_colorNormalized/ is taken only where
 there is nothing else, with a warning: its stains were made alike, which leaves little style to
-  learn.
+learn.
 
-Mask values are the published codes: 0 lies outside the region and is unlabelled. --grouping=five
-  merges the others as
-the baseline of the challenge does: tumour (tumor, angioinvasion, dcis), stroma, inflammatory
-  (lymphocytic infiltrate,
-plasma cells, other immune infiltrate), necrosis, other (the rest); --grouping=two into other and
-tumour; --grouping=all keeps 21 classes. --void=exclude,undetermined leaves codes unlabelled.
+Mask values are the published codes: 0 lies outside the region and is unlabeled. --grouping=five
+merges the others as the baseline of the challenge does: tumour (tumor, angioinvasion, dcis),
+stroma, inflammatory (lymphocytic infiltrate, plasma cells, other immune infiltrate), necrosis,
+other (the rest); --grouping=two merges them into other and tumour; --grouping=all keeps 21 classes.
+--void=exclude,undetermined leaves codes unlabeled.
 
 --split=hospital: the hospitals that the authors held back for their test (--test_hospitals) are the
 test; of the other patients, --val=0.15 drawn by --seed are for validation and --style=0 lend their
@@ -36,24 +35,28 @@ import argparse
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-from data_prep.cohort_table import Row, parse_splits
-from data_prep.cohorts import Source, assign, divide
+from data_prep.class_plan import fixed_plan, hex_colors
+from data_prep.cohort_table import Row, assign, parse_splits
+from data_prep.cohorts import divide
 from data_prep.command import names_list, run_command
 from data_prep.engine.job import Job, MaskFile
 from data_prep.engine.options import add_options, rules_from
-from data_prep.published import check_mpp, check_share, make_parser, pack, plan_of
+from data_prep.published import Source, check_mpp, pack, picture_jobs, share, source_parser
 from data_prep.whole_images import add_whole
 from stedm_jax.common.errors import UserError
 
+EXAMPLE = "TCGA-A1-A0SK-DX1_xmin45749_ymin25055_MPP-0.2500.png"
 SOURCE = Source(
     "BCSS",
-    "the project PathologyDataScience/BCSS on GitHub, which links the images and masks at 0.25 um per pixel",
+    "the project PathologyDataScience/BCSS on GitHub, which links the images and masks at 0.25 um "
+    "per pixel",
     "CC0 1.0",
     (
-        "images/, rgbs/ or rgbs_colorNormalized/ with TCGA-A1-A0SK-DX1_xmin45749_ymin25055_MPP-0.2500.png and 150 more",
+        f"images/, rgbs/ or rgbs_colorNormalized/ with {EXAMPLE} and 150 more",
         "masks/ with PNG files of the same names",
     ),
 )
@@ -82,30 +85,33 @@ CODES = (
     "other",
 )
 """Names by value in the masks."""
-TUMOUR = ("tumor", "angioinvasion", "dcis")
+TUMOR = ("tumor", "angioinvasion", "dcis")
 NAMED = {
-    "tumour": TUMOUR,
+    "tumour": TUMOR,
     "stroma": ("stroma",),
     "inflammatory": ("lymphocytic_infiltrate", "plasma_cells", "other_immune_infiltrate"),
     "necrosis": ("necrosis_or_debris",),
 }
-COLORS = {
-    "tumour": (200, 30, 30),
-    "tumor": (200, 30, 30),
-    "stroma": (240, 190, 140),
-    "inflammatory": (60, 60, 200),
-    "lymphocytic_infiltrate": (60, 60, 200),
-    "necrosis": (250, 210, 40),
-    "necrosis_or_debris": (250, 210, 40),
-    "other": (150, 150, 150),
-    "fat": (250, 245, 200),
-    "dcis": (230, 110, 160),
-    "angioinvasion": (140, 20, 60),
-}
-TEST_HOSPITALS = ("OL", "LL", "E2", "EW", "GM", "S3")
+COLORS = hex_colors(
+    {
+        "tumour": "#c81e1e",
+        "tumor": "#c81e1e",
+        "stroma": "#f0be8c",
+        "inflammatory": "#3c3cc8",
+        "lymphocytic_infiltrate": "#3c3cc8",
+        "necrosis": "#fad228",
+        "necrosis_or_debris": "#fad228",
+        "other": "#969696",
+        "fat": "#faf5c8",
+        "dcis": "#e66ea0",
+        "angioinvasion": "#8c143c",
+    }
+)
+TEST_HOSPITALS = "OL,LL,E2,EW,GM,S3"
 FOLDERS = ("images", "rgbs", "rgbs_colorNormalized")
 NAME = re.compile(
-    r"(?P<slide>(?P<patient>TCGA-(?P<hospital>\w\w)-\w{4})[^_]*)_xmin(?P<x>\d+)_ymin(?P<y>\d+)(?:_MPP-(?P<mpp>[\d.]+))?_?"
+    r"(?P<slide>(?P<patient>TCGA-(?P<hospital>\w\w)-\w{4})[^_]*)"
+    r"_xmin(?P<x>\d+)_ymin(?P<y>\d+)(?:_MPP-(?P<mpp>[\d.]+))?_?"
 )
 
 
@@ -131,13 +137,11 @@ def parse_name(name: str) -> Region:
     match = NAME.fullmatch(Path(name).stem)
     if not match:
         raise UserError(
-            f"The image {name} is not named like TCGA-A1-A0SK-DX1_xmin45749_ymin25055_MPP-0.2500.png; slide, patient "
-            "and hospital come from there. Move it elsewhere, or give it its published name."
+            f"The image {name} is not named like {EXAMPLE}; slide, patient and hospital come from "
+            "there. Move it elsewhere, or give it its published name."
         )
-    mpp = float(match["mpp"]) if match["mpp"] else None
-    return Region(
-        match["slide"], match["patient"], match["hospital"], int(match["x"]), int(match["y"]), mpp
-    )
+    slide, patient, hospital, x, y, mpp = match.groups()
+    return Region(slide, patient, hospital, int(x), int(y), float(mpp) if mpp else None)
 
 
 def class_groups(grouping: str) -> dict[str, tuple[str, ...]]:
@@ -147,7 +151,7 @@ def class_groups(grouping: str) -> dict[str, tuple[str, ...]]:
     if grouping == "all":
         return {name: (name,) for name in codes}
     if grouping == "two":
-        return {"other": tuple(name for name in codes if name not in TUMOUR), "tumour": TUMOUR}
+        return {"other": tuple(name for name in codes if name not in TUMOR), "tumour": TUMOR}
     taken = {name for names in NAMED.values() for name in names}
     return NAMED | {"other": tuple(name for name in codes if name not in taken)}
 
@@ -158,24 +162,24 @@ def find_folders(source: Path) -> tuple[Path, Path]:
     Raises:
       UserError: they are not there.
     """
-    roots = (
-        [source, *sorted(path for path in source.glob("*") if path.is_dir())]
-        if source.is_dir()
-        else []
-    )
-    pairs = [(root / name, root / "masks") for root in roots for name in FOLDERS]
-    pairs = [pair for pair in pairs if pair[0].is_dir() and pair[1].is_dir()]
-    SOURCE.check(source, {"images/ or rgbs/ beside masks/": bool(pairs)})
-    best = min(pairs, key=lambda pair: FOLDERS.index(pair[0].name))
-    SOURCE.check(source, {f"PNG image in {best[0].name}/": any(best[0].glob("*.png"))})
-    return best
+    roots = [source, *sorted(source.glob("*/"))]
+    found = [
+        root / name
+        for name in FOLDERS
+        for root in roots
+        if (root / name).is_dir() and (root / "masks").is_dir()
+    ]
+    SOURCE.check(source, {"images/ or rgbs/ beside masks/": bool(found)})
+    images = found[0]
+    SOURCE.check(source, {f"PNG image in {images.name}/": any(images.glob("*.png"))})
+    return images, images.parent / "masks"
 
 
 def read_cohort(images: Path, args: argparse.Namespace) -> list[Row]:
     """All images of a folder as a cohort, split by hospital or patient; the tag is the hospital.
 
-    Images whose names say nothing come last, as "style" and without the tag; region_jobs refuses
-    each of them.
+    Images whose names say nothing come last, as "style" and without the tag; they are refused one
+    by one when their jobs are made.
     """
     regions, strangers = {}, []
     for path in sorted(images.glob("*.png")):
@@ -184,37 +188,34 @@ def read_cohort(images: Path, args: argparse.Namespace) -> list[Row]:
         except UserError:
             strangers.append(path.name)
     hospitals = {region.patient: region.hospital for region in regions.values()}
-    test = {
-        name for name, hospital in hospitals.items() if hospital in names_list(args.test_hospitals)
-    }
     if args.split == "patient":
         parts = divide(hospitals, {"test": args.test, "rest": 1 - args.test}, "test", args.seed)
         test = {name for name, part in parts.items() if part == "test"}
-    shares = {
-        name: share for name, share in (("val", args.val), ("style", args.style)) if share
-    } | {"train": 1.0}
+    else:
+        held_back = names_list(args.test_hospitals)
+        test = {name for name, hospital in hospitals.items() if hospital in held_back}
+    shares = {"val": args.val, "style": args.style, "train": 1.0}
+    shares = {name: part for name, part in shares.items() if part}
     splits = divide(set(hospitals) - test, shares, "val", args.seed) | dict.fromkeys(test, "test")
     rows = [
         Row(name, region.patient, splits[region.patient], {}, {"hospital": region.hospital}, line)
         for line, (name, region) in enumerate(regions.items(), start=1)
     ]
-    return rows + [
-        Row(name, name, "style", {}, {}, len(rows) + i) for i, name in enumerate(strangers, start=1)
-    ]
+    return rows + [Row(name, name, "style", {}, {}, 0) for name in strangers]
 
 
 def mask_values(
     groups: Mapping[str, Sequence[str]], void: Sequence[str]
 ) -> tuple[tuple[tuple[int, ...], ...], tuple[int, ...]]:
-    """Values in the masks of each class, and those that are unlabelled: 0, and the codes of --void.
+    """Values in the masks of each class, and those that are unlabeled: 0, and the codes of --void.
 
     Raises:
       UserError: --void names what is no code.
     """
-    stray = [name for name in void if name not in CODES]
-    if stray:
+    if stray := [name for name in void if name not in CODES]:
         raise UserError(
-            f"--void names {', '.join(stray)}, which is no class of BCSS; they are {', '.join(CODES)}."
+            f"--void names {', '.join(stray)}, which is no class of BCSS; they are "
+            f"{', '.join(CODES)}."
         )
     values = [
         tuple(CODES.index(name) for name in names if name not in void) for names in groups.values()
@@ -222,64 +223,36 @@ def mask_values(
     return tuple(values), (0, *(CODES.index(name) for name in void if name != CODES[0]))
 
 
-def region_jobs(
-    rows: Sequence[Row], images: Path, masks: Path, args: argparse.Namespace
-) -> tuple[list[Job], dict[int, str]]:
-    """A job for each image and, by number, what is wrong with one: its name, no mask, no usable
-    microns per pixel.
-
-    Raises:
-      UserError: --void names what is no code, or all are wrong.
-    """
-    values, void = mask_values(class_groups(args.grouping), names_list(args.void))
-    jobs, errors = [], {}
-    for number, row in enumerate(rows):
-        try:
-            job = _region_job(
-                row, number, images, MaskFile(masks / row.file, values, void=void), args.source_mpp
-            )
-        except UserError as error:
-            job, errors[number] = (
-                Job(row.file, row, images / row.file, None, number=number, picture=True),
-                str(error),
-            )
-        jobs.append(job)
-    if len(errors) == len(jobs):
-        raise SOURCE.refuse(args.source, errors[0])
-    return jobs, errors
-
-
-def _region_job(
-    row: Row, number: int, images: Path, mask: MaskFile, source_mpp: float | None
+def _with_mask(
+    job: Job,
+    masks: Path,
+    values: tuple[tuple[int, ...], ...],
+    void: tuple[int, ...],
+    source_mpp: float | None,
 ) -> Job:
-    region = parse_name(row.file)
+    row, region = job.row, parse_name(job.row.file)
     mpp = region.mpp if source_mpp is None else source_mpp
     if mpp is None:
         raise UserError(
             f"The name of {row.file} does not say its microns per pixel; give --source_mpp=0.25."
         )
     check_mpp(mpp, f"The name of {row.file}")
-    if row.split != "style" and not mask.path.is_file():
-        raise UserError(
-            f"{row.file} has no mask {mask.path}; fetch it, or move the image elsewhere."
-        )
-    return Job(
-        row.file,
-        row,
-        images / row.file,
-        None if row.split == "style" else mask,
+    mask = masks / row.file
+    if row.split != "style" and not mask.is_file():
+        raise UserError(f"{row.file} has no mask {mask}; fetch it, or move the image elsewhere.")
+    return replace(
+        job,
+        labels=None if row.split == "style" else MaskFile(mask, values, void=void),
         mpp=mpp,
-        number=number,
         slide=region.slide,
         roi=f"{region.x}_{region.y}",
         offset=(region.x, region.y),
-        picture=True,
     )
 
 
-def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     """The options of the command."""
-    parser = make_parser("bcss", __doc__)
+    parser = source_parser("bcss", __doc__)
     add = parser.add_argument
     add(
         "--grouping",
@@ -290,7 +263,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add(
         "--void",
         default="",
-        help="published names that are to be unlabelled, exclude,undetermined (none)",
+        help="published names that are to be unlabeled, such as exclude,undetermined (none)",
     )
     add(
         "--split",
@@ -298,21 +271,17 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default="hospital",
         help="what is held back (hospital)",
     )
-    add(
-        "--test_hospitals",
-        default=",".join(TEST_HOSPITALS),
-        help="hospitals held back (%(default)s)",
-    )
+    add("--test_hospitals", default=TEST_HOSPITALS, help="hospitals held back (%(default)s)")
     add(
         "--test",
-        type=float,
+        type=share,
         default=0.2,
         help="share of the patients held back by --split=patient (0.2)",
     )
-    add("--val", type=float, default=0.15, help="share of the other patients for validation (0.15)")
+    add("--val", type=share, default=0.15, help="share of the other patients for validation (0.15)")
     add(
         "--style",
-        type=float,
+        type=share,
         default=0.0,
         help="share of the other patients that lend only their style (0)",
     )
@@ -320,28 +289,30 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_options(parser, tile=256, mpp=0.5)
     add_whole(parser)
     args = parser.parse_args(argv)
-    check_share(args, "test", "val", "style")
     if args.source_mpp is not None:
         check_mpp(args.source_mpp, "--source_mpp")
     return args
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str]) -> int:
     """The command."""
     args = parse_args(argv)
     rules = rules_from(args, cover=True)
     images, masks = find_folders(args.source)
     if images.name == FOLDERS[-1]:
         print(
-            f"warning: {images} holds images whose stains were made alike; to learn styles, fetch the plain ones",
+            f"warning: {images} holds images whose stains were made alike; to learn styles, fetch "
+            "the plain ones",
             file=sys.stderr,
         )
     rows = assign(read_cohort(images, args), parse_splits(args.splits))
-    jobs, errors = region_jobs(rows, images, masks, args)
-    plan = plan_of(class_groups(args.grouping), COLORS)
-    return pack(
-        "data_prep.bcss", args, jobs, plan, rules, key="image", group="hospital", errors=errors
-    )
+    groups = class_groups(args.grouping)
+    values, void = mask_values(groups, names_list(args.void))
+    make = partial(_with_mask, masks=masks, values=values, void=void, source_mpp=args.source_mpp)
+    jobs, errors = picture_jobs(rows, images, make)
+    SOURCE.check_jobs(args.source, jobs, errors)
+    plan = fixed_plan(groups, COLORS)
+    return pack("data_prep.bcss", args, jobs, plan, rules, errors, group="hospital")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stedm_jax.common.errors import UserError
@@ -23,9 +23,9 @@ PALETTE = (
     (100, 60, 20),
     (200, 220, 80),
 )
-"""Colours of classes for which no file gives one."""
+"""Colors of classes for which no file gives one."""
 UNLIKE = 48
-"""Least difference, in one channel, between a colour of the palette and any that a file gives."""
+"""Least difference, in one channel, between a color of the palette and any that a file gives."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class ClassPlan:
 
 @dataclass(frozen=True)
 class ClassRule:
-    """What --classes says of a class: the names in the files that mean it, and its colour."""
+    """What --classes says of a class: the names in the files that mean it, and its color."""
 
     names: tuple[str, ...]
     color: RGB | None = None
@@ -61,106 +61,111 @@ def read_classes(text: str) -> dict[str, ClassRule]:
       class -> rule, by id. In JSON a list stands for "from", and null for the class's own name.
 
     Raises:
-      UserError: an empty or doubled name, a colour that is none, or no such file.
+      UserError: an empty or repeated name, an invalid color, or no such file.
     """
-    if text.endswith(".json"):
-        return _read_json(Path(text))
+    where = f"--classes={text}"
+    classes = _read_json(Path(text), where) if text.endswith(".json") else _read_text(text, where)
+    owner: dict[str, str] = {}
+    for name, rule in classes.items():
+        for alias in rule.names:
+            other = owner.setdefault(alias, name)
+            if other != name:
+                raise UserError(
+                    f"{where}: '{alias}' is to be both {other} and {name}; decide for one of them."
+                )
+    return classes
+
+
+def _read_text(text: str, where: str) -> dict[str, ClassRule]:
     classes: dict[str, ClassRule] = {}
     for part in text.split(","):
         name, _, names = (piece.strip() for piece in part.partition("="))
         color = None
         if (head := name.rpartition(":"))[2].startswith("#"):
-            name, color = head[0].strip(), parse_color(head[2], f"--classes={text}")
+            name, color = head[0].strip(), parse_color(head[2], where)
         if not name or name in classes:
-            raise UserError(
-                f"--classes={text}: '{name}' is empty or named twice; give each class once."
-            )
+            raise UserError(f"{where}: '{name}' is empty or named twice; give each class once.")
         aliases = tuple(other.strip() for other in names.split("|")) if names else (name,)
         classes[name] = ClassRule(aliases, color)
-    _check_aliases(classes, f"--classes={text}")
     return classes
 
 
-def _read_json(path: Path) -> dict[str, ClassRule]:
-    where = f"--classes={path}"
+def _read_json(path: Path, where: str) -> dict[str, ClassRule]:
+    classes: dict[str, ClassRule] = {}
     try:
-        data = json.loads(path.read_text(encoding="utf-8-sig"))
-        entries = {
-            name: entry
-            if isinstance(entry, dict)
-            else {"from": entry if entry is not None else [name]}
-            for name, entry in data.items()
-        }
-        classes = {
-            name: ClassRule(
-                tuple(str(alias) for alias in entry.get("from", [name])),
-                parse_color(entry["color"], where) if entry.get("color") else None,
+        for name, entry in json.loads(path.read_text(encoding="utf-8-sig")).items():
+            about = (
+                entry if isinstance(entry, dict) else {"from": [name] if entry is None else entry}
             )
-            for name, entry in entries.items()
-        }
+            color = about.get("color")
+            classes[name] = ClassRule(
+                tuple(map(str, about.get("from", [name]))),
+                parse_color(color, where) if color else None,
+            )
     except FileNotFoundError as error:
         raise UserError(f"{where} is no file; correct the path.") from error
     except (ValueError, AttributeError, TypeError) as error:
-        raise UserError(
-            f'{where} holds no object such as {{"tumour": {{"from": ["Tumor"], "color": "#c80000"}}}} ({error}).'
-        ) from error
+        example = '{"tumour": {"from": ["Tumor"], "color": "#c80000"}}'
+        raise UserError(f"{where} holds no object such as {example} ({error}).") from error
     if not classes or "" in classes:
         raise UserError(f"{where} names no class, or one without a name; give each class once.")
-    _check_aliases(classes, where)
     return classes
-
-
-def _check_aliases(classes: Mapping[str, ClassRule], where: str) -> None:
-    owner: dict[str, str] = {}
-    for name, rule in classes.items():
-        for alias in rule.names:
-            if owner.setdefault(alias, name) != name:
-                raise UserError(
-                    f"{where}: '{alias}' is to be both {owner[alias]} and {name}; decide for one."
-                )
 
 
 def parse_color(text: object, where: str) -> RGB:
     """Reads "#c80000".
 
     Raises:
-      UserError: it is no such colour; `where` is told.
+      UserError: it is no such color; the message names `where`.
     """
     if not isinstance(text, str) or not re.fullmatch(r"#[0-9a-fA-F]{6}", text):
-        raise UserError(f"{where}: '{text}' is no colour; write #RRGGBB in hexadecimal.")
-    return int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16)
+        raise UserError(f"{where}: '{text}' is no color; write #RRGGBB in hexadecimal.")
+    red, green, blue = bytes.fromhex(text[1:])
+    return red, green, blue
 
 
-def parse_classes(text: str) -> dict[str, tuple[str, ...]]:
-    """Reads --classes as class -> names in the files; see read_classes."""
-    return {name: rule.names for name, rule in read_classes(text).items()}
+def hex_colors(texts: Mapping[str, str]) -> dict[str, RGB]:
+    """Colors of classes that are written as "#c80000"."""
+    return {name: parse_color(text, name) for name, text in texts.items()}
 
 
 def palette(number: int) -> RGB:
-    """A colour for a class without one."""
+    """A color for a class without one."""
     return PALETTE[number % len(PALETTE)]
 
 
 def _free_color(number: int, taken: Sequence[RGB]) -> RGB:
-    """A colour of the palette that nobody takes for one that is taken, as long as there is such."""
+    """A color of the palette that cannot be mistaken for one that is taken, as long as there is
+    one."""
     for step in range(len(PALETTE)):
         color = palette(number + step)
-        if all(
+        apart = (
             max(abs(a - b) for a, b in zip(color, other, strict=True)) >= UNLIKE for other in taken
-        ):
+        )
+        if all(apart):
             return color
     return palette(number)
 
 
-def _check_found(options: Mapping[str, Sequence[str]], found: Mapping[str, RGB | None]) -> None:
-    """Refuses names in options that no annotation has."""
-    for option, names in options.items():
-        stray = [name for name in names if name not in found]
-        if stray:
-            raise UserError(
-                f"--{option} names {', '.join(stray)}, which no annotation has; found are "
-                f"{', '.join(sorted(found)) or 'none'}. Mend the name, or leave it out."
-            )
+def fixed_plan(
+    groups: Mapping[str, Sequence[str]],
+    colors: Mapping[str, RGB],
+    background: str | None = None,
+    void: Sequence[str] = (),
+) -> ClassPlan:
+    """The plan for classes that are known beforehand; outside all polygons it is VOID.
+
+    Args:
+      groups: class -> names in the annotations that mean it.
+      colors: of the classes; others get one of the palette.
+      background: class of glass, and of what lies in no polygon where the annotation is complete.
+      void: names in the annotations that mean unlabeled.
+    """
+    names = list(groups)
+    specs = tuple(ClassSpec(name, colors.get(name, palette(i))) for i, name in enumerate(names))
+    ids = {alias: i for i, aliases in enumerate(groups.values()) for alias in aliases}
+    ids |= dict.fromkeys(void, VOID)
+    return ClassPlan(specs, ids, VOID, None if background is None else names.index(background))
 
 
 def plan_classes(
@@ -176,9 +181,9 @@ def plan_classes(
     """Decides the classes of a tile set.
 
     Args:
-      found: class names in the annotations, with their colours where known.
+      found: class names in the annotations, with their colors where known.
       wanted: value of --classes; None takes all names that were found, sorted.
-      void: names that mean "unlabelled here", drawn as VOID.
+      void: names that mean "unlabeled here", drawn as VOID.
       ignore: names that are not drawn.
       background: class of background, the first class if not among them; None: there is none, and
         what lies outside all polygons is VOID.
@@ -189,18 +194,23 @@ def plan_classes(
     Raises:
       UserError: a name in the annotations is not accounted for, no classes or too many.
     """
-    _check_found({"void or --ignore": (*void, *ignore), "rois": rois}, found)
+    every = ", ".join(sorted(found)) or "none"
+    for option, names in (("void or --ignore", (*void, *ignore)), ("rois", rois)):
+        if stray := [name for name in names if name not in found]:
+            raise UserError(
+                f"--{option} names {', '.join(stray)}, which no annotation has; found are {every}. "
+                "Correct the name, or leave it out."
+            )
     named = [name for name in sorted(found) if name not in (*void, *ignore, *rois)]
     rules = read_classes(wanted) if wanted else {name: ClassRule((name,)) for name in named}
     if background is not None and background not in rules:
         rules = {background: ClassRule((background,)), **rules}
-    ids = {alias: i for i, rule in enumerate(rules.values()) for alias in rule.names}
-    unknown = [name for name in named if name not in ids]
-    if unknown:
+    known = {alias for rule in rules.values() for alias in rule.names}
+    if unknown := [name for name in named if name not in known]:
         raise UserError(
-            f"The annotations hold classes that --classes does not name: {', '.join(unknown)}. Found in all: "
-            f"{', '.join(sorted(found))}. Name them (a class of other spellings: tumour=Tumor|tumor), or list them "
-            "in --void (unlabelled there) or --ignore (not drawn)."
+            f"The annotations hold classes that --classes does not name: {', '.join(unknown)}. "
+            f"Found in all: {every}. Name them (a class of other spellings: tumour=Tumor|tumor), "
+            "or list them in --void (unlabeled there) or --ignore (not drawn)."
         )
     if len(rules) >= VOID:
         raise UserError(f"{len(rules)} classes are too many; a mask holds {VOID} at most.")
@@ -208,26 +218,28 @@ def plan_classes(
         raise UserError(
             "No annotation names a class and --classes is not given; say which classes there are."
         )
-    colors = {
-        name: rule.color
-        or next((color for alias in rule.names if (color := found.get(alias))), None)
-        for name, rule in rules.items()
+    groups = {
+        name: [alias for alias in rule.names if alias not in ignore] for name, rule in rules.items()
     }
+    plan = fixed_plan(groups, _colors(rules, found), background, void)
+    fills = complete and plan.background is not None
+    return replace(plan, outside=plan.background) if fills else plan
+
+
+def _colors(
+    rules: Mapping[str, ClassRule], found: Mapping[str, RGB | None]
+) -> dict[str, tuple[int, int, int]]:
+    """The color of each class: what its rule says, else an annotation, else one that is free."""
+    colors = {}
+    for name, rule in rules.items():
+        given = (rule.color, *(found.get(alias) for alias in rule.names))
+        colors[name] = next((color for color in given if color), None)
     for number, name in enumerate(rules):
-        colors[name] = colors[name] or _free_color(
-            number, [color for color in colors.values() if color]
-        )
-    ids |= {name: VOID for name in void}
-    for name in ignore:
-        ids.pop(name, None)
-    number = None if background is None else list(rules).index(background)
-    specs = tuple(ClassSpec(name, color or palette(0)) for name, color in colors.items())
-    return ClassPlan(specs, ids, number if complete and number is not None else VOID, number)
+        colors[name] = colors[name] or _free_color(number, list(filter(None, colors.values())))
+    return colors
 
 
 def unseen_classes(plan: ClassPlan, found: Mapping[str, RGB | None]) -> list[str]:
-    """Classes of which no annotation has a polygon, the background apart."""
-    seen = {plan.ids[name] for name in found if name in plan.ids}
-    return [
-        spec.name for i, spec in enumerate(plan.classes) if i not in seen and i != plan.background
-    ]
+    """Classes of which no annotation has a polygon, except for the background."""
+    seen = {plan.ids[name] for name in found if name in plan.ids} | {plan.background}
+    return [spec.name for i, spec in enumerate(plan.classes) if i not in seen]

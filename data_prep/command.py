@@ -1,5 +1,4 @@
-"""What every data_prep command shares: errors without a traceback, and a progress line with an
-ETA."""
+"""What every data_prep command shares: its parser, its progress line, and how it ends."""
 
 import argparse
 import difflib
@@ -8,36 +7,36 @@ import re
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from data_prep.engine.executors import leave_with
-from stedm_jax.common.errors import PARENT, UserError
+from stedm_jax.common import commands
+from stedm_jax.common.errors import PARENT, UserError, explain
+from stedm_jax.common.text import duration
 
 
-def run_command(main: Callable[[], int]) -> None:
-    """Runs a command and exits with its status; a UserError becomes one paragraph on stderr and
-    status 2."""
+def run_command(main: Callable[[list[str]], int]) -> None:
+    """Runs a command with the program's arguments and exits with its status; see
+    stedm_jax.common.commands. A command that a stage started ends with that stage."""
     if parent := os.environ.get(PARENT):
         leave_with(int(parent))
-    try:
-        status = main()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        status = 2
-    except KeyboardInterrupt:
-        print("interrupted; nothing half-written was left under the final name", file=sys.stderr)
-        status = 130
-    except OSError as error:
-        if error.errno is None:
-            raise
-        print(f"error: {error.strerror}: {error.filename or 'while writing'}", file=sys.stderr)
-        status = 2
-    sys.exit(status)
+
+    def guarded(argv: list[str]) -> int:
+        try:
+            return main(argv)
+        except OSError as error:
+            if error.errno is None or explain(error) is not None:
+                raise
+            place = error.filename or "while writing"
+            raise UserError(f"{error.strerror}: {place}") from error
+
+    commands.run_command(guarded)
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are a sentence, which names the option that was probably meant, and not
-    the whole usage."""
+    """A parser whose errors are one sentence that suggests the option that was probably meant,
+    instead of the whole usage."""
 
     _given: Sequence[str] = ()
 
@@ -53,19 +52,42 @@ class Parser(argparse.ArgumentParser):
           UserError: always.
         """
         known = [option for option in self._option_string_actions if option.startswith("--")]
+        message = message[:1].upper() + message[1:].rstrip(".") + "."
         for name in (text.partition("=")[0] for text in self._given):
             if name.startswith("--") and not any(option.startswith(name) for option in known):
                 near = difflib.get_close_matches(name, known, 1, 0.6)
                 message = f"There is no option {name}" + (f"; is {near[0]} meant?" if near else ".")
                 break
-        else:
-            message = message[:1].upper() + message[1:].rstrip(".") + "."
         raise UserError(f"{message} `{self.prog} --help` lists all.")
 
 
+def make_parser(command: str, about: str | None) -> Parser:
+    """A parser whose help is the docstring of the command's module; its second paragraph, an
+    example, is left out."""
+    description, _, *rest = (about or "").split("\n\n")
+    return Parser(
+        prog=f"python -m data_prep.{command}",
+        description=description,
+        epilog="\n\n".join(rest),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def check_folders(args: argparse.Namespace, *options: str) -> None:
+    """Refuses options that must name a folder and do not.
+
+    Raises:
+      UserError: names the option.
+    """
+    for option in options:
+        folder: Path = getattr(args, option)
+        if not folder.is_dir():
+            raise UserError(f"--{option}={folder} is no folder; correct the path.")
+
+
 class Progress:
-    """A line such as "phantom 7/22 slides, 0.8/s, ETA 0:18"; rewritten on a terminal, else now and
-    then."""
+    """A line such as "phantom 7/22 slides, 0.8/s, ETA 0:18"; it is rewritten on a terminal and
+    repeated every few seconds elsewhere."""
 
     def __init__(self, what: str, total: int, unit: str, quiet: bool = False):
         self.what, self.total, self.unit, self.quiet = what, total, unit, quiet
@@ -79,10 +101,13 @@ class Progress:
             return
         self._shown = now
         speed = done / max(now - self.started, 1e-6)
-        left = round((self.total - done) / speed) if done else 0
-        line = f"{self.what} {done}/{self.total} {self.unit}, {speed:.2g}/s, ETA {left // 60}:{left % 60:02d}"
-        end = "\n" if done >= self.total or not terminal else ""
-        print(f"{chr(13) if terminal else ''}{line}", end=end, file=sys.stderr, flush=True)
+        left = duration((self.total - done) / speed if done else 0)
+        line = f"{self.what} {done}/{self.total} {self.unit}, {speed:.2g}/s, ETA {left}"
+        start, end = (
+            ("\r" if terminal else ""),
+            ("\n" if done >= self.total or not terminal else ""),
+        )
+        print(f"{start}{line}", end=end, file=sys.stderr, flush=True)
 
 
 def names_list(text: str) -> list[str]:

@@ -1,8 +1,6 @@
 """Fetches Flowers-102 where the user asks for it: the archives of its authors, or a copy of
 TensorFlow Datasets."""
 
-import csv
-import hashlib
 import re
 import shutil
 import tarfile
@@ -11,8 +9,10 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from data_prep.cohort_table import write_csv
 from data_prep.command import Progress
 from stedm_jax.common.errors import UserError
+from stedm_jax.common.files import atomic_file, sha256_of
 
 BASE = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/"
 ARCHIVES = {
@@ -21,10 +21,12 @@ ARCHIVES = {
     "102flowers.tgz": "2d01ecc807db462958cfe3d92f57a8c252b4abd240eb955770201e45f783b246",
     "102segmentations.tgz": "",
 }
-"""Files and their SHA-256, as TensorFlow Datasets records them; of the segmentations none is on
-record."""
+"""Files and their SHA-256, as TensorFlow Datasets records them; there is none on record for the
+segmentations."""
 NAME = re.compile(r"image_([0-9]{5})\.jpg")
 UNPACKED = {"102flowers.tgz": "jpg", "102segmentations.tgz": "segmim"}
+LABELS = "labels.csv"
+"""What `from_tfds` writes in place of the .mat files: number, class, set."""
 
 
 def download(folder: Path, base: str = BASE) -> None:
@@ -44,38 +46,46 @@ def download(folder: Path, base: str = BASE) -> None:
         path = folder / name
         if not path.exists():
             _fetch(base + name, path)
-        found = hashlib.sha256(path.read_bytes()).hexdigest()
+        found = sha256_of(path)
         if digest and found != digest:
             path.unlink()
             raise UserError(
-                f"{base}{name} is not the published file (SHA-256 {found}, not {digest}); try again later."
+                f"{base}{name} is not the published file (SHA-256 {found}, not {digest}); try "
+                "again later."
             )
         if name in UNPACKED:
-            _unpack(path, folder, UNPACKED[name])
+            unpack(path, folder, UNPACKED[name])
 
 
 def _fetch(url: str, path: Path) -> None:
-    partial = path.with_name(f"{path.name}.partial")
     try:
-        with urllib.request.urlopen(url, timeout=60) as answer, partial.open("wb") as file:
+        with (
+            atomic_file(path) as partial,
+            urllib.request.urlopen(url, timeout=60) as answer,
+            partial.open("wb") as file,
+        ):
             total = int(answer.headers.get("Content-Length") or 0)
-            progress, done = Progress(path.name, max(total >> 20, 1), "MB"), 0
+            megabytes = max(total >> 20, 1)
+            progress, done = Progress(path.name, megabytes, "MB"), 0
             while block := answer.read(1 << 20):
                 file.write(block)
                 done += len(block)
-                progress.update(min(done >> 20, max(total >> 20, 1)))
-        if total and done != total:
-            raise OSError(f"it ended after {done} of {total} bytes")
+                progress.update(min(done >> 20, megabytes))
+            if total and done != total:
+                raise OSError(f"it ended after {done} of {total} bytes")
     except (urllib.error.URLError, OSError, ValueError) as error:
-        partial.unlink(missing_ok=True)
         raise UserError(
             f"{url} cannot be fetched ({error}); fetch it by other means into {path.parent}."
         ) from error
-    partial.replace(path)
 
 
-def _unpack(archive: Path, folder: Path, inside: str) -> None:
-    """Unpacks the one folder of an archive, which appears when it is complete."""
+def unpack(archive: Path, folder: Path, inside: str) -> None:
+    """Unpacks the folder `inside` of an archive into a folder, where it appears when it is
+    complete.
+
+    Raises:
+      UserError: the archive is damaged, or would write elsewhere.
+    """
     work = folder / f".{inside}.partial"
     try:
         with tarfile.open(archive) as file:
@@ -105,13 +115,12 @@ def from_tfds(copy: Path, folder: Path) -> None:
     found = sorted(copy.rglob("dataset_info.json")) if copy.is_dir() else []
     if not found:
         raise UserError(
-            f"--tfds={copy} holds no data set of TensorFlow Datasets; make one with tfds.builder('oxford_flowers102', "
-            "file_format='array_record').download_and_prepare(), or leave the option out."
+            f"--tfds={copy} holds no data set of TensorFlow Datasets; make one with "
+            "tfds.builder('oxford_flowers102', file_format='array_record').download_and_prepare(), "
+            "or leave the option out."
         )
     builder: Any = tfds.builder_from_directory(found[-1].parent)
-    raw: Any = (
-        tfds.decode.SkipDecoding
-    )  # a class made by a decorator that hides it from type checkers
+    raw: Any = tfds.decode.SkipDecoding  # a decorator hides the class from type checkers
     rows = []
     (folder / "jpg").mkdir(parents=True, exist_ok=True)
     for part, name in (("train", "train"), ("validation", "val"), ("test", "test")):
@@ -119,7 +128,8 @@ def from_tfds(copy: Path, folder: Path) -> None:
             source = builder.as_data_source(split=part, decoders={"image": raw()})
         except (ValueError, NotImplementedError, KeyError) as error:
             raise UserError(
-                f"--tfds={copy}: the set {part} cannot be read ({error}); prepare it as array_record."
+                f"--tfds={copy}: the set {part} cannot be read ({error}); prepare it as "
+                "array_record."
             ) from error
         for example in source:
             text = example["file_name"]
@@ -127,11 +137,9 @@ def from_tfds(copy: Path, folder: Path) -> None:
             match = NAME.fullmatch(file)
             if not match:  # it becomes a path
                 raise UserError(
-                    f"--tfds={copy} names an image {file!r}, not like image_00001.jpg; prepare it again."
+                    f"--tfds={copy} names an image {file!r}, not like image_00001.jpg; prepare it "
+                    "again."
                 )
             (folder / "jpg" / file).write_bytes(example["image"])
             rows.append((int(match[1]), int(example["label"]) + 1, name))
-    with (folder / "labels.csv").open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["number", "class", "set"])
-        table.writerows(sorted(rows))
+    write_csv(folder / LABELS, [["number", "class", "set"], *sorted(rows)])

@@ -10,16 +10,15 @@ all of them, and table.csv with the columns slide, patient, split (train, val, t
 --table name other places.
 
 Inside the regions of interest (polygons named as in --rois) the annotation is complete: what
-nothing else covers is background. Outside of them nothing is labelled, and no tile is taken from
-annotated slides. Classes, by the names in
-the annotations: background (Background, Hard Negative, Necrosis, To Verify), score_0 to score_3
-  (HER2 0, HER2 1+,
-HER2 2+, HER2 3+), LCIS_DCIS (DCIS, LCIS); --classes takes others, background first. configs/her2.py
-judges tumour, all but the first, against background.
+nothing else covers is background. Outside of them nothing is labeled, and no tile is taken from
+annotated slides. Classes, by the names in the annotations: background (Background, Hard Negative,
+Necrosis, To Verify), score_0 to score_3 (HER2 0, HER2 1+, HER2 2+, HER2 3+), LCIS_DCIS (DCIS,
+LCIS); --classes takes others, background first. configs/her2.py judges tumor, all but the first,
+against background.
 
---mpp=0.5 is half the resolution of a slide of 0.25 um per pixel. --labelled=6 keeps so many
+--mpp=0.5 is half the resolution of a slide of 0.25 um per pixel. --labelled=6 keeps that many
 training slides of each score annotated, whole patients drawn by --seed; the others become style
-slides, as OUT-report/cohort.csv tells. Half background and half tumour, as in the paper, is what
+slides, as OUT-report/cohort.csv shows. Half background and half tumor, as in the paper, is what
 configs/her2.py draws in training from the grid of all tiles.
 
 Exit status: 0 all slides packed; 1 some failed, the others are packed; 2 nothing was packed.
@@ -31,18 +30,17 @@ Exit status: 0 all slides packed; 1 some failed, the others are packed; 2 nothin
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from data_prep.annotations import find_annotations, shared_annotations
+from data_prep.annotated_slides import check_names, slide_jobs, survey
 from data_prep.annotations.origin import COLUMN
-from data_prep.class_plan import parse_classes
-from data_prep.cohort_table import Row, check_files, parse_splits, read_table
-from data_prep.cohorts import Source, release
+from data_prep.class_plan import fixed_plan, hex_colors, read_classes
+from data_prep.cohort_table import check_files, parse_splits, read_table
+from data_prep.cohorts import release
 from data_prep.command import names_list, run_command
-from data_prep.engine.job import Job, PolygonFiles
 from data_prep.engine.options import add_options, rules_from
-from data_prep.published import check_names, check_share, make_parser, pack, plan_of, scan
-from stedm_jax.common.errors import UserError
+from data_prep.published import Source, count, pack, source_parser
 
 SOURCE = Source(
     "slides in the form of the HER2 set",
@@ -51,22 +49,25 @@ SOURCE = Source(
     (
         "table.csv with the columns slide, patient, split, score",
         "the slides that it names",
-        "their annotations with regions of interest, named like the slides (S1.geojson, S1.xml, S1.json, ...)",
+        "their annotations with regions of interest, named like the slides (S1.geojson, S1.xml, "
+        "S1.json, ...)",
     ),
 )
 CLASSES = (
-    "background=Background|Hard Negative|Necrosis|To Verify,score_0=HER2 0,score_1=HER2 1+,score_2=HER2 2+,"
-    "score_3=HER2 3+,LCIS_DCIS=DCIS|LCIS|LCIS/DCIS"
+    "background=Background|Hard Negative|Necrosis|To Verify,score_0=HER2 0,score_1=HER2 1+,"
+    "score_2=HER2 2+,score_3=HER2 3+,LCIS_DCIS=DCIS|LCIS|LCIS/DCIS"
 )
 ROIS = "ROI,Finished 1,Finished 2,Set 1,Set 2"
-COLORS = {
-    "background": (235, 235, 235),
-    "score_0": (60, 120, 200),
-    "score_1": (120, 190, 90),
-    "score_2": (240, 190, 40),
-    "score_3": (200, 30, 30),
-    "LCIS_DCIS": (140, 60, 160),
-}
+COLORS = hex_colors(
+    {
+        "background": "#ebebeb",
+        "score_0": "#3c78c8",
+        "score_1": "#78be5a",
+        "score_2": "#f0be28",
+        "score_3": "#c81e1e",
+        "LCIS_DCIS": "#8c3ca0",
+    }
+)
 
 
 def find_source(args: argparse.Namespace) -> tuple[Path, Path, Path]:
@@ -77,73 +78,18 @@ def find_source(args: argparse.Namespace) -> tuple[Path, Path, Path]:
     """
     table = args.table or args.source / "table.csv"
     slides, annotations = args.slides or args.source, args.annotations or args.source
-    SOURCE.check(
-        args.source,
-        {
-            table.name: table.is_file(),
-            f"folder {slides}": slides.is_dir(),
-            f"folder {annotations}": annotations.is_dir(),
-        },
-    )
+    needed = {
+        table.name: table.is_file(),
+        f"folder {slides}": slides.is_dir(),
+        f"folder {annotations}": annotations.is_dir(),
+    }
+    SOURCE.check(args.source, needed)
     return table, slides, annotations
 
 
-def labels_of(row: Row, annotations: Path) -> PolygonFiles | None:
-    """The annotation files of a slide; None for one of the split style.
-
-    Raises:
-      UserError: there is none, one that the table names is not there, or several contradict each
-        other.
-    """
-    if row.split == "style":
-        return None
-    named = [name.strip() for name in row.extra["annotation"].split(";") if name.strip()]
-    paths = tuple(annotations / name for name in named) or tuple(
-        find_annotations(annotations, row.file)
-    )
-    gone = [str(path) for path in paths if not path.is_file()]
-    if gone or not paths:
-        what = f"no file {gone[0]}" if gone else f"no annotation in {annotations}"
-        raise UserError(
-            f"Slide {row.file} has {what}; put it there, or give the slide the split 'style'."
-        )
-    return PolygonFiles(tuple(path.absolute() for path in paths), row.file)
-
-
-def slide_jobs(
-    rows: Sequence[Row], slides: Path, annotations: Path, table: Path, fallback: float | None
-) -> tuple[list[Job], dict[int, str]]:
-    """A job for each slide and, by number, what is wrong with one."""
-    jobs, errors = [], {}
-    for number, row in enumerate(rows):
-        labels, mpp = None, None
-        try:
-            labels = labels_of(row, annotations)
-            mpp = row.number("mpp", table)
-        except UserError as error:
-            errors[number] = str(error)
-        jobs.append(
-            Job(
-                row.file,
-                row,
-                slides / row.file,
-                labels,
-                mpp=mpp,
-                fallback_mpp=fallback,
-                number=number,
-            )
-        )
-    asked = {
-        job.number: (job.labels.paths, job.row.file)
-        for job in jobs
-        if isinstance(job.labels, PolygonFiles)
-    }
-    return jobs, errors | shared_annotations(asked)
-
-
-def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     """The options of the command."""
-    parser = make_parser("her2", __doc__)
+    parser = source_parser("her2", __doc__)
     add = parser.add_argument
     add("--table", type=Path, help="CSV with slide, patient, split, score (table.csv in SOURCE)")
     add("--slides", type=Path, help="folder that the column slide is relative to (SOURCE)")
@@ -154,39 +100,37 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="classes and their names in the annotations, background first",
     )
     add("--rois", default=ROIS, help="names of the regions of interest (%(default)s)")
-    add("--void", default="", help="further names that mean unlabelled here")
+    add("--void", default="", help="further names that mean unlabeled here")
     add("--ignore", default="", help="further names that are not drawn")
     add(
         "--labelled",
-        type=int,
+        type=count,
         default=0,
         help="training slides of each score to keep annotated; 0: all (0)",
     )
     add_options(parser, tile=512, mpp=0.5, tissue=True)
-    args = parser.parse_args(argv)
-    check_share(args, "labelled")
-    return args
+    return parser.parse_args(argv)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str]) -> int:
     """The command."""
     args = parse_args(argv)
     rules = rules_from(args)
     table, slides, annotations = find_source(args)
-    rows = read_table(
-        table, "slide", optional=("mpp", "annotation", COLUMN), splits=parse_splits(args.splits)
-    )
-    check_files(rows, slides, "--slides")
+    optional = ("mpp", "annotation", COLUMN)
+    rows = read_table(table, "slide", optional=optional, splits=parse_splits(args.splits))
+    missing = check_files(rows, slides, "--slides")
     rows = release(rows, "score", args.labelled, args.seed)
     jobs, errors = slide_jobs(rows, slides, annotations, table, args.slide_mpp)
-    groups = parse_classes(args.classes)
-    plan = plan_of(groups, COLORS, next(iter(groups)), names_list(args.void))
-    found, damaged = scan([job for job in jobs if job.number not in errors], args)
+    jobs = [replace(job, labels=None) if job.row.split == "style" else job for job in jobs]
+    errors |= missing
+    rules_by_class = read_classes(args.classes)
+    groups = {name: rule.names for name, rule in rules_by_class.items()}
+    chosen = {name: rule.color for name, rule in rules_by_class.items() if rule.color}
+    plan = fixed_plan(groups, COLORS | chosen, next(iter(groups)), names_list(args.void))
+    found = survey(jobs, errors, args.workers, args.scheduler)
     check_names(found, plan, [*names_list(args.rois), *names_list(args.ignore)])
-    errors |= damaged
-    return pack(
-        "data_prep.her2", args, jobs, plan, rules, key="slide", group="score", errors=errors
-    )
+    return pack("data_prep.her2", args, jobs, plan, rules, errors, group="score")
 
 
 if __name__ == "__main__":

@@ -258,9 +258,9 @@ def _report(tiles: TileSet, findings: Sequence[Finding], looked_at: int) -> dict
     }
 
 
-def main() -> int:
+def main(argv: Sequence[str]) -> int:
     """The command."""
-    lines, findings = inspect(parse_args())
+    lines, findings = inspect(parse_args(argv))
     print("\n".join(lines))
     return 1 if findings else 0
 

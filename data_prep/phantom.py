@@ -2,28 +2,29 @@
 
     python -m data_prep.phantom --out=DIR
 
+It writes
+
     DIR/slides/P01-1.tif           tiled pyramidal TIFF, 0.5 um per pixel
     DIR/annotations/P01-1.geojson  stroma, tumour, necrosis; none for patients of the split "style"
-    DIR/cohort.csv                 slide, patient, split: what data_prep.slides is given
+    DIR/cohort.csv                 slide, patient, split: the table for data_prep.slides
     DIR/truth.json                 stains and settings; no later command reads it
 
-Labelled patients (train, val) come from a narrow range of stains, style and test patients from one
-wide range outside it. The work goes on where it was interrupted; cohort.csv is written last.
+Annotated patients (train, val) come from a narrow range of stains, style and test patients from one
+wide range outside it. A run that was interrupted goes on where it stopped; cohort.csv is written
+last.
 """
 
-import csv
 import functools
 import json
-import os
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 
-from data_prep.command import Parser, Progress, run_command
+from data_prep.cohort_table import write_csv
+from data_prep.command import Progress, make_parser, run_command
 from data_prep.engine.executors import map_in_order
 from data_prep.phantom_annotation import write_annotation
 from data_prep.phantom_draw import Painter
@@ -31,6 +32,7 @@ from data_prep.phantom_stain import Stain, narrow_stain, vary, wide_stains
 from data_prep.phantom_tissue import GRID, MPP, make_tissue, place_nuclei
 from data_prep.tiff import write_pyramid
 from stedm_jax.common.errors import UserError
+from stedm_jax.common.files import write_text
 
 SHARES = {"train": 5, "val": 2, "style": 6, "test": 6}
 """Patients of each split in a cohort of 19."""
@@ -86,41 +88,33 @@ def plan_cohort(patients: int, size: int, seed: int) -> list[SlidePlan]:
     return plans
 
 
-def draw_slide(plan: SlidePlan, out: Path) -> str:
-    """Draws one slide and writes its files.
-
-    Returns:
-      The name of the slide.
-    """
+def draw_slide(plan: SlidePlan, out: Path) -> None:
+    """Draws one slide and writes its files."""
     cv2.setNumThreads(0)
     rng = np.random.default_rng(plan.seed)
-    tissue = make_tissue(rng, plan.size, waviness=float(rng.uniform(0.7, 1.3)))
-    nuclei = place_nuclei(rng, tissue, plan.size, spacing=float(rng.uniform(10.5, 11.8)))
+    tissue = make_tissue(rng, plan.size, waviness=rng.uniform(0.7, 1.3))
+    nuclei = place_nuclei(rng, tissue, plan.size, spacing=rng.uniform(10.5, 11.8))
     image = Painter(rng, tissue, nuclei, plan.stain).image()
     if plan.split != "style":
         write_annotation(out / "annotations" / f"{plan.name}.geojson", tissue, plan.seed)
     write_pyramid(out / "slides" / f"{plan.name}.tif", image, MPP)
-    return plan.name
 
 
-def _prepare_folder(out: Path, truth: dict[str, Any], overwrite: bool) -> None:
-    """Makes the folders; refuses a folder that holds something else."""
+def _prepare_folder(out: Path, truth: str, overwrite: bool) -> None:
+    """Makes the folders and truth.json; refuses a folder that holds something else."""
     file = out / "truth.json"
-    if file.exists() and not overwrite and json.loads(file.read_text()) != truth:
+    if file.exists() and not overwrite and file.read_text() != truth:
         raise UserError(
-            f"{out} holds a phantom cohort with other settings; give another --out, or --overwrite to replace it."
+            f"--out={out} holds a phantom cohort with other settings; give another --out, or "
+            "--overwrite to replace it."
         )
-    if (
-        out.exists()
-        and not file.exists()
-        and any(not each.name.startswith(".") for each in out.iterdir())
-    ):
-        raise UserError(f"{out} is not empty and holds no phantom cohort; give another --out.")
-    # First of all, and whole: without it a folder is not known for a cohort.
     out.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.partial")
-    partial.write_text(json.dumps(truth, indent=1))
-    partial.replace(file)
+    if not file.exists() and any(not each.name.startswith(".") for each in out.iterdir()):
+        raise UserError(
+            f"--out={out} is not empty and holds no phantom cohort; give another --out."
+        )
+    # First of all: without it, a folder is not recognized as a cohort.
+    write_text(file, truth)
     for folder in ("slides", "annotations"):
         (out / folder).mkdir(exist_ok=True)
         for old in (out / folder).iterdir():
@@ -159,48 +153,37 @@ def make_phantom(
     if patients < 4 or size < 512 or size % (4 * GRID) or workers < 1:
         raise UserError(
             "A phantom needs at least 4 patients, slides of at least 512 pixels (a multiple of "
-            f"{4 * GRID}) and "
-            f"1 worker; got --patients={patients} --slides_size={size} --workers={workers}."
+            f"{4 * GRID}) and 1 worker; got --patients={patients} --slides_size={size} "
+            f"--workers={workers}."
         )
     plans = plan_cohort(patients, size, seed)
-    truth = {
-        "patients": patients,
-        "size": size,
-        "seed": seed,
-        "slides": {
-            plan.name: {"patient": plan.patient, "split": plan.split, "stain": plan.stain.as_dict()}
-            for plan in plans
-        },
+    slides = {
+        plan.name: {"patient": plan.patient, "split": plan.split, "stain": asdict(plan.stain)}
+        for plan in plans
     }
-    truth = json.loads(json.dumps(truth))
-    _prepare_folder(out, truth, overwrite)
+    truth = {"patients": patients, "size": size, "seed": seed, "slides": slides}
+    _prepare_folder(out, json.dumps(truth, indent=1), overwrite)
     missing = [plan for plan in plans if not (out / "slides" / f"{plan.name}.tif").exists()]
     progress = Progress("phantom", len(missing), "slides", quiet)
     draw = functools.partial(draw_slide, out=out)
     for done, _ in enumerate(map_in_order(draw, missing, workers), start=1):
         progress.update(done)
-    table = out / f"cohort.csv.partial-{os.getpid()}"
-    with table.open("w", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(["slide", "patient", "split"])
-        rows.writerows([f"{plan.name}.tif", plan.patient, plan.split] for plan in plans)
-    return table.replace(out / "cohort.csv")
+    rows = [[f"{plan.name}.tif", plan.patient, plan.split] for plan in plans]
+    write_csv(out / "cohort.csv", [["slide", "patient", "split"], *rows])
+    return out / "cohort.csv"
 
 
-def main() -> int:
+def main(argv: list[str]) -> int:
     """The command."""
-    parser = Parser(prog="python -m data_prep.phantom", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder of the cohort")
-    parser.add_argument("--patients", type=int, default=19, help="number of patients (19)")
-    parser.add_argument(
-        "--slides_size", "--slides-size", type=int, default=4096, help="side in pixels (4096)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="another seed, another cohort (0)")
-    parser.add_argument("--workers", type=int, default=2, help="processes (2)")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace a cohort that stands there"
-    )
-    args = parser.parse_args()
+    parser = make_parser("phantom", __doc__)
+    add = parser.add_argument
+    add("--out", type=Path, required=True, help="folder of the cohort")
+    add("--patients", type=int, default=19, help="number of patients (19)")
+    add("--slides_size", "--slides-size", type=int, default=4096, help="side in pixels (4096)")
+    add("--seed", type=int, default=0, help="another seed makes another cohort (0)")
+    add("--workers", type=int, default=2, help="processes (2)")
+    add("--overwrite", action="store_true", help="replace a cohort that stands there")
+    args = parser.parse_args(argv)
     started = time.monotonic()
     table = make_phantom(
         args.out, args.patients, args.slides_size, args.seed, args.workers, args.overwrite

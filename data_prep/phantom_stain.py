@@ -1,23 +1,22 @@
 """Stains and textures of phantom patients.
 
 Light is absorbed as in a stained section (Beer and Lambert; stain vectors after Ruifrok and
-Johnston 2001):
+Johnston 2001), with amounts H and E of hematoxylin and eosin and unit vectors h and e:
 
-    (1)  OD_c  = H * h_c + E * e_c           H, E: amounts of haematoxylin and eosin; h, e: unit
-    vectors
+    (1)  OD_c  = H * h_c + E * e_c
     (2)  RGB_c = white_c * exp(-OD_c)
 
-Labelled patients come from one laboratory (a narrow range), all others from anywhere (a wide range
+Annotated patients come from one laboratory (a narrow range), all others from anywhere (a wide range
 that keeps clear of the narrow one).
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
 
-HAEMATOXYLIN = (0.65, 0.70, 0.29)
+HEMATOXYLIN = (0.65, 0.70, 0.29)
 EOSIN = (0.14, 0.95, 0.27)
 REFERENCE = {"stroma": (0.10, 0.62), "tumour": (0.62, 0.55)}
 """Mean amounts of H and E in the two large tissues, for comparing stains."""
@@ -33,14 +32,14 @@ class Stain:
     """How the sections of a patient look.
 
     Attributes:
-      hue: degrees by which both stain vectors are turned about the grey axis.
+      hue: degrees by which both stain vectors are turned about the gray axis.
       hue_h, hue_e: degrees by which each is turned besides.
-      mix: share of haematoxylin in the eosin vector; makes the stroma purple.
+      mix: share of hematoxylin in the eosin vector; makes the stroma purple.
       h_gain, e_gain: intensities.
       white: RGB of the glass.
       blur: deviation of the point spread, in level-0 pixels.
-      noise: deviation of the camera noise, in grey levels.
-      fibre: contrast of the collagen fibres.
+      noise: deviation of the camera noise, in gray levels.
+      fibre: contrast of the collagen fibers.
       chromatin: contrast within nuclei.
       uneven: contrast of the changing thickness of the section.
     """
@@ -59,24 +58,20 @@ class Stain:
     uneven: float
 
     def vectors(self) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3"]]:
-        """Absorbance of haematoxylin and of eosin for R, G and B; unit length, never negative."""
-        h = np.array(HAEMATOXYLIN)
+        """Absorbance of hematoxylin and of eosin for R, G and B; unit length, never negative."""
+        h = np.array(HEMATOXYLIN)
         e = (1 - self.mix) * np.array(EOSIN) + self.mix * h
         return _turn(h, self.hue + self.hue_h), _turn(e, self.hue + self.hue_e)
 
     def density(self, tissue: str) -> Float[np.ndarray, "3"]:
         """Mean optical density of "stroma" or "tumour" by equation (1)."""
         h, e = self.vectors()
-        amounts = REFERENCE[tissue]
-        return amounts[0] * self.h_gain * h + amounts[1] * self.e_gain * e
-
-    def as_dict(self) -> dict[str, object]:
-        """Plain numbers, for truth.json."""
-        return asdict(self)
+        amount_h, amount_e = REFERENCE[tissue]
+        return amount_h * self.h_gain * h + amount_e * self.e_gain * e
 
 
 def _turn(vector: Float[np.ndarray, "3"], degrees: float) -> Float[np.ndarray, "3"]:
-    """Turns a stain vector about the grey axis (Rodrigues' formula), keeps it positive and of unit
+    """Turns a stain vector about the gray axis (Rodrigues' formula), keeps it positive and of unit
     length."""
     axis, angle = np.full(3, 3**-0.5), np.deg2rad(degrees)
     turned = vector * np.cos(angle) + np.cross(axis, vector) * np.sin(angle)
@@ -89,7 +84,7 @@ NOMINAL = Stain(0.0, 0.0, 0.0, 0.0, 1.0, 1.0, (243.0, 243.0, 243.0), 0.6, 2.0, 1
 
 
 def distance(first: Stain, second: Stain) -> float:
-    """Smaller of the distances in mean optical density of stroma and of tumour between two
+    """Smaller of the distances in mean optical density of stroma and of tumor between two
     stains."""
     return min(
         float(np.linalg.norm(first.density(name) - second.density(name))) for name in REFERENCE
@@ -97,7 +92,7 @@ def distance(first: Stain, second: Stain) -> float:
 
 
 def narrow_stain(rng: np.random.Generator) -> Stain:
-    """A stain of the laboratory of the labelled patients."""
+    """A stain of the laboratory of the annotated patients."""
     return Stain(
         hue=rng.uniform(-3, 3),
         hue_h=rng.uniform(-2, 2),
@@ -139,32 +134,33 @@ def wide_stain(rng: np.random.Generator, strata: Sequence[float]) -> Stain:
 
 
 def _white(rng: np.random.Generator, level: tuple[float, float], tint: float) -> Triple:
-    red, green, blue = np.clip(rng.uniform(*level) + rng.uniform(-tint, tint, 3), 0, 254)
-    return float(red), float(green), float(blue)
+    white = np.clip(rng.uniform(*level) + rng.uniform(-tint, tint, 3), 0, 254)
+    red, green, blue = white.tolist()
+    return red, green, blue
 
 
 def wide_stains(rng: np.random.Generator, count: int) -> list[Stain]:
     """Stains that spread evenly over the wide range (a Latin hypercube), each clear of the narrow
     one.
 
-    Neighbours in the list are neighbours in hue, so that taking turns gives two groups the same
+    Neighbors in the list are neighbors in hue, so that taking turns gives two groups the same
     range.
     """
     columns = [np.arange(count), *(rng.permutation(count) for _ in range(3))]
-    stains = []
-    for row in np.stack(columns, -1):
-        for attempt in range(1000):
-            strata = (row + rng.uniform(0.1, 0.9, 4)) / count
-            strata[1:] = strata[1:] if attempt < 20 else rng.uniform(0, 1, 3)
-            stain = wide_stain(rng, [float(value) for value in strata])
-            if distance(stain, NOMINAL) > APART:
-                stains.append(stain)
-                break
-        else:
-            raise ValueError(
-                "no stain of this hue keeps clear of the narrow range; APART is too large"
-            )
-    return stains
+    return [_clear_stain(rng, row, count) for row in np.stack(columns, -1)]
+
+
+def _clear_stain(rng: np.random.Generator, row: np.ndarray, count: int) -> Stain:
+    """A wide stain of one cell of the hypercube, which is left in all but the hue after 20
+    tries."""
+    for attempt in range(1000):
+        strata = (row + rng.uniform(0.1, 0.9, 4)) / count
+        if attempt >= 20:
+            strata[1:] = rng.uniform(0, 1, 3)
+        stain = wide_stain(rng, strata.tolist())
+        if distance(stain, NOMINAL) > APART:
+            return stain
+    raise ValueError("no stain of this hue keeps clear of the narrow range; APART is too large")
 
 
 def vary(stain: Stain, rng: np.random.Generator) -> Stain:

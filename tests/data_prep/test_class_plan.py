@@ -37,7 +37,7 @@ def test_a_class_may_be_absent():
         ("stroma", "does not name: Tumor, tumor"),
         ("stroma,stroma", "named twice"),
         ("stroma,,Tumor", "empty"),
-        ("a:#12=x", "no colour"),
+        ("a:#12=x", "no color"),
         ("nowhere.json", "is no file"),
     ],
 )
@@ -79,7 +79,7 @@ def test_classes_that_nobody_drew():
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ('{"a": {"color": "red"}}', "'red' is no colour"),
+        ('{"a": {"color": "red"}}', "'red' is no color"),
         ("[1]", "holds no object"),
         ("{", "holds no object"),
         ('{"a": ["x"], "b": ["x"]}', "'x' is to be both a and b"),

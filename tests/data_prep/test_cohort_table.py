@@ -79,8 +79,8 @@ def test_splits_by_patient_replace_the_column(tmp_path):
 @pytest.mark.parametrize(
     ("splits", "says"),
     [
-        ("train:P1", "'P2' stands in no split"),
-        ("train:P1,P2,P3", "does not have: P3"),
+        ("train:P1", "missing are: P2; unknown are: none"),
+        ("train:P1,P2,P3", "missing are: none; unknown are: P3"),
         ("train:P1,P2;test:P1", "'P1' in test and train"),
         ("tset:P1", "tset:P1"),
     ],

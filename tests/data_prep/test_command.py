@@ -1,9 +1,10 @@
+import errno
 import subprocess
 import sys
 
 import pytest
 
-from data_prep.command import identifier, names_list
+from data_prep.command import identifier, names_list, run_command
 from tests.data_prep.conftest import REPO
 
 
@@ -30,8 +31,18 @@ def test_a_users_mistake_is_one_paragraph(tmp_path):
         "--mpp=1",
     )
     assert done.returncode == 2
-    assert done.stderr.startswith("error: There is no table none.csv")
+    assert done.stderr.strip().startswith("error: There is no table none.csv")
     assert "Traceback" not in done.stderr and len(done.stderr.strip().splitlines()) == 1
+
+
+def test_an_error_of_the_disk_is_one_paragraph(capsys):
+    def main(argv):
+        raise OSError(errno.EIO, "Input/output error", "a.svs")
+
+    with pytest.raises(SystemExit) as done:
+        run_command(main)
+    assert done.value.code == 2
+    assert capsys.readouterr().err.strip() == "error: Input/output error: a.svs"
 
 
 def test_names():

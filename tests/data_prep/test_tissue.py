@@ -4,7 +4,7 @@ import openslide
 import pytest
 
 from data_prep.annotations import draw_mask, read_annotation
-from data_prep.tissue import find_blur, find_pen, find_tissue, mean_in_boxes, tissue_mask
+from data_prep.tissue import find_blur, find_pen, find_tissue, mean_in_boxes
 from stedm_jax.common.labels import VOID
 from stedm_jax.imaging.slide import Slide
 
@@ -16,7 +16,7 @@ def read_whole(path):
     return read_annotation(path, path.stem)
 
 
-def stroke(image, mpp, colour, at, cover=0.85, width=200.0):
+def stroke(image, mpp, color, at, cover=0.85, width=200.0):
     """Draws a stroke of ink from top to bottom; ink takes light away (Beer and Lambert).
 
     Returns:
@@ -33,7 +33,7 @@ def stroke(image, mpp, colour, at, cover=0.85, width=200.0):
         drawn, [np.array(points, np.int32)], False, 255, max(round(width / mpp), 1), cv2.LINE_AA
     )
     amount = cv2.GaussianBlur(drawn.astype(np.float32) / 255, (0, 0), max(20 / mpp, 0.5))
-    inked = image * np.exp(np.log(np.array(colour) / 255) * (cover * amount)[..., None])
+    inked = image * np.exp(np.log(np.array(color) / 255) * (cover * amount)[..., None])
     return inked.astype(np.uint8), amount > 0.9, amount > 0.02
 
 
@@ -71,21 +71,20 @@ def test_stained_tissue_is_neither_ink_nor_blurred(overviews):
     for stem, image in overviews:
         found = find_tissue(image, 2.0)
         assert not found.pen.any() and not found.blur.any(), stem
-        np.testing.assert_array_equal(found.mask, tissue_mask(image, 2.0))
 
 
-@pytest.mark.parametrize("colour", INK)
-def test_ink_over_a_section(overviews, colour):
+@pytest.mark.parametrize("color", INK)
+def test_ink_over_a_section(overviews, color):
     """On glass all of it; on tissue green and black, as blue and red ink over stain can have the
-    colour of stain."""
+    color of stain."""
     for stem, image in overviews:
         before = find_tissue(image, 2.0)
-        inked, full, some = stroke(image, 2.0, INK[colour], 0.12, width=120.0)
+        inked, full, some = stroke(image, 2.0, INK[color], 0.12, width=120.0)
         found = find_tissue(inked, 2.0)
         glass_part = full & ~before.mask
         if glass_part.sum() > 300:
             assert found.pen[glass_part].mean() > 0.8, stem
-        if colour in ("green", "black"):
+        if color in ("green", "black"):
             assert found.pen[full].mean() > 0.5, stem
         assert not (found.pen & found.mask).any()
         near = cv2.dilate(some.astype(np.uint8), np.ones((49, 49), np.uint8)) > 0
@@ -93,16 +92,16 @@ def test_ink_over_a_section(overviews, colour):
         assert found.mask[before.mask & ~near].mean() > 0.98, stem
 
 
-@pytest.mark.parametrize("colour", INK)
-def test_ink_on_glass_alone(colour):
-    inked, full, _ = stroke(glass(), 8.0, INK[colour], 0.5, width=400.0)
+@pytest.mark.parametrize("color", INK)
+def test_ink_on_glass_alone(color):
+    inked, full, _ = stroke(glass(), 8.0, INK[color], 0.5, width=400.0)
     found = find_tissue(inked, 8.0)
     assert found.pen[full].all() and not found.mask.any() and found.blur.mean() < 0.02
 
 
 def test_a_blurred_half(overviews):
     for stem, image in overviews:
-        tissue = tissue_mask(image, 2.0)
+        tissue = find_tissue(image, 2.0).mask
         half = image.copy()
         half[:, 128:] = cv2.GaussianBlur(image, (0, 0), 3.5)[:, 128:]
         found = find_tissue(half, 2.0)
@@ -124,7 +123,7 @@ def test_black_borders_are_no_tissue(overviews):
     assert not found.mask[:, :40].any() and not found.mask[200:].any() and not found.pen.any()
     np.testing.assert_allclose(
         found.mask[20:180, 60:].mean(),
-        tissue_mask(overviews[0][1], 2.0)[20:180, 60:].mean(),
+        find_tissue(overviews[0][1], 2.0).mask[20:180, 60:].mean(),
         atol=0.03,
     )
 
@@ -175,17 +174,17 @@ def test_real_slides(real_data, name, supplied, share, least, mpp):
         image = slide.overview(mpp)
     plain = find_tissue(image, mpp)
     assert share[0] < plain.mask.mean() < share[1] and not plain.pen.any() and not plain.blur.any()
-    for colour, ink in INK.items():
+    for color, ink in INK.items():
         inked, full, some = stroke(image, mpp, ink, 0.5, width=150.0)
         found = find_tissue(inked, mpp)
-        assert found.pen[full].mean() > least, colour
+        assert found.pen[full].mean() > least, color
         far = ~(
             cv2.dilate(
                 some.astype(np.uint8), np.ones((3, 3), np.uint8), iterations=int(60 / mpp) + 1
             )
             > 0
         )
-        assert found.pen[far].mean() < 0.005, colour
-        assert found.mask[far & plain.mask].mean() > 0.97, colour
+        assert found.pen[far].mean() < 0.005, color
+        assert found.mask[far & plain.mask].mean() > 0.97, color
     blurred = cv2.GaussianBlur(image, (0, 0), 3)
     assert find_tissue(blurred, mpp).blur[plain.mask].mean() > 0.7

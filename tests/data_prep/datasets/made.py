@@ -10,7 +10,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from data_prep.bcss import CODES
-from data_prep.catch import REST, TUMOURS
+from data_prep.catch import REST, TUMORS
 from data_prep.tiff import write_pyramid
 
 SIZE, FINE = 1280, 0.2533
@@ -29,7 +29,7 @@ CATEGORIES = (
     "Trichoblastoma",
     "Histiocytoma",
 )
-assert set(CATEGORIES) == {*REST, *TUMOURS.values()}
+assert set(CATEGORIES) == {*REST, *TUMORS.values()}
 
 
 def tissue(shape: tuple[int, int], seed: int) -> np.ndarray:
@@ -70,7 +70,7 @@ CATCH_ROWS = (
 
 def catch_polygons(name: str) -> list[tuple[str, list[list[int]]]]:
     """Dermis with a tumour in it; between them and the box round both is what nobody drew."""
-    tumour = TUMOURS[name.partition("_")[0]]
+    tumour = TUMORS[name.partition("_")[0]]
     return [
         ("Dermis", box(160, 160, 480, 640)),
         (tumour, box(320, 320, 256, 256)),

@@ -7,6 +7,7 @@ import pytest
 
 from configs.catch import REST, TUMOURS, get_config
 from data_prep import catch
+from data_prep.cohorts import release
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.labels import VOID
 from stedm_jax.data.classes import class_map
@@ -147,7 +148,7 @@ def test_slides_that_are_not_there(source, tmp_path, capsys):
     [
         ("Fish_01_1.svs;train;AT2", r"line 9: 'Fish_01_1\.svs' is no SUBTYPE_CASE_SECTION"),
         ("MCT_01_3.svs;val;AT2", "'MCT_01' in train and val"),
-        ("MCT_09_1.svs;valid;AT2", "the split 'valid'"),
+        ("MCT_09_1.svs;valid;AT2", "line 9: unknown split 'valid'"),
     ],
 )
 def test_wrong_splits(source, tmp_path, line, says):
@@ -162,10 +163,10 @@ def test_wrong_splits(source, tmp_path, line, says):
 def test_the_published_split(real_data):
     rows = catch.read_cohort(real_data / "catch" / "datasets.csv")
     assert Counter(row.split for row in rows) == {"train": 245, "val": 35, "test": 70}
-    assert Counter(row.tags["subtype"] for row in rows) == dict.fromkeys(catch.TUMOURS, 50)
+    assert Counter(row.tags["subtype"] for row in rows) == dict.fromkeys(catch.TUMORS, 50)
     assert len({row.patient for row in rows}) == 282
-    found = catch.release(rows, "subtype", 6, 0)
+    found = release(rows, "subtype", 6, 0)
     assert Counter(row.tags["subtype"] for row in found if row.split == "train") == dict.fromkeys(
-        catch.TUMOURS, 6
+        catch.TUMORS, 6
     )
     assert Counter(row.split for row in found) == {"train": 42, "style": 203, "val": 35, "test": 70}

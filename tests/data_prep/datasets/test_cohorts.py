@@ -2,17 +2,16 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.cohort_table import Row, read_table
-from data_prep.cohorts import (
-    Source,
+from data_prep.cohort_table import (
+    Row,
     assign,
-    check_rows,
-    divide,
-    draw,
-    read_csv,
-    release,
+    check_cohort,
+    read_cells,
+    read_table,
     write_cohort,
 )
+from data_prep.cohorts import describe, divide, draw, release
+from data_prep.published import Source
 from stedm_jax.common.errors import UserError
 
 
@@ -42,7 +41,7 @@ def test_a_patient_with_files_in_two_groups_is_chosen_once():
     rows = [row(f"{p}{i}", f"p{p}", score=str((p + i) % 3)) for p in range(12) for i in range(2)]
     for seed in range(10):
         found = release(rows, "score", 4, seed)
-        check_rows(found, "the table")  # no patient in two splits
+        check_cohort(found, "the table")  # no patient in two splits
         counts = [
             sum(r.split == "train" and r.tags["score"] == str(g) for r in found) for g in range(3)
         ]
@@ -61,7 +60,7 @@ def test_release_keeps_so_many_of_each_group():
         assert sum(r.split == "train" and r.tags["subtype"] == group for r in found) == 4
         assert all(len(names) == 1 for names in splits.values())
     assert release(rows, "subtype", 0, 0) == rows
-    with pytest.raises(UserError, match="says nothing under 'subtype'"):
+    with pytest.raises(UserError, match="has no 'subtype'"):
         release([row("a", "a")], "subtype", 1, 0)
 
 
@@ -77,6 +76,7 @@ def test_divide():
 def test_assign():
     rows = [row("a", "A"), row("b", "B", "test")]
     assert assign(rows, {}) == rows
+    assert assign(rows, {"A": "val", "B": "val"}, tag="")[0].tags == {}
     found = assign(rows, {"A": "style", "B": "val"})
     assert [(r.split, r.tags) for r in found] == [
         ("style", {"own_split": "train"}),
@@ -88,11 +88,11 @@ def test_assign():
 
 def test_a_cohort_that_leaks_is_refused():
     with pytest.raises(UserError, match="'A' in test and train"):
-        check_rows([row("a", "A"), row("b", "A", "test")], "the table")
-    with pytest.raises(UserError, match="the split 'testA'"):
-        check_rows([row("a", "A", "testA")], "the table")
-    with pytest.raises(UserError, match="names no file"):
-        check_rows([], "the table")
+        check_cohort([row("a", "A"), row("b", "A", "test")], "the table")
+    with pytest.raises(UserError, match="line 1: unknown split 'testA' of a"):
+        check_cohort([row("a", "A", "testA")], "the table")
+    with pytest.raises(UserError, match="The table has no row"):
+        check_cohort([], "the table")
 
 
 def test_the_cohort_is_a_table_that_can_be_read(tmp_path: Path):
@@ -124,9 +124,20 @@ def test_a_wrong_folder_says_where_the_set_is_to_be_had(tmp_path: Path):
 def test_published_tables(tmp_path: Path):
     path = tmp_path / "t.csv"
     path.write_bytes("\ufeffname, grade \na , benign \n".encode())
-    assert read_csv(path, ("name", "grade")) == [{"name": "a", "grade": "benign"}]
+    assert list(read_cells(path, ("name", "grade"))) == [(2, {"name": "a", "grade": "benign"})]
     with pytest.raises(UserError, match="no column sex; it has name, grade"):
-        read_csv(path, ("sex",))
+        list(read_cells(path, ("sex",)))
     path.write_bytes(b"name\n\xff\xfe\n")
     with pytest.raises(UserError, match="no CSV in UTF-8"):
-        read_csv(path, ("name",))
+        list(read_cells(path, ("name",)))
+    path.write_text("name;grade\na\nb;benign;1\n;\n")
+    rows = [(2, {"name": "a", "grade": ""}), (3, {"name": "b", "grade": "benign"})]
+    assert list(read_cells(path, ("name", "grade"), published=True)) == rows
+    with pytest.raises(UserError, match="line 2 has 1 cells and the header 2"):
+        list(read_cells(path, ("name", "grade")))
+
+
+def test_the_cohort_in_one_line():
+    rows = [row("a", "A", x="1"), row("b", "A", x="2"), row("c", "B", "test", x="1")]
+    text = "train 2 files of 1 patients (1 1, 2 1); test 1 files of 1 patients (1 1)"
+    assert describe(rows, "x") == text
