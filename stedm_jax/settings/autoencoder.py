@@ -18,7 +18,7 @@ class AutoencoderModel:
         choices=("kl", "vq", TAEF2),
     )
     channels: int = positive(128, "channels at full resolution")
-    multipliers: Ints = positive((1, 2, 4), "channels of each level over `channels`")
+    multipliers: Ints = positive((1, 2, 4), "channels of each level over `channels`", some=True)
     res_blocks: int = positive(2, "residual blocks of a level")
     latent_channels: int = positive(3, "channels of the latents")
     codes: int = positive(8192, "codes of the codebook of vq")

@@ -14,7 +14,7 @@ class Unet:
     """U-Net of a denoiser."""
 
     base: int = positive(128, "channels of the first level")
-    multipliers: Ints = positive((1, 4, 8), "channels of each level over `base`")
+    multipliers: Ints = positive((1, 4, 8), "channels of each level over `base`", some=True)
     res_blocks: int = positive(2, "residual blocks of a level")
     attention_at: Ints = positive(
         (), "downsampling factors with attention; the middle block always attends"
@@ -167,7 +167,7 @@ class Diffusion(Denoiser):
     )
     watch: Watch = key(Watch(), "", changes=False)
     generators: Mapping[str, Generator] = key(
-        {"stedm": Generator()}, "name -> what it changes: several denoisers to compare"
+        {"stedm": Generator()}, "name -> what it changes: several denoisers to compare", some=True
     )
     train: Training = Training(
         steps=3906, batch=64, optimizer=Optimizer(lr=1.6e-6), ema=Ema(decay=0.9999)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from stedm_jax.settings.key import known
+from stedm_jax.settings.key import REQUIRED, known
 from stedm_jax.settings.read import type_hints, type_name
 from stedm_jax.settings.root import Settings
 
@@ -22,37 +22,45 @@ This page is made by `python -m stedm_jax.settings > docs/configuration.md`.
 
 def document() -> str:
     """The page."""
-    return "\n".join([INTRODUCTION, *_section(Settings(), "config", True)])
+    return "\n".join([INTRODUCTION, *_section(Settings(), "config", True, {})]).strip()
 
 
-def _section(node: Any, where: str, changes: bool) -> Iterator[str]:
-    hints, below, entries = type_hints(type(node)), [], []
-    yield f"## {where}\n\n{inspect.getdoc(type(node))}\n"
-    yield "| key | type | default | values | meaning |\n|---|---|---|---|---|"
+def _section(node: Any, where: str, changes: bool, seen: dict[type, Any]) -> Iterator[str]:
+    """A table of a section, then those within it; of a class seen before, what differs there."""
+    cls, below, rows = type(node), [], []
+    first, like = seen.setdefault(cls, (where, node))
     for field in fields(node):
         about, value = known(field), getattr(node, field.name)
-        if is_dataclass(hints[field.name]):
-            below.append((value, f"{where}.{field.name}", changes and about.changes))
+        kind, at = type_hints(cls)[field.name], f"{where}.{field.name}"
+        if is_dataclass(value):
+            below.append((value, at, changes and about.changes))
             continue
-        if isinstance(value, Mapping):
-            like = next(iter(value.values()))
-            entries += [(like, f"{where}.{field.name}.NAME", changes)] if is_dataclass(like) else []
-        mark = "" if changes and about.changes else " †"
-        cells = (
-            f"`{field.name}`{mark}",
-            type_name(hints[field.name]),
-            f"`{_shown(value)}`",
-            about.limits.removeprefix("valid are ").removeprefix("give "),
-            about.meaning,
-        )
-        yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-    yield ""
-    for each in below + entries:
-        yield from _section(*each)
+        if isinstance(value, Mapping) and is_dataclass(entry := next(iter(value.values()))):
+            below.append((entry, f"{at}.NAME", changes))
+        if first == where or value != getattr(like, field.name):
+            required = where.endswith("NAME") and field.default is REQUIRED
+            cells = (
+                f"`{field.name}`{'' if changes and about.changes else ' †'}",
+                type_name(kind),
+                "required" if required else f"`{_shown(value)}`",
+                about.limits.removeprefix("valid are ").removeprefix("give "),
+                about.meaning,
+            )
+            rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    text = (
+        inspect.getdoc(cls)
+        if first == where
+        else f"Keys as in {first}" + (", with other defaults:" if rows else ".")
+    )
+    yield f"## {where}\n\n{text}\n"
+    if rows:
+        yield "| key | type | default | values | meaning |\n|---|---|---|---|---|"
+        yield from [*rows, ""]
+    for value, at, matters in below:
+        yield from _section(value, at, matters, seen)
 
 
 def _shown(value: Any) -> str:
     """A default as a config file would have it."""
-    if isinstance(value, Mapping):
-        return ", ".join(value) if any(map(is_dataclass, value.values())) else repr(value)
-    return repr(value)
+    entries = isinstance(value, Mapping) and any(map(is_dataclass, value.values()))
+    return ", ".join(value) if entries else repr(value)

@@ -22,6 +22,7 @@ class Guide:
         ("patch",),
         "region: the field around a tile too, from the margin packed with it",
         choices=("patch", "region"),
+        some=True,
     )
     region_width: int = nonnegative(
         0,
@@ -39,8 +40,6 @@ class Guide:
 
     def problems(self, where: str) -> Iterator[str]:
         """Keys that do not go together."""
-        if not self.tokens:
-            yield f"{where}.tokens is empty; name one token or two."
         if self.source.startswith(FROZEN) != bool(self.weights):
             yield (
                 f"{where}.source='{self.source}' and {where}.weights='{self.weights}' do not go "
@@ -51,8 +50,11 @@ class Guide:
 
 @section
 class Guided(Denoiser):
-    """LID's model of tiles of 256 px (Graikos et al., CVPR 2024), PathSegDiff's base; runs where
-    stages has "guided"."""
+    """LID's model of tiles of 256 px (Graikos et al., CVPR 2024), PathSegDiff's base.
+
+    Runs where stages has "guided". unet.style_path has no effect, as there is no style. The
+    published number of steps was not found.
+    """
 
     unet: Unet = Unet(
         base=192,

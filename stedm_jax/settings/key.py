@@ -26,7 +26,7 @@ class Key:
       choices: valid values; of a tuple, valid items. Empty: any.
       low, high, above, below: limits of a number, or of the items of a tuple or dict; `above` and
         `below` are not valid themselves.
-      length: of a tuple.
+      length: of a tuple. some: a tuple or dict is not empty.
       changes: False if the key changes no result.
       terse: in entries of a dict (arms, sets): not written where it has its default.
     """
@@ -38,6 +38,7 @@ class Key:
     above: int | float | None = None
     below: int | float | None = None
     length: int | None = None
+    some: bool = False
     changes: bool = True
     terse: bool = False
 
@@ -46,7 +47,7 @@ class Key:
         """What a value has to be, in words; empty for anything of the right type."""
         if self.choices:
             return f"valid are {', '.join(str(each) or repr(each) for each in self.choices)}"
-        count = f"{self.length} numbers" if self.length else None
+        count = f"{self.length} numbers" if self.length else "at least one" if self.some else None
         low = None if self.low is None else f"{self.low:g} or more"
         if self.low is not None and self.high is not None:
             low = f"{self.low:g} to {self.high:g}"
@@ -60,7 +61,8 @@ class Key:
         if not isinstance(value, tuple | Mapping):
             return self._allows(value)
         items = value.values() if isinstance(value, Mapping) else value
-        return self.length in (None, len(value)) and all(map(self._allows, items))
+        fits = self.length in (None, len(value)) and (len(value) > 0 or not self.some)
+        return fits and all(map(self._allows, items))
 
     def _allows(self, item: Any) -> bool:
         return (

@@ -122,11 +122,9 @@ def read_settings(config: Any) -> Settings:
     reader = Reader()
     settings = reader.section(Settings(), config, "config")
     wrong = reader.problems
-    at, old = "config.stages", [name for name in config.get("stages", ()) if name in _RENAMED]
-    if at in wrong and old:
-        wrong[at] += "".join(
-            f" The stage '{name}' is now called '{_RENAMED[name]}'." for name in old
-        )
+    for old, new in _RENAMED.items():
+        if f"'{old}'" in wrong.get("config.stages", ""):
+            wrong["config.stages"] += f" The stage '{old}' is now called '{new}'."
     # A key that is wrong has its default meanwhile; what is said of it together with others is not.
     known = re.compile("|".join(rf"{re.escape(key)}(?!\w)" for key in wrong) or "(?!)")
     together = (text for text in mistakes(settings) if not known.search(text))

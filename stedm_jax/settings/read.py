@@ -55,6 +55,8 @@ class Reader:
         defaults = field.default_factory()  # pyright: ignore
         if not isinstance(given, Mapping | ConfigDict):
             return self._wrong(at, given, "it holds several keys", defaults)
+        if about.some and not given:
+            return self._wrong(at, dict(given), about.limits, defaults)
         kind, like = get_args(kind)[1], next(iter(defaults.values()))
         return {
             name: self._value(kind, about, like, each, f"{at}.{name}")

@@ -50,7 +50,7 @@ class SegmenterModel:
     norm: str = key("batch", "group keeps no running statistics", choices=("batch", "group"))
     drop_path: float = key(0.1, "stochastic depth of a MiT", low=0, below=1)
     imagenet_input: bool = key(True, "inputs scaled as for weights that were trained on ImageNet")
-    widths: Ints = positive((64, 128, 320, 512), "of the stages of mit")
+    widths: Ints = positive((64, 128, 320, 512), "of the stages of mit", some=True)
     depths: Ints = positive((3, 4, 6, 3), "blocks of the stages of mit")
     heads: Ints = positive((1, 2, 5, 8), "heads of the stages of mit")
     reductions: Ints = positive((8, 4, 2, 1), "of keys and values in mit")
@@ -165,7 +165,11 @@ class Arm:
 
 @section
 class Segmentation(Start):
-    """The segmenters."""
+    """The segmenters, and the judge.
+
+    The judge is an arm that is trained on real tiles only; it scores how well synthetic images keep
+    to their layouts.
+    """
 
     model: SegmenterModel = SegmenterModel()
     features: Features = Features()
@@ -178,7 +182,7 @@ class Segmentation(Start):
         "name -> arm",
     )
     judge: Arm = Arm(real=1.0, stain_jitter=0.5)
-    seeds: Ints = nonnegative((0, 1, 2), "each arm is trained once for each")
+    seeds: Ints = nonnegative((0, 1, 2), "each arm is trained once for each", some=True)
     ce_weight: float = nonnegative(0.1, "weight of the cross-entropy")
     dice_weight: float = nonnegative(0.9, "weight of the Dice loss")
     border: int = nonnegative(0, "ignored pixels along the edges, in training and scoring")
@@ -191,8 +195,6 @@ class Segmentation(Start):
         """Keys that do not go together."""
         if not self.train.steps:
             yield f"{where}.train.steps is 0; give 1 or more."
-        if not self.seeds:
-            yield f"{where}.seeds is empty; give one or more."
         if len(set(self.seeds)) < len(self.seeds):
             yield f"{where}.seeds is {self.seeds}, which has a seed twice."
         if self.judge.real != 1:

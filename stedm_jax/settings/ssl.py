@@ -83,7 +83,11 @@ class SslProbe:
 
 @section
 class Ssl(Learned):
-    """The self-supervised encoder, at the size of HIPT's ViT-S/16; runs where stages has "ssl"."""
+    """The self-supervised encoder, at the size of HIPT's ViT-S/16.
+
+    Runs where stages has "ssl". Its training has neither train.accumulate nor train.ema, as the
+    teacher follows each batch as a whole.
+    """
 
     model: SslModel = SslModel()
     head: SslHead = SslHead()

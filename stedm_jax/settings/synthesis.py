@@ -15,7 +15,7 @@ from stedm_jax.settings.key import (
     positive,
     section,
 )
-from stedm_jax.settings.training import share_problems
+from stedm_jax.settings.training import WIDEST, share_problems
 
 
 @section
@@ -77,6 +77,7 @@ class Synthesis:
     sets: Mapping[str, SynthesisSet] = key(
         {"synthetic": SynthesisSet(generator="stedm")},
         "name -> generator, and what it changes: several sets to compare",
+        some=True,
     )
 
     @property
@@ -93,7 +94,7 @@ class Synthesis:
         if self.eta and self.sampler != "ddim":
             yield f"{where}.eta is {self.eta}; it must be 0 for {where}.sampler='{self.sampler}'."
         if self.weights.startswith("ema:"):
-            if self.width is None:
+            if self.width is None or not 0 < self.width < WIDEST:
                 yield (
                     f"{where}.weights is '{self.weights}'; a width is a number below 0.2887, as in "
                     "ema:0.07."

@@ -84,7 +84,7 @@ def _sampling(settings: Settings) -> Iterator[str]:
             "would outside config.synthesis.guidance.layout_interval; use a lower drop_layout, or "
             "a layout_interval as wide as the interval."
         )
-    if synthesis.width and not (averages.snapshot_every and averages.tracks):
+    if synthesis.width is not None and not (averages.snapshot_every and averages.tracks):
         yield (
             f"config.synthesis.weights is '{synthesis.weights}', which is combined from snapshots, "
             "but the training keeps none: set diffusion.train.ema.tracks=(0.05, 0.10) and "
@@ -117,8 +117,6 @@ def _names(settings: Settings) -> Iterator[str]:
         "synthesis.sets": settings.synthesis.sets,
     }
     for group, names in named.items():
-        if not names and group != "segmentation.arms":
-            yield f"config.{group} is empty; name at least one."
         for name in names:
             if not name or "/" in name or "." in name:
                 yield f"config.{group} has '{name}', which is no name; use no dots or slashes."

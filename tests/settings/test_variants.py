@@ -188,8 +188,8 @@ def test_an_arm_of_0_1_learns_from_the_only_set():
         ({"segmentation.arms": {"a": arm(0.5, set="x")}}, "arms.a.set is 'x'; there are plain"),
         ({"synthesis.sets": {"s": {"generator": "x"}}}, "s.generator is 'x'; there are plain"),
         ({"synthesis.sets": {"s": {}}}, "synthesis.sets.s.generator is missing"),
-        ({"synthesis.sets": {}}, "synthesis.sets is empty"),
-        ({"diffusion.generators": {}}, "diffusion.generators is empty"),
+        ({"synthesis.sets": {}}, r"synthesis.sets is \{\}; give at least one"),
+        ({"diffusion.generators": {}}, r"diffusion.generators is \{\}; give at least one"),
         ({"diffusion.generators": {"a/b": {}}}, "has 'a/b', which is no name"),
         (
             {"synthesis.sets": {"s": {"generator": "plain", "changes": (("sets", 1),)}}},
