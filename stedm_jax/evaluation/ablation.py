@@ -1,13 +1,10 @@
-"""How a score depends on one setting, which the arms of a run vary: a chart and a table.
+"""How a score depends on one setting that the arms of an experiment vary: a chart and a table.
 
 Each point is the mean over patients of each patient's mean over seeds, with a 95 % interval
-(patients drawn first, then seeds). Numbers stand in their order and are drawn at their value;
-anything else in the order of the arms, side by side.
+(patients drawn first, then seeds). Numbers are in their order and are drawn at their value;
+anything else is in the order of the arms, side by side.
 """
 
-import csv
-import io
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,12 +13,9 @@ import numpy as np
 from jaxtyping import Float64
 from matplotlib.figure import Figure
 
+from stedm_jax.evaluation.csv_text import to_csv
 from stedm_jax.evaluation.figures import LIGHT, Theme, png, quiet
 from stedm_jax.evaluation.statistics import Interval, bootstrap_difference, patient_means
-
-COLUMNS = ("setting", "arm", "seeds", "patients", "iou_mean", "iou_low", "iou_high", "dice_mean")
-Table = Float64[np.ndarray, "s p"]
-"""Scores by seed and patient."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +28,7 @@ class Ablation:
 
 @dataclass(frozen=True)
 class Point:
-    """An arm: its setting, the score of each patient, the mean with its interval, and the mean
-    Dice."""
+    """An arm: its setting, the score of each patient, the mean with its interval, the mean Dice."""
 
     arm: str
     setting: Any
@@ -45,7 +38,9 @@ class Point:
     dice: float
 
 
-def point(arm: str, setting: Any, iou: Table, dice: Table) -> Point:
+def point(
+    arm: str, setting: Any, iou: Float64[np.ndarray, "s p"], dice: Float64[np.ndarray, "s p"]
+) -> Point:
     """From tables of seeds and patients, NaN where undefined."""
     if isinstance(setting, list | tuple):
         setting = setting[0] if len(setting) == 1 else tuple(setting)
@@ -56,14 +51,20 @@ def point(arm: str, setting: Any, iou: Table, dice: Table) -> Point:
 
 def ablation_csv(points: Sequence[Point]) -> str:
     """A line for each setting; undefined scores are empty."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for each in _ordered(points):
-        scores = (each.iou.estimate, each.iou.low, each.iou.high, each.dice)
-        cells = ["" if math.isnan(score) else f"{score:.6f}" for score in scores]
-        writer.writerow([_label(each.setting, " + "), each.arm, each.seeds, each.iou.n, *cells])
-    return out.getvalue()
+    rows = [
+        {
+            "setting": _label(each.setting, " + "),
+            "arm": each.arm,
+            "seeds": each.seeds,
+            "patients": each.iou.n,
+            "iou_mean": each.iou.estimate,
+            "iou_low": each.iou.low,
+            "iou_high": each.iou.high,
+            "dice_mean": each.dice,
+        }
+        for each in _ordered(points)
+    ]
+    return to_csv(rows, digits=6)
 
 
 def ablation_chart(key: str, points: Sequence[Point], theme: Theme = LIGHT) -> bytes:

@@ -27,80 +27,61 @@ class ClassScores:
 
     Attributes:
       seeds: of the runs.
-      accuracy: (seeds, patients); share of pixels.
-      dice, iou: (seeds, patients, classes + 1), in the last column the mean over classes.
-      pooled_accuracy: (seeds,).
-      pooled_dice, pooled_iou: (seeds, classes + 1).
+      by_patient: (measures, seeds, patients); the measures are accuracy, Dice of each class and its
+        mean over classes, IoU of each class and its mean over classes.
+      pooled: (measures, seeds).
       pixels: (classes,), labeled with each class, of all patients.
     """
 
     seeds: tuple[int, ...]
-    accuracy: Float64[np.ndarray, "s p"]
-    dice: Float64[np.ndarray, "s p k"]
-    iou: Float64[np.ndarray, "s p k"]
-    pooled_accuracy: Float64[np.ndarray, " s"]
-    pooled_dice: Float64[np.ndarray, "s k"]
-    pooled_iou: Float64[np.ndarray, "s k"]
+    by_patient: Float64[np.ndarray, "m s p"]
+    pooled: Float64[np.ndarray, "m s"]
     pixels: Int64[np.ndarray, " c"]
 
 
 def class_scores(runs: Mapping[int, Mapping[str, Int64[np.ndarray, "c c"]]]) -> ClassScores:
     """Scores from confusion matrices by seed and patient, of which there is at least one."""
-    seeds = tuple(sorted(runs))
     people = sorted({name for run in runs.values() for name in run})
-    classes = len(next(iter(next(iter(runs.values())).values())))
-    by_patient = np.full((2 * classes + 3, len(seeds), len(people)), np.nan)
-    pooled = np.full((2 * classes + 3, len(seeds)), np.nan)
-    pixels = np.zeros(classes, np.int64)
-    for i, seed in enumerate(seeds):
-        for patient, matrix in runs[seed].items():
+    pools = np.stack([sum(run.values()) for run in runs.values()])
+    pooled = np.stack([_measures(pool) for pool in pools], axis=1)
+    by_patient = np.full((*pooled.shape, len(people)), np.nan)
+    for i, run in enumerate(runs.values()):
+        for patient, matrix in run.items():
             by_patient[:, i, people.index(patient)] = _measures(matrix)
-        pool = sum(runs[seed].values(), np.zeros((classes, classes), np.int64))
-        pooled[:, i] = _measures(pool)
-        # Equal in each seed that scored all patients.
-        pixels = np.maximum(pixels, pool.sum(axis=1))
-    accuracy, dice, iou = _parted(by_patient)
-    return ClassScores(seeds, accuracy, dice, iou, *_parted(pooled), pixels)
+    # Pixels are equal in each seed that scored all patients.
+    return ClassScores(tuple(runs), by_patient, pooled, pools.sum(axis=2).max(axis=0))
 
 
 def _measures(matrix: Int64[np.ndarray, "c c"]) -> Float64[np.ndarray, " m"]:
-    """Accuracy, then Dice of each class and its mean over the defined ones, then so with IoU."""
+    """Accuracy, Dice of each class and its mean over the defined ones, and the same of IoU."""
     found = scores(matrix)
-    everything = range(len(matrix))
-    dice, iou = (np.append(each, mean_over(each, everything)) for each in (found.dice, found.iou))
+    dice, iou = (np.append(x, mean_over(x, range(len(x)))) for x in (found.dice, found.iou))
     return np.concatenate([[found.accuracy], dice, iou])
-
-
-def _parted(measures: Float64[np.ndarray, "m *rest"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Accuracy, Dice and IoU, with the classes last."""
-    dice, iou = np.split(measures[1:], 2)
-    return measures[0], np.moveaxis(dice, 0, -1), np.moveaxis(iou, 0, -1)
 
 
 def class_numbers(found: ClassScores, names: Sequence[str]) -> dict[str, Any]:
     """For summary.json: means over seeds, and the same for each seed under `by_seed`."""
-    each = {
-        str(seed): _numbers(found, names, slice(i, i + 1)) for i, seed in enumerate(found.seeds)
-    }
-    return _numbers(found, names, slice(None)) | {"by_seed": each}
+    seeds = enumerate(found.seeds)
+    by_seed = {str(seed): _numbers(found, names, slice(i, i + 1)) for i, seed in seeds}
+    return _numbers(found, names, slice(None)) | {"by_seed": by_seed}
 
 
 def _numbers(found: ClassScores, names: Sequence[str], seeds: slice) -> dict[str, Any]:
     """Means over some of the seeds; `classes` by name, `mean_over_classes` beside it."""
+    by_patient = [summarize(patient_means(table[seeds])) for table in found.by_patient]
+    pooled = [summarize(row[seeds]).mean for row in found.pooled]
 
     def column(k: int) -> dict[str, Any]:
-        dice, iou = (summarize(patient_means(x[seeds, :, k])) for x in (found.dice, found.iou))
-        pooled = [summarize(x[seeds, k]).mean for x in (found.pooled_dice, found.pooled_iou)]
-        means = dict(zip(MEASURES, (dice.mean, iou.mean, *pooled), strict=True))
-        return {"n_patients": dice.n} | means
+        dice, iou = 1 + k, 2 + len(names) + k
+        means = by_patient[dice].mean, by_patient[iou].mean, pooled[dice], pooled[iou]
+        return {"n_patients": by_patient[dice].n} | dict(zip(MEASURES, means, strict=True))
 
+    pixels = found.pixels.tolist()
     return {
-        "patient_accuracy_mean": summarize(patient_means(found.accuracy[seeds])).mean,
-        "pooled_accuracy": summarize(found.pooled_accuracy[seeds]).mean,
+        "patient_accuracy_mean": by_patient[0].mean,
+        "pooled_accuracy": pooled[0],
         "mean_over_classes": column(len(names)),
-        "classes": {
-            name: column(k) | {"pixels": int(found.pixels[k])} for k, name in enumerate(names)
-        },
+        "classes": {name: column(k) | {"pixels": pixels[k]} for k, name in enumerate(names)},
     }
 
 

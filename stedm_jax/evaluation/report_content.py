@@ -10,6 +10,9 @@ from jaxtyping import Int64, UInt8
 from stedm_jax.evaluation.ablation import Ablation
 from stedm_jax.evaluation.synthesis_quality.metric import Quality
 
+HEADLINE = "test"
+"""The split whose patients a report is about; other splits are listed beside it."""
+
 
 @dataclass(frozen=True)
 class CohortRow:
@@ -20,28 +23,19 @@ class CohortRow:
     slides: int
     tiles: int
     labeled: float
-    tags: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class ResultRow:
-    """Scores of one patient by one training run (arm, seed); NaN where undefined.
+@dataclass(frozen=True, eq=False)
+class ArmRun:
+    """One trained segmenter: the seed of an arm.
 
-    `confusion` counts pixels, truth by prediction; scores by class are of the rows that have one.
+    Attributes:
+      confusion: split -> patient -> confusion matrix, truth by prediction, in pixels.
     """
 
     arm: str
     seed: int
-    patient: str
-    split: str
-    iou: float
-    dice: float
-    recall: float
-    precision: float
-    n_tiles: int
-    n_pixels: int
-    tags: Mapping[str, str] = field(default_factory=dict)
-    confusion: Int64[np.ndarray, "c c"] | None = field(default=None, compare=False)
+    confusion: Mapping[str, Mapping[str, Int64[np.ndarray, "c c"]]]
 
 
 @dataclass(frozen=True)
@@ -60,8 +54,9 @@ class ReportContent:
       cohort_panel, legend: example tiles of each patient; the colors of the classes.
       pictures: caption -> image that was drawn during a training.
       curves: folder of a run, such as "autoencoder" -> its metric rows.
-      results, classes: scores, and the names of the classes of their confusion matrices.
-      headline_split: the split whose patients the report is about.
+      results: of the trained segmenters, in the order of the arms.
+      classes: names, in the order of the confusion matrices.
+      foreground: ids of the classes that scores are means of.
       baseline: the arm that others are compared with, by default the first one in the results.
       synthesis: name of a set of synthetic images -> what is known of it.
       ablation: a setting that arms vary.
@@ -77,9 +72,9 @@ class ReportContent:
     legend: UInt8[np.ndarray, "lh lw 3"] | None = None
     pictures: Mapping[str, np.ndarray] = field(default_factory=dict)
     curves: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
-    results: Sequence[ResultRow] = ()
+    results: Sequence[ArmRun] = ()
     classes: Sequence[str] = ()
-    headline_split: str = "test"
+    foreground: Sequence[int] = ()
     baseline: str | None = None
     synthesis: Mapping[str, SyntheticSet] = field(default_factory=dict)
     ablation: Ablation | None = None

@@ -5,20 +5,21 @@ an ablation adds `ablation.csv` and `ablation.png`. All are functions of a Repor
 (report_content.py), so that the same content gives the same files.
 """
 
-import csv
-import io
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from stedm_jax.common.files import write_bytes, write_text
 from stedm_jax.common.text import table
 from stedm_jax.evaluation.ablation import ablation_chart, ablation_csv
 from stedm_jax.evaluation.class_scores import class_tables
-from stedm_jax.evaluation.confusion import scores
-from stedm_jax.evaluation.report_content import ReportContent, ResultRow
+from stedm_jax.evaluation.confusion import foreground_scores, scores
+from stedm_jax.evaluation.csv_text import to_csv
+from stedm_jax.evaluation.report_content import ReportContent
 from stedm_jax.evaluation.report_numbers import (
     ablation_points,
     check_results,
@@ -27,26 +28,11 @@ from stedm_jax.evaluation.report_numbers import (
 )
 from stedm_jax.evaluation.report_page import page
 
-PATIENT_COLUMNS = (
-    "arm",
-    "seed",
-    "patient",
-    "split",
-    "iou",
-    "dice",
-    "recall",
-    "precision",
-    "n_tiles",
-    "n_pixels",
-)
-CLASS_COLUMNS = ("arm", "seed", "split", "patient", "class", "dice", "iou", "pixels")
-
 
 def write_report(out: Path, content: ReportContent) -> None:
     """Writes the files of a report into the folder `out`.
 
-    NaN is null in summary.json, and an empty field in the CSV files. per_class.csv is written only
-    if confusion matrices are known.
+    NaN is null in summary.json, and an empty field in the CSV files.
 
     Raises:
       UserError: a patient is in two splits.
@@ -54,8 +40,8 @@ def write_report(out: Path, content: ReportContent) -> None:
     check_results(content)
     out.mkdir(parents=True, exist_ok=True)
     numbers = summary(content)
-    write_text(out / "per_patient.csv", per_patient_csv(content))
-    if content.classes and any(row.confusion is not None for row in content.results):
+    if content.results:
+        write_text(out / "per_patient.csv", per_patient_csv(content))
         write_text(out / "per_class.csv", per_class_csv(content))
     text = json.dumps(_without_nan(numbers), indent=2, ensure_ascii=False, allow_nan=False)
     write_text(out / "summary.json", text + "\n")
@@ -67,42 +53,41 @@ def write_report(out: Path, content: ReportContent) -> None:
 
 
 def per_patient_csv(content: ReportContent) -> str:
-    """A line for each arm, seed and patient; tags follow as tag_NAME."""
-    tags = sorted({tag for row in content.results for tag in row.tags})
-    lines = (
-        [*(getattr(row, name) for name in PATIENT_COLUMNS), *(row.tags.get(t, "") for t in tags)]
-        for row in _ordered(content)
-    )
-    return _csv([*PATIENT_COLUMNS, *(f"tag_{tag}" for tag in tags)], lines)
+    """A line for each arm, seed and patient."""
+    tiles = {row.patient: row.tiles for row in content.cohort}
+    rows = [
+        {
+            "arm": arm,
+            "seed": seed,
+            "patient": patient,
+            "split": split,
+            **foreground_scores(matrix, content.foreground),
+            "n_tiles": tiles.get(patient, ""),
+            "n_pixels": matrix.sum(),
+        }
+        for arm, seed, split, patient, matrix in _ordered(content)
+    ]
+    return to_csv(rows, digits=6)
 
 
 def per_class_csv(content: ReportContent) -> str:
     """A line for each arm, seed, patient and class; pixels are those labeled with the class."""
-
-    def lines() -> Iterator[list[Any]]:
-        for row in _ordered(content):
-            if row.confusion is None:
-                continue
-            found, pixels = scores(row.confusion), row.confusion.sum(axis=1)
-            for k, name in enumerate(content.classes):
-                dice, iou = float(found.dice[k]), float(found.iou[k])
-                yield [row.arm, row.seed, row.split, row.patient, name, dice, iou, pixels[k]]
-
-    return _csv(CLASS_COLUMNS, lines())
+    rows = []
+    for arm, seed, split, patient, matrix in _ordered(content):
+        found, pixels = scores(matrix), matrix.sum(axis=1)
+        where = {"arm": arm, "seed": seed, "split": split, "patient": patient}
+        for k, name in enumerate(content.classes):
+            own = {"dice": found.dice[k], "iou": found.iou[k], "pixels": pixels[k]}
+            rows.append({**where, "class": name, **own})
+    return to_csv(rows, digits=6)
 
 
-def _ordered(content: ReportContent) -> list[ResultRow]:
-    return sorted(content.results, key=lambda row: (row.arm, row.seed, row.split, row.patient))
-
-
-def _csv(header: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
-    """CSV with six digits, and with an empty field for an undefined number."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(header)
-    for line in lines:
-        writer.writerow(_number(x, 6, "") if isinstance(x, float) else x for x in line)
-    return out.getvalue()
+def _ordered(content: ReportContent) -> Iterator[tuple[str, int, str, str, np.ndarray]]:
+    """Arm, seed, split, patient and confusion matrix of every result, in order."""
+    for run in sorted(content.results, key=lambda run: (run.arm, run.seed)):
+        for split, matrices in sorted(run.confusion.items()):
+            for patient, matrix in sorted(matrices.items()):
+                yield run.arm, run.seed, split, patient, matrix
 
 
 def results_table(content: ReportContent) -> str:
@@ -112,9 +97,8 @@ def results_table(content: ReportContent) -> str:
     rows = []
     for name, arm in numbers["arms"].items():
         variance = _number(arm["patient_iou_var"], 5)
-        others = [arm["patient_iou_min"], arm["patient_dice_mean"]]
-        accuracy = arm.get("patient_accuracy_mean", math.nan)
-        mean, *others = map(_number, [arm["patient_iou_mean"], *others, accuracy])
+        others = [arm["patient_iou_min"], arm["patient_dice_mean"], arm["patient_accuracy_mean"]]
+        mean, *others = map(_number, [arm["patient_iou_mean"], *others])
         rows.append([name, arm["seeds"], arm["n_patients"], mean, variance, *others])
     parts = [table([header, *rows], ruled=True)] if rows else []
     for c in comparisons(content):
@@ -138,8 +122,8 @@ def results_table(content: ReportContent) -> str:
     return "\n".join(parts)
 
 
-def _number(value: float, digits: int = 3, undefined: str = "-") -> str:
-    return undefined if math.isnan(value) else f"{value:.{digits}f}"
+def _number(value: float, digits: int = 3) -> str:
+    return "-" if math.isnan(value) else f"{value:.{digits}f}"
 
 
 def _without_nan(value: Any) -> Any:

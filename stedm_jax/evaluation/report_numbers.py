@@ -1,12 +1,11 @@
 """The numbers that follow from the content of a report.
 
 A patient's score in an arm is the mean over seeds; `patient_iou_mean` and `patient_iou_var` are the
-mean and the unbiased variance over patients of that score. They are about the patients of one
-split, the headline split (test); other splits are listed beside it.
+mean and the unbiased variance over patients of that score.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,9 @@ from jaxtyping import Float64
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.evaluation.ablation import Point, point
-from stedm_jax.evaluation.class_scores import ClassScores, class_numbers, class_scores
-from stedm_jax.evaluation.report_content import CohortRow, ReportContent
+from stedm_jax.evaluation.class_scores import class_numbers, class_scores
+from stedm_jax.evaluation.confusion import foreground_scores
+from stedm_jax.evaluation.report_content import HEADLINE, CohortRow, ReportContent
 from stedm_jax.evaluation.statistics import Comparison, compare_arms, patient_means, summarize
 
 METRICS = ("iou", "dice", "recall", "precision")
@@ -23,73 +23,77 @@ METRICS = ("iou", "dice", "recall", "precision")
 
 def arm_names(content: ReportContent) -> list[str]:
     """Arms in the order of first mention, the baseline first."""
-    names = list(dict.fromkeys(row.arm for row in content.results))
+    names = list(dict.fromkeys(run.arm for run in content.results))
     if content.baseline is not None and content.baseline not in names:
         raise ValueError(f"the baseline {content.baseline!r} is not among the arms {names}")
     return sorted(names, key=lambda name: name != (content.baseline or names[0]))
 
 
-def patients(content: ReportContent, split: str) -> list[str]:
+def patients(content: ReportContent, split: str = HEADLINE) -> list[str]:
     """Patients with results in a split, sorted."""
-    return sorted({row.patient for row in content.results if row.split == split})
+    return sorted({name for run in content.results for name in run.confusion.get(split, ())})
 
 
-def arm_table(
-    content: ReportContent, arm: str, split: str, metric: str = "iou"
-) -> Float64[np.ndarray, "seeds patients"]:
-    """A metric by seed and patient (in the order of `patients`), NaN where there is no result."""
-    rows = [row for row in content.results if row.arm == arm and row.split == split]
-    seeds, names = sorted({row.seed for row in rows}), patients(content, split)
-    table = np.full((max(len(seeds), 1), len(names)), np.nan)
-    for row in rows:
-        table[seeds.index(row.seed), names.index(row.patient)] = getattr(row, metric)
-    return table
+def arm_runs(content: ReportContent, arm: str, split: str) -> dict[int, Mapping[str, np.ndarray]]:
+    """Confusion matrices by seed, in order, and patient, of the runs that scored this split."""
+    runs = {run.seed: run.confusion for run in content.results if run.arm == arm}
+    return {seed: runs[seed][split] for seed in sorted(runs) if split in runs[seed]}
 
 
-def arm_classes(content: ReportContent, arm: str, split: str) -> ClassScores | None:
-    """Scores by class of an arm; None where no confusion matrix is known."""
-    runs: dict[int, dict[str, np.ndarray]] = {}
-    for row in content.results:
-        if row.arm == arm and row.split == split and row.confusion is not None:
-            runs.setdefault(row.seed, {})[row.patient] = row.confusion
-    return class_scores(runs) if runs and content.classes else None
+def arm_tables(
+    content: ReportContent, arm: str, split: str = HEADLINE
+) -> dict[str, Float64[np.ndarray, "seeds patients"]]:
+    """Each metric by seed and patient, in the order of `patients`; NaN without a result."""
+    runs, names = arm_runs(content, arm, split), patients(content, split)
+    tables = {metric: np.full((max(len(runs), 1), len(names)), np.nan) for metric in METRICS}
+    for i, matrices in enumerate(runs.values()):
+        for patient, matrix in matrices.items():
+            for metric, value in foreground_scores(matrix, content.foreground).items():
+                tables[metric][i, names.index(patient)] = value
+    return tables
 
 
 def ablation_points(content: ReportContent) -> list[Point]:
-    """The arms that vary the setting of an ablation, in order, over the patients of the headline
-    split."""
-    if content.ablation is None:
-        return []
-    split, values = content.headline_split, content.ablation.values
-    return [
-        point(arm, value, *(arm_table(content, arm, split, metric) for metric in ("iou", "dice")))
-        for arm, value in values.items()
-        if any(row.arm == arm for row in content.results)
-    ]
+    """The arms that vary the setting of an ablation, in order."""
+    known, points = arm_names(content), []
+    for arm, value in content.ablation.values.items() if content.ablation else ():
+        if arm in known:
+            tables = arm_tables(content, arm)
+            points.append(point(arm, value, tables["iou"], tables["dice"]))
+    return points
 
 
 def check_results(content: ReportContent) -> None:
     """Raises UserError for a patient in two splits, ValueError for a repeated result."""
     split_of: dict[str, str] = {}
-    for row in [*content.cohort, *content.results]:
-        if split_of.setdefault(row.patient, row.split) != row.split:
+    for patient, split in _memberships(content):
+        if split_of.setdefault(patient, split) != split:
             raise UserError(
-                f"Patient {row.patient!r} is in the split {split_of[row.patient]!r} and in "
-                f"{row.split!r}, so the scores would say nothing about unseen patients. Correct "
-                "the split column of the cohort table and prepare the tiles again."
+                f"Patient {patient!r} is in the split {split_of[patient]!r} and in {split!r}, so "
+                "the scores would say nothing about unseen patients. Correct the split column of "
+                "the cohort table and prepare the tiles again."
             )
-    results = Counter((row.arm, row.seed, row.patient) for row in content.results)
-    if twice := [key for key, count in results.items() if count > 1]:
-        raise ValueError(f"two results for arm, seed, patient {twice[0]}")
+    for run, count in Counter((run.arm, run.seed) for run in content.results).items():
+        if count > 1:
+            raise ValueError(f"two results for arm and seed {run}")
+
+
+def _memberships(content: ReportContent) -> Iterator[tuple[str, str]]:
+    """Patients and their splits, wherever they are mentioned."""
+    for row in content.cohort:
+        yield row.patient, row.split
+    for run in content.results:
+        for split, matrices in run.confusion.items():
+            for patient in matrices:
+                yield patient, split
 
 
 def comparisons(content: ReportContent) -> list[Comparison]:
-    """Every arm against the baseline, over the patients of the headline split."""
+    """Every arm against the baseline."""
     names = arm_names(content)
     if len(names) < 2:
         return []
-    tables = {name: arm_table(content, name, content.headline_split) for name in names}
-    return compare_arms(tables, names[0])
+    return compare_arms({name: arm_tables(content, name)["iou"] for name in names}, names[0])
 
 
 def summary(content: ReportContent) -> dict[str, Any]:
@@ -100,7 +104,7 @@ def summary(content: ReportContent) -> dict[str, Any]:
     """
     out: dict[str, Any] = {
         "title": content.title,
-        "headline_split": content.headline_split,
+        "headline_split": HEADLINE,
         "arms": {name: _arm_summary(content, name) for name in arm_names(content)},
         "comparisons": [_comparison_summary(c) for c in comparisons(content)],
     }
@@ -131,19 +135,19 @@ def _cohort_summary(cohort: Sequence[CohortRow]) -> dict[str, dict[str, int]]:
 
 
 def _arm_summary(content: ReportContent, arm: str) -> dict[str, Any]:
-    headline = content.headline_split
-    others = dict.fromkeys(row.split for row in content.results if row.split != headline)
+    splits = dict.fromkeys(split for run in content.results for split in run.confusion)
     return {
-        "seeds": len({row.seed for row in content.results if row.arm == arm}),
-        **_split_summary(content, arm, headline),
-        "other_splits": {split: _split_summary(content, arm, split) for split in others},
+        "seeds": sum(run.arm == arm for run in content.results),
+        **_split_summary(content, arm, HEADLINE),
+        "other_splits": {
+            split: _split_summary(content, arm, split) for split in splits if split != HEADLINE
+        },
     }
 
 
 def _split_summary(content: ReportContent, arm: str, split: str) -> dict[str, Any]:
-    iou, *others = (
-        summarize(patient_means(arm_table(content, arm, split, metric))) for metric in METRICS
-    )
+    tables = arm_tables(content, arm, split)
+    iou, *others = (summarize(patient_means(table)) for table in tables.values())
     out: dict[str, Any] = {
         "n_patients": iou.n,
         "patient_iou_mean": iou.mean,
@@ -153,8 +157,8 @@ def _split_summary(content: ReportContent, arm: str, split: str) -> dict[str, An
     }
     for metric, found in zip(METRICS[1:], others, strict=True):
         out[f"patient_{metric}_mean"] = found.mean
-    by_class = arm_classes(content, arm, split)
-    return out | (class_numbers(by_class, content.classes) if by_class else {})
+    runs = arm_runs(content, arm, split)
+    return out | (class_numbers(class_scores(runs), content.classes) if runs else {})
 
 
 def _comparison_summary(c: Comparison) -> dict[str, Any]:

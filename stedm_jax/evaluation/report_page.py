@@ -33,7 +33,7 @@ from stedm_jax.evaluation.report_content import ReportContent
 from stedm_jax.evaluation.report_numbers import (
     ablation_points,
     arm_names,
-    arm_table,
+    arm_tables,
     patients,
 )
 from stedm_jax.evaluation.statistics import Comparison, Interval, patient_means
@@ -79,20 +79,19 @@ def page(content: ReportContent, numbers: Mapping[str, Any], tests: Sequence[Com
 
 def _derived(content: ReportContent, numbers: Mapping[str, Any]) -> dict[str, Any]:
     """What the templates use beside the content and its summary."""
-    arms, split = arm_names(content), content.headline_split
-    iou = {arm: patient_means(arm_table(content, arm, split)) for arm in arms}
+    arms = arm_names(content)
+    iou = {arm: patient_means(arm_tables(content, arm)["iou"]) for arm in arms}
     reconstruction = content.reconstruction.values()
     return {
         "arms": arms,
         "patients": {
             patient: [float(iou[arm][i]) for arm in arms]
-            for i, patient in enumerate(patients(content, split))
+            for i, patient in enumerate(patients(content))
         },
         "charts": _charts(content, iou),
         "class_tables": class_tables(numbers["arms"]),
         "labels": LABELS,
         "labeled": _labeled_shares(content),
-        "tags": sorted({tag for row in content.cohort for tag in row.tags}),
         "sampled": sampled_names(content.curves),
         "reconstruction_scores": list(
             dict.fromkeys(name for each in reconstruction for name in each)
@@ -183,6 +182,6 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
 
 
-def _picked_from(names: Iterable[str], values: Mapping[str, Any], missing: Any = None) -> list[Any]:
-    """The values of some names."""
-    return [values.get(name, missing) for name in names]
+def _picked_from(names: Iterable[str], values: Mapping[str, Any]) -> list[Any]:
+    """The values of some names, None for one that is missing."""
+    return [values.get(name) for name in names]

@@ -5,10 +5,7 @@ The scores of a group of images are those of its summed confusion matrix and of 
 each. Means over classes are over all classes that occur, background included: `miou` and `mdice`.
 """
 
-import csv
-import io
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,34 +93,25 @@ def pooled(images: Sequence[ImageScores], classes: Sequence[str]) -> dict[str, f
 
 
 def grouped(
-    images: Sequence[ImageScores],
-    classes: Sequence[str],
-    key: Callable[[ImageScores], tuple[str, ...]],
-) -> dict[tuple[str, ...], dict[str, float]]:
-    """`pooled` of the images of each key, in the order of keys."""
+    images: Sequence[ImageScores], names: Sequence[str]
+) -> list[tuple[dict[str, str], list[ImageScores]]]:
+    """Images that have the same values of some attributes: these values, and the images."""
     groups: dict[tuple[str, ...], list[ImageScores]] = {}
     for each in images:
-        groups.setdefault(key(each), []).append(each)
-    return {name: pooled(group, classes) for name, group in sorted(groups.items())}
+        groups.setdefault(tuple(getattr(each, name) for name in names), []).append(each)
+    return [(dict(zip(names, key, strict=True)), groups[key]) for key in sorted(groups)]
 
 
 def by_image(images: Sequence[ImageScores], classes: Sequence[str]) -> list[dict[str, Any]]:
     """A row an image: part, patient, image, scores."""
-    found = grouped(images, classes, lambda each: (each.part, each.patient, each.image))
-    return [
-        {"part": part, "patient": patient, "image": image, **values}
-        for (part, patient, image), values in found.items()
-    ]
+    groups = grouped(images, ("part", "patient", "image"))
+    return [{**names, **pooled(group, classes)} for names, group in groups]
 
 
 def by_patient(images: Sequence[ImageScores], classes: Sequence[str]) -> list[dict[str, Any]]:
     """A row a patient of a part: part, patient, images, scores."""
-    count = Counter((each.part, each.patient) for each in images)
-    found = grouped(images, classes, lambda each: (each.part, each.patient))
-    return [
-        {"part": part, "patient": patient, "images": count[part, patient], **values}
-        for (part, patient), values in found.items()
-    ]
+    groups = grouped(images, ("part", "patient"))
+    return [{**names, "images": len(group), **pooled(group, classes)} for names, group in groups]
 
 
 def summary(images: Sequence[ImageScores], classes: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -131,19 +119,18 @@ def summary(images: Sequence[ImageScores], classes: Sequence[str]) -> dict[str, 
 
     They are the numbers of images and patients, pooled scores, and means over images and patients.
     """
-    parts = sorted({each.part for each in images})
-    groups = {part: [each for each in images if each.part == part] for part in parts}
+    parts = {names["part"]: group for names, group in grouped(images, ("part",))}
     if len(parts) > 1:
-        groups["all"] = list(images)
+        parts["all"] = list(images)
     out = {}
-    for part, group in groups.items():
-        patients = grouped(group, classes, lambda each: (each.patient,))
+    for part, group in parts.items():
+        patients = [pooled(own, classes) for _, own in grouped(group, ("patient",))]
         out[part] = {
             "images": len(group),
             "patients": len(patients),
             "pooled": pooled(group, classes),
             "mean_over_images": _means(by_image(group, classes)),
-            "mean_over_patients": _means(list(patients.values())),
+            "mean_over_patients": _means(patients),
         }
     return out
 
@@ -206,13 +193,3 @@ def arms_table(
 
 def _shown(values: Mapping[str, Any]) -> list[str]:
     return [f"{values[name]:.{digits}f}" for name, digits in SHOWN.items()]
-
-
-def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows with the same keys as CSV; an undefined score is an empty field."""
-    text = io.StringIO()
-    out = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
-    out.writeheader()
-    for row in rows:
-        out.writerow({key: "" if value != value else value for key, value in row.items()})
-    return text.getvalue()

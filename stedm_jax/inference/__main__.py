@@ -271,7 +271,8 @@ class Results:
 
     def finish(self) -> str:
         """Writes the scores; a table of them, "" where there are none."""
-        from stedm_jax.evaluation.whole_scores import by_image, by_patient, summary, summary_table, to_csv
+        from stedm_jax.evaluation.csv_text import to_csv
+        from stedm_jax.evaluation.whole_scores import by_image, by_patient, summary, summary_table
 
         if not self.scores:
             return ""

@@ -15,14 +15,15 @@ import numpy as np
 
 from stedm_jax.common.files import write_json, write_text
 from stedm_jax.data.whole import WholeSet
+from stedm_jax.evaluation.csv_text import to_csv
 from stedm_jax.evaluation.whole_scores import (
     arms_table,
     by_image,
     by_patient,
     grouped,
+    pooled,
     summary,
     summary_table,
-    to_csv,
 )
 from stedm_jax.experiment.context import Context
 from stedm_jax.experiment.held_out import check_held_out
@@ -65,8 +66,9 @@ def score_whole(context: Context, folder: Path, baseline: str | None) -> None:
         per_image += [{**own, **row} for row in by_image(found, segmenter.names)]
         per_patient += [{**own, **row} for row in by_patient(found, segmenter.names)]
         found_by[one.arm][str(one.seed)] = summary(found, segmenter.names)
-        patients = grouped(found, segmenter.names, lambda each: (each.patient,))
-        dice[one.arm].append([each["object_dice"] for each in patients.values()])
+        patients = grouped(found, ("patient",))
+        own_dice = [pooled(each, segmenter.names)["object_dice"] for _, each in patients]
+        dice[one.arm].append(own_dice)
         print(f"[report] {one.arm}, seed {one.seed}: {len(found)} whole images", flush=True)
     found_by = {name: seeds for name, seeds in found_by.items() if seeds}
     write_text(folder / "whole_images.csv", to_csv(per_image))

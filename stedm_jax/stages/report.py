@@ -11,9 +11,8 @@ from PIL import Image
 from stedm_jax.common.files import write_text
 from stedm_jax.data.records import TileSet
 from stedm_jax.evaluation.ablation import Ablation
-from stedm_jax.evaluation.confusion import foreground_scores, scores
 from stedm_jax.evaluation.panels import Strip, cohort_panel, legend, overlay, style_grid
-from stedm_jax.evaluation.report_content import CohortRow, ReportContent, ResultRow, SyntheticSet
+from stedm_jax.evaluation.report_content import ArmRun, CohortRow, ReportContent, SyntheticSet
 from stedm_jax.evaluation.report_files import results_table, write_report
 from stedm_jax.evaluation.synthesis_quality.measure import load_quality
 from stedm_jax.experiment.cells import Cell
@@ -69,6 +68,7 @@ def _content(context: Context) -> ReportContent:
         pictures=dict(drawn(path)),
         results=list(_results(context)),
         classes=context.classes.names,
+        foreground=context.classes.foreground,
         baseline=baseline_of(context),
         synthesis=sets,
         ablation=_ablation(context),
@@ -178,33 +178,16 @@ def _whose(folder: Path) -> str:
     return f"; layouts of {', '.join(names['layouts'])}, styles of {', '.join(names['styles'])}"
 
 
-def _results(context: Context) -> Iterator[ResultRow]:
-    arms, foreground = list(context.settings.arms), context.classes.foreground
-    tiles = {
-        (split, patient): sum(row.patient == patient for row in context.tiles.index(split))
-        for split in ("val", "test")
-        for patient in context.tiles.patients(split)
-    }
-    seeds = context.settings.segmentation.seeds
+def _results(context: Context) -> Iterator[ArmRun]:
+    """The segmenters of this configuration, by seed and in the order of the arms."""
+    arms, seeds = list(context.settings.arms), context.settings.segmentation.seeds
     known = [one for one in trained(context.workdir.path) if one.arm in arms and one.seed in seeds]
     for one in sorted(known, key=lambda each: (each.seed, arms.index(each.arm))):
-        for split in ("val", "test"):
-            for patient, matrix in one.confusion[split].items():
-                counts = np.array(matrix, np.int64)
-                values = foreground_scores(counts, foreground)
-                yield ResultRow(
-                    one.arm,
-                    one.seed,
-                    patient,
-                    split,
-                    iou=values["iou"],
-                    dice=values["dice"],
-                    recall=values["recall"],
-                    precision=values["precision"],
-                    n_tiles=tiles[split, patient],
-                    n_pixels=scores(counts).n_pixels,
-                    confusion=counts,
-                )
+        confusion = {
+            split: {name: np.array(matrix, np.int64) for name, matrix in patients.items()}
+            for split, patients in one.confusion.items()
+        }
+        yield ArmRun(one.arm, one.seed, confusion)
 
 
 def _ablation(context: Context) -> Ablation | None:

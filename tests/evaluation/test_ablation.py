@@ -5,23 +5,22 @@ import numpy as np
 import pytest
 
 from stedm_jax.evaluation.ablation import Ablation, ablation_chart, ablation_csv, point
+from stedm_jax.evaluation.confusion import foreground_scores
 from stedm_jax.evaluation.figures import DARK, LIGHT
-from stedm_jax.evaluation.report_content import ReportContent, ResultRow
+from stedm_jax.evaluation.report_content import ArmRun, ReportContent
 from stedm_jax.evaluation.report_files import write_report
 from stedm_jax.evaluation.report_numbers import ablation_points
 
 
 def content(values) -> ReportContent:
     rng = np.random.default_rng(0)
-    rows = [
-        ResultRow(arm, seed, f"p{patient}", "test", *rng.uniform(0.3, 0.9, 4), 4, 100)
+    runs = [
+        ArmRun(arm, seed, {"test": {f"p{i}": rng.integers(1, 99, (2, 2)) for i in range(5)}})
         for arm in (*values, "other")
         for seed in (0, 1)
-        for patient in range(5)
     ]
-    return ReportContent(
-        title="made", results=rows, ablation=Ablation("features.timesteps", values)
-    )
+    ablation = Ablation("features.timesteps", values)
+    return ReportContent("made", results=runs, classes="ab", foreground=(1,), ablation=ablation)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +38,12 @@ def test_the_arms_that_vary_the_key_are_drawn_and_listed(tmp_path, values, setti
     rows = list(csv.DictReader(io.StringIO(ablation_csv(points))))
     assert {row["arm"] for row in rows} == set(values)
     for row in rows:
-        mine = [r.iou for r in made.results if r.arm == row["arm"]]
+        mine = [
+            foreground_scores(matrix, (1,))["iou"]
+            for run in made.results
+            if run.arm == row["arm"]
+            for matrix in run.confusion["test"].values()
+        ]
         assert float(row["iou_mean"]) == pytest.approx(np.mean(mine), abs=1e-6)
         assert float(row["iou_low"]) < float(row["iou_mean"]) < float(row["iou_high"])
         assert (row["seeds"], row["patients"]) == ("2", "5")

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from stedm_jax.evaluation.class_scores import class_numbers, class_scores
-from stedm_jax.evaluation.confusion import foreground_scores, scores
-from stedm_jax.evaluation.report_content import ReportContent, ResultRow
+from stedm_jax.evaluation.confusion import scores
+from stedm_jax.evaluation.report_content import ArmRun, ReportContent
 from stedm_jax.evaluation.report_files import results_table, write_report
 from stedm_jax.evaluation.report_numbers import summary
 
@@ -21,21 +21,10 @@ BOB = np.array([[10, 0, 0], [0, 0, 4], [0, 2, 4]], np.int64)
 MATRICES = st.lists(arrays(np.int64, (3, 3), elements=st.integers(0, 50)), min_size=1, max_size=4)
 
 
-def row(arm, seed, patient, matrix, split="test"):
-    found, pixels = foreground_scores(matrix, [1]), int(matrix.sum())
-    iou, dice, recall, precision = (found[name] for name in ("iou", "dice", "recall", "precision"))
-    return ResultRow(
-        arm, seed, patient, split, iou, dice, recall, precision, 1, pixels, confusion=matrix
-    )
-
-
 def content(classes=NAMES, arms=("ldm",), cut=3):
-    rows = [
-        row(arm, 0, name, matrix[:cut, :cut])
-        for arm in arms
-        for name, matrix in (("ann", ANN), ("bob", BOB))
-    ]
-    return ReportContent("BCSS", results=rows, classes=classes[:cut])
+    matrices = {"ann": ANN[:cut, :cut], "bob": BOB[:cut, :cut]}
+    runs = [ArmRun(arm, 0, {"test": matrices}) for arm in arms]
+    return ReportContent("BCSS", results=runs, classes=classes[:cut], foreground=(1,))
 
 
 def test_by_hand():
@@ -60,7 +49,7 @@ def test_by_hand():
 
 
 def test_means_over_seeds_and_each_seed():
-    found = class_numbers(class_scores({4: {"ann": ANN}, 2: {"ann": ANN.T @ ANN}}), NAMES)
+    found = class_numbers(class_scores({2: {"ann": ANN.T @ ANN}, 4: {"ann": ANN}}), NAMES)
     other = class_numbers(class_scores({2: {"ann": ANN.T @ ANN}}), NAMES)
     assert list(found["by_seed"]) == ["2", "4"]
     assert found["by_seed"]["2"]["pooled_accuracy"] == pytest.approx(other["pooled_accuracy"])
@@ -74,25 +63,22 @@ def test_other_order_of_classes_other_order_of_the_table(matrices, order):
     other = class_scores(
         {0: {str(i): each[np.ix_(order, order)] for i, each in enumerate(matrices)}}
     )
-    moved = [*order, 3]
-    for name in ("dice", "iou", "pooled_dice", "pooled_iou"):
-        np.testing.assert_allclose(getattr(other, name), getattr(one, name)[..., moved])
+    moved = [0, *(1 + k for k in order), 4, *(5 + k for k in order), 8]
+    np.testing.assert_allclose(other.by_patient, one.by_patient[moved])
+    np.testing.assert_allclose(other.pooled, one.pooled[moved])
     np.testing.assert_array_equal(other.pixels, one.pixels[list(order)])
-    np.testing.assert_allclose(other.pooled_accuracy, one.pooled_accuracy)
 
 
 @given(MATRICES)
 def test_the_pool_of_one_patient_is_that_patient(matrices):
     found = class_scores({seed: {"ann": each} for seed, each in enumerate(matrices)})
-    np.testing.assert_array_equal(found.pooled_dice, found.dice[:, 0])
-    np.testing.assert_array_equal(found.pooled_iou, found.iou[:, 0])
-    np.testing.assert_array_equal(found.pooled_accuracy, found.accuracy[:, 0])
+    np.testing.assert_array_equal(found.pooled, found.by_patient[:, :, 0])
 
 
 @given(MATRICES)
 def test_the_pool_is_that_of_the_summed_matrix(matrices):
     found = class_scores({0: {str(i): each for i, each in enumerate(matrices)}})
-    np.testing.assert_array_equal(found.pooled_dice[0, :3], scores(np.sum(matrices, axis=0)).dice)
+    np.testing.assert_array_equal(found.pooled[1:4, 0], scores(np.sum(matrices, axis=0)).dice)
 
 
 def test_files_of_a_report(tmp_path):
@@ -103,8 +89,8 @@ def test_files_of_a_report(tmp_path):
     assert absent | {"dice": "", "iou": "", "pixels": "0"} in rows
     missed = {"arm": "ldm", "seed": "0", "split": "test", "patient": "bob", "class": "tumour"}
     assert missed | {"dice": "0.000000", "iou": "0.000000", "pixels": "4"} in rows
-    told = json.loads((tmp_path / "summary.json").read_text())["arms"]["vit"]
-    assert told["pooled_accuracy"] == pytest.approx(23 / 32)
+    arm = json.loads((tmp_path / "summary.json").read_text())["arms"]["vit"]
+    assert arm["pooled_accuracy"] == pytest.approx(23 / 32)
     html = (tmp_path / "index.html").read_text()
     table = html[html.index("Scores by class") :]
     assert table.count("<td>necrosis</td>") == 1 and table.count("</span>concat</td>") == 1 + 3
@@ -138,16 +124,10 @@ def test_foreground_of_one_class_is_that_class():
     assert arm["patient_dice_mean"] == pytest.approx(arm["classes"]["tumour"]["patient_dice_mean"])
 
 
-def test_without_matrices_as_before(tmp_path):
-    rows = [ResultRow("ldm", 0, "ann", "test", 0.5, 0.6, 0.7, 0.8, 1, 12)]
-    write_report(tmp_path, ReportContent("old", results=rows, classes=NAMES))
-    assert not (tmp_path / "per_class.csv").exists()
-    assert "Scores by class" not in (tmp_path / "index.html").read_text()
-    assert "classes" not in json.loads((tmp_path / "summary.json").read_text())["arms"]["ldm"]
-
-
 def test_a_split_without_results_of_an_arm():
-    rows = [row("ldm", 0, "ann", ANN), row("ldm", 0, "bob", BOB, "val"), row("vit", 0, "ann", ANN)]
-    told = summary(ReportContent("t", results=rows, classes=NAMES))["arms"]
-    assert told["ldm"]["other_splits"]["val"]["pooled_accuracy"] == pytest.approx(14 / 20)
-    assert "classes" not in told["vit"]["other_splits"]["val"]
+    both = ArmRun("ldm", 0, {"test": {"ann": ANN}, "val": {"bob": BOB}})
+    one = ArmRun("vit", 0, {"test": {"ann": ANN}})
+    made = ReportContent("t", results=[both, one], classes=NAMES, foreground=(1,))
+    arms = summary(made)["arms"]
+    assert arms["ldm"]["other_splits"]["val"]["pooled_accuracy"] == pytest.approx(14 / 20)
+    assert "classes" not in arms["vit"]["other_splits"]["val"]

@@ -10,7 +10,7 @@ import pytest
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.evaluation.panels import Strip, cohort_panel, legend, style_grid
-from stedm_jax.evaluation.report_content import CohortRow, ReportContent, ResultRow, SyntheticSet
+from stedm_jax.evaluation.report_content import ArmRun, CohortRow, ReportContent, SyntheticSet
 from stedm_jax.evaluation.report_files import per_patient_csv, results_table, write_report
 from stedm_jax.evaluation.synthesis_quality.metric import Quality
 
@@ -18,28 +18,22 @@ ARMS, SEEDS, TEST = ("labelled", "labelled+synthetic"), (0, 1, 2), 6
 COLORS = ((236, 236, 236), (204, 60, 60))
 
 
+def matrix(iou):
+    """A confusion matrix of 4096 pixels in which the foreground has this IoU, to three digits."""
+    hit = round(1000 * iou)
+    return np.array([[3096, 1000 - hit], [0, hit]], np.int64)
+
+
 def results():
     rng = np.random.default_rng(0)
     base = rng.uniform(0.35, 0.7, TEST + 2)
     for arm, gain in zip(ARMS, (0.0, 0.12), strict=True):
         for seed in SEEDS:
+            confusion = {"test": {}, "val": {}}
             for i in range(TEST + 2):
-                split = "test" if i < TEST else "val"
-                iou = float(np.clip(base[i] + gain * (1 - base[i]) * 2 + rng.normal(0, 0.02), 0, 1))
-                dice = 2 * iou / (1 + iou)
-                yield ResultRow(
-                    arm,
-                    seed,
-                    f"patient-{i:02d}",
-                    split,
-                    iou,
-                    dice,
-                    dice,
-                    dice,
-                    40,
-                    40 * 64 * 64,
-                    {"stain": "unseen" if i % 2 else "seen"},
-                )
+                iou = np.clip(base[i] + gain * (1 - base[i]) * 2 + rng.normal(0, 0.02), 0, 1)
+                confusion["test" if i < TEST else "val"][f"patient-{i:02d}"] = matrix(iou)
+            yield ArmRun(arm, seed, confusion)
 
 
 def tissue(rng, color):
@@ -105,6 +99,8 @@ def content(small=True):
         pictures={"diffusion, step 600": images[0][0]},
         curves=curves,
         results=list(results()),
+        classes=("background", "tumour"),
+        foreground=(1,),
         synthesis={"synthetic": synthetic(made, od, grid)},
         stages={"autoencoder": 95.0, "latents": 4.2, "diffusion": 301.0, "synthesis": 4000.0},
         config={"name": "demo", "note": "</pre><script>alert(1)</script>", "lr": 1e-3},
@@ -123,6 +119,7 @@ def report(tmp_path_factory):
 def test_files(report):
     assert sorted(p.name for p in report.iterdir()) == [
         "index.html",
+        "per_class.csv",
         "per_patient.csv",
         "summary.json",
     ]
@@ -148,8 +145,8 @@ def test_html_is_self_contained_and_escaped(report):
 
 def test_summary(report):
     numbers = json.loads((report / "summary.json").read_text())
-    rows = [r for r in results() if r.split == "test" and r.arm == "labelled"]
-    means = [np.mean([r.iou for r in rows if r.patient == f"patient-{i:02d}"]) for i in range(TEST)]
+    tests = [run.confusion["test"] for run in results() if run.arm == "labelled"]
+    means = [np.mean([each[name][1, 1] / 1000 for each in tests]) for name in tests[0]]
     arm = numbers["arms"]["labelled"]
     assert arm["patient_iou_mean"] == pytest.approx(np.mean(means))
     assert arm["patient_iou_var"] == pytest.approx(np.var(means, ddof=1))
@@ -187,17 +184,19 @@ def test_csv(report):
     with open(report / "per_patient.csv") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == len(ARMS) * len(SEEDS) * (TEST + 2)
-    assert rows[0]["arm"] == "labelled" and rows[0]["tag_stain"] == "seen"
-    first = next(results())
-    assert float(rows[0]["iou"]) == pytest.approx(first.iou, abs=1e-6)
+    first = rows[0]
+    assert (first["arm"], first["patient"], first["split"]) == ("labelled", "patient-00", "test")
+    expected = next(results()).confusion["test"]["patient-00"][1, 1] / 1000
+    assert float(first["iou"]) == pytest.approx(expected, abs=1e-6)
+    assert (first["n_tiles"], first["n_pixels"]) == ("52", "4096")
 
 
 def test_undefined_score_is_empty_in_csv_and_left_out_of_means():
-    row = next(results())
-    nan = dataclasses.replace(row, patient="p", iou=float("nan"))
-    c = ReportContent("t", results=[row, nan])
-    assert per_patient_csv(c).splitlines()[1].split(",")[4] == ""
-    assert "    1 " in results_table(c)
+    nothing = np.array([[9, 0], [0, 0]], np.int64)
+    run = ArmRun("labelled", 0, {"test": {"p": nothing, "patient-00": matrix(0.5)}})
+    made = ReportContent("t", results=[run], classes=("a", "b"), foreground=(1,))
+    assert per_patient_csv(made).splitlines()[1].split(",")[4] == ""
+    assert "    1 " in results_table(made)
 
 
 def test_same_content_same_files(tmp_path):
@@ -211,24 +210,23 @@ def test_nearly_empty_content(tmp_path):
     write_report(tmp_path, ReportContent("Nothing yet"))
     assert "Nothing yet" in (tmp_path / "index.html").read_text()
     assert json.loads((tmp_path / "summary.json").read_text())["arms"] == {}
-    one = ReportContent("one", results=[next(results())])
-    write_report(tmp_path, one)
-    assert (
-        json.loads((tmp_path / "summary.json").read_text())["arms"]["labelled"]["patient_iou_var"]
-        is None
-    )
+    assert not (tmp_path / "per_patient.csv").exists()
+    alone = ArmRun("labelled", 0, {"test": {"p": matrix(0.5)}})
+    write_report(tmp_path, ReportContent("one", results=[alone], classes="ab", foreground=(1,)))
+    arms = json.loads((tmp_path / "summary.json").read_text())["arms"]
+    assert arms["labelled"]["patient_iou_var"] is None
 
 
 def test_a_leaking_patient_is_refused(tmp_path):
-    row = next(results())
-    leak = dataclasses.replace(row, split="train", seed=9)
+    run = next(results())
+    leak = ArmRun("labelled", 9, {"train": {"patient-00": matrix(0.5)}})
     with pytest.raises(UserError, match="patient-00"):
-        write_report(tmp_path, ReportContent("t", results=[row, leak]))
+        write_report(tmp_path, ReportContent("t", results=[run, leak]))
     with pytest.raises(UserError, match="patient-00"):
         cohort = [CohortRow("patient-00", "style", 1, 1, 0.0)]
-        write_report(tmp_path, ReportContent("t", cohort=cohort, results=[row]))
+        write_report(tmp_path, ReportContent("t", cohort=cohort, results=[run]))
     with pytest.raises(ValueError, match="two results"):
-        write_report(tmp_path, ReportContent("t", results=[row, row]))
+        write_report(tmp_path, ReportContent("t", results=[run, run]))
 
 
 def test_results_table():

@@ -4,6 +4,7 @@ import io
 import numpy as np
 import pytest
 
+from stedm_jax.evaluation.csv_text import to_csv
 from stedm_jax.evaluation.objects import to_objects
 from stedm_jax.evaluation.whole_scores import (
     arms_table,
@@ -12,7 +13,6 @@ from stedm_jax.evaluation.whole_scores import (
     score_image,
     summary,
     summary_table,
-    to_csv,
 )
 
 CLASSES = ("stroma", "gland")
