@@ -26,11 +26,14 @@ def opened(path: Path, page: int = 0) -> Iterator[Image.Image]:
       UserError: unreadable, or several pictures.
     """
     most = Image.MAX_IMAGE_PIXELS
-    with reading(path, "cannot be read as an image"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with (
+        reading(path, "cannot be read as an image"),
+        warnings.catch_warnings(action="ignore"),
+        path.open("rb") as file,  # of a name, Pillow maps turned gray and CMYK, and wrongly
+    ):
         try:
             Image.MAX_IMAGE_PIXELS = None
-            picture = Image.open(path)
+            picture = Image.open(file)
         finally:
             Image.MAX_IMAGE_PIXELS = most
         with picture:

@@ -12,7 +12,7 @@ from stedm_jax.imaging.image_file import SUFFIXES, ImageFile
 from stedm_jax.imaging.openslide_file import GENERIC, OpenSlideFile
 from stedm_jax.imaging.reader import SlideReader, check_size, reading
 from stedm_jax.imaging.tiff_file import TiffFile
-from stedm_jax.imaging.tiff_layout import layout_of, orientation_of
+from stedm_jax.imaging.tiff_layout import check_tiles, layout_of, orientation_of
 from stedm_jax.imaging.tiff_pages import check_pages, is_tiff
 from stedm_jax.imaging.tiff_tiles import COLORS, check_pixels
 
@@ -38,6 +38,7 @@ def _only_tifffile(path: Path) -> bool:
     with file:
         if file.is_ome or orientation_of(first) != 1:
             return True
+        check_tiles(file)
         if openslide.OpenSlide.detect_format(path) not in (None, GENERIC):
             return False
         page = layout_of(path, file).levels[0][0].aspage()

@@ -4,6 +4,7 @@ The picture is the largest one. Several of its size are a stack of depths, times
 and no picture, but for three planes of an OME-TIFF that are red, green and blue.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import tifffile
 from stedm_jax.common.errors import UserError
 from stedm_jax.imaging.as_shown import ORIENTATION
 from stedm_jax.imaging.microns import Sides, ome_pixels, ome_sides, tag_sides
-from stedm_jax.imaging.reader import reading
+from stedm_jax.imaging.reader import MOST_PIXELS, reading
 
 Pages = Sequence[tifffile.TiffPage | tifffile.TiffFrame]
 
@@ -64,6 +65,20 @@ def orientation_of(page: tifffile.TiffPage) -> int:
     return value if value in range(1, 9) else 1
 
 
+def check_tiles(file: tifffile.TiffFile) -> None:
+    """Refuses tiles of sizes that make OpenSlide end the process.
+
+    Raises:
+      ValueError: they are no numbers of pixels, or larger than any.
+    """
+    for page in (each.aspage() for each in file.pages):
+        sides = (page.tilewidth, page.tilelength)
+        if page.is_tiled and not (
+            all(isinstance(side, int) for side in sides) and 0 < math.prod(sides) <= MOST_PIXELS
+        ):
+            raise ValueError("tiles of {} x {} pixels".format(*sides))
+
+
 def layout_of(path: Path, file: tifffile.TiffFile) -> Layout:
     """Finds the picture.
 
@@ -71,6 +86,7 @@ def layout_of(path: Path, file: tifffile.TiffFile) -> Layout:
       UserError: a stack, several pictures, or a damaged file.
     """
     with reading(path, "is a damaged TIFF"):
+        check_tiles(file)
         xml = file.ome_metadata
         levels, pixels = _ome_levels(path, file, xml) if xml else (_plain_levels(path, file), None)
         key = key_page(levels[0][0])

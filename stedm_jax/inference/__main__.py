@@ -3,16 +3,20 @@
     python -m stedm_jax.inference --workdir=RUN --images=DIR --out=OUT [--arm=labelled] [--mpp=0.5]
 
 Writes for each image NAME of DIR (or below it) into OUT
-    NAME.png       class ids with the colours of the classes as palette: as large as the image; of a
-                   slide at the resolution of the tiles that the segmenter learnt from
-    NAME.geojson   outlines of the objects in pixels of the file (of level 0), for QuPath
+    NAME.png       class ids with the colors of the classes as palette: as large as the image; of a
+                   slide at the resolution of the tiles that the segmenter learned from
+    NAME.geojson   outlines of the objects in pixels of the file (of level 0) for QuPath, which
+                   counts from the corner of what was scanned
     NAME_objects.png   with --objects: their numbers, 16 bits
-and report.jsonl, a line an image. DIR may be one file, or what --whole of data_prep makes: then the
-images of --splits are taken, and images.csv, patients.csv and summary.json hold accuracy, IoU and
-Dice of classes and the GlaS challenge's F1, Dice and Hausdorff distance of objects where these are
-numbered, by image, by patient and by part of the test. Patients that the run has learnt from are
-refused without --allow_seen. --truth=DIR is a folder with masks of class ids of the same names
-instead; its objects are areas of the foreground, and its patients are not known.
+and report.jsonl, a line an image. Hidden files and results of this command are no images, and
+nothing is written over a file that is read, or that this command did not write.
+
+DIR may be one file, or what --whole of data_prep makes: then the images of --splits are taken, and
+images.csv, patients.csv and summary.json hold accuracy, IoU and Dice of classes and the GlaS
+challenge's F1, Dice and Hausdorff distance of objects where these are numbered, by image, by
+patient and by part of the test. Patients that the run has learned from are refused without
+--allow_seen. --truth=DIR is a folder with masks of class ids of the same names instead; its objects
+are areas of the foreground, and its patients are not known.
 
 Exit status: 0 all images segmented; 1 some failed, the others are done; 2 nothing was done.
 """
@@ -26,10 +30,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from stedm_jax.common.commands import run_command
 from stedm_jax.common.errors import UserError, explain
-from stedm_jax.common.files import write_text
+from stedm_jax.common.files import write_json, write_text
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -49,46 +53,40 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--arm", default="labelled", help="which segmenter of the run (labelled)")
     add("--seed", type=int, help="which of its trainings (the first)")
     add("--mpp", type=float, help="microns per pixel of images that do not say, as all but slides")
-    add("--region", default="", help="X,Y,WIDTH,HEIGHT in level-0 pixels: only that of each slide")
+    region = "X,Y,WIDTH,HEIGHT in level-0 pixels of the whole file: only that of each slide"
+    add("--region", default="", help=region)
     add("--truth", type=Path, help="folder with masks of class ids, NAME.png for each image")
     add("--splits", default="test", help="of whole images with truth (test)")
-    add(
-        "--allow_seen",
-        action="store_true",
-        help="score patients too whose tiles the run has learnt from",
-    )
-    add(
-        "--part",
-        default="official_split",
-        help="tag that divides the test in what is told (official_split)",
-    )
+    seen = "score patients too whose tiles the run has learned from"
+    add("--allow_seen", action="store_true", help=seen)
+    part = "tag by which the scores of the test are divided (official_split)"
+    add("--part", default="official_split", help=part)
     add("--overlap", type=float, default=0.25, help="of patches, as a share of their side (0.25)")
-    add(
-        "--margin",
-        type=float,
-        default=0.0625,
-        help="outermost part of a patch that does not count (0.0625)",
-    )
+    margin = "outermost part of a patch that does not count (0.0625)"
+    add("--margin", type=float, default=0.0625, help=margin)
     add("--batch", type=int, default=16, help="patches at once (16)")
     add("--least", type=float, default=100.0, help="square microns of the smallest object (100)")
-    add(
-        "--hole",
-        type=float,
-        default=100.0,
-        help="square microns of the largest hole that is filled (100)",
-    )
+    hole = "square microns of the largest hole that is filled (100)"
+    add("--hole", type=float, default=100.0, help=hole)
     add("--objects", action="store_true", help="write the numbers of objects too")
     args = parser.parse_args(argv)
+    _check(args)
     args.region = _region(args.region)
-    if args.mpp is not None and not 0.05 <= args.mpp <= 100:
+    return args
+
+
+def _check(args: argparse.Namespace) -> None:
+    from stedm_jax.imaging.microns import LEAST_MPP, MOST_MPP, believable
+
+    if args.mpp is not None and not believable(args.mpp):
         raise UserError(
-            f"--mpp={args.mpp:g} is no microscope's; give microns per pixel, such as 0.5."
+            f"--mpp={args.mpp:g} is no microscope's; give microns per pixel from {LEAST_MPP} to "
+            f"{MOST_MPP:g}, such as 0.5."
         )
     if min(args.least, args.hole) < 0:
         raise UserError(
             f"--least={args.least:g} and --hole={args.hole:g} are areas; give 0 or more."
         )
-    return args
 
 
 def _region(text: str) -> tuple[int, int, int, int] | None:
@@ -116,10 +114,10 @@ def list_items(args: argparse.Namespace) -> tuple[list[Item], Any]:
     """The images that the options name, and the set that they are of, if they are of one.
 
     Raises:
-      UserError: there is none, or nobody says the microns per pixel.
+      UserError: there is none, or nothing says the microns per pixel.
     """
     from stedm_jax.data.whole import WholeSet
-    from stedm_jax.inference.pictures import find_images, is_slide
+    from stedm_jax.imaging.find_images import find_images, is_slide
 
     if not args.images.exists():
         raise UserError(f"There is no {args.images}; --images is a folder or a file.")
@@ -142,9 +140,22 @@ def list_items(args: argparse.Namespace) -> tuple[list[Item], Any]:
     silent = [path for path in paths if not is_slide(path)] if args.mpp is None else []
     if silent:
         raise UserError(
-            f"{len(silent)} images such as {silent[0]} do not say their microns per pixel; give them: --mpp=0.5."
+            f"{len(silent)} images such as {silent[0]} do not say their microns per pixel; give "
+            "them: --mpp=0.5."
         )
     return items, None
+
+
+def inputs_of(items: Sequence[Item], whole: Any) -> Iterator[Path]:
+    """Every file that is read."""
+    for item in items:
+        yield item.path
+        if whole:
+            yield from (whole.path / each for each in (item.truth.mask, item.truth.instances))
+        elif item.truth:
+            yield item.truth
+    if whole:
+        yield from (whole.path / each for each in ("index.csv", "manifest.json"))
 
 
 class Results:
@@ -163,8 +174,8 @@ class Results:
         self.scores: list[Any] = []
 
     def _check_seen(self) -> None:
-        """Refuses to score patients that were learnt from, or says that they were, or that nobody
-        knows.
+        """Refuses to score patients that were learned from, or says that they were, or that it is
+        not known.
 
         Raises:
           UserError: there are such, and --allow_seen is not given.
@@ -180,36 +191,40 @@ class Results:
                     f"{error} To score them all the same, as not held out, give --allow_seen."
                 ) from error
         elif self.whole:
-            if found := seen(
-                learnt, names_of(row for row in self.whole.images if row.split in splits)
-            ):
+            rows = [row for row in self.whole.images if row.split in splits]
+            if found := seen(learnt, names_of(rows)):
                 print(f"not held out, their scores are no evidence: {found}", flush=True)
         elif self.args.truth:
             print(
-                "whose images these are is not known: that none was learnt from is not checked",
+                "whose images these are is not known: that none was learned from is not checked",
                 flush=True,
             )
 
     def run(self, item: Item) -> dict[str, Any]:
-        """Segments, writes, scores; what is told of it.
+        """Segments, writes, scores; what is reported of it.
 
         Raises:
           UserError: the image or its truth are unusable.
         """
-        from stedm_jax.inference.pictures import is_slide, open_plain, open_slide
+        from stedm_jax.imaging.find_images import is_slide
         from stedm_jax.inference.segment import segment
+        from stedm_jax.inference.view import view_image, view_slide
 
         path = self.whole.file(item.truth) if self.whole else item.path
-        if is_slide(path):
-            opened = open_slide(path, item.mpp, self.segmenter.mpp, self.args.region)
+        wanted = self.segmenter.mpp
+        if not self.whole and is_slide(path):
+            view = view_slide(path, item.mpp, wanted, self.args.region)
         else:
-            opened = open_plain(path, item.mpp or self.segmenter.mpp, self.segmenter.mpp)
-        found = segment(self.segmenter, opened, self.rules)
-        self._write(item.name, opened, found)
-        told = {
+            view = view_image(path, item.mpp or wanted, wanted)
+        try:
+            found = segment(self.segmenter, view, self.rules)
+        finally:
+            view.close()
+        self._write(item.name, view, found)
+        report = {
             "objects": int(found.objects.max()),
             "size": list(found.mask.shape),
-            "mpp": opened.mpp,
+            "mpp": view.mpp,
         }
         if item.truth is not None:
             score = (
@@ -218,81 +233,68 @@ class Results:
                 else self._compare(item, found)
             )
             self.scores.append(score)
-            told |= score.objects.scores()
-        return told
+            report |= score.objects.scores()
+        return report
 
     def _compare(self, item: Item, found: Any) -> Any:
         """Scores against a mask of class ids; each image is a patient of its own."""
-        from stedm_jax.evaluation.whole_scores import score_image
         from stedm_jax.evaluation.objects import to_objects
-        from stedm_jax.inference.pictures import read_ids
+        from stedm_jax.evaluation.whole_scores import score_image
+        from stedm_jax.imaging.label_file import read_mask
 
-        known = len(self.segmenter.names)
-        mask = read_ids(item.truth, found.mask.shape, known)
-        names, foreground = (item.name, item.name, "all"), self.segmenter.foreground
-        objects = to_objects(np.isin(mask, foreground))
+        known, foreground = len(self.segmenter.names), self.segmenter.foreground
+        mask = read_mask(item.truth, range(known))
+        if mask.shape != found.mask.shape:
+            raise UserError(
+                f"The mask {item.truth} is {mask.shape} pixels, what was segmented "
+                f"{found.mask.shape}."
+            )
         return score_image(
-            names,
+            (item.name, item.name, "all"),
             mask,
             found.mask,
             found.objects,
             classes=known,
             foreground=foreground,
-            true_objects=objects,
+            true_objects=to_objects(np.isin(mask, foreground)),
         )
 
-    def _write(self, name: str, opened: Any, found: Any) -> None:
-        from stedm_jax.inference.outlines import collection, features
+    def _write(self, name: str, view: Any, found: Any) -> None:
+        from stedm_jax.inference import outputs
+        from stedm_jax.inference.outlines import features
 
-        one, out = self.segmenter, self.args.out / name
-        out.parent.mkdir(parents=True, exist_ok=True)
-        picture = Image.fromarray(found.mask)
-        picture.putpalette(np.array(one.colors, np.uint8).tobytes())
-        _save(picture, out.with_name(f"{out.name}.png"))
-        if self.args.objects:
-            if found.objects.max() > 65535:
-                raise UserError(
-                    f"{found.objects.max()} objects are too many for --objects; raise --least."
-                )
-            _save(
-                Image.fromarray(found.objects.astype(np.uint16)),
-                out.with_name(f"{out.name}_objects.png"),
-            )
-        shapes = features(
-            found.mask,
-            found.objects,
-            one.names,
-            one.colors,
-            one.foreground,
-            opened.scale,
-            opened.corner,
-        )
-        write_text(out.with_name(f"{out.name}.geojson"), json.dumps(collection(shapes)))
+        one, most = self.segmenter, found.objects.max()
+        if self.args.objects and most > outputs.MOST_OBJECTS:
+            raise UserError(f"{most} objects are too many for --objects; raise --least.")
+        mask, outlines, *numbers = outputs.outputs_of(self.args.out, name, self.args.objects)
+        mask.parent.mkdir(parents=True, exist_ok=True)
+        outputs.write_mask(mask, found.mask, one.colors)
+        for path in numbers:
+            outputs.write_numbers(path, found.objects)
+        kinds = (one.names, one.colors, one.foreground)
+        parts = features(found.mask, found.objects, *kinds, view.scale, view.corner)
+        outputs.write_outlines(outlines, parts)
 
     def finish(self) -> str:
         """Writes the scores; a table of them, "" where there are none."""
+        from stedm_jax.evaluation import whole_scores as scores
         from stedm_jax.evaluation.csv_text import to_csv
-        from stedm_jax.evaluation.whole_scores import by_image, by_patient, summary, summary_table
+        from stedm_jax.inference.outputs import TABLES
 
         if not self.scores:
             return ""
-        names, out = self.segmenter.names, self.args.out
-        told = summary(self.scores, names)
-        write_text(out / "images.csv", to_csv(by_image(self.scores, names)))
-        write_text(out / "patients.csv", to_csv(by_patient(self.scores, names)))
-        write_text(out / "summary.json", json.dumps(told, indent=1))
-        return summary_table(told)
-
-
-def _save(picture: Image.Image, path: Path) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    picture.save(partial, "PNG")
-    partial.replace(path)
+        names = self.segmenter.names
+        images, patients, summary = (self.args.out / name for name in TABLES)
+        found = scores.summary(self.scores, names)
+        write_text(images, to_csv(scores.by_image(self.scores, names)))
+        write_text(patients, to_csv(scores.by_patient(self.scores, names)))
+        write_json(summary, found)
+        return scores.summary_table(found)
 
 
 def process(results: Results, items: Sequence[Item]) -> Iterator[tuple[Item, dict[str, Any]]]:
-    """Every image with what is told of it; a bad one, or one that the device fails on, is told and
-    stops no other."""
+    """Every image with what is reported of it; a bad one, or one that the device fails on, is
+    reported and stops no other."""
     from jax.errors import JaxRuntimeError
 
     for item in items:
@@ -315,42 +317,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
       UserError: what concerns the command as a whole.
     """
+    from stedm_jax.inference.outputs import REPORT, check_outputs
+
     args = parse_args(argv)
     items, whole = list_items(args)
+    names = [item.name for item in items]
+    check_outputs(args.out, names, args.objects, inputs_of(items, whole))
     results = Results(args, whole)
     args.out.mkdir(parents=True, exist_ok=True)
     failed = 0
-    with (args.out / "report.jsonl").open("w") as report:
-        for number, (item, told) in enumerate(process(results, items), start=1):
-            report.write(json.dumps({"image": item.name} | told) + "\n")
+    with (args.out / REPORT).open("w") as report:
+        for number, (item, found) in enumerate(process(results, items), start=1):
+            report.write(json.dumps({"image": item.name} | found) + "\n")
             report.flush()
-            failed += "error" in told
-            if "error" in told:
-                print(
-                    f"[{number}/{len(items)}] {item.name} failed: {told['error']}",
-                    file=sys.stderr,
-                    flush=True,
-                )
+            place = f"[{number}/{len(items)}] {item.name}"
+            if "error" in found:
+                failed += 1
+                print(f"{place} failed: {found['error']}", file=sys.stderr, flush=True)
             else:
-                print(f"[{number}/{len(items)}] {item.name}: {told['objects']} objects", flush=True)
+                print(f"{place}: {found['objects']} objects", flush=True)
     if table := results.finish():
         print(f"\n{table}", flush=True)
     print(f"{len(items) - failed} of {len(items)} images are segmented in {args.out}", flush=True)
     return 2 if failed == len(items) else int(failed > 0)
 
 
-def cli() -> None:
-    """Runs main; what a user can mend becomes one paragraph and an exit status."""
-    try:
-        status = main()
-    except BaseException as error:
-        told = None if isinstance(error, SystemExit) else explain(error)
-        if told is None:
-            raise
-        print(f"error: {told[0]}", file=sys.stderr, flush=True)
-        status = told[1]
-    sys.exit(status)
-
-
 if __name__ == "__main__":
-    cli()
+    run_command(main)

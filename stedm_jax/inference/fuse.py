@@ -5,14 +5,12 @@ Patches of side t start every t - o pixels, the first before the image, which is
 reflection. With the crossover c(i) of models/tiling.py, from 0 to 1 over the overlap o but for a
 margin m at the outside, a patch counts
 
-    w(i) = sin^2(pi/2 c(i))  at its start, mirrored at its end, 1 between
-         (1) out  = sum_k w_k f(x_k)
-                       (2)
+    (1)  w(i) = sin^2(pi/2 c(i))  at its start, mirrored at its end, 1 between
+    (2)  out  = sum_k w_k f(x_k)
 
 which is a raised cosine. sin^2 + cos^2 = 1, so the weights of all patches add up to 1 at every
-pixel, in both axes, and
-(2) needs no division. Where a network looks no farther than m, (2) is its result for the image
-continued by reflection.
+pixel, in both axes, and (2) needs no division. Where a network
+looks no farther than m, (2) is its result for the image continued by reflection.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,8 +19,9 @@ from itertools import product
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, Float32, Int, UInt8
+from jaxtyping import Float, Float32, UInt8
 
+from stedm_jax.imaging.slide import mirrored
 from stedm_jax.models.tiling import crossover
 
 Predict = Callable[[UInt8[np.ndarray, "b t t 3"]], Any]
@@ -64,7 +63,7 @@ class Patches:
 
     Attributes:
       tile: side of the patches that the network takes, in pixels.
-      overlap: of neighbours; at most half a tile.
+      overlap: of neighbors; at most half a tile.
       margin: outermost pixels of a patch that count nothing, where the network saw its edge.
       batch: patches at once; the last batch is filled up.
     """
@@ -95,43 +94,6 @@ class Patches:
         """Where patches start along an axis; the first begins an overlap before the image, so may
         others end after."""
         return range(-self.overlap, size, self.stride)
-
-
-def default_patches(tile: int, batch: int = 8) -> Patches:
-    """A quarter of a tile overlaps, and a fourth of that is margin."""
-    return Patches(tile, tile // 4, tile // 16, batch)
-
-
-def reflected(start: int, count: int, size: int) -> Int[np.ndarray, " n"]:
-    """Positions start, start + 1, ... on an axis continued by reflection about its outermost
-    pixels, to any length."""
-    period = max(2 * (size - 1), 1)
-    place = np.arange(start, start + count) % period
-    return np.minimum(place, period - place) if size > 1 else np.zeros(count, np.int64)
-
-
-def fuse(
-    predict: Predict,
-    image: UInt8[np.ndarray, "h w 3"],
-    *,
-    tile: int,
-    overlap: int,
-    margin: int = 0,
-    batch: int = 8,
-) -> Float32[np.ndarray, "h w k"]:
-    """Equation (2) for an image in memory.
-
-    Args:
-      predict: RGB patches (batch, tile, tile, 3), uint8, always so many, to maps of k channels of
-        the same size: NumPy, or arrays of JAX, which are waited for one batch later.
-      image: of any size, smaller than a tile too.
-      tile, overlap, margin, batch: see Patches.
-
-    Raises:
-      ValueError: sizes that do not fit together.
-    """
-    bands = fuse_bands(predict, Held(image), Patches(tile, overlap, margin, batch))
-    return np.concatenate([band for _, band in bands])
 
 
 def fuse_bands(
@@ -189,7 +151,7 @@ def _predicted(
 def _patch(picture: Picture, top: int, left: int, tile: int) -> UInt8[np.ndarray, "t t 3"]:
     """Pixels of a patch that may lie partly outside."""
     rows, columns = (
-        reflected(start, tile, size) for start, size in zip((top, left), picture.shape, strict=True)
+        mirrored(start, tile, size) for start, size in zip((top, left), picture.shape, strict=True)
     )
     first, start = int(rows.min()), int(columns.min())
     piece = picture.read(first, start, int(rows.max()) + 1, int(columns.max()) + 1)

@@ -31,7 +31,7 @@ def features(
     colors: Sequence[tuple[int, int, int]],
     foreground: Sequence[int],
     scale: float = 1.0,
-    corner: tuple[int, int] = (0, 0),
+    corner: tuple[float, float] = (0.0, 0.0),
 ) -> Iterator[dict[str, Any]]:
     """GeoJSON features of the foreground.
 
@@ -63,8 +63,3 @@ def features(
                 "name": f"object {key // WIDTH}",
             },
         }
-
-
-def collection(parts: Iterator[dict[str, Any]]) -> dict[str, Any]:
-    """A GeoJSON file of features."""
-    return {"type": "FeatureCollection", "features": list(parts)}

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int32, UInt8
@@ -10,11 +9,11 @@ from jaxtyping import Int32, UInt8
 from stedm_jax.common.errors import UserError
 from stedm_jax.data.classes import class_map
 from stedm_jax.data.whole import WholeImage, WholeSet
-from stedm_jax.evaluation.whole_scores import ImageScores, score_image
 from stedm_jax.evaluation.objects import to_objects
+from stedm_jax.evaluation.whole_scores import ImageScores, score_image
 from stedm_jax.inference.fuse import Patches, fuse_bands, resize_bands
 from stedm_jax.inference.load import Segmenter
-from stedm_jax.inference.pictures import Opened, open_plain
+from stedm_jax.inference.view import View, view_image
 
 MOST_PIXELS = 2**28
 """Of a mask; its objects take about 30 bytes a pixel."""
@@ -49,8 +48,9 @@ class Rules:
             return Patches(segmenter.tile, overlap, margin, batch)
         except ValueError as error:
             raise UserError(
-                f"Patches of {segmenter.tile} px cannot overlap by {overlap} with {margin} of them as margin, "
-                f"{self.batch} at a time: overlap is 0.5 at most, margin less than half of it, and a batch has a patch."
+                f"Patches of {segmenter.tile} px cannot overlap by {overlap} with {margin} of them "
+                f"as margin, {self.batch} at a time: overlap is 0.5 at most, margin less than half "
+                "of it, and a batch has a patch."
             ) from error
 
 
@@ -62,25 +62,26 @@ class Segmented:
     objects: Int32[np.ndarray, "h w"]
 
 
-def segment(segmenter: Segmenter, opened: Opened, rules: Rules) -> Segmented:
+def segment(segmenter: Segmenter, view: View, rules: Rules) -> Segmented:
     """Fuses patches, brings the maps to the size of the mask, decides, and makes objects of the
     foreground.
 
     Raises:
       UserError: more than MOST_PIXELS.
     """
-    height, width = opened.size
+    height, width = view.size
     if height * width > MOST_PIXELS:
         raise UserError(
-            f"Its mask would have {height} x {width} pixels, and {MOST_PIXELS:,} is the most at once; give a --region."
+            f"Its mask would have {height} x {width} pixels, and {MOST_PIXELS:,} is the most at "
+            "once; give a --region."
         )
     classes, core = np.empty((height, width), np.uint8), np.empty((height, width), np.bool_)
-    bands = fuse_bands(segmenter.predict, opened.picture, rules.patches(segmenter))
-    for top, maps in resize_bands(bands, opened.picture.shape, opened.size):
+    bands = fuse_bands(segmenter.predict, view.picture, rules.patches(segmenter))
+    for top, maps in resize_bands(bands, view.picture.shape, view.size):
         rows = slice(top, top + len(maps))
         classes[rows], core[rows] = segmenter.task.decide(maps)
-    area = opened.mpp**2
-    grow = round(segmenter.task.grow * segmenter.mpp / opened.mpp)
+    area = view.mpp**2
+    grow = round(segmenter.task.grow * segmenter.mpp / view.mpp)
     objects = to_objects(
         core, least=round(rules.least / area), hole=round(rules.hole / area), grow=grow
     )
@@ -105,7 +106,8 @@ class Truth:
         classes = class_map(whole.classes, data.groups, data.foreground)
         if classes.names != segmenter.names:
             raise UserError(
-                f"{whole.path} has the classes {', '.join(classes.names)}, the segmenter {', '.join(segmenter.names)}."
+                f"{whole.path} has the classes {', '.join(classes.names)}, the segmenter "
+                f"{', '.join(segmenter.names)}."
             )
         self.whole, self.segmenter, self.table = whole, segmenter, classes.table
 
@@ -134,8 +136,8 @@ def score_set(
     splits: Sequence[str] = ("test",),
     tag: str = "official_split",
 ) -> Iterator[ImageScores]:
-    """Segments and scores the images of some splits: what a report needs (evaluation/whole_scores.py
-    makes tables of it).
+    """Segments and scores the images of some splits: what a report needs
+    (evaluation/whole_scores.py makes tables of it).
 
     Raises:
       UserError: other classes, or a damaged image.
@@ -143,5 +145,5 @@ def score_set(
     truth = Truth(whole, segmenter)
     for row in whole.images:
         if row.split in splits:
-            opened = open_plain(Path(whole.file(row)), row.mpp, segmenter.mpp)
-            yield truth.score(row, segment(segmenter, opened, rules), tag)
+            view = view_image(whole.file(row), row.mpp, segmenter.mpp)
+            yield truth.score(row, segment(segmenter, view, rules), tag)

@@ -20,7 +20,7 @@ from stedm_jax.experiment.context import Context, spread
 from stedm_jax.experiment.learned import Learned
 from stedm_jax.experiment.orders import Orders
 from stedm_jax.experiment.segmenters import trained
-from stedm_jax.inference.whole_images import score_whole
+from stedm_jax.inference.score_whole import score_whole
 from stedm_jax.settings.flat import flatten
 from stedm_jax.settings.root import STAGES
 from stedm_jax.training import peers

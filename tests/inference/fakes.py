@@ -7,6 +7,7 @@ import numpy as np
 
 from configs.base import get_base
 from stedm_jax.inference.load import Segmenter
+from stedm_jax.settings.load import read_settings
 from stedm_jax.tasks.segmentation import SegmentationTask
 
 COLORS = ((230, 230, 230), (200, 30, 30))
@@ -20,8 +21,9 @@ def red(images: np.ndarray) -> np.ndarray:
 def segmenter(mpp: float = 1.0, tile: int = 32, predict: Any = red) -> Segmenter:
     config = get_base()
     config.data.groups = (("rest", ("rest",)), ("gland", ("gland",)))
-    task = SegmentationTask(config.segmentation, COLORS, (1,), 1, jnp.float32)
-    return Segmenter(task, predict, config, ("rest", "gland"), COLORS, (1,), mpp, tile, 1)
+    settings = read_settings(config)
+    task = SegmentationTask(settings.segmentation, COLORS, (1,), 1, jnp.float32)
+    return Segmenter(task, predict, settings, ("rest", "gland"), COLORS, (1,), mpp, tile, 1)
 
 
 def discs(height: int = 90, width: int = 130) -> np.ndarray:

@@ -7,19 +7,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import tifffile
 from jax.errors import JaxRuntimeError
 from PIL import Image
-from stedm_jax.workdir import flatten
 
 from data_prep.tiff import write_pyramid
 from stedm_jax.common.errors import UserError
 from stedm_jax.data.schema import ClassSpec
-from stedm_jax.data.stain import normalizer, stain_info
 from stedm_jax.data.whole import WholeWriter
 from stedm_jax.evaluation.objects import to_objects
 from stedm_jax.inference import load
 from stedm_jax.inference.__main__ import main
-from stedm_jax.inference.load import load_segmenter, saved_config, trained
 from tests.inference.fakes import COLORS, discs, image_of, red, segmenter
 
 
@@ -157,7 +155,7 @@ def test_what_is_refused_before_anything_runs(whole, tmp_path):
     Image.fromarray(image_of(discs())).save(folder / "x.png")
     for images, options, text in (
         (folder, [], r"x\.png do not say their microns per pixel; give them: --mpp"),
-        (folder, ["--mpp=900"], "no microscope"),
+        (folder, ["--mpp=900"], "no microscope.*0.05 to 5"),
         (folder, ["--mpp=1", "--region=1,2"], "X,Y,WIDTH,HEIGHT"),
         (folder, ["--mpp=1", "--overlap=0.7"], r"overlap is 0\.5 at most"),
         (folder, ["--mpp=1", "--least=-1"], "areas"),
@@ -180,110 +178,114 @@ def test_other_classes_are_refused(tmp_path):
         command(tmp_path, tmp_path / "other")
 
 
-def test_configurations_come_back_from_the_workdir(tmp_path):
-    from configs.glas import get_config
-
-    config = get_config()
-    config.segmentation.arms = {"labelled+jitter": {"real": 1.0, "stain_jitter": 0.5}}
-    (tmp_path / "config.json").write_text(json.dumps(flatten(config) | {"of.another.version": 1}))
-    back = saved_config(tmp_path)
-    assert (
-        flatten(back) == flatten(config)
-        and back.segmentation.model.widths == config.segmentation.model.widths
-    )
-    with pytest.raises(UserError, match="is no workdir"):
-        saved_config(tmp_path / "none")
-
-
-def test_arms_that_are_not_there(tmp_path):
-    from configs.glas import get_config
-
-    (tmp_path / "config.json").write_text(json.dumps(flatten(get_config())))
-    with pytest.raises(UserError, match="no trained arm 'labelled'; trained are: none"):
-        load_segmenter(tmp_path, "labelled", None)
-    folder = tmp_path / "segmentation/other-3"
-    folder.mkdir(parents=True)
-    (folder / "scores.json").write_text(json.dumps({"arm": "other", "seed": 3}))
-    assert trained(tmp_path) == [("other", 3)]
-    with pytest.raises(UserError, match="arm 'other' with seed 1; trained are: other with seed 3"):
-        load_segmenter(tmp_path, "other", 1)
-    with pytest.raises(
-        UserError, match="names no arm 'other' any more.*only labelled, labelled.synthetic"
-    ):
-        load_segmenter(tmp_path, "other", 3)
+def test_nothing_is_written_over_what_is_read(whole, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    Image.fromarray(image_of(discs())).save(folder / "A.png")
+    before = (folder / "A.png").read_bytes()
+    (tmp_path / "link").symlink_to(folder)
+    for out in (folder, tmp_path / "link", tmp_path / "images/../images"):
+        with pytest.raises(
+            UserError, match=r"A\.png would be written over .*A\.png, which"
+        ):
+            command(tmp_path, folder, "--mpp=1", f"--out={out}")
+        with pytest.raises(UserError, match="would be written over"):
+            command(tmp_path, folder / "A.png", "--mpp=1", f"--out={out}")
+    truth = tmp_path / "truth"
+    truth.mkdir()
+    Image.fromarray(discs()).save(truth / "A.png")
+    with pytest.raises(UserError, match="would be written over"):
+        command(tmp_path, folder, "--mpp=1", f"--truth={truth}", f"--out={truth}")
+    for part in ("images", "masks", "instances"):
+        with pytest.raises(UserError, match="would be written over"):
+            command(tmp_path, whole, f"--out={whole / part}")
+    assert [path.name for path in folder.iterdir()] == ["A.png"]
+    assert (folder / "A.png").read_bytes() == before
+    assert not (folder / "report.jsonl").exists()
 
 
-@pytest.mark.parametrize("told_by", ["run", "tiles", "nobody"])
-def test_a_segmenter_gets_patches_in_the_stain_of_its_tiles(
-    tmp_path, monkeypatch, tile_set, told_by, capsys
-):
-    from configs.glas import get_config
-
-    file = tile_set.path / "manifest.json"
-    manifest = json.loads(file.read_text())
-    manifest["source"] = {"stain_norm": "reinhard", "stain_target": "None"}
-    file.write_text(json.dumps(manifest))
-    (tmp_path / "data").mkdir()
-    known = tile_set.fingerprint if told_by == "tiles" else "others"
-    (tmp_path / "data/done.json").write_text(json.dumps({"fingerprint": known}))
-    config = get_config()
-    config.data.update(
-        {"tiles": str(tile_set.path), "tile": 32, "mpp": 2.0, "groups": (), "foreground": ()}
-    )
-    config.segmentation.arms = {"mine": {"real": 1.0, "stain_jitter": 0.0}}
-    (tmp_path / "config.json").write_text(json.dumps(flatten(config)))
-    (tmp_path / "segmentation/mine-0").mkdir(parents=True)
-    (tmp_path / "segmentation/mine-0/scores.json").write_text(
-        json.dumps({"arm": "mine", "seed": 0})
-    )
-    about = {
-        "classes": ["stroma", "gland"],
-        "colors": COLORS,
-        "foreground": [1],
-        "mpp": 1.0,
-        "tile": 32,
-    }
-    about |= {"stain": stain_info(normalizer("reinhard").target)} if told_by == "run" else {}
-    (tmp_path / "segmentation/segmenters.json").write_text(json.dumps(about))
-    task = segmenter().task
-    monkeypatch.setattr(
-        task, "maps", lambda params, frozen, image: image
-    )  # the patches as it gets them
-    monkeypatch.setattr(load, "arm_task", lambda *_: (task, {}, {}))
-    monkeypatch.setattr(load, "restore", lambda *_, **__: {})
-    patches = np.random.default_rng(0).integers(30, 200, (8, 32, 32, 3), dtype=np.uint8)
-    found = np.asarray(load_segmenter(tmp_path, "mine").predict(patches))
-    expected = np.stack([normalizer("reinhard")(patch) for patch in patches])
-    np.testing.assert_array_equal(found, patches if told_by == "nobody" else expected)
-    assert ("did not note" in capsys.readouterr().err) == (told_by == "nobody")
+def test_nothing_of_another_program_is_overwritten(tmp_path):
+    """Masks drawn by hand, outlines of QuPath and tables have the names of results."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    Image.fromarray(image_of(discs())).save(folder / "A.jpg")
+    for name in ("A.png", "A.geojson", "images.csv", "report.jsonl"):
+        out = tmp_path / name.replace(".", "_")
+        out.mkdir()
+        (out / name).write_bytes(b"made by hand")
+        with pytest.raises(UserError, match=f"{name} is there already and was not written by this"):
+            command(tmp_path, folder, "--mpp=1", f"--out={out}")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="is a file; give a folder"):
+        command(tmp_path, folder, "--mpp=1", f"--out={tmp_path / 'file'}")
+    Image.fromarray(image_of(discs())).save(folder / "A_objects.jpg")
+    with pytest.raises(UserError, match="A and A_objects would both give .*A_objects.png"):
+        command(tmp_path, folder, "--mpp=1", "--objects")
+    for _ in range(2):  # its own results it overwrites
+        assert command(tmp_path, folder, "--mpp=1") == 0
 
 
-@pytest.mark.parametrize(("checkpoint", "best"), [("best", ("iou", "max")), ("last", None)])
-def test_an_arm_is_used_at_the_checkpoint_that_it_says(tmp_path, monkeypatch, checkpoint, best):
-    from configs.glas import get_config
+def test_results_within_the_folder_of_images_are_not_segmented_again(tmp_path, capsys):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    Image.fromarray(image_of(discs())).save(folder / "A.png")
+    (folder / "._A.png").write_bytes(b"\0\5\x16\7" + bytes(200))
+    for again in range(2):
+        options = ("--mpp=1", "--objects", f"--out={folder / 'masks'}")
+        assert command(tmp_path, folder, *options) == 0
+        told = capsys.readouterr()
+        assert "1 of 1 images are segmented" in told.out
+        assert ("2 files in" in told.err) == bool(again)
+    found = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.png"))
+    assert found == ["._A.png", "A.png", "masks/A.png", "masks/A_objects.png"]
+    np.testing.assert_array_equal(np.asarray(Image.open(folder / "masks/A.png")), discs())
 
-    class Asked(Exception):
-        pass
 
-    def restore(run, task, folder, best=None):
-        raise Asked(folder, best)
+@pytest.mark.parametrize("levels", [1, 2])
+def test_a_damaged_place_of_a_slide_is_named_and_stops_no_other(tmp_path, capsys, levels):
+    """One level is read through tifffile, two through OpenSlide."""
+    folder = tmp_path / "slides"
+    folder.mkdir()
+    image = image_of(discs(256, 256))
+    path = folder / ("a.tif" if levels > 1 else "a.ome.tif")
+    with tifffile.TiffWriter(path, ome=levels == 1) as file:
+        for step in (1, 2)[:levels]:
+            about = {"metadata": None} if levels > 1 else {"metadata": {"PhysicalSizeX": 1.0}}
+            file.write(
+                image[::step, ::step],
+                photometric="rgb",
+                tile=(64, 64),
+                compression="zlib",
+                subfiletype=int(step > 1),
+                resolution=(10000 / step, 10000 / step),
+                resolutionunit="CENTIMETER",
+                **about,
+            )
+    with tifffile.TiffFile(path) as file:
+        offset, count = file.pages[0].dataoffsets[5], file.pages[0].databytecounts[5]
+    data = bytearray(path.read_bytes())
+    data[offset : offset + count] = bytes(count)
+    path.write_bytes(data)
+    Image.fromarray(image_of(discs())).save(folder / "b.png")
+    assert command(tmp_path, folder, "--mpp=1") == 1
+    told = capsys.readouterr()
+    assert "failed" in told.err and f"{path.name} is damaged at " in told.err
+    assert "x " in told.err and "1 of 2 images are segmented" in told.out
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out/b.png")), discs())
+    lines = [json.loads(line) for line in (tmp_path / "out/report.jsonl").read_text().splitlines()]
+    assert ["error" in line for line in lines] == [True, False]
 
-    config = get_config()
-    arm = {"real": 1.0, "stain_jitter": 0.0, "changes": (("checkpoint", checkpoint),)}
-    config.segmentation.arms = {"mine": arm}
-    (tmp_path / "config.json").write_text(json.dumps(flatten(config)))
-    folder = tmp_path / "segmentation/mine-0"
-    folder.mkdir(parents=True)
-    (folder / "scores.json").write_text(json.dumps({"arm": "mine", "seed": 0}))
-    about = {
-        "classes": ["stroma", "gland"],
-        "colors": COLORS,
-        "foreground": [1],
-        "mpp": 1.0,
-        "tile": 64,
-    }
-    (tmp_path / "segmentation/segmenters.json").write_text(json.dumps(about))
-    monkeypatch.setattr(load, "restore", restore)
-    with pytest.raises(Asked) as asked:
-        load_segmenter(tmp_path, "mine")
-    assert asked.value.args == ("segmentation/mine-0", best)
+
+def test_images_are_segmented_as_viewers_show_them(tmp_path):
+    """A turned image gives a turned mask, and what is transparent is no red."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    about = Image.Exif()
+    about[0x0112] = 6
+    Image.fromarray(np.rot90(image_of(discs())).copy()).save(folder / "a.png", exif=about)
+    clear = np.where(discs()[..., None] > 0, 255, 0).astype(np.uint8)
+    red_below = np.zeros_like(image_of(discs())) + np.array([200, 0, 0], np.uint8)
+    Image.fromarray(np.dstack([red_below, clear])).save(folder / "b.png")
+    assert command(tmp_path, folder, "--mpp=1", "--hole=0", "--least=0") == 0
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out/a.png")), discs())
+    assert np.asarray(Image.open(tmp_path / "out/b.png")).shape == discs().shape

@@ -1,7 +1,5 @@
 """Outlines give the mask again when data_prep reads and draws them, as QuPath would."""
 
-import json
-
 import numpy as np
 import pytest
 import shapely
@@ -11,7 +9,8 @@ from hypothesis import strategies as st
 from data_prep.annotations import load_annotation
 from data_prep.annotations.draw import draw_mask
 from stedm_jax.evaluation.objects import to_objects
-from stedm_jax.inference.outlines import collection, features, outline
+from stedm_jax.inference.outlines import features, outline
+from stedm_jax.inference.outputs import write_outlines
 from tests.inference.fakes import COLORS, discs
 
 NAMES = ("rest", "gland", "debris")
@@ -19,7 +18,7 @@ NAMES = ("rest", "gland", "debris")
 
 def written(mask, objects, **options):
     colors = (*COLORS, (1, 2, 3))
-    return collection(features(mask, objects, NAMES, colors, (1, 2), **options))
+    return {"features": list(features(mask, objects, NAMES, colors, (1, 2), **options))}
 
 
 def test_drawn_again_they_are_the_mask(tmp_path):
@@ -28,7 +27,7 @@ def test_drawn_again_they_are_the_mask(tmp_path):
     objects = to_objects(mask > 0)
     told = written(mask, objects)
     path = tmp_path / "a.geojson"
-    path.write_text(json.dumps(told))
+    write_outlines(path, told["features"])
     polygons = load_annotation([path], "a", (130, 90)).polygons
     drawn = draw_mask(polygons, {"gland": 1, "debris": 2}, (0, 0, 90, 130), 1.0, 0)
     np.testing.assert_array_equal(drawn, mask)
@@ -42,7 +41,7 @@ def test_drawn_again_they_are_the_mask(tmp_path):
 def test_places_are_those_of_the_file():
     mask = np.zeros((8, 8), np.uint8)
     mask[2:4, 3:6] = 1
-    (one,) = written(mask, mask.astype(np.int32), scale=2.5, corner=(100, 200))["features"]
+    (one,) = written(mask, mask.astype(np.int32), scale=2.5, corner=(100.0, 200.0))["features"]
     assert shapely.geometry.shape(one["geometry"]).bounds == (107.5, 205.0, 115.0, 210.0)
     assert len(one["geometry"]["coordinates"][0]) == 5  # no corner too many
 

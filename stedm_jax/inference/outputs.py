@@ -1,0 +1,96 @@
+"""The files that inference writes, and what they must not take the place of."""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Integer, UInt8
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from stedm_jax.common.errors import UserError
+from stedm_jax.common.files import atomic_file, write_text
+from stedm_jax.imaging.find_images import RESULT, is_result
+
+REPORT = "report.jsonl"
+TABLES = ("images.csv", "patients.csv", "summary.json")
+MOST_OBJECTS = 65535
+
+
+def outputs_of(out: Path, name: str, objects: bool) -> list[Path]:
+    """The mask and the outlines of an image and, where asked for, the numbers of its objects."""
+    kinds = (".png", ".geojson", *(["_objects.png"] if objects else []))
+    return [out / f"{name}{kind}" for kind in kinds]
+
+
+def check_outputs(out: Path, names: Sequence[str], objects: bool, inputs: Iterable[Path]) -> None:
+    """Refuses to write over what is read, and over what another program wrote.
+
+    Args:
+      out: the folder of the results.
+      names: of the images.
+      objects: whether the numbers of objects are written.
+      inputs: files that are read.
+
+    Raises:
+      UserError: names both files.
+    """
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out={out} is a file; give a folder.")
+    read = {_identity(path): path for path in inputs if path.exists()}
+    writers: dict[Path, str] = {}
+    for name in names:
+        for path in outputs_of(out, name, objects):
+            if path in writers:
+                raise UserError(f"{writers[path]} and {name} would both give {path}; rename one.")
+            writers[path] = name
+    report = out / REPORT
+    ours = report.is_file() and report.read_bytes()[:8] in (b"", b'{"image"')
+    for path in [*writers, report, *(out / table for table in TABLES)]:
+        if not path.exists():
+            continue
+        if _identity(path) in read:
+            raise UserError(
+                f"{path} would be written over {read[_identity(path)]}, which is read; choose "
+                "another folder for --out."
+            )
+        if not (is_result(path) if path in writers else ours):
+            raise UserError(
+                f"{path} is there already and was not written by this command (or by version 0.1 "
+                "of it); choose another folder for --out, or take the file away."
+            )
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """The file behind a name, whatever links lead to it."""
+    about = path.stat()
+    return about.st_dev, about.st_ino
+
+
+def write_mask(
+    path: Path, mask: UInt8[np.ndarray, "h w"], colors: Sequence[tuple[int, int, int]]
+) -> None:
+    """Class ids as a PNG with the colors of the classes as palette."""
+    picture = Image.fromarray(mask)
+    picture.putpalette(np.array(colors, np.uint8).tobytes())
+    _save(path, picture)
+
+
+def write_numbers(path: Path, objects: Integer[np.ndarray, "h w"]) -> None:
+    """Numbers of objects as a PNG of 16 bits."""
+    _save(path, Image.fromarray(objects.astype(np.uint16)))
+
+
+def write_outlines(path: Path, features: Iterable[dict[str, Any]]) -> None:
+    """Features as a GeoJSON file."""
+    about = {"type": "FeatureCollection", "written_by": RESULT.decode(), "features": list(features)}
+    write_text(path, json.dumps(about))
+
+
+def _save(path: Path, picture: Image.Image) -> None:
+    about = PngInfo()
+    about.add_text("Software", RESULT.decode())
+    with atomic_file(path) as partial:
+        picture.save(partial, "PNG", pnginfo=about)

@@ -1,0 +1,131 @@
+"""Images and slides at the resolution of a network, in pieces.
+
+A slide is read as packing reads it (`imaging.slide.Slide`), so that a network sees the pixels that
+it learned from; an ordinary image is scaled as a whole, and its mask keeps its size.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+from stedm_jax.common.errors import UserError
+from stedm_jax.imaging.microns import trusted
+from stedm_jax.imaging.open_slide import open_slide, read_image
+from stedm_jax.imaging.slide import Slide
+from stedm_jax.inference.fuse import Held, Picture
+
+Region = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class View:
+    """An image that is to be segmented.
+
+    Attributes:
+      picture: its pixels at the resolution of the network.
+      size: height and width of the mask that is wanted: of an ordinary image its own, of a slide
+        the picture's.
+      mpp: microns per pixel of that mask.
+      scale: pixels of the file (of level 0) for each pixel of the mask.
+      corner: x, y of the mask's corner, as QuPath counts: from the part that was scanned.
+      close: closes the file.
+    """
+
+    picture: Picture
+    size: tuple[int, int]
+    mpp: float
+    scale: float = 1.0
+    corner: tuple[float, float] = (0.0, 0.0)
+    close: Callable[[], None] = lambda: None
+
+
+def view_image(path: Path, mpp: float, wanted: float) -> View:
+    """An ordinary image of `mpp` microns per pixel for a network of `wanted`.
+
+    Raises:
+      UserError: it is unreadable.
+    """
+    image = read_image(path)
+    size = (image.shape[0], image.shape[1])
+    ratio = mpp / wanted
+    if abs(ratio - 1) >= 0.01:
+        height, width = (max(1, round(side * ratio)) for side in size)
+        how = cv2.INTER_AREA if ratio < 1 else cv2.INTER_LINEAR
+        image = cv2.resize(image, (width, height), interpolation=how)
+    return View(Held(image), size, mpp)
+
+
+@dataclass(frozen=True)
+class SlidePart:
+    """A part of a slide at a resolution.
+
+    Attributes:
+      slide: opened.
+      mpp: microns per pixel of that resolution.
+      start: row and column at which the part begins, in such pixels of the whole slide.
+      shape: height and width in such pixels.
+    """
+
+    slide: Slide
+    mpp: float
+    start: tuple[int, int]
+    shape: tuple[int, int]
+
+    def read(self, top: int, left: int, bottom: int, right: int) -> UInt8[np.ndarray, "h w 3"]:
+        """See Picture."""
+        y, x, height, width = top + self.start[0], left + self.start[1], bottom - top, right - left
+        ratio = self.mpp / self.slide.mpp
+        if ratio >= 0.99:
+            return self.slide.read(self.mpp, y, x, height, width)
+        # Finer than the slide: linear between the centers of its pixels.
+        sides = zip((y, x), (height, width), self.slide.size[::-1], strict=True)
+        rows, columns = (
+            np.clip((np.arange(first, first + count) + 0.5) * ratio - 0.5, 0, side - 1)
+            for first, count, side in sides
+        )
+        y0, x0 = int(rows[0]), int(columns[0])
+        box = (y0, x0, int(rows[-1]) + 2 - y0, int(columns[-1]) + 2 - x0)
+        piece = self.slide.read(self.slide.mpp, *box)
+        where = np.meshgrid((columns - x0).astype(np.float32), (rows - y0).astype(np.float32))
+        return cv2.remap(piece, *where, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+
+def view_slide(path: Path, mpp: float | None, wanted: float, region: Region | None = None) -> View:
+    """A slide, or a region of it.
+
+    Args:
+      path: the slide.
+      mpp: microns per pixel of level 0, where the slide does not say.
+      wanted: those of the network.
+      region: x, y, width, height in level-0 pixels of the whole file; None: all of it. It begins at
+        the nearest pixel of the slide at `wanted`.
+
+    Raises:
+      UserError: it is unreadable, nothing says its microns per pixel, or the region lies outside.
+    """
+    reader = open_slide(path)
+    given = None if trusted(reader) else mpp
+    slide = Slide(path, given, reader=reader, override="--mpp", flag="--mpp")
+    width, height = slide.size
+    x, y, w, h = region or (0, 0, width, height)
+    if x < 0 or y < 0 or w < 1 or h < 1 or x + w > width or y + h > height:
+        slide.close()
+        raise UserError(
+            f"--region={x},{y},{w},{h} does not lie in {path}, which has {width} x {height} pixels."
+        )
+    scale = wanted / slide.mpp
+    full = [max(int(side / scale + 1e-6), 1) for side in (height, width)]
+    first = [min(round(at / scale), most - 1) for at, most in zip((y, x), full, strict=True)]
+    shape = [
+        min(max(round(side / scale), 1), most - at)
+        for side, most, at in zip((h, w), full, first, strict=True)
+    ]
+    top, left = first
+    corner = (left * scale - reader.origin[0], top * scale - reader.origin[1])
+    size = (shape[0], shape[1])
+    part = SlidePart(slide, wanted, (top, left), size)
+    return View(part, size, wanted, scale, corner, slide.close)
