@@ -185,9 +185,7 @@ def test_nothing_is_written_over_what_is_read(whole, tmp_path):
     before = (folder / "A.png").read_bytes()
     (tmp_path / "link").symlink_to(folder)
     for out in (folder, tmp_path / "link", tmp_path / "images/../images"):
-        with pytest.raises(
-            UserError, match=r"A\.png would be written over .*A\.png, which"
-        ):
+        with pytest.raises(UserError, match=r"A\.png would be written over .*A\.png, which"):
             command(tmp_path, folder, "--mpp=1", f"--out={out}")
         with pytest.raises(UserError, match="would be written over"):
             command(tmp_path, folder / "A.png", "--mpp=1", f"--out={out}")
