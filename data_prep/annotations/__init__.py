@@ -1,16 +1,10 @@
-"""Annotations of slides in many formats, as polygons with holes; drawn as masks, and found in
-masks."""
+"""Annotations of slides in many formats, read as polygons with holes and drawn as masks."""
 
 from data_prep.annotations.draw import draw_mask
-from data_prep.annotations.find import (
-    find_annotations,
-    load_annotation,
-    read_annotation,
-    shared_annotations,
-)
+from data_prep.annotations.find import find_annotations, shared_annotations
 from data_prep.annotations.origin import Origin, origin_of
 from data_prep.annotations.polygon import Annotation, Polygon
-from data_prep.annotations.vectorise import vectorise
+from data_prep.annotations.read import load_annotation, read_annotation
 
 __all__ = [
     "Annotation",
@@ -22,5 +16,4 @@ __all__ = [
     "origin_of",
     "read_annotation",
     "shared_annotations",
-    "vectorise",
 ]

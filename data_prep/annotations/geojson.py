@@ -2,17 +2,19 @@
 
 A file is a FeatureCollection, a list of features, one feature or one geometry. The class is, in
 this order: QuPath's classification (an object with `name`, or with `names` from nested classes,
-  joined as QuPath writes them;
-or, in 0.2, a string); in features that are not QuPath's the property `name`; the name of the
-collection. What QuPath exports of kinds other than annotations (detections, cells, tiles, TMA
-cores), features without a class, points and lines are passed over and counted. Ellipses are
-polygons in QuPath's GeoJSON.
+joined as QuPath writes them; or, in 0.2, a string); in features that are not QuPath's the property
+`name`; the name of the collection. What QuPath exports of kinds other than annotations (detections,
+cells, tiles, TMA cores), features without a class, points and lines are passed over and counted.
+Ellipses are polygons in QuPath's GeoJSON.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from data_prep.annotations.polygon import Color, Draft, packed_color
+from data_prep.annotations.content import Content, Format, Size
+from data_prep.annotations.polygon import Color, Draft
+from data_prep.annotations.values import color_of, packed_color
 
 _OLD_KINDS = {
     "PathDetectionObject",
@@ -22,79 +24,62 @@ _OLD_KINDS = {
     "TMACoreObject",
 }
 """Before 0.3 QuPath wrote the kind of an object as the feature's id."""
-_AREAS = ("Polygon", "MultiPolygon")
+_COLLECTION = re.compile(rb'"type"\s*:\s*"(Feature|FeatureCollection|GeometryCollection)"')
+_TYPE = re.compile("Feature(Collection)?|GeometryCollection|(Multi)?(Point|LineString|Polygon)")
 
 
-def is_geojson(data: Any) -> bool:
-    """Whether parsed JSON looks like GeoJSON."""
+def _sniff(content: Content) -> bool:
+    # Most files say so at the beginning, and need not be parsed.
+    return bool(_COLLECTION.search(content.head)) or _is_geojson(content.json)
+
+
+def _is_geojson(data: Any) -> bool:
     if isinstance(data, list):
-        return bool(data) and is_geojson(data[0]) if len(data) else False
-    return isinstance(data, dict) and data.get("type") in (
-        "FeatureCollection",
-        "Feature",
-        "GeometryCollection",
-        "Polygon",
-        "MultiPolygon",
-        "Point",
-        "MultiPoint",
-        "LineString",
-        "MultiLineString",
-    )
+        return bool(data) and _is_geojson(data[0])
+    return isinstance(data, dict) and bool(_TYPE.fullmatch(str(data.get("type"))))
 
 
-def is_qupath(data: Any) -> bool:
-    """Whether parsed GeoJSON was written by QuPath, which marks every feature as its own."""
-    return any(
-        {"objectType", "object_type", "isLocked", "classification"}
-        & set(feature.get("properties") or {})
-        or str(feature.get("id", "")).startswith("Path")
-        for feature in _features(data)[0]
-    )
-
-
-def parse_geojson(data: Any) -> Draft:
-    """Reads parsed GeoJSON.
-
-    Raises:
-      ValueError, TypeError, KeyError, AttributeError: it is none.
-    """
+def _read(content: Content, position: int, size: Size | None) -> Draft:
+    features, layer = _features(content.json)
     draft = Draft()
-    features, layer = _features(data)
     for feature in features:
         if "geometry" not in feature and feature.get("type") != "Feature":
             feature = {"geometry": feature}
         properties, geometry = feature.get("properties") or {}, feature.get("geometry") or {}
+        if _is_qupath(feature, properties) or "classification" in properties:
+            draft.begins = "bounds"
         name, color = _class_of(feature, properties, layer), _color_of(properties)
-        if not name or not _is_annotation(feature, properties):
+        kind = properties.get("objectType", properties.get("object_type", "annotation"))
+        if not name or kind != "annotation" or str(feature.get("id")) in _OLD_KINDS:
             draft.passed_over += 1
             continue
-        for part in _areas(geometry):
-            if part is None:
+        for rings in _areas(geometry):
+            if rings is None:
                 draft.passed_over += 1
                 continue
-            draft.add(name, part, color)
-            rings = [ring for ring in part if len(ring) > 2 and list(ring[0]) != list(ring[-1])]
-            if rings:
-                draft.note(
-                    *draft.polygons[-1], "was not closed; its last point was joined to the first"
+            draft.add(name, rings, color)
+            if any(len(ring) > 2 and list(ring[0]) != list(ring[-1]) for ring in rings):
+                polygon = f"polygon {len(draft.polygons)} ({draft.polygons[-1]})"
+                draft.notes.append(
+                    f"{polygon} was not closed; its last point was joined to the first"
                 )
     return draft
 
 
 def _features(data: Any) -> tuple[list[Any], str | None]:
+    """The features of a file, and the name of their collection."""
     if isinstance(data, list):
         return data, None
     if data.get("type") == "FeatureCollection":
         name = data.get("name") or (data.get("properties") or {}).get("name")
         return list(data["features"]), str(name) if name else None
-    if not is_geojson(data):
-        raise ValueError("it has no features")
     return [data], None
 
 
-def _is_annotation(feature: Mapping[str, Any], properties: Mapping[str, Any]) -> bool:
-    kind = properties.get("objectType", properties.get("object_type", "annotation"))
-    return kind == "annotation" and str(feature.get("id")) not in _OLD_KINDS
+def _is_qupath(feature: Mapping[str, Any], properties: Mapping[str, Any]) -> bool:
+    """Whether QuPath wrote a feature: it marks every one."""
+    marked = {"objectType", "object_type", "isLocked"} & set(properties)
+    return bool(marked) or str(feature.get("id", "")).startswith("Path")
 
 
 def _class_of(
@@ -105,10 +90,8 @@ def _class_of(
         return str(kind.get("name") or ": ".join(map(str, kind.get("names") or []))) or None
     if isinstance(kind, str) and kind:
         return kind
-    if {"objectType", "object_type", "isLocked"} & set(properties) or str(
-        feature.get("id", "")
-    ).startswith("Path"):
-        return None  # QuPath's, unclassified: its name is the object's own, not a class
+    if _is_qupath(feature, properties):
+        return None  # unclassified: its name is the object's own, not a class
     name = properties.get("name") or layer
     return str(name) if name else None
 
@@ -116,9 +99,8 @@ def _class_of(
 def _color_of(properties: Mapping[str, Any]) -> Color | None:
     kind = properties.get("classification")
     for place in (kind if isinstance(kind, dict) else {}, properties):
-        if isinstance(place.get("color"), list) and len(place["color"]) >= 3:
-            red, green, blue = (min(max(int(value), 0), 255) for value in place["color"][:3])
-            return red, green, blue
+        if color := color_of(place.get("color")):
+            return color
         if isinstance(place.get("colorRGB"), int):  # QuPath before 0.4: packed, negative
             return packed_color(place["colorRGB"])
     return None
@@ -128,9 +110,9 @@ def _areas(geometry: Mapping[str, Any]) -> Iterator[list[Any] | None]:
     """Rings of each polygon, or None for anything that is no area."""
     kind = geometry.get("type")
     if kind == "Polygon":
-        yield _rings(geometry["coordinates"])
+        yield geometry["coordinates"]
     elif kind == "MultiPolygon":
-        yield from map(_rings, geometry["coordinates"])
+        yield from geometry["coordinates"]
     elif kind == "GeometryCollection":
         for part in geometry["geometries"]:
             yield from _areas(part)
@@ -138,7 +120,4 @@ def _areas(geometry: Mapping[str, Any]) -> Iterator[list[Any] | None]:
         yield None
 
 
-def _rings(rings: Any) -> list[Any]:
-    if not isinstance(rings, list) or not all(isinstance(ring, list) for ring in rings):
-        raise ValueError("the coordinates of a polygon are no lists of points")
-    return rings
+FORMAT = Format("QuPath or plain GeoJSON", (".geojson", ".json"), _sniff, _read)

@@ -8,15 +8,16 @@ in radians from the x axis towards the y axis, which points down. Points, arrows
 images and heat maps are passed over.
 """
 
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from data_prep.annotations.polygon import Draft, css_color, ellipse
+from data_prep.annotations.content import Content, Format, Size
+from data_prep.annotations.polygon import Draft
+from data_prep.annotations.values import color_of, ellipse, turned_around
 
 
-def is_histomics(data: Any) -> bool:
-    """Whether parsed JSON looks like HistomicsUI's."""
+def _sniff(content: Content) -> bool:
+    data = content.json
     first = data[0] if isinstance(data, list) and data else data
     return isinstance(first, dict) and isinstance(_inner(first).get("elements"), list)
 
@@ -26,13 +27,8 @@ def _inner(entry: Mapping[str, Any]) -> Mapping[str, Any]:
     return inner if isinstance(inner, dict) else entry
 
 
-def parse_histomics(data: Any) -> Draft:
-    """Reads parsed JSON.
-
-    Raises:
-      ValueError, TypeError, KeyError, AttributeError: it is no such annotation.
-    """
-    draft = Draft()
+def _read(content: Content, position: int, size: Size | None) -> Draft:
+    draft, data = Draft(), content.json
     for entry in data if isinstance(data, list) else [data]:
         annotation = _inner(entry)
         for element in annotation.get("elements") or []:
@@ -42,11 +38,8 @@ def parse_histomics(data: Any) -> Draft:
             if not rings or not name:
                 draft.passed_over += 1
                 continue
-            draft.add(
-                str(name),
-                rings,
-                css_color(element.get("lineColor")) or css_color(element.get("fillColor")),
-            )
+            color = color_of(element.get("lineColor")) or color_of(element.get("fillColor"))
+            draft.add(str(name), rings, color)
     return draft
 
 
@@ -58,17 +51,19 @@ def _rings(element: Mapping[str, Any]) -> Iterator[list[Any]]:
         if element.get("closed") or (len(points) > 2 and points[0] == points[-1]):
             yield points
             yield from element.get("holes") or []
-    elif kind == "circle":
-        x, y = element["center"][:2]
-        yield ellipse(float(x), float(y), float(element["radius"]), float(element["radius"]))
-    elif kind in ("rectangle", "ellipse"):
+    elif kind in ("circle", "rectangle", "ellipse"):
         x, y = (float(value) for value in element["center"][:2])
+        if kind == "circle":
+            yield ellipse(x, y, float(element["radius"]), float(element["radius"]))
+            return
         half_width, half_height = float(element["width"]) / 2, float(element["height"]) / 2
         turn = float(element.get("rotation") or 0)
         if kind == "ellipse":
             yield ellipse(x, y, half_width, half_height, turn)
-            return
-        cos, sin = math.cos(turn), math.sin(turn)
-        corners = [(-half_width, -half_height), (half_width, -half_height)]
-        corners += [(half_width, half_height), (-half_width, half_height)]
-        yield [(x + a * cos - b * sin, y + a * sin + b * cos) for a, b in corners]
+        else:
+            across = [-half_width, half_width, half_width, -half_width]
+            along = [-half_height, -half_height, half_height, half_height]
+            yield turned_around(x, y, across, along, turn)
+
+
+FORMAT = Format("HistomicsUI JSON", (".json",), _sniff, _read)

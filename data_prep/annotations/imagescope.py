@@ -3,37 +3,23 @@
 The class of a region is the name of its layer. Where the layer has none it is the region's Text,
 else the layer's attribute Description, else "Layer" and the layer's Id, which is what ImageScope
 shows. Text of a region in a named layer is taken for a remark. Types of regions: 0 polygon or
-  freehand, 1 rectangle, 2 ellipse (two opposite corners of
-its box), 3 arrow, 4 ruler, 5 counter; the last three are passed over. A rectangle is written with
-two or four corners. A region with NegativeROA="1" is a hole in every region of its layer in which
-it lies. LineColor is packed as 0xBBGGRR. The root's MicronsPerPixel is that of level 0.
+freehand, 1 rectangle, 2 ellipse (two opposite corners of its box), 3 arrow, 4 ruler, 5 counter; the
+last three are passed over. A rectangle is written with two or four corners. A region with
+NegativeROA="1" is a hole in every region of its layer in which it lies. LineColor is packed as
+0xBBGGRR. The root's MicronsPerPixel is that of level 0.
 """
 
 from xml.etree.ElementTree import Element
 
-from data_prep.annotations.polygon import (
-    Color,
-    Draft,
-    cut_holes,
-    ellipse,
-    packed_color,
-    rectangle,
-    to_ring,
-)
-from data_prep.annotations.source import DamagedError, number
+from data_prep.annotations.content import Content, Format, Size
+from data_prep.annotations.polygon import Color, Draft, to_ring
+from data_prep.annotations.values import Points, ellipse_within, number, packed_color, rectangle
 
 _AREAS = {"0", "1", "2", "", "Polygon", "Rectangle", "Ellipse"}
 
 
-def parse_imagescope(root: Element) -> Draft:
-    """Reads the root element.
-
-    Raises:
-      ValueError: it is no annotation, or a coordinate is no number.
-    """
-    if root.tag != "Annotations":
-        raise DamagedError(f"its root is {root.tag}, not Annotations")
-    draft = Draft()
+def _read(content: Content, position: int, size: Size | None) -> Draft:
+    root, draft = content.xml(), Draft()
     if text := (root.get("MicronsPerPixel") or "").strip():
         mpp = number(text)
         draft.mpp = mpp if mpp > 0 else None
@@ -46,8 +32,8 @@ def parse_imagescope(root: Element) -> Draft:
             elif region.get("NegativeROA", "0").strip() in ("1", "True", "true"):
                 holes.append(to_ring(points))
             else:
-                draft.add(_class_of(layer, region), [points], _color_of(layer))
-        cut_holes(draft, holes, range(first, len(draft.polygons)), "negative region")
+                draft.add(_class_of(layer, region), [points], _layer_color(layer))
+        draft.cut_holes(holes, first, "negative region")
     return draft
 
 
@@ -61,7 +47,7 @@ def _class_of(layer: Element, region: Element) -> str:
     return next(filter(None, names), f"Layer{layer.get('Id', '')}")
 
 
-def _color_of(layer: Element) -> Color | None:
+def _layer_color(layer: Element) -> Color | None:
     try:
         blue, green, red = packed_color(int(layer.get("LineColor", "")))
     except ValueError:
@@ -69,7 +55,7 @@ def _color_of(layer: Element) -> Color | None:
     return red, green, blue
 
 
-def _points(region: Element) -> list[tuple[float, float]] | None:
+def _points(region: Element) -> Points | None:
     """The outline of a region; None where it is no area."""
     kind = region.get("Type", "0").strip()
     vertices = [*region.iter("Vertex"), *region.iter("V")]
@@ -77,9 +63,12 @@ def _points(region: Element) -> list[tuple[float, float]] | None:
     if kind not in _AREAS:
         return None
     if kind in ("2", "Ellipse") and len(points) in (2, 4):
-        x0, y0 = (min(point[axis] for point in points) for axis in (0, 1))
-        x1, y1 = (max(point[axis] for point in points) for axis in (0, 1))
-        return ellipse((x0 + x1) / 2, (y0 + y1) / 2, (x1 - x0) / 2, (y1 - y0) / 2)
+        return ellipse_within(points)
     if kind in ("1", "Rectangle") and len(points) == 2:
         return rectangle(*points[0], *points[1])
     return points
+
+
+FORMAT = Format(
+    "Aperio ImageScope XML", (".xml",), lambda content: content.root_tag == "Annotations", _read
+)

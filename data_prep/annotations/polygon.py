@@ -1,19 +1,19 @@
-"""Polygons with holes, what a file says before it is mended, and how numbers and colours in files
-are read."""
+"""Polygons with holes, and what a file says before it is repaired."""
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 
 MOST_COORDINATE = 1e7
-"""No slide has that many pixels along a side; a coordinate beyond it is nonsense."""
-ELLIPSE_POINTS = 128
+"""No slide has that many pixels along a side; a larger coordinate is an error."""
+MOST_AREAS = 2**19
+"""Most areas that are outlined in a mask; noise has more."""
 Color = tuple[int, int, int]
+Begins = Literal["slide", "bounds", "always slide"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Polygon:
 
     @cached_property
     def box(self) -> tuple[float, float, float, float]:
-        """Least x, least y, most x, most y."""
+        """Least x, least y, greatest x, greatest y."""
         x0, y0 = self.rings[0].min(0)
         x1, y1 = self.rings[0].max(0)
         return float(x0), float(y0), float(x1), float(y1)
@@ -57,6 +57,13 @@ class Polygon:
         slope = (lower[:, 0] - upper[:, 0]) / (lower[:, 1] - upper[:, 1])
         return np.stack([upper[:, 0], upper[:, 1], lower[:, 0], lower[:, 1], slope])
 
+    def __str__(self) -> str:
+        """Class and position, for messages."""
+        if not len(self.rings[0]):
+            return self.name
+        x, y = self.rings[0][0]
+        return f"{self.name}, at x={x:.0f} y={y:.0f}"
+
 
 @dataclass(frozen=True)
 class Annotation:
@@ -64,10 +71,9 @@ class Annotation:
 
     Attributes:
       polygons: the largest first.
-      left_out: a sentence for each polygon that was mended or left out: which, where and why.
+      left_out: a sentence for each polygon that was repaired or left out: which, where and why.
       mpp: microns per pixel of level 0, where the file supplies it.
-      passed_over: how many things of other kinds (points, lines, detections, without a class) there
-        are.
+      passed_over: how many other things (points, lines, detections, without a class) there are.
     """
 
     polygons: tuple[Polygon, ...]
@@ -80,9 +86,8 @@ def signed_area(ring: Float64[np.ndarray, "n 2"]) -> float:
     """Area by the shoelace formula; positive where the ring runs clockwise on the screen (y
     down)."""
     x, y = ring[:, 0] - ring[0, 0], ring[:, 1] - ring[0, 1]
-    return (
-        float(np.dot(x[:-1], y[1:]) - np.dot(y[:-1], x[1:])) / 2
-    )  # the closing edge ends at the origin
+    # The closing edge ends at the origin.
+    return float(np.dot(x[:-1], y[1:]) - np.dot(y[:-1], x[1:])) / 2
 
 
 def make_polygon(name: str, rings: Sequence[np.ndarray], color: Color | None = None) -> Polygon:
@@ -103,132 +108,15 @@ def to_ring(points: Iterable[Any]) -> Float64[np.ndarray, "n 2"]:
     return ring[:-1] if len(ring) > 1 and np.array_equal(ring[0], ring[-1]) else ring
 
 
-def rectangle(x0: float, y0: float, x1: float, y1: float) -> list[tuple[float, float]]:
-    """Corners of a rectangle between two opposite ones."""
-    return [(x0, y0), (x1, y0), (x1, y1), (x0, y1)]
-
-
-def ellipse(
-    x: float, y: float, radius_x: float, radius_y: float, turn: float = 0.0
-) -> list[tuple[float, float]]:
-    """Points on an ellipse around x, y; `turn` in radians from the x axis towards the y axis."""
-    angle = np.linspace(0, 2 * np.pi, ELLIPSE_POINTS, endpoint=False)
-    across, along = radius_x * np.cos(angle), radius_y * np.sin(angle)
-    points_x = x + across * np.cos(turn) - along * np.sin(turn)
-    points_y = y + across * np.sin(turn) + along * np.cos(turn)
-    return list(zip(points_x.tolist(), points_y.tolist(), strict=True))
-
-
-def css_color(text: Any) -> Color | None:
-    """RGB of "#rrggbb", "#rgb", "rgb(r, g, b)" or "rgba(...)"; None of anything else."""
-    if not isinstance(text, str):
-        return None
-    text = text.strip()
-    if match := re.fullmatch(r"#([0-9a-fA-F]{6})(?:[0-9a-fA-F]{2})?", text):
-        return packed_color(int(match[1], 16))
-    if match := re.fullmatch(r"#([0-9a-fA-F])([0-9a-fA-F])([0-9a-fA-F])", text):
-        red, green, blue = (17 * int(digit, 16) for digit in match.groups())
-        return red, green, blue
-    if match := re.fullmatch(
-        r"rgba?\(\s*(\d{1,3})\s*,\s*(\d{1,3})\s*,\s*(\d{1,3})\s*(?:,[^)]*)?\)", text
-    ):
-        red, green, blue = (min(int(part), 255) for part in match.groups())
-        return red, green, blue
-    return None
-
-
-def packed_color(number: int) -> Color:
-    """RGB of an integer 0xRRGGBB; bits above are alpha, and negative numbers are 32-bit ones."""
-    number &= 0xFFFFFF
-    return number >> 16, number >> 8 & 255, number & 255
-
-
-@dataclass
-class Draft:
-    """What a file says, before anything is mended.
-
-    Attributes:
-      polygons: each with its number in the file, from 1.
-      notes: a sentence each.
-      mpp, passed_over: as in Annotation.
-    """
-
-    polygons: list[tuple[int, Polygon]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    mpp: float | None = None
-    passed_over: int = 0
-
-    def add(self, name: str, rings: Iterable[Iterable[Any]], color: Color | None = None) -> None:
-        """Adds a polygon of an outer ring and holes.
-
-        Raises:
-          ValueError: as of to_ring.
-        """
-        number = len(self.polygons) + 1
-        try:
-            arrays = [to_ring(ring) for ring in rings]
-        except (ValueError, TypeError, OverflowError) as error:
-            raise ValueError(f"polygon {number} ({name}): {error}") from error
-        self.polygons.append((number, make_polygon(name, arrays or [np.zeros((0, 2))], color)))
-
-    def shift(self, x: int, y: int) -> None:
-        """Moves all polygons."""
-        self.polygons = [
-            (number, replace(polygon, rings=tuple(ring + (x, y) for ring in polygon.rings)))
-            for number, polygon in self.polygons
-        ]
-
-    def note(self, number: int, polygon: Polygon, what: str) -> None:
-        """Notes something of a polygon: which it is, where it lies and what."""
-        self.notes.append(f"polygon {number} ({place(polygon)}) {what}")
-
-
-def place(polygon: Polygon) -> str:
-    """Class and position of a polygon, in words."""
-    if not len(polygon.rings[0]):
-        return polygon.name
-    x, y = polygon.rings[0][0]
-    return f"{polygon.name}, at x={x:.0f} y={y:.0f}"
-
-
-def cut_holes(draft: Draft, holes: Sequence[np.ndarray], among: Sequence[int], what: str) -> None:
-    """Makes rings holes of those polygons in which their middle lies.
-
-    Args:
-      draft: gets polygons with more holes, and a note of each ring that lies in none.
-      holes: rings.
-      among: positions in draft.polygons of the polygons that are asked.
-      what: what such a ring is called in a note.
-    """
-    for hole in holes:
-        if len(hole) < 3:
-            draft.notes.append(f"a {what} of fewer than three points was left out")
-            continue
-        x, y = _inner_point(hole)
-        found = False
-        for position in among:
-            number, polygon = draft.polygons[position]
-            if _contains(polygon.rings[0], x, y):
-                draft.polygons[position] = (
-                    number,
-                    make_polygon(polygon.name, [*polygon.rings, hole], polygon.color),
-                )
-                found = True
-        if not found:
-            draft.notes.append(
-                f"a {what} at x={x:.0f} y={y:.0f} lies in no polygon and was left out"
-            )
-
-
-def _contains(ring: Float64[np.ndarray, "n 2"], x: float, y: float) -> bool:
-    """Even-odd rule."""
-    if len(ring) < 3:
-        return False
+def crossings(
+    ring: Float64[np.ndarray, "n 2"], y: float
+) -> tuple[Float64[np.ndarray, " m"], Int64[np.ndarray, " m"]]:
+    """Where a ring crosses a horizontal line, and its direction there: 1 down, -1 up."""
     after = np.roll(ring, -1, axis=0)
     crosses = (ring[:, 1] <= y) != (after[:, 1] <= y)
     start, end = ring[crosses], after[crosses]
     at = start[:, 0] + (y - start[:, 1]) * (end[:, 0] - start[:, 0]) / (end[:, 1] - start[:, 1])
-    return bool(np.count_nonzero(at > x) % 2)
+    return at, np.where(end[:, 1] > start[:, 1], 1, -1)
 
 
 def _inner_point(ring: Float64[np.ndarray, "n 2"]) -> tuple[float, float]:
@@ -238,13 +126,71 @@ def _inner_point(ring: Float64[np.ndarray, "n 2"]) -> tuple[float, float]:
     if len(levels) < 2:
         return float(ring[0, 0]), float(ring[0, 1])
     middle = len(levels) // 2
-    y = float(
-        (levels[middle - 1] + levels[middle]) / 2
-    )  # between the heights of vertices, so through none
-    after = np.roll(ring, -1, axis=0)
-    crosses = (ring[:, 1] <= y) != (after[:, 1] <= y)
-    start, end = ring[crosses], after[crosses]
-    at = np.sort(
-        start[:, 0] + (y - start[:, 1]) * (end[:, 0] - start[:, 0]) / (end[:, 1] - start[:, 1])
-    )
-    return float((at[0] + at[1]) / 2), y
+    y = float(levels[middle - 1] + levels[middle]) / 2  # between vertices, so through none
+    first, second = np.sort(crossings(ring, y)[0])[:2]
+    return float(first + second) / 2, y
+
+
+@dataclass
+class Draft:
+    """What a file says, before anything is repaired.
+
+    Attributes:
+      polygons: in the order of the file.
+      notes: a sentence each.
+      mpp, passed_over: as in Annotation.
+      begins: where coordinates begin, unless the table says otherwise: at the corner of the slide,
+        at that of the scanned part ("bounds"), or at that of the slide whatever the table says.
+    """
+
+    polygons: list[Polygon] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    mpp: float | None = None
+    passed_over: int = 0
+    begins: Begins = "slide"
+
+    def add(self, name: str, rings: Iterable[Iterable[Any]], color: Color | None = None) -> None:
+        """Adds a polygon of an outer ring and holes.
+
+        Raises:
+          ValueError: as to_ring does.
+        """
+        try:
+            arrays = [to_ring(ring) for ring in rings]
+        except (ValueError, TypeError, OverflowError) as error:
+            number = len(self.polygons) + 1
+            raise ValueError(f"polygon {number} ({name}): {error}") from error
+        self.polygons.append(make_polygon(name, arrays or [np.zeros((0, 2))], color))
+
+    def shift(self, x: int, y: int) -> None:
+        """Moves all polygons."""
+        self.polygons = [
+            replace(polygon, rings=tuple(ring + (x, y) for ring in polygon.rings))
+            for polygon in self.polygons
+        ]
+
+    def cut_holes(self, holes: Sequence[np.ndarray], first: int, what: str) -> None:
+        """Makes rings holes of those polygons in which a point inside them lies; notes each ring
+        that lies in none.
+
+        Args:
+          holes: rings.
+          first: position of the first polygon that may get holes.
+          what: what such a ring is called in a note.
+        """
+        for hole in holes:
+            if len(hole) < 3:
+                self.notes.append(f"a {what} of fewer than three points was left out")
+                continue
+            x, y = _inner_point(hole)
+            found = False
+            for position, polygon in enumerate(self.polygons[first:], start=first):
+                outer = polygon.rings[0]
+                if len(outer) >= 3 and np.count_nonzero(crossings(outer, y)[0] > x) % 2:
+                    rings = [*polygon.rings, hole]
+                    self.polygons[position] = make_polygon(polygon.name, rings, polygon.color)
+                    found = True
+            if not found:
+                self.notes.append(
+                    f"a {what} at x={x:.0f} y={y:.0f} lies in no polygon and was left out"
+                )

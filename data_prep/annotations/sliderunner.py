@@ -1,24 +1,24 @@
 """SlideRunner's SQLite database: annotations of a whole cohort, in level-0 pixels.
 
 Tables: Slides (uid, filename), Annotations (uid, slide, type, agreedClass, deleted),
-  Annotations_coordinates (annoId,
-coordinateX, coordinateY, orderIdx), Annotations_label (annoId, class), Classes (uid, name, color).
-Types: 1 spot, 2 rectangle (two corners), 3 polygon, 4 important spot, 5 circle (two corners of its
-  box), 6 of the whole image; 1, 4
-and 6 are passed over. The class is the agreed one, else what most labels say; without a single
-winner the annotation is passed over. Deleted annotations do not count at all. The file is opened
-read-only and is never written, not even a journal.
+Annotations_coordinates (annoId, coordinateX, coordinateY, orderIdx), Annotations_label (annoId,
+class), Classes (uid, name, color). Types: 1 spot, 2 rectangle (two corners), 3 polygon, 4 important
+spot, 5 circle (two corners of its box), 6 of the whole image; 1, 4 and 6 are passed over. The class
+is the agreed one, else what most labels say; without a single winner the annotation is passed over.
+Deleted annotations do not count at all. The file is opened read-only and is never written, not even
+a journal.
 """
 
 import sqlite3
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
-from data_prep.annotations.polygon import Draft, css_color, ellipse, rectangle
-from data_prep.annotations.source import DamagedError
+from data_prep.annotations.content import Content, Format, Size
+from data_prep.annotations.polygon import Draft
+from data_prep.annotations.values import Points, color_of, ellipse_within, rectangle
 from stedm_jax.common.errors import UserError
 
 _NEEDED = {
@@ -29,110 +29,82 @@ _NEEDED = {
     "Classes": {"uid", "name"},
 }
 _RECTANGLE, _POLYGON, _CIRCLE = 2, 3, 5
+_LABELS = """
+SELECT l.annoId, l.class FROM Annotations_label AS l JOIN Annotations AS a ON a.uid = l.annoId
+WHERE a.slide = ?
+"""
+_COORDINATES = """
+SELECT c.annoId, c.coordinateX, c.coordinateY
+FROM Annotations_coordinates AS c JOIN Annotations AS a ON a.uid = c.annoId
+WHERE a.slide = ? ORDER BY c.annoId, c.orderIdx, c.rowid
+"""
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[sqlite3.Connection]:
     for rest in (path.with_name(path.name + suffix) for suffix in ("-wal", "-journal")):
-        if (
-            rest.is_file() and rest.stat().st_size
-        ):  # what is in there would be missing, or half of it there
+        # What is in there would be missing, or only half of it.
+        if rest.is_file() and rest.stat().st_size:
             raise UserError(
-                f"The database {path} is in use, or was copied while it was: {rest.name} beside it holds changes that "
-                "are not yet in it. Close SlideRunner first, then copy again."
+                f"The database {path} is in use, or was copied while it was: {rest.name} beside it "
+                "holds changes that are not yet in it. Close SlideRunner first, then copy again."
             )
     uri = f"file:{quote(str(path.resolve()))}?mode=ro&immutable=1"
     try:
         with closing(sqlite3.connect(uri, uri=True)) as base:
             base.execute("PRAGMA trusted_schema = OFF")
-            tables = {
-                name
-                for (name,) in base.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-            }
-            for table, needed in _NEEDED.items():  # tables, not views: these may run for ever
-                columns = (
-                    {row[1] for row in base.execute(f"PRAGMA table_info({table})")}
-                    if table in tables
-                    else set()
-                )
-                if not needed <= columns:
-                    raise DamagedError(
+            # Tables, not views: a view may run forever.
+            found = base.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+            tables = {name for (name,) in found}
+            for table, needed in _NEEDED.items():
+                if table not in tables or not needed <= _columns(base, table):
+                    raise ValueError(
                         f"its table {table} is missing or has not {', '.join(sorted(needed))}"
                     )
             yield base
     except (sqlite3.Error, sqlite3.Warning) as error:
-        raise DamagedError(str(error)) from error
+        raise ValueError(str(error)) from error
 
 
-def listed(path: Path) -> list[str]:
-    """Names of the slides of a database.
+def _columns(base: sqlite3.Connection, table: str) -> set[str]:
+    return {row[1] for row in base.execute(f"PRAGMA table_info({table})")}
 
-    Raises:
-      DamagedError: it is no database of SlideRunner.
-    """
-    with _opened(path) as base:
+
+def _listed(content: Content) -> list[str]:
+    with _opened(content.path) as base:
         return [str(name) for (name,) in base.execute("SELECT filename FROM Slides ORDER BY uid")]
 
 
-def parse_sliderunner(path: Path, position: int) -> Draft:
-    """Reads what a database says of one slide.
-
-    Args:
-      path: the database.
-      position: of the slide in `listed(path)`.
-
-    Raises:
-      ValueError, TypeError: it is no database of SlideRunner, or is damaged.
-    """
-    with _opened(path) as base:
-        slide = base.execute(
-            "SELECT uid FROM Slides ORDER BY uid LIMIT 1 OFFSET ?", (position,)
-        ).fetchone()[0]
-        names, colors = _classes(base)
-        labels = _labels(base, slide)
-        points = _points(base, slide)
-        columns = {row[1] for row in base.execute("PRAGMA table_info(Annotations)")}
+def _read(content: Content, position: int, size: Size | None) -> Draft:
+    with _opened(content.path) as base:
+        query = "SELECT uid FROM Slides ORDER BY uid LIMIT 1 OFFSET ?"
+        slide = base.execute(query, (position,)).fetchone()[0]
+        labels: dict[int, Counter[int]] = defaultdict(Counter)
+        for uid, number in base.execute(_LABELS, (slide,)):
+            labels[uid][number] += 1
+        points: dict[int, Points] = defaultdict(list)
+        for uid, x, y in base.execute(_COORDINATES, (slide,)):
+            points[uid].append((float(x), float(y)))
+        color = "color" if "color" in _columns(base, "Classes") else "NULL"
+        classes = {
+            uid: (str(name), color_of(shown))
+            for uid, name, shown in base.execute(f"SELECT uid, name, {color} FROM Classes")
+            if name
+        }
+        columns = _columns(base, "Annotations")
         agreed = "agreedClass" if "agreedClass" in columns else "NULL"
         alive = "AND COALESCE(deleted, 0) = 0" if "deleted" in columns else ""
-        draft = Draft()
         query = f"SELECT uid, type, {agreed} FROM Annotations WHERE slide = ? {alive} ORDER BY uid"
+        draft = Draft()
         for uid, kind, number in base.execute(query, (slide,)):
-            chosen = number if number in names else _winner(labels.get(uid, Counter()))
-            outline = _outline(kind, points.get(uid, []))
-            if outline is None or chosen not in names:
+            chosen = number if number in classes else _winner(labels[uid])
+            outline = _outline(kind, points[uid])
+            if outline is None or chosen not in classes:
                 draft.passed_over += 1
-                continue
-            draft.add(names[chosen], [outline], css_color(colors.get(chosen)))
+            else:
+                name, shown = classes[chosen]
+                draft.add(name, [outline], shown)
         return draft
-
-
-def _classes(base: sqlite3.Connection) -> tuple[dict[int, str], dict[int, str]]:
-    columns = {row[1] for row in base.execute("PRAGMA table_info(Classes)")}
-    color = "color" if "color" in columns else "NULL"
-    rows = base.execute(f"SELECT uid, name, {color} FROM Classes").fetchall()
-    return {uid: str(name) for uid, name, _ in rows if name}, {uid: color for uid, _, color in rows}
-
-
-def _labels(base: sqlite3.Connection, slide: int) -> dict[int, Counter[int]]:
-    query = (
-        "SELECT l.annoId, l.class FROM Annotations_label AS l JOIN Annotations AS a ON a.uid = l.annoId "
-        "WHERE a.slide = ?"
-    )
-    found: dict[int, Counter[int]] = {}
-    for uid, number in base.execute(query, (slide,)):
-        found.setdefault(uid, Counter())[number] += 1
-    return found
-
-
-def _points(base: sqlite3.Connection, slide: int) -> dict[int, list[tuple[float, float]]]:
-    query = (
-        "SELECT c.annoId, c.coordinateX, c.coordinateY FROM Annotations_coordinates AS c "
-        "JOIN Annotations AS a ON a.uid = c.annoId WHERE a.slide = ? ORDER BY c.annoId, c.orderIdx, c.rowid"
-    )
-    found: dict[int, list[tuple[float, float]]] = {}
-    for uid, x, y in base.execute(query, (slide,)):
-        found.setdefault(uid, []).append((float(x), float(y)))
-    return found
 
 
 def _winner(votes: Counter[int]) -> int | None:
@@ -140,12 +112,16 @@ def _winner(votes: Counter[int]) -> int | None:
     return ranked[0][0] if ranked and (len(ranked) == 1 or ranked[0][1] > ranked[1][1]) else None
 
 
-def _outline(kind: int, points: list[tuple[float, float]]) -> list[tuple[float, float]] | None:
+def _outline(kind: int, points: Points) -> Points | None:
     if kind == _POLYGON:
         return points
-    if kind in (_RECTANGLE, _CIRCLE) and len(points) == 2:
-        (x0, y0), (x1, y1) = points
-        if kind == _RECTANGLE:
-            return rectangle(x0, y0, x1, y1)
-        return ellipse((x0 + x1) / 2, (y0 + y1) / 2, abs(x1 - x0) / 2, abs(y1 - y0) / 2)
-    return None
+    if kind == _RECTANGLE and len(points) == 2:
+        return rectangle(*points[0], *points[1])
+    return ellipse_within(points) if kind == _CIRCLE and len(points) == 2 else None
+
+
+def _sniff(content: Content) -> bool:
+    return content.head.startswith(b"SQLite format 3\0")
+
+
+FORMAT = Format("SlideRunner database", (".sqlite", ".sqlite3", ".db"), _sniff, _read, _listed)

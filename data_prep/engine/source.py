@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from data_prep.annotations import Annotation, Polygon, draw_mask, load_annotation, origin_of
-from data_prep.annotations.mend import OUTSIDE
+from data_prep.annotations.repair import OUTSIDE
 from data_prep.class_plan import ClassPlan
 from data_prep.engine.job import CutRules, Job, MaskFile, PolygonFiles, SlideReport
 from data_prep.images import Picture, fit_picture, join_picture, scale_picture

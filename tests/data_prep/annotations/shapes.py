@@ -32,16 +32,16 @@ def random_polygon(seed, name="a"):
     rng, (x, y) = np.random.default_rng(seed[0]), seed[1]
     rings = [star(rng, x, y, 20, 60, rng.integers(3, 40))]
     for i in range(rng.integers(0, 4)):
-        centre = 10 * np.cos(2.1 * i), 10 * np.sin(2.1 * i)
-        rings.append(star(rng, x + centre[0], y + centre[1], 2, 6, rng.integers(3, 9), -1))
+        center = 10 * np.cos(2.1 * i), 10 * np.sin(2.1 * i)
+        rings.append(star(rng, x + center[0], y + center[1], 2, 6, rng.integers(3, 9), -1))
     outline = shapely.Polygon(rings[0])
     holes = [hole for hole in rings[1:] if outline.contains(shapely.Polygon(hole))]
     return make_polygon(name, [rings[0], *holes])
 
 
 def oracle(polygon: Polygon, box, factor):
-    """Which pixels of a box have their centres inside, by shapely, and which lie too near an edge
-    to tell."""
+    """Which pixels of a box have their centers inside, by shapely, and which lie too near an edge
+    to judge."""
     y, x, height, width = box
     shape = shapely.Polygon(polygon.rings[0], polygon.rings[1:])
     columns, rows = np.meshgrid(

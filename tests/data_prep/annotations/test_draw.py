@@ -45,11 +45,11 @@ def test_a_block_is_a_crop_of_a_larger_block(polygon_seed, factor, seed):
 
 @few
 @given(st.integers(0, 2**32), st.booleans())
-def test_polygons_that_share_edges_part_the_pixels_among_them(seed, on_centres):
-    """A square cut into strips along jagged lines, with vertices on pixel centres in half of the
+def test_polygons_that_share_edges_part_the_pixels_among_them(seed, on_centers):
+    """A square cut into strips along jagged lines, with vertices on pixel centers in half of the
     cases."""
     rng = np.random.default_rng(seed)
-    shift = 0.5 if on_centres else 0.0
+    shift = 0.5 if on_centers else 0.0
     heights = np.sort(rng.choice(np.arange(1, 40), 5, replace=False)).astype(float) + shift
     heights = np.concatenate([[0.0], heights, [40.0]])
     lines = [
@@ -85,8 +85,8 @@ def test_regions_bound_what_counts():
     expected[:4, 5:10] = 1
     np.testing.assert_array_equal(mask, expected)
     np.testing.assert_array_equal(draw_mask([polygon], {"a": 1}, (0, 0, 4, 4), 1.0, 9, (), 0), 1)
-    unlabelled = draw_mask([], {"a": 1}, (0, 0, 8, 12), 1.0, VOID, [region])
-    np.testing.assert_array_equal(unlabelled, VOID)
+    unlabeled = draw_mask([], {"a": 1}, (0, 0, 8, 12), 1.0, VOID, [region])
+    np.testing.assert_array_equal(unlabeled, VOID)
 
 
 def test_a_hole_keeps_what_was_drawn_before_and_unknown_classes_are_not_drawn():

@@ -1,12 +1,13 @@
 import gzip
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep.annotations import find, find_annotations, load_annotation, shared_annotations
+from data_prep.annotations import find_annotations, load_annotation, shared_annotations
 from data_prep.annotations.polygon import make_polygon
 from stedm_jax.common.errors import UserError
 from tests.data_prep.annotations import writers
@@ -162,7 +163,7 @@ def test_a_slide_of_the_same_name_in_another_folder_is_another(tmp_path):
     assert [len(load_annotation([path], name, (20, 20)).polygons) for name in two] == [1, 2]
 
 
-def test_one_annotation_of_two_slides_is_told(tmp_path):
+def test_one_annotation_of_two_slides_is_reported(tmp_path):
     single = writers.write_geojson(tmp_path / "scan.geojson", [SHAPE])
     both, one = tmp_path / "both.json", tmp_path / "one.json"
     both.write_text(
@@ -186,20 +187,21 @@ def test_a_folder_is_listed_once_and_a_cohort_is_read_once(tmp_path, monkeypatch
     (tmp_path / "all.json").write_text(
         json.dumps(writers.coco({name: ([SHAPE], (20, 20)) for name in names[20:]}))
     )
-    calls = {"listed": 0, "cohorts": 0}
-    base, asked = find._base, find._listed
+    calls = {"listed": 0, "parsed": 0}
+    list_folder, parse = Path.iterdir, json.loads
 
-    def counted(what, function):
-        def call(*args):
-            calls[what] += 1
-            return function(*args)
+    def counted_list(path):
+        calls["listed"] += 1
+        return list_folder(path)
 
-        return call
+    def counted_parse(text):
+        calls["parsed"] += 1
+        return parse(text)
 
-    monkeypatch.setattr(find, "_base", counted("listed", base))
-    monkeypatch.setattr(find, "_listed", counted("cohorts", asked))
+    monkeypatch.setattr(Path, "iterdir", counted_list)
+    monkeypatch.setattr(json, "loads", counted_parse)
     os.utime(tmp_path, (1e9, 1e9))
     assert [len(find_annotations(tmp_path, name)) for name in names] == [1] * 40
-    assert calls == {"listed": 21, "cohorts": 1}
+    assert calls == {"listed": 1, "parsed": 1}
     writers.write_geojson(tmp_path / "new.geojson", [SHAPE])  # and is not taken for what it was
     assert found(tmp_path, "new.svs") == ["new.geojson"]

@@ -109,7 +109,7 @@ def test_layers_without_qupath_properties_take_the_collections_name(tmp_path):
     assert [polygon.name for polygon in annotation.polygons] == ["Layer1"]
 
 
-def test_colours_new_and_old(tmp_path):
+def test_colors_new_and_old(tmp_path):
     path = write(
         tmp_path / "a.geojson",
         feature("new", square(0, 0, 10, 10), classification={"name": "new", "color": [1, 2, 3]}),

@@ -1,9 +1,11 @@
 import json
-import sys
 
 import numpy as np
 import pytest
 import tifffile
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from data_prep.annotations import draw_mask, read_annotation
@@ -40,12 +42,12 @@ def test_masks_of_any_scale_come_back(tmp_path, name, size, factor):
     assert {p.name for p in annotation.polygons} == set(ids)
     inner = (
         np.s_[:-1, :-1] if size == (119, 77) else np.s_[:, :]
-    )  # centres of its last pixels lie off the slide
+    )  # centers of its last pixels lie off the slide
     np.testing.assert_array_equal(drawn(annotation, ids, mask.shape, factor)[inner], mask[inner])
     assert annotation.left_out == ()
 
 
-def test_names_and_colours_beside_the_mask(tmp_path):
+def test_names_and_colors_beside_the_mask(tmp_path):
     names = {"0": "rest", "1": {"name": "tumour", "color": [1, 2, 3]}, "2": "rest"}
     path = save(tmp_path / "s.png", blocks(), names)
     annotation = read_annotation(path, "s.svs", (30, 20))
@@ -54,7 +56,7 @@ def test_names_and_colours_beside_the_mask(tmp_path):
     assert {p.color for p in annotation.polygons if p.name == "tumour"} == {(1, 2, 3)}
 
 
-def test_palettes_give_colours_and_255_is_unlabelled(tmp_path):
+def test_palettes_give_colors_and_255_is_unlabeled(tmp_path):
     mask = blocks()
     mask[:5, :5] = 255
     picture = Image.fromarray(mask)
@@ -113,7 +115,7 @@ def test_what_is_no_mask_of_the_slide_is_refused(tmp_path):
     with pytest.raises(UserError, match="size of its slide"):
         read_annotation(path, "s.svs")
     noise = np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8)
-    with pytest.raises(UserError, match="coloured"):
+    with pytest.raises(UserError, match="colored"):
         read_annotation(save(tmp_path / "c.png", noise), "s.svs", (30, 20))
     with pytest.raises(UserError, match="no ids"):
         read_annotation(save(tmp_path / "i.tif", blocks().astype(np.int16) - 1), "s.svs", (30, 20))
@@ -138,11 +140,31 @@ def test_pages_that_run_in_a_circle_are_refused(tmp_path):
         read_annotation(path, "s.svs", (30, 20))
 
 
-@pytest.mark.parametrize(
-    ("bound", "says"), [("MOST_EDGES", "sides of pixels"), ("MOST_RINGS", "more than 50 areas")]
-)
-def test_a_noisy_mask_is_refused(tmp_path, monkeypatch, bound, says):
-    monkeypatch.setattr(sys.modules["data_prep.annotations.vectorise"], bound, 50)
+def test_a_noisy_mask_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("data_prep.annotations.label_mask.MOST_AREAS", 50)
     noise = np.random.default_rng(0).integers(0, 3, (60, 60)).astype(np.uint8)
-    with pytest.raises(UserError, match=rf"s\.png .*{says}.*draw it at a lower resolution"):
+    with pytest.raises(UserError, match=r"s\.png .*smooth it, or use a lower resolution"):
         read_annotation(save(tmp_path / "s.png", noise), "s.svs", (60, 60))
+
+
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    arrays(
+        np.uint8,
+        st.tuples(st.integers(1, 9), st.integers(1, 9)),
+        elements=st.sampled_from([0, 1, 2, 254, 255]),
+    ),
+    st.sampled_from([1, 8]),
+)
+def test_drawing_what_was_read_gives_the_mask_again(tmp_path, mask, factor):
+    ids = {"rest": 0, "one": 1, "two": 2, "last": 254}
+    path = save(tmp_path / "s.png", mask, {str(value): name for name, value in ids.items()})
+    size = (mask.shape[1] * factor, mask.shape[0] * factor)
+    polygons = read_annotation(path, "s.svs", size).polygons
+    for order in (polygons, polygons[::-1]):
+        found = draw_mask(order, ids, (0, 0, *mask.shape), float(factor), 255)
+        np.testing.assert_array_equal(found, mask)
+    labeled = np.count_nonzero(mask != 255)
+    assert sum(polygon.area for polygon in polygons) == factor**2 * labeled

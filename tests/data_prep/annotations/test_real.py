@@ -47,7 +47,7 @@ def test_three_formats_give_the_same_polygons(kidney, layers):
 
 @pytest.mark.parametrize("factor", [1.0, 2.143, 4.0])
 def test_masks_are_what_shapely_says(layers, factor):
-    """To the pixel, ties included: a centre on an edge counts as a little further right, and less
+    """To the pixel, ties included: a center on an edge counts as a little further right, and less
     further down."""
     box = (0, 0, int(SIZE[1] / factor), int(SIZE[0] / factor))
     columns, rows = (np.arange(count) + 0.5 for count in (box[3], box[2]))

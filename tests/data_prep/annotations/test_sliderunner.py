@@ -12,7 +12,7 @@ from tests.data_prep.annotations.writers import write_sliderunner
 TEN = square(0, 0, 10, 10)
 
 
-def test_types_classes_and_colours(tmp_path):
+def test_types_classes_and_colors(tmp_path):
     shapes = [
         ("Tumor", 3, TEN),
         ("Stroma", 2, [(5, 5), (25, 15)]),

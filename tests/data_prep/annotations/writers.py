@@ -46,7 +46,8 @@ def write_asap(path, polygons):
         )
         annotations += "</Coordinates></Annotation>"
     for name in sorted({polygon.name for polygon in polygons}):
-        groups += f'<Group Name={quoteattr(name)} PartOfGroup="None" Color="#64FE2E"><Attributes/></Group>'
+        groups += f'<Group Name={quoteattr(name)} PartOfGroup="None" Color="#64FE2E">'
+        groups += "<Attributes/></Group>"
     path.write_text(
         f'<?xml version="1.0"?><ASAP_Annotations><Annotations>{annotations}</Annotations>'
         f"<AnnotationGroups>{groups}</AnnotationGroups></ASAP_Annotations>"
@@ -82,16 +83,24 @@ def coco(slides, flat=False):
 
 
 SCHEMA = """
-CREATE TABLE `Annotations_label` (`uid` INTEGER PRIMARY KEY AUTOINCREMENT UNIQUE, `person` INTEGER, `class` INTEGER,
+CREATE TABLE `Annotations_label` (
+  `uid` INTEGER PRIMARY KEY AUTOINCREMENT UNIQUE, `person` INTEGER, `class` INTEGER,
   `exact_id` INTEGER, `annoId` INTEGER);
-CREATE TABLE `Annotations_coordinates` (`uid` INTEGER PRIMARY KEY AUTOINCREMENT UNIQUE, `coordinateX` INTEGER,
-  `coordinateY` INTEGER, `coordinateZ` INTEGER DEFAULT 0, `slide` INTEGER, `annoId` INTEGER, `orderIdx` INTEGER);
-CREATE TABLE `Annotations` (`uid` INTEGER PRIMARY KEY AUTOINCREMENT UNIQUE, `slide` INTEGER, `guid` TEXT,
-  `lastModified` REAL, `deleted` INTEGER DEFAULT 0, `type` INTEGER, `agreedClass` INTEGER, `description` TEXT);
-CREATE TABLE `Classes` (`uid` INTEGER PRIMARY KEY AUTOINCREMENT UNIQUE, `name` TEXT, `color` TEXT);
-CREATE TABLE `Persons` (`uid` INTEGER PRIMARY KEY AUTOINCREMENT UNIQUE, `name` TEXT, `isExactUser` INTEGER DEFAULT 0);
-CREATE TABLE `Slides` (`uid` INTEGER PRIMARY KEY AUTOINCREMENT UNIQUE, `filename` TEXT, `width` INTEGER,
-  `height` INTEGER, `directory` TEXT, `uuid` TEXT, `exactImageID` TEXT, `EXACTUSER` INTEGER DEFAULT 0);
+CREATE TABLE `Annotations_coordinates` (
+  `uid` INTEGER PRIMARY KEY AUTOINCREMENT UNIQUE, `coordinateX` INTEGER, `coordinateY` INTEGER,
+  `coordinateZ` INTEGER DEFAULT 0, `slide` INTEGER, `annoId` INTEGER, `orderIdx` INTEGER);
+CREATE TABLE `Annotations` (
+  `uid` INTEGER PRIMARY KEY AUTOINCREMENT UNIQUE, `slide` INTEGER, `guid` TEXT,
+  `lastModified` REAL, `deleted` INTEGER DEFAULT 0, `type` INTEGER, `agreedClass` INTEGER,
+  `description` TEXT);
+CREATE TABLE `Classes` (
+  `uid` INTEGER PRIMARY KEY AUTOINCREMENT UNIQUE, `name` TEXT, `color` TEXT);
+CREATE TABLE `Persons` (
+  `uid` INTEGER PRIMARY KEY AUTOINCREMENT UNIQUE, `name` TEXT, `isExactUser` INTEGER DEFAULT 0);
+CREATE TABLE `Slides` (
+  `uid` INTEGER PRIMARY KEY AUTOINCREMENT UNIQUE, `filename` TEXT, `width` INTEGER,
+  `height` INTEGER, `directory` TEXT, `uuid` TEXT, `exactImageID` TEXT,
+  `EXACTUSER` INTEGER DEFAULT 0);
 """
 
 
@@ -115,8 +124,8 @@ def write_sliderunner(path, slides, more=""):
             )
             rows = [(x, y, uid, annotation, i) for i, (x, y) in enumerate(points, 1)]
             base.executemany(
-                "INSERT INTO Annotations_coordinates (coordinateX, coordinateY, slide, annoId, orderIdx) "
-                "VALUES (?, ?, ?, ?, ?)",
+                "INSERT INTO Annotations_coordinates "
+                "(coordinateX, coordinateY, slide, annoId, orderIdx) VALUES (?, ?, ?, ?, ?)",
                 rows[::-1],
             )
     base.executescript(more)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import data_prep.engine.run as run_module
-from data_prep.annotations.mend import OUTSIDE
+from data_prep.annotations.repair import OUTSIDE
 from data_prep.slides import main
 from data_prep.tiff import write_pyramid
 from stedm_jax.common.errors import UserError
