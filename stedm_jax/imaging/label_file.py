@@ -117,7 +117,11 @@ def read_values(path: Path) -> Integer[np.ndarray, "h w"]:
     Raises:
       UserError: as `read_stored`; or colors, or numbers that are no whole ones.
     """
-    stored = read_stored(path).values
+    return whole_numbers(path, read_stored(path).values)
+
+
+def whole_numbers(path: Path, stored: np.ndarray) -> Integer[np.ndarray, "h w"]:
+    """What a mask stores, as `read_values` returns it."""
     with np.errstate(invalid="ignore"):
         pixels = stored.astype(np.int64)
     if stored.dtype.kind == "f" and not np.array_equal(pixels, stored):

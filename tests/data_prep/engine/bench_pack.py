@@ -51,7 +51,7 @@ from unittest import mock
 import cv2
 import numpy as np
 import openslide
-from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+from array_record.python.array_record_module import ArrayRecordReader
 from PIL import Image
 
 import data_prep.engine.cut as cut_module
@@ -69,7 +69,7 @@ from data_prep.slides import main as pack
 from data_prep.tile_grid import Position
 from stedm_jax.data.codecs import encode_png
 from stedm_jax.data.index import read_index
-from stedm_jax.data.records import RECORD_OPTIONS
+from stedm_jax.data.record_file import RecordFile
 from stedm_jax.data.schema import ClassSpec, Tile
 from tests.imaging.big_slide import texture, write_big_slide
 
@@ -208,7 +208,7 @@ def plain(slide: Path, labels: Path, rules: CutRules, places: list[Position], ou
     factor = rules.mpp / 0.25
     level = file.get_best_level_for_downsample(factor * 1.005)
     side = round(tile * factor / file.level_downsamples[level])
-    writer = ArrayRecordWriter(str(out), RECORD_OPTIONS)
+    writer = RecordFile(out, out)
     usual = mock.patch.object(codecs_module, "encode_png", usual_png)
     png = mock.patch.object(
         schema_module, "encode_mask", lambda mask: cv2.imencode(".png", mask)[1].tobytes()
