@@ -47,14 +47,16 @@ class Key:
         """What a value has to be, in words; empty for anything of the right type."""
         if self.choices:
             return f"valid are {', '.join(str(each) or repr(each) for each in self.choices)}"
-        count = f"{self.length} numbers" if self.length else "at least one" if self.some else None
-        low = None if self.low is None else f"{self.low:g} or more"
-        if self.low is not None and self.high is not None:
-            low = f"{self.low:g} to {self.high:g}"
-        above = None if self.above is None else f"above {self.above:g}"
-        below = None if self.below is None else f"below {self.below:g}"
-        words = ", ".join(word for word in (count, low, above, below) if word)
-        return f"give {words}" if words else ""
+        words = {
+            f"{self.length} numbers": self.length,
+            "at least one": self.some or None,
+            f"{self.low} to {self.high}": self.high,
+            f"{self.low} or more": self.low if self.high is None else None,
+            f"above {self.above}": self.above,
+            f"below {self.below}": self.below,
+        }
+        said = ", ".join(word for word, limit in words.items() if limit is not None)
+        return f"give {said}" if said else ""
 
     def allows(self, value: Any) -> bool:
         """Whether a value of the right type is within the limits."""

@@ -17,8 +17,8 @@ from stedm_jax.settings.read import Reader, convert, nearest, refuse, type_hints
 from stedm_jax.settings.root import Settings
 from stedm_jax.settings.together import mistakes
 
-_RENAMED = {"diffusion": "generator"}
-"""Stages of 0.1 -> what they are called now."""
+_RENAMED = ("diffusion", "generator")
+"""A stage of 0.1, and what it is called now."""
 
 
 def base_config() -> ConfigDict:
@@ -122,9 +122,12 @@ def read_settings(config: Any) -> Settings:
     reader = Reader()
     settings = reader.section(Settings(), config, "config")
     wrong = reader.problems
-    for old, new in _RENAMED.items():
-        if f"'{old}'" in wrong.get("config.stages", ""):
-            wrong["config.stages"] += f" The stage '{old}' is now called '{new}'."
+    old, new = _RENAMED
+    if f"'{old}'" in wrong.get("config.stages", ""):
+        wrong["config.stages"] += (
+            f" The stage '{old}' is now called '{new}', and 'judge' (which learns to judge "
+            "synthetic images) and 'quality' (which scores them) are stages of their own."
+        )
     # A key that is wrong has its default meanwhile; what is said of it together with others is not.
     known = re.compile("|".join(rf"{re.escape(key)}(?!\w)" for key in wrong) or "(?!)")
     together = (text for text in mistakes(settings) if not known.search(text))
@@ -142,7 +145,9 @@ def from_flat(flat: Mapping[str, Any], source: str = "config.json") -> Settings:
       UserError: a value that cannot be.
     """
     given = nested(flat)
-    given["stages"] = [_RENAMED.get(name, name) for name in given.get("stages", Settings().stages)]
+    old, new = _RENAMED
+    stages = given.get("stages", Settings().stages)
+    given["stages"] = [new if stage == old else stage for stage in stages]
     reader = Reader(lenient=True)
     settings = reader.section(Settings(), given, source)
     refuse(reader.problems.values())

@@ -41,11 +41,11 @@ class SslCrops:
     global_size: int = positive(224, "side in pixels of the two that the teacher sees too")
     local_size: int = positive(96, "side in pixels of those that only the student sees")
     locals: int = nonnegative(8, "number of local crops")
-    global_scale: Floats = key(
-        (0.4, 1.0), "least and greatest share of the tile's area", length=2, above=0, high=1
+    global_scale: Floats = fraction(
+        (0.4, 1.0), "least and greatest share of the tile's area", length=2
     )
-    local_scale: Floats = key(
-        (0.1, 0.4), "least and greatest share of the tile's area", length=2, above=0, high=1
+    local_scale: Floats = fraction(
+        (0.1, 0.4), "least and greatest share of the tile's area", length=2
     )
 
 
@@ -130,8 +130,8 @@ class Ssl(Learned):
                 )
         for name in ("global_scale", "local_scale"):
             low, high = getattr(self.crops, name)
-            if low > high:
-                yield f"{where}.crops.{name} is ({low}, {high}); give the smaller one first."
+            if not 0 < low <= high:
+                yield f"{where}.crops.{name} is ({low}, {high}); give 0 < least <= greatest <= 1."
         if self.train.ema.decay:
             yield f"{where}.train.ema.decay must be 0: the teacher is the average that is kept."
         if self.train.accumulate > 1:

@@ -96,7 +96,7 @@ def test_all_mistakes_are_listed_at_once():
         ("segmentation.features.blocks", (), "blocks is empty"),
         ("ssl.crops.local_size", 90, "must be a multiple of config.ssl.model.patch=16"),
         ("ssl.model.heads", 5, "must divide config.ssl.model.width=384"),
-        ("ssl.crops.local_scale", (0.4, 0.1), "give the smaller one first"),
+        ("ssl.crops.local_scale", (0.4, 0.1), "give 0 < least <= greatest <= 1"),
         ("ssl.train.ema.decay", 0.9, "the teacher is the average"),
         ("ssl.train.accumulate", 2, "accumulate is 2; it must be 1"),
         ("ssl.probe.protocol", "all", "valid are val, leave_one_out"),
