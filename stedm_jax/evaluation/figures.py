@@ -165,7 +165,7 @@ def style_scatter(
         axes = figure.add_subplot(1, 3, i + 1)
         x, y = style_od[:, i], images_od[:, i]
         both = np.concatenate([y, x])
-        limits = (np.nanmin(both), np.nanmax(both)) if np.isfinite(both).any() else (0.0, 1.0)
+        limits = both.min(), both.max()
         dot = {"color": theme.color(number), "markersize": 3, "alpha": 0.5, "markeredgewidth": 0}
         axes.plot(limits, limits, color=theme.faint, linewidth=1, zorder=0)
         axes.plot(x, y, "o", **dot)

@@ -20,7 +20,7 @@ them counts with the diagonal of the image in (3), the largest distance possible
 at all, all three are NaN.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import astuple, dataclass
 from functools import cache, partial
 from typing import cast
@@ -34,7 +34,7 @@ NAN = float("nan")
 
 @dataclass(frozen=True)
 class ObjectSums:
-    """What scores are made of; adding up over images gives those of a set.
+    """What scores are made of; sums of a set of images are those of its images added up.
 
     Attributes:
       true_positives, false_positives, false_negatives: objects.
@@ -71,11 +71,6 @@ class ObjectSums:
         sides = [_over(truth, self.truth_area), _over(predicted, self.predicted_area)]
         defined = [side for side in sides if not np.isnan(side)]
         return float(np.mean(defined)) if defined else NAN
-
-
-def total(sums: Iterable[ObjectSums]) -> ObjectSums:
-    """Those of a set of images."""
-    return sum(sums, ObjectSums())
 
 
 def object_sums(

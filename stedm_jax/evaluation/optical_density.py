@@ -23,9 +23,7 @@ def mean_od(image: UInt8[np.ndarray, "h w 3"]) -> Float64[np.ndarray, " 3"]:
 
 
 def pearson(a: Float64[np.ndarray, " n"], b: Float64[np.ndarray, " n"]) -> float:
-    """Pearson's r of the pairs that are both defined; NaN below 3 pairs or without variation."""
-    known = ~(np.isnan(a) | np.isnan(b))
-    a, b = a[known], b[known]
+    """Pearson's r of the pairs; NaN below 3 pairs or without variation."""
     if a.size < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return float("nan")
     return float(np.corrcoef(a, b)[0, 1])

@@ -13,7 +13,7 @@ over patients: of balanced accuracy (mean recall of the classes that a patient h
 absolute error of the share; R2 is over all tiles.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -44,30 +44,31 @@ Fit = Callable[[Tiles, Tiles, float], np.ndarray]
 
 
 def probe(
-    train: Tiles, test: Tiles, neighbors: int = 20, temperature: float = 0.07
+    folds: Iterable[tuple[Tiles, Tiles]], neighbors: int = 20, temperature: float = 0.07
 ) -> dict[str, dict[str, float]]:
-    """Patient of `test` -> knn_accuracy, linear_accuracy, share_error; under "" their means and
-    share_r2.
+    """Learns from the first tiles of each fold and scores the second ones.
+
+    Args:
+      folds: one pair for training and test patients; `leave_one_out` gives one for each patient.
+      neighbors, temperature: of equation (1).
+
+    Returns:
+      patient -> knn_accuracy, linear_accuracy, share_error; under "" their means and share_r2.
 
     Raises:
       UserError: a patient is on both sides, or there is nothing to learn from or to score.
     """
-    return _scores(*_predictions(train, test, neighbors, temperature), test)
-
-
-def probe_leaving_out(
-    tiles: Tiles, neighbors: int = 20, temperature: float = 0.07
-) -> dict[str, dict[str, float]]:
-    """As `probe`, each patient being scored by what was learned from all others.
-
-    Raises:
-      UserError: there is only one patient.
-    """
-    folds = list(_folds(tiles))
+    folds = list(folds)
     guesses = [_predictions(*fold, neighbors, temperature) for fold in folds]
-    return _scores(
-        *map(np.concatenate, zip(*guesses, strict=True)), joined([test for _, test in folds])
-    )
+    columns = map(np.concatenate, zip(*guesses, strict=True))
+    return _scores(*columns, joined([test for _, test in folds]))
+
+
+def leave_one_out(tiles: Tiles) -> Iterator[tuple[Tiles, Tiles]]:
+    """For each patient the tiles of all others, and its own."""
+    for name in np.unique(tiles.patient):
+        own = tiles.patient == name
+        yield tiles.take(~own), tiles.take(own)
 
 
 def joined(parts: Sequence[Tiles]) -> Tiles:
@@ -79,7 +80,7 @@ def _predictions(
     train: Tiles, test: Tiles, neighbors: int, temperature: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Classes by kNN, classes by the linear probe, and shares."""
-    check_patients(train.patient, test.patient)
+    _check_patients(train.patient, test.patient)
     train, test = _standardized(train, test)
     count = int(max(train.label.max(), test.label.max())) + 1
     knn = nearest(train, test.features, count, neighbors, temperature)
@@ -88,7 +89,7 @@ def _predictions(
     return knn, linear, _shares(train, test, choose(train, _shares, _closeness))
 
 
-def check_patients(train: Sequence[str] | np.ndarray, test: Sequence[str] | np.ndarray) -> None:
+def _check_patients(train: np.ndarray, test: np.ndarray) -> None:
     """Refuses a probe that would score a patient it has learned from, or that lacks a side.
 
     Raises:
@@ -157,18 +158,11 @@ def choose(train: Tiles, fit: Fit, score: Callable[[np.ndarray, Tiles], float]) 
 
     With one patient only, the one in the middle.
     """
-    folds = [_standardized(*fold) for fold in _folds(train)]
+    folds = [_standardized(*fold) for fold in leave_one_out(train)]
     if len(folds) < 2:
         return PENALTIES[len(PENALTIES) // 2]
     means = [np.mean([score(fit(a, b, penalty), b) for a, b in folds]) for penalty in PENALTIES]
     return PENALTIES[int(np.argmax(means))]
-
-
-def _folds(tiles: Tiles) -> Iterator[tuple[Tiles, Tiles]]:
-    """For each patient the tiles of all others, and its own."""
-    for name in np.unique(tiles.patient):
-        own = tiles.patient == name
-        yield tiles.take(~own), tiles.take(own)
 
 
 def balanced_accuracy(truth: Labels, guess: Labels) -> float:

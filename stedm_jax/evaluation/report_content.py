@@ -26,6 +26,15 @@ class CohortRow:
 
 
 @dataclass(frozen=True, eq=False)
+class Strip:
+    """Example tiles of one patient of the cohort."""
+
+    patient: str
+    split: str
+    images: Sequence[UInt8[np.ndarray, "_ _ 3"]]
+
+
+@dataclass(frozen=True, eq=False)
 class ArmRun:
     """One trained segmenter: the seed of an arm.
 
@@ -51,11 +60,11 @@ class ReportContent:
     """Everything a report shows; whatever is empty or None is left out of the page.
 
     Attributes:
-      cohort_panel, legend: example tiles of each patient; the colors of the classes.
+      examples: tiles of each patient.
       pictures: caption -> image that was drawn during a training.
       curves: folder of a run, such as "autoencoder" -> its metric rows.
       results: of the trained segmenters, in the order of the arms.
-      classes: names, in the order of the confusion matrices.
+      classes, colors: of the classes, in the order of the confusion matrices.
       foreground: ids of the classes that scores are means of.
       baseline: the arm that others are compared with, by default the first one in the results.
       synthesis: name of a set of synthetic images -> what is known of it.
@@ -68,12 +77,12 @@ class ReportContent:
     title: str
     intro: str = ""
     cohort: Sequence[CohortRow] = ()
-    cohort_panel: UInt8[np.ndarray, "h w 3"] | None = None
-    legend: UInt8[np.ndarray, "lh lw 3"] | None = None
+    examples: Sequence[Strip] = ()
     pictures: Mapping[str, np.ndarray] = field(default_factory=dict)
     curves: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     results: Sequence[ArmRun] = ()
     classes: Sequence[str] = ()
+    colors: Sequence[tuple[int, int, int]] = ()
     foreground: Sequence[int] = ()
     baseline: str | None = None
     synthesis: Mapping[str, SyntheticSet] = field(default_factory=dict)

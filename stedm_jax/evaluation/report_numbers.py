@@ -23,10 +23,8 @@ METRICS = ("iou", "dice", "recall", "precision")
 
 def arm_names(content: ReportContent) -> list[str]:
     """Arms in the order of first mention, the baseline first."""
-    names = list(dict.fromkeys(run.arm for run in content.results))
-    if content.baseline is not None and content.baseline not in names:
-        raise ValueError(f"the baseline {content.baseline!r} is not among the arms {names}")
-    return sorted(names, key=lambda name: name != (content.baseline or names[0]))
+    names = dict.fromkeys(run.arm for run in content.results)
+    return sorted(names, key=lambda name: name != content.baseline)
 
 
 def patients(content: ReportContent, split: str = HEADLINE) -> list[str]:

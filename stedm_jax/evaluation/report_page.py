@@ -8,7 +8,7 @@ import base64
 import io
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,7 @@ from stedm_jax.evaluation.figures import (
     sampled_names,
     style_scatter,
 )
+from stedm_jax.evaluation.panels import VOID_COLOR, fit
 from stedm_jax.evaluation.report_content import ReportContent
 from stedm_jax.evaluation.report_numbers import (
     ablation_points,
@@ -36,11 +37,13 @@ from stedm_jax.evaluation.report_numbers import (
     arm_tables,
     patients,
 )
-from stedm_jax.evaluation.statistics import Comparison, Interval, patient_means
+from stedm_jax.evaluation.statistics import Comparison, patient_means
 from stedm_jax.evaluation.synthesis_quality.measure import LABELS
 from stedm_jax.evaluation.synthesis_quality.metric import Quality
 
 DASH = "\N{EN DASH}"
+THUMBNAIL = 90
+"""Pixels of a side of an example tile."""
 
 
 @dataclass(frozen=True)
@@ -62,14 +65,12 @@ def page(content: ReportContent, numbers: Mapping[str, Any], tests: Sequence[Com
         lstrip_blocks=True,
     )
     environment.tests["nan"] = math.isnan
-    environment.globals["n_colors"] = len(LIGHT.colors)
+    environment.globals |= {"zip": zip, "n_colors": len(LIGHT.colors), "void_color": VOID_COLOR}
     environment.filters |= {
         "number": _number,
         "signed": _signed,
-        "interval": _interval,
-        "duration": _duration,
         "picture": _picture,
-        "picked_from": _picked_from,
+        "thumbnail": lambda image: _picture(fit(image, THUMBNAIL)),
     }
     template = environment.get_template("report.html")
     return template.render(
@@ -81,7 +82,6 @@ def _derived(content: ReportContent, numbers: Mapping[str, Any]) -> dict[str, An
     """What the templates use beside the content and its summary."""
     arms = arm_names(content)
     iou = {arm: patient_means(arm_tables(content, arm)["iou"]) for arm in arms}
-    reconstruction = content.reconstruction.values()
     return {
         "arms": arms,
         "patients": {
@@ -91,11 +91,7 @@ def _derived(content: ReportContent, numbers: Mapping[str, Any]) -> dict[str, An
         "charts": _charts(content, iou),
         "class_tables": class_tables(numbers["arms"]),
         "labels": LABELS,
-        "labeled": _labeled_shares(content),
         "sampled": sampled_names(content.curves),
-        "reconstruction_scores": list(
-            dict.fromkeys(name for each in reconstruction for name in each)
-        ),
         "configuration": json.dumps(content.config, indent=2, default=str, ensure_ascii=False),
         "themes": (LIGHT, DARK),
     }
@@ -131,15 +127,6 @@ def _chart(draw: Callable[[Theme], bytes]) -> Chart:
     return Chart(_data_url(light), _data_url(draw(DARK)), width)
 
 
-def _labeled_shares(content: ReportContent) -> dict[str, float]:
-    """Split -> share of its pixels that are labeled."""
-    tiles, labeled = dict[str, int](), dict[str, float]()
-    for row in content.cohort:
-        tiles[row.split] = tiles.get(row.split, 0) + row.tiles
-        labeled[row.split] = labeled.get(row.split, 0.0) + row.labeled * row.tiles
-    return {split: labeled[split] / max(count, 1) for split, count in tiles.items()}
-
-
 def _picture(image: UInt8[np.ndarray, "h w 3"]) -> str:
     """An image as a data URL."""
     out = io.BytesIO()
@@ -163,25 +150,5 @@ def _signed(value: float, digits: int = 3) -> str:
     return DASH if math.isnan(value) else _minus(f"{value:+.{digits}f}")
 
 
-def _interval(found: Interval, digits: int = 3) -> str:
-    """The limits of an interval."""
-    if math.isnan(found.low):
-        return DASH
-    return f"{_signed(found.low, digits)} to {_signed(found.high, digits)}"
-
-
 def _minus(text: str) -> str:
     return text.replace("-", "\N{MINUS SIGN}")
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
-
-
-def _picked_from(names: Iterable[str], values: Mapping[str, Any]) -> list[Any]:
-    """The values of some names, None for one that is missing."""
-    return [values.get(name) for name in names]

@@ -15,7 +15,7 @@ from jaxtyping import Float64, Int64, Integer, UInt8
 from stedm_jax.common.labels import VOID
 from stedm_jax.common.text import table
 from stedm_jax.evaluation.confusion import confusion_matrix, mean_over, scores
-from stedm_jax.evaluation.object_scores import ObjectSums, object_sums, total
+from stedm_jax.evaluation.object_scores import ObjectSums, object_sums
 from stedm_jax.evaluation.statistics import bootstrap_difference
 
 SHOWN = {
@@ -89,7 +89,7 @@ def pooled(images: Sequence[ImageScores], classes: Sequence[str]) -> dict[str, f
     }
     values |= {f"iou_{name}": float(found.iou[k]) for k, name in enumerate(classes)}
     values |= {f"dice_{name}": float(found.dice[k]) for k, name in enumerate(classes)}
-    return values | total(each.objects for each in images).scores()
+    return values | sum((each.objects for each in images), ObjectSums()).scores()
 
 
 def grouped(

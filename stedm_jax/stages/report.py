@@ -11,8 +11,14 @@ from PIL import Image
 from stedm_jax.common.files import write_text
 from stedm_jax.data.records import TileSet
 from stedm_jax.evaluation.ablation import Ablation
-from stedm_jax.evaluation.panels import Strip, cohort_panel, legend, overlay, style_grid
-from stedm_jax.evaluation.report_content import ArmRun, CohortRow, ReportContent, SyntheticSet
+from stedm_jax.evaluation.panels import overlay, style_grid
+from stedm_jax.evaluation.report_content import (
+    ArmRun,
+    CohortRow,
+    ReportContent,
+    Strip,
+    SyntheticSet,
+)
 from stedm_jax.evaluation.report_files import results_table, write_report
 from stedm_jax.evaluation.synthesis_quality.measure import load_quality
 from stedm_jax.experiment.cells import Cell
@@ -62,12 +68,12 @@ def _content(context: Context) -> ReportContent:
         title=settings.title or settings.name,
         intro=settings.report.intro,
         cohort=list(_cohort(context)),
-        cohort_panel=cohort_panel(list(_strips(context))),
-        legend=legend(context.classes.names, context.classes.colors),
+        examples=list(_strips(context)),
         curves=_curves(path),
         pictures=dict(drawn(path)),
         results=list(_results(context)),
         classes=context.classes.names,
+        colors=context.classes.colors,
         foreground=context.classes.foreground,
         baseline=baseline_of(context),
         synthesis=sets,

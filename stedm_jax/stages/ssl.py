@@ -20,7 +20,7 @@ from stedm_jax.data.crops import MultiCrop
 from stedm_jax.data.index import IndexRow
 from stedm_jax.data.pipeline import tile_dataset
 from stedm_jax.evaluation.collapse import named_collapse
-from stedm_jax.evaluation.probe import Tiles, joined, probe, probe_leaving_out
+from stedm_jax.evaluation.probe import Tiles, joined, leave_one_out, probe
 from stedm_jax.experiment.cells import Cell
 from stedm_jax.experiment.context import Context, spread
 from stedm_jax.experiment.learn import learn
@@ -114,9 +114,9 @@ def _probes(
         found = {split: _tiles(context, each, describe) for split, each in rows.items() if each}
         how = {"neighbors": settings.neighbours, "temperature": settings.temperature}
         if settings.protocol == "val":
-            out[name] = probe(found["train"], found["val"], **how)
+            out[name] = probe([(found["train"], found["val"])], **how)
         else:
-            out[name] = probe_leaving_out(joined(list(found.values())), **how)
+            out[name] = probe(leave_one_out(joined(list(found.values()))), **how)
     return out
 
 

@@ -6,11 +6,8 @@ import pytest
 from stedm_jax.evaluation.panels import (
     PAPER,
     VOID_COLOR,
-    Strip,
-    cohort_panel,
     color_mask,
     fit,
-    legend,
     mosaic,
     overlay,
     style_grid,
@@ -61,15 +58,3 @@ def test_style_grid_places_every_image():
     assert rows[0] < rows[1]
     with pytest.raises(ValueError, match="row"):
         style_grid(images[:1], layouts, styles, COLORS, ["a", "b", "c"], ["d"])
-
-
-def test_cohort_panel_and_legend():
-    strips = [
-        Strip(f"patient number {i}", split, [flat((i, 5, 5), 64)] * 2)
-        for i, split in enumerate(["train"] * 4 + ["test"] * 2)
-    ]
-    out = cohort_panel(strips, cell=32, columns=3)
-    assert out.dtype == np.uint8
-    for i in range(6):
-        assert (out == (i, 5, 5)).all(-1).sum() == 2 * 32 * 32
-    assert legend(["background", "tumour"], COLORS).shape[0] == 26

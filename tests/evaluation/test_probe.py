@@ -5,11 +5,10 @@ from stedm_jax.common.errors import UserError
 from stedm_jax.evaluation.probe import (
     Tiles,
     balanced_accuracy,
-    check_patients,
     classify,
+    leave_one_out,
     nearest,
     probe,
-    probe_leaving_out,
     ridge,
 )
 
@@ -33,7 +32,7 @@ def rng():
 
 def test_separable_features_score_high_and_noise_does_not(rng):
     train, test = made("abc", rng), made("de", rng)
-    scores = probe(train, test)
+    scores = probe([(train, test)])
     assert set(scores) == {"", "d", "e"}
     assert (
         scores[""]["linear_accuracy"] > 0.95
@@ -43,22 +42,20 @@ def test_separable_features_score_high_and_noise_does_not(rng):
     assert scores[""]["knn_accuracy"] > 0.6
     for name in ("linear_accuracy", "knn_accuracy", "share_error"):
         assert scores[""][name] == pytest.approx(np.mean([scores["d"][name], scores["e"][name]]))
-    noise = probe(made("abc", rng, signal=0.0), made("de", rng, signal=0.0))
+    noise = probe([(made("abc", rng, signal=0.0), made("de", rng, signal=0.0))])
     assert 0.3 < noise[""]["linear_accuracy"] < 0.7 and noise[""]["share_r2"] < 0.2
 
 
 def test_each_patient_is_left_out_once(rng):
-    scores = probe_leaving_out(made("abcd", rng))
+    scores = probe(leave_one_out(made("abcd", rng)))
     assert set(scores) == {"", "a", "b", "c", "d"} and scores[""]["linear_accuracy"] > 0.95
 
 
 def test_the_same_patient_on_both_sides_is_refused(rng):
     with pytest.raises(UserError, match="same patients: b, c"):
-        probe(made("abc", rng), made("bcd", rng))
+        probe([(made("abc", rng), made("bcd", rng))])
     with pytest.raises(UserError, match="at least two patients"):
-        probe_leaving_out(made("a", rng))
-    with pytest.raises(UserError, match="at least two patients"):
-        check_patients(["a"], [])
+        probe(leave_one_out(made("a", rng)))
 
 
 def test_nearest_is_the_weighted_vote(rng):

@@ -9,8 +9,14 @@ import numpy as np
 import pytest
 
 from stedm_jax.common.errors import UserError
-from stedm_jax.evaluation.panels import Strip, cohort_panel, legend, style_grid
-from stedm_jax.evaluation.report_content import ArmRun, CohortRow, ReportContent, SyntheticSet
+from stedm_jax.evaluation.panels import style_grid
+from stedm_jax.evaluation.report_content import (
+    ArmRun,
+    CohortRow,
+    ReportContent,
+    Strip,
+    SyntheticSet,
+)
 from stedm_jax.evaluation.report_files import per_patient_csv, results_table, write_report
 from stedm_jax.evaluation.synthesis_quality.metric import Quality
 
@@ -94,8 +100,8 @@ def content(small=True):
             CohortRow(name, split, 1 + i % 2, 40 + i, 0.0 if split == "style" else 0.9)
             for i, (name, split) in enumerate(zip(names, splits, strict=True))
         ],
-        cohort_panel=cohort_panel(strips),
-        legend=legend(["background", "tumour"], COLORS),
+        examples=strips,
+        colors=COLORS,
         pictures={"diffusion, step 600": images[0][0]},
         curves=curves,
         results=list(results()),
@@ -141,6 +147,15 @@ def test_html_is_self_contained_and_escaped(report):
         and "Scores of samples from fixed noise: style correlation." in training
     )
     assert not re.search(r"\bnan\b", re.sub(r'"data:[^"]*"', "", html))
+
+
+def test_example_tiles_and_colors_of_classes_are_shown(report):
+    html = (report / "index.html").read_text()
+    cohort = html[html.index('id="cohort"') : html.index('id="training"')]
+    assert cohort.count("<img") == 3 * 18
+    assert "train &middot; 5" in cohort and "test &middot; 6" in cohort
+    assert '<i style="background:rgb(204, 60, 60)"></i>tumour' in html
+    assert "</i>unlabeled" in html
 
 
 def test_summary(report):
