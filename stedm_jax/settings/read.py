@@ -105,7 +105,7 @@ def _number(kind: Any, value: Any) -> Any:
     """An int or a float; see `convert`."""
     if isinstance(value, bool) or not hasattr(value, "__float__"):
         raise TypeError
-    if not math.isfinite(value):
+    if not abs(value) < math.inf:
         raise ValueError("give a finite number")
     if kind is int and value != int(value):
         raise TypeError

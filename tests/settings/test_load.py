@@ -239,3 +239,25 @@ def test_settings_that_would_do_nothing_or_fail_late_are_refused(changes, says):
         config.update_from_flattened_dict({key: value})
     with pytest.raises(UserError, match=says):
         read_settings(config)
+
+
+def test_a_config_file_of_0_1_is_read(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from configs.base import get_base, short, shrink, training\n\n"
+        "def get_config(arm=''):\n"
+        "    config = get_base()\n"
+        "    shrink(config)\n"
+        "    config.name, config.data.tile = 'mine', 64\n"
+        "    config.diffusion.train = short(10, 4, 1e-3, ema__decay=0.9)\n"
+        "    config.segmentation.train = training(10, 4, 1e-3, optimizer__warmup=5)\n"
+        "    config.segmentation.arms = {'a': {'real': 0.5, 'stain_jitter': 0.1}}\n"
+        "    return config\n"
+    )
+    config, name, _ = load_config(str(file))
+    override(config, ["segmentation.arms.a.real=0.25", "diffusion.watch.steps=3"])
+    settings = read_settings(config)
+    assert (name, settings.arms["a"].real, settings.set_of("a")) == ("mine", 0.25, "synthetic")
+    assert settings.diffusion.train.ema.decay == 0.9
+    assert settings.segmentation.train.optimizer.warmup == 5
+    assert settings.autoencoder.halvings == 2
