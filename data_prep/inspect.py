@@ -1,35 +1,33 @@
-"""Looks a tile set over before anyone trains on it: what is in it, whether it is whole, and whether
-it leaks.
+"""Looks a tile set over before training: what is in it, whether it is whole, and whether it leaks.
 
     python -m data_prep.inspect DIR [--out=REPORT]
 
-DIR is a tile set: a folder, or a URL such as s3://bucket/tiles. Told are counts by split, patient,
-  slide, kind and
-class, microns, tags such as the scanner, and checksums. Looked for are patients in two splits or
-under two spellings, slides of two patients, equal or nearly equal tiles across splits and patients,
-places of val and test that would count twice, empty splits and classes. REPORT gets summary.txt,
-counts.csv, report.json and contact_sheet.png.
+DIR is a tile set: a folder, or a URL such as s3://bucket/tiles. The report has counts by split,
+patient, slide, kind and class, microns, and tags such as the scanner; checksums are verified. It
+looks for patients in two splits or under two spellings, slides of two patients, equal or nearly
+equal tiles across splits and patients, places of val and test that would count twice, and empty
+splits and classes. REPORT gets summary.txt, counts.csv, report.json and contact_sheet.png.
 
-Exit status: 0 nothing amiss; 1 something to look into; 2 damaged, or no tile set.
+Exit status: 0 nothing found; 1 something to look into; 2 damaged, or no tile set.
 """
 
 import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import cv2
 
-from data_prep.command import Parser, Progress, run_command
+from data_prep.command import Progress, make_parser, run_command
 from data_prep.inspection.counts import (
+    Count,
+    Key,
     all_rows,
     count_by,
-    shares,
-    table,
     tags_by_slide,
     write_counts,
 )
@@ -46,6 +44,8 @@ from data_prep.inspection.leaks import (
 from data_prep.inspection.look import Look, look
 from data_prep.inspection.sheet import draw_sheet
 from stedm_jax.common.errors import UserError
+from stedm_jax.common.files import write_bytes, write_json, write_text
+from stedm_jax.common.text import table
 from stedm_jax.data.index import IndexRow, read_index
 from stedm_jax.data.records import TileSet
 from stedm_jax.data.remote import fetch, is_remote
@@ -55,18 +55,12 @@ LOOKED_AT = 4096
 """Tiles whose pixels are read, unless --deep."""
 PAIRS_COMPARED = 1000
 """Overlapping pairs whose masks are read, unless --deep."""
-PATIENTS_TOLD = 60
+PATIENTS_LISTED = 60
 
 
-def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     """The options of the command."""
-    about = (__doc__ or "").split("\n\n")
-    parser = Parser(
-        prog="python -m data_prep.inspect",
-        description=about[0],
-        epilog="\n\n".join(about[2:]),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("inspect", __doc__)
     add = parser.add_argument
     add("tiles", metavar="DIR", help="the tile set: a folder, or a URL")
     add("--out", type=Path, help="folder of the report (DIR-inspect; for a URL, here)")
@@ -91,7 +85,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def open_tiles(place: str) -> TileSet:
-    """Opens a tile set, one that shares patients between splits too, which training refuses.
+    """Opens a tile set, even one that shares patients between splits, which training refuses.
 
     Raises:
       UserError: no tile set, or a damaged one.
@@ -102,9 +96,8 @@ def open_tiles(place: str) -> TileSet:
     except UserError:
         try:
             manifest = json.loads((path / "manifest.json").read_text())
-            if manifest["schema"] == SCHEMA_VERSION and patients_in_two_splits(
-                manifest["patients"]
-            ):
+            leaks = patients_in_two_splits(manifest["patients"])
+            if manifest["schema"] == SCHEMA_VERSION and leaks:
                 return TileSet(path, manifest, read_index(path / "index.csv"))
         except (OSError, ValueError, KeyError):
             pass
@@ -119,55 +112,41 @@ def spread_rows(rows: Sequence[IndexRow], most: int) -> list[IndexRow]:
 
 def describe(tiles: TileSet) -> list[str]:
     """What the set is, as lines of text."""
-    manifest, rows = tiles.manifest, all_rows(tiles)
-    names = [spec.name for spec in tiles.classes]
-    side = tiles.tile * tiles.mpp
+    manifest, rows, side = tiles.manifest, all_rows(tiles), tiles.tile * tiles.mpp
+    area, names = tiles.tile**2, [spec.name for spec in tiles.classes]
+
+    def count(key: Callable[[IndexRow], Key]) -> dict[Key, Count]:
+        return count_by(rows, key, len(names))
+
     out = [
-        f"{manifest['name']}: {len(rows):,} tiles of {tiles.tile} px and a margin of {tiles.margin} px, "
-        f"{tiles.mpp:g} um a pixel ({side:,.0f} um a side), {manifest['codec']}",
+        f"{manifest['name']}: {len(rows):,} tiles of {tiles.tile} px and a margin of "
+        f"{tiles.margin} px, {tiles.mpp:g} um a pixel ({side:,.0f} um a side), {manifest['codec']}",
         f"written by {manifest['written_by']}, schema {manifest['schema']}, in {tiles.path}",
-        *(
-            f"  {key}: {str(value)[:100]}"
-            for key, value in manifest["source"].items()
-            if value not in ("", "None")
-        ),
-        "",
     ]
-    head = ("split", "patients", "slides", "tiles", "labelled", *names)
-    area, classes = tiles.tile**2, len(names)
-    by_split = count_by(rows, lambda row: (row.split,), classes)
-    out += table(
-        head,
-        [
-            (*key, c.patients, c.slides, f"{c.tiles:,}", *shares(c, area))
-            for key, c in by_split.items()
-        ],
-    )
-    out += ["(labelled: of all pixels; a class: of what is labelled)", ""]
-    by_patient = count_by(rows, lambda row: (row.split, row.patient), classes)
-    told = list(by_patient.items())[:PATIENTS_TOLD]
-    head = ("split", "patient", "slides", "tiles", "labelled", *names)
-    out += table(
-        head, [(*key, c.slides, f"{c.tiles:,}", *shares(c, area)) for key, c in told], left=2
-    )
-    if len(by_patient) > len(told):
-        out.append(f"and {len(by_patient) - len(told)} more patients; counts.csv has all")
+    source = {name: text for name, text in manifest["source"].items() if text not in ("", "None")}
+    out += [f"  {name}: {str(text)[:100]}" for name, text in source.items()]
+    head = ["slides", "tiles", "labeled", *names]
+    lines = [
+        [*key, c.patients, c.slides, f"{c.tiles:,}", *c.shares(area)]
+        for key, c in count(lambda row: (row.split,)).items()
+    ]
+    out += ["", table([["split", "patients", *head], *lines])]
+    out += ["(labeled: share of all pixels; a class: share of what is labeled)", ""]
+    lines = [
+        [*key, c.slides, f"{c.tiles:,}", *c.shares(area)]
+        for key, c in count(lambda row: (row.split, row.patient)).items()
+    ]
+    out.append(table([["split", "patient", *head], *lines[:PATIENTS_LISTED]], words=2))
+    if len(lines) > PATIENTS_LISTED:
+        out.append(f"and {len(lines) - PATIENTS_LISTED} more patients; counts.csv has all")
     if any(row.kind for row in rows):
-        by_kind = count_by(rows, lambda row: (row.split, row.kind or "(grid)"), classes)
-        out += [
-            "",
-            *table(
-                ("split", "kind", "tiles"),
-                [(*key, f"{c.tiles:,}") for key, c in by_kind.items()],
-                left=2,
-            ),
-        ]
+        kinds = count(lambda row: (row.split, row.kind or "(grid)"))
+        lines = [[*key, f"{c.tiles:,}"] for key, c in kinds.items()]
+        out += ["", table([["split", "kind", "tiles"], *lines], words=2)]
     for name, values in tags_by_slide(tiles).items():
         if len(values) <= 20:
-            out.append(
-                f"slides by {name}: "
-                + ", ".join(f"{v or '(none)'} {n}" for v, n in values.most_common())
-            )
+            texts = [f"{value or '(none)'} {n}" for value, n in values.most_common()]
+            out.append(f"slides by {name}: {', '.join(texts)}")
     return out
 
 
@@ -176,10 +155,9 @@ def find(tiles: TileSet, looks: Sequence[Look], most_pairs: int) -> tuple[list[F
     most_pairs are compared."""
     rows = all_rows(tiles)
     twice, pairs = counted_twice(tiles, most_pairs)
-    by_index = {split: [row.patient for row in tiles.index(split)] for split in tiles.splits}
     listed = {
-        split: [*tiles.manifest["patients"].get(split, ()), *names]
-        for split, names in by_index.items()
+        split: [*tiles.manifest["patients"].get(split, ()), *tiles.patients(split)]
+        for split in tiles.splits
     }
     return [
         *patients_in_two_splits(listed),
@@ -206,14 +184,12 @@ def inspect(args: argparse.Namespace) -> tuple[list[str], list[Finding]]:
     files = sum(len(shards) for shards in tiles.manifest["shards"].values()) + 1
     rows = all_rows(tiles)
     chosen = rows if args.deep else spread_rows(rows, LOOKED_AT)
-    progress = Progress("tiles", len(chosen), "tiles")
-    looks = []
+    progress, looks = Progress("tiles", len(chosen), "tiles"), []
     for each in look(tiles, chosen, args.workers):
         looks.append(each)
         progress.update(len(looks))
     most = sys.maxsize if args.deep else PAIRS_COMPARED
     findings, pairs = find(tiles, looks, most)
-    out = args.out or Path(f"{tiles.path.name if is_remote(args.tiles) else tiles.path}-inspect")
     lines = [
         *describe(tiles),
         "",
@@ -222,36 +198,28 @@ def inspect(args: argparse.Namespace) -> tuple[list[str], list[Finding]]:
         + ("" if len(looks) == len(rows) else "; --deep: all"),
         f"overlapping pairs in val and test: {pairs:,}, masks of {min(pairs, most):,} compared",
         *(f"warning: {finding}" for finding in findings),
-        "nothing amiss" if not findings else f"{len(findings)} things to look into",
+        f"{len(findings)} things to look into" if findings else "nothing to look into",
     ]
+    out = args.out or Path(f"{tiles.path.name if is_remote(args.tiles) else tiles.path}-inspect")
     out.mkdir(parents=True, exist_ok=True)
-    (out / "summary.txt").write_text("\n".join(lines) + "\n")
-    (out / "report.json").write_text(json.dumps(_report(tiles, findings, len(looks)), indent=1))
+    write_text(out / "summary.txt", "\n".join(lines) + "\n")
+    write_json(out / "report.json", _report(tiles, findings, len(looks)))
     write_counts(out / "counts.csv", tiles)
-    sheet = out / "contact_sheet.png"
-    if not cv2.imwrite(
-        str(sheet), cv2.cvtColor(draw_sheet(tiles, args.columns), cv2.COLOR_RGB2BGR)
-    ):
-        raise UserError(f"{sheet} could not be written.")
+    sheet = cv2.cvtColor(draw_sheet(tiles, args.columns), cv2.COLOR_RGB2BGR)
+    write_bytes(out / "contact_sheet.png", cv2.imencode(".png", sheet)[1].tobytes())
     return [*lines, f"report: {out}"], findings
 
 
 def _report(tiles: TileSet, findings: Sequence[Finding], looked_at: int) -> dict[str, Any]:
     names = [spec.name for spec in tiles.classes]
+    counts = count_by(all_rows(tiles), lambda row: (row.split,), len(names))
     return {
         "tiles": str(tiles.path),
         "fingerprint": tiles.fingerprint,
         "looked_at": looked_at,
         "splits": {
-            split: {
-                "patients": count.patients,
-                "slides": count.slides,
-                "tiles": count.tiles,
-                "pixels": dict(zip(names, count.pixels, strict=True)),
-            }
-            for (split,), count in count_by(
-                all_rows(tiles), lambda row: (row.split,), len(names)
-            ).items()
+            split: asdict(count) | {"pixels": dict(zip(names, count.pixels, strict=True))}
+            for (split,), count in counts.items()
         },
         "tags": {name: dict(values) for name, values in tags_by_slide(tiles).items()},
         "findings": [asdict(finding) for finding in findings],

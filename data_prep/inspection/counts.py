@@ -1,20 +1,22 @@
 """Counts of a tile set from its index alone: by split, patient, slide, kind and class."""
 
-import csv
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from data_prep.cohort_table import write_csv
 from stedm_jax.data.index import IndexRow
 from stedm_jax.data.records import TileSet
+
+Key = tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Count:
-    """Of a group of tiles: how many, of how many patients and slides, and labelled pixels of each
+    """Of a group of tiles: how many, of how many patients and slides, and labeled pixels of each
     class."""
 
     tiles: int
@@ -24,16 +26,20 @@ class Count:
 
     @property
     def labelled(self) -> int:
-        """Labelled pixels."""
+        """Labeled pixels."""
         return sum(self.pixels)
+
+    def shares(self, area: int) -> list[str]:
+        """As text, the labeled share of the pixels of tiles of an area, and the share of each class
+        in what is labeled."""
+        labelled = self.labelled
+        parts = [f"{pixels / labelled:.1%}" if labelled else "-" for pixels in self.pixels]
+        return [f"{labelled / (self.tiles * area):.1%}", *parts]
 
 
 def all_rows(tiles: TileSet) -> list[IndexRow]:
     """Rows of all splits, in their order."""
     return [row for split in tiles.splits for row in tiles.index(split)]
-
-
-Key = tuple[str, ...]
 
 
 def count_by(
@@ -43,25 +49,20 @@ def count_by(
     groups: dict[Key, list[IndexRow]] = {}
     for row in rows:
         groups.setdefault(key(row), []).append(row)
-    return {
-        name: Count(
+    counts = {}
+    for name, group in groups.items():
+        pixels = np.array([row.pixels for row in group], np.int64).reshape(-1, classes).sum(axis=0)
+        counts[name] = Count(
             tiles=len(group),
             patients=len({row.patient for row in group}),
             slides=len({(row.patient, row.slide) for row in group}),
-            pixels=tuple(
-                np.array([row.pixels for row in group], np.int64)
-                .reshape(-1, classes)
-                .sum(axis=0)
-                .tolist()
-            ),
+            pixels=tuple(pixels.tolist()),
         )
-        for name, group in groups.items()
-    }
+    return counts
 
 
 def tags_by_slide(tiles: TileSet, most: int = 2000) -> dict[str, Counter[str]]:
-    """Values of each tag with the number of slides that have it; the first tile of a slide speaks
-    for it.
+    """Values of each tag with the number of slides that have it, from the first tile of each slide.
 
     Args:
       tiles: the tile set.
@@ -77,44 +78,14 @@ def tags_by_slide(tiles: TileSet, most: int = 2000) -> dict[str, Counter[str]]:
     return out
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[object]], left: int = 1) -> list[str]:
-    """Aligned lines; the first `left` columns to the left, the others to the right."""
-    texts = [list(head), *([str(cell) for cell in row] for row in rows)]
-    widths = [max(len(row[i]) for row in texts) for i in range(len(head))]
-    sides = ["<" if i < left else ">" for i in range(len(head))]
-    formats = [f"{{:{side}{width}}}" for side, width in zip(sides, widths, strict=True)]
-    return [
-        "  ".join(each.format(cell) for each, cell in zip(formats, row, strict=True))
-        for row in texts
-    ]
-
-
-def shares(count: Count, area: int) -> list[str]:
-    """Labelled share of the pixels, and the share of each class in what is labelled, as text."""
-    parts = [f"{count.labelled / (count.tiles * area):.1%}"]
-    return parts + [
-        f"{pixels / count.labelled:.1%}" if count.labelled else "-" for pixels in count.pixels
-    ]
-
-
 def write_counts(path: Path, tiles: TileSet) -> None:
     """Writes a CSV with a row for each split, patient, slide and kind."""
-    names = [spec.name for spec in tiles.classes]
+    key = ("split", "patient", "slide", "kind")
     counts = count_by(
-        all_rows(tiles), lambda row: (row.split, row.patient, row.slide, row.kind), len(names)
+        all_rows(tiles),
+        lambda row: (row.split, row.patient, row.slide, row.kind),
+        len(tiles.classes),
     )
-    with path.open("w", newline="") as file:
-        out = csv.writer(file)
-        out.writerow(
-            [
-                "split",
-                "patient",
-                "slide",
-                "kind",
-                "tiles",
-                "labelled",
-                *(f"pixels_{name}" for name in names),
-            ]
-        )
-        for key, count in counts.items():
-            out.writerow([*key, count.tiles, count.labelled, *count.pixels])
+    head = [*key, "tiles", "labelled", *(f"pixels_{spec.name}" for spec in tiles.classes)]
+    rows = [[*name, count.tiles, count.labelled, *count.pixels] for name, count in counts.items()]
+    write_csv(path, [head, *rows])

@@ -18,7 +18,7 @@ THUMB = 32
 PERSON = "true_patient"
 """Tag of a set whose splits are not by patient, and whose patients got a name for each split."""
 FLAT = 4.0
-"""Deviation of grey levels below which a tile is as good as empty, and like any other such."""
+"""Deviation of gray levels below which a tile is as good as empty, and like any other such."""
 NEAR = 3
 """Bits of 63 in which the hashes of one picture differ at most."""
 ALIKE = 0.98
@@ -34,9 +34,9 @@ class Look:
       digest: SHA-256 of the decoded pixels.
       bits: perceptual hash: signs of the 63 lowest frequencies of the thumbnail, against their
         median.
-      thumb: grey thumbnail.
-      flat: whether there is nothing in it to recognise.
-      person: who the tags say that the patient truly is; "" where they say nothing.
+      thumb: gray thumbnail.
+      flat: whether there is nothing in it to recognize.
+      person: the patient according to the tags, across splits; "" where they say nothing.
     """
 
     row: IndexRow
@@ -45,18 +45,6 @@ class Look:
     thumb: UInt8[np.ndarray, "32 32"]
     flat: bool
     person: str = ""
-
-
-def look_at(row: IndexRow, image: UInt8[np.ndarray, "h w 3"], person: str = "") -> Look:
-    """Looks at one tile."""
-    thumb = cv2.resize(
-        cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (THUMB, THUMB), interpolation=cv2.INTER_AREA
-    )
-    low = cv2.dct(thumb.astype(np.float32))[:8, :8].ravel()[1:]
-    bits = int("".join("1" if each else "0" for each in low > np.median(low)), 2)
-    return Look(
-        row, sha256(image.tobytes()).digest(), bits, thumb, bool(thumb.std() < FLAT), person
-    )
 
 
 def look(tiles: TileSet, rows: Sequence[IndexRow], workers: int) -> Iterator[Look]:
@@ -69,8 +57,17 @@ def look(tiles: TileSet, rows: Sequence[IndexRow], workers: int) -> Iterator[Loo
 
     def one(row: IndexRow) -> Look:
         record = sources[row.split][row.record]
-        return look_at(
-            row, decode_arrays(record, ("image",))["image"], decode_tags(record).get(PERSON, "")
+        image = decode_arrays(record, ("image",))["image"]
+        gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+        thumb = cv2.resize(gray, (THUMB, THUMB), interpolation=cv2.INTER_AREA)
+        low = cv2.dct(thumb.astype(np.float32))[:8, :8].ravel()[1:]
+        return Look(
+            row,
+            sha256(image.tobytes()).digest(),
+            int("".join("1" if each else "0" for each in low > np.median(low)), 2),
+            thumb,
+            bool(thumb.std() < FLAT),
+            decode_tags(record).get(PERSON, ""),
         )
 
     with ThreadPoolExecutor(workers) as pool:
@@ -79,8 +76,8 @@ def look(tiles: TileSet, rows: Sequence[IndexRow], workers: int) -> Iterator[Loo
 
 
 def same_picture(looks: Sequence[Look]) -> Iterator[tuple[Look, Look]]:
-    """Pairs that show the same but for small changes, such as another compression; those of equal
-    pixels among them.
+    """Pairs that show the same but for small changes, such as another compression; pairs of equal
+    pixels are among them.
 
     Two hashes that differ in at most NEAR = 3 bits are equal in one of four parts of 16 bits.
     """

@@ -1,5 +1,6 @@
 """The contact sheet: for each split a row of tiles a class, with the outlines of the masks."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -33,43 +34,41 @@ class Line:
 
 
 def lines(tiles: TileSet, columns: int) -> Iterator[Line]:
-    """The rows of the sheet: a class each where a split has labels, tiles without a label, and
-    glass."""
-    area = tiles.tile**2
+    """The rows of the sheet: one for each class where a split has labels, one for tiles without a
+    label, and one for glass."""
     for split in tiles.splits:
-        rows, shown = tiles.index(split), set()
-        total = sum(row.labelled for row in rows)
-        for number, spec in enumerate(tiles.classes):
-            having = [row for row in rows if row.pixels[number]]
-            if having:
-                share = sum(row.pixels[number] for row in having) / total
-                # Half and half shows most of how the class is drawn.
-                best = sorted(having, key=lambda row: abs(row.pixels[number] / area - 0.5))
-                note = f"{len(having):,} tiles, {share:.1%}"
-                # those first that were not shown yet and hold enough of the class
-                best.sort(
-                    key=lambda row: row.record in shown or row.pixels[number] < LEAST_SHOWN * area
-                )
-                chosen = _of_all_patients(best, columns)
-                shown |= {row.record for row in chosen}
-                yield Line(split, spec.name, note, number, chosen)
-        for what, those in (
-            ("no label", [row for row in rows if not row.labelled and row.kind != "glass"]),
-            ("glass", [row for row in rows if row.kind == "glass"]),
-        ):
-            if those:
-                even = [those[i] for i in np.random.default_rng(0).permutation(len(those))]
-                yield Line(
-                    split, what, f"{len(those):,} tiles", -1, _of_all_patients(even, columns)
-                )
+        yield from _class_lines(tiles, split, columns)
+        bare = [row for row in tiles.index(split) if not row.labelled and row.kind != "glass"]
+        glass = [row for row in tiles.index(split) if row.kind == "glass"]
+        for what, rows in (("no label", bare), ("glass", glass)):
+            if rows:
+                even = [rows[i] for i in np.random.default_rng(0).permutation(len(rows))]
+                note = f"{len(rows):,} tiles"
+                yield Line(split, what, note, -1, _of_all_patients(even, columns))
+
+
+def _class_lines(tiles: TileSet, split: str, columns: int) -> Iterator[Line]:
+    area, rows, shown = tiles.tile**2, tiles.index(split), set()
+    total = sum(row.labelled for row in rows)
+    for number, spec in enumerate(tiles.classes):
+        having = [row for row in rows if row.pixels[number]]
+        if not having:
+            continue
+        share = sum(row.pixels[number] for row in having) / total
+        # Half and half shows most of how the class is drawn.
+        best = sorted(having, key=lambda row: abs(row.pixels[number] / area - 0.5))
+        # Those come first that were not shown yet and hold enough of the class.
+        best.sort(key=lambda row: row.record in shown or row.pixels[number] < LEAST_SHOWN * area)
+        chosen = _of_all_patients(best, columns)
+        shown |= {row.record for row in chosen}
+        yield Line(split, spec.name, f"{len(having):,} tiles, {share:.1%}", number, chosen)
 
 
 def _of_all_patients(rows: Sequence[IndexRow], count: int) -> tuple[IndexRow, ...]:
     """The first tile of each patient, then the second of each, and so on; and so with the slides of
     each."""
-    ranked = _in_turns(
-        _in_turns(rows, lambda row: (row.patient, row.slide)), lambda row: (row.patient,)
-    )
+    by_slide = _in_turns(rows, lambda row: (row.patient, row.slide))
+    ranked = _in_turns(by_slide, lambda row: (row.patient,))
     return tuple(sorted(ranked[:count], key=lambda row: row.patient))
 
 
@@ -77,12 +76,13 @@ def _in_turns(
     rows: Sequence[IndexRow], key: Callable[[IndexRow], tuple[str, ...]]
 ) -> list[IndexRow]:
     """The first row of each key, then the second of each, and so on."""
-    turns: dict[tuple[str, ...], int] = {}
-    ranked = []
-    for number, row in enumerate(rows):
-        turns[key(row)] = turns.get(key(row), 0) + 1
-        ranked.append((turns[key(row)], number, row))
-    return [row for _, _, row in sorted(ranked, key=lambda each: each[:2])]
+    turns = Counter[tuple[str, ...]]()
+
+    def turn(row: IndexRow) -> int:
+        turns[key(row)] += 1
+        return turns[key(row)]
+
+    return sorted(rows, key=turn)
 
 
 def outlined(
@@ -91,8 +91,8 @@ def outlined(
     colors: Sequence[tuple[int, int, int]],
     side: int,
 ) -> UInt8[np.ndarray, "n n 3"]:
-    """A tile at a size, with a line along the inside of each class; unlabelled parts hatched where
-    others are not."""
+    """A tile at a size, with a line along the inside of each class; unlabeled parts are hatched
+    where others are not."""
     how = cv2.INTER_AREA if image.shape[0] > side else cv2.INTER_LINEAR
     out = cv2.resize(image, (side, side), interpolation=how)
     small = cv2.resize(mask, (side, side), interpolation=cv2.INTER_NEAREST)
@@ -104,8 +104,8 @@ def outlined(
         region = (small == number).astype(np.uint8)
         if region.any():
             thick, thin = (cv2.erode(region, np.ones((n, n), np.uint8)) for n in (9, 3))
-            out[(region > 0) & (thick == 0)] = color
-            out[(region > 0) & (thin == 0)] = [part // 3 for part in color]
+            out[region > thick] = color
+            out[region > thin] = [part // 3 for part in color]
     return out
 
 
@@ -117,29 +117,36 @@ def draw_sheet(tiles: TileSet, columns: int = 8) -> UInt8[np.ndarray, "h w 3"]:
     sheet = Image.new("RGB", (LEFT + columns * (CELL + GAP) + GAP, height), PAPER)
     draw = ImageDraw.Draw(sheet)
     title, plain, small = (ImageFont.load_default(size) for size in (18, 15, 12))
-    about = f"{tiles.manifest['name']}: {tiles.tile} px at {tiles.mpp:g} um, margin {tiles.margin} px (not shown)"
-    draw.text((GAP, 12), about, INK, font=title)
+
+    def write(
+        x: int,
+        y: int,
+        text: str,
+        font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+        color: tuple[int, int, int] = INK,
+        width: int = sheet.width,
+    ) -> None:
+        draw.text((x, y), _cut(text, width, font), color, font=font)
+
+    about = f"{tiles.manifest['name']}: {tiles.tile} px at {tiles.mpp:g} um"
+    write(GAP, 12, f"{about}, margin {tiles.margin} px (not shown)", title)
     before = ""
     for number, line in enumerate(shown):
         top = HEAD + number * (CELL + CAPTION + GAP)
         if line.split != before:
             draw.line([(GAP, top - 3), (sheet.width - GAP, top - 3)], FAINT)
+            write(GAP, top + 4, line.split, title)
             before = line.split
-            draw.text((GAP, top + 4), line.split, INK, font=title)
         if line.number >= 0:
-            draw.rectangle(
-                [GAP, top + 30, GAP + 14, top + 44], fill=colors[line.number], outline=INK
-            )
-        draw.text((GAP + 22, top + 28), _cut(line.what, LEFT - 34, plain), INK, font=plain)
-        draw.text((GAP + 22, top + 50), line.note, FAINT, font=small)
+            box = [GAP, top + 30, GAP + 14, top + 44]
+            draw.rectangle(box, fill=colors[line.number], outline=INK)
+        write(GAP + 22, top + 28, line.what, plain, width=LEFT - 34)
+        write(GAP + 22, top + 50, line.note, small, FAINT)
         for place, row in enumerate(line.rows):
-            tile = tiles.read(row.split, row.record)
-            cell = outlined(
-                core(tile.image, tiles.margin), core(tile.mask, tiles.margin), colors, CELL
-            )
-            left = LEFT + place * (CELL + GAP)
-            sheet.paste(Image.fromarray(cell), (left, top))
-            draw.text((left, top + CELL + 1), _cut(row.patient, CELL, small), FAINT, font=small)
+            tile, left = tiles.read(row.split, row.record), LEFT + place * (CELL + GAP)
+            image, mask = core(tile.image, tiles.margin), core(tile.mask, tiles.margin)
+            sheet.paste(Image.fromarray(outlined(image, mask, colors, CELL)), (left, top))
+            write(left, top + CELL + 1, row.patient, small, FAINT, CELL)
     return np.asarray(sheet)
 
 
