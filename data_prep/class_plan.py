@@ -11,17 +11,34 @@ from stedm_jax.common.labels import VOID
 from stedm_jax.data.schema import ClassSpec
 
 RGB = tuple[int, int, int]
-PALETTE = (
-    (150, 200, 150),
-    (200, 0, 0),
-    (60, 60, 160),
-    (240, 180, 30),
-    (140, 70, 180),
-    (40, 170, 200),
-    (230, 120, 170),
-    (120, 120, 120),
-    (100, 60, 20),
-    (200, 220, 80),
+
+
+def parse_color(text: object, where: str) -> RGB:
+    """Reads "#c80000".
+
+    Raises:
+      UserError: it is no such color; the message names `where`.
+    """
+    if not isinstance(text, str) or not re.fullmatch(r"#[0-9a-fA-F]{6}", text):
+        raise UserError(f"{where}: '{text}' is no color; write #RRGGBB in hexadecimal.")
+    red, green, blue = bytes.fromhex(text[1:])
+    return red, green, blue
+
+
+PALETTE = tuple(
+    parse_color(text, "PALETTE")
+    for text in (
+        "#96c896",
+        "#c80000",
+        "#3c3ca0",
+        "#f0b41e",
+        "#8c46b4",
+        "#28aac8",
+        "#e678aa",
+        "#787878",
+        "#643c14",
+        "#c8dc50",
+    )
 )
 """Colors of classes for which no file gives one."""
 UNLIKE = 48
@@ -110,18 +127,6 @@ def _read_json(path: Path, where: str) -> dict[str, ClassRule]:
     if not classes or "" in classes:
         raise UserError(f"{where} names no class, or one without a name; give each class once.")
     return classes
-
-
-def parse_color(text: object, where: str) -> RGB:
-    """Reads "#c80000".
-
-    Raises:
-      UserError: it is no such color; the message names `where`.
-    """
-    if not isinstance(text, str) or not re.fullmatch(r"#[0-9a-fA-F]{6}", text):
-        raise UserError(f"{where}: '{text}' is no color; write #RRGGBB in hexadecimal.")
-    red, green, blue = bytes.fromhex(text[1:])
-    return red, green, blue
 
 
 def hex_colors(texts: Mapping[str, str]) -> dict[str, RGB]:

@@ -1,21 +1,21 @@
 """Grids of tiles, and how tiles are gathered into blocks for reading."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 Position = tuple[int, int]
 Box = tuple[int, int, int, int]
 
 
-def starts(length: int, tile: int, stride: int) -> list[int]:
-    """Where tiles start along one side; only whole tiles."""
-    return list(range(0, length - tile + 1, stride))
+def starts(length: int, tile: int, stride: int, cover: bool = False) -> list[int]:
+    """Where tiles start along one side; only whole tiles.
 
-
-def covering_starts(length: int, tile: int, stride: int) -> list[int]:
-    """Where tiles start along one side so that all of it is covered: the last is shifted
-    inwards."""
-    found = starts(length, tile, stride)
-    if found and found[-1] + tile < length:
+    Args:
+      length: of the side.
+      tile, stride: side of a tile, and the step from one to the next.
+      cover: add a last tile, shifted inwards, where the others do not reach the end.
+    """
+    found = list(range(0, length - tile + 1, stride))
+    if cover and found and found[-1] + tile < length:
         found.append(length - tile)
     return found
 
@@ -27,11 +27,11 @@ def grid(shape: tuple[int, int], tile: int, stride: int, cover: bool = False) ->
       shape: rows and columns of what is cut.
       tile, stride: side of a tile, and the step from one to the next.
       cover: shift a further last row and column inwards, so that the borders are in a tile too.
-        Such tiles overlap their neighbours. Pixels between tiles that are further apart than they
+        Such tiles overlap their neighbors. Pixels between tiles that are further apart than they
         are wide stay out.
     """
-    where = covering_starts if cover else starts
-    return [(y, x) for y in where(shape[0], tile, stride) for x in where(shape[1], tile, stride)]
+    rows, columns = (starts(length, tile, stride, cover) for length in shape)
+    return [(y, x) for y in rows for x in columns]
 
 
 def blocks(
@@ -47,32 +47,29 @@ def blocks(
       margin: pixels of context that are wanted on each side of a tile.
 
     Yields:
-      (y, x, height, width) of the least box round the tiles of a block with their margins, which
-      may reach beyond the slide, and the corners of these tiles as they were given; blocks by rows.
+      (y, x, height, width) of the smallest box around the tiles of a block with their margins,
+      which may reach beyond the slide, and the corners of these tiles as they were given; blocks by
+      rows.
     """
     reach = max(most - 2 * margin - tile, 0)
-    rows = _gather((y for y, _ in positions), reach)
-    bands: dict[int, list[Position]] = {}
-    for position in positions:
-        bands.setdefault(rows[position[0]], []).append(position)
-    for _, band in sorted(bands.items()):
-        columns = _gather((x for _, x in band), reach)
-        groups: dict[int, list[Position]] = {}
-        for position in band:
-            groups.setdefault(columns[position[1]], []).append(position)
-        for _, members in sorted(groups.items()):
-            y0, x0 = (min(position[i] for position in members) - margin for i in (0, 1))
-            y1, x1 = (max(position[i] for position in members) + tile + margin for i in (0, 1))
-            yield (y0, x0, y1 - y0, x1 - x0), members
+    far = tile + margin
+    for band in _gathered(positions, 0, reach):
+        for members in _gathered(band, 1, reach):
+            rows, columns = zip(*members, strict=True)
+            y, x = min(rows) - margin, min(columns) - margin
+            yield (y, x, max(rows) + far - y, max(columns) + far - x), members
 
 
-def _gather(starts: Iterable[int], reach: int) -> dict[int, int]:
-    """Start -> the first start of its group; a group goes on as far as `reach` from its first
-    start."""
-    found: dict[int, int] = {}
+def _gathered(positions: Sequence[Position], axis: int, reach: int) -> Iterator[list[Position]]:
+    """Positions in groups along an axis, each of which goes on as far as `reach` from its first;
+    within a group they keep their order."""
+    group: dict[int, int] = {}
     first = None
-    for start in sorted(set(starts)):
+    for start in sorted({position[axis] for position in positions}):
         if first is None or start - first > reach:
             first = start
-        found[start] = first
-    return found
+        group[start] = first
+    found: dict[int, list[Position]] = {start: [] for start in group.values()}
+    for position in positions:
+        found[group[position[axis]]].append(position)
+    yield from found.values()

@@ -1,18 +1,18 @@
 """Finds the tissue on an overview of a slide, and what lies on the glass but is none: ink, borders,
 blur.
 
-Ink is told from stain by optical density, OD_c = -log10(RGB_c / 255). Haematoxylin and eosin both
-take away green at least about as much as red, and blue much less (Ruifrok and Johnston 2001): blue
-and green ink take away red most, red ink takes away green and blue alike and no red, black ink all
-three alike. Only what is as wide as a stroke counts, so that nuclei, pigment and dyed edges stay.
-On glass that finds ink reliably; on tissue green and black, but blue and red in part only, since
-blue ink over eosin has the colour of haematoxylin. Broad neutral black pigment would be
-taken for ink: look at the thumbnail.
+Ink is distinguished from stain by optical density, OD_c = -log10(RGB_c / 255). Hematoxylin and
+eosin both take away green at least about as much as red, and blue much less (Ruifrok and Johnston
+2001): blue and green ink take away red most, red ink takes away green and blue alike and no red,
+black ink all three alike. Only what is as wide as a stroke counts, so that nuclei, pigment and dyed
+edges stay. On glass that finds ink reliably; on tissue it finds green and black ink, but blue and
+red only in part, since blue ink over eosin has the color of hematoxylin. Broad neutral black
+pigment would be taken for ink: look at the thumbnail.
 
 Blur is seen only as far as an overview can show it: where its finest detail, of one or two of its
-  pixels (and not of
-less than BLUR_MPP microns), is missing though there is coarser detail, a region was out of focus by
-several pixels. Slighter blur is not found; flat tissue is given the benefit of the doubt.
+pixels (and not of less than BLUR_MPP microns), is missing though there is coarser detail, a region
+was out of focus by several pixels. Slighter blur is not found; flat tissue is given the benefit of
+the doubt.
 """
 
 from dataclasses import dataclass
@@ -20,6 +20,10 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
+
+Mask = Bool[np.ndarray, "h w"]
+Overview = UInt8[np.ndarray, "h w 3"]
+Gray = UInt8[np.ndarray, "h w"]
 
 LEAST_SATURATION, MOST_SATURATION = 14, 40
 """Bounds of the threshold (of 255), as Otsu's method assumes that there are both tissue and
@@ -41,11 +45,11 @@ edge."""
 SHARP, COARSE_LEAST, BLUR_MPP, BLUR_REACH = 0.045, 1.0, 2.0, 32.0
 """Blur: energy of the finest detail to that of coarser detail below which a region is out of focus
 (tissue in focus has 0.25 and more, tissue blurred by 3 pixels at most 0.03); least energy of the
-coarser, in squared grey levels; least microns per pixel at which it is measured; radius in microns
+coarser, in squared gray levels; least microns per pixel at which it is measured; radius in microns
 over which it is taken."""
 
 _DENSITY = -np.log10(np.maximum(np.arange(256), 1).astype(np.float32) / 255)
-"""Optical density of each grey level."""
+"""Optical density of each gray level."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +62,9 @@ class Tissue:
       blur: tissue that is out of focus.
     """
 
-    mask: Bool[np.ndarray, "h w"]
-    pen: Bool[np.ndarray, "h w"]
-    blur: Bool[np.ndarray, "h w"]
+    mask: Mask
+    pen: Mask
+    blur: Mask
 
 
 def _disc(radius: float) -> UInt8[np.ndarray, "k k"]:
@@ -68,50 +72,45 @@ def _disc(radius: float) -> UInt8[np.ndarray, "k k"]:
     return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
 
 
-def _large(mask: Bool[np.ndarray, "h w"], least: float) -> Bool[np.ndarray, "h w"]:
+def _dilated(mask: Mask, radius: float) -> Mask:
+    return cv2.dilate(mask.astype(np.uint8), _disc(radius)) > 0
+
+
+def _large(mask: Mask, least: float) -> Mask:
     """Connected pieces of at least so many pixels."""
     _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     large = stats[:, cv2.CC_STAT_AREA] >= least
     large[0] = False
-    if len(large) == 1 or large[1:].all():
-        return mask & (len(large) > 1)
-    return large[np.asarray(labels, np.int64)]
+    return large[np.asarray(labels)]
 
 
-def _border(image: UInt8[np.ndarray, "h w 3"]) -> Bool[np.ndarray, "h w"]:
+def _border(image: Overview) -> Mask:
     """Black that reaches the edge of the image: nothing was scanned there."""
     black = (_extremes(image)[0] < DARK).astype(np.uint8)
+    count, labels = cv2.connectedComponents(black, connectivity=8)
     rim = np.zeros(black.shape, bool)
     rim[[0, -1]], rim[:, [0, -1]] = True, True
-    if not black[rim].any():
-        return np.zeros(black.shape, bool)
-    _, labels, _, _ = cv2.connectedComponentsWithStats(black, connectivity=8)
-    counts = np.bincount(labels[rim], minlength=int(labels.max()) + 1)
+    counts = np.bincount(labels[rim], minlength=count)
     touching = counts >= 0.2 * min(image.shape[:2])  # a nucleus at the edge is no border
     touching[0] = False
-    return touching[np.asarray(labels, np.int64)]
+    return touching[np.asarray(labels)]
 
 
-def _extremes(
-    image: UInt8[np.ndarray, "h w 3"],
-) -> tuple[UInt8[np.ndarray, "h w"], UInt8[np.ndarray, "h w"]]:
+def _extremes(image: Overview) -> tuple[Gray, Gray]:
     """The brightest and the darkest channel of each pixel; several times as fast as max(-1) and
     min(-1)."""
     red, green, blue = cv2.split(image)
     return cv2.max(cv2.max(red, green), blue), cv2.min(cv2.min(red, green), blue)
 
 
-def _ink(image: UInt8[np.ndarray, "h w 3"], loose: bool) -> Bool[np.ndarray, "h w"]:
-    """Pixels of the colour of ink; loosely, such as are also seen where ink thins out beside a
+def _ink(image: Overview, loose: bool) -> Mask:
+    """Pixels of the color of ink; loosely, such as are also seen where ink thins out beside a
     stroke."""
-    planes: list[Float32[np.ndarray, "h w"]] = [
-        cv2.LUT(plane, _DENSITY) for plane in cv2.split(image)
-    ]
-    red, green, blue = planes
+    red, green, blue = (np.asarray(cv2.LUT(plane, _DENSITY)) for plane in cv2.split(image))
     if loose:
         cool = (red > 0.12) & (red > 1.1 * green)  # blue and green
         warm = (green > 0.2) & (blue > 0.6 * green) & (red < 0.35 * green)
-    else:  # over tissue, ink is denser, and its colour less pure
+    else:  # over tissue, ink is denser, and its color less pure
         cool = ((red > 0.3) & (red > 1.3 * green)) | ((red > 0.75) & (red > 1.02 * green))
         cool |= (red > 0.9) & (red > 0.95 * green)
         warm = (green > 0.6) & (blue > 0.74 * green) & (red < 0.22 * green)
@@ -123,33 +122,28 @@ def _ink(image: UInt8[np.ndarray, "h w 3"], loose: bool) -> Bool[np.ndarray, "h 
     return cool | lime | warm | black
 
 
-def find_pen(image: UInt8[np.ndarray, "h w 3"], mpp: float) -> Bool[np.ndarray, "h w"]:
+def find_pen(image: Overview, mpp: float) -> Mask:
     """Where there is ink of a marker.
 
     Args:
       image: RGB overview.
       mpp: its microns per pixel.
     """
-    # Ink is even over its width, tissue is not: without its nuclei, tissue under ink has the colour
+    # Ink is even over its width, tissue is not: without its nuclei, tissue under ink has the color
     # of the ink.
-    strict = _ink(cv2.GaussianBlur(image, (0, 0), max(EVEN / mpp, 0.5)), loose=False).astype(
-        np.uint8
-    )
+    strict = _ink(cv2.GaussianBlur(image, (0, 0), max(EVEN / mpp, 0.5)), loose=False)
     disc = _disc(STROKE / 2 / mpp)
     if np.count_nonzero(strict) < np.count_nonzero(disc):  # no stroke can be among them
         return np.zeros(strict.shape, bool)
-    core = cv2.morphologyEx(strict, cv2.MORPH_OPEN, disc)
-    core = _large(core > 0, (2 * STROKE / mpp) * (STROKE / mpp))
+    core = cv2.morphologyEx(strict.astype(np.uint8), cv2.MORPH_OPEN, disc) > 0
+    core = _large(core, (2 * STROKE / mpp) * (STROKE / mpp))
     if not core.any():
         return core
-    near = cv2.dilate(core.astype(np.uint8), _disc(FRINGE / mpp)) > 0
-    close = cv2.dilate(core.astype(np.uint8), _disc(1.0)) > 0
-    return close | (near & (_ink(image, loose=True) | (strict > 0)))
+    near = _dilated(core, FRINGE / mpp)
+    return _dilated(core, 1.0) | (near & (_ink(image, loose=True) | strict))
 
 
-def find_blur(
-    image: UInt8[np.ndarray, "h w 3"], tissue: Bool[np.ndarray, "h w"], mpp: float
-) -> Bool[np.ndarray, "h w"]:
+def find_blur(image: Overview, tissue: Mask, mpp: float) -> Mask:
     """Where tissue is out of focus by several pixels of the overview.
 
     Args:
@@ -158,15 +152,14 @@ def find_blur(
       mpp: microns per pixel.
     """
     height, width = image.shape[:2]
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     if mpp < BLUR_MPP:
         small = (max(round(width * mpp / BLUR_MPP), 1), max(round(height * mpp / BLUR_MPP), 1))
-        grey = cv2.resize(grey, small, interpolation=cv2.INTER_AREA)
-    grey = grey.astype(np.float32)
-    fine = cv2.GaussianBlur(grey, (0, 0), 1)
-    coarse = cv2.GaussianBlur(grey, (0, 0), 4)
+        gray = cv2.resize(gray, small, interpolation=cv2.INTER_AREA)
+    gray = gray.astype(np.float32)
+    fine, coarse = (cv2.GaussianBlur(gray, (0, 0), sigma) for sigma in (1, 4))
     reach = max(BLUR_REACH / max(mpp, BLUR_MPP), 8.0)
-    first, second = (_energy(cv2.absdiff(a, b), reach) for a, b in ((grey, fine), (fine, coarse)))
+    first, second = (_energy(cv2.absdiff(a, b), reach) for a, b in ((gray, fine), (fine, coarse)))
     dull = ((second > COARSE_LEAST) & (first < SHARP * second)).astype(np.uint8)
     dull = cv2.resize(dull, (width, height), interpolation=cv2.INTER_NEAREST) > 0
     return dull & tissue
@@ -176,9 +169,8 @@ def _energy(detail: Float32[np.ndarray, "h w"], reach: float) -> Float32[np.ndar
     """Mean square of details around each place, on a coarser map: taken over such a reach, it
     changes slowly."""
     size = tuple(max(round(side / (reach / 2)), 1) for side in detail.shape[::-1])
-    return cv2.GaussianBlur(
-        cv2.resize(detail * detail, size, interpolation=cv2.INTER_AREA), (0, 0), 2.0
-    )
+    small = cv2.resize(detail * detail, size, interpolation=cv2.INTER_AREA)
+    return cv2.GaussianBlur(small, (0, 0), 2.0)
 
 
 def _threshold(saturation: UInt8[np.ndarray, "n"]) -> float:
@@ -187,16 +179,13 @@ def _threshold(saturation: UInt8[np.ndarray, "n"]) -> float:
         return float(MOST_SATURATION)
     otsu, _ = cv2.threshold(saturation[None], 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
     above = saturation > otsu
-    if (
-        above.any()
-        and not above.all()
-        and saturation[above].mean() - saturation[~above].mean() < APART
-    ):
+    both = above.any() and not above.all()
+    if both and saturation[above].mean() - saturation[~above].mean() < APART:
         return float(MOST_SATURATION)
     return float(np.clip(otsu, LEAST_SATURATION, MOST_SATURATION))
 
 
-def find_tissue(image: UInt8[np.ndarray, "h w 3"], mpp: float) -> Tissue:
+def find_tissue(image: Overview, mpp: float) -> Tissue:
     """Finds tissue: Otsu's threshold on the saturation, gaps closed, specks, ink, black borders and
     blur left out.
 
@@ -208,8 +197,8 @@ def find_tissue(image: UInt8[np.ndarray, "h w 3"], mpp: float) -> Tissue:
     border = _border(smooth)
     pen = find_pen(smooth, mpp)
     if border.any():
-        pen &= cv2.dilate(border.astype(np.uint8), _disc(FRINGE / mpp)) == 0
-    other = cv2.dilate((pen | border).astype(np.uint8), _disc(1.0)) > 0
+        pen &= ~_dilated(border, FRINGE / mpp)
+    other = _dilated(pen | border, 1.0)
     saturation = cv2.GaussianBlur(cv2.cvtColor(smooth, cv2.COLOR_RGB2HSV)[..., 1], (0, 0), 1.0)
     found = (saturation > _threshold(saturation[~other])) & ~other
     found = cv2.morphologyEx(found.astype(np.uint8), cv2.MORPH_CLOSE, _disc(12 / mpp)) > 0
@@ -218,12 +207,7 @@ def find_tissue(image: UInt8[np.ndarray, "h w 3"], mpp: float) -> Tissue:
     return Tissue(found & ~blur, pen, blur)
 
 
-def tissue_mask(image: UInt8[np.ndarray, "h w 3"], mpp: float) -> Bool[np.ndarray, "h w"]:
-    """The tissue alone; see find_tissue."""
-    return find_tissue(image, mpp).mask
-
-
-def mean_in_boxes(mask: Bool[np.ndarray, "h w"], boxes: np.ndarray, scale: float) -> np.ndarray:
+def mean_in_boxes(mask: Mask, boxes: np.ndarray, scale: float) -> np.ndarray:
     """Share of True in boxes.
 
     Args:
@@ -234,13 +218,10 @@ def mean_in_boxes(mask: Bool[np.ndarray, "h w"], boxes: np.ndarray, scale: float
     Returns:
       (n,) shares between 0 and 1.
     """
+    shape, corners = np.array(mask.shape), boxes[:, :2]
+    first = np.clip((corners * scale).astype(int), 0, shape - 1)
+    end = np.ceil((corners + boxes[:, 2:]) * scale).astype(int)
+    (y0, x0), (y1, x1) = first.T, np.clip(end, first + 1, shape).T
     total = cv2.integral(mask.astype(np.uint8))
-    height, width = mask.shape
-    y0, x0 = (
-        np.clip((boxes[:, i] * scale).astype(int), 0, side - 1)
-        for i, side in ((0, height), (1, width))
-    )
-    y1 = np.clip(np.ceil((boxes[:, 0] + boxes[:, 2]) * scale).astype(int), y0 + 1, height)
-    x1 = np.clip(np.ceil((boxes[:, 1] + boxes[:, 3]) * scale).astype(int), x0 + 1, width)
     sums = total[y1, x1] - total[y0, x1] - total[y1, x0] + total[y0, x0]
     return sums / ((y1 - y0) * (x1 - x0))

@@ -3,16 +3,20 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
+import PIL.Image
 from jaxtyping import UInt8
-from PIL import Image, ImageDraw, ImageFont
+from PIL import ImageDraw, ImageFont
 
 from stedm_jax.common.labels import VOID
 from stedm_jax.data.index import IndexRow
 from stedm_jax.data.records import TileSet
 from stedm_jax.data.schema import core
+
+Image = UInt8[np.ndarray, "h w 3"]
 
 CELL, GAP, LEFT, CAPTION, HEAD = 144, 6, 190, 16, 44
 MOST_ROWS = 60
@@ -86,10 +90,7 @@ def _in_turns(
 
 
 def outlined(
-    image: UInt8[np.ndarray, "h w 3"],
-    mask: UInt8[np.ndarray, "h w"],
-    colors: Sequence[tuple[int, int, int]],
-    side: int,
+    image: Image, mask: UInt8[np.ndarray, "h w"], colors: Sequence[tuple[int, int, int]], side: int
 ) -> UInt8[np.ndarray, "n n 3"]:
     """A tile at a size, with a line along the inside of each class; unlabeled parts are hatched
     where others are not."""
@@ -109,51 +110,40 @@ def outlined(
     return out
 
 
-def draw_sheet(tiles: TileSet, columns: int = 8) -> UInt8[np.ndarray, "h w 3"]:
+def draw_sheet(tiles: TileSet, columns: int = 8) -> Image:
     """The contact sheet as a picture; of very many rows the first MOST_ROWS."""
     shown = list(lines(tiles, columns))[:MOST_ROWS]
     colors = [spec.color for spec in tiles.classes]
     height = HEAD + len(shown) * (CELL + CAPTION + GAP) + GAP
-    sheet = Image.new("RGB", (LEFT + columns * (CELL + GAP) + GAP, height), PAPER)
+    sheet = PIL.Image.new("RGB", (LEFT + columns * (CELL + GAP) + GAP, height), PAPER)
     draw = ImageDraw.Draw(sheet)
     title, plain, small = (ImageFont.load_default(size) for size in (18, 15, 12))
-
-    def write(
-        x: int,
-        y: int,
-        text: str,
-        font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
-        color: tuple[int, int, int] = INK,
-        width: int = sheet.width,
-    ) -> None:
-        draw.text((x, y), _cut(text, width, font), color, font=font)
-
     about = f"{tiles.manifest['name']}: {tiles.tile} px at {tiles.mpp:g} um"
-    write(GAP, 12, f"{about}, margin {tiles.margin} px (not shown)", title)
+    draw.text((GAP, 12), f"{about}, margin {tiles.margin} px (not shown)", INK, font=title)
     before = ""
     for number, line in enumerate(shown):
         top = HEAD + number * (CELL + CAPTION + GAP)
         if line.split != before:
             draw.line([(GAP, top - 3), (sheet.width - GAP, top - 3)], FAINT)
-            write(GAP, top + 4, line.split, title)
+            draw.text((GAP, top + 4), line.split, INK, font=title)
             before = line.split
         if line.number >= 0:
             box = [GAP, top + 30, GAP + 14, top + 44]
             draw.rectangle(box, fill=colors[line.number], outline=INK)
-        write(GAP + 22, top + 28, line.what, plain, width=LEFT - 34)
-        write(GAP + 22, top + 50, line.note, small, FAINT)
+        draw.text((GAP + 22, top + 28), _cut(line.what, LEFT - 34, plain), INK, font=plain)
+        draw.text((GAP + 22, top + 50), line.note, FAINT, font=small)
         for place, row in enumerate(line.rows):
             tile, left = tiles.read(row.split, row.record), LEFT + place * (CELL + GAP)
             image, mask = core(tile.image, tiles.margin), core(tile.mask, tiles.margin)
-            sheet.paste(Image.fromarray(outlined(image, mask, colors, CELL)), (left, top))
-            write(left, top + CELL + 1, row.patient, small, FAINT, CELL)
+            sheet.paste(PIL.Image.fromarray(outlined(image, mask, colors, CELL)), (left, top))
+            draw.text((left, top + CELL + 1), _cut(row.patient, CELL, small), FAINT, font=small)
     return np.asarray(sheet)
 
 
-def _cut(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+def _cut(text: str, width: int, font: Any) -> str:
     """A text that fits, its end cut off if need be."""
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(f"{text}...") > width:
+    shown = text
+    while text and font.getlength(shown) > width:
         text = text[:-1]
-    return f"{text}..."
+        shown = f"{text}..."
+    return shown

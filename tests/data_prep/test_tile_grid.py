@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.tile_grid import blocks, covering_starts, grid
+from data_prep.tile_grid import blocks, grid, starts
 
 SIDES = st.integers(1, 60)
 
@@ -37,7 +37,7 @@ def test_the_covering_grid_covers_every_pixel(shape, tile, data):
     ("length", "tile", "stride"), [(100, 32, 32), (96, 32, 32), (101, 40, 13), (40, 40, 40)]
 )
 def test_the_last_start_is_shifted_inwards(length, tile, stride):
-    found = covering_starts(length, tile, stride)
+    found = starts(length, tile, stride, cover=True)
     assert found[-1] + tile == length and found == sorted(set(found))
 
 
