@@ -23,7 +23,6 @@ from stedm_jax.imaging.image_file import opened, raw_mode
 from stedm_jax.imaging.reader import reading
 from stedm_jax.imaging.tiff_layout import key_page, layout_of, size_of
 from stedm_jax.imaging.tiff_pages import check_pages, is_tiff
-from stedm_jax.imaging.tiff_tiles import PLAIN_COMPRESSIONS, WHITE_IS_ZERO, has_imagecodecs
 
 MOST_PIXELS = 2**28
 """Most pixels of a mask that are held at once."""
@@ -91,23 +90,11 @@ def _read_tiff(path: Path, most: int) -> StoredLabels:
         if key.colormap is not None:
             palette = {i: tuple(color) for i, color in enumerate((key.colormap.T >> 8).tolist())}
         shrunk = size_of(layout.levels[0])[0] / key.imagewidth
-        if key.compression not in PLAIN_COMPRESSIONS and not has_imagecodecs():
-            return StoredLabels(_by_pillow(path, key), palette, shrunk)
         planes = [page.asarray() for page in pages]
         pixels = planes[0] if len(planes) == 1 else np.stack(planes, -1)
         if key.planarconfig == 2 and key.samplesperpixel > 1:
             pixels = np.moveaxis(pixels, 0, -1)
         return StoredLabels(turn(layout.orientation, pixels), palette, shrunk)
-
-
-def _by_pillow(path: Path, key: tifffile.TiffPage) -> np.ndarray:
-    """The page of a TIFF where imagecodecs is missing, without what Pillow does to it."""
-    with opened(path, key.index) as picture:
-        stretched = STRETCHED.get(raw_mode(picture).removesuffix("I"), 0)
-        pixels = np.asarray(picture)
-    if key.photometric == WHITE_IS_ZERO and pixels.dtype in (np.uint8, np.bool_):
-        pixels = ~pixels
-    return pixels // stretched if stretched else pixels
 
 
 def read_values(path: Path) -> Integer[np.ndarray, "h w"]:
@@ -154,7 +141,7 @@ def read_mask(
     """
     groups = [each if isinstance(each, Sequence) else (each,) for each in values]
     mask, unknown = _translate(read_values(path), groups, (*void, VOID))
-    if unknown.size:
+    if unknown:
         listed = ", ".join(str(value) for group in groups for value in group)
         unlabeled = ", ".join(map(str, (*void, VOID)))
         raise UserError(
@@ -201,8 +188,8 @@ def read_colored_mask(
         for each in palette
     ]
     mask, unknown = _translate(codes, groups, [packed(color) for color in void])
-    if unknown.size:
-        listed = ", ".join(f"#{code:06x}" for code in unknown[:8].tolist())
+    if unknown:
+        listed = ", ".join(f"#{code:06x}" for code in unknown[:8])
         known = ", ".join(f"#{code:06x}" for group in groups for code in group)
         raise UserError(
             f"The mask {path} holds the color {listed}, which is no class; valid are {known}."
@@ -226,26 +213,13 @@ def _colors(path: Path) -> UInt8[np.ndarray, "h w 3"]:
 
 def _translate(
     codes: np.ndarray, groups: Sequence[Sequence[int]], void: Sequence[int]
-) -> tuple[UInt8[np.ndarray, "h w"], np.ndarray]:
+) -> tuple[UInt8[np.ndarray, "h w"], list[int]]:
     """Class ids of codes, and the codes that are of no class; the first class that names a code has
     it."""
-    found, place = _distinct(codes)
-    table = np.full(len(found), VOID, np.uint8)
-    known = np.isin(found, np.array(void, np.int64))
+    most = max((*void, *(code for group in groups for code in group))) + 1
+    table = np.full(most + 1, -1, np.int16)  # its last entry stands for all other codes
+    table[list(void)] = VOID
     for number, group in reversed(list(enumerate(groups))):
-        members = np.isin(found, np.array(group, np.int64))
-        table[members] = number
-        known |= members
-    return table[place].reshape(codes.shape), found[~known]
-
-
-def _distinct(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Codes that occur, and for each pixel the number of its own; sorted only where they are
-    many."""
-    if codes.size == 0 or codes.min() < 0 or codes.max() > 0xFFFF:
-        found, place = np.unique(codes, return_inverse=True)
-        return found, place.ravel()
-    found = np.flatnonzero(np.bincount(codes.ravel()))
-    table = np.zeros(found[-1] + 1, np.int64)
-    table[found] = np.arange(len(found))
-    return found, table[codes.ravel()]
+        table[list(group)] = number
+    mask = table[np.where((codes < 0) | (codes > most), most, codes)]
+    return mask.astype(np.uint8), np.unique(codes[mask < 0]).tolist()

@@ -9,64 +9,47 @@ from jaxtyping import UInt8
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.imaging.image_file import SUFFIXES, ImageFile
-from stedm_jax.imaging.openslide_file import GENERIC, OpenSlideFile
+from stedm_jax.imaging.openslide_file import OpenSlideFile
 from stedm_jax.imaging.reader import SlideReader, check_size, reading
 from stedm_jax.imaging.tiff_file import TiffFile
-from stedm_jax.imaging.tiff_layout import check_tiles, layout_of, orientation_of
+from stedm_jax.imaging.tiff_layout import check_tiles, orientation_of
 from stedm_jax.imaging.tiff_pages import check_pages, is_tiff
-from stedm_jax.imaging.tiff_tiles import COLORS, check_pixels
 
 MOST_PAGES = 4096
 """Most pages of a slide; a pyramid has about ten, one page for each plane of an OME-TIFF comes to
 hundreds."""
 
 
-def _only_tifffile(path: Path) -> bool:
-    """Whether OpenSlide would not show a TIFF as its tags say.
-
-    It sees neither levels nor microns of an OME-TIFF, does not turn pictures, and takes the first
-    page of a stack, or a preview that stands first, for the slide.
-
-    Raises:
-      UserError: a stack, several pictures, or no colors of 8 bits.
-    """
-    try:
-        file = tifffile.TiffFile(path)
-        first = file.pages.first
-    except Exception:  # it is damaged: the readers say how
-        return False
-    with file:
-        if file.is_ome or orientation_of(first) != 1:
-            return True
+def _readers(path: Path) -> list[type[SlideReader]]:
+    """The readers that may open a file, the likeliest first: OpenSlide for what vendors write,
+    tifffile for other TIFFs (OpenSlide would turn none of them, and take the first page of a stack
+    for the picture), Pillow for images."""
+    if path.is_dir():
+        return [OpenSlideFile]
+    if not is_tiff(path):
+        return [ImageFile] if path.suffix.lower() in SUFFIXES else [OpenSlideFile, ImageFile]
+    check_pages(path, MOST_PAGES, strict=False)
+    with tifffile.TiffFile(path) as file:
         check_tiles(file)
-        if openslide.OpenSlide.detect_format(path) not in (None, GENERIC):
-            return False
-        page = layout_of(path, file).levels[0][0].aspage()
-        check_pixels(path, page)
-        odd = page.photometric not in (1, 2, 6) or page.samplesperpixel != COLORS[page.photometric]
-        return odd or page.index != first.index
+        if file.is_ome or orientation_of(file.pages.first) != 1:
+            return [TiffFile]
+    vendor = openslide.OpenSlide.detect_format(path)
+    return [TiffFile] if vendor in (None, "generic-tiff") else [OpenSlideFile, TiffFile]
 
 
 def open_slide(path: Path) -> SlideReader:
-    """Opens a slide or an image by OpenSlide, else as a TIFF by tifffile, else by Pillow.
+    """Opens a slide or an image.
 
     Raises:
-      UserError: none of them opens it; says what each of them found.
+      UserError: it is missing, or damaged, or no picture of 8 bits; says what each reader found.
     """
     if not path.exists():
         raise UserError(
             f"Slide {path} does not exist; check its name in the table and the folder of the "
             "slides."
         )
-    readers = [OpenSlideFile, ImageFile]
     with reading(path, "is damaged"):
-        if path.is_dir():
-            readers = [OpenSlideFile]
-        elif is_tiff(path):
-            check_pages(path, MOST_PAGES, strict=False)
-            readers = [TiffFile] if _only_tifffile(path) else [OpenSlideFile, TiffFile]
-        elif path.suffix.lower() in SUFFIXES:
-            readers = [ImageFile]
+        readers = _readers(path)
     found = []
     for reader in readers:
         try:

@@ -1,6 +1,6 @@
 """Slides through OpenSlide, whose formats are the vendors'.
 
-Where a file is a plain grid of tiles (Aperio, generic TIFF), its tiles are decoded directly, which
+Where a file is a plain grid of tiles (Aperio), its tiles are decoded directly, which
 takes a third of the time; OpenSlide opens it all the same, and the fullest tile of each level is
 compared.
 """
@@ -18,9 +18,8 @@ from jaxtyping import UInt8
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.imaging.as_shown import on_white
-from stedm_jax.imaging.microns import sensible_sides
 from stedm_jax.imaging.reader import SlideReader, reading
-from stedm_jax.imaging.tiff_tiles import TileCache, TiledLevel, check_pixels, has_imagecodecs
+from stedm_jax.imaging.tiff_tiles import TiledLevel, check_pixels
 
 CACHE_BYTES = 64 << 20
 """OpenSlide's decoded tiles: twice its default, so that a column of tiles between two blocks
@@ -28,8 +27,7 @@ stays."""
 ALIGNED, SHIFTED = 1e-6, 4.0
 """Pixels off a whole one up to which tiles must be equal; mean difference in gray levels that a
 shift may make."""
-GENERIC = "generic-tiff"
-PLAIN_VENDORS = ("aperio", GENERIC)
+PLAIN_VENDORS = ("aperio", "generic-tiff")
 
 # Fills a buffer of ours; openslide-python's own read_region adds a PIL image, and getting pixels
 # out of that costs as much as decoding a tenth of them. It is no public name, hence the other way
@@ -67,6 +65,8 @@ class OpenSlideFile(SlideReader):
       UserError: OpenSlide does not open it, or it has more than 8 bits a channel.
     """
 
+    is_slide = True
+
     def __init__(self, path: Path, direct: bool = True):
         file = _file_in(path) if path.is_dir() else path
         self.path, self._tiff, self._tiles = path, None, None
@@ -87,11 +87,8 @@ class OpenSlideFile(SlideReader):
         self.level_sizes = tuple((int(w), int(h)) for w, h in slide.level_dimensions)
         self.downsamples = tuple(float(down) for down in slide.level_downsamples)
         self.vendor = said.get("openslide.vendor", "")
-        self.is_slide = self.vendor != GENERIC or len(self.level_sizes) > 1
         x, y = (float(said.get(f"openslide.mpp-{axis}") or 0) for axis in "xy")
         self.sides = (x, y) if min(x, y) > 0 else None
-        if self.vendor == GENERIC:  # which has the tags of any TIFF and nothing else
-            self.sides, self.ignored = sensible_sides(self.sides)
         left, top = (int(said.get(f"openslide.bounds-{axis}") or 0) for axis in "xy")
         self.origin = (left, top)
 
@@ -113,15 +110,15 @@ class OpenSlideFile(SlideReader):
             return
         if pages[0].bitspersample > 8:
             check_pixels(self.path, pages[0])
-        if not direct or not has_imagecodecs():
+        if not direct:
             return
         sizes = {(page.imagewidth, page.imagelength): page for page in pages[::-1] if page.is_tiled}
-        chosen, cache = [sizes[size] for size in self.level_sizes if size in sizes], TileCache()
+        chosen = [sizes[size] for size in self.level_sizes if size in sizes]
         kinds = {(each.compression, each.photometric, each.samplesperpixel) for each in chosen}
         if len(chosen) < len(self.level_sizes) or len(kinds) > 1:
             return
         try:
-            tiles = [TiledLevel(file, [page], i, cache) for i, page in enumerate(chosen)]
+            tiles = [TiledLevel(file, [page], i) for i, page in enumerate(chosen)]
             alike = all(self._alike(i, level) for i, level in enumerate(tiles))
         except Exception:  # codecs raise classes of their own
             return
@@ -165,5 +162,7 @@ class OpenSlideFile(SlideReader):
     def close(self) -> None:
         """Closes the file."""
         self._slide.close()
+        for level in self._tiles or []:
+            level.close()
         if self._tiff is not None:
             self._tiff.close()

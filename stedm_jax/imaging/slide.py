@@ -14,8 +14,6 @@ from stedm_jax.imaging.resample import area_resample, edges
 
 MOST_SOURCE = 4096 * 4096
 """Most source pixels that are held at once, 50 MB of RGB; larger pieces are read in parts."""
-BLOCK = 1024
-"""Most target pixels along a side that an overview reads at once."""
 SNAP = 0.1
 """How far, in source pixels over the whole slide, rounding a ratio to an integer may move
 anything."""
@@ -144,19 +142,13 @@ class Slide:
     ) -> UInt8[np.ndarray, "h w 3"]:
         level, ratio = self.level(mpp), self.ratio(mpp)
         if height * width * ratio**2 > MOST_SOURCE and max(height, width) > 1:
-            if height >= width:
-                half = height // 2
-                parts = [
-                    self._inside(mpp, y, x, half, width),
-                    self._inside(mpp, y + half, x, height - half, width),
-                ]
-                return np.concatenate(parts, 0)
-            half = width // 2
-            parts = [
-                self._inside(mpp, y, x, height, half),
-                self._inside(mpp, y, x + half, height, width - half),
-            ]
-            return np.concatenate(parts, 1)
+            across = width > height
+            cut = max(height, width) // 2
+            if across:
+                boxes = ((y, x, height, cut), (y, x + cut, height, width - cut))
+            else:
+                boxes = ((y, x, cut, width), (y + cut, x, height - cut, width))
+            return np.concatenate([self._inside(mpp, *box) for box in boxes], int(across))
         columns, rows = self.reader.level_sizes[level]
         top, bottom = _covering(ratio, y, height, rows)
         left, right = _covering(ratio, x, width, columns)
@@ -164,15 +156,8 @@ class Slide:
         return area_resample(image, (top, left), ratio, (y, x, height, width))
 
     def overview(self, mpp: float) -> UInt8[np.ndarray, "h w 3"]:
-        """The whole slide at a coarse resolution, read block by block."""
-        height, width = self.shape(mpp)
-        image = np.empty((height, width, 3), np.uint8)
-        step = int(np.clip(2 * BLOCK / self.ratio(mpp), 8, BLOCK))
-        for y in range(0, height, step):
-            for x in range(0, width, step):
-                rows, columns = min(step, height - y), min(step, width - x)
-                image[y : y + rows, x : x + columns] = self._inside(mpp, y, x, rows, columns)
-        return image
+        """The whole slide at a coarse resolution."""
+        return self._inside(mpp, 0, 0, *self.shape(mpp))
 
 
 def _covering(ratio: float, first: int, count: int, length: int) -> tuple[int, int]:

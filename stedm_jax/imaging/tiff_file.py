@@ -1,6 +1,7 @@
 """OME-TIFF and plain TIFF through tifffile, for what OpenSlide refuses, turns or reads in part."""
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -12,26 +13,27 @@ from stedm_jax.imaging.image_file import read_image_file
 from stedm_jax.imaging.microns import sensible_sides
 from stedm_jax.imaging.reader import SlideReader, check_size, reading
 from stedm_jax.imaging.tiff_layout import Pages, key_page, layout_of, size_of
-from stedm_jax.imaging.tiff_tiles import TileCache, TiledLevel, check_pixels, is_decodable
+from stedm_jax.imaging.tiff_tiles import TiledLevel, check_pixels, is_decodable
 
 
 class _Whole:
     """A level that is decoded as a whole when it is asked for first."""
 
     def __init__(self, decode: Callable[[], UInt8[np.ndarray, "h w 3"]]):
-        self._decode, self._pixels = decode, None
+        self._decode = cache(decode)
 
     def read(self, y: int, x: int, height: int, width: int) -> UInt8[np.ndarray, "h w 3"]:
-        if self._pixels is None:
-            self._pixels = self._decode()
-        return self._pixels[y : y + height, x : x + width]
+        return self._decode()[y : y + height, x : x + width]
+
+    def close(self) -> None:
+        self._decode.cache_clear()
 
 
-def _decode(path: Path, pages: Pages, own: bool, cache: TileCache) -> UInt8[np.ndarray, "h w 3"]:
+def _decode(path: Path, pages: Pages) -> UInt8[np.ndarray, "h w 3"]:
     page = key_page(pages[0])
-    if not own:
+    if not is_decodable(page):
         return read_image_file(path, page.index)
-    return TiledLevel(path, pages, 0, cache).read(0, 0, page.imagelength, page.imagewidth)
+    return TiledLevel(path, pages, 0).read(0, 0, page.imagelength, page.imagewidth)
 
 
 class TiffFile(SlideReader):
@@ -55,18 +57,18 @@ class TiffFile(SlideReader):
             raise
 
     def _open(self, path: Path) -> None:
-        layout, cache = layout_of(path, self._file), TileCache()
+        layout = layout_of(path, self._file)
         page = key_page(layout.levels[0][0])
-        check_pixels(path, page, sum(map(len, layout.levels)))
+        check_pixels(path, page)
         own, orientation = is_decodable(page), layout.orientation
         levels = layout.levels if own and page.is_tiled else layout.levels[:1]
         sizes = [size_of(pages) for pages in levels]
         width, height = sizes[0]
         if own and page.is_tiled:
-            self._levels = [TiledLevel(path, pages, i, cache) for i, pages in enumerate(levels)]
+            self._levels = [TiledLevel(path, pages, i) for i, pages in enumerate(levels)]
         else:
             check_size(path, width, height)
-            self._levels = [_Whole(lambda: _decode(path, levels[0], own, cache))]
+            self._levels = [_Whole(lambda: _decode(path, levels[0]))]
         self._orientation = orientation if own else 1  # Pillow turns it by itself
         self.path, self.level_sizes = path, tuple(turned_size(orientation, size) for size in sizes)
         self.downsamples = tuple((width / w + height / h) / 2 for w, h in sizes)
@@ -85,4 +87,6 @@ class TiffFile(SlideReader):
 
     def close(self) -> None:
         """Closes the file."""
+        for level in self._levels:
+            level.close()
         self._file.close()

@@ -11,7 +11,6 @@ from PIL import Image
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.labels import VOID
-from stedm_jax.imaging import label_file
 from stedm_jax.imaging.as_shown import ORIENTATION
 from stedm_jax.imaging.label_file import (
     read_colored_mask,
@@ -32,16 +31,12 @@ def test_class_ids(tmp_path):
     found = read_mask(tmp_path / "a.png", (0, (1, 3)), void=(2,))
     expected = np.choose(np.minimum(labels, 4), [0, 1, VOID, 1, VOID])
     np.testing.assert_array_equal(found, expected)
-    with pytest.raises(
-        UserError, match="the value 3, which is no class id; valid are 0, 1, 2"
-    ):
+    with pytest.raises(UserError, match="the value 3, which is no class id; valid are 0, 1, 2"):
         read_mask(tmp_path / "a.png", range(3))
 
 
-@pytest.mark.parametrize("imagecodecs", [True, False])
-def test_nothing_is_done_to_what_is_stored(tmp_path, monkeypatch, imagecodecs):
+def test_nothing_is_done_to_what_is_stored(tmp_path):
     """White-is-zero, few bits, palettes, alpha, order of bytes, compression."""
-    monkeypatch.setattr(label_file, "has_imagecodecs", lambda: imagecodecs)
     palette = Image.fromarray(LABELS)
     palette.putpalette([9, 9, 9, 8, 8, 8, 7, 7, 7, 6, 6, 6])
     palette.save(tmp_path / "palette.png", transparency=0)

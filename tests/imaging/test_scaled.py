@@ -107,7 +107,6 @@ def test_overview_and_large_pieces_equal_the_whole(grainy, slide, monkeypatch, m
     for each in (grainy, slide):
         whole = each.read(mpp, 0, 0, *each.shape(mpp))
         monkeypatch.setattr(scaled, "MOST_SOURCE", 5000)
-        monkeypatch.setattr(scaled, "BLOCK", 64)
         np.testing.assert_array_equal(each.overview(mpp), whole)
         np.testing.assert_array_equal(each.read(mpp, 0, 0, *each.shape(mpp)), whole)
         monkeypatch.undo()
@@ -210,7 +209,7 @@ def test_unusable_microns(picture, options, says):
 
 def test_tags_that_no_microscope_has_and_pixels_that_are_not_square(tmp_path):
     write_pyramid(tmp_path / "a.tif", noise(64, 64), mpp=352.8)
-    with pytest.raises(UserError, match=r"does not say.*its tags say 352\.796 um per pixel"):
+    with pytest.raises(UserError, match=r"does not say.*its tags say 352\.8 um per pixel"):
         Slide(tmp_path / "a.tif")
     assert Slide(tmp_path / "a.tif", fallback=0.5).mpp == 0.5
     about = (tmp_path / "b.ome.tif", noise(64, 64))

@@ -1,7 +1,6 @@
 import json
 
 import numpy as np
-import openslide
 import pytest
 from PIL import Image
 
@@ -13,10 +12,11 @@ from data_prep.engine.source import opened
 from data_prep.tiff import write_pyramid
 from stedm_jax.common.errors import UserError
 from stedm_jax.data.schema import ClassSpec
+from stedm_jax.imaging.open_slide import open_slide
 from stedm_jax.inference.outlines import features
 from stedm_jax.inference.outputs import write_outlines
 from stedm_jax.inference.view import view_image, view_slide
-from tests.imaging.pictures import noise, waves, write_ome
+from tests.imaging.pictures import noise, waves, write_ome, write_scn
 
 
 @pytest.fixture(scope="module")
@@ -24,17 +24,6 @@ def slide(tmp_path_factory):
     path = tmp_path_factory.mktemp("slides") / "one.tif"
     write_pyramid(path, waves(1000, 1024), 0.25, quality=95)
     return path
-
-
-@pytest.fixture
-def bounded(slide, monkeypatch):
-    """The slide, whose vendor says that only a part of it was scanned."""
-    plain = openslide.OpenSlide.properties
-    more = {"openslide.bounds-x": "128", "openslide.bounds-y": "64"}
-    monkeypatch.setattr(
-        openslide.OpenSlide, "properties", property(lambda slide: dict(plain.fget(slide)) | more)
-    )
-    return slide
 
 
 @pytest.mark.parametrize("wanted", [0.25, 0.5, 0.7, 1.24])
@@ -78,20 +67,23 @@ def test_a_slide_coarser_than_the_network_is_enlarged(slide):
     assert np.abs(part.astype(int) - whole[700:950, 900:1200]).max() <= 1
 
 
-def test_outlines_for_qupath_are_read_back_at_the_same_place(bounded, tmp_path):
-    view = view_slide(bounded, None, 0.5, (256, 64, 512, 512))
-    assert view.corner == (128, 0)  # as QuPath counts, from the part that was scanned
-    mask = np.zeros(view.size, np.uint8)
-    mask[10:20, 30:50] = 1
-    colors = ((0, 0, 0), (200, 0, 0))
-    kinds = (("rest", "gland"), colors, (1,))
-    parts = features(mask, mask.astype(np.int32), *kinds, view.scale, view.corner)
-    write_outlines(tmp_path / "s.geojson", parts)
-    written = json.loads((tmp_path / "s.geojson").read_text())["features"][0]
-    assert np.min(written["geometry"]["coordinates"][0], axis=0).tolist() == [188, 20]
-    origin = Origin(128, 64)
-    found = load_annotation([tmp_path / "s.geojson"], "s", (1024, 1000), origin).polygons[0]
-    assert found.box == (256 + 60, 64 + 20, 256 + 100, 64 + 40)
+def test_outlines_for_qupath_are_read_back_at_the_same_place(tmp_path):
+    """QuPath counts from the corner of what was scanned, 400, 300."""
+    write_scn(tmp_path / "s.scn", waves(512, 512), (400, 300), (1200, 1000))
+    for region, first in ((None, (0, 0)), ((300, 200, 800, 700), (300, 200))):
+        view = view_slide(tmp_path / "s.scn", None, 2.0, region)
+        assert view.corner == (first[0] - 400, first[1] - 300)
+        mask = np.zeros(view.size, np.uint8)
+        y, x = 75 - first[1] // 4, 100 - first[0] // 4
+        mask[y : y + 10, x : x + 10] = 1
+        kinds = (("rest", "gland"), ((0, 0, 0), (200, 0, 0)), (1,))
+        parts = features(mask, mask.astype(np.int32), *kinds, view.scale, view.corner)
+        write_outlines(tmp_path / "s.geojson", parts)
+        written = json.loads((tmp_path / "s.geojson").read_text())["features"][0]
+        assert np.min(written["geometry"]["coordinates"][0], axis=0).tolist() == [0, 0]
+        origin = Origin(*open_slide(tmp_path / "s.scn").origin)
+        found = load_annotation([tmp_path / "s.geojson"], "s", (1200, 1000), origin).polygons
+        assert found[0].box == (400, 300, 440, 340)
 
 
 def test_microns_are_believed_as_packing_believes_them(tmp_path):

@@ -2,7 +2,6 @@
 
 import json
 
-import openslide
 import pytest
 
 from data_prep.annotations import Origin, load_annotation, origin_of
@@ -11,14 +10,13 @@ from data_prep.class_plan import ClassPlan
 from data_prep.cohort_table import Row
 from data_prep.engine.job import CutRules, Job, PolygonFiles, SlideReport
 from data_prep.engine.source import opened
-from data_prep.tiff import write_pyramid
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.labels import VOID
 from stedm_jax.data.schema import ClassSpec
 from stedm_jax.imaging.open_slide import open_slide
 from tests.data_prep.annotations import writers
 from tests.data_prep.annotations.shapes import ring, square
-from tests.imaging.pictures import waves
+from tests.imaging.pictures import waves, write_scn
 
 SHAPE = make_polygon("a", [ring(*square(8, 16, 72, 96)[:4])])
 PLAN = ClassPlan((ClassSpec("a", (1, 2, 3)),), {"a": 0}, VOID, None)
@@ -33,15 +31,10 @@ def row(**extra):
 
 
 @pytest.fixture
-def scanned(tmp_path, monkeypatch):
+def scanned(tmp_path):
     """A slide whose vendor says that only a part of it was scanned."""
-    write_pyramid(tmp_path / "s.tif", waves(512, 512), mpp=0.5)
-    plain = openslide.OpenSlide.properties
-    more = {"openslide.bounds-x": "128", "openslide.bounds-y": "64"}
-    monkeypatch.setattr(
-        openslide.OpenSlide, "properties", property(lambda slide: dict(plain.fget(slide)) | more)
-    )
-    return tmp_path / "s.tif"
+    write_scn(tmp_path / "s.scn", waves(384, 384), (128, 64), (512, 512))
+    return tmp_path / "s.scn"
 
 
 def test_only_qupath_begins_at_what_was_scanned(tmp_path):
