@@ -1,22 +1,24 @@
-"""Measures how fast this system runs here, against the same network in plain PyTorch where torch is
-installed.
+"""Measures how fast this system runs here, against the same network in plain PyTorch.
 
     python -m stedm_jax.bench --config=configs/catch.py --size=tiny
     python -m stedm_jax.bench --config=configs/catch.py --batch=8 --json=bench.json
 
 Our program and its peers (PyTorch eager and compiled, with our weights, checked first to give the
 same) run in turns, so that whatever else the machine does meets all alike; the least time of each
-is compared. Parts:
+is compared. The peer is not part of the package: it is a module of the tests, so that comparing
+takes a checkout of the project, from whose folder this is run, and torch. Without them only ours is
+measured.
+
+Parts:
   train    forward, backward, AdamW and moving average of the denoiser, given style vectors
   sampler  one step for a guided pair: the denoiser on twice the batch, guidance, the sampler's
-    update
-  task     the train step of stage diffusion from tiles, with the style encoder and the frozen
-  autoencoder; ours alone loader   batches of made-up tiles from a temporary folder, against what
-  the train step eats
+           update
+  task     the train step of stage generator from tiles, with the style encoder and the frozen
+           autoencoder; ours alone
+  loader   batches of made-up tiles from a temporary folder, against what the train step consumes
 MFU is the share of what one large matrix product reaches here, in the same dtype, measured in the
 same run; a step counts as three forward passes. On a CPU that others use too, look at the ratio by
-processor time. Without torch only ours is measured. Sizes come from the config; compilation is not
-timed.
+processor time. Sizes come from the config (its first generator and set); compilation is not timed.
 """
 
 import argparse
@@ -30,7 +32,28 @@ from stedm_jax.common.commands import run_command
 from stedm_jax.common.errors import UserError
 from stedm_jax.settings.load import load_config, override, read_settings
 
-WHAT = ("train", "sampler", "task", "loader")
+PARTS = ("train", "sampler", "task", "loader")
+PEERS = ("eager", "compile")
+PEER_MODULE = "tests.bench.torch_peer"
+TINY = (
+    "data.tile=64",
+    "autoencoder.crop=0",
+    "autoencoder.model.channels=16",
+    "autoencoder.model.multipliers=(1, 2, 2)",
+    "autoencoder.model.res_blocks=1",
+    "autoencoder.model.codes=16",
+    "diffusion.unet.base=32",
+    "diffusion.unet.multipliers=(1, 2)",
+    "diffusion.unet.res_blocks=1",
+    "diffusion.unet.heads=4",
+    "diffusion.style.encoder=conv",
+    "diffusion.style.weights=",
+    "diffusion.style.width=8",
+    "diffusion.style.dim=32",
+    "diffusion.style.tiles=2",
+    "segmentation.border=0",
+)
+"""Overrides for the same kind of network, small enough to be compiled in seconds."""
 
 
 def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -42,47 +65,22 @@ def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "--config", default="configs/catch.py", help="a file of configs/; default: %(default)s"
-    )
-    parser.add_argument(
-        "--size", default="full", help="full, as the config says, or tiny; default: %(default)s"
-    )
-    parser.add_argument(
-        "--batch",
-        type=int,
-        default=0,
-        help="images a step; default: 1 for a CPU, 8 for an accelerator",
-    )
-    parser.add_argument("--device", default="", help="cpu, gpu or tpu; default: what JAX takes")
-    parser.add_argument(
-        "--dtype",
-        default="",
-        help="default: float32 on a CPU, else bfloat16 with float32 parameters",
-    )
-    parser.add_argument(
-        "--what",
-        default="train,sampler,loader",
-        help=f"some of {','.join(WHAT)}; default: %(default)s",
-    )
-    parser.add_argument(
-        "--seconds",
-        type=float,
-        default=30.0,
-        help="to time each part; at least three rounds are made",
-    )
-    parser.add_argument(
-        "--peers",
-        default="eager,compile",
-        help="some of eager,compile, or none; default: %(default)s",
-    )
-    parser.add_argument(
-        "--memory_order", default="channels_last", help="of the peer, or contiguous"
-    )
-    parser.add_argument(
-        "--cudnn_benchmark", action="store_true", help="lets the peer's cuDNN try its algorithms"
-    )
-    parser.add_argument("--json", default="", help="a file to write everything to")
+    add = parser.add_argument
+    add("--config", default="configs/catch.py", help="a file of configs/ [%(default)s]")
+    add("--size", choices=("full", "tiny"), default="full", help="full is that of the config")
+    add("--batch", type=int, default=0, help="images a step [1 on a CPU, 8 on an accelerator]")
+    add("--device", default="", help="cpu, gpu or tpu [what JAX takes]")
+    types = {"choices": ("float32", "bfloat16"), "default": ""}
+    add("--dtype", **types, help="[float32 on a CPU, else bfloat16 with float32 parameters]")
+    parts = ",".join(PARTS)
+    add("--what", default="train,sampler,loader", help=f"some of {parts} [%(default)s]")
+    add("--seconds", type=float, default=30.0, help="to time each part; at least three rounds")
+    add("--peers", default="eager,compile", help="some of eager,compile, or none [%(default)s]")
+    add("--peer_module", default=PEER_MODULE, help="the peer [%(default)s]")
+    orders = {"choices": ("channels_last", "contiguous"), "default": "channels_last"}
+    add("--memory_order", **orders, help="of the peer [%(default)s]")
+    add("--cudnn_benchmark", action="store_true", help="the peer's cuDNN tries its algorithms")
+    add("--json", default="", help="a file to write everything to")
     known, rest = parser.parse_known_args(argv)
     stray = [word for word in rest if not word.startswith("--config.")]
     if stray:
@@ -97,60 +95,60 @@ def _some_of(text: str, valid: tuple[str, ...], flag: str) -> list[str]:
     return chosen
 
 
-def _config(arguments: argparse.Namespace, overrides: list[str]) -> Any:
-    config, _, _ = load_config(arguments.config)
-    override(config, overrides)
-    read_settings(config)
-    return config
-
-
 def main(argv: list[str]) -> None:
     """Measures what the command line names and prints it.
 
     Raises:
-      UserError: for anything that the user can mend.
+      UserError: for anything that the user can repair.
     """
     arguments, overrides = _arguments(argv)
-    config = _config(arguments, overrides)
-    what = _some_of(arguments.what, WHAT, "--what")
-    kinds = (
-        []
-        if arguments.peers == "none"
-        else _some_of(arguments.peers, ("eager", "compile"), "--peers")
-    )
+    config, _, _ = load_config(arguments.config)
+    override(config, [*overrides, *(TINY if arguments.size == "tiny" else ())])
+    settings = read_settings(config)
+    what = _some_of(arguments.what, PARTS, "--what")
+    kinds = [] if arguments.peers == "none" else _some_of(arguments.peers, PEERS, "--peers")
     if arguments.batch < 0 or arguments.seconds <= 0:
-        raise UserError(
-            f"--batch={arguments.batch} and --seconds={arguments.seconds:g} must be above 0."
-        )
-    if arguments.json and not Path(arguments.json).absolute().parent.is_dir():
-        raise UserError(
-            f"--json={arguments.json}: there is no folder {Path(arguments.json).parent}; make it first."
-        )
+        flags = f"--batch={arguments.batch} and --seconds={arguments.seconds:g}"
+        raise UserError(f"{flags} must be above 0.")
+    folder = Path(arguments.json).absolute().parent
+    if arguments.json and not folder.is_dir():
+        raise UserError(f"--json={arguments.json}: there is no folder {folder}; make it first.")
     if importlib.util.find_spec("torch"):  # both share the memory of a GPU
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
     import jax  # --help and a misspelled key need not wait for it
 
-    from stedm_jax.bench import torch_peer
     from stedm_jax.bench.case import make_case
     from stedm_jax.bench.measure import Bench
 
-    if config.mesh.cpu_devices:
-        jax.config.update("jax_num_cpu_devices", config.mesh.cpu_devices)
-    case = make_case(config, arguments.size, arguments.batch, arguments.dtype, arguments.device)
-    missing = torch_peer.why_not(case) if kinds else "--peers=none"
-    against = not missing and {"train", "sampler"} & set(what)
-    peer = lambda params: torch_peer.TorchPeer(  # noqa: E731
-        case, params, arguments.memory_order, arguments.cudnn_benchmark
-    )
-    bench = Bench(case, peer if against else None, kinds, arguments.seconds)
-    run(bench, what, missing, arguments.json)
+    if settings.mesh.cpu_devices:
+        jax.config.update("jax_num_cpu_devices", settings.mesh.cpu_devices)
+    case = make_case(settings, arguments.batch, arguments.dtype, arguments.device)
+    make_peer, missing = None, "--peers=none"
+    if kinds and {"train", "sampler"} & set(what):
+        make_peer, missing = _peer(arguments, case)
+    run(Bench(case, make_peer, kinds, arguments.seconds), what, missing, arguments.json)
+
+
+def _peer(arguments: argparse.Namespace, case: Any) -> tuple[Any, str]:
+    """What makes the peer from our weights, or None and why there is none."""
+    name = arguments.peer_module
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        return None, (
+            f"the peer {name} is not here ({error}); run this in the folder of a checkout, or name "
+            "another module with --peer_module"
+        )
+    missing = module.why_not(case)
+    options = arguments.memory_order, arguments.cudnn_benchmark
+    return (None if missing else lambda params: module.TorchPeer(case, params, *options)), missing
 
 
 def run(bench: Any, what: list[str], missing: str, json: str) -> None:
     """Measures the parts one after the other, printing each; `missing` says why there is no
     peer."""
-    from stedm_jax.bench.report import OURS, Part, loader_text, write_json
+    from stedm_jax.bench.results import OURS, Part, loader_text, write_results
 
     machine = bench.machine()
     for name, value in machine.items():
@@ -164,18 +162,16 @@ def run(bench: Any, what: list[str], missing: str, json: str) -> None:
             print(f"\n{parts[name].text()}", flush=True)
     found: dict[str, Any] = {}
     if "loader" in what:
-        eats = next(
-            (parts[name].rows[0].images for name in ("task", "train") if name in parts), None
-        )
-        found = bench.loader(eats)
+        steps = (parts[name].rows[0].images for name in ("task", "train") if name in parts)
+        found = bench.loader(next(steps, None))
         print(f"\n{loader_text(found)}")
     if json:
-        write_json(json, machine, list(parts.values()), found)
+        write_results(json, machine, list(parts.values()), found)
         print(f"\nwritten to {json}")
 
 
 def cli() -> None:
-    """Runs main; what a user can mend becomes one paragraph and exit status 2."""
+    """Runs main; what a user can repair becomes one paragraph and exit status 2."""
     run_command(main)
 
 

@@ -1,8 +1,8 @@
 """What is measured: the networks and sizes of a configuration, at the paper's size or tiny, on one
 kind of device."""
 
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -10,27 +10,29 @@ import numpy as np
 from jax.sharding import Mesh
 
 from stedm_jax.common.errors import UserError
-from stedm_jax.models.build import build_unet
-from stedm_jax.models.functional import Functional
-from stedm_jax.stages.run import DTYPES, Run
-from stedm_jax.tasks.autoencoder import AutoencoderTask
+from stedm_jax.experiment.context import DTYPES
+from stedm_jax.models.functional import Functional, Params
+from stedm_jax.settings.diffusion import Diffusion
+from stedm_jax.settings.root import Settings
+from stedm_jax.settings.synthesis import Synthesis
+from stedm_jax.tasks.build import build_autoencoder, build_generator
+from stedm_jax.tasks.diffusion import DiffusionTask
 from stedm_jax.training.sharding import check_batch, make_mesh
-from stedm_jax.workdir import Workdir
 
-SIZES = ("full", "tiny")
-BATCH = {"cpu": 1}
-OTHER_BATCH = 8  # of an accelerator
+ACCELERATOR_BATCH = 8
 COLORS = ((230, 230, 230), (200, 30, 30))
 
 
 @dataclass(frozen=True)
 class Case:
-    """Attributes: config, changed to the size; batch, over all devices; dtype of the computation;
-    mesh."""
+    """The first generator and the first set of an experiment, on a mesh.
 
-    config: Any
-    batch: int
-    dtype: str
+    Attributes:
+      settings: of the size that is measured.
+      mesh: of devices of one kind.
+    """
+
+    settings: Settings
     mesh: Mesh
 
     @property
@@ -39,95 +41,85 @@ class Case:
         return self.mesh.devices.flat[0].platform
 
     @property
-    def run(self) -> Run:
-        """The run that the stages would make of the configuration; of its workdir nothing is
-        read."""
-        return Run(self.config, Workdir(Path()), self.mesh)
+    def batch(self) -> int:
+        """Images, over all devices."""
+        return self.settings.diffusion.train.batch
 
     @property
-    def channels(self) -> int:
-        """Of a latent."""
-        return self.config.autoencoder.model.latent_channels
+    def diffusion(self) -> Diffusion:
+        """Of the generator."""
+        return self.settings.generator(next(iter(self.settings.diffusion.generators)))
 
     @property
-    def side(self) -> int:
-        """Of a latent."""
-        return (
-            self.config.data.tile // AutoencoderTask(self.config.autoencoder, self.run.dtype).factor
-        )
+    def synthesis(self) -> Synthesis:
+        """Of the set."""
+        return self.settings.synthesis_set(next(iter(self.settings.synthesis.sets)))
+
+    @cached_property
+    def task(self) -> DiffusionTask:
+        """The task of the generator."""
+        dtype = DTYPES[self.settings.dtype]
+        first = build_autoencoder(self.settings, dtype)
+        name = next(iter(self.settings.diffusion.generators))
+        return build_generator(self.settings, name, first, COLORS, dtype)
 
     @property
     def style_dim(self) -> int:
         """Length of the style vector, 0 for none."""
-        style = self.config.diffusion.style
-        return 0 if "none" in (style.source, style.aggregation) else style.dim
+        style = self.diffusion.style
+        return style.dim if style.used else 0
 
     @property
     def unet(self) -> Functional:
         """The denoiser."""
-        if self.config.diffusion.unet.style_path == "cross" and self.style_dim:
+        if self.diffusion.unet.style_path == "cross" and self.style_dim:
             raise UserError(
-                "The bench gives the denoiser a style vector, and the config has diffusion.unet.style_path = 'cross', "
-                "which reads tokens; set --config.diffusion.unet.style_path=middle and "
+                "The bench gives the denoiser a style vector, and the config has "
+                "diffusion.unet.style_path = 'cross', which reads tokens; set "
+                "--config.diffusion.unet.style_path=middle and "
                 "--config.diffusion.style.aggregation=mean, or measure --what=task."
             )
-        return build_unet(
-            self.config.diffusion.unet,
-            in_channels=self.channels + self.config.diffusion.layout_channels,
-            out_channels=self.channels,
-            style_dim=self.style_dim,
-            dtype=self.run.dtype,
-        )
+        return self.task.unet
 
     def inputs(self, batch: int) -> dict[str, np.ndarray]:
         """float32 x (b, h, w, c), style (b, d), target (b, h, w, 3) and float32 t (b,), the same
         each time."""
-        rng, side = np.random.default_rng(0), self.side
-        stacked = self.channels + self.config.diffusion.layout_channels
-        normal = lambda *shape: rng.standard_normal(shape, np.float32)  # noqa: E731
+        rng, channels = np.random.default_rng(0), self.task.channels
+        side = self.settings.data.tile // self.task.factor
+
+        def normal(*shape: int) -> np.ndarray:
+            return rng.standard_normal((batch, *shape), np.float32)
+
         inputs = {
-            "x": normal(batch, side, side, stacked),
-            "target": normal(batch, side, side, self.channels),
-            "t": rng.integers(0, self.config.diffusion.schedule.steps, batch).astype(np.float32),
+            "x": normal(side, side, channels + self.diffusion.layout_channels),
+            "target": normal(side, side, channels),
+            "t": rng.integers(0, self.diffusion.schedule.steps, batch).astype(np.float32),
         }
-        return inputs | ({"style": normal(batch, self.style_dim)} if self.style_dim else {})
+        return inputs | ({"style": normal(self.style_dim)} if self.style_dim else {})
 
 
-def make_case(config: Any, size: str, batch: int, dtype: str, device: str) -> Case:
+def make_case(settings: Settings, batch: int, dtype: str, device: str) -> Case:
     """Reads the options; `batch` 0 and `dtype`, `device` "" stand for what suits the device.
 
     Raises:
-      UserError: there is no such device, size or dtype, or the batch does not divide over the
-        devices.
+      UserError: there is no such device, or the batch does not divide over the devices.
     """
-    if size not in SIZES:
-        raise UserError(f"--size={size} is unknown; give one of {', '.join(SIZES)}.")
-    if dtype and dtype not in DTYPES:
-        raise UserError(f"--dtype={dtype} is unknown; give one of {', '.join(DTYPES)}.")
     devices = _devices(device)
     jax.config.update("jax_default_device", devices[0])
-    platform = devices[0].platform
-    count = config.mesh.cpu_devices or 1 if platform == "cpu" else 1
-    mesh = make_mesh(-1, 1, devices[:count])
-    if size == "tiny":
-        shrink(config)
-    config.dtype = dtype or ("float32" if platform == "cpu" else "bfloat16")
-    config.diffusion.train.batch = batch = batch or BATCH.get(platform, OTHER_BATCH) * mesh.size
+    cpu = devices[0].platform == "cpu"
+    mesh = make_mesh(-1, 1, devices[: settings.mesh.cpu_devices if cpu else 1] or devices[:1])
+    batch = batch or mesh.size * (1 if cpu else ACCELERATOR_BATCH)
     check_batch(batch, mesh)
-    return Case(config, batch, config.dtype, mesh)
-
-
-def shrink(config: Any) -> None:
-    """The same kind of network, small enough to be compiled in seconds; changes in place."""
-    config.data.tile = 64
-    config.autoencoder.model.update(
-        {"channels": 16, "multipliers": (1, 2, 2), "res_blocks": 1, "codes": 16}
+    train = replace(settings.diffusion.train, batch=batch)
+    settings = replace(
+        settings,
+        dtype=dtype or ("float32" if cpu else "bfloat16"),
+        diffusion=replace(settings.diffusion, train=train),
     )
-    config.diffusion.unet.update({"base": 32, "multipliers": (1, 2), "res_blocks": 1, "heads": 4})
-    config.diffusion.style.update({"encoder": "conv", "width": 8, "dim": 32, "tiles": 2})
+    return Case(settings, mesh)
 
 
-def random_params(abstract: Any, seed: int = 0) -> Any:
+def random_params(abstract: Any, seed: int = 0) -> Params:
     """float32 parameters of these shapes on the host, none of them zero, so that every layer shows
     in the output."""
     rng = np.random.default_rng(seed)
@@ -144,10 +136,11 @@ def random_params(abstract: Any, seed: int = 0) -> Any:
 
 def _devices(name: str) -> list[Any]:
     try:
-        return jax.devices(name) if name else jax.devices()
+        return jax.devices(name or None)
     except RuntimeError as error:
+        platforms = ", ".join(sorted({each.platform for each in jax.devices()}))
         raise UserError(
-            f"--device={name}: JAX has no such device here ({str(error).splitlines()[0][:200]}). It has "
-            f"{', '.join(sorted({each.platform for each in jax.devices()}))}; pip install -e '.[cuda]' or '.[tpu]' "
-            "brings the JAX of an accelerator."
+            f"--device={name}: JAX has no such device here ({str(error).splitlines()[0][:200]}). "
+            f"It has {platforms}; pip install -e '.[cuda]' or '.[tpu]' brings the JAX of an "
+            "accelerator."
         ) from error

@@ -1,8 +1,8 @@
 """What this device reaches with one large matrix product: the ceiling that a share of FLOP/s (MFU)
 is taken of.
 
-It is measured, not read from a data sheet, because a data sheet tells nothing of clocks, power
-limits or neighbours.
+It is measured, not read from a data sheet, because a data sheet knows nothing of clocks, power
+limits or neighbors.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,8 +14,7 @@ from jax.typing import DTypeLike
 
 from stedm_jax.bench.timing import Times, alternate
 
-SIDE = {"cpu": 2048}
-OTHERS = 8192
+CPU_SIDE, OTHER_SIDE = 2048, 8192
 CALLS = 6
 
 
@@ -37,9 +36,7 @@ def ceiling(
 ) -> tuple[float, float]:
     """FLOP a second, and FLOP a second of the processor, of the fastest product; each the best of a
     few calls."""
-    times = measure(products, 0.0, rounds=CALLS)
+    times = measure(products, 0.0, rounds=CALLS).values()
+    wall, cpu = min(each.least for each in times), min(each.least_cpu for each in times)
     work = 2.0 * side**3
-    wall, cpu = (
-        min(getattr(each, what) for each in times.values()) for what in ("least", "least_cpu")
-    )
     return work / max(wall, 1e-9), work / max(cpu, 1e-9)

@@ -1,30 +1,30 @@
-"""Lets our programs and their peers run in turns, and tells what came of it."""
+"""Lets our programs and their peers run in turns, and says what came of it."""
 
 import os
 import platform
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from stedm_jax import __version__
 from stedm_jax.bench import memory, ours
 from stedm_jax.bench.case import Case, random_params
-from stedm_jax.bench.ceiling import OTHERS, SIDE, ceiling, our_product
+from stedm_jax.bench.ceiling import CPU_SIDE, OTHER_SIDE, ceiling, our_product
 from stedm_jax.bench.loader import CODECS, TILES, loader_speed, make_tiles
-from stedm_jax.bench.report import OURS, Part, row_of
+from stedm_jax.bench.results import OURS, Part, row_of
 from stedm_jax.bench.timing import alternate
-from stedm_jax.bench.torch_peer import TorchPeer, relative_error
 from stedm_jax.common.errors import UserError
+from stedm_jax.common.processors import cores
+from stedm_jax.models.functional import Params
 
-PARTS = ("train", "sampler", "task", "loader")
 TOLERANCE = {("cpu", "float32"): 1e-3, ("gpu", "float32"): 1e-2}
-LOW = 5e-2  # of bfloat16
+BFLOAT16_TOLERANCE = 5e-2
 
 
 class Bench:
@@ -32,39 +32,33 @@ class Bench:
 
     Args:
       case: what is measured.
-      peer: makes the peer with our weights; None: there is none.
-      kinds: of torch_peer.PEERS.
+      make_peer: makes the peer with our weights (tests/bench/torch_peer.py); None: there is none.
+      kinds: in which the peer runs.
       seconds: to measure each part for.
     """
 
     def __init__(
         self,
         case: Case,
-        peer: Callable[[Any], TorchPeer] | None,
+        make_peer: Callable[[Params], Any] | None,
         kinds: Sequence[str],
         seconds: float,
     ):
-        self.case, self.kinds, self.seconds = case, list(kinds) if peer else [], seconds
+        self.case, self.seconds = case, seconds
+        self.kinds = list(kinds) if make_peer else []
         self.host = case.platform == "cpu"
-        self._peer = peer(self._params) if peer else None
+        self._peer: Any = make_peer(random_params(case.unet.abstract)) if make_peer else None
         self._ceiling = self._measure_ceiling()
-
-    @cached_property
-    def _params(self) -> Any:
-        return random_params(self.case.unet.abstract)
 
     def machine(self) -> dict[str, Any]:
         """What it ran on, and the ceilings."""
-        device = self.case.mesh.devices.flat[0]
+        kind = self.case.mesh.devices.flat[0].device_kind
         torch = {"torch": self._peer.torch.__version__} if self._peer else {}
         return {
-            "device": f"{self.case.mesh.size} x {device.device_kind}"
-            + (f" ({_cpu()})" if self.host else ""),
-            "cores": len(os.sched_getaffinity(0))
-            if hasattr(os, "sched_getaffinity")
-            else os.cpu_count(),
+            "device": f"{self.case.mesh.size} x {kind}" + (f" ({_cpu()})" if self.host else ""),
+            "cores": cores(),
             "load": os.getloadavg()[0],
-            "dtype": self.case.dtype,
+            "dtype": self.case.settings.dtype,
             "batch": self.case.batch,
             "stedm_jax": __version__,
             "jax": jax.__version__,
@@ -76,136 +70,108 @@ class Bench:
     def train(self) -> Part:
         """The train step of the denoiser."""
         _say("compiling our train step")
-        mine = ours.unet_step(self.case, self._params)
-        mine.call()
-        contenders: dict[str, Callable[[], None]] = {OURS: mine.call}
-        found = {name: float(mine.result[name]) for name in ("loss", "grad_norm")}
-        errors: dict[str, float] = {}
-        for kind, theirs in self._each_kind(lambda peer, kind: peer.check_step(kind)):
-            errors |= {
-                f"{name} (torch {kind})": abs(found[name] / theirs[name] - 1) for name in found
-            }
-        self._agree(errors)
-        if self._peer:
-            self._peer.prepare_training()
-            contenders |= {f"torch {kind}": self._peer.train_step(kind) for kind in self.kinds}
-        return self._part("train step, denoiser", mine, contenders, errors, training=True)
+        mine = ours.unet_step(self.case, self._params())
+        return self._part("train step, denoiser", mine, "train_step")
 
     def sampler(self) -> Part:
         """A step of the sampler."""
         _say("compiling our sampler step")
-        mine = ours.sampler_step(
-            self.case, self._params if self._peer is None else self._peer.params()
-        )
-        mine.call()
-        contenders: dict[str, Callable[[], None]] = {OURS: mine.call}
-        errors: dict[str, float] = {}
-
-        def once(peer: TorchPeer, kind: str) -> Any:
-            call, out = peer.sampler_step(kind)
-            call()
-            return call, out["x"]
-
-        for kind, (call, x) in self._each_kind(once):
-            contenders[f"torch {kind}"] = call
-            errors[f"x (torch {kind})"] = relative_error(
-                mine.result["x"], x.permute(0, 2, 3, 1).float().cpu().numpy()
-            )
-        self._agree(errors)
-        return self._part("sampler step, guided pair", mine, contenders, errors, training=False)
+        mine = ours.sampler_step(self.case, self._params())
+        return self._part("sampler step, guided pair", mine, "sampler_step")
 
     def task(self) -> Part:
-        """The train step of stage diffusion, which has no peer."""
+        """The train step of stage generator, which has no peer."""
         _say("compiling the train step of the whole task")
-        mine = ours.task_step(self.case)
-        note = "ours alone: the peer has no autoencoder and no style encoder"
-        return self._part(
-            "train step, whole task", mine, {OURS: mine.call}, {}, training=True, notes=[note]
-        )
+        part = self._part("train step, whole task", ours.task_step(self.case), "")
+        part.notes.append("ours alone: the peer has no autoencoder and no style encoder")
+        return part
 
     def loader(self, wanted: float | None) -> dict[str, Any]:
         """Tiles a second by codec, decoded each time and cached; `wanted`: images a second that the
-        step eats."""
-        config, found = self.case.config, {}
-        count = max(TILES, config.diffusion.style.tiles + 2)
+        step consumes."""
+        diffusion, data, speeds = self.case.diffusion, self.case.settings.data, {}
+        styles, seconds = diffusion.style.tiles, self.seconds / 4
         for codec in CODECS:
             with tempfile.TemporaryDirectory() as folder:
-                tiles = make_tiles(Path(folder) / "tiles", config.data.tile, codec, count)
+                tiles = make_tiles(Path(folder) / "tiles", data.tile, codec, max(TILES, styles + 2))
                 for name, cache in (("decoded each time", 0), ("all in the cache", 100_000)):
-                    speed = loader_speed(config, tiles, self.seconds / 4, cache)
-                    found[f"{codec}, {name}"] = {"images": speed.images, "tiles": speed.tiles}
-        return {
-            "side": config.data.tile,
-            "styles": config.diffusion.style.tiles,
-            "wanted": wanted,
-            "speeds": found,
-        }
+                    speed = loader_speed(diffusion, data.threads, tiles, seconds, cache)
+                    speeds[f"{codec}, {name}"] = speed
+        return {"side": data.tile, "styles": styles, "wanted": wanted, "speeds": speeds}
 
-    def _part(
-        self,
-        name: str,
-        mine: ours.Ready,
-        contenders: dict[str, Callable[[], None]],
-        errors: dict[str, float],
-        *,
-        training: bool,
-        notes: Sequence[str] = (),
-    ) -> Part:
-        peak = {each: self._memory(each, call, mine, training) for each, call in contenders.items()}
-        times = alternate(contenders, self.seconds)
-        rows = [
-            row_of(each, times[each], mine.images, mine.flops, *self._ceiling, peak[each])
-            for each in contenders
-        ]
-        return Part(name, rows, mine.flops, errors, list(notes))
+    def _params(self) -> Params:
+        """Those that the peer has now."""
+        return self._peer.params() if self._peer else random_params(self.case.unet.abstract)
 
-    def _memory(
-        self, name: str, call: Callable[[], None], mine: ours.Ready, training: bool
-    ) -> float | None:
-        """What the contender holds and the most that a call takes beside it."""
-        if name == OURS and not self.host:
-            return float(mine.held + mine.program)
-        if not self.host:
-            return self._peer.peak(call) if self._peer else None
-        call()  # what is made once is there
-        risen = memory.growth(call)
-        held = mine.held if name == OURS or not self._peer else self._peer.held(training)
-        return None if risen is None else held + risen
+    def _part(self, name: str, mine: ours.Ready, step: str) -> Part:
+        """Checks that ours and its peers compute the same, and lets them run in turns.
 
-    def _each_kind(self, do: Callable[[TorchPeer, str], Any]) -> Iterator[tuple[str, Any]]:
-        """What `do` gives for each kind; a kind that PyTorch cannot compile here is named and left
-        out from then on."""
-        for kind in list(self.kinds):
-            assert self._peer is not None
+        Args:
+          name: of the part.
+          mine: our program.
+          step: the method that prepares a peer: gives a call and, by name, what it computes.
+        """
+        mine.call()
+        contenders = {OURS: mine.call}
+        errors: dict[str, float] = {}
+        for kind in list(self.kinds) if step else ():
             _say(f"running torch {kind} for the first time")
             try:
-                yield kind, do(self._peer, kind)
+                contenders[f"torch {kind}"], theirs = getattr(self._peer, step)(kind)
             except Exception as error:
                 if kind == "eager":
                     raise
-                self.kinds.remove(kind)
+                self.kinds.remove(kind)  # PyTorch cannot compile here
                 why = (str(error).splitlines() or [type(error).__name__])[0][:200]
                 print(f"torch {kind} is left out, it failed: {why}", file=sys.stderr, flush=True)
+                continue
+            for each, value in theirs.items():
+                errors[f"{each} (torch {kind})"] = relative_error(mine.result[each], value)
+        self._check_errors(errors)
+        peak = {each: self._memory(each, call, mine, step) for each, call in contenders.items()}
+        rows = [
+            row_of(each, times, mine.images, mine.flops, self._ceiling, peak[each])
+            for each, times in alternate(contenders, self.seconds).items()
+        ]
+        return Part(name, rows, mine.flops, errors)
+
+    def _memory(
+        self, name: str, call: Callable[[], None], mine: ours.Ready, step: str
+    ) -> float | None:
+        """What the contender holds and the most that a call takes beside it."""
+        if not self.host:
+            return float(mine.held + mine.program) if name == OURS else self._peer.peak(call)
+        call()  # what is made once is there
+        risen = memory.growth(call)
+        held = mine.held if name == OURS else self._peer.held(step == "train_step")
+        return None if risen is None else held + risen
 
     def _measure_ceiling(self) -> tuple[float, float]:
         """FLOP/s, and on a CPU FLOP for a second of the processor, of the faster of XLA's and
         PyTorch's product."""
-        side, dtype = SIDE.get(self.case.platform, OTHERS), jnp.dtype(self.case.dtype)
+        side, dtype = CPU_SIDE if self.host else OTHER_SIDE, jnp.dtype(self.case.settings.dtype)
         products = {"xla": our_product(dtype, side, self.case.mesh.devices.flat[0])}
         if self._peer:
             products["torch"] = self._peer.product(side)
-        devices = 1 if self.host else self.case.mesh.size
         wall, cpu = ceiling(products, side)
-        return devices * wall, cpu if self.host else 0.0
+        return (wall, cpu) if self.host else (wall * self.case.mesh.size, 0.0)
 
-    def _agree(self, errors: dict[str, float]) -> None:
-        most = TOLERANCE.get((self.case.platform, self.case.dtype), LOW)
+    def _check_errors(self, errors: dict[str, float]) -> None:
+        limits = self.case.platform, self.case.settings.dtype
+        most = TOLERANCE.get(limits, BFLOAT16_TOLERANCE)
         for name, error in errors.items():
             if not error <= most:
                 raise UserError(
-                    f"Ours and the peer do not compute the same: {name} differs by {error:.1e}, more than {most:.0e}. "
-                    "Comparing their speed would say nothing. Please report it, with the command and the versions."
+                    f"Ours and the peer do not compute the same: {name} differs by {error:.1e}, "
+                    f"more than {most:.0e}. Comparing their speed would say nothing. Please report "
+                    "it, with the command and the versions."
                 )
+
+
+def relative_error(ours: Any, theirs: Any) -> float:
+    """Largest difference over the largest absolute value of theirs."""
+    ours, theirs = np.asarray(jax.device_get(ours), np.float64), np.asarray(theirs, np.float64)
+    return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
 
 
 def _say(what: str) -> None:
@@ -215,8 +181,7 @@ def _say(what: str) -> None:
 def _cpu() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(
-            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
-        )
-    except (OSError, StopIteration):
-        return platform.processor() or "unknown"
+    except OSError:
+        lines = []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or "unknown"

@@ -1,28 +1,22 @@
-"""The most memory that a call takes, on an accelerator or in this process."""
+"""The memory of arrays, and the most that a call adds to this process."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 _STATUS, _REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def tree_bytes(tree: Any) -> int:
-    """Bytes of the arrays of a tree, or of its ShapeDtypeStructs; random keys count nothing."""
-    leaves = (
-        leaf
-        for leaf in jax.tree.leaves(tree)
-        if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-    )
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+    """Bytes of the arrays of a tree."""
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
 
 
 def growth(call: Callable[[], None]) -> float | None:
     """By how many bytes the resident memory of this process rises at most during a call; None where
-    it is not told.
+    the system does not report it.
 
     What the call finds and what other contenders hold does not count, so that two may be measured
     in one process.

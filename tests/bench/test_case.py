@@ -6,22 +6,26 @@ from configs.catch import get_config
 from stedm_jax.bench.case import make_case, random_params
 from stedm_jax.common.errors import UserError
 from stedm_jax.models.functional import param_count
+from stedm_jax.settings.load import read_settings
+from tests.bench.sizes import tiny, tiny_case
 
 
 def test_full_size_is_that_of_the_config():
-    case = make_case(get_config(), "full", 0, "", "cpu")
+    case = make_case(read_settings(get_config()), 0, "", "cpu")
     assert param_count(case.unet.abstract) == 234_635_139
-    assert (case.side, case.channels, case.style_dim, case.dtype) == (128, 3, 512, "float32")
+    assert case.inputs(1)["x"].shape == (1, 128, 128, 6)
+    assert (case.style_dim, case.settings.dtype) == (512, "float32")
     assert case.batch == case.mesh.size == 1
 
 
 def test_a_config_without_style_has_none():
-    case = make_case(get_config("semantic"), "tiny", 2, "bfloat16", "cpu")
-    assert case.style_dim == 0 and "style" not in case.inputs(1) and case.dtype == "bfloat16"
+    case = make_case(tiny("semantic"), 2, "bfloat16", "cpu")
+    assert case.style_dim == 0 and "style" not in case.inputs(1)
+    assert case.settings.dtype == "bfloat16"
 
 
 def test_inputs_and_parameters_are_the_same_each_time_and_nothing_is_zero():
-    case = make_case(get_config(), "tiny", 2, "", "cpu")
+    case = tiny_case()
     assert all(
         np.array_equal(case.inputs(2)[name], array) for name, array in case.inputs(2).items()
     )
@@ -33,24 +37,17 @@ def test_inputs_and_parameters_are_the_same_each_time_and_nothing_is_zero():
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
-    [
-        ({"size": "huge"}, "--size=huge"),
-        ({"dtype": "float16"}, "--dtype=float16"),
-        ({"device": "tpu"}, "--device=tpu"),
-        ({"batch": 9}, "batch of 9"),
-    ],
+    ("changes", "message"), [({"device": "tpu"}, "--device=tpu"), ({"batch": 9}, "batch of 9")]
 )
-def test_what_cannot_be_is_refused(changes, told):
-    config = get_config()
-    config.mesh.cpu_devices = 2
-    options = {"size": "tiny", "batch": 2, "dtype": "", "device": "cpu"} | changes
-    with pytest.raises(UserError, match=told):
-        make_case(config, **options)
+def test_what_cannot_be_is_refused(changes, message):
+    settings = tiny(change=lambda config: config.mesh.update(cpu_devices=2))
+    with pytest.raises(UserError, match=message):
+        make_case(settings, **({"batch": 2, "dtype": "", "device": "cpu"} | changes))
 
 
 def test_style_tokens_are_refused():
-    config = get_config()
-    config.diffusion.unet.style_path = "cross"
+    def change(config):
+        config.diffusion.unet.style_path, config.diffusion.style.aggregation = "cross", "tokens"
+
     with pytest.raises(UserError, match="style_path"):
-        _ = make_case(config, "tiny", 2, "", "cpu").unet
+        _ = tiny_case(change=change).unet

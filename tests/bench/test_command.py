@@ -9,7 +9,7 @@ from stedm_jax.common.errors import UserError
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--config=configs/nothing.py"], "no config file"),
         (["--config.diffusion.unet.bas=3"], "no key 'diffusion.unet.bas'"),
@@ -21,8 +21,8 @@ from stedm_jax.common.errors import UserError
         (["--json=/nowhere/at/all.json"], "no folder"),
     ],
 )
-def test_what_cannot_be_is_refused_before_anything_is_compiled(arguments, told):
-    with pytest.raises(UserError, match=told):
+def test_what_cannot_be_is_refused_before_anything_is_compiled(arguments, message):
+    with pytest.raises(UserError, match=message):
         command.main(arguments)
 
 
@@ -39,7 +39,7 @@ def test_stray_words_are_refused():
 
 
 @pytest.mark.slow
-def test_ours_alone_is_measured_and_told(tmp_path, capsys):
+def test_ours_alone_is_measured_and_reported(tmp_path, capsys):
     out = tmp_path / "bench.json"
     arguments = [
         "--size=tiny",
@@ -50,25 +50,32 @@ def test_ours_alone_is_measured_and_told(tmp_path, capsys):
         f"--json={out}",
     ]
     command.main([*arguments, "--what=train,sampler,loader"])
-    text, told = capsys.readouterr().out, json.loads(out.read_text())
+    text, found = capsys.readouterr().out, json.loads(out.read_text())
     assert "only stedm_jax is measured: --peers=none" in text
-    train, sampler = told["parts"]
+    train, sampler = found["parts"]
     assert train["ratio"] is None and len(train["rows"]) == 1
     # Of one image: a step is three forward passes, and the sampler makes two.
     assert train["flops"] == pytest.approx(1.5 * sampler["flops"])
-    for part in told["parts"]:
+    for part in found["parts"]:
         (row,) = part["rows"]
         assert row["calls"] >= 3 and 0 < row["seconds"] <= row["median"] and row["mfu"] > 0
-    assert told["loader"]["wanted"] == train["rows"][0]["images"]
-    assert {name.split(",")[0] for name in told["loader"]["speeds"]} == {"png", "jpeg90"}
-    assert told["machine"]["batch"] == 2 and told["machine"]["dtype"] == "float32"
+    assert found["loader"]["wanted"] == train["rows"][0]["images"]
+    assert {name.split(",")[0] for name in found["loader"]["speeds"]} == {"png", "jpeg90"}
+    assert found["machine"]["batch"] == 2 and found["machine"]["dtype"] == "float32"
+
+
+def test_a_peer_that_is_not_there_is_named_with_what_to_do():
+    arguments = command._arguments(["--peer_module=tests.bench.nothing"])[0]
+    make, missing = command._peer(arguments, None)
+    assert make is None
+    assert "tests.bench.nothing is not here" in missing and "--peer_module" in missing
 
 
 def test_memory_is_what_a_call_adds():
     size = 64 * 2**20
     risen = memory.growth(lambda: np.ones(size // 8).sum())
     if risen is None:
-        pytest.skip("this system does not tell the memory of a process")
+        pytest.skip("this system does not report the memory of a process")
     assert 0.9 * size < risen < 1.5 * size
     assert memory.growth(lambda: None) < 0.1 * size
     assert memory.tree_bytes({"a": np.zeros((2, 3), np.float32), "b": np.zeros(5, np.uint8)}) == 29

@@ -4,26 +4,20 @@ import cv2
 import numpy as np
 import pytest
 
-from configs.catch import get_config
-from stedm_jax.bench.case import shrink
 from stedm_jax.bench.loader import BATCH, _picture, loader_speed, make_tiles
+from tests.bench.sizes import tiny
 
 
 @pytest.mark.parametrize(("style", "read"), [("multipatch", 3), ("none", 1)])
 def test_speed_is_batches_over_time_with_every_tile_that_is_read(tmp_path, style, read):
-    config = get_config()
-    shrink(config)
-    config.diffusion.style.source = style
-    config.data.threads = 2
+    diffusion = tiny(change=lambda config: config.diffusion.style.update(source=style)).diffusion
     tiles = make_tiles(tmp_path / "tiles", 32, "jpeg90")
     ticks = itertools.count()  # a second passes whenever the clock is read
-    speed = loader_speed(config, tiles, 2.5, 0, clock=lambda: float(next(ticks)))
+    speed = loader_speed(diffusion, 2, tiles, 2.5, 0, clock=lambda: float(next(ticks)))
     # Begun at 0; after the first batch the clock is read before each: at 1 and 2 it goes on, at 3
-    # it ends.
-    assert speed.seconds == 4.0
-    assert speed.images == pytest.approx(3 * BATCH / 4) and speed.tiles == pytest.approx(
-        read * speed.images
-    )
+    # it ends, and 4 is when all is counted.
+    assert speed["images"] == pytest.approx(3 * BATCH / 4)
+    assert speed["tiles"] == pytest.approx(read * speed["images"])
 
 
 def test_the_made_up_tiles_cost_about_what_tissue_does():

@@ -6,28 +6,28 @@ import jax
 import numpy as np
 import pytest
 
-from configs.catch import get_config
-from stedm_jax.bench import ours, torch_peer
-from stedm_jax.bench.case import make_case, random_params
+from stedm_jax.bench import ours
+from stedm_jax.bench.case import random_params
+from stedm_jax.bench.measure import relative_error
 from stedm_jax.models import convolution
-
-BATCH = 2
+from tests.bench import torch_peer
+from tests.bench.sizes import tiny_case
 
 
 def both(style_path="middle", attention_at=(), prediction="eps", order="channels_last", lr=1e-3):
-    config = get_config()
-    config.diffusion.train.optimizer.lr = lr
-    config.diffusion.unet.update({"style_path": style_path, "attention_at": attention_at})
-    config.diffusion.prediction = prediction
-    case = make_case(config, "tiny", BATCH, "", "cpu")
+    def change(config):
+        config.diffusion.train.optimizer.lr = lr
+        config.diffusion.unet.update({"style_path": style_path, "attention_at": attention_at})
+        config.diffusion.prediction = prediction
+
+    case = tiny_case(change=change)
     params = random_params(case.unet.abstract)
     return case, params, torch_peer.TorchPeer(case, params, order, False)
 
 
 def test_it_says_why_there_is_no_peer(monkeypatch):
-    case = make_case(get_config(), "tiny", BATCH, "", "cpu")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert "not installed" in torch_peer.why_not(case)
+    assert "not installed" in torch_peer.why_not(tiny_case())
 
 
 @pytest.mark.parity
@@ -48,12 +48,11 @@ def test_training_gives_the_same_losses(monkeypatch, style_path, attention_at, o
     case, params, peer = both(style_path, attention_at, order=order)
     assert torch_peer.why_not(case) == ""
     mine = ours.unet_step(case, params)
-    peer.prepare_training()
-    step, told = peer.train_step("eager"), []
+    step, found = peer.train_step("eager")[0], []
     for _ in range(4):
         mine.call()
         theirs = peer.check_step("eager")
-        told.append(
+        found.append(
             (
                 float(mine.result["loss"]),
                 theirs["loss"],
@@ -62,7 +61,7 @@ def test_training_gives_the_same_losses(monkeypatch, style_path, attention_at, o
             )
         )
         step()
-    losses, gradients = np.array(told)[:, :2], np.array(told)[:, 2:]
+    losses, gradients = np.array(found)[:, :2], np.array(found)[:, 2:]
     assert losses[0, 0] != losses[-1, 0]
     np.testing.assert_allclose(losses[:, 0], losses[:, 1], rtol=1e-4)
     np.testing.assert_allclose(gradients[:, 0], gradients[:, 1], rtol=1e-3)
@@ -75,8 +74,6 @@ def test_the_sampler_step_gives_the_same(prediction):
     case, params, peer = both(prediction=prediction)
     mine = ours.sampler_step(case, params)
     mine.call()
-    call, out = peer.sampler_step("eager")
-    call()
-    theirs = out["x"].permute(0, 2, 3, 1).numpy()
-    assert theirs.shape == (BATCH, 16, 16, 3)
-    assert torch_peer.relative_error(mine.result["x"], theirs) < 1e-4
+    theirs = peer.sampler_step("eager")[1]["x"]
+    assert theirs.shape == (2, 16, 16, 3)
+    assert relative_error(mine.result["x"], theirs) < 1e-4

@@ -1,10 +1,8 @@
 """The denoiser of `models/unet.py` in plain PyTorch, as one would write it there: the peer that the
 bench runs against.
 
-The only module of the package that needs torch; it is imported where torch is installed, by
-`torch_peer`. Tensors are
-(b, c, h, w); names are those of our parameters, so that the usual rules of `convert/table.py` map
-the weights.
+`torch_peer.py` imports it where torch is installed. Tensors are (b, c, h, w); names are those of
+our parameters, so that the usual rules of `convert/table.py` map the weights.
 """
 
 import importlib
@@ -24,7 +22,7 @@ def norm(channels: int) -> Any:
 
 
 class ResBlock(nn.Module):
-    """Two convolutions round an embedding; a `style` scales and shifts the second norm."""
+    """Two convolutions around an embedding; a `style` scales and shifts the second norm."""
 
     def __init__(self, cin: int, cout: int, emb: int, style: int = 0):
         super().__init__()

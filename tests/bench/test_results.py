@@ -2,15 +2,15 @@ import json
 
 import pytest
 
-from stedm_jax.bench.report import OURS, Part, loader_text, row_of, write_json
+from stedm_jax.bench.results import OURS, Part, loader_text, row_of, write_results
 from stedm_jax.bench.timing import Times
 
 
 def part(cpu_ceiling=50.0):
     rows = [
-        row_of(OURS, Times([2.0, 3.0], [4.0, 5.0]), 8, 100.0, 100.0, cpu_ceiling, 5e9),
-        row_of("torch eager", Times([3.0, 9.0], [5.0, 6.0]), 8, 100.0, 100.0, cpu_ceiling, None),
-        row_of("torch compile", Times([1.5, 1.6], [7.0, 6.0]), 8, 100.0, 100.0, cpu_ceiling, 1e9),
+        row_of(OURS, Times([2.0, 3.0], [4.0, 5.0]), 8, 100.0, (100.0, cpu_ceiling), 5e9),
+        row_of("torch eager", Times([3.0, 9.0], [5.0, 6.0]), 8, 100.0, (100.0, cpu_ceiling), None),
+        row_of("torch compile", Times([1.5, 1.6], [7.0, 6.0]), 8, 100.0, (100.0, cpu_ceiling), 1e9),
     ]
     return Part("a step", rows, 100.0, {"loss": 1e-6}, ["a note"])
 
@@ -41,11 +41,11 @@ def test_text_and_json_say_the_same(tmp_path):
         "wanted": 2.0,
         "speeds": {"png": {"images": 3.0, "tiles": 9.0}},
     }
-    assert "1.5 times what the step eats" in loader_text(loader)
-    assert "eats" not in loader_text(loader | {"wanted": None})
-    write_json(str(tmp_path / "out.json"), {"device": "none"}, [part()], loader)
-    told = json.loads((tmp_path / "out.json").read_text())
-    assert told["parts"][0]["ratio"] == pytest.approx(0.75) and told["loader"] == loader
-    assert told["parts"][0]["rows"][1]["memory"] is None
+    assert "1.5 times what the step consumes" in loader_text(loader)
+    assert "consumes" not in loader_text(loader | {"wanted": None})
+    write_results(str(tmp_path / "out.json"), {"device": "none"}, [part()], loader)
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert found["parts"][0]["ratio"] == pytest.approx(0.75) and found["loader"] == loader
+    assert found["parts"][0]["rows"][1]["memory"] is None
     text = part().text()
     assert "0.75 times" in text and "1.0e-06" in text and "a note" in text and "5.00 GB" in text
