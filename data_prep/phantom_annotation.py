@@ -24,9 +24,9 @@ def class_regions(tissue: Tissue) -> dict[str, Bool[np.ndarray, "s s"]]:
     """The region of each class at level 0, with what is nested in it; glass belongs to none."""
     rows = (0, tissue.tissue.shape[0] * GRID)
     inside = (enlarge(tissue.tissue, rows) > 0) & (enlarge(tissue.lumen, rows) <= 0)
-    tumour = inside & (enlarge(tissue.tumour, rows) > 0)
-    necrosis = tumour & (enlarge(tissue.necrosis, rows) > 0)
-    return {"stroma": inside, "tumour": tumour, "necrosis": necrosis}
+    tumor = inside & (enlarge(tissue.tumor, rows) > 0)
+    necrosis = tumor & (enlarge(tissue.necrosis, rows) > 0)
+    return {"stroma": inside, "tumour": tumor, "necrosis": necrosis}
 
 
 def _ring(contour: np.ndarray) -> Ring:

@@ -33,7 +33,7 @@ class Kind(NamedTuple):
 
 
 KINDS = {
-    "tumour": Kind(10.2, 0.13, 0.76, 0.10, 200, nucleolus=True),
+    "tumor": Kind(10.2, 0.13, 0.76, 0.10, 200, nucleolus=True),
     "lymphocyte": Kind(6.0, 0.07, 0.93, 0.05, 240),
     "fibroblast": Kind(12.5, 0.20, 0.25, 0.05, 185),
     "debris": Kind(2.8, 0.35, 0.70, 0.20, 150),
@@ -171,7 +171,7 @@ class Painter:
 
     def amounts(self, rows: tuple[int, int]) -> tuple[Band, Band]:
         """Hematoxylin and eosin of rows [first, last), before the intensities of the patient."""
-        tumour = _soft(enlarge(self.tissue.tumour, rows), 3.0)
+        tumor = _soft(enlarge(self.tissue.tumor, rows), 3.0)
         necrosis = _soft(enlarge(self.tissue.necrosis, rows), 8.0)
         lymph = _soft(enlarge(self.tissue.lymph, rows), 10.0)
         halo, fibers = (_scaled(plane, 2, 0.5, rows) for plane in (self.halo, self.fibers))
@@ -179,10 +179,10 @@ class Painter:
         eosin = 0.70 + (fibers - 0.74) * (0.95 * self.stain.fibre)
         eosin = np.maximum(eosin, 0) * (1 - 0.5 * lymph)
         cell = 0.30 + 0.34 * halo + 0.035 * rough
-        eosin += (cell - eosin) * tumour
+        eosin += (cell - eosin) * tumor
         dead = 0.68 + 0.10 * rough + 0.13 * lumps
         eosin += (dead - eosin) * necrosis
-        hematoxylin = 0.04 + tumour * (0.13 + 0.10 * halo)
+        hematoxylin = 0.04 + tumor * (0.13 + 0.10 * halo)
         hematoxylin += (0.10 - hematoxylin) * necrosis
         nucleus = self.nuclei[slice(*rows)].astype(np.float32) * (1 / 255)
         amount = _soft(enlarge(self.solid, rows), 2.0) * enlarge(self.uneven, rows)

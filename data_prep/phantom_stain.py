@@ -18,7 +18,7 @@ from jaxtyping import Float
 
 HEMATOXYLIN = (0.65, 0.70, 0.29)
 EOSIN = (0.14, 0.95, 0.27)
-REFERENCE = {"stroma": (0.10, 0.62), "tumour": (0.62, 0.55)}
+REFERENCE = {"stroma": (0.10, 0.62), "tumor": (0.62, 0.55)}
 """Mean amounts of H and E in the two large tissues, for comparing stains."""
 APART = 0.15
 """Least difference in mean optical density between a tissue of a wide patient and the same of
@@ -64,7 +64,7 @@ class Stain:
         return _turn(h, self.hue + self.hue_h), _turn(e, self.hue + self.hue_e)
 
     def density(self, tissue: str) -> Float[np.ndarray, "3"]:
-        """Mean optical density of "stroma" or "tumour" by equation (1)."""
+        """Mean optical density of "stroma" or "tumor" by equation (1)."""
         h, e = self.vectors()
         amount_h, amount_e = REFERENCE[tissue]
         return amount_h * self.h_gain * h + amount_e * self.e_gain * e

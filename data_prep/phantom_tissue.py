@@ -30,7 +30,7 @@ class Tissue:
 
     Attributes:
       tissue: tissue, tears excluded.
-      tumour: tumor nests with everything that lies in them.
+      tumor: nests of it with everything that lies in them.
       necrosis, lumen: cores of some nests.
       lymph: clusters of lymphocytes in the stroma.
       along, across: coordinates along and across the collagen fibers.
@@ -38,7 +38,7 @@ class Tissue:
     """
 
     tissue: Field
-    tumour: Field
+    tumor: Field
     necrosis: Field
     lumen: Field
     lymph: Field
@@ -152,18 +152,18 @@ def _nests(rng: np.random.Generator, tissue: Field) -> tuple[Field, Field, Field
     return nests, necrosis, lumen
 
 
-def _lymph(rng: np.random.Generator, tissue: Field, tumour: Field) -> Field:
+def _lymph(rng: np.random.Generator, tissue: Field, tumor: Field) -> Field:
     """Clusters of lymphocytes, between the nests."""
     side = tissue.shape[0]
     field = np.full((side, side), -60, np.float32)
-    free = np.argwhere((tissue > 25) & (tumour < -12) & (tumour > -55))
+    free = np.argwhere((tissue > 25) & (tumor < -12) & (tumor > -55))
     count = round(len(free) * STEP**2 / 4.5e4)
     for y, x in free[rng.integers(0, max(len(free), 1), count)].tolist():
         for _ in range(3):
             at = (x * STEP + rng.normal(0, 18), y * STEP + rng.normal(0, 18))
             _raise_disc(field, *at, rng.uniform(12, 34))
     field += smooth_noise(rng, side, 6.0) * 5
-    return np.minimum.reduce([field, -tumour - 3, tissue - 5])
+    return np.minimum.reduce([field, -tumor - 3, tissue - 5])
 
 
 def _without_specks(field: Field, area: float) -> Field:
@@ -191,20 +191,20 @@ def make_tissue(rng: np.random.Generator, size: int, waviness: float = 1.0) -> T
     tissue = _without_specks(_outline(rng, side), 3000.0)
     nests, necrosis, lumen = _nests(rng, tissue)
     rough = _rough(rng, side, (14.0, 8.0), (5.0, 3.0))
-    tumour = _without_specks(np.minimum(nests + rough, tissue - 8), 700.0)
+    tumor = _without_specks(np.minimum(nests + rough, tissue - 8), 700.0)
     inner = smooth_noise(rng, side, 8.0) * 6
-    lumen = _without_specks(np.minimum(lumen + inner, tumour - 14), 300.0)
-    necrosis = np.minimum.reduce([necrosis + inner, tumour - 14, -lumen - 6])
+    lumen = _without_specks(np.minimum(lumen + inner, tumor - 14), 300.0)
+    necrosis = np.minimum.reduce([necrosis + inner, tumor - 14, -lumen - 6])
     necrosis = _without_specks(necrosis, 700.0)
     along, across = _rotated(0.0, 0.0, rng.uniform(0, np.pi), side)
     across = across + smooth_noise(rng, side, 120.0) * (90 * waviness)
     across += smooth_noise(rng, side, 32.0) * (14 * waviness)
     along = along + smooth_noise(rng, side, 90.0) * 60
-    capsule = cv2.distanceTransform((tumour < 0).astype(np.uint8), cv2.DIST_L2, 5)
+    capsule = cv2.distanceTransform((tumor < 0).astype(np.uint8), cv2.DIST_L2, 5)
     capsule = np.minimum(capsule, side) * STEP
     capsule += smooth_noise(rng, side, 16.0) * 2
-    lymph = _lymph(rng, tissue, tumour)
-    return Tissue(tissue, tumour, necrosis, lumen, lymph, along, across, capsule)
+    lymph = _lymph(rng, tissue, tumor)
+    return Tissue(tissue, tumor, necrosis, lumen, lymph, along, across, capsule)
 
 
 def _at(field: Field, xy: Points) -> Float32[np.ndarray, " n"]:
@@ -242,13 +242,13 @@ def place_nuclei(
       spacing: microns between the nuclei of the tumor.
 
     Returns:
-      kind ("tumour", "lymphocyte", "fibroblast", "debris") -> nuclei.
+      kind ("tumor", "lymphocyte", "fibroblast", "debris") -> nuclei.
     """
-    solid = np.minimum.reduce([tissue.tumour - 2, -tissue.necrosis - 3, -tissue.lumen - 4])
-    stroma = np.minimum.reduce([tissue.tissue - 6, -tissue.tumour - 4, -tissue.lumen])
+    solid = np.minimum.reduce([tissue.tumor - 2, -tissue.necrosis - 3, -tissue.lumen - 4])
+    stroma = np.minimum.reduce([tissue.tissue - 6, -tissue.tumor - 4, -tissue.lumen])
     xy = _lattice(rng, size, spacing, 0.17)
     xy = xy[(_at(solid, xy) > 0) & (rng.uniform(size=len(xy)) < 0.95)]
-    tumour = _oriented_at_random(rng, xy)
+    tumor = _oriented_at_random(rng, xy)
     cluster = _lattice(rng, size, 7.2, 0.16)
     cluster = cluster[(_at(tissue.lymph, cluster) > 0) & (rng.uniform(size=len(cluster)) < 0.9)]
     single = _scatter(rng, size, 3500.0)
@@ -262,4 +262,4 @@ def place_nuclei(
     fibroblast = Nuclei(xy, angle + rng.normal(0, 0.15, len(xy)))
     xy = _scatter(rng, size, 120.0)
     debris = _oriented_at_random(rng, xy[_at(tissue.necrosis, xy) > 2])
-    return {"tumour": tumour, "lymphocyte": lymphocyte, "fibroblast": fibroblast, "debris": debris}
+    return {"tumor": tumor, "lymphocyte": lymphocyte, "fibroblast": fibroblast, "debris": debris}

@@ -25,16 +25,16 @@ class Count:
     pixels: tuple[int, ...]
 
     @property
-    def labelled(self) -> int:
+    def labeled(self) -> int:
         """Labeled pixels."""
         return sum(self.pixels)
 
     def shares(self, area: int) -> list[str]:
         """As text, the labeled share of the pixels of tiles of an area, and the share of each class
         in what is labeled."""
-        labelled = self.labelled
-        parts = [f"{pixels / labelled:.1%}" if labelled else "-" for pixels in self.pixels]
-        return [f"{labelled / (self.tiles * area):.1%}", *parts]
+        labeled = self.labeled
+        parts = [f"{pixels / labeled:.1%}" if labeled else "-" for pixels in self.pixels]
+        return [f"{labeled / (self.tiles * area):.1%}", *parts]
 
 
 def all_rows(tiles: TileSet) -> list[IndexRow]:
@@ -87,5 +87,5 @@ def write_counts(path: Path, tiles: TileSet) -> None:
         len(tiles.classes),
     )
     head = [*key, "tiles", "labelled", *(f"pixels_{spec.name}" for spec in tiles.classes)]
-    rows = [[*name, count.tiles, count.labelled, *count.pixels] for name, count in counts.items()]
+    rows = [[*name, count.tiles, count.labeled, *count.pixels] for name, count in counts.items()]
     write_csv(path, [head, *rows])

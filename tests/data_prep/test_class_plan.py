@@ -46,7 +46,7 @@ def test_errors(wanted, says):
         plan_classes(FOUND, wanted)
 
 
-def test_colours_and_files(tmp_path):
+def test_colors_and_files(tmp_path):
     text = "stroma,tumour:#c80000=Tumor|tumor"
     (tmp_path / "c.json").write_text(
         '{"stroma": null, "tumour": {"from": ["Tumor", "tumor"], "color": "#c80000"}}'
@@ -71,7 +71,7 @@ def test_a_background_that_polygons_do_not_leave():
     )
 
 
-def test_classes_that_nobody_drew():
+def test_classes_without_a_polygon():
     plan = plan_classes(FOUND, "stroma,tumour=Tumor|tumor,fat", background="background")
     assert unseen_classes(plan, FOUND) == ["fat"]
 
@@ -91,7 +91,7 @@ def test_wrong_files(tmp_path, text, says):
         plan_classes(FOUND, str(tmp_path / "c.json"))
 
 
-def test_a_colour_of_the_palette_is_never_that_of_a_file():
+def test_a_color_of_the_palette_is_never_that_of_a_file():
     found = {"a": (150, 200, 150), "b": None, "c": (205, 5, 0)}
     plan = plan_classes(found, None, background="background", complete=True)
     colors = {spec.name: spec.color for spec in plan.classes}

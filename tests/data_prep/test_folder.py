@@ -75,7 +75,7 @@ def test_packs(folder):
 
 @pytest.mark.parametrize("margin", [0, 8])
 def test_judged_pixels_count_once(folder, margin):
-    """In val and test the tiles hold every labelled pixel once; in train the overlap is labelled in
+    """In val and test the tiles hold every labeled pixel once; in train the overlap is labeled in
     both."""
     run(folder, margin=margin)
     tiles = TileSet.open(folder / "out")
@@ -186,7 +186,7 @@ def test_a_class_id_out_of_range(folder):
     assert re.search(r"masks/0\.png holds the value 7.*valid are 0, 1", run(folder)[1][0]["error"])
 
 
-def test_a_coloured_mask(folder):
+def test_a_colored_mask(folder):
     cv2.imwrite(
         str(folder / "masks" / "0.png"),
         np.random.default_rng(0).integers(0, 2, (70, 100, 3)).astype(np.uint8),

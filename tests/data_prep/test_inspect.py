@@ -26,7 +26,7 @@ from tests.conftest import CLASSES, make_tile
 
 
 def picture(seed, size=32):
-    """A tile with something to recognise in it."""
+    """A tile with something to recognize in it."""
     noise = np.random.default_rng(seed).normal(size=(size, size, 3))
     return np.clip(128 + 400 * cv2.GaussianBlur(noise, (0, 0), 3), 0, 255).astype(np.uint8)
 
@@ -60,7 +60,7 @@ def run(tiles, *extra):
     return "\n".join(lines), [finding.what for finding in findings]
 
 
-def test_a_sound_set_is_told_and_nothing_is_found(good, tmp_path):
+def test_a_sound_set_is_described_and_nothing_is_found(good, tmp_path):
     text, found = run(good)
     assert found == [] and "nothing to look into" in text
     assert "12 tiles of 32 px" in text and "2 um a pixel" in text and "scanner: S1 4" in text
@@ -129,7 +129,7 @@ def test_equal_tiles_of_two_splits_and_changed_ones_of_two_patients_are_found(tm
     tiles += [make_tile("test", "c", 9, image=copied), make_tile("train", "e", 9, image=brighter)]
     tiles += [
         make_tile("train", "a", 8, image=picture([1, *b"a"]))
-    ]  # of the same patient: not told
+    ]  # of the same patient: not reported
     tiles += [
         make_tile(s, p, 7, image=np.full((32, 32, 3), 255, np.uint8))
         for s, p in (("train", "a"), ("test", "c"))
@@ -176,8 +176,8 @@ def test_empty_splits_and_classes(tmp_path):
     made = write(
         tmp_path / "set", [*tiles_of((("train", "a"),)), *tiles_of((("test", "b"),), mask=plain)]
     )
-    told = [str(finding) for finding in lacking(made)]
-    assert told == ["splits without a tile: val", "classes without a pixel: tumour in test"]
+    found = [str(finding) for finding in lacking(made)]
+    assert found == ["splits without a tile: val", "classes without a pixel: tumour in test"]
 
 
 def test_without_deep_only_some_tiles_are_looked_at(good, monkeypatch):

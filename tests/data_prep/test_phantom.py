@@ -43,7 +43,7 @@ def test_default_cohort():
     assert len(set.union(*patients.values())) == 19
 
 
-def test_only_labelled_patients_are_stained_alike():
+def test_only_annotated_patients_are_stained_alike():
     for plan in plan_cohort(19, 4096, 0):
         apart = distance(plan.stain, NOMINAL)
         assert apart < 0.12 if plan.split in ("train", "val") else apart > 0.12, plan.name
@@ -96,15 +96,15 @@ def test_polygons_equal_the_truth(cohort, tmp_path):
         assert either == 0 or both / either > 0.97, value
 
 
-def test_nuclei_are_dense_in_the_tumour_only():
+def test_nuclei_are_dense_in_the_tumor_only():
     rng = np.random.default_rng(0)
     tissue = make_tissue(rng, 2048)
     nuclei = place_nuclei(rng, tissue, 2048, 11.0)
     regions = class_regions(tissue)
     inside = regions["tumour"] & ~regions["necrosis"]
-    per_area = len(nuclei["tumour"].xy) / inside.sum() * 4e6 / 1e3  # per 1000 square microns
+    per_area = len(nuclei["tumor"].xy) / inside.sum() * 4e6 / 1e3  # per 1000 square microns
     assert 6 < per_area < 11
-    at = np.clip(np.round(nuclei["tumour"].xy).astype(int), 0, 2047)
+    at = np.clip(np.round(nuclei["tumor"].xy).astype(int), 0, 2047)
     assert inside[at[:, 1], at[:, 0]].mean() > 0.97
     at = np.clip(np.round(nuclei["lymphocyte"].xy).astype(int), 0, 2047)
     assert regions["tumour"][at[:, 1], at[:, 0]].mean() < 0.03

@@ -28,13 +28,13 @@ def test_style_and_test_span_the_same_hues():
     assert min(hues) < -40 and max(hues) > 40
 
 
-def test_some_stroma_looks_like_the_training_tumour():
-    """The stroma of some wide patient is nearer to the training tumour than to the training
+def test_some_stroma_looks_like_the_training_tumor():
+    """The stroma of some wide patient is nearer to the training tumor than to the training
     stroma."""
     rng = np.random.default_rng((0, 1))
-    tumour, stroma = NOMINAL.density("tumour"), NOMINAL.density("stroma")
+    tumor, stroma = NOMINAL.density("tumor"), NOMINAL.density("stroma")
     found = [
-        np.linalg.norm(stain.density("stroma") - tumour)
+        np.linalg.norm(stain.density("stroma") - tumor)
         < np.linalg.norm(stain.density("stroma") - stroma)
         for stain in wide_stains(rng, 12)
     ]

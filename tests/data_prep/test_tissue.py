@@ -168,7 +168,7 @@ def test_mean_in_boxes():
 )
 @pytest.mark.parametrize("mpp", [2.0, 8.0])
 def test_real_slides(real_data, name, supplied, share, least, mpp):
-    """Ink on the glass of a biopsy, and on haematoxylin-rich kidney that fills the picture (where
+    """Ink on the glass of a biopsy, and on hematoxylin-rich kidney that fills the picture (where
     red is hardest)."""
     with Slide(real_data / "slides" / name, supplied=supplied) as slide:
         image = slide.overview(mpp)

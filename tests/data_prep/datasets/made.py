@@ -69,11 +69,11 @@ CATCH_ROWS = (
 
 
 def catch_polygons(name: str) -> list[tuple[str, list[list[int]]]]:
-    """Dermis with a tumour in it; between them and the box round both is what nobody drew."""
-    tumour = TUMORS[name.partition("_")[0]]
+    """Dermis with a tumor in it; between them and the box around both nothing is drawn."""
+    tumor = TUMORS[name.partition("_")[0]]
     return [
         ("Dermis", box(160, 160, 480, 640)),
-        (tumour, box(320, 320, 256, 256)),
+        (tumor, box(320, 320, 256, 256)),
         ("Epidermis", box(640, 704, 64, 96)),
     ]
 
@@ -130,17 +130,21 @@ def _coco(path: Path) -> None:
 def _sliderunner(path: Path) -> None:
     base = sqlite3.connect(path)
     base.executescript(
-        "CREATE TABLE Slides (uid INTEGER PRIMARY KEY AUTOINCREMENT, filename TEXT, width INTEGER, height INTEGER,"
-        " directory TEXT);"
-        "CREATE TABLE Classes (uid INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT, color TEXT);"
-        "CREATE TABLE Persons (uid INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT);"
-        "CREATE TABLE Annotations (uid INTEGER PRIMARY KEY AUTOINCREMENT, slide INTEGER, guid TEXT, lastModified"
-        " REAL, deleted INTEGER DEFAULT 0, type INTEGER, agreedClass INTEGER, clickable INTEGER DEFAULT 1);"
-        "CREATE TABLE Annotations_label (uid INTEGER PRIMARY KEY AUTOINCREMENT, person INTEGER, class INTEGER,"
-        " annoId INTEGER);"
-        "CREATE TABLE Annotations_coordinates (uid INTEGER PRIMARY KEY AUTOINCREMENT, coordinateX INTEGER,"
-        " coordinateY INTEGER, slide INTEGER, annoId INTEGER, orderIdx INTEGER);"
-        "INSERT INTO Persons (name) VALUES ('Coco');"
+        """
+        CREATE TABLE Slides (uid INTEGER PRIMARY KEY AUTOINCREMENT, filename TEXT,
+            width INTEGER, height INTEGER, directory TEXT);
+        CREATE TABLE Classes (uid INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT, color TEXT);
+        CREATE TABLE Persons (uid INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT);
+        CREATE TABLE Annotations (uid INTEGER PRIMARY KEY AUTOINCREMENT, slide INTEGER, guid TEXT,
+            lastModified REAL, deleted INTEGER DEFAULT 0, type INTEGER, agreedClass INTEGER,
+            clickable INTEGER DEFAULT 1);
+        CREATE TABLE Annotations_label (uid INTEGER PRIMARY KEY AUTOINCREMENT, person INTEGER,
+            class INTEGER, annoId INTEGER);
+        CREATE TABLE Annotations_coordinates (uid INTEGER PRIMARY KEY AUTOINCREMENT,
+            coordinateX INTEGER, coordinateY INTEGER, slide INTEGER, annoId INTEGER,
+            orderIdx INTEGER);
+        INSERT INTO Persons (name) VALUES ('Coco');
+        """
     )
     base.executemany(
         "INSERT INTO Classes (name, color) VALUES (?, '#ff0000')", [(name,) for name in CATEGORIES]
@@ -161,8 +165,8 @@ def _sliderunner(path: Path) -> None:
                 (kind, annotation),
             )
             base.executemany(
-                "INSERT INTO Annotations_coordinates (coordinateX, coordinateY, slide, annoId, orderIdx)"
-                " VALUES (?, ?, ?, ?, ?)",
+                "INSERT INTO Annotations_coordinates"
+                " (coordinateX, coordinateY, slide, annoId, orderIdx) VALUES (?, ?, ?, ?, ?)",
                 [(x, y, slide, annotation, order) for order, (x, y) in enumerate(ring, start=1)],
             )
     base.commit()
@@ -170,7 +174,7 @@ def _sliderunner(path: Path) -> None:
 
 
 def make_her2(folder: Path) -> Path:
-    """Five slides: a region of interest in each annotated one, tumour and in-situ tumour within."""
+    """Five slides: a region of interest in each annotated one, tumor and in-situ tumor within."""
     folder.mkdir(parents=True)
     lines = ["slide,patient,split,score"]
     for seed, (name, split, score) in enumerate(

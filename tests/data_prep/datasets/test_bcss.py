@@ -73,7 +73,7 @@ def test_by_patient_with_styles(source, tmp_path):
     }
 
 
-def test_normalised_images_are_taken_last_and_with_a_warning(tmp_path, capsys):
+def test_normalized_images_are_taken_last_and_with_a_warning(tmp_path, capsys):
     folder = make_bcss(tmp_path / "BCSS", "rgbs_colorNormalized")
     assert bcss.find_folders(folder)[0].name == "rgbs_colorNormalized"
     assert bcss.main([f"--source={folder}", f"--out={tmp_path / 'out'}", *SMALL, "--dry_run"]) == 0

@@ -69,7 +69,7 @@ def test_masks_have_the_tissues_and_background_within_the_box(packed):
         known = tile.mask != VOID
         full[y : y + 32, x : x + 32][known] = tile.mask[known]
         assert tile.tags["scanner"] == "AT2" and tile.patient == "SCC_01"
-    # In pixels of 8: dermis from (20, 20), 60 by 80; the tumour from (40, 40), 32; epidermis at
+    # In pixels of 8: dermis from (20, 20), 60 by 80; the tumor from (40, 40), 32; epidermis at
     # (80, 88), 8 by 12.
     assert (
         full[45, 45] == ids["SCC"]

@@ -38,7 +38,7 @@ def test_labels_only_within_the_region(packed):
         assert tile.tags == {"score": "1"} and tile.mpp == 1.0 and tile.roi
     expected = np.full((192, 192), VOID, np.uint8)
     expected[16:112, 16:112] = ids["background"]
-    expected[32:64, 32:80] = ids["score_1"]  # the second tumour lies outside the region
+    expected[32:64, 32:80] = ids["score_1"]  # the second tumor lies outside the region
     expected[80:96, 80:96] = ids["LCIS_DCIS"]
     np.testing.assert_array_equal(full, expected)
 
@@ -120,7 +120,7 @@ def test_a_bad_row_stops_no_other(source, tmp_path):
     ]  # in a mask, what is HER2 0 is no region of interest
 
 
-def test_a_class_nobody_named(source, tmp_path):
+def test_a_class_that_is_not_named(source, tmp_path):
     """It would pass for background."""
     flags = [f"--source={source}", f"--out={tmp_path / 'out'}", *SMALL]
     flags.append("--classes=background=Background|Hard Negative,tumour=HER2 0|HER2 1+|DCIS")

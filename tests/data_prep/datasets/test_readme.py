@@ -1,4 +1,4 @@
-"""The page for users says nothing that the commands do not know."""
+"""The page for users names only options and messages that exist."""
 
 import ast
 import importlib
@@ -30,7 +30,7 @@ def texts() -> str:
 
 
 def test_every_message_of_the_table_is_one():
-    table = PAGE[PAGE.index("| it says | do |") :].splitlines()[2:]
+    table = PAGE[PAGE.index("| message | what to do |") :].splitlines()[2:]
     quoted = [
         text
         for line in table
@@ -63,4 +63,4 @@ def test_every_option_is_one(capsys):
 def test_every_module_and_column_is_there():
     for name in set(re.findall(r"(?<!tests\.)data_prep\.(\w+)", PAGE)):
         assert (REPO / "data_prep" / f"{name}.py").exists()
-    assert len(PAGE.splitlines()) <= 180
+    assert len(PAGE.splitlines()) <= 190
