@@ -95,7 +95,7 @@ MPP = 8 * 0.2533
 NAME = re.compile(r"(?P<patient>(?P<subtype>[A-Za-z]+)_\d+)_\d+")
 
 
-def class_groups(kind: str) -> dict[str, tuple[str, ...]]:
+def class_groups(kind: str) -> Mapping[str, tuple[str, ...]]:
     """Classes of the records, by id, each with the names in the annotation that it takes; see
     --classes."""
     tumors = tuple(TUMORS.values())

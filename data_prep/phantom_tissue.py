@@ -175,7 +175,7 @@ def _without_specks(field: Field, area: float) -> Field:
         _, labels, stats, _ = cv2.connectedComponentsWithStats(inside, connectivity=4)
         small = stats[:, cv2.CC_STAT_AREA] < area / STEP**2
         small[0] = False
-        field[small[np.asarray(labels)]] = -4 * sign
+        field[small[np.asarray(labels, int)]] = -4 * sign
     return field
 
 

@@ -81,7 +81,7 @@ def _large(mask: Mask, least: float) -> Mask:
     _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     large = stats[:, cv2.CC_STAT_AREA] >= least
     large[0] = False
-    return large[np.asarray(labels)]
+    return large[np.asarray(labels, int)]
 
 
 def _border(image: Overview) -> Mask:
@@ -93,7 +93,7 @@ def _border(image: Overview) -> Mask:
     counts = np.bincount(labels[rim], minlength=count)
     touching = counts >= 0.2 * min(image.shape[:2])  # a nucleus at the edge is no border
     touching[0] = False
-    return touching[np.asarray(labels)]
+    return touching[np.asarray(labels, int)]
 
 
 def _extremes(image: Overview) -> tuple[Gray, Gray]:
