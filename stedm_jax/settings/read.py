@@ -163,6 +163,8 @@ def changed(
     Raises:
       UserError: it has no such key, or a value that cannot be.
     """
+    if not (changes := tuple(changes)):
+        return section
     given = to_dict(section)
     for key, value in changes:
         *parents, leaf = key.split(".")

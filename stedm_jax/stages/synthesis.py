@@ -9,7 +9,7 @@ tile set like any other.
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -29,6 +29,7 @@ from stedm_jax.training.sharding import check_batch, own_rows, to_global
 Make = Callable[[Sequence[Order]], np.ndarray]
 
 
+@runtime_checkable
 class Generators(Protocol):
     """What this stage asks of what the run has learned (experiment/learned.py)."""
 

@@ -1,5 +1,6 @@
 """Settings for tests of the experiment room."""
 
+from dataclasses import replace
 from typing import Any
 
 from configs.base import get_base
@@ -39,3 +40,11 @@ def tiny(tiles: Any, **changes: Any) -> Settings:
             node = node[parent]
         node[leaf] = value
     return read_settings(config)
+
+
+def unchecked(section: Any, key: str, value: Any) -> Any:
+    """A section with one key changed, whatever its checks say of the value."""
+    name, _, below = key.partition(".")
+    if below:
+        value = unchecked(getattr(section, name), below, value)
+    return replace(section, **{name: value})

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from stedm_jax.common.errors import UserError
-from stedm_jax.stages.initial import initial_params
+from stedm_jax.experiment.init_weights import initial_params
 from stedm_jax.tasks.autoencoder import DISCRIMINATOR, AutoencoderTask
 from stedm_jax.training.program import Program
 from stedm_jax.training.sharding import make_mesh

@@ -2,10 +2,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
 from stedm_jax.common.errors import UserError
-from stedm_jax.convert.table import flatten
-from stedm_jax.stages.initial import check_sources, initial_params, split_entry
+from stedm_jax.experiment.init_weights import check_sources, initial_params, split_entry
 from stedm_jax.training.program import Program
 from stedm_jax.training.sharding import make_mesh
 from tests.training import toy
@@ -54,7 +54,7 @@ def test_a_converted_folder_by_path_and_by_name(program, tmp_path, monkeypatch, 
     monkeypatch.setenv("STEDM_WEIGHTS", str(tmp_path / "weights"))
     two = initial_params(program, ("taef2",), False, 0)
     assert toy.same(one, two) and toy.same(one, jax.tree.map(jnp.asarray, given))
-    with pytest.raises(UserError, match="ldm-vq-f4.*has not been converted yet"):
+    with pytest.raises(UserError, match="ldm-vq-f4.*is not there.*stedm_jax.convert list"):
         initial_params(program, ("ldm-vq-f4",), False, 0)
 
 
@@ -64,7 +64,7 @@ def test_what_does_not_fit_is_listed_and_a_part_has_to_be_asked_for(
     whole = jax.tree.map(np.asarray, program.init(1).params)
     less = {"hidden": {"kernel": whole["hidden"]["kernel"]}, "strange": np.zeros(2, np.float32)}
     save_folder(tmp_path / "less", less, INFO)
-    missing = len(flatten(whole)) - 1
+    missing = len(flatten_dict(whole)) - 1
     with pytest.raises(UserError, match=f"{missing} missing: .*1 unknown: strange.*init_partial"):
         initial_params(program, (str(tmp_path / "less"),), False, 0)
     params = initial_params(program, (str(tmp_path / "less"),), True, 7)
@@ -79,7 +79,7 @@ def test_what_does_not_fit_is_listed_and_a_part_has_to_be_asked_for(
 
 
 def test_sources_and_parts_that_are_not_there(program, tmp_path) -> None:
-    with pytest.raises(UserError, match="neither a stage folder.*ldm-vq-f4"):
+    with pytest.raises(UserError, match="neither the folder of a trained cell.*registry"):
         initial_params(program, (str(tmp_path),), False, 0)
     check_sources(())
     with pytest.raises(UserError, match="neither"):

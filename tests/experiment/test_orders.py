@@ -1,0 +1,100 @@
+"""What a context gives to stages, and what samples are made from."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from stedm_jax.common.errors import UserError
+from stedm_jax.experiment.cells import Graph
+from stedm_jax.experiment.context import Context, spread
+from stedm_jax.experiment.learned import Learned
+from stedm_jax.experiment.orders import Orders
+from stedm_jax.experiment.segmenters import Rows, check_leaks
+from stedm_jax.experiment.workdir import Workdir
+from stedm_jax.stages import generator
+from stedm_jax.training.sharding import make_mesh
+from tests.experiment.settings import tiny
+
+
+@pytest.fixture
+def make(tile_set, tmp_path):
+    """Makes a context of settings with changed keys."""
+    mesh = make_mesh()
+    return lambda **changes: Context(
+        tiny(tile_set.path, **changes), Workdir(tmp_path / "run"), mesh
+    )
+
+
+def orders(context):
+    settings = context.settings
+    return Orders(context, settings.synthesis, settings.diffusion.style)
+
+
+def test_training_on_held_out_patients_is_refused(make):
+    with pytest.raises(UserError, match="trains on the split test"):
+        make().sources({"train": 0.5, "test": 0.5})
+
+
+def test_styles_of_held_out_patients_are_refused(make):
+    with pytest.raises(UserError, match="'test0' in synthesis and test"):
+        orders(make(synthesis__styles="test"))
+
+
+def test_judging_a_patient_who_was_learned_from_is_refused(make):
+    context = make()
+    scored = {
+        split: Rows(context.reader, context.rows(name))
+        for split, name in (("val", "val"), ("test", "train"))
+    }
+    with pytest.raises(UserError, match="'train0' in test and training"):
+        check_leaks(context, scored, None)
+
+
+def test_orders_are_functions_of_seed_and_number_and_use_the_right_patients(make):
+    one, other = orders(make()), orders(make())
+    assert [one[n] for n in range(20)] == [other[n] for n in (*range(10), *range(10, 20))]
+    for order in (one[n] for n in range(20)):
+        assert order.layout.split == "train"
+        assert {row.patient for row in order.styles} == {order.style_patient}
+        assert {row.split for row in order.styles} == {"style"}
+    assert {one[n].style_patient for n in range(20)} == {"style0", "style1"}
+    third = orders(make(seed=1))
+    assert [third[n] for n in range(20)] != [one[n] for n in range(20)]
+
+
+def test_the_grid_keeps_a_style_in_a_column_and_a_layout_in_a_row(make):
+    grid = orders(make()).grid(3, 2)
+    assert len(grid) == 3 and all(len({order.layout for order in row}) == 1 for row in grid)
+    assert all(len({order.styles for order in column}) == 1 for column in zip(*grid, strict=True))
+
+
+def test_the_names_of_watched_samples_are_those_of_what_is_drawn(make):
+    context = make(diffusion__watch__layouts=3, diffusion__watch__styles=2)
+    cell = Graph(context.settings)["generator/stedm"]
+    batch = generator.watched(context, cell)
+    ((picture, (rows, columns)),) = generator.names(context, cell).items()
+    assert picture == "samples" and (rows[0], columns[0]) == ("style", "layout")
+    grid = orders(context).grid(3, 2)
+    assert rows[1:] == [row[0].layout.patient for row in grid]
+    assert columns[1:] == [order.style_patient for order in grid[0]] == ["style0", "style1"]
+    assert batch["mask"].shape[:2] == (len(rows) - 1, len(columns) - 1)
+    file = context.workdir.path / cell.name / "images" / generator.WHOSE
+    assert json.loads(file.read_text()) == {"layouts": rows[1:], "styles": columns[1:]}
+
+
+def test_tiles_of_another_size_are_refused(make):
+    context = make()
+    data = replace(context.settings.data, tile=64)
+    context = replace(context, settings=replace(context.settings, data=data))
+    with pytest.raises(UserError, match="32 px at 2 um/px"):
+        _ = context.tiles
+
+
+def test_what_has_not_finished_is_refused(make):
+    with pytest.raises(UserError, match="needs autoencoder, latents"):
+        Learned(make()).need("autoencoder", "latents")
+
+
+def test_spread_is_even_and_never_repeats():
+    assert spread(list(range(10)), 4) == [0, 3, 6, 9] and spread([1, 2], 5) == [1, 2]
