@@ -4,6 +4,7 @@ used."""
 import dataclasses
 import json
 import shutil
+from functools import cached_property
 from types import SimpleNamespace
 
 import jax
@@ -11,19 +12,24 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs.demo import get_config
 from stedm_jax.common.errors import UserError
 from stedm_jax.data import arrays
 from stedm_jax.data.arrays import ArrayStore, ShardWriter
 from stedm_jax.data.pipeline import tile_dataset, training_batches
-from stedm_jax.stages import autoencoder, diffusion, encode, latents, plan
-from stedm_jax.stages.frozen import Weights
-from stedm_jax.stages.run import Run
-from stedm_jax.tasks.diffusion import DiffusionTask, LatentScale
+from stedm_jax.experiment import encode_views, latent_cache
+from stedm_jax.experiment.cells import Graph
+from stedm_jax.experiment.context import Context
+from stedm_jax.experiment.cost import Costs
+from stedm_jax.experiment.learned import Learned
+from stedm_jax.experiment.pinned import Weights
+from stedm_jax.experiment.workdir import Workdir
+from stedm_jax.stages import generator, latents
+from stedm_jax.tasks.build import build_autoencoder, build_generator
+from stedm_jax.tasks.latent_diffusion import LatentScale
 from stedm_jax.training.loop import TrainResult
 from stedm_jax.training.sharding import make_mesh
 from stedm_jax.training.signals import Stopped
-from stedm_jax.workdir import Workdir
+from tests.experiment.settings import tiny, unchecked
 from tests.models.fakes import random_params
 
 KINDS = {
@@ -39,63 +45,77 @@ KINDS = {
 }
 
 
-def make_run(tile_set, folder, monkeypatch, kind="kl", devices=2, **changes):
+class Known(Learned):
     """A run whose autoencoder is small and was drawn by lot."""
-    config = get_config("tiny")
-    config.data.update(
-        {"tiles": str(tile_set.path), "prepare": (), "tile": 32, "groups": (), "foreground": ()}
+
+    sha256 = "1" * 64
+
+    @cached_property
+    def autoencoder(self):
+        task = build_autoencoder(self.settings, self.context.dtype)
+        return task, random_params(task.network), Weights("somewhere", self.sha256)
+
+    @property
+    def denoising(self):
+        """The task of the generator with parameters drawn by lot."""
+        first, frozen, _ = self.autoencoder
+        channels = self.settings.autoencoder.model.latent_channels
+        scale = LatentScale((0.1,) * channels, (0.5,) * channels)
+        colors, dtype = self.context.classes.colors, self.context.dtype
+        task = build_generator(self.settings, "stedm", first, colors, dtype, scale)
+        abstract = jax.eval_shape(task.init, jax.random.key(0))
+        return task, random_params(SimpleNamespace(abstract=abstract)), {"first": frozen}
+
+
+def make_run(tile_set, folder, kind="kl", devices=2, **changes):
+    settings = tiny(
+        tile_set.path,
+        diffusion__style__width=4,
+        diffusion__style__dim=8,
+        latents__cache=True,
+        latents__scale=1.0,
+        latents__copies=2,
+        **{f"autoencoder__model__{key}": value for key, value in KINDS[kind].items()},
+        **changes,
     )
-    config.autoencoder.model.update(KINDS[kind])
-    config.diffusion.unet.update({"base": 8, "multipliers": (1, 1), "heads": 2})
-    config.diffusion.style.update({"width": 4, "dim": 8})
-    config.latents.update({"cache": True, "scale": 1.0, "copies": 2})
-    config.update_from_flattened_dict(
-        {key.replace("__", "."): value for key, value in changes.items()}
-    )
-    run = Run(config, Workdir(folder / "run"), make_mesh(devices=jax.devices()[:devices]))
-    (run.workdir.stage("autoencoder") / "done.json").write_text("{}")
-    give(run, monkeypatch)
-    return run
+    mesh = make_mesh(devices=jax.devices()[:devices])
+    context = Context(settings, Workdir(folder / "run"), mesh)
+    (context.workdir.folder("autoencoder") / "done.json").write_text("{}")
+    return Known(context)
 
 
-def give(run, monkeypatch, sha256="1" * 64):
-    task = autoencoder.build(run)
-    params = random_params(task.network)
-    monkeypatch.setattr(
-        autoencoder, "trained", lambda run: (task, params, Weights("somewhere", sha256))
-    )
+def changed(known, key, value):
+    """The same run with another setting."""
+    settings = unchecked(known.settings, key, value)
+    other = Known(dataclasses.replace(known.context, settings=settings))
+    other.context.__dict__["tiles"] = known.context.tiles
+    return other
 
 
-def cache(run) -> ArrayStore:
-    """As stage diffusion opens it."""
-    store = latents.stored(run)
+def run(known):
+    """The stage latents."""
+    latents.run(known.context, Graph(known.settings)["latents"], known)
+
+
+def cache(known) -> ArrayStore:
+    """As a generator opens it."""
+    store = latent_cache.stored(known.context, known)
     assert store is not None
     return store
 
 
-def batches(run, store=None, count=2, views=True):
-    config = run.config.diffusion
-    sources = run.sources(dict(config.splits), config.style)
+def batches(known, store=None, count=2, views=True):
+    settings, section = known.settings, known.settings.diffusion
+    sources = known.context.sources(section.splits, section.style)
     if views:
+        which = latent_cache.views(settings)
         sources = [
-            dataclasses.replace(
-                source, views=latents.views(run.config), stored=store, pixels=store is None
-            )
+            dataclasses.replace(source, views=which, stored=store, pixels=store is None)
             for source in sources
         ]
-    dataset = tile_dataset(sources, seed=run.config.seed, jitter=config.stain_jitter)
+    dataset = tile_dataset(sources, seed=settings.seed, jitter=section.stain_jitter)
     stream = training_batches(dataset, batch=8, start=0, threads=2)
     return [next(stream) for _ in range(count)]
-
-
-def denoiser(run):
-    """The task of stage diffusion with parameters drawn by lot."""
-    first, frozen, _ = autoencoder.trained(run)
-    channels = run.config.autoencoder.model.latent_channels
-    scale = LatentScale((0.1,) * channels, (0.5,) * channels)
-    task = DiffusionTask(run.config.diffusion, first, scale, run.classes.colors, run.dtype)
-    abstract = jax.eval_shape(task.init, jax.random.key(0))
-    return task, random_params(SimpleNamespace(abstract=abstract)), {"first": frozen}
 
 
 @pytest.mark.parametrize(
@@ -110,21 +130,21 @@ def denoiser(run):
 def test_training_from_it_sees_the_latents_of_encoding_at_every_step(
     tile_set, tmp_path, monkeypatch, kind, changes
 ):
-    run = make_run(tile_set, tmp_path, monkeypatch, kind, **changes)
-    latents.run(run)
-    plain = not run.config.diffusion.stain_jitter
-    store = cache(run)
-    splits = [split for split, weight in run.config.diffusion.splits.items() if weight]
+    known = make_run(tile_set, tmp_path, kind, **changes)
+    run(known)
+    plain = not known.settings.diffusion.stain_jitter
+    store = cache(known)
+    splits = [split for split, weight in known.settings.diffusion.splits.items() if weight]
     assert store.spec.views == dict.fromkeys(
-        splits, (1 if plain else 2) * run.config.latents.variants
+        splits, (1 if plain else 2) * known.settings.latents.variants
     )
-    with_it = batches(run, store)
+    with_it = batches(known, store)
     # With symmetries alone, these are the batches that training without a cache draws.
-    without = batches(run, views=not plain)
-    assert "image" not in with_it[0] and with_it[0]["moments"].dtype == run.config.latents.dtype
-    task, _, frozen = denoiser(run)
+    without = batches(known, views=not plain)
+    assert "image" not in with_it[0] and with_it[0]["moments"].dtype == known.settings.latents.dtype
+    task, _, frozen = known.denoising
     of = jax.jit(task.latents_of)
-    coarse = 2**-8 if "bfloat16" in (run.config.dtype, run.config.latents.dtype) else 2**-11
+    coarse = 2**-8 if "bfloat16" in (known.settings.dtype, known.settings.latents.dtype) else 2**-11
     for number, (one, other) in enumerate(zip(without, with_it, strict=True)):
         z = np.asarray(of(frozen, one, jax.random.key(number)))
         stored = np.asarray(of(frozen, other, jax.random.key(number)))
@@ -134,18 +154,18 @@ def test_training_from_it_sees_the_latents_of_encoding_at_every_step(
 
 
 def test_training_from_it_has_the_losses_of_encoding_at_every_step(tile_set, tmp_path, monkeypatch):
-    run = make_run(tile_set, tmp_path, monkeypatch)
-    latents.run(run)
-    task, params, frozen = denoiser(run)
+    known = make_run(tile_set, tmp_path)
+    run(known)
+    task, params, frozen = known.denoising
     loss = jax.jit(
         lambda params, frozen, batch, key: task.loss(params, frozen, batch, key, jnp.int32(0))[0]
     )
     one, other = (
         [
             float(loss(params, frozen, batch, jax.random.key(number)))
-            for number, batch in enumerate(batches(run, store))
+            for number, batch in enumerate(batches(known, store))
         ]
-        for store in (None, cache(run))
+        for store in (None, cache(known))
     )
     np.testing.assert_allclose(other, one, rtol=2**-11)
     assert one[0] != one[1]
@@ -154,18 +174,18 @@ def test_training_from_it_has_the_losses_of_encoding_at_every_step(tile_set, tmp
 def test_the_moments_are_those_of_the_autoencoder_to_the_last_bit_of_their_type(
     tile_set, tmp_path, monkeypatch
 ):
-    run = make_run(tile_set, tmp_path, monkeypatch, diffusion__train__eval_every=1)
-    latents.run(run)
-    store, (task, params, _) = cache(run), autoencoder.trained(run)
+    known = make_run(tile_set, tmp_path, diffusion__train__eval_every=1)
+    run(known)
+    store, (task, params, _) = cache(known), known.autoencoder
     assert set(store.spec.tiles) == {"train", "style", "val"} and store.spec.views["val"] == 1
-    views = latents.views(run.config)
+    views = latent_cache.views(known.settings)
     for split, record, number in (
         ("train", 3, 0),
         ("train", 12, 13),
         ("style", 15, 7),
         ("val", 2, 0),
     ):
-        image = run.reader.read_whole(run.rows(split)[record])[0]
+        image = known.context.reader.read_whole(known.context.rows(split)[record])[0]
         shown = image if split == "val" else views.of(split, record, number).image(image, 0)
         wanted = np.asarray(
             task.moments(params, jnp.asarray(shown, jnp.float32)[None] / 127.5 - 1.0)
@@ -173,7 +193,7 @@ def test_the_moments_are_those_of_the_autoencoder_to_the_last_bit_of_their_type(
         np.testing.assert_allclose(
             store.read(split, record, number)["moments"], wanted, rtol=2**-10, atol=1e-3
         )
-    done = run.workdir.result("latents")
+    done = known.context.workdir.result("latents")
     assert done is not None and done["cache"] == {
         "views": 2 * 16 * 16 + 16,
         "bytes": store.spec.size,
@@ -181,22 +201,21 @@ def test_the_moments_are_those_of_the_autoencoder_to_the_last_bit_of_their_type(
 
 
 def test_stage_diffusion_trains_judges_and_draws_with_it(tile_set, tmp_path, monkeypatch):
-    run = make_run(
+    known = make_run(
         tile_set,
         tmp_path,
-        monkeypatch,
         diffusion__train__eval_every=1,
         diffusion__train__visual_every=1,
     )
-    latents.run(run)
+    run(known)
     seen = {}
 
-    def learnt(run, program, config, folder, *, dataset, visual, labels, frozen, eval_batches):
+    def learn(context, program, section, cell, *, dataset, visual, labels, frozen, eval_batches):
         seen.update(train=dataset[0], drawn=visual(), named=labels(), judged=next(eval_batches()))
         return TrainResult(program.state, {"loss": 1.0}, 1, 0.0)
 
-    monkeypatch.setattr(diffusion, "learn", learnt)
-    diffusion.run(run)
+    monkeypatch.setattr(generator, "learn", learn)
+    generator.run(known.context, Graph(known.settings)["generator/stedm"], known)
     rows, columns = seen["named"][
         "samples"
     ]  # a row of styles and a column of layouts stand before the samples
@@ -211,10 +230,10 @@ def test_stage_diffusion_trains_judges_and_draws_with_it(tile_set, tmp_path, mon
 @pytest.fixture
 def small(tile_set, tmp_path, monkeypatch):
     """A run whose cache has eight shards of four tiles."""
-    run = make_run(tile_set, tmp_path, monkeypatch, diffusion__stain_jitter=0.0)
-    spec = latents.plan(run.config, autoencoder.build(run), {}, {})
+    known = make_run(tile_set, tmp_path, diffusion__stain_jitter=0.0)
+    spec = latent_cache.plan(known.settings, known.autoencoder[0], {}, {})
     monkeypatch.setattr(arrays, "SHARD_BYTES", 4 * 8 * spec.record_bytes)
-    return run
+    return known
 
 
 def written(monkeypatch):
@@ -244,136 +263,145 @@ def test_killed_in_the_middle_it_goes_on(small, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(ShardWriter, "finish", dies)
         with pytest.raises(Killed):
-            latents.run(small)
-    assert small.workdir.result("latents") is None
+            run(small)
+    assert small.context.workdir.result("latents") is None
     names = written(monkeypatch)
-    latents.run(small)
+    run(small)
     assert names == ["style-00003.array_record", *(f"train-{n:05d}.array_record" for n in range(4))]
-    before = {file.name: file.read_bytes() for file in small.workdir.path.rglob("*.array_record")}
-    shutil.rmtree(small.workdir.path / "latents")
-    latents.run(small)
-    after = {file.name: file.read_bytes() for file in small.workdir.path.rglob("*.array_record")}
+    before = {
+        file.name: file.read_bytes() for file in small.context.workdir.path.rglob("*.array_record")
+    }
+    shutil.rmtree(small.context.workdir.path / "latents")
+    run(small)
+    after = {
+        file.name: file.read_bytes() for file in small.context.workdir.path.rglob("*.array_record")
+    }
     assert before == after and len(names) == 13
 
 
 def test_told_to_stop_it_keeps_what_is_finished(small, monkeypatch):
     asked = iter([False] * 6)  # a shard is 4 batches of 8 views
-    monkeypatch.setattr(type(small.signals), "due", lambda self, mesh: next(asked, True))
-    small.signals.received = 15
+    monkeypatch.setattr(type(small.context.signals), "due", lambda self, mesh: next(asked, True))
+    small.context.signals.received = 15
     with pytest.raises(Stopped, match="after 1 of 8 shards, which are saved"):
-        latents.run(small)
-    assert [file.name for file in small.workdir.path.rglob("*.array_record")] == [
+        run(small)
+    assert [file.name for file in small.context.workdir.path.rglob("*.array_record")] == [
         "style-00000.array_record"
     ]
-    assert not list(small.workdir.path.rglob("*.partial*"))
+    assert not list(small.context.workdir.path.rglob("*.partial*"))
 
 
 def test_a_lost_shard_is_made_anew_when_training_begins(small, monkeypatch):
-    latents.run(small)
-    (small.workdir.path / "latents" / "cache" / "style-00002.array_record").unlink()
+    run(small)
+    (small.context.workdir.path / "latents" / "cache" / "style-00002.array_record").unlink()
     names = written(monkeypatch)
     assert isinstance(cache(small), ArrayStore) and names == ["style-00002.array_record"]
 
 
 def test_too_little_room_is_told_before_anything_is_encoded(small, monkeypatch):
-    usage = shutil.disk_usage(small.workdir.path)
-    monkeypatch.setattr(encode.shutil, "disk_usage", lambda _: usage._replace(free=10))
-    monkeypatch.setattr(encode, "_Encoder", None)
+    usage = shutil.disk_usage(small.context.workdir.path)
+    monkeypatch.setattr(encode_views.shutil, "disk_usage", lambda _: usage._replace(free=10))
+    monkeypatch.setattr(encode_views, "_Encoder", None)
     with pytest.raises(
         UserError, match=r"need 0.00 GB more in .*cache.*latents.copies.*latents.variants=1"
     ):
-        latents.run(small)
+        run(small)
 
 
 def test_other_augmentations_are_encoded_anew_and_other_weights_and_tiles_refused(
     small, monkeypatch, capsys
 ):
-    latents.run(small)
-    small.config.diffusion.stain_jitter = 0.3
-    store = cache(small)
+    run(small)
+    other = changed(small, "diffusion.stain_jitter", 0.3)
+    store = cache(other)
     assert store.spec.views["train"] == 16
     assert (
         "made otherwise (diffusion.stain_jitter: 0.0 -> 0.3; latents.copies: 1 -> 2"
         in capsys.readouterr().out
     )
-    give(small, monkeypatch, "2" * 64)
+    del other.autoencoder
+    other.sha256 = "2" * 64
     with pytest.raises(
         UserError, match=r"another autoencoder .*autoencoder: 1111.* -> 2222.*delete .*latents"
     ):
-        cache(small)
-    give(small, monkeypatch)
-    small.tiles.manifest["classes"] = small.tiles.manifest["classes"][::-1]
+        cache(other)
+    del other.autoencoder
+    other.sha256 = "1" * 64
+    manifest = other.context.tiles.manifest
+    manifest["classes"] = manifest["classes"][::-1]
     with pytest.raises(UserError, match="tiles: "):
-        cache(small)
+        cache(other)
 
 
 def test_a_split_that_is_added_or_dropped_leaves_the_others_alone(small, monkeypatch):
-    latents.run(small)
+    run(small)
     names = written(monkeypatch)
-    small.config.diffusion.train.eval_every = 1
-    assert set(cache(small).spec.tiles) == {"train", "style", "val"}
+    more = changed(small, "diffusion.train.eval_every", 1)
+    assert set(cache(more).spec.tiles) == {"train", "style", "val"}
     assert names and all(name.startswith("val-") for name in names)
-    small.config.diffusion.splits = {"train": 1.0, "style": 0.0}
-    assert set(cache(small).spec.tiles) == {"train", "val"} and all(
-        name.startswith("val-") for name in names
-    )
-    assert not list((small.workdir.path / "latents/cache").glob("style-*"))
+    less = changed(more, "diffusion.splits", {"train": 1.0, "style": 0.0})
+    assert set(cache(less).spec.tiles) == {"train", "val"}
+    assert all(name.startswith("val-") for name in names)
+    assert not list((small.context.workdir.path / "latents/cache").glob("style-*"))
 
 
-def test_changed_keys_under_a_finished_stage_are_refused_by_the_workdir(small):
-    shutil.rmtree(small.workdir.path)
-    small.workdir.path.mkdir()
-    small.workdir.adopt(small.config, "refuse")
-    (small.workdir.stage("latents") / "done.json").write_text("{}")
-    for key, value in {"cache": False, "copies": 3, "variants": 1, "dtype": "bfloat16"}.items():
-        changed = small.config.copy_and_resolve_references()
-        changed.latents[key] = value
-        with pytest.raises(UserError, match=f"latents.{key}: .*makes untrue: latents"):
-            small.workdir.adopt(changed, "refuse")
+@pytest.mark.parametrize(
+    ("key", "value"), [("cache", False), ("copies", 3), ("variants", 1), ("dtype", "bfloat16")]
+)
+def test_the_settings_of_the_cache_are_read_by_the_cell(small, key, value):
+    before = Graph(small.settings).stamps("t")
+    after = Graph(changed(small, f"latents.{key}", value).settings).stamps("t")
+    assert before["latents"] != after["latents"]
+    assert before["autoencoder"] == after["autoencoder"]
 
 
 def test_damaged_tiles_are_named_and_limited_here_too(small, capfd):
-    read = type(small.reader)._arrays
+    read = type(small.context.reader)._arrays
 
-    class Damaged(type(small.reader)):
+    class Damaged(type(small.context.reader)):
         def _arrays(self, row, names):
             if (row.split, row.record) == ("train", 5):
                 raise self.damage(row, ValueError("no image"))
             return read(self, row, names)
 
-    small.reader.__class__ = Damaged
+    small.context.reader.__class__ = Damaged
     with pytest.raises(
         UserError, match=r"Record 0 of .*train.array_record-00001-of-00004 .*max_damaged=0"
     ):
-        latents.run(small)
-    small.damaged.clear()
-    small.reader.max_damaged = 1
-    latents.run(small)
+        run(small)
+    small.context.damaged.clear()
+    small.context.reader.max_damaged = 1
+    run(small)
     assert cache(small).absent == {"train": {5}, "style": frozenset()}
     shards = [
         json.loads(file.read_text())
-        for file in (small.workdir.path / "latents/cache").glob("train-*.json")
+        for file in (small.context.workdir.path / "latents/cache").glob("train-*.json")
     ]
     assert (
-        sorted(len(shard["absent"]) for shard in shards) == [0, 0, 0, 1] and len(small.damaged) == 1
+        sorted(len(shard["absent"]) for shard in shards) == [0, 0, 0, 1]
+        and len(small.context.damaged) == 1
     )
 
 
-def test_a_scale_that_float16_cannot_hold_is_refused(small, monkeypatch):
-    task, params, origin = autoencoder.trained(small)
+def test_a_scale_that_float16_cannot_hold_is_refused(small):
+    params = small.autoencoder[1]
     params["quant_conv"]["bias"] = params["quant_conv"]["bias"] + 1e6
-    monkeypatch.setattr(autoencoder, "trained", lambda run: (task, params, origin))
     with pytest.raises(UserError, match="float16 cannot hold.*latents.dtype"):
-        latents.run(small)
-    assert not list(small.workdir.path.rglob("*.array_record"))
+        run(small)
+    assert not list(small.context.workdir.path.rglob("*.array_record"))
 
 
-def test_the_plan_tells_views_and_bytes(tile_set, tmp_path, monkeypatch):
-    run = make_run(tile_set, tmp_path, monkeypatch)
-    task, records = autoencoder.build(run), run.tiles.manifest["records"]
-    line = plan._latents(run.config, task, records, 10.0)
-    wanted = "cache of 1 kB a view (style x 16, train x 16), 512 views, 0.00 GB; training without it encodes 48 images"
-    assert wanted in line.what and line.total == 5120.0
-    run.config.latents.update({"cache": False, "scale": 0.0, "tiles": 3})
-    line = plan._latents(run.config, task, records, 10.0)
-    assert "cache" not in line.what and line.total == 30.0
+def test_the_plan_says_views_and_bytes(tile_set, tmp_path):
+    known = make_run(tile_set, tmp_path)
+    records, graph = known.context.tiles.manifest["records"], Graph(known.settings)
+    costs = Costs(known.settings, known.context.classes, records)
+    costs.encoder = 10.0
+    cost = costs.of(graph["latents"])
+    assert "cache of 1 kB a view (style x 16, train x 16), 512 views, 0.00 GB" in cost.what
+    assert "training without it encodes 48 images" in cost.what and cost.total == 5120.0
+    latents = dataclasses.replace(known.settings.latents, cache=False, scale=0.0, tiles=3)
+    settings = dataclasses.replace(known.settings, latents=latents)
+    costs = Costs(settings, known.context.classes, records)
+    costs.encoder = 10.0
+    cost = costs.of(graph["latents"])
+    assert "cache" not in cost.what and cost.total == 30.0
