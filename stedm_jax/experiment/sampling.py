@@ -1,18 +1,38 @@
 """The compiled sampler of a generator, for synthesis and for the doctor."""
 
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from stedm_jax.settings.synthesis import Synthesis
-from stedm_jax.tasks.diffusion import DiffusionTask
 from stedm_jax.training import peers
 from stedm_jax.training.sharding import batch_sharding, replicated
 
 
-def make_sampler(task: DiffusionTask, synthesis: Synthesis, seed: int, mesh: Mesh) -> Any:
+@runtime_checkable
+class SamplingTask(Protocol):
+    """What the sampler needs of a generator's task."""
+
+    factor: int
+    channels: int
+
+    def sample(
+        self,
+        params: Any,
+        frozen: Any,
+        mask: jax.Array,
+        styles: jax.Array,
+        noise: jax.Array,
+        synthesis: Any,
+        key: jax.Array,
+    ) -> jax.Array:
+        """Images uint8 (b, h, w, 3) of layouts, style tiles and noise."""
+        ...
+
+
+def make_sampler(task: SamplingTask, synthesis: Synthesis, seed: int, mesh: Mesh) -> Any:
     """The jitted `(params, frozen, batch of orders.load) -> images`.
 
     The noise of image n depends on the seed and n only.

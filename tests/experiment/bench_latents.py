@@ -16,12 +16,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from stedm_jax.stages.run import DTYPES
 
 from configs.base import get_base
 from stedm_jax.models.flops import forward_flops
 from stedm_jax.settings.load import load_config, override
 from stedm_jax.stages import latents
-from stedm_jax.stages.run import DTYPES
 from stedm_jax.tasks.autoencoder import AutoencoderTask
 from stedm_jax.tasks.diffusion import DiffusionTask, LatentScale
 from stedm_jax.training.program import Program

@@ -10,10 +10,10 @@ from stedm_jax.common.errors import UserError
 from stedm_jax.ema import main
 from stedm_jax.experiment.context import Context
 from stedm_jax.experiment.learn import restore
-from stedm_jax.training.param_paths import named
-from stedm_jax.training.sharding import make_mesh
 from stedm_jax.experiment.workdir import Workdir
 from stedm_jax.settings.root import Settings
+from stedm_jax.training.param_paths import named
+from stedm_jax.training.sharding import make_mesh
 from tests.training import toy
 
 

@@ -2,39 +2,54 @@ import json
 from dataclasses import replace
 
 import jax
-import jax.numpy as jnp
 import pytest
 
 from configs.base import short
-from configs.demo import get_config
 from stedm_jax.common.errors import UserError
 from stedm_jax.data.records import TileSet
+from stedm_jax.experiment.cells import Graph
+from stedm_jax.experiment.context import Context
+from stedm_jax.experiment.learned import Learned
+from stedm_jax.experiment.plan import print_plan
+from stedm_jax.experiment.workdir import Workdir
 from stedm_jax.stages import ssl
-from stedm_jax.stages.plan import print_plan
-from stedm_jax.stages.run import Run
 from stedm_jax.training.logging import read_rows
 from stedm_jax.training.loop import TrainResult
 from stedm_jax.training.sharding import make_mesh
-from stedm_jax.workdir import Workdir
+from tests.experiment.settings import tiny, unchecked
+
+SMALL = {
+    "ssl__model": {"kind": "vit", "width": 16, "depth": 1, "heads": 2, "patch": 8},
+    "ssl__head__hidden": 16,
+    "ssl__head__bottleneck": 8,
+    "ssl__head__prototypes": 12,
+    "ssl__crops__global_size": 16,
+    "ssl__crops__local_size": 8,
+    "ssl__crops__locals": 1,
+    "stages": ("data", "ssl"),
+}
 
 
 @pytest.fixture
-def run(tile_set, tmp_path):
-    config = get_config("tiny")
-    config.data.update(
-        {"tiles": str(tile_set.path), "prepare": (), "tile": 32, "groups": (), "foreground": ()}
-    )
-    config.ssl.model.update({"width": 16, "depth": 1, "heads": 2, "patch": 8})
-    config.ssl.head.update({"hidden": 16, "bottleneck": 8, "prototypes": 12})
-    config.ssl.crops.update({"global_size": 16, "local_size": 8, "locals": 1})
-    config.ssl.train = short(2, 8, 1e-3, visual_every=2)
-    config.stages = ("data", "ssl")
-    return Run(config, Workdir(tmp_path / "run"), make_mesh(devices=jax.devices()[:1]))
+def make(tile_set, tmp_path):
+    mesh = make_mesh(devices=jax.devices()[:1])
+
+    def make(**changes):
+        train = short(2, 8, 1e-3, visual_every=2)
+        settings = tiny(tile_set.path, ssl__train=train, **SMALL | changes)
+        return Context(settings, Workdir(tmp_path / "run"), mesh)
+
+    return make
 
 
-def test_the_whole_stage(run, capsys):
-    ssl.run(run)
-    result = run.workdir.result("ssl")
+def run(context):
+    ssl.run(context, Graph(context.settings)["ssl"], Learned(context))
+
+
+def test_the_whole_stage(make, capsys):
+    context = make(guided__guide__source="ssl")
+    run(context)
+    result = context.workdir.result("ssl")
     assert set(result["probe"]) == {"trained", "random", "colour"}
     for scores in result["probe"].values():
         assert (
@@ -45,7 +60,7 @@ def test_the_whole_stage(run, capsys):
         result["metrics"]
     )
     assert isinstance(result["collapse"], list)
-    folder = run.workdir.path / "ssl"
+    folder = context.workdir.path / "ssl"
     rows = read_rows(folder / "metrics.jsonl")
     assert "probe/random_share_r2" in rows[-1] and any("loss" in row for row in rows)
     assert {path.name for path in (folder / "images").iterdir()} == {
@@ -53,37 +68,33 @@ def test_the_whole_stage(run, capsys):
         "local_crops-00000002.png",
     }
     assert "ssl: colour" in capsys.readouterr().out
-    network, params, origin = ssl.trained(run)
-    out = network.apply(params, jnp.zeros((2, 32, 32, 3)))
-    assert out.shape == (2, 16) and "ssl, step 2" in origin.source and len(origin.sha256) == 64
+    params, origin = Learned(context)._guide()
+    assert "ssl, step 2" in origin.source and len(origin.sha256) == 64
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) > 1000
     json.dumps(result)
 
 
 @pytest.mark.slow
-def test_the_plan_tells_parameters_and_cost(run, capsys):
-    run.config.ssl.train.steps = 1000
-    print_plan(run.config, run.workdir)
+def test_the_plan_says_parameters_and_cost(make, capsys):
+    context = make(ssl__train=short(1000, 8, 1e-3))
+    print_plan(context.settings, context.workdir)
     out = capsys.readouterr().out
-    assert (
-        "ssl           8,000 images in 1,000 steps, 2 + 1 crops each" in out
-        and "encoder: 0.01 M parameters" in out
-    )
-    run.config.stages = ("data",)
-    print_plan(run.config, run.workdir)
+    assert "8,000 images in 1,000 steps, 2 + 1 crops each" in out
+    assert "encoder: 0.01 M parameters" in out
+    print_plan(make(stages=("data",)).settings, context.workdir)
     assert "ssl " not in capsys.readouterr().out
 
 
-def test_an_unknown_protocol_and_held_out_splits_are_refused(run):
-    run.config.ssl.probe.protocol = "random"
-    with pytest.raises(UserError, match="valid are val, leave_one_out"):
-        ssl.run(run)
-    run.config.ssl.probe.protocol = "val"
-    run.config.ssl.splits = {"train": 0.5, "val": 0.5}
+def test_held_out_splits_are_refused(make):
+    context = make()
+    splits = {"train": 0.5, "val": 0.5}
+    settings = unchecked(context.settings, "ssl.splits", splits)
     with pytest.raises(UserError, match="trains on the split val"):
-        ssl.run(run)
+        run(replace(context, settings=settings))
 
 
-def test_where_nothing_is_labelled_the_encoder_is_learnt_and_not_probed(run, monkeypatch, capsys):
+def test_where_nothing_is_labeled_the_encoder_is_learned_and_not_probed(make, monkeypatch, capsys):
+    context = make()
     whole, index = 32 * 32, TileSet.index
     bare = {"val": "", "train": ""}
 
@@ -101,24 +112,24 @@ def test_where_nothing_is_labelled_the_encoder_is_learnt_and_not_probed(run, mon
         )
 
     monkeypatch.setattr(TileSet, "index", unlabelled)
-    assert ssl._probed(run)[1] == ""
+    assert ssl._probed(context)[1] == ""
     bare["val"] = "val"
-    assert ssl._probed(run)[1] == "no tile of val is labelled to at least half"
-    run.config.ssl.probe.protocol = "leave_one_out"
-    rows, missing = ssl._probed(run)
+    assert ssl._probed(context)[1] == "no tile of val is labeled to at least half"
+    context = make(ssl__probe__protocol="leave_one_out")
+    rows, missing = ssl._probed(context)
     assert (
         missing == ""
         and rows["val"] == []
         and {row.patient for row in rows["train"]} == {"train0", "train1"}
     )
     bare["train"] = "train0"
-    assert "1 patient(s) of train and val" in ssl._probed(run)[1]
+    assert "1 patient(s) of train and val" in ssl._probed(context)[1]
     health = {"entropy": 0.5, "prototypes": 9.0, "spread": 0.9, "rank": 9.0}
     monkeypatch.setattr(
-        ssl, "learn", lambda run, program, *_, **__: TrainResult(program.state, health, 2, 0.0)
+        ssl, "learn", lambda context, program, *_, **__: TrainResult(program.state, health, 2, 0.0)
     )
-    ssl.run(run)
+    run(context)
     assert (
-        run.workdir.result("ssl")["probe"] == {}
+        context.workdir.result("ssl")["probe"] == {}
         and "is not probed: 1 patient" in capsys.readouterr().out
     )
