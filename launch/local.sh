@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# One machine: checks it, then runs, and goes on after a crash. Arguments are those of stedm_jax.main:
+# One machine: checks it, then runs, and continues after a crash. Arguments are those of stedm_jax.main:
 #   launch/local.sh --config=configs/catch.py --workdir=runs/catch
 # PYTHON=python3      the interpreter
-# RESTARTS=3          how often to go on after a crash (an out-of-memory kill, a driver that failed)
+# RESTARTS=3          how often to continue after a crash (an out-of-memory kill, a driver that failed)
 # PROCESSES=1         more than one: as many processes on this machine that train together
-# DOCTOR=1            0: no check before
+# DOCTOR=1            0: no check first
 set -euo pipefail
 set -m # every run gets a process group of its own, so that a signal to this group does not reach it twice
 cd "$(dirname "$0")/.."
@@ -40,7 +40,7 @@ once() {
     children+=($!)
   done
   for pid in "${children[@]}"; do
-    # A signal ends a wait before the child ends, with a status that is not the child's; the last one tells it.
+    # A signal ends a wait before the child ends, with a status that is not the child's; the last wait returns that.
     wait "$pid" || true
     while kill -0 "$pid" 2>/dev/null; do wait "$pid" || true; done
     one=0
@@ -53,18 +53,18 @@ once() {
 if [[ ${DOCTOR:-1} != 0 ]]; then
   checked=()
   for word in "$@"; do
-    [[ $word == --stage=* || $word == --on_change=* ]] || checked+=("$word")
+    [[ $word == --stage=* || $word == --cells=* || $word == --on_change=* ]] || checked+=("$word")
   done
   "$python" -m stedm_jax.doctor "${checked[@]}"
 fi
 for ((attempt = 0; ; attempt++)); do
-  ((!stopped)) || exit 143 # told so while it was checked, or between two attempts
+  ((!stopped)) || exit 143 # asked to stop during the check, or between two attempts
   status=0
   once "$@" || status=$?
-  # 0: done, or stopped and saved; 2: something that only the user can mend; 130: Ctrl-C.
+  # 0: done, or stopped and saved; 2: something that only the user can repair; 130: Ctrl-C.
   if ((stopped || status == 0 || status == 2 || status == 130 || attempt >= restarts)); then
     exit "$status"
   fi
-  echo "launch: ended with status $status; going on from the last checkpoint ($((attempt + 1)) of $restarts)" >&2
+  echo "launch: ended with status $status; continuing from the last checkpoint ($((attempt + 1)) of $restarts)" >&2
   for ((second = 0; second < ${PAUSE:-10} && !stopped; second++)); do sleep 1; done
 done

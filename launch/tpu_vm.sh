@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A TPU VM or a pod of them, with gcloud on your own machine.
-#   launch/tpu_vm.sh create NAME ZONE TYPE           asks for a spot pod (v5litepod-16, v5p-128) and waits until it is there
+#   launch/tpu_vm.sh create NAME ZONE TYPE           requests a spot pod (v5litepod-16, v5p-128) and waits until it is there
 #   launch/tpu_vm.sh setup  NAME ZONE                copies this project to every host and installs it
 #   launch/tpu_vm.sh run    NAME ZONE ARGUMENTS...   starts the run on every host; the log is stedm.log on each
 #   launch/tpu_vm.sh log    NAME ZONE                follows the log of the first host
@@ -37,7 +37,7 @@ create() {
       echo "launch: the request for $name failed" >&2
       exit 1
     fi
-    echo "launch: $name is ${now:-asked for}" >&2
+    echo "launch: $name is ${now:-requested}" >&2
     sleep 30
   done
 }
@@ -64,7 +64,7 @@ run() {
 }
 
 # What every host says of its run: a status, or "runs"; nothing where a host cannot be reached.
-told() {
+statuses() {
   everywhere 'cat stedm.status 2>/dev/null || echo runs' 2>/dev/null | sort -u | paste -sd ' ' - || true
 }
 
@@ -81,17 +81,17 @@ case $verb in
       create "$type"
       setup
       run "$@"
-      # Only a pod that is known to be gone is given up; that it cannot be asked for a while says nothing.
+      # Only a pod that is known to be gone is given up; one that cannot be reached for a while may still run.
       until [[ $(state) =~ ^(SUSPENDING|SUSPENDED|FAILED)$ ]]; do
         sleep "${PAUSE:-60}"
-        words=$(told)
+        words=$(statuses)
         if [[ -n $words && $words != *runs* ]]; then
           echo "launch: the run has ended with status $words; see launch/tpu_vm.sh log $name $zone" >&2
           [[ $words == 0 ]]
           exit
         fi
       done
-      echo "launch: $name was taken away; asking for another" >&2
+      echo "launch: $name was taken away; requesting another" >&2
       gcloud compute tpus queued-resources delete "$name" --zone="$zone" --force --quiet
     done
     ;;

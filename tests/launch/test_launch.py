@@ -20,7 +20,7 @@ LAUNCH = Path(__file__).parent.parent.parent / "launch"
 SCRIPTS = sorted([*LAUNCH.glob("*.sh"), *LAUNCH.glob("*.sbatch")])
 DOCKERFILES = sorted(LAUNCH.glob("Dockerfile.*"))
 
-# A Python that is none: says what it was given and waits for SIGTERM where it is told to.
+# In place of Python: writes down its arguments, and waits for SIGTERM with FAKE_WAIT.
 FAKE = """#!/usr/bin/env bash
 echo "$STEDM_PROCESS_ID $*" >> "$FAKE_LOG"
 [[ $2 == stedm_jax.doctor ]] && exit "${FAKE_DOCTOR:-0}"
@@ -77,18 +77,20 @@ def test_shell_scripts_parse_and_pass_shellcheck(script: Path) -> None:
 
 
 def test_local_checks_runs_and_goes_on_after_a_crash(fake) -> None:
-    process = fake("local.sh", "--config=configs/demo.py", "--stage=data", FAKE_STATUS="139")
+    process = fake(
+        "local.sh", "--config=configs/demo.py", "--stage=data", "--cells=1/2", FAKE_STATUS="139"
+    )
     assert process.wait(60) == 0
     assert fake.log() == [
         " -m stedm_jax.doctor --config=configs/demo.py",
-        " -m stedm_jax.main --config=configs/demo.py --stage=data",
-        " -m stedm_jax.main --config=configs/demo.py --stage=data",
+        " -m stedm_jax.main --config=configs/demo.py --stage=data --cells=1/2",
+        " -m stedm_jax.main --config=configs/demo.py --stage=data --cells=1/2",
     ]
-    assert "status 139; going on" in process.stderr.read()
+    assert "status 139; continuing" in process.stderr.read()
 
 
 @pytest.mark.parametrize("status", ["2", "130"])
-def test_local_does_not_repeat_what_the_user_has_to_mend(fake, status) -> None:
+def test_local_does_not_repeat_what_the_user_has_to_repair(fake, status) -> None:
     assert fake("local.sh", "--config=x", FAKE_STATUS=status, DOCTOR="0").wait(60) == int(status)
     assert len(fake.log()) == 1
 
@@ -106,9 +108,9 @@ def test_local_hands_a_signal_on_once(fake) -> None:
     assert fake.log() == [" -m stedm_jax.main --config=x", "TERM"]
 
 
-def test_local_told_between_two_attempts_does_not_begin_another(fake) -> None:
+def test_local_stopped_between_two_attempts_does_not_begin_another(fake) -> None:
     process = fake("local.sh", "--config=x", FAKE_STATUS="139", DOCTOR="0", PAUSE="60")
-    _wait(lambda: "going on" in process.stderr.readline())
+    _wait(lambda: "continuing" in process.stderr.readline())
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 143
     assert fake.log() == [" -m stedm_jax.main --config=x"]
@@ -133,13 +135,28 @@ def test_slurm_warns_before_the_end_and_queues_again() -> None:
     assert "scontrol requeue" in text and "STEDM_COORDINATOR" in text
 
 
-def test_slurm_script_with_a_scheduler_that_is_made_up(tmp_path: Path, fake) -> None:
+ARRAY = {
+    "SLURM_ARRAY_JOB_ID": "15",
+    "SLURM_ARRAY_TASK_ID": "3",
+    "SLURM_ARRAY_TASK_MIN": "2",
+    "SLURM_ARRAY_TASK_COUNT": "4",
+}
+
+
+@pytest.mark.parametrize(
+    ("array", "arguments", "job"), [({}, "", "17"), (ARRAY, " --cells=2/4", "15_3")]
+)
+def test_slurm_script_with_a_scheduler_that_is_made_up(
+    tmp_path: Path, fake, array, arguments, job
+) -> None:
     tools = tmp_path / "tools"
     tools.mkdir()
     for name, body in {
-        "scontrol": 'if [[ $1 == show ]]; then echo node1; echo node2; else echo "$*" >> "$FAKE_LOG"; fi',
+        "scontrol": "if [[ $1 == show ]]; then echo node1; echo node2; "
+        'else echo "$*" >> "$FAKE_LOG"; fi',
         "srun": 'shift; SLURM_PROCID=1 exec "$@"',
-        "scancel": 'for file in "$FAKE_LOG".ready.*; do kill -TERM "${file##*.}"; done',
+        "scancel": 'echo "$*" >> "$FAKE_LOG.canceled"; '
+        'for file in "$FAKE_LOG".ready.*; do kill -TERM "${file##*.}"; done',
     }.items():
         (tools / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
         (tools / name).chmod(0o755)
@@ -151,21 +168,25 @@ def test_slurm_script_with_a_scheduler_that_is_made_up(tmp_path: Path, fake) -> 
         "SLURM_JOB_NODELIST": "node[1-2]",
         "FAKE_WAIT": "1",
     }
-    process = fake("slurm.sbatch", "--config=x", **env)
+    process = fake("slurm.sbatch", "--config=x", **env, **array)
     fake.ready()
     process.send_signal(signal.SIGUSR1)
     assert process.wait(60) == 0
-    assert fake.log() == ["1 -m stedm_jax.main --config=x", "TERM", "requeue 17"]
+    assert fake.log() == [f"1 -m stedm_jax.main --config=x{arguments}", "TERM", f"requeue {job}"]
+    assert (tmp_path / "log.canceled").read_text() == f"--signal=TERM {job}\n"
 
 
-# A gcloud that is none: one host, which is a folder here; its state is what the file `state` says;
+# In place of gcloud: one host, which is a folder here; its state is what the file `state` says;
 # deaf, it fails once.
 GCLOUD = """#!/usr/bin/env bash
 echo "$3 $4 $5" >> "$HOST/asked"
 case "$*" in
   *queued-resources\\ create*) echo ACTIVE > "$HOST/state" ;;
   *describe*) [[ ! -e $HOST/deaf ]] || { rm "$HOST/deaf"; exit 1; }; cat "$HOST/state" ;;
-  *\\ ssh*) for word; do [[ $word != --command=* ]] || { cd "$HOST" && bash -c "${word#--command=}"; }; done ;;
+  *\\ ssh*)
+    cd "$HOST" || exit 1
+    for word; do [[ $word != --command=* ]] || bash -c "${word#--command=}"; done
+    ;;
   *\\ scp*) cp "$5" "$HOST/stedm.tar.gz" ;;
 esac
 """
@@ -219,8 +240,8 @@ def test_tpu_vm_keeps_asking_until_the_run_has_ended(tpu_vm) -> None:
     of the pod."""
     host = tpu_vm.host
     body = (
-        "if [[ $2 == stedm_jax.main ]]; then if [[ -e ../taken ]]; then exit 0; fi; touch ../taken ../deaf; "
-        "sleep 1; echo SUSPENDED > ../state; sleep 2; fi"
+        "if [[ $2 == stedm_jax.main ]]; then if [[ -e ../taken ]]; then exit 0; fi; "
+        "touch ../taken ../deaf; sleep 1; echo SUSPENDED > ../state; sleep 2; fi"
     )
     process = tpu_vm("keep", "pod", "zone", "v5litepod-16", "--config=x", python=body)
     said = process.communicate(timeout=60)[1]
@@ -235,7 +256,7 @@ def test_tpu_vm_keeps_asking_until_the_run_has_ended(tpu_vm) -> None:
     assert not (host / "deaf").exists()
 
 
-def test_tpu_vm_does_not_repeat_what_the_user_has_to_mend(tpu_vm) -> None:
+def test_tpu_vm_does_not_repeat_what_the_user_has_to_repair(tpu_vm) -> None:
     body = "[[ $2 != stedm_jax.main ]] || exit 2"
     process = tpu_vm("keep", "pod", "zone", "v5litepod-16", "--config=x", python=body)
     assert "ended with status 2" in process.communicate(timeout=60)[1]
@@ -244,7 +265,7 @@ def test_tpu_vm_does_not_repeat_what_the_user_has_to_mend(tpu_vm) -> None:
 
 
 @pytest.mark.parametrize("file", DOCKERFILES, ids=lambda path: path.name)
-def test_containers_run_as_nobody_in_particular(file: Path) -> None:
+def test_containers_do_not_run_as_root(file: Path) -> None:
     text = file.read_text()
     steps = re.findall(r"^([A-Z]+) (.*)$", text, re.MULTILINE)
     assert steps[0] == ("FROM", "python:3.11-slim")
@@ -293,9 +314,8 @@ def test_the_jobset_has_as_many_hosts_as_its_topology(jobset) -> None:
     sides = pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"].split("x")
     chips = int(pod["containers"][0]["resources"]["limits"]["google.com/tpu"])
     assert job["parallelism"] == job["completions"] == int(sides[0]) * int(sides[1]) // chips
-    assert (
-        job["backoffLimit"] == 0 and pod["restartPolicy"] == "Never"
-    )  # the set begins anew, not a host alone
+    # The whole set restarts, not a host alone.
+    assert job["backoffLimit"] == 0 and pod["restartPolicy"] == "Never"
     (rule,) = job["podFailurePolicy"]["rules"]
     assert (
         rule["onExitCodes"]["values"] == [2]
