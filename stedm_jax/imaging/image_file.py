@@ -19,8 +19,8 @@ CLEAR_MODES = ("RGBA", "LA", "PA", "La", "RGBa")
 
 
 @contextmanager
-def opened(path: Path, page: int = 0) -> Iterator[Image.Image]:
-    """Opens an image by Pillow, whatever its size, at a page; only its head is read.
+def opened(path: Path) -> Iterator[Image.Image]:
+    """Opens an image by Pillow, whatever its size; only its head is read.
 
     Raises:
       UserError: unreadable, or several pictures.
@@ -43,7 +43,6 @@ def opened(path: Path, page: int = 0) -> Iterator[Image.Image]:
                     f"{path} holds {frames} pictures ({picture.format}); save the one that is "
                     "meant as a file of its own."
                 )
-            picture.seek(page)
             yield picture
 
 
@@ -61,13 +60,13 @@ def _is_deep(picture: Image.Image) -> bool:
     return picture.format in ("PNG", "TIFF") and (";16" in raw or ";12" in raw)
 
 
-def read_image_file(path: Path, page: int = 0) -> UInt8[np.ndarray, "h w 3"]:
+def read_image_file(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     """An image as RGB, as a viewer shows it: turned by its orientation, transparency on white.
 
     Raises:
       UserError: unreadable, of more than 8 bits, too large, or several pictures.
     """
-    with opened(path, page) as picture:
+    with opened(path) as picture:
         check_size(path, *picture.size)
         if _is_deep(picture) or picture.mode not in MODES + CLEAR_MODES:
             raise UserError(

@@ -12,8 +12,9 @@ from stedm_jax.imaging.image_file import SUFFIXES, ImageFile
 from stedm_jax.imaging.openslide_file import OpenSlideFile
 from stedm_jax.imaging.reader import SlideReader, check_size, reading
 from stedm_jax.imaging.tiff_file import TiffFile
-from stedm_jax.imaging.tiff_layout import check_tiles, orientation_of
+from stedm_jax.imaging.tiff_layout import check_tiles, key_page, layout_of, orientation_of
 from stedm_jax.imaging.tiff_pages import check_pages, is_tiff
+from stedm_jax.imaging.tiff_tiles import check_pixels, is_decodable
 
 MOST_PAGES = 4096
 """Most pages of a slide; a pyramid has about ten, one page for each plane of an OME-TIFF comes to
@@ -23,7 +24,7 @@ hundreds."""
 def _readers(path: Path) -> list[type[SlideReader]]:
     """The readers that may open a file, the likeliest first: OpenSlide for what vendors write,
     tifffile for other TIFFs (OpenSlide would turn none of them, and take the first page of a stack
-    for the picture), Pillow for images."""
+    for the picture), Pillow for images, and for TIFFs whose colors need to be computed, as CMYK."""
     if path.is_dir():
         return [OpenSlideFile]
     if not is_tiff(path):
@@ -31,10 +32,17 @@ def _readers(path: Path) -> list[type[SlideReader]]:
     check_pages(path, MOST_PAGES, strict=False)
     with tifffile.TiffFile(path) as file:
         check_tiles(file)
-        if file.is_ome or orientation_of(file.pages.first) != 1:
+        vendor = openslide.OpenSlide.detect_format(path)
+        of_vendor = vendor not in (None, "generic-tiff") and not file.is_ome
+        if of_vendor and orientation_of(file.pages.first) == 1:
+            return [OpenSlideFile, TiffFile]
+        planes = layout_of(path, file).levels[0]
+        check_pixels(path, key_page(planes[0]))
+        if is_decodable(key_page(planes[0])):
             return [TiffFile]
-    vendor = openslide.OpenSlide.detect_format(path)
-    return [TiffFile] if vendor in (None, "generic-tiff") else [OpenSlideFile, TiffFile]
+        if len(planes) > 1 or planes[0].index:
+            raise ValueError("colors that are stored in a way that is not known")
+        return [ImageFile]
 
 
 def open_slide(path: Path) -> SlideReader:

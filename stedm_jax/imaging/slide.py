@@ -1,7 +1,7 @@
 """A slide at any number of microns per pixel, block by block."""
 
+from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 from jaxtyping import Int64, UInt8
@@ -19,7 +19,7 @@ SNAP = 0.1
 anything."""
 
 
-class Slide:
+class Slide(AbstractContextManager):
     """A slide opened for reading at wanted microns per pixel; a context manager.
 
     Args:
@@ -72,15 +72,7 @@ class Slide:
         exact = all(abs(side / whole - own) < 1 for side, own in zip(self.size, size, strict=True))
         return float(whole) if exact else said
 
-    def __enter__(self) -> "Slide":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

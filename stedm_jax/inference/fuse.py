@@ -16,7 +16,7 @@ looks no farther than m, (2) is its result for the image continued by reflection
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
@@ -27,34 +27,24 @@ from stedm_jax.models.tiling import crossover
 Predict = Callable[[UInt8[np.ndarray, "b t t 3"]], Any]
 
 
-@runtime_checkable
-class Picture(Protocol):
-    """An image of any size that is read in pieces."""
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Height and width."""
-        ...
-
-    def read(self, top: int, left: int, bottom: int, right: int) -> UInt8[np.ndarray, "h w 3"]:
-        """RGB pixels of rows top to bottom - 1 and columns left to right - 1, all inside."""
-        ...
-
-
 @dataclass(frozen=True)
-class Held:
+class Picture:
+    """An image of any size that is read in pieces.
+
+    Attributes:
+      shape: height and width.
+      read: RGB pixels of a box y, x, height, width, which lies inside.
+    """
+
+    shape: tuple[int, int]
+    read: Callable[[int, int, int, int], UInt8[np.ndarray, "h w 3"]]
+
+
+def held(image: UInt8[np.ndarray, "h w 3"]) -> Picture:
     """An image in memory."""
-
-    image: UInt8[np.ndarray, "h w 3"]
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Height and width."""
-        return self.image.shape[0], self.image.shape[1]
-
-    def read(self, top: int, left: int, bottom: int, right: int) -> UInt8[np.ndarray, "h w 3"]:
-        """A view."""
-        return self.image[top:bottom, left:right]
+    return Picture(
+        image.shape[:2], lambda y, x, height, width: image[y : y + height, x : x + width]
+    )
 
 
 @dataclass(frozen=True)
@@ -153,9 +143,9 @@ def _patch(picture: Picture, top: int, left: int, tile: int) -> UInt8[np.ndarray
     rows, columns = (
         mirrored(start, tile, size) for start, size in zip((top, left), picture.shape, strict=True)
     )
-    first, start = int(rows.min()), int(columns.min())
-    piece = picture.read(first, start, int(rows.max()) + 1, int(columns.max()) + 1)
-    return piece[np.ix_(rows - first, columns - start)]
+    y, x = int(rows.min()), int(columns.min())
+    piece = picture.read(y, x, int(rows.max()) + 1 - y, int(columns.max()) + 1 - x)
+    return piece[np.ix_(rows - y, columns - x)]
 
 
 def resize_bands(
@@ -176,23 +166,19 @@ def resize_bands(
     upper = np.floor(where).astype(np.int64)
     lower = np.minimum(upper + 1, source[0] - 1)
     share = (where - upper).astype(np.float32)[:, None, None]
-    done, last, held = 0, -1, None  # `held` are rows up to `last`, already of the wanted width
-    for _, band in bands:
+    done, first, held = 0, 0, None  # `held` are rows from `first` on, already of the wanted width
+    for top, band in bands:
         wide = _across(band, target[1])
         held = wide if held is None else np.concatenate([held, wide])
-        last += len(band)
-        ready = int(np.searchsorted(lower, last, side="right"))
+        end = top + len(band)
+        ready = int(np.searchsorted(lower, end))
         if ready > done:
-            first = last + 1 - len(held)
             part = slice(done, ready)
-            yield (
-                done,
-                held[upper[part] - first] * (1 - share[part])
-                + held[lower[part] - first] * share[part],
-            )
+            above, below = held[upper[part] - first], held[lower[part] - first]
+            yield done, above * (1 - share[part]) + below * share[part]
             done = ready
-        keep = last + 1 - (int(upper[done]) if done < target[0] else last)
-        held = held[-max(keep, 1) :]
+        keep = min(int(upper[done]), end) if done < target[0] else end
+        held, first = held[keep - first :], keep
 
 
 def _across(band: Float32[np.ndarray, "rows w k"], width: int) -> Float32[np.ndarray, "rows w2 k"]:

@@ -1,27 +1,18 @@
 """Masks as GeoJSON that QuPath opens: an annotation for each object, along the edges of its pixels,
 holes and all."""
 
-import json
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy as np
-import shapely
-from jaxtyping import Bool, Integer, UInt8
-from scipy import ndimage
+from jaxtyping import Integer, UInt8
 
 from stedm_jax.evaluation.objects import classes_in_objects
+from stedm_jax.imaging.contours import outlines
 
 WIDTH = 256
 """Room for the classes of an object."""
-
-
-def outline(pixels: Bool[np.ndarray, "h w"]) -> shapely.Geometry:
-    """The area of some pixels, a pixel being a square of side 1; a polygon, or several."""
-    edges = np.diff(np.pad(pixels, ((0, 0), (1, 1))).astype(np.int8), axis=1)
-    rows, starts = np.nonzero(edges == 1)
-    ends = np.nonzero(edges == -1)[1]
-    return shapely.union_all(shapely.box(starts, rows, ends, rows + 1)).simplify(0)
 
 
 def features(
@@ -44,22 +35,24 @@ def features(
     """
     filled = classes_in_objects(mask, objects, foreground, 0)
     keys = np.where(objects > 0, objects.astype(np.int64) * WIDTH + filled, 0)
-    found, number = np.unique(keys, return_inverse=True)
-    numbers = number.reshape(mask.shape).astype(np.int32) + (0 if found[0] == 0 else 1)
-    for label, box in enumerate(ndimage.find_objects(numbers), start=1):
-        key = int(found[label] if found[0] == 0 else found[label - 1])
-        shape = outline(numbers[box] == label)
-        offset = np.array([box[1].start, box[0].start])
-        shape = shapely.transform(
-            shape, lambda xy, offset=offset: (xy + offset) * scale + np.array(corner)
-        )
-        kind = {"name": names[key % WIDTH], "color": list(colors[key % WIDTH])}
+    found, labels = np.unique(np.append(keys, 0), return_inverse=True)
+    areas = outlines(labels[:-1].reshape(mask.shape).astype(np.int32))
+    for label, parts in groupby(areas, lambda area: area[0]):
+        polygons = [
+            [(np.vstack([ring, ring[:1]]) * scale + corner).tolist() for ring in rings]
+            for _, rings in parts
+        ]
+        number, kind = divmod(int(found[label]), WIDTH)
+        several = len(polygons) > 1
         yield {
             "type": "Feature",
-            "geometry": json.loads(shapely.to_geojson(shape)),
+            "geometry": {
+                "type": "MultiPolygon" if several else "Polygon",
+                "coordinates": polygons if several else polygons[0],
+            },
             "properties": {
                 "objectType": "annotation",
-                "classification": kind,
-                "name": f"object {key // WIDTH}",
+                "classification": {"name": names[kind], "color": list(colors[kind])},
+                "name": f"object {number}",
             },
         }

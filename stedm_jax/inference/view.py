@@ -16,7 +16,7 @@ from stedm_jax.common.errors import UserError
 from stedm_jax.imaging.microns import trusted
 from stedm_jax.imaging.open_slide import open_slide, read_image
 from stedm_jax.imaging.slide import Slide
-from stedm_jax.inference.fuse import Held, Picture
+from stedm_jax.inference.fuse import Picture, held
 
 Region = tuple[int, int, int, int]
 
@@ -56,42 +56,25 @@ def view_image(path: Path, mpp: float, wanted: float) -> View:
         height, width = (max(1, round(side * ratio)) for side in size)
         how = cv2.INTER_AREA if ratio < 1 else cv2.INTER_LINEAR
         image = cv2.resize(image, (width, height), interpolation=how)
-    return View(Held(image), size, mpp)
+    return View(held(image), size, mpp)
 
 
-@dataclass(frozen=True)
-class SlidePart:
-    """A part of a slide at a resolution.
-
-    Attributes:
-      slide: opened.
-      mpp: microns per pixel of that resolution.
-      start: row and column at which the part begins, in such pixels of the whole slide.
-      shape: height and width in such pixels.
-    """
-
-    slide: Slide
-    mpp: float
-    start: tuple[int, int]
-    shape: tuple[int, int]
-
-    def read(self, top: int, left: int, bottom: int, right: int) -> UInt8[np.ndarray, "h w 3"]:
-        """See Picture."""
-        y, x, height, width = top + self.start[0], left + self.start[1], bottom - top, right - left
-        ratio = self.mpp / self.slide.mpp
-        if ratio >= 0.99:
-            return self.slide.read(self.mpp, y, x, height, width)
-        # Finer than the slide: linear between the centers of its pixels.
-        sides = zip((y, x), (height, width), self.slide.size[::-1], strict=True)
-        rows, columns = (
-            np.clip((np.arange(first, first + count) + 0.5) * ratio - 0.5, 0, side - 1)
-            for first, count, side in sides
-        )
-        y0, x0 = int(rows[0]), int(columns[0])
-        box = (y0, x0, int(rows[-1]) + 2 - y0, int(columns[-1]) + 2 - x0)
-        piece = self.slide.read(self.slide.mpp, *box)
-        where = np.meshgrid((columns - x0).astype(np.float32), (rows - y0).astype(np.float32))
-        return cv2.remap(piece, *where, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+def _read(
+    slide: Slide, mpp: float, y: int, x: int, height: int, width: int
+) -> UInt8[np.ndarray, "h w 3"]:
+    """A box of a slide at a resolution, which may be finer than the slide's."""
+    ratio = mpp / slide.mpp
+    if ratio >= 0.99:
+        return slide.read(mpp, y, x, height, width)
+    sides = zip((y, x), (height, width), slide.size[::-1], strict=True)
+    rows, columns = (  # linear between the centers of the slide's pixels
+        np.clip((np.arange(first, first + count) + 0.5) * ratio - 0.5, 0, side - 1)
+        for first, count, side in sides
+    )
+    top, left = int(rows[0]), int(columns[0])
+    piece = slide.read(slide.mpp, top, left, int(rows[-1]) + 2 - top, int(columns[-1]) + 2 - left)
+    where = np.meshgrid((columns - left).astype(np.float32), (rows - top).astype(np.float32))
+    return cv2.remap(piece, *where, cv2.INTER_LINEAR)
 
 
 def view_slide(path: Path, mpp: float | None, wanted: float, region: Region | None = None) -> View:
@@ -118,14 +101,13 @@ def view_slide(path: Path, mpp: float | None, wanted: float, region: Region | No
             f"--region={x},{y},{w},{h} does not lie in {path}, which has {width} x {height} pixels."
         )
     scale = wanted / slide.mpp
-    full = [max(int(side / scale + 1e-6), 1) for side in (height, width)]
-    first = [min(round(at / scale), most - 1) for at, most in zip((y, x), full, strict=True)]
-    shape = [
-        min(max(round(side / scale), 1), most - at)
-        for side, most, at in zip((h, w), full, first, strict=True)
-    ]
-    top, left = first
+    top, left = round(y / scale), round(x / scale)
+    most_high, most_wide = (max(int(side / scale + 1e-6), 1) for side in (height, width))
+    top, left = min(top, most_high - 1), min(left, most_wide - 1)
+    size = (
+        min(max(round(h / scale), 1), most_high - top),
+        min(max(round(w / scale), 1), most_wide - left),
+    )
     corner = (left * scale - reader.origin[0], top * scale - reader.origin[1])
-    size = (shape[0], shape[1])
-    part = SlidePart(slide, wanted, (top, left), size)
-    return View(part, size, wanted, scale, corner, slide.close)
+    picture = Picture(size, lambda y, x, *box: _read(slide, wanted, top + y, left + x, *box))
+    return View(picture, size, wanted, scale, corner, slide.close)

@@ -272,7 +272,7 @@ def test_says_what_was_tried(tmp_path):
     with pytest.raises(UserError, match=r"gone\.svs does not exist"):
         open_slide(tmp_path / "gone.svs")
     (tmp_path / "b.tif").write_bytes(b"II*\0 nothing")
-    with pytest.raises(UserError, match=r"b\.tif is damaged"):
+    with pytest.raises(UserError, match=r"b\.tif is a damaged TIFF"):
         open_slide(tmp_path / "b.tif")
     (tmp_path / "c.svs").write_bytes(b"nothing at all")
     with pytest.raises(

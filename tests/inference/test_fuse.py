@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from stedm_jax.imaging.slide import mirrored
-from stedm_jax.inference.fuse import Held, Patches, fuse_bands, resize_bands
+from stedm_jax.inference.fuse import Patches, Picture, fuse_bands, held, resize_bands
 
 SIDES = st.integers(1, 70)
 
@@ -15,7 +15,7 @@ def image_of(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 
 def fuse(predict, image, *sizes):
-    bands = list(fuse_bands(predict, Held(image), Patches(*sizes)))
+    bands = list(fuse_bands(predict, held(image), Patches(*sizes)))
     return np.concatenate([band for _, band in bands])
 
 
@@ -71,7 +71,7 @@ def test_every_batch_has_the_same_shape_and_bands_follow_each_other():
         return x[..., :1]
 
     image = image_of(333, 47)
-    bands = list(fuse_bands(predict, Held(image), Patches(16, 4, 1, batch=7)))
+    bands = list(fuse_bands(predict, held(image), Patches(16, 4, 1, batch=7)))
     assert shapes == {(7, 16, 16, 3)}
     np.testing.assert_array_equal(
         [first for first, _ in bands], np.cumsum([0] + [len(b) for _, b in bands])[:-1]
@@ -81,20 +81,16 @@ def test_every_batch_has_the_same_shape_and_bands_follow_each_other():
 
 
 def test_a_high_image_is_read_a_few_rows_at_a_time():
-    class Endless:
-        shape = (40_000, 64)
-        most = 0
+    seen = []
 
-        def read(self, top, left, bottom, right):
-            self.most = max(self.most, (bottom - top) * (right - left))
-            assert 0 <= top < bottom <= 40_000 and 0 <= left < right <= 64
-            return np.full((bottom - top, right - left, 3), top % 251, np.uint8)
+    def read(y, x, height, width):
+        seen.append(height * width)
+        assert y >= 0 and x >= 0 and y + height <= 40_000 and x + width <= 64
+        return np.full((height, width, 3), y % 251, np.uint8)
 
-    picture = Endless()
-    rows = sum(
-        len(band) for _, band in fuse_bands(lambda x: x[..., :1], picture, Patches(64, 16, 2, 16))
-    )
-    assert rows == 40_000 and picture.most <= 64 * 64
+    picture, patches = Picture((40_000, 64), read), Patches(64, 16, 2, 16)
+    rows = sum(len(band) for _, band in fuse_bands(lambda x: x[..., :1], picture, patches))
+    assert rows == 40_000 and max(seen) <= 64 * 64
 
 
 def test_positions_are_reflected_to_any_length():
