@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from stedm_jax.evaluation.csv_text import to_csv
 from stedm_jax.evaluation.figures import LIGHT, Theme, png, quiet
-from stedm_jax.evaluation.statistics import Interval, bootstrap_difference, patient_means
+from stedm_jax.evaluation.statistics import Interval, bootstrap_differences, patient_means
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def point(
     """From tables of seeds and patients, NaN where undefined."""
     if isinstance(setting, list | tuple):
         setting = setting[0] if len(setting) == 1 else tuple(setting)
-    mean = bootstrap_difference(np.zeros_like(iou), iou)
+    mean, _ = bootstrap_differences(np.zeros_like(iou), iou)
     mean_dice = float(np.nanmean(patient_means(dice)))
     return Point(arm, setting, len(iou), patient_means(iou), mean, mean_dice)
 

@@ -29,7 +29,6 @@ class Scores:
     recall: Float64[np.ndarray, " c"]
     precision: Float64[np.ndarray, " c"]
     accuracy: float
-    n_pixels: int
 
 
 def confusion_matrix(
@@ -57,7 +56,6 @@ def scores(matrix: Integer[np.ndarray, "c c"]) -> Scores:
         recall=_ratio(hit, truth),
         precision=_ratio(hit, predicted),
         accuracy=float(hit.sum() / total) if total else float("nan"),
-        n_pixels=total,
     )
 
 

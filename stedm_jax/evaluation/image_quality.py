@@ -1,13 +1,11 @@
-"""How close two batches of images are, and means of that over patients; all of it can be compiled.
+"""How close two batches of images are, and means of that over patients.
 
-    PSNR = 10 log10(peak^2 / mean (x - y)^2)
-       (1) SSIM = mean (2 m_x m_y + c1)(2 s_xy + c2) / ((m_x^2 + m_y^2 + c1)(s_x + s_y + c2)),
-                 (2)
-           m, s the local means and (co)variances under a Gaussian window of 11 pixels, sigma 1.5,
-           c1 = (0.01 peak)^2, c2 = (0.03 peak)^2 (Wang et al. 2004); windows inside the image,
-           channel by channel
+    PSNR = 10 log10(peak^2 / mean (x - y)^2)                                                   (1)
+    SSIM = mean (2 m_x m_y + c1)(2 s_xy + c2) / ((m_x^2 + m_y^2 + c1)(s_x + s_y + c2))         (2)
 
-Images are in [-1, 1], so peak = 2.
+In (2) m and s are the local means and (co)variances under a Gaussian window of 11 pixels with sigma
+1.5, c1 = (0.01 peak)^2 and c2 = (0.03 peak)^2 (Wang et al. 2004); windows are inside the image,
+channel by channel. Images are in [-1, 1], so peak = 2. Scores and sums can be compiled.
 """
 
 from collections.abc import Mapping
@@ -23,8 +21,7 @@ WINDOW, SIGMA = 11, 1.5
 
 
 def psnr(x: Float[Array, "b h w c"], y: Float[Array, "b h w c"]) -> Float32[Array, " b"]:
-    """Equation 1 for each image, dB; mean squares below 1e-10 count as that, so equal images have
-    106.02."""
+    """Equation 1 for each image in dB; equal images have 106.02, that of a mean square of 1e-10."""
     error = jnp.mean(jnp.square(x.astype(jnp.float32) - y.astype(jnp.float32)), axis=(1, 2, 3))
     return 10.0 * jnp.log10(PEAK**2 / jnp.maximum(error, 1e-10))
 
@@ -36,14 +33,13 @@ def ssim(x: Float[Array, "b h w c"], y: Float[Array, "b h w c"]) -> Float32[Arra
             f"SSIM needs images of {WINDOW} pixels a side and more, not {x.shape[1:3]}"
         )
     x, y = x.astype(jnp.float32), y.astype(jnp.float32)
-    # Variances as differences of means lose nothing to rounding when one value near the mean is
-    # taken off first.
-    centre = 0.5 * (x.mean((1, 2), keepdims=True) + y.mean((1, 2), keepdims=True))
-    p, q = x - centre, y - centre
+    # Subtracting a value near the mean first keeps variances, as differences of means, precise.
+    center = 0.5 * (x.mean((1, 2), keepdims=True) + y.mean((1, 2), keepdims=True))
+    p, q = x - center, y - center
     mean_p, mean_q = _blur(p), _blur(q)
     var_p, var_q = _blur(p * p) - mean_p**2, _blur(q * q) - mean_q**2
     covariance = _blur(p * q) - mean_p * mean_q
-    mean_x, mean_y = mean_p + centre, mean_q + centre
+    mean_x, mean_y = mean_p + center, mean_q + center
     c1, c2 = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2
     over = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
     under = (mean_x**2 + mean_y**2 + c1) * (var_p + var_q + c2)
@@ -82,24 +78,21 @@ def patient_sums(
     )
 
 
-def patient_means(sums: Mapping[str, np.ndarray], count: str = "images") -> dict[str, np.ndarray]:
+def patient_means(sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Score -> mean of each patient, NaN for one without images.
 
     Args:
-      sums: of each score by patient, and under the name `count` of the weights.
-      count: that name.
+      sums: of each score by patient, and under the name "images" of the weights.
     """
-    images = np.asarray(sums[count], np.float64)
+    sums = {name: np.asarray(total, np.float64) for name, total in sums.items()}
+    images = sums.pop("images")
     under = np.where(images > 0, images, np.nan)
-    return {
-        name: np.asarray(total, np.float64) / under for name, total in sums.items() if name != count
-    }
+    return {name: total / under for name, total in sums.items()}
 
 
-def mean_over_patients(sums: Mapping[str, np.ndarray], count: str = "images") -> dict[str, float]:
+def mean_over_patients(sums: Mapping[str, np.ndarray]) -> dict[str, float]:
     """Score -> mean over the patients that have images; NaN where none has."""
-    means = patient_means(sums, count)
     return {
         name: float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
-        for name, values in means.items()
+        for name, values in patient_means(sums).items()
     }

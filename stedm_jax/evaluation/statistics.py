@@ -12,8 +12,8 @@ than about ten patients it is too narrow, and no method corrects that.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
@@ -65,8 +65,8 @@ class Comparison:
     difference: Interval
     variance_difference: Interval
     wilcoxon: TestResult
-    p_holm: float
     brown_forsythe: TestResult
+    p_holm: float = NAN
 
 
 def patient_means(table: Float64[np.ndarray, "*d s p"]) -> Float64[np.ndarray, "*d p"]:
@@ -86,49 +86,49 @@ def summarize(values: Float64[np.ndarray, " p"]) -> Summary:
     return Summary(x.size, float(x.mean()), var, float(x.min()), float(x.max()))
 
 
-def bootstrap_difference(
-    a: Float64[np.ndarray, "s p"],
-    b: Float64[np.ndarray, "r p"],
-    statistic: Literal["mean", "var"] = "mean",
-) -> Interval:
-    """Hierarchical bootstrap of statistic(b) - statistic(a) over patients, with its 95 % interval.
+def bootstrap_differences(
+    a: Float64[np.ndarray, "s p"], b: Float64[np.ndarray, "r p"]
+) -> tuple[Interval, Interval]:
+    """Hierarchical bootstrap of b - a: their means and their variances over patients.
 
     Columns are the same patients in both; those undefined in every seed of either are left out.
-    NaN limits with fewer than 2 patients.
+    Limits are NaN with fewer than 2 patients.
     """
     keep = ~(np.isnan(patient_means(a)) | np.isnan(patient_means(b)))
     a, b, n = a[:, keep], b[:, keep], int(keep.sum())
-    least = 1 if statistic == "mean" else 2
-    if n < least:
-        return Interval(NAN, NAN, NAN, n)
-    estimate = _over_patients(b[None], statistic)[0] - _over_patients(a[None], statistic)[0]
-    if n < 2:
-        return Interval(float(estimate), NAN, NAN, n)
-    rng = np.random.default_rng(0)
-    values = []
-    for _ in range(BATCHES):
-        patients = rng.integers(n, size=(DRAWS, 1, n))
-        sides = []
-        for table in (a, b):
-            seeds = rng.integers(len(table), size=(DRAWS, len(table), 1))
-            sides.append(_over_patients(table[seeds, patients], statistic))
-        values.append(sides[1] - sides[0])
-    low, high = np.nanpercentile(np.concatenate(values), [TAIL, 100.0 - TAIL])
-    return Interval(float(estimate), float(low), float(high), n)
+    estimates = (_moments(b[None]) - _moments(a[None]))[:, 0]
+    limits = np.full((2, 2), NAN)
+    if n > 1:
+        rng = np.random.default_rng(0)
+        batches = [_draw(rng, a, b) for _ in range(BATCHES)]
+        values = np.concatenate(batches, axis=1)
+        limits = np.nanpercentile(values, [TAIL, 100.0 - TAIL], axis=1)
+    mean, var = np.stack([estimates, *limits], axis=1).tolist()
+    return Interval(*mean, n), Interval(*var, n)
 
 
-def _over_patients(
-    tables: Float64[np.ndarray, "d s p"], statistic: Literal["mean", "var"]
-) -> Float64[np.ndarray, " d"]:
-    """Statistic over patients of the means over seeds, for each of d tables."""
+def _draw(
+    rng: np.random.Generator, a: Float64[np.ndarray, "s p"], b: Float64[np.ndarray, "r p"]
+) -> Float64[np.ndarray, "2 d"]:
+    """The two differences in some draws of patients and seeds."""
+    n = a.shape[1]
+    patients = rng.integers(n, size=(DRAWS, 1, n))
+    of_a, of_b = (
+        _moments(table[rng.integers(len(table), size=(DRAWS, len(table), 1)), patients])
+        for table in (a, b)
+    )
+    return of_b - of_a
+
+
+def _moments(tables: Float64[np.ndarray, "d s p"]) -> Float64[np.ndarray, "2 d"]:
+    """Mean and variance over patients of the means over seeds, for each of d tables."""
     means = patient_means(tables)
-    ok = ~np.isnan(means)
-    n = ok.sum(1)
-    center = np.where(ok, means, 0.0).sum(1) / np.maximum(n, 1)
-    if statistic == "mean":
-        return np.where(n > 0, center, np.nan)
-    square = np.where(ok, (means - center[:, None]) ** 2, 0.0).sum(1)
-    return np.where(n > 1, square / np.maximum(n - 1, 1), np.nan)
+    known = ~np.isnan(means)
+    n = known.sum(1)
+    mean = np.where(known, means, 0.0).sum(1) / np.maximum(n, 1)
+    square = np.where(known, (means - mean[:, None]) ** 2, 0.0).sum(1)
+    var = square / np.maximum(n - 1, 1)
+    return np.stack([np.where(n > 0, mean, np.nan), np.where(n > 1, var, np.nan)])
 
 
 def paired_wilcoxon(a: Float64[np.ndarray, " p"], b: Float64[np.ndarray, " p"]) -> TestResult:
@@ -171,19 +171,13 @@ def brown_forsythe(groups: Sequence[Float64[np.ndarray, " _"]]) -> TestResult:
 
 def compare_arms(arms: Mapping[str, Float64[np.ndarray, "_ p"]], baseline: str) -> list[Comparison]:
     """Every other arm against the baseline; columns of all tables are the same patients."""
-    names = [name for name in arms if name != baseline]
     base = arms[baseline]
-    tests = [paired_wilcoxon(patient_means(base), patient_means(arms[name])) for name in names]
-    adjusted = holm([test.p for test in tests])
-    return [
-        Comparison(
-            arm=name,
-            baseline=baseline,
-            difference=bootstrap_difference(base, arms[name]),
-            variance_difference=bootstrap_difference(base, arms[name], "var"),
-            wilcoxon=test,
-            p_holm=p,
-            brown_forsythe=brown_forsythe([patient_means(base), patient_means(arms[name])]),
-        )
-        for name, test, p in zip(names, tests, adjusted, strict=True)
-    ]
+    out = []
+    for name, table in arms.items():
+        if name != baseline:
+            pair = patient_means(base), patient_means(table)
+            differences = bootstrap_differences(base, table)
+            tests = paired_wilcoxon(*pair), brown_forsythe(pair)
+            out.append(Comparison(name, baseline, *differences, *tests))
+    adjusted = holm([each.wilcoxon.p for each in out])
+    return [replace(each, p_holm=p) for each, p in zip(out, adjusted, strict=True)]

@@ -16,7 +16,7 @@ from stedm_jax.common.labels import VOID
 from stedm_jax.common.text import table
 from stedm_jax.evaluation.confusion import confusion_matrix, mean_over, scores
 from stedm_jax.evaluation.object_scores import ObjectSums, object_sums
-from stedm_jax.evaluation.statistics import bootstrap_difference
+from stedm_jax.evaluation.statistics import bootstrap_differences
 
 SHOWN = {
     "accuracy": 4,
@@ -176,7 +176,7 @@ def arms_table(
             rows.append([part, arm, len(seeds), *_shown(means)])
     lines = ["pooled over images, means over seeds", table(rows, words=2)]
     differences = {
-        arm: bootstrap_difference(patients[baseline], scores)
+        arm: bootstrap_differences(patients[baseline], scores)[0]
         for arm, scores in patients.items()
         if baseline in patients and arm != baseline
     }

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from stedm_jax.evaluation.statistics import (
-    bootstrap_difference,
+    bootstrap_differences,
     brown_forsythe,
     compare_arms,
     holm,
@@ -36,39 +36,40 @@ def test_patient_means_and_summary():
 
 def test_bootstrap_finds_a_difference_and_none():
     base = table(3, 12)
-    better = bootstrap_difference(base, table(3, 12, 0.05))
+    better, _ = bootstrap_differences(base, table(3, 12, 0.05))
     assert better.low < 0.05 < better.high
     assert better.low > 0.02
-    same = bootstrap_difference(base, table(3, 12, 0.0001))
+    same, _ = bootstrap_differences(base, table(3, 12, 0.0001))
     assert same.low < 0 < same.high
     assert better.n == 12
 
 
 def test_bootstrap_is_deterministic():
     a, b = table(3, 8), table(2, 8, 0.02)
-    assert bootstrap_difference(a, b) == bootstrap_difference(a, b)
+    assert bootstrap_differences(a, b) == bootstrap_differences(a, b)
 
 
 def test_bootstrap_counts_seed_noise_as_shared():
     """Two runs that differ for all patients at once: the interval must be as wide as they are."""
     a = np.zeros((2, 30))
     b = np.array([[0.0], [0.2]]) + np.zeros((2, 30))
-    interval = bootstrap_difference(a, b)
+    interval, _ = bootstrap_differences(a, b)
     assert (interval.low, interval.high) == (0.0, pytest.approx(0.2))
 
 
 def test_bootstrap_of_variance():
     rng = np.random.default_rng(0)
     a, b = 0.5 + 0.2 * rng.normal(size=(1, 40)), 0.5 + 0.02 * rng.normal(size=(1, 40))
-    interval = bootstrap_difference(a, b, "var")
+    _, interval = bootstrap_differences(a, b)
     assert interval.high < 0
     assert interval.estimate == pytest.approx(b.var(ddof=1) - a.var(ddof=1))
 
 
 def test_little_data_is_undefined():
-    one = bootstrap_difference(np.array([[0.5]]), np.array([[0.6]]))
+    one, var = bootstrap_differences(np.array([[0.5]]), np.array([[0.6]]))
     assert one.estimate == pytest.approx(0.1) and np.isnan(one.low) and one.n == 1
-    none = bootstrap_difference(np.array([[np.nan]]), np.array([[0.6]]))
+    assert np.isnan([var.estimate, var.low, var.high]).all()
+    none, _ = bootstrap_differences(np.array([[np.nan]]), np.array([[0.6]]))
     assert np.isnan(none.estimate) and none.n == 0
     assert np.isnan(paired_wilcoxon(np.array([0.5]), np.array([0.5])).p)
     assert np.isnan(brown_forsythe([np.array([0.1, 0.2]), np.array([0.1, 0.4])]).p)
