@@ -14,7 +14,7 @@ from jaxtyping import Float64
 from matplotlib.figure import Figure
 
 from stedm_jax.evaluation.csv_text import to_csv
-from stedm_jax.evaluation.figures import LIGHT, Theme, png, quiet
+from stedm_jax.evaluation.figures import faint
 from stedm_jax.evaluation.statistics import Interval, bootstrap_differences, patient_means
 
 
@@ -67,20 +67,19 @@ def ablation_csv(points: Sequence[Point]) -> str:
     return to_csv(rows, digits=6)
 
 
-def ablation_chart(key: str, points: Sequence[Point], theme: Theme = LIGHT) -> bytes:
+def ablation_chart(key: str, points: Sequence[Point]) -> Figure:
     """The mean at each setting with its interval; a faint line joins a patient's scores."""
     figure = Figure(figsize=(max(4.6, 0.9 * len(points) + 1.4), 3.6), layout="constrained")
     axes = figure.add_subplot()
-    quiet(axes, theme)
     order, numbers = _ordered(points), _are_numbers(points)
     x = [float(each.setting if numbers else i) for i, each in enumerate(order)]
     lines = np.stack([each.patients for each in order])
-    axes.plot(x, lines, color=theme.faint, linewidth=0.8, alpha=0.7, zorder=1)
+    axes.plot(x, lines, color=faint(), linewidth=0.8, alpha=0.7, zorder=1)
     mean, low, high = np.array([[e.iou.estimate, e.iou.low, e.iou.high] for e in order]).T
     reach = np.maximum(np.nan_to_num(np.stack([mean - low, high - mean])), 0.0)
-    bar = {"color": theme.color(0), "linewidth": 1.8, "capsize": 3, "zorder": 3}
+    bar = {"color": "C0", "linewidth": 1.8, "capsize": 3, "zorder": 3}
     axes.errorbar(x, mean, reach, fmt="o-", **bar)
-    beside = {"xytext": (5, 6), "textcoords": "offset points", "fontsize": 8, "color": theme.ink}
+    beside = {"xytext": (5, 6), "textcoords": "offset points", "fontsize": 8}
     for place, value in zip(x, mean, strict=True):
         axes.annotate(f"{value:.3f}", (place, value), **beside)
     if not numbers or len(x) < 12:
@@ -88,7 +87,7 @@ def ablation_chart(key: str, points: Sequence[Point], theme: Theme = LIGHT) -> b
     axes.margins(x=0.14, y=0.1)  # room for the last number
     axes.set_xlabel(key)
     axes.set_ylabel("IoU")
-    return png(figure)
+    return figure
 
 
 def _are_numbers(points: Sequence[Point]) -> bool:

@@ -1,50 +1,77 @@
-"""Charts as PNG bytes on a transparent ground, for a light or a dark page.
+"""Charts on a transparent ground, for a light or a dark page.
 
-Drawn with matplotlib's object interface (no global state) in the Okabe-Ito colors, which people
-with any color vision can tell apart; arms and channels also differ in position, so color never
-says anything alone.
+A chart is a function that returns a figure; `png` draws it in a theme, a set of parameters of
+matplotlib. The colors C0, C1, ... of a theme are those of Okabe and Ito, which people with any
+color vision can tell apart; arms and channels also differ in position, so color never says anything
+alone.
 """
 
 import io
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
+from matplotlib import rc_context, rcParams
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.rcsetup import cycler
 
-
-@dataclass(frozen=True)
-class Theme:
-    """Colors on one kind of ground: of text, of what stands behind, and of arms in order."""
-
-    ink: str
-    faint: str
-    colors: tuple[str, ...]
-
-    def color(self, number: int) -> str:
-        """The color of an arm by its number; colors repeat."""
-        return self.colors[number % len(self.colors)]
-
-
-LIGHT = Theme(
-    "#1f2328", "#a4abb3", ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-)
-DARK = Theme(
-    "#e6e6e3", "#6f767f", ("#56B4E9", "#E69F00", "#2DBE96", "#E3A0C6", "#F0E442", "#7FA8FF")
-)
-CHANNELS = (("red", 1), ("green", 2), ("blue", 0))
-"""Name of each channel, and the number of its color."""
+LIGHT_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+DARK_COLORS = ("#56B4E9", "#E69F00", "#2DBE96", "#E3A0C6", "#F0E442", "#7FA8FF")
+CHANNELS = (("red", "C1"), ("green", "C2"), ("blue", "C0"))
+"""Name and color of each channel."""
 SAMPLES = "samples/"
 """Before the names of what was measured on samples during a training."""
 Rows = Sequence[Mapping[str, Any]]
+Theme = dict[Any, Any]
 
 
-def loss_curves(curves: Mapping[str, Rows], theme: Theme = LIGHT) -> bytes:
+def _theme(ink: str, faint: str, colors: Sequence[str]) -> Theme:
+    """Quiet axes: no frame but the ground line, and a faint grid."""
+    return {
+        "axes.prop_cycle": cycler(color=colors),
+        "axes.edgecolor": faint,
+        "grid.color": faint,
+        "grid.alpha": 0.3,
+        "grid.linewidth": 0.6,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        **{f"axes.spines.{side}": False for side in ("left", "right", "top")},
+        **{f"{axis}tick.{size}.size": 0 for axis in "xy" for size in ("major", "minor")},
+        **{f"{axis}tick.labelsize": 8 for axis in "xy"},
+        **{f"{axis}tick.color": ink for axis in "xy"},
+        "axes.labelcolor": ink,
+        "axes.titlecolor": ink,
+        "axes.titlelocation": "left",
+        "axes.titlesize": 10,
+        "text.color": ink,
+        "legend.fontsize": 8,
+        "legend.frameon": False,
+    }
+
+
+LIGHT = _theme("#1f2328", "#a4abb3", LIGHT_COLORS)
+DARK = _theme("#e6e6e3", "#6f767f", DARK_COLORS)
+
+
+def png(draw: Callable[[], Figure], theme: Theme = LIGHT) -> bytes:
+    """A chart as it is put on a page, at 160 dots an inch."""
+    with rc_context(theme):
+        figure, out = draw(), io.BytesIO()
+        FigureCanvasAgg(figure)
+        figure.savefig(out, format="png", dpi=160, transparent=True)
+        return out.getvalue()
+
+
+def faint() -> str:
+    """The color of the theme for what stands behind."""
+    return rcParams["grid.color"]
+
+
+def loss_curves(curves: Mapping[str, Rows]) -> Figure:
     """Loss over steps, a panel for each stage.
 
     `curves` maps a run's folder to its rows (`step`, `loss`, perhaps `eval/loss`). The part before
@@ -59,18 +86,19 @@ def loss_curves(curves: Mapping[str, Rows], theme: Theme = LIGHT) -> bytes:
     figure = Figure(figsize=(3.7 * columns, 2.7 * lines), layout="constrained")
     for i, (stage, runs) in enumerate(panels.items()):
         axes = figure.add_subplot(lines, columns, i + 1)
-        _draw_losses(axes, runs, theme)
-        _finish_panel(axes, stage, "step", theme)
-    return png(figure)
+        _draw_losses(axes, runs)
+        axes.set_title(stage)
+        axes.set_xlabel("step", fontsize=8)
+    return figure
 
 
-def _draw_losses(axes: Axes, runs: Mapping[str, Rows], theme: Theme) -> None:
+def _draw_losses(axes: Axes, runs: Mapping[str, Rows]) -> None:
     families = {run: re.sub(r"-\d+$", "", run) for run in runs}
     order = list(dict.fromkeys(families.values()))
     labeled: set[str] = set()
     for run, rows in runs.items():
         family = families[run]
-        color = theme.color(order.index(family))
+        color = f"C{order.index(family)}"
         label = None if family in labeled else family or "training"
         labeled.add(family)
         step, loss = _series(rows, "loss")
@@ -82,11 +110,11 @@ def _draw_losses(axes: Axes, runs: Mapping[str, Rows], theme: Theme) -> None:
         step, loss = _series(rows, "eval/loss")
         if len(step):
             name = None if family else "evaluation"
-            axes.plot(step, loss, "o", color=theme.ink, markersize=3.5, label=name)
+            axes.plot(step, loss, "o", color=rcParams["text.color"], markersize=3.5, label=name)
     if _wide_range(axes):
         axes.set_yscale("log")
     if axes.get_legend_handles_labels()[1]:
-        axes.legend(frameon=False, fontsize=8, labelcolor=theme.ink)
+        axes.legend()
 
 
 def sampled_names(curves: Mapping[str, Rows]) -> list[str]:
@@ -96,22 +124,23 @@ def sampled_names(curves: Mapping[str, Rows]) -> list[str]:
     return sorted(key.removeprefix(SAMPLES) for key in keys if key.startswith(SAMPLES))
 
 
-def sample_curves(curves: Mapping[str, Rows], theme: Theme = LIGHT) -> bytes:
+def sample_curves(curves: Mapping[str, Rows]) -> Figure:
     """Scores of samples over steps, a panel for each score; `curves` as in `loss_curves`."""
     names = sampled_names(curves)
     figure = Figure(figsize=(3.7 * max(1, len(names)), 2.7), layout="constrained")
     for i, name in enumerate(names):
         axes = figure.add_subplot(1, len(names), i + 1)
-        drawn = {run: _series(rows, SAMPLES + name) for run, rows in curves.items()}
-        drawn = {run: series for run, series in drawn.items() if len(series[0])}
-        for number, (run, series) in enumerate(drawn.items()):
-            axes.plot(*series, "o-", color=theme.color(number), markersize=3.5, label=run)
-        axes.legend(frameon=False, fontsize=8, labelcolor=theme.ink)
-        _finish_panel(axes, name.replace("_", " "), "step", theme)
-    return png(figure)
+        for run, rows in curves.items():
+            step, value = _series(rows, SAMPLES + name)
+            if len(step):
+                axes.plot(step, value, "o-", markersize=3.5, label=run)
+        axes.legend()
+        axes.set_title(name.replace("_", " "))
+        axes.set_xlabel("step", fontsize=8)
+    return figure
 
 
-def patient_violins(arms: Mapping[str, Float64[np.ndarray, " p"]], theme: Theme = LIGHT) -> bytes:
+def patient_violins(arms: Mapping[str, Float64[np.ndarray, " p"]]) -> Figure:
     """IoU of the same patients in each arm: violin, a dot for each patient, a line for each pair.
 
     NaN = undefined for this patient. The bar is the mean; a violin needs 4 defined scores.
@@ -122,58 +151,54 @@ def patient_violins(arms: Mapping[str, Float64[np.ndarray, " p"]], theme: Theme 
     places = [i + _spread(v) for i, v in enumerate(values)]
     for left in range(len(values) - 1):
         x, pair = np.stack(places[left : left + 2]), np.stack(values[left : left + 2])
-        axes.plot(x, pair, color=theme.faint, linewidth=0.8, alpha=0.7, zorder=1)
+        axes.plot(x, pair, color=faint(), linewidth=0.8, alpha=0.7, zorder=1)
     for i, (place, value) in enumerate(zip(places, values, strict=True)):
-        dot = {"color": theme.color(i), "markersize": 5, "markeredgewidth": 0}
-        axes.plot(place, value, "o", zorder=3, **dot)
-        _draw_violin(axes, i, value[~np.isnan(value)], theme)
+        axes.plot(place, value, "o", color=f"C{i}", markersize=5, markeredgewidth=0, zorder=3)
+        _draw_violin(axes, i, value[~np.isnan(value)])
     names = [f"{name}\n{(~np.isnan(value)).sum()} patients" for name, value in arms.items()]
     axes.set_xticks(range(len(names)), names)
     axes.set_xlim(-0.6, len(names) - 0.25)
     axes.margins(y=0.08)
     axes.set_ylabel("IoU")
-    quiet(axes, theme)
     axes.tick_params(labelsize=9)
     axes.grid(axis="x", visible=False)
-    return png(figure)
+    return figure
 
 
-def _draw_violin(axes: Axes, place: int, known: np.ndarray, theme: Theme) -> None:
+def _draw_violin(axes: Axes, place: int, known: np.ndarray) -> None:
     """The violin, and a bar at the mean with its number."""
-    color = theme.color(place)
+    color = f"C{place}"
     if known.size >= 4 and np.ptp(known) > 0:
-        violin: Any = axes.violinplot(
-            [known], [place], widths=0.75, showextrema=False, bw_method=0.5
-        )
+        shape = {"widths": 0.75, "showextrema": False, "bw_method": 0.5}
+        violin: Any = axes.violinplot([known], [place], **shape)
         for part in violin["bodies"]:
             part.set(facecolor=color, alpha=0.22, edgecolor="none", zorder=0)
     if known.size:
         mean, bar = float(known.mean()), [place - 0.27, place + 0.27]
         axes.plot(bar, [mean, mean], color=color, linewidth=2.5, zorder=2)
-        axes.annotate(f"{mean:.3f}", (place + 0.3, mean), va="center", fontsize=9, color=theme.ink)
+        axes.annotate(f"{mean:.3f}", (place + 0.3, mean), va="center", fontsize=9)
 
 
 def style_scatter(
     images_od: Float64[np.ndarray, "n 3"],
     style_od: Float64[np.ndarray, "n 3"],
     r: Sequence[float],
-    theme: Theme = LIGHT,
-) -> bytes:
+) -> Figure:
     """Mean optical density of synthetic images against that of their style tiles, by channel."""
     figure = Figure(figsize=(9.0, 3.1), layout="constrained")
-    for i, (name, number) in enumerate(CHANNELS):
+    for i, (name, color) in enumerate(CHANNELS):
         axes = figure.add_subplot(1, 3, i + 1)
         x, y = style_od[:, i], images_od[:, i]
         both = np.concatenate([y, x])
         limits = both.min(), both.max()
-        dot = {"color": theme.color(number), "markersize": 3, "alpha": 0.5, "markeredgewidth": 0}
-        axes.plot(limits, limits, color=theme.faint, linewidth=1, zorder=0)
-        axes.plot(x, y, "o", **dot)
+        axes.plot(limits, limits, color=faint(), linewidth=1, zorder=0)
+        axes.plot(x, y, "o", color=color, markersize=3, alpha=0.5, markeredgewidth=0)
         axes.set_aspect("equal", adjustable="datalim")
+        axes.set_title(f"{name}   r = {r[i]:.3f}")
+        axes.set_xlabel("style tiles", fontsize=8)
         if i == 0:
             axes.set_ylabel("synthetic image", fontsize=8)
-        _finish_panel(axes, f"{name}   r = {r[i]:.3f}", "style tiles", theme)
-    return png(figure)
+    return figure
 
 
 def _series(rows: Rows, key: str) -> tuple[np.ndarray, np.ndarray]:
@@ -200,32 +225,3 @@ def _spread(values: np.ndarray) -> np.ndarray:
     """Small sideways offsets in the order of the scores, so that equal dots do not hide."""
     order = np.argsort(np.argsort(np.where(np.isnan(values), np.inf, values)))
     return 0.06 * (order % 3 - 1)
-
-
-def _finish_panel(axes: Axes, title: str, below: str, theme: Theme) -> None:
-    """Quiet axes with a title, and a name below."""
-    axes.set_title(title, loc="left", fontsize=10, color=theme.ink)
-    axes.set_xlabel(below, fontsize=8)
-    quiet(axes, theme)
-
-
-def quiet(axes: Axes, theme: Theme) -> None:
-    """No frame but the ground line, and a faint grid."""
-    axes.patch.set_alpha(0.0)
-    axes.set_axisbelow(True)
-    axes.grid(color=theme.faint, alpha=0.3, linewidth=0.6)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side == "bottom")
-        spine.set_color(theme.faint)
-    axes.tick_params(colors=theme.ink, labelsize=8, length=0)
-    axes.xaxis.label.set_color(theme.ink)
-    axes.yaxis.label.set_color(theme.ink)
-
-
-def png(figure: Figure, dpi: int = 160) -> bytes:
-    """A figure as it is put on a page."""
-    figure.patch.set_alpha(0.0)
-    FigureCanvasAgg(figure)
-    out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=dpi)
-    return out.getvalue()

@@ -60,8 +60,8 @@ def probe(
     """
     folds = list(folds)
     guesses = [_predictions(*fold, neighbors, temperature) for fold in folds]
-    columns = map(np.concatenate, zip(*guesses, strict=True))
-    return _scores(*columns, joined([test for _, test in folds]))
+    knn, linear, share = map(np.concatenate, zip(*guesses, strict=True))
+    return _scores(knn, linear, share, joined([test for _, test in folds]))
 
 
 def leave_one_out(tiles: Tiles) -> Iterator[tuple[Tiles, Tiles]]:

@@ -19,6 +19,7 @@ from stedm_jax.evaluation.ablation import ablation_chart, ablation_csv
 from stedm_jax.evaluation.class_scores import class_tables
 from stedm_jax.evaluation.confusion import foreground_scores, scores
 from stedm_jax.evaluation.csv_text import to_csv
+from stedm_jax.evaluation.figures import png
 from stedm_jax.evaluation.report_content import ReportContent
 from stedm_jax.evaluation.report_numbers import (
     ablation_points,
@@ -48,7 +49,8 @@ def write_report(out: Path, content: ReportContent) -> None:
     points = ablation_points(content)
     if content.ablation and points:
         write_text(out / "ablation.csv", ablation_csv(points))
-        write_bytes(out / "ablation.png", ablation_chart(content.ablation.key, points))
+        key = content.ablation.key
+        write_bytes(out / "ablation.png", png(lambda: ablation_chart(key, points)))
     write_text(out / "index.html", page(content, numbers, comparisons(content)))
 
 

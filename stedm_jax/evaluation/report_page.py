@@ -15,16 +15,19 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.figure import Figure
 from PIL import Image
 
 from stedm_jax.evaluation.ablation import ablation_chart
 from stedm_jax.evaluation.class_scores import class_tables
 from stedm_jax.evaluation.figures import (
     DARK,
+    DARK_COLORS,
     LIGHT,
-    Theme,
+    LIGHT_COLORS,
     loss_curves,
     patient_violins,
+    png,
     sample_curves,
     sampled_names,
     style_scatter,
@@ -65,7 +68,7 @@ def page(content: ReportContent, numbers: Mapping[str, Any], tests: Sequence[Com
         lstrip_blocks=True,
     )
     environment.tests["nan"] = math.isnan
-    environment.globals |= {"zip": zip, "n_colors": len(LIGHT.colors), "void_color": VOID_COLOR}
+    environment.globals |= {"zip": zip, "n_colors": len(LIGHT_COLORS), "void_color": VOID_COLOR}
     environment.filters |= {
         "number": _number,
         "signed": _signed,
@@ -93,7 +96,7 @@ def _derived(content: ReportContent, numbers: Mapping[str, Any]) -> dict[str, An
         "labels": LABELS,
         "sampled": sampled_names(content.curves),
         "configuration": json.dumps(content.config, indent=2, default=str, ensure_ascii=False),
-        "themes": (LIGHT, DARK),
+        "colors": (LIGHT_COLORS, DARK_COLORS),
     }
 
 
@@ -103,10 +106,10 @@ def _charts(content: ReportContent, iou: Mapping[str, np.ndarray]) -> dict[str, 
     points = ablation_points(content)
     key = content.ablation.key if content.ablation else ""
     return {
-        "patients": _chart(lambda theme: patient_violins(iou, theme)) if iou else None,
-        "ablation": _chart(lambda theme: ablation_chart(key, points, theme)) if points else None,
-        "losses": _chart(lambda theme: loss_curves(curves, theme)) if curves else None,
-        "samples": _chart(lambda t: sample_curves(curves, t)) if sampled_names(curves) else None,
+        "patients": _chart(lambda: patient_violins(iou)) if iou else None,
+        "ablation": _chart(lambda: ablation_chart(key, points)) if points else None,
+        "losses": _chart(lambda: loss_curves(curves)) if curves else None,
+        "samples": _chart(lambda: sample_curves(curves)) if sampled_names(curves) else None,
         "stains": {name: _stains(each.quality) for name, each in content.synthesis.items()},
     }
 
@@ -117,14 +120,14 @@ def _stains(quality: Quality) -> Chart | None:
         return None
     images, style = quality.arrays["images_od"], quality.arrays["style_od"]
     r = quality.numbers["style_correlation_by_channel"]
-    return _chart(lambda theme: style_scatter(images, style, r, theme))
+    return _chart(lambda: style_scatter(images, style, r))
 
 
-def _chart(draw: Callable[[Theme], bytes]) -> Chart:
+def _chart(draw: Callable[[], Figure]) -> Chart:
     """A chart drawn in both themes, at 160 dots an inch of 100 CSS pixels."""
-    light = draw(LIGHT)
+    light, dark = png(draw, LIGHT), png(draw, DARK)
     width = int.from_bytes(light[16:20], "big") * 100 // 160
-    return Chart(_data_url(light), _data_url(draw(DARK)), width)
+    return Chart(_data_url(light), _data_url(dark), width)
 
 
 def _picture(image: UInt8[np.ndarray, "h w 3"]) -> str:

@@ -103,8 +103,11 @@ def bootstrap_differences(
         batches = [_draw(rng, a, b) for _ in range(BATCHES)]
         values = np.concatenate(batches, axis=1)
         limits = np.nanpercentile(values, [TAIL, 100.0 - TAIL], axis=1)
-    mean, var = np.stack([estimates, *limits], axis=1).tolist()
-    return Interval(*mean, n), Interval(*var, n)
+    of_mean, of_var = (
+        Interval(float(estimate), float(low), float(high), n)
+        for estimate, low, high in zip(estimates, *limits, strict=True)
+    )
+    return of_mean, of_var
 
 
 def _draw(

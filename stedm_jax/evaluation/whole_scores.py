@@ -81,7 +81,7 @@ def pooled(images: Sequence[ImageScores], classes: Sequence[str]) -> dict[str, f
     They are accuracy, miou, mdice, iou and dice of each class, and those of objects.
     """
     everything = range(len(classes))
-    found = scores(sum(each.confusion for each in images))
+    found = scores(np.sum([each.confusion for each in images], axis=0))
     values = {
         "accuracy": found.accuracy,
         "miou": mean_over(found.iou, everything),

@@ -6,7 +6,7 @@ import pytest
 
 from stedm_jax.evaluation.ablation import Ablation, ablation_chart, ablation_csv, point
 from stedm_jax.evaluation.confusion import foreground_scores
-from stedm_jax.evaluation.figures import DARK, LIGHT
+from stedm_jax.evaluation.figures import DARK, LIGHT, png
 from stedm_jax.evaluation.report_content import ArmRun, ReportContent
 from stedm_jax.evaluation.report_files import write_report
 from stedm_jax.evaluation.report_numbers import ablation_points
@@ -48,10 +48,12 @@ def test_the_arms_that_vary_the_key_are_drawn_and_listed(tmp_path, values, setti
         assert float(row["iou_low"]) < float(row["iou_mean"]) < float(row["iou_high"])
         assert (row["seeds"], row["patients"]) == ("2", "5")
     assert [row["setting"] for row in rows] == settings
-    light, dark = (ablation_chart("key", points, theme) for theme in (LIGHT, DARK))
+    light, dark = (png(lambda: ablation_chart("key", points), theme) for theme in (LIGHT, DARK))
     assert light[:4] == dark[:4] == b"\x89PNG" and light != dark
     write_report(tmp_path, made)
-    assert (tmp_path / "ablation.png").read_bytes() == ablation_chart("features.timesteps", points)
+    assert (tmp_path / "ablation.png").read_bytes() == png(
+        lambda: ablation_chart("features.timesteps", points)
+    )
     assert (tmp_path / "ablation.csv").read_text() == ablation_csv(points)
     assert "IoU by features.timesteps" in (tmp_path / "index.html").read_text()
 
@@ -60,7 +62,7 @@ def test_undefined_scores_do_not_spoil_the_figure():
     table = np.array([[0.5, np.nan, 0.7]])
     each = point("a", (1.0, 0.5), table, table)
     assert each.iou.n == 2 and each.setting == (1.0, 0.5)
-    assert ablation_chart("scales", [each]).startswith(b"\x89PNG")
+    assert png(lambda: ablation_chart("scales", [each])).startswith(b"\x89PNG")
 
 
 def test_without_an_ablation_there_is_none(tmp_path):

@@ -12,7 +12,7 @@ from stedm_jax.evaluation.synthesis_quality.measure import (
     measure,
     save_quality,
 )
-from stedm_jax.evaluation.synthesis_quality.metric import Example, Judgment, Quality
+from stedm_jax.evaluation.synthesis_quality.metric import Example, Judgment, Metric, Quality
 
 RNG = np.random.default_rng(0)
 TILES = {("style", i): RNG.integers(0, 200 + i, (8, 8, 3), dtype=np.uint8) for i in range(5)}
@@ -74,7 +74,7 @@ def test_files_keep_every_number(tmp_path):
 
 
 def test_a_metric_is_a_class_in_the_table(monkeypatch):
-    class Brightness:
+    class Brightness(Metric):
         labels = {"brightness": "mean brightness"}
 
         def __init__(self):

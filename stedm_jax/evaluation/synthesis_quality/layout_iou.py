@@ -3,10 +3,10 @@
 import numpy as np
 
 from stedm_jax.evaluation.confusion import foreground_scores
-from stedm_jax.evaluation.synthesis_quality.metric import Example, Judgment, Quality
+from stedm_jax.evaluation.synthesis_quality.metric import Judgment, Metric, Quality
 
 
-class LayoutIou:
+class LayoutIou(Metric):
     """Mean IoU over patients of the judge on synthetic tiles, beside its values on real tiles."""
 
     labels = {
@@ -15,9 +15,6 @@ class LayoutIou:
         "judge_test_iou": "the same segmenter on real test tiles",
     }
     splits = {"layout_iou": "synthetic", "real_val_iou": "val", "judge_test_iou": "test"}
-
-    def update(self, example: Example) -> None:
-        """Nothing: the judge has seen the image already."""
 
     def result(self, judgment: Judgment) -> Quality:
         """The means; NaN for a split that the judge did not see."""

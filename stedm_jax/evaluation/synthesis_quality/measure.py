@@ -48,7 +48,7 @@ def measure(examples: Iterable[Example], judgment: Judgment) -> Quality:
 def save_quality(folder: Path, quality: Quality) -> None:
     """Writes quality.json and quality.npz into an existing folder."""
     with atomic_file(folder / ARRAYS) as partial, partial.open("wb") as file:
-        np.savez(file, **quality.arrays)
+        np.savez(file, allow_pickle=False, **quality.arrays)
     write_json(folder / NUMBERS, dict(quality.numbers))
 
 

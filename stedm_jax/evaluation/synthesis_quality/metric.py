@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Integer, UInt8
@@ -53,7 +53,7 @@ class Quality:
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
-class Metric(Protocol):
+class Metric:
     """A metric of a set: created without arguments, updated with each image, then asked once.
 
     Attributes:
@@ -61,12 +61,11 @@ class Metric(Protocol):
         summary.json only.
     """
 
-    labels: ClassVar[Mapping[str, str]]
+    labels: ClassVar[Mapping[str, str]] = {}
 
     def update(self, example: Example) -> None:
-        """Takes in one image of the set."""
-        ...
+        """Takes in one image of the set; does nothing by default."""
 
     def result(self, judgment: Judgment) -> Quality:
         """The numbers of the set, after its last image."""
-        ...
+        raise NotImplementedError

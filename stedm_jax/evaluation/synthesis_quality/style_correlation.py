@@ -5,10 +5,10 @@ from collections.abc import Hashable
 import numpy as np
 
 from stedm_jax.evaluation.optical_density import mean_od, style_correlation
-from stedm_jax.evaluation.synthesis_quality.metric import Example, Judgment, Quality
+from stedm_jax.evaluation.synthesis_quality.metric import Example, Judgment, Metric, Quality
 
 
-class StyleCorrelation:
+class StyleCorrelation(Metric):
     """Correlation of the mean optical density of images with that of their style tiles.
 
     See equation (2) of evaluation/optical_density.py.
