@@ -12,8 +12,7 @@ from data_prep.class_plan import RGB, ClassPlan
 from data_prep.cohort_table import Row
 from data_prep.command import Progress
 from data_prep.engine.executors import WorkerDied, run_tasks
-from data_prep.engine.guard import absolute
-from data_prep.engine.job import Job, PolygonFiles
+from data_prep.engine.job import Job, PolygonFiles, absolute
 from stedm_jax.common.errors import UserError
 from stedm_jax.imaging.open_slide import open_slide
 

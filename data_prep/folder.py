@@ -27,7 +27,7 @@ from data_prep.cohort_table import Row, check_files, parse_splits, read_table
 from data_prep.command import check_folders, make_parser, run_command
 from data_prep.engine.job import Job, MaskFile
 from data_prep.engine.options import add_options, rules_from
-from data_prep.engine.run import prepare
+from data_prep.engine.pack import prepare
 from data_prep.published import picture_jobs
 from stedm_jax.common.errors import UserError
 from stedm_jax.imaging.microns import LEAST_MPP, MOST_MPP

@@ -10,8 +10,9 @@ from data_prep.class_plan import ClassPlan
 from data_prep.cohort_table import Row, write_cohort
 from data_prep.cohorts import describe
 from data_prep.command import Parser, make_parser
+from data_prep.engine.destination import report_folder
 from data_prep.engine.job import CutRules, Job
-from data_prep.engine.run import prepare, report_folder
+from data_prep.engine.pack import prepare
 from data_prep.whole_images import write_whole
 from stedm_jax.common.errors import UserError
 from stedm_jax.imaging.microns import LEAST_MPP, MOST_MPP

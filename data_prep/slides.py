@@ -31,7 +31,7 @@ from data_prep.class_plan import RGB, ClassPlan, plan_classes, unseen_classes
 from data_prep.cohort_table import check_files, parse_splits, read_table
 from data_prep.command import check_folders, make_parser, names_list, run_command
 from data_prep.engine.options import add_options, parse_shares, rules_from
-from data_prep.engine.run import prepare
+from data_prep.engine.pack import prepare
 from data_prep.engine.sample import GLASS
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.labels import VOID

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from data_prep.class_plan import ClassPlan
+from data_prep.engine.destination import report_folder
 from data_prep.engine.job import Job, MaskFile
-from data_prep.engine.run import report_folder
 from data_prep.engine.source import read_labels
 from stedm_jax.common.errors import UserError
 from stedm_jax.data.whole import WholeWriter

@@ -1,8 +1,8 @@
 """Where tasks run: in this process, in processes beside it, or on a dask cluster; all through
 concurrent.futures.
 
-Processes are started afresh (never forked) and are gone when their parent is. No more tasks are
-submitted than run at once. A task that kills its worker is found out and told; the others run
+Processes are started afresh (never forked) and end when their parent does. No more tasks are
+submitted than run at once. A task that kills its worker is identified and reported; the others run
 again.
 """
 
@@ -19,11 +19,13 @@ from concurrent.futures import (
     Executor,
     Future,
     ProcessPoolExecutor,
+    ThreadPoolExecutor,
     wait,
 )
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import Any, TypeVar
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 from stedm_jax.common.errors import ORPHANED, UserError
 
@@ -31,13 +33,11 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 PATIENCE = 30
 """Seconds that a scheduler and its first worker may take to answer."""
-
-
 ADDRESS = re.compile(r"([a-z]+://)?(\[[0-9a-fA-F:]+\]|[^\s/:]+):\d{1,5}")
 
 
 def check_address(address: str) -> None:
-    """Refuses what cannot be the address of a scheduler; a port that is missing is waited for in
+    """Refuses what cannot be the address of a scheduler; without a port, a client would wait in
     vain.
 
     Raises:
@@ -45,8 +45,8 @@ def check_address(address: str) -> None:
     """
     if address and not ADDRESS.fullmatch(address):
         raise UserError(
-            f"--scheduler={address} is no address with a port; write it as the scheduler prints it, such as "
-            "tcp://host:8786."
+            f"--scheduler={address} is no address with a port; write it as the scheduler prints "
+            "it, such as tcp://host:8786."
         )
 
 
@@ -55,8 +55,7 @@ class WorkerDied(Exception):
 
 
 def leave_with(parent: int) -> None:
-    """Ends this process when `parent`, the process that started it, was killed; nobody else
-    would."""
+    """Ends this process when `parent`, the process that started it, is gone."""
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -84,43 +83,31 @@ def run_tasks(
     if scheduler:
         check_address(scheduler)
         with _client(scheduler) as (executor, size, deadly):
-            yield from _drain(function, tasks, lambda _: _Kept(executor), size, deadly)
+            yield from _Run(function, tasks, lambda _: nullcontext(executor), size, deadly).all()
     elif workers == 1 or len(tasks) < 2:
         yield from ((number, function(task)) for number, task in enumerate(tasks))
     else:
-        yield from _drain(function, tasks, _pool, min(workers, len(tasks)), (BrokenProcessPool,))
+        size = min(workers, len(tasks))
+        yield from _Run(function, tasks, _pool, size, (BrokenProcessPool,)).all()
 
 
 def map_in_order(
-    function: Callable[[Task], Result], tasks: Sequence[Task], workers: int = 1, scheduler: str = ""
+    function: Callable[[Task], Result], tasks: Sequence[Task], workers: int = 1
 ) -> Iterator[tuple[Task, Result]]:
     """Calls a function for each task, and yields (task, result) in the order of the tasks.
 
     Raises:
-      UserError: a task killed its worker, or as of run_tasks.
+      UserError: a task killed its worker.
     """
     found: dict[int, Result] = {}
     turn = 0
-    for number, result in run_tasks(function, tasks, workers, scheduler):
+    for number, result in run_tasks(function, tasks, workers):
         if isinstance(result, WorkerDied):
             raise UserError(f"A worker died over {tasks[number]}: {result}")
         found[number] = result
         while turn in found:
             yield tasks[turn], found.pop(turn)
             turn += 1
-
-
-class _Kept(AbstractContextManager[Executor]):
-    """An executor that outlives the block."""
-
-    def __init__(self, executor: Executor):
-        self._executor = executor
-
-    def __enter__(self) -> Executor:
-        return self._executor
-
-    def __exit__(self, *error: object) -> None:
-        return None
 
 
 @contextmanager
@@ -133,51 +120,61 @@ def _pool(size: int) -> Iterator[Executor]:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _drain(
-    function: Callable[[Task], Result],
-    tasks: Sequence[Task],
-    make: Callable[[int], AbstractContextManager[Executor]],
-    size: int,
-    deadly: tuple[type[BaseException], ...],
-) -> Iterator[tuple[int, Result | WorkerDied]]:
-    """Runs tasks on an executor that `make` makes; those under way when a worker died run again,
-    each by itself."""
-    waiting = deque(range(len(tasks)))
-    while waiting:
-        suspects: list[int] = []
-        with make(size) as executor:
-            yield from _until_broken(function, tasks, executor, waiting, size, deadly, suspects)
-        yield from _apart(function, tasks, make, size, deadly, deque(sorted(suspects)))
+@dataclass
+class _Run(Generic[Task, Result]):
+    """Tasks on executors.
 
+    Attributes:
+      function, tasks: as of run_tasks.
+      make: makes an executor of so many workers.
+      size: how many tasks run at once.
+      deadly: what futures raise when a worker died.
+    """
 
-def _apart(
-    function: Callable[[Task], Result],
-    tasks: Sequence[Task],
-    make: Callable[[int], AbstractContextManager[Executor]],
-    size: int,
-    deadly: tuple[type[BaseException], ...],
-    waiting: deque[int],
-) -> Iterator[tuple[int, Result | WorkerDied]]:
-    """Runs tasks side by side, each on an executor of its own, so that it is plain which one kills
-    its worker."""
-    running: dict[Future[Result], tuple[int, ExitStack]] = {}
-    try:
-        while running or waiting:
-            while waiting and len(running) < size:
-                number, stack = waiting.popleft(), ExitStack()
-                executor = stack.enter_context(make(1))
-                running[executor.submit(function, tasks[number])] = (number, stack)
+    function: Callable[[Task], Result]
+    tasks: Sequence[Task]
+    make: Callable[[int], AbstractContextManager[Executor]]
+    size: int
+    deadly: tuple[type[BaseException], ...]
+
+    def all(self) -> Iterator[tuple[int, Result | WorkerDied]]:
+        """Runs all; those that were running when a worker died run again, side by side but each on
+        an executor of its own, so that it is plain which one kills its worker."""
+        waiting = deque(range(len(self.tasks)))
+        while waiting:
+            suspects: list[int] = []
+            with self.make(self.size) as executor:
+                yield from self._until_broken(executor, waiting, suspects)
+            with ThreadPoolExecutor(self.size) as threads:
+                yield from threads.map(self._alone, sorted(suspects))
+
+    def _until_broken(
+        self, executor: Executor, waiting: deque[int], suspects: list[int]
+    ) -> Iterator[tuple[int, Result]]:
+        running: dict[Future[Result], int] = {}
+        while running or (waiting and not suspects):
+            # One that waits for its turn is no suspect.
+            while waiting and not suspects and len(running) < self.size:
+                number = waiting.popleft()
+                try:
+                    running[executor.submit(self.function, self.tasks[number])] = number
+                except self.deadly:
+                    suspects.append(number)
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                number, stack = running.pop(future)
-                with stack:
-                    try:
-                        result: Result | WorkerDied = _result(future)
-                    except deadly as error:
-                        result = WorkerDied(str(error))
-                yield number, result
-    finally:
-        for _, stack in running.values():
-            stack.close()
+                number = running.pop(future)
+                try:
+                    result = _result(future)
+                except self.deadly:
+                    suspects.append(number)
+                else:
+                    yield number, result
+
+    def _alone(self, number: int) -> tuple[int, Result | WorkerDied]:
+        with self.make(1) as executor:
+            try:
+                return number, _result(executor.submit(self.function, self.tasks[number]))
+            except self.deadly as error:
+                return number, WorkerDied(str(error))
 
 
 def _result(future: Future[Result]) -> Result:
@@ -185,39 +182,9 @@ def _result(future: Future[Result]) -> Result:
         return future.result()
     except CancelledError as error:
         raise UserError(
-            "The scheduler was lost, or cancelled what it was to do. Start it again and run the same command: "
-            "what is finished is kept."
+            "The scheduler was lost, or canceled its tasks. Start it again and run the same "
+            "command: what is finished is kept."
         ) from error
-
-
-def _until_broken(
-    function: Callable[[Task], Result],
-    tasks: Sequence[Task],
-    executor: Executor,
-    waiting: deque[int],
-    size: int,
-    deadly: tuple[type[BaseException], ...],
-    suspects: list[int],
-) -> Iterator[tuple[int, Result]]:
-    running: dict[Future[Result], int] = {}
-    while running or (waiting and not suspects):
-        while (
-            waiting and not suspects and len(running) < size
-        ):  # one that waits its turn is no suspect
-            number = waiting.popleft()
-            try:
-                running[executor.submit(function, tasks[number])] = number
-            except deadly:
-                suspects.append(number)
-        done, _ = wait(running, return_when=FIRST_COMPLETED)
-        for future in done:
-            number = running.pop(future)
-            try:
-                result = _result(future)
-            except deadly:
-                suspects.append(number)
-            else:
-                yield number, result
 
 
 @contextmanager
@@ -232,17 +199,17 @@ def _client(address: str) -> Iterator[tuple[Executor, int, tuple[type[BaseExcept
         client: Any = distributed.Client(address, timeout=PATIENCE, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
         raise UserError(
-            f"No dask scheduler answers at --scheduler={address} ({error or type(error).__name__}); start one with "
-            "`dask scheduler`, or correct the address."
+            f"No dask scheduler answers at --scheduler={address} "
+            f"({error or type(error).__name__}); start one with `dask scheduler`, or correct the "
+            "address."
         ) from error
-    try:
+    with closing(client):
         try:
             client.wait_for_workers(1, timeout=PATIENCE)
         except TimeoutError as error:
             raise UserError(
-                f"The scheduler at {address} has no worker; start some with `dask worker {address} --nthreads 1`."
+                f"The scheduler at {address} has no worker; start some with "
+                f"`dask worker {address} --nthreads 1`."
             ) from error
         size = sum(client.nthreads().values())
         yield client.get_executor(pure=False), size, (distributed.KilledWorker,)
-    finally:
-        client.close()

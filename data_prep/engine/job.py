@@ -1,16 +1,17 @@
 """What the engine works on: jobs (a slide or an image each), the rules of cutting, and what became
 of a job."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from data_prep.class_plan import ClassPlan
+from data_prep.class_plan import RGB, ClassPlan
 from data_prep.cohort_table import Row
 
-RGB = tuple[int, int, int]
+NOTES = 50
+"""Most notes of a slide on polygons that were repaired or left out; one more counts the others."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class PolygonFiles:
 
     Attributes:
       paths: annotation files, each in any format that data_prep.annotations reads.
-      slide: the name by which files on several slides know this one.
+      slide: the name by which files on several slides list this one.
     """
 
     paths: tuple[Path, ...]
@@ -33,10 +34,10 @@ class MaskFile:
     Attributes:
       path: the mask.
       values: of each class the value, or the values, that mean it; None: 0, 1, 2, ... VOID always
-        means unlabelled.
-      palette: of each class the colour, or the colours, that mean it, for coloured masks; in place
-        of values.
-      void: further values (or, with a palette, colours) that mean unlabelled.
+        means unlabeled.
+      palette: of each class the color, or the colors, that mean it, for colored masks; in place of
+        values.
+      void: further values (or, with a palette, colors) that mean unlabeled.
       decode: reads class ids, uint8 (h, w), in its own way, in place of all that; a function of a
         module, or a functools.partial of one.
     """
@@ -54,12 +55,12 @@ class Job:
 
     Attributes:
       key: its name among the jobs; unlike every other.
-      row: what the table says of it.
+      row: its row of the table.
       path: the file of the slide or image.
       labels: where its labels are; None where it is not annotated. With a MaskFile the job is a
-        picture: it is read as a whole, and tissue is not looked for.
-      mpp: microns per pixel of level 0 that the table says.
-      fallback_mpp: that where nobody else says.
+        picture: it is read as a whole, and tissue is not searched for.
+      mpp: microns per pixel of level 0 by the table.
+      fallback_mpp: the same where no other source says them.
       number: its place in the table.
       slide: the slide that the tiles are said to be from; "": the file that the table names.
       roi: region of interest that the tiles are said to be from.
@@ -86,8 +87,18 @@ class Job:
 
     @property
     def is_picture(self) -> bool:
-        """Whether it is read as a whole, its tissue not looked for."""
+        """Whether it is read as a whole, without a search for tissue."""
         return isinstance(self.labels, MaskFile) or (self.picture and self.labels is None)
+
+
+def absolute(job: Job) -> Job:
+    """A job whose files a process that was started in another folder finds too."""
+    labels = job.labels
+    if isinstance(labels, PolygonFiles):
+        labels = replace(labels, paths=tuple(path.absolute() for path in labels.paths))
+    elif isinstance(labels, MaskFile):
+        labels = replace(labels, path=labels.path.absolute())
+    return replace(job, path=job.path.absolute(), labels=labels)
 
 
 @dataclass(frozen=True)
@@ -98,7 +109,7 @@ class CutRules:
       mpp, tile, margin: of the tiles: microns per pixel, side and context on each side in pixels.
       stride: pixels from tile to tile in train and style; 0: as tile. In val and test tiles never
         overlap.
-      min_tissue: least share of tissue in a tile; 0: tissue is not looked for.
+      min_tissue: least share of tissue in a tile; 0: tissue is not searched for.
       max_tiles: most tiles of a slide; 0: all.
       shares, per_slide: of the train split, so many tiles of each slide, by kind of their centre
         pixel.
@@ -108,8 +119,8 @@ class CutRules:
       fit: scale each image so that its shorter side is one tile, and ignore microns.
       complete: what lies in no polygon is background.
       rois: names of polygons inside which the annotation is complete; outside of them nothing is
-        labelled.
-      seed: of all that is chosen by chance.
+        labeled.
+      seed: of all random choices.
       stain, stain_target: "macenko" or "reinhard", and the image whose stain all tiles get ("": the
         usual one).
       codec: "png" or "jpegQ".
@@ -133,6 +144,11 @@ class CutRules:
     stain_target: str = ""
     codec: str = "png"
 
+    @property
+    def side(self) -> int:
+        """Side of a tile with its margins."""
+        return self.tile + 2 * self.margin
+
 
 @dataclass(frozen=True)
 class Task:
@@ -154,9 +170,14 @@ class Task:
     thumbnail: Path | None = None
 
     @property
-    def labelled(self) -> bool:
+    def labeled(self) -> bool:
         """Whether the job has labels; one of the split style never has."""
         return self.job.labels is not None and self.job.row.split != "style"
+
+    @property
+    def judged(self) -> bool:
+        """Whether models are judged on the tiles, so that no pixel may count twice."""
+        return self.job.row.split in ("val", "test")
 
     @property
     def sampled(self) -> bool:
@@ -176,21 +197,20 @@ class SlideReport:
       key, slide, roi, patient, split: whose line it is.
       error: why it was not packed; "" if it was.
       mpp, level, size: of the slide: microns per pixel, the level read, width and height.
-      mpp_from: who said the microns per pixel: table, slide, annotation or --slide_mpp.
+      mpp_from: the source of the microns per pixel: table, slide, annotation or --slide_mpp.
       tissue_share: share of the slide that is tissue.
       grid, on_tissue, unlabelled, not_chosen, tiles: tiles in the grid, those on tissue, those of
-        them left out since nothing in them is labelled, those left out by --max_tiles, and those
+        them left out since nothing in them is labeled, those left out by --max_tiles, and those
         packed.
       missing: tiles fewer than --per_slide or --glass ask for, as the slide has no more.
       kinds: tiles by kind, where they were sampled or are glass.
       polygons, passed_over, left_out: polygons read, features that are no polygons of a class, and
-        a sentence for each that was left out or mended.
-      warnings: a sentence for each thing that somebody should look at, such as an annotation that
-        lies on glass.
+        a sentence for each that was left out or repaired.
+      warnings: a sentence for each thing to look at, such as an annotation that lies on glass.
       labelled_pixels, void_pixels: of the packed tiles without margin.
       bytes: of the records; in a dry run estimated.
-      fallback_mpp: what --slide_mpp says, where nobody else did.
-      seconds: time on it; 0 where it was taken over from a run before.
+      fallback_mpp: what --slide_mpp says, where no other source did.
+      seconds: time on it; 0 where it was taken over from an earlier run.
       stale: it could not be packed again, so that the set keeps what an earlier run made of it.
     """
 
@@ -223,6 +243,27 @@ class SlideReport:
     mpp_from: str = ""
     missing: int = 0
     warnings: list[str] = field(default_factory=list)
+
+    def note_missing(
+        self, option: str, wanted: Mapping[str, int], found: Mapping[str, int], total: int
+    ) -> None:
+        """Notes that the slide has fewer tiles than an option asks for, or fewer of a kind."""
+        short = [
+            f"{kind} {found.get(kind, 0)} of {count}"
+            for kind, count in wanted.items()
+            if found.get(kind, 0) < count
+        ]
+        self.missing = max(total - sum(found.values()), 0)
+        if short:
+            rest = "" if self.missing else "; others make up for them"
+            self.warnings.append(f"fewer tiles than {option} asks for: {', '.join(short)}{rest}")
+
+    def shorten(self) -> None:
+        """Keeps the first notes on polygons and counts the others; doing it twice changes
+        nothing."""
+        more = len(self.left_out) - NOTES
+        if more > 1:
+            self.left_out = [*self.left_out[:NOTES], f"and {more} more like these"]
 
 
 def report_of(job: Job, error: str = "") -> SlideReport:

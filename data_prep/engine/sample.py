@@ -1,9 +1,9 @@
-"""Tiles at random places, chosen by what lies in their centre: STEDM's sampling by class, uniform
+"""Tiles at random places, chosen by what lies in their center: STEDM's sampling by class, uniform
 over slides.
 
 A kind is a class of the tile set by its name, or one of
 
-    tissue      tissue whose class is none of the kinds named, unlabelled tissue apart
+    tissue      tissue whose class is none of the kinds named; unlabeled tissue does not count
     glass       no tissue, and no polygon, anywhere in the tile
     background  the class that is background, whatever its name
 
@@ -21,8 +21,8 @@ from jaxtyping import Bool, UInt8
 
 from data_prep.class_plan import ClassPlan
 from data_prep.engine.job import CutRules
-from data_prep.tile_grid import Position
-from data_prep.tissue import mean_in_boxes
+from data_prep.tile_grid import Box, Position
+from data_prep.tissue import Tissue, mean_in_boxes
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.labels import VOID
 
@@ -64,40 +64,49 @@ def check_kinds(shares: Sequence[tuple[str, float]], plan: ClassPlan) -> None:
     stray = [kind for kind, _ in shares if kind not in (*names, TISSUE, GLASS, BACKGROUND)]
     if stray:
         raise UserError(
-            f"--sample names {', '.join(stray)}; kinds are {', '.join(names)}, {TISSUE} and {GLASS}."
+            f"--sample names {', '.join(stray)}; kinds are {', '.join(names)}, {TISSUE} and "
+            f"{GLASS}."
         )
     needs = [kind for kind, _ in shares if kind in (GLASS, BACKGROUND) and kind not in names]
     if needs and plan.background is None:
         raise UserError(
-            f"--sample asks for {' and '.join(needs)}, but no class is background: such tiles would hold no label and "
-            "be left out. Say --annotation_complete, or name --rois."
+            f"--sample asks for {' and '.join(needs)}, but no class is background: such tiles "
+            "would hold no label and be left out. Give --annotation_complete, or name --rois."
         )
 
 
-def kind_masks(
-    field: Field, plan: ClassPlan, kinds: Sequence[str]
-) -> dict[str, Bool[np.ndarray, "h w"]]:
-    """Where the centre of a tile of each kind may be, in coarse pixels."""
-    names = {spec.name: i for i, spec in enumerate(plan.classes)}
-    if BACKGROUND not in names and plan.background is not None:
-        names[BACKGROUND] = plan.background
-    named = [names[kind] for kind in kinds if kind in names]
-    masks: dict[str, Bool[np.ndarray, "h w"]] = {}
-    for kind in kinds:
-        if kind in names:
-            masks[kind] = field.ids == names[kind]
-        elif kind == TISSUE:
-            masks[kind] = (
-                field.tissue & (field.ids != VOID) & ~np.isin(field.ids, np.array(named, np.uint8))
-            )
-        else:
-            masks[kind] = field.blank & np.isin(field.ids, _empty(plan))
-    return masks
+class _Kinds:
+    """The kinds that rules name, and which pixels are of one.
 
+    Attributes:
+      kinds: their names.
+      ids: kind -> class id, of the kinds that are classes.
+      empty: ids of a pixel that no polygon covers.
+    """
 
-def _empty(plan: ClassPlan) -> np.ndarray:
-    """Ids of a pixel that no polygon covers."""
-    return np.array([VOID] if plan.background is None else [VOID, plan.background], np.uint8)
+    def __init__(self, plan: ClassPlan, rules: CutRules):
+        self.kinds = [kind for kind, _ in rules.shares]
+        names = {spec.name: i for i, spec in enumerate(plan.classes)}
+        self.empty = [VOID]
+        if plan.background is not None:
+            names.setdefault(BACKGROUND, plan.background)
+            self.empty.append(plan.background)
+        self.ids = {kind: names[kind] for kind in self.kinds if kind in names}
+
+    def mask(self, kind: str, field: Field) -> Bool[np.ndarray, "h w"]:
+        """Where the center of a tile of a kind may be, in coarse pixels."""
+        found = self.of_kind(kind, field.ids)
+        if kind in self.ids:
+            return found
+        return found & (field.tissue if kind == TISSUE else field.blank)
+
+    def of_kind(self, kind: str, ids: np.ndarray) -> Bool[np.ndarray, "..."]:
+        """Whether pixels of such ids are of a kind, as far as ids tell."""
+        if kind in self.ids:
+            return ids == self.ids[kind]
+        if kind == TISSUE:
+            return ~np.isin(ids, [VOID, *self.ids.values()])
+        return np.isin(ids, self.empty)
 
 
 def _counts(shares: Mapping[str, float], total: int) -> dict[str, int]:
@@ -117,37 +126,48 @@ def wanted_by_kind(rules: CutRules) -> dict[str, int]:
 
 def sample_positions(
     field: Field,
-    exact: Callable[[int, int], int],
+    labels: Callable[[Box], UInt8[np.ndarray, "h w"]],
     plan: ClassPlan,
     rules: CutRules,
     shape: tuple[int, int],
     key: str,
 ) -> dict[Position, str]:
     """Corners of tiles and the kind of each, at most rules.per_slide; kinds that a slide lacks
-    leave their share.
+    leave their share to the others.
 
     Args:
       field: what lies where.
-      exact: class id of the pixel (y, x), or VOID.
+      labels: class ids of the pixels in a box, drawn exactly.
       plan, rules: as everywhere; rules.shares says the kinds.
       shape: rows and columns of the slide at the resolution of the tiles; tiles lie within.
       key: of the job.
     """
-    rng = generator(rules.seed, key, "sample")
-    masks = kind_masks(field, plan, [kind for kind, _ in rules.shares])
+    rng, tile = generator(rules.seed, key, "sample"), rules.tile
+    kinds = _Kinds(plan, rules)
+    masks = {kind: kinds.mask(kind, field) for kind in kinds.kinds}
     cells = {kind: np.flatnonzero(mask).astype(np.int32) for kind, mask in masks.items()}
     shares = {kind: share for kind, share in rules.shares if len(cells[kind])}
     found: dict[Position, str] = {}
-    if not shares or min(shape) < rules.tile:
+    if not shares or min(shape) < tile:
         return found
-    accept = _acceptance(field, exact, plan, rules, [kind for kind, _ in rules.shares])
+    occupied = ~field.blank | ~np.isin(field.ids, kinds.empty)
+
+    def accept(kind: str, y: int, x: int) -> bool:
+        """The exact test: the center pixel is of the kind and, for glass, nothing else is there."""
+        center = labels((y + tile // 2, x + tile // 2, 1, 1))
+        if not kinds.of_kind(kind, center).all():
+            return False
+        if kind in (TISSUE, *kinds.ids):
+            return True
+        return float(mean_in_boxes(occupied, np.array([(y, x, tile, tile)]), field.scale)[0]) == 0
+
     for kind, wanted in _counts(shares, rules.per_slide).items():
         taken = 0
         for _ in range(TRIES * wanted):
             if taken == wanted:
                 break
-            corner = _draw(rng, cells[kind], field, rules.tile, shape)
-            if corner is not None and corner not in found and accept(kind, corner):
+            corner = _draw(rng, cells[kind], field, tile, shape)
+            if corner is not None and corner not in found and accept(kind, *corner):
                 found[corner] = kind
                 taken += 1
     return found
@@ -156,7 +176,7 @@ def sample_positions(
 def _draw(
     rng: np.random.Generator, cells: np.ndarray, field: Field, tile: int, shape: tuple[int, int]
 ) -> Position | None:
-    """Corner of the tile round a random pixel of a random cell; None where it would leave the
+    """Corner of the tile around a random pixel of a random cell; None where it would leave the
     slide."""
     row, column = divmod(int(cells[rng.integers(len(cells))]), field.ids.shape[1])
     y, x = (int((at + rng.random()) / field.scale) - tile // 2 for at in (row, column))
@@ -164,39 +184,7 @@ def _draw(
     return (y, x) if inside else None
 
 
-def _acceptance(
-    field: Field,
-    exact: Callable[[int, int], int],
-    plan: ClassPlan,
-    rules: CutRules,
-    kinds: Sequence[str],
-) -> Callable[[str, Position], bool]:
-    """The exact test of a tile: its centre pixel is of the kind and, for glass, nothing else is in
-    the tile."""
-    names = {spec.name: i for i, spec in enumerate(plan.classes)}
-    if BACKGROUND not in names and plan.background is not None:
-        names[BACKGROUND] = plan.background
-    named = {names[kind] for kind in kinds if kind in names}
-    half, tile = rules.tile // 2, rules.tile
-    occupied = ~field.blank | ~np.isin(field.ids, _empty(plan))
-
-    def accept(kind: str, corner: Position) -> bool:
-        number = exact(corner[0] + half, corner[1] + half)
-        if kind in names:
-            return number == names[kind]
-        if kind == TISSUE:
-            return number != VOID and number not in named
-        box = np.array([(*corner, tile, tile)])
-        return number in _empty(plan) and float(mean_in_boxes(occupied, box, field.scale)[0]) == 0
-
-    return accept
-
-
-def coarse_blank(
-    tissue: Bool[np.ndarray, "h w"], others: Sequence[Bool[np.ndarray, "h w"]]
-) -> Bool[np.ndarray, "h w"]:
-    """Where there is neither tissue nor anything of the others, at a distance of a pixel."""
-    anything = tissue.astype(np.uint8)
-    for other in others:
-        anything |= other.astype(np.uint8)
+def blank_glass(tissue: Tissue) -> Bool[np.ndarray, "h w"]:
+    """Where there is neither tissue nor pen nor blur, at a distance of a pixel."""
+    anything = (tissue.mask | tissue.pen | tissue.blur).astype(np.uint8)
     return cv2.dilate(anything, np.ones((3, 3), np.uint8)) == 0

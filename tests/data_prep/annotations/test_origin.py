@@ -1,6 +1,7 @@
 """QuPath crops slides to what was scanned and writes coordinates from there; others do not."""
 
 import json
+from contextlib import closing
 
 import pytest
 
@@ -8,8 +9,8 @@ from data_prep.annotations import Origin, load_annotation, origin_of
 from data_prep.annotations.polygon import make_polygon
 from data_prep.class_plan import ClassPlan
 from data_prep.cohort_table import Row
-from data_prep.engine.job import CutRules, Job, PolygonFiles, SlideReport
-from data_prep.engine.source import opened
+from data_prep.engine.job import CutRules, Job, PolygonFiles, Task, report_of
+from data_prep.engine.source import open_source
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.labels import VOID
 from stedm_jax.data.schema import ClassSpec
@@ -79,11 +80,9 @@ def test_a_slide_that_was_scanned_in_part(scanned, extra, expected):
     assert reader.origin == (128, 64)
     reader.close()
     path = writers.write_geojson(scanned.parent / "s.geojson", [SHAPE])
-    job, report = (
-        Job("s.tif", row(**extra), scanned, PolygonFiles((path,), "s.tif")),
-        SlideReport.__new__(SlideReport),
-    )
-    with opened(job, PLAN, CutRules(0.5, 64), report) as source:
+    job = Job("s.tif", row(**extra), scanned, PolygonFiles((path,), "s.tif"))
+    task = Task(job, PLAN, CutRules(0.5, 64))
+    with closing(open_source(task, report_of(job))) as source:
         x, y = expected
         assert source.polygons[0].box[:2] == expected
         assert source.labels((y - 1, x - 1, 2, 2)).tolist() == [[VOID, VOID], [VOID, 0]]

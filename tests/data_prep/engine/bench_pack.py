@@ -55,6 +55,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 from PIL import Image
 
 import data_prep.engine.cut as cut_module
+import data_prep.engine.overview as overview_module
 import data_prep.engine.source as source_module
 import stedm_jax.data.codecs as codecs_module
 import stedm_jax.data.schema as schema_module
@@ -82,15 +83,15 @@ WATCHED = (
     (schema_module, "encode_image", "encode"),
     (schema_module, "encode_mask", "encode"),
     (scaled_module.Slide, "overview", "overview"),
-    (cut_module, "find_tissue", "tissue"),
+    (overview_module, "find_tissue", "tissue"),
     (source_module.SlideSource, "labels", "masks"),
     (parts_module.PartWriter, "write", "check"),
     (parts_module.PartWriter, "finish", "check"),
     (parts_module, "sha256_of", "store"),
     (parts_module, "replace_folder", "store"),
     (parts_module, "RecordFile", "store"),
-    (cut_module, "_draw", "thumbnail"),
-    (cut_module, "opened", "opening"),
+    (cut_module, "draw_thumbnail", "thumbnail"),
+    (cut_module, "open_source", "opening"),
 )
 PIXELS = ("read", "scale", "encode")
 CALIBRATION = 1500

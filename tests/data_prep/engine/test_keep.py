@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-import data_prep.engine.run as run_module
+import data_prep.engine.pack as pack_module
+from data_prep.engine.job import SlideReport
 from data_prep.slides import main
 from stedm_jax.common.errors import UserError
 from stedm_jax.data.records import TileSet
@@ -49,7 +50,7 @@ def test_parts_of_other_rules_are_refused_not_swept(own, tmp_path, monkeypatch):
     def interrupt(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run_module, "assemble", interrupt)
+    monkeypatch.setattr(pack_module, "assemble", interrupt)
     with pytest.raises(KeyboardInterrupt):
         call(main, tmp_path / "out", own)
     monkeypatch.undo()
@@ -81,7 +82,7 @@ def test_a_slide_that_fails_now_keeps_its_old_tiles(own, tmp_path):
 def test_a_slide_that_fails_each_time_costs_no_reassembly(own, tmp_path, monkeypatch):
     (own["slides"] / "b.tif").write_bytes(b"no slide")
     call(main, tmp_path / "out", own)
-    monkeypatch.setattr(run_module, "assemble", None)
+    monkeypatch.setattr(pack_module, "assemble", None)
     status, _ = call(main, tmp_path / "out", own)
     assert status == 1
 
@@ -101,7 +102,7 @@ def test_overwrite_replaces_tile_sets_only(own, tmp_path, what):
 @pytest.mark.parametrize("damage", ["a byte", "short", "version"])
 def test_damaged_parts_are_packed_again(own, tmp_path, monkeypatch, damage):
     call(main, tmp_path / "whole", own)
-    monkeypatch.setattr(run_module, "assemble", lambda *arguments: exec("raise KeyboardInterrupt"))
+    monkeypatch.setattr(pack_module, "assemble", lambda *arguments: exec("raise KeyboardInterrupt"))
     with pytest.raises(KeyboardInterrupt):
         call(main, tmp_path / "out", own)
     monkeypatch.undo()
@@ -134,14 +135,14 @@ def test_a_damaged_set_lends_nothing_to_a_new_one(own, tmp_path):
 def test_a_full_disk_ends_the_run_and_keeps_what_is_finished(own, tmp_path, monkeypatch):
     import data_prep.engine.cut as cut_module
 
-    old = cut_module._draw
+    old = cut_module.draw_thumbnail
 
     def full(task, *arguments):
         if task.job.key == "b.tif":
             raise OSError(errno.ENOSPC, "No space left on device", "somewhere")
-        old(task, *arguments)
+        return old(task, *arguments)
 
-    monkeypatch.setattr(cut_module, "_draw", full)
+    monkeypatch.setattr(cut_module, "draw_thumbnail", full)
     with pytest.raises(UserError, match="Make room on the disk.*is kept"):
         call(main, tmp_path / "out", own)
     assert len(list((tmp_path / "out.parts").glob("a.tif*/part.json"))) == 1
@@ -170,12 +171,9 @@ def test_other_colours_change_the_manifest_only(own, tmp_path):
 
 
 def test_many_notes_on_a_slide_are_counted():
-    from data_prep.engine.cut import _shorten
-    from data_prep.engine.job import SlideReport
-
     report = SlideReport("a", "a", "P", "train", left_out=[str(i) for i in range(1000)])
     for _ in range(2):
-        _shorten(report)
+        report.shorten()
         assert report.left_out[49:] == ["49", "and 950 more like these"]
 
 

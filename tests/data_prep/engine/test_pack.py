@@ -13,7 +13,7 @@ import fsspec
 import numpy as np
 import pytest
 
-import data_prep.engine.run as run_module
+import data_prep.engine.pack as pack_module
 from data_prep.annotations.repair import OUTSIDE
 from data_prep.slides import main
 from data_prep.tiff import write_pyramid
@@ -161,7 +161,7 @@ def test_any_exception_of_a_slide_is_told_with_its_place(options, tmp_path, monk
     def look(*arguments):
         raise ZeroDivisionError("a library")
 
-    monkeypatch.setattr("data_prep.engine.cut.find_tissue", look)
+    monkeypatch.setattr("data_prep.engine.overview.find_tissue", look)
     status, reports = call(main, tmp_path / "out", options)
     assert status == 2 and all("ZeroDivisionError at " in line["error"] for line in reports)
 
@@ -170,7 +170,7 @@ def test_any_exception_of_a_slide_is_told_with_its_place(options, tmp_path, monk
 def test_a_slide_that_kills_its_worker_is_the_only_one_to_fail(
     options, whole, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(run_module, "cut", functools.partial(kill_over, "b.tif"))
+    monkeypatch.setattr(pack_module, "cut", functools.partial(kill_over, "b.tif"))
     status, reports = call(main, tmp_path / "out", options | {"workers": 2})
     assert status == 1 and [line["slide"] for line in reports if line["error"]] == ["b.tif"]
     assert "worker died" in reports[1]["error"]
@@ -193,7 +193,7 @@ def test_killed_and_resumed_with_other_workers(options, whole, tmp_path):
     out = tmp_path / "out"
     flags = [f"--{name}={value}" for name, value in options.items()]
     code = (
-        "import sys, time, data_prep.engine.run as r, data_prep.slides as s\n"
+        "import sys, time, data_prep.engine.pack as r, data_prep.slides as s\n"
         "old = r.cut\n"
         "def slow(task):\n    time.sleep(0.5)\n    return old(task)\n"
         "r.cut = slow\ns.main(sys.argv[1:])\n"
@@ -248,7 +248,7 @@ def test_a_remote_set_is_looked_at_before_packing(options, tmp_path, monkeypatch
     store, root = fsspec.core.url_to_fs(url)
     ours = store.cat_file(f"{root}/manifest.json")
     store.pipe_file(f"{root}/manifest.json", b"{}")
-    monkeypatch.setattr(run_module, "run_tasks", None)
+    monkeypatch.setattr(pack_module, "run_tasks", None)
     with pytest.raises(UserError, match="Another tile set lies at"):
         main([*flags[:-1], "--limit=2"])
     monkeypatch.undo()
@@ -264,7 +264,7 @@ def test_a_remote_set_is_looked_at_before_packing(options, tmp_path, monkeypatch
         raise PermissionError("no credentials")
 
     monkeypatch.setattr(type(store), "pipe_file", refuse)
-    monkeypatch.setattr(run_module, "run_tasks", None)
+    monkeypatch.setattr(pack_module, "run_tasks", None)
     with pytest.raises(UserError, match="no credentials"):
         main([*flags[:-1], "--limit=3"])
 
