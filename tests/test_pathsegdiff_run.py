@@ -70,15 +70,15 @@ def test_from_tiles_without_labels_to_a_report_and_an_ablation(tile_set: TileSet
         for arm in summary["arms"].values()
     )
     scores = {
-        arm: json.loads((tmp_path / f"run/segmentation/{arm}-0/scores.json").read_text())
+        arm: json.loads((tmp_path / f"run/segmentation/{arm}/0/scores.json").read_text())
         for arm in arms
     }
     pixels = {arm: np.sum(list(each["confusion"]["test"].values())) for arm, each in scores.items()}
     assert set(pixels.values()) == {16 * 32 * 32}
-    used = json.loads((tmp_path / "run/segmentation/ldm-0/frozen.json").read_text())
+    used = json.loads((tmp_path / "run/segmentation/ldm/0/frozen.json").read_text())
     assert set(used) == {"first", "guide", "denoiser"}
     assert set(
-        json.loads((tmp_path / "run/segmentation/random-ldm-0/frozen.json").read_text())
+        json.loads((tmp_path / "run/segmentation/random-ldm/0/frozen.json").read_text())
     ) == {"first", "guide"}
 
     again = run(tmp_path)

@@ -26,7 +26,8 @@ def get_config(arm=""):
     config.autoencoder.model.update({"channels": 4, "multipliers": (1, 1, 1)})
     config.diffusion.unet.update({"base": 8, "multipliers": (1, 1), "heads": 2})
     config.diffusion.style.update({"width": 4, "dim": 8})
-    config.segmentation.model.update({"widths": (4, 8), "depths": (1, 1), "heads": (1, 1), "reductions": (2, 1)})
+    model = config.segmentation.model
+    model.update({"widths": (4, 8), "depths": (1, 1), "heads": (1, 1), "reductions": (2, 1)})
     config.segmentation.model.decoder = (8, 8, 4)
     config.segmentation.seeds = (0,)
     return config
@@ -73,7 +74,7 @@ def test_killed_resumed_finished_and_refused(tile_set: TileSet, tmp_path: Path):
 
     second = run(tmp_path)
     assert second.returncode == 0, second.stderr
-    assert "autoencoder (done)" in second.stdout and "[diffusion]" in second.stdout
+    assert "autoencoder (done)" in second.stdout and "[generator/stedm]" in second.stdout
 
     summary = json.loads((tmp_path / "run/report/summary.json").read_text())
     assert set(summary["arms"]) == {"labelled", "labelled+synthetic"}
@@ -89,7 +90,7 @@ def test_killed_resumed_finished_and_refused(tile_set: TileSet, tmp_path: Path):
     )
     assert all(
         summary["stages"][stage]["seconds"] > 0
-        for stage in ("data", "diffusion", "synthesis", "segmentation")
+        for stage in ("data", "generator/stedm", "synthesis/synthetic", "segmentation/labelled/0")
     )
     with (tmp_path / "run/report/per_patient.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -101,7 +102,7 @@ def test_killed_resumed_finished_and_refused(tile_set: TileSet, tmp_path: Path):
     page = (tmp_path / "run/report/index.html").read_text()
     assert "<svg" in page or "data:image/png;base64" in page
 
-    check_synthetic(TileSet.open(tmp_path / "run/synthesis/tiles"), tile_set)
+    check_synthetic(TileSet.open(tmp_path / "run/synthesis/synthetic/tiles"), tile_set)
 
     check_inference(tmp_path)
 

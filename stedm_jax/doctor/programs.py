@@ -26,7 +26,7 @@ from stedm_jax.doctor.compiling import Request
 from stedm_jax.doctor.hlo import Module
 from stedm_jax.experiment import latent_cache
 from stedm_jax.experiment.context import DTYPES, check_classes, known_tiles
-from stedm_jax.experiment.sampling import make_sampler
+from stedm_jax.experiment.sampler import make_sampler
 from stedm_jax.experiment.workdir import Workdir
 from stedm_jax.settings.root import Settings
 from stedm_jax.tasks.build import build_autoencoder, build_generator

@@ -20,7 +20,7 @@ from stedm_jax.data.schema import SYNTHETIC, ClassSpec, Tile
 from stedm_jax.experiment.cells import Cell
 from stedm_jax.experiment.context import Context
 from stedm_jax.experiment.orders import Order, Orders, load
-from stedm_jax.experiment.sampling import make_sampler
+from stedm_jax.experiment.sampler import make_sampler
 from stedm_jax.settings.synthesis import Synthesis
 from stedm_jax.training import peers
 from stedm_jax.training.logging import Progress

@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from configs.demo import get_config
 from stedm_jax.data.arrays import ArraySpec, ArrayStore, StoreSpec
 from stedm_jax.data.augment import Views
-from stedm_jax.stages.encode import Encoding, encode_tiles
-from stedm_jax.stages.run import Run
+from stedm_jax.experiment.context import Context
+from stedm_jax.experiment.encode_views import Encoding, encode_tiles
+from stedm_jax.experiment.workdir import Workdir
 from stedm_jax.training import distributed
 from stedm_jax.training.sharding import make_mesh
-from stedm_jax.workdir import Workdir
+from tests.experiment.settings import tiny
 
 
 def network(params, image):
@@ -27,9 +27,7 @@ def network(params, image):
 
 def encode(workdir: Path, tiles: str) -> ArrayStore:
     """Three views of each tile of two splits, in shards of five tiles, by whoever takes part."""
-    config = get_config("tiny")
-    config.data.update({"tiles": tiles, "prepare": (), "tile": 32, "groups": (), "foreground": ()})
-    run = Run(config, Workdir(workdir), make_mesh())
+    context = Context(tiny(tiles), Workdir(workdir), make_mesh())
     views = Views(1, 3, 1, jitter=0.3)
     spec = StoreSpec(
         {"moments": ArraySpec((8, 8, 3)), "embedding": ArraySpec((6,), "float32")},
@@ -41,12 +39,12 @@ def encode(workdir: Path, tiles: str) -> ArrayStore:
     kernel = np.random.default_rng(0).normal(size=(32 * 32 * 3, 6)).astype(np.float32) / 55
     params = {
         "kernel": jax.make_array_from_callback(
-            kernel.shape, _along(run.mesh), lambda index: kernel[index]
+            kernel.shape, _along(context.mesh), lambda index: kernel[index]
         )
     }
     drawn = {"train": views, "style": views}
     return encode_tiles(
-        run, Encoding(workdir / "set", spec, drawn, network, params, 1, "test", "read less")
+        context, Encoding(workdir / "set", spec, drawn, network, params, 1, "test", "read less")
     )
 
 

@@ -30,7 +30,7 @@ def command(folder: Path, stages: str) -> list[str]:
 @pytest.mark.slow
 def test_two_processes_store_what_one_does_and_train_from_it(tile_set, tmp_path: Path) -> None:
     (tmp_path / "small.py").write_text(CACHED.replace("TILES", repr(str(tile_set.path))))
-    pair = Pair(tmp_path / "logs", command(tmp_path, "data,autoencoder,latents,diffusion"))
+    pair = Pair(tmp_path / "logs", command(tmp_path, "data,autoencoder,latents,generator"))
     assert [process.wait(1500) for process in pair.each] == [0, 0], pair.said(0)[-3000:]
     assert "512 views of tiles (style 16 x 16, train 16 x 16)" in pair.said(0)
     made = ArrayStore.open(tmp_path / "run" / "latents" / "cache")

@@ -152,9 +152,7 @@ def test_whole_images_of_other_classes_are_refused(tile_set, tmp_path, monkeypat
     with pytest.raises(UserError, match="holds no whole images"):
         check_whole(context)
     found = list(tile_set.classes)
-    monkeypatch.setattr(
-        check.WholeSet, "open", lambda path: WholeSet(path, tuple(found), ())
-    )
+    monkeypatch.setattr(check.WholeSet, "open", lambda path: WholeSet(path, tuple(found), ()))
     check_whole(context)
     found.reverse()
     says = "report.whole names .* has the classes tumour, background"

@@ -63,9 +63,7 @@ def test_the_plan_prints_every_cell_with_its_state(tile_set, tmp_path, capsys):
     assert "tiles train 16" in out and not workdir.path.exists()
 
 
-def test_the_plan_says_what_is_done_and_what_other_settings_invalidate(
-    tile_set, tmp_path, capsys
-):
+def test_the_plan_says_what_is_done_and_what_other_settings_invalidate(tile_set, tmp_path, capsys):
     settings = tiny(tile_set.path)
     workdir, graph = Workdir(tmp_path / "run"), Graph(settings)
     stamps = graph.stamps(tile_set.fingerprint)

@@ -8,31 +8,44 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from configs.base import get_base
 from stedm_jax.common.errors import UserError
 from stedm_jax.data.records import TileSet
 from stedm_jax.data.schema import ClassSpec
 from stedm_jax.data.whole import WholeSet, WholeWriter
 from stedm_jax.evaluation.objects import to_objects
-from stedm_jax.stages import whole
-from stedm_jax.stages.run import Run
-from stedm_jax.stages.seen import check_held_out, check_report, learnt_from, noted
-from stedm_jax.stages.segmentation import about
+from stedm_jax.experiment.context import Context
+from stedm_jax.experiment.held_out import check_held_out, check_report, learnt_from
+from stedm_jax.experiment.segmenters import about
+from stedm_jax.experiment.workdir import Workdir
+from stedm_jax.inference import score_whole as whole_images
 from stedm_jax.training.sharding import make_mesh
-from stedm_jax.workdir import Workdir
+from tests.experiment.settings import base, unchecked
 from tests.inference.fakes import COLORS, discs, image_of, segmenter
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch):
-    config = get_base()
-    config.report.whole = "{workdir}/whole"
-    for name, seed in (("labelled", 0), ("labelled", 1), ("judge", 0)):
-        folder = tmp_path / f"segmentation/{name}-{seed}"
+def context(tmp_path, monkeypatch):
+    settings = base(report__whole="{workdir}/whole")
+    for cell in ("segmentation/labelled/0", "segmentation/labelled/1", "judge"):
+        folder = tmp_path / cell
         folder.mkdir(parents=True)
-        (folder / "scores.json").write_text(json.dumps({"arm": name, "seed": seed}))
-    monkeypatch.setattr(whole, "segmenter_of", lambda run, arm, seed: segmenter())
-    return Run(config, Workdir(tmp_path), make_mesh())
+        *_, arm, seed = cell.split("/") if "/" in cell else ("judge", "0")
+        scores = {"arm": arm, "seed": int(seed), "confusion": {}}
+        (folder / "scores.json").write_text(json.dumps(scores))
+    monkeypatch.setattr(whole_images, "segmenter_of", lambda context, arm, seed: segmenter())
+    (tmp_path / "report").mkdir()
+    return Context(settings, Workdir(tmp_path), make_mesh())
+
+
+def score(context):
+    whole_images.score_whole(context, context.workdir.path / "report", "labelled")
+
+
+def on_tiles(context, tile_set, **changes):
+    """The same run on a tile set."""
+    settings = unchecked(context.settings, "data.tiles", str(tile_set.path))
+    settings = unchecked(settings, "data.tile", 32)
+    return replace(context, settings=replace(settings, **changes))
 
 
 @pytest.fixture
@@ -53,8 +66,8 @@ def images(tmp_path):
             )
 
 
-def test_every_arm_and_seed_is_scored(run, images, tmp_path):
-    whole.run(run)
+def test_every_arm_and_seed_is_scored(context, images, tmp_path):
+    score(context)
     with (tmp_path / "report/whole_images.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["arm"], row["seed"], row["image"]) for row in rows] == [
@@ -72,24 +85,26 @@ def test_every_arm_and_seed_is_scored(run, images, tmp_path):
     ]
 
 
-def test_no_set_there(run):
+def test_no_set_there(context):
     with pytest.raises(UserError, match="--whole of data_prep"):
-        whole.run(run)
+        score(context)
 
 
-def test_patients_that_were_learnt_from_are_refused(run, images, tile_set, tmp_path, monkeypatch):
+def test_patients_that_were_learnt_from_are_refused(
+    context, images, tile_set, tmp_path, monkeypatch
+):
     one = replace(segmenter(), learnt={"segmentation": ["c", "b"], "ssl": ["b"]})
-    monkeypatch.setattr(whole, "segmenter_of", lambda run, arm, seed: one)
-    with pytest.raises(UserError, match="learnt from: 'b' by segmentation and ssl. Scores"):
-        whole.run(run)
+    monkeypatch.setattr(whole_images, "segmenter_of", lambda context, arm, seed: one)
+    with pytest.raises(UserError, match="learned from: 'b' by segmentation and ssl. Scores"):
+        score(context)
     assert not (tmp_path / "report/whole_images.csv").exists()
-    run.config.data.update({"tiles": str(tile_set.path), "tile": 32})
-    check_report(run)
+    context = on_tiles(context, tile_set)
+    check_report(context)
     monkeypatch.setattr(
         TileSet, "patients", lambda self, split: ["a"] if split == "style" else ["c"]
     )
-    with pytest.raises(UserError, match="learnt from: 'a' by synthesis. Scores"):
-        check_report(run)
+    with pytest.raises(UserError, match="learned from: 'a' by synthesis. Scores"):
+        check_report(context)
 
 
 @pytest.mark.parametrize(("learnt", "refused"), [("4", True), ("4@test", True), ("4@train", False)])
@@ -103,18 +118,17 @@ def test_a_name_of_the_official_split_hides_no_patient_of_another(tmp_path, lear
             tmp_path / "a.png", discs(), None, patient="4@test", split="test", mpp=1.0, tags=tags
         )
     images = WholeSet.open(tmp_path / "whole")
-    with pytest.raises(UserError, match="learnt from") if refused else nullcontext():
+    with pytest.raises(UserError, match="learned from") if refused else nullcontext():
         check_held_out({"segmentation": [learnt]}, images)
 
 
-def test_who_was_learnt_from_is_noted_by_stage(run, tile_set):
-    run.config.data.update({"tiles": str(tile_set.path), "tile": 32})
-    run.config.stages = ("autoencoder", "ssl", "segmentation")
+def test_whom_a_run_learns_from_is_noted_by_stage(context, tile_set):
+    stages = ("autoencoder", "ssl", "segmentation")
+    context = on_tiles(context, tile_set, stages=stages)
     both, train = ["style0", "style1", "train0", "train1"], ["train0", "train1"]
-    assert learnt_from(run) == {"segmentation": train, "autoencoder": train, "ssl": both}
-    assert about(run)["stain"] is None
-    run.tiles.manifest["source"] = {"stain_norm": "reinhard", "stain_target": "None"}
-    assert about(run)["stain"]["kind"] == "reinhard"
-    assert noted(about(run)) == learnt_from(run) and noted({"patients": ["a"]}) == {
-        "segmentation": ["a"]
-    }
+    wanted = {"segmentation": train, "autoencoder": train, "ssl": both}
+    assert learnt_from(context) == wanted
+    assert about(context)["stain"] is None
+    source = {"stain_norm": "reinhard", "stain_target": "None"}
+    context.tiles.manifest["source"] = source
+    assert about(context)["stain"]["kind"] == "reinhard" and about(context)["learnt"] == wanted
