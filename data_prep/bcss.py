@@ -35,7 +35,7 @@ import argparse
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -115,21 +115,9 @@ NAME = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class Region:
-    """What the name of an image says; x, y in level-0 pixels of the slide, mpp None where it is
-    silent."""
-
-    slide: str
-    patient: str
-    hospital: str
-    x: int
-    y: int
-    mpp: float | None
-
-
-def parse_name(name: str) -> Region:
-    """Reads the name of an image.
+def parse_name(name: str) -> dict[str, str]:
+    """What the name of an image says: slide, patient, hospital, x and y in level-0 pixels of the
+    slide, and mpp, "" where it is silent.
 
     Raises:
       UserError: it is of another form.
@@ -140,8 +128,7 @@ def parse_name(name: str) -> Region:
             f"The image {name} is not named like {EXAMPLE}; slide, patient and hospital come from "
             "there. Move it elsewhere, or give it its published name."
         )
-    slide, patient, hospital, x, y, mpp = match.groups()
-    return Region(slide, patient, hospital, int(x), int(y), float(mpp) if mpp else None)
+    return match.groupdict(default="")
 
 
 def class_groups(grouping: str) -> dict[str, tuple[str, ...]]:
@@ -187,7 +174,7 @@ def read_cohort(images: Path, args: argparse.Namespace) -> list[Row]:
             regions[path.name] = parse_name(path.name)
         except UserError:
             strangers.append(path.name)
-    hospitals = {region.patient: region.hospital for region in regions.values()}
+    hospitals = {region["patient"]: region["hospital"] for region in regions.values()}
     if args.split == "patient":
         parts = divide(hospitals, {"test": args.test, "rest": 1 - args.test}, "test", args.seed)
         test = {name for name, part in parts.items() if part == "test"}
@@ -197,10 +184,10 @@ def read_cohort(images: Path, args: argparse.Namespace) -> list[Row]:
     shares = {"val": args.val, "style": args.style, "train": 1.0}
     shares = {name: part for name, part in shares.items() if part}
     splits = divide(set(hospitals) - test, shares, "val", args.seed) | dict.fromkeys(test, "test")
-    rows = [
-        Row(name, region.patient, splits[region.patient], {}, {"hospital": region.hospital}, line)
-        for line, (name, region) in enumerate(regions.items(), start=1)
-    ]
+    rows = []
+    for name, region in regions.items():
+        patient, tags = region["patient"], {"hospital": region["hospital"]}
+        rows.append(Row(name, patient, splits[patient], {}, tags, 0))
     return rows + [Row(name, name, "style", {}, {}, 0) for name in strangers]
 
 
@@ -231,11 +218,12 @@ def _with_mask(
     source_mpp: float | None,
 ) -> Job:
     row, region = job.row, parse_name(job.row.file)
-    mpp = region.mpp if source_mpp is None else source_mpp
-    if mpp is None:
+    x, y, said = int(region["x"]), int(region["y"]), region["mpp"]
+    if source_mpp is None and not said:
         raise UserError(
             f"The name of {row.file} does not say its microns per pixel; give --source_mpp=0.25."
         )
+    mpp = float(said) if source_mpp is None else source_mpp
     check_mpp(mpp, f"The name of {row.file}")
     mask = masks / row.file
     if row.split != "style" and not mask.is_file():
@@ -244,9 +232,9 @@ def _with_mask(
         job,
         labels=None if row.split == "style" else MaskFile(mask, values, void=void),
         mpp=mpp,
-        slide=region.slide,
-        roi=f"{region.x}_{region.y}",
-        offset=(region.x, region.y),
+        slide=region["slide"],
+        roi=f"{x}_{y}",
+        offset=(x, y),
     )
 
 

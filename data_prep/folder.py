@@ -66,40 +66,33 @@ def parse_values(text: str, count: int) -> tuple[int, ...]:
     return values
 
 
-def own_mpp(row: Row, args: argparse.Namespace) -> float | None:
-    """Microns per pixel of an image: what its row says, else --source_mpp."""
-    own = row.number("mpp", args.table)
-    return args.source_mpp if own is None else own
-
-
-def tile_mpp(row: Row, args: argparse.Namespace) -> float:
-    """Microns per pixel of the tiles of an image.
+def microns(row: Row, args: argparse.Namespace) -> tuple[float, float]:
+    """Microns per pixel of an image (what its row says, else --source_mpp, else --mpp), and of its
+    tiles.
 
     Raises:
       UserError: nothing says, or the images are coarser than the tiles are to be.
     """
-    own = own_mpp(row, args)
-    source = args.mpp if own is None else own
+    said = (row.number("mpp", args.table), args.source_mpp, args.mpp)
+    source = next((value for value in said if value is not None), None)
     if source is None:
         raise UserError(
             "Nothing says how many microns a pixel has: give --mpp (of the tiles), and "
             "--source_mpp or a column mpp in the table if the images have another resolution."
         )
     mpp = source if args.mpp is None else args.mpp
-    if args.fit:
-        return mpp
-    if not LEAST_MPP <= source <= MOST_MPP:
+    if not args.fit and not LEAST_MPP <= source <= MOST_MPP:
         raise UserError(
             f"Image {row.file} has {source:g} um per pixel, which is outside {LEAST_MPP} to "
             f"{MOST_MPP:g}; correct --source_mpp or the column mpp, or give --fit for images that "
             "were not taken through a microscope."
         )
-    if mpp / source < 0.99:
+    if not args.fit and mpp / source < 0.99:
         raise UserError(
             f"Image {row.file} has {source:g} um per pixel and cannot give {mpp:g}; set --mpp to "
             f"at least {source:g}."
         )
-    return mpp
+    return source, mpp
 
 
 def first_mpp(rows: Sequence[Row], args: argparse.Namespace) -> float:
@@ -111,7 +104,7 @@ def first_mpp(rows: Sequence[Row], args: argparse.Namespace) -> float:
     wrong: list[UserError] = []
     for row in rows:
         try:
-            return tile_mpp(row, args)
+            return microns(row, args)[1]
         except UserError as error:
             wrong.append(error)
     raise wrong[0]
@@ -120,14 +113,14 @@ def first_mpp(rows: Sequence[Row], args: argparse.Namespace) -> float:
 def _with_mask(
     job: Job, args: argparse.Namespace, values: tuple[int, ...] | None, mpp: float
 ) -> Job:
-    row, tiles = job.row, tile_mpp(job.row, args)
+    row = job.row
+    own, tiles = microns(row, args)
     if abs(tiles / mpp - 1) > 0.02:
         raise UserError(
             f"Image {row.file} has {tiles:g} um per pixel, the first one {mpp:g}; give --mpp, so "
             "that all are brought to one resolution."
         )
-    own = own_mpp(row, args)
-    if own is None or (args.mpp is None and abs(own / mpp - 1) <= 0.02):
+    if args.mpp is None:
         own = mpp
     if row.split == "style":
         return replace(job, mpp=own)

@@ -31,17 +31,8 @@ from data_prep.inspection.counts import (
     tags_by_slide,
     write_counts,
 )
-from data_prep.inspection.leaks import (
-    Finding,
-    counted_twice,
-    lacking,
-    names_alike,
-    patients_in_two_splits,
-    people_in_two_splits,
-    same_tiles,
-    shared_slides,
-)
-from data_prep.inspection.look import Look, look
+from data_prep.inspection.leaks import Finding, find_leaks, patients_in_two_splits
+from data_prep.inspection.look import look
 from data_prep.inspection.sheet import draw_sheet
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.files import write_bytes, write_json, write_text
@@ -150,26 +141,6 @@ def describe(tiles: TileSet) -> list[str]:
     return out
 
 
-def find(tiles: TileSet, looks: Sequence[Look], most_pairs: int) -> tuple[list[Finding], int]:
-    """Everything to look into, and how many pairs of tiles of val or test overlap, of which
-    most_pairs are compared."""
-    rows = all_rows(tiles)
-    twice, pairs = counted_twice(tiles, most_pairs)
-    listed = {
-        split: [*tiles.manifest["patients"].get(split, ()), *tiles.patients(split)]
-        for split in tiles.splits
-    }
-    return [
-        *patients_in_two_splits(listed),
-        *people_in_two_splits(looks),
-        *names_alike([row.patient for row in rows]),
-        *shared_slides(rows),
-        *same_tiles(looks),
-        *twice,
-        *lacking(tiles),
-    ], pairs
-
-
 def inspect(args: argparse.Namespace) -> tuple[list[str], list[Finding]]:
     """Looks a set over and writes the report.
 
@@ -189,7 +160,7 @@ def inspect(args: argparse.Namespace) -> tuple[list[str], list[Finding]]:
         looks.append(each)
         progress.update(len(looks))
     most = sys.maxsize if args.deep else PAIRS_COMPARED
-    findings, pairs = find(tiles, looks, most)
+    findings, pairs = find_leaks(tiles, looks, most)
     lines = [
         *describe(tiles),
         "",

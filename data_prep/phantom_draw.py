@@ -6,6 +6,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 from jaxtyping import Float32, UInt8
+from numpy.random import Generator
 
 from data_prep.phantom_stain import Stain
 from data_prep.phantom_tissue import CAPSULE, GRID, MPP, Field, Nuclei, Tissue, smooth_noise
@@ -65,7 +66,7 @@ def _soft(field: Band, width: float) -> Band:
 
 
 def _nucleus(
-    rng: np.random.Generator, kind: Kind, angle: float, chromatin: float
+    rng: Generator, kind: Kind, angle: float, chromatin: float
 ) -> UInt8[np.ndarray, "a a"]:
     """One nucleus as a stamp of hematoxylin amounts (255 is the darkest), centered."""
     long = kind.length / MPP / 2 * np.exp(rng.normal(0, kind.spread))
@@ -88,7 +89,7 @@ def _nucleus(
 
 
 def stamp_nuclei(
-    rng: np.random.Generator, nuclei: dict[str, Nuclei], size: int, chromatin: float
+    rng: Generator, nuclei: dict[str, Nuclei], size: int, chromatin: float
 ) -> UInt8[np.ndarray, "s s"]:
     """Draws all nuclei, the darkest on top.
 
@@ -115,7 +116,7 @@ def stamp_nuclei(
     return plane[border:-border, border:-border]
 
 
-def _fibers(rng: np.random.Generator, tissue: Tissue) -> Plane:
+def _fibers(rng: Generator, tissue: Tissue) -> Plane:
     """Collagen: a texture stretched along the fibers, 0 (cleft) to 1; at 1 um per pixel."""
     grain = np.pad(rng.standard_normal((PATCH, PATCH)).astype(np.float32), 64, mode="wrap")
     fine = cv2.GaussianBlur(grain, (0, 0), sigmaX=5, sigmaY=1.1)[64:-64, 64:-64]
@@ -134,7 +135,7 @@ def _fibers(rng: np.random.Generator, tissue: Tissue) -> Plane:
     return 1 / (1 + cv2.exp((waves + 0.7) * -2.2))
 
 
-def _grain(rng: np.random.Generator, sigma: float) -> Plane:
+def _grain(rng: Generator, sigma: float) -> Plane:
     """A patch of noise of deviation 1 and grain `sigma` pixels, to be repeated."""
     noise = rng.standard_normal((PATCH, PATCH)).astype(np.float32)
     if sigma:
@@ -151,9 +152,7 @@ class Painter:
       stain: the look.
     """
 
-    def __init__(
-        self, rng: np.random.Generator, tissue: Tissue, nuclei: dict[str, Nuclei], stain: Stain
-    ):
+    def __init__(self, rng: Generator, tissue: Tissue, nuclei: dict[str, Nuclei], stain: Stain):
         side = tissue.tissue.shape[0]
         self.tissue, self.stain, self.size = tissue, stain, side * GRID
         self.solid = np.minimum(tissue.tissue, -tissue.lumen)

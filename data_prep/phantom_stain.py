@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
+from numpy.random import Generator
 
 HEMATOXYLIN = (0.65, 0.70, 0.29)
 EOSIN = (0.14, 0.95, 0.27)
@@ -91,7 +92,7 @@ def distance(first: Stain, second: Stain) -> float:
     )
 
 
-def narrow_stain(rng: np.random.Generator) -> Stain:
+def narrow_stain(rng: Generator) -> Stain:
     """A stain of the laboratory of the annotated patients."""
     return Stain(
         hue=rng.uniform(-3, 3),
@@ -109,7 +110,7 @@ def narrow_stain(rng: np.random.Generator) -> Stain:
     )
 
 
-def wide_stain(rng: np.random.Generator, strata: Sequence[float]) -> Stain:
+def wide_stain(rng: Generator, strata: Sequence[float]) -> Stain:
     """A stain of any laboratory.
 
     Args:
@@ -133,13 +134,13 @@ def wide_stain(rng: np.random.Generator, strata: Sequence[float]) -> Stain:
     )
 
 
-def _white(rng: np.random.Generator, level: tuple[float, float], tint: float) -> Triple:
+def _white(rng: Generator, level: tuple[float, float], tint: float) -> Triple:
     white = np.clip(rng.uniform(*level) + rng.uniform(-tint, tint, 3), 0, 254)
     red, green, blue = white.tolist()
     return red, green, blue
 
 
-def wide_stains(rng: np.random.Generator, count: int) -> list[Stain]:
+def wide_stains(rng: Generator, count: int) -> list[Stain]:
     """Stains that spread evenly over the wide range (a Latin hypercube), each clear of the narrow
     one.
 
@@ -150,7 +151,7 @@ def wide_stains(rng: np.random.Generator, count: int) -> list[Stain]:
     return [_clear_stain(rng, row, count) for row in np.stack(columns, -1)]
 
 
-def _clear_stain(rng: np.random.Generator, row: np.ndarray, count: int) -> Stain:
+def _clear_stain(rng: Generator, row: np.ndarray, count: int) -> Stain:
     """A wide stain of one cell of the hypercube, which is left in all but the hue after 20
     tries."""
     for attempt in range(1000):
@@ -163,7 +164,7 @@ def _clear_stain(rng: np.random.Generator, row: np.ndarray, count: int) -> Stain
     raise ValueError("no stain of this hue keeps clear of the narrow range; APART is too large")
 
 
-def vary(stain: Stain, rng: np.random.Generator) -> Stain:
+def vary(stain: Stain, rng: Generator) -> Stain:
     """The stain of one slide: what differs between two sections of a patient."""
     return replace(
         stain,

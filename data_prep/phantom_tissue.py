@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from jaxtyping import Float, Float32
+from numpy.random import Generator
 
 MPP = 0.5
 """Microns per pixel of level 0."""
@@ -55,7 +56,7 @@ class Nuclei:
     angle: Float[np.ndarray, " n"]
 
 
-def smooth_noise(rng: np.random.Generator, side: int, scale: float) -> Field:
+def smooth_noise(rng: Generator, side: int, scale: float) -> Field:
     """Smooth noise of mean 0 and deviation about 1 whose bumps are `scale` grid points wide."""
     cells = max(int(np.ceil(side / scale)), 1) + 3
     lattice = rng.standard_normal((cells, cells)).astype(np.float32)
@@ -64,7 +65,7 @@ def smooth_noise(rng: np.random.Generator, side: int, scale: float) -> Field:
     return np.ascontiguousarray(big[start : start + side, start : start + side]) * 1.3
 
 
-def _rough(rng: np.random.Generator, side: int, *bumps: tuple[float, float]) -> Field:
+def _rough(rng: Generator, side: int, *bumps: tuple[float, float]) -> Field:
     """A sum of smooth noises, each given by the width of its bumps in grid points and its height
     in microns."""
     noises = [smooth_noise(rng, side, width) * height for width, height in bumps]
@@ -84,9 +85,7 @@ def _rotated(x: float, y: float, angle: float, side: int) -> tuple[Field, Field]
     return columns * cos + rows * sin, rows * cos - columns * sin
 
 
-def _ellipse(
-    rng: np.random.Generator, side: int, x: float, y: float, long: float, short: float
-) -> Field:
+def _ellipse(rng: Generator, side: int, x: float, y: float, long: float, short: float) -> Field:
     """Field of an ellipse at a random angle; microns."""
     u, v = _rotated(x, y, rng.uniform(0, np.pi), side)
     return (1 - np.sqrt((u / long) ** 2 + (v / short) ** 2)) * short
@@ -103,7 +102,7 @@ def _raise_disc(field: Field, x: float, y: float, radius: float) -> None:
     np.maximum(window, radius - np.sqrt(dx * dx + dy * dy), out=window)
 
 
-def _outline(rng: np.random.Generator, side: int) -> Field:
+def _outline(rng: Generator, side: int) -> Field:
     """The piece of tissue with its irregular boundary, holes and tears."""
     extent = side * STEP
     long, short = rng.uniform(0.46, 0.52) * extent, rng.uniform(0.40, 0.47) * extent
@@ -119,7 +118,7 @@ def _outline(rng: np.random.Generator, side: int) -> Field:
     return field
 
 
-def _nests(rng: np.random.Generator, tissue: Field) -> tuple[Field, Field, Field]:
+def _nests(rng: Generator, tissue: Field) -> tuple[Field, Field, Field]:
     """Fields of nests, necrotic cores and lumina, before they are roughened and fitted into the
     tissue."""
     side = tissue.shape[0]
@@ -152,7 +151,7 @@ def _nests(rng: np.random.Generator, tissue: Field) -> tuple[Field, Field, Field
     return nests, necrosis, lumen
 
 
-def _lymph(rng: np.random.Generator, tissue: Field, tumor: Field) -> Field:
+def _lymph(rng: Generator, tissue: Field, tumor: Field) -> Field:
     """Clusters of lymphocytes, between the nests."""
     side = tissue.shape[0]
     field = np.full((side, side), -60, np.float32)
@@ -179,7 +178,7 @@ def _without_specks(field: Field, area: float) -> Field:
     return field
 
 
-def make_tissue(rng: np.random.Generator, size: int, waviness: float = 1.0) -> Tissue:
+def make_tissue(rng: Generator, size: int, waviness: float = 1.0) -> Tissue:
     """Draws the geometry of a slide.
 
     Args:
@@ -213,7 +212,7 @@ def _at(field: Field, xy: Points) -> Float32[np.ndarray, " n"]:
     return field[index[:, 1], index[:, 0]]
 
 
-def _lattice(rng: np.random.Generator, size: int, spacing: float, jitter: float) -> Points:
+def _lattice(rng: Generator, size: int, spacing: float, jitter: float) -> Points:
     """Jittered hexagonal lattice; spacing in microns, the result in level-0 pixels."""
     pitch = spacing / MPP
     y, x = np.mgrid[0 : size / (pitch * 0.866), 0 : size / pitch]
@@ -221,18 +220,16 @@ def _lattice(rng: np.random.Generator, size: int, spacing: float, jitter: float)
     return xy + rng.normal(0, jitter * pitch, xy.shape)
 
 
-def _scatter(rng: np.random.Generator, size: int, area: float) -> Points:
+def _scatter(rng: Generator, size: int, area: float) -> Points:
     """Uniform points, one for each `area` square microns."""
     return rng.uniform(0, size, (round((size * MPP) ** 2 / area), 2))
 
 
-def _oriented_at_random(rng: np.random.Generator, xy: Points) -> Nuclei:
+def _oriented_at_random(rng: Generator, xy: Points) -> Nuclei:
     return Nuclei(xy, rng.uniform(0, np.pi, len(xy)))
 
 
-def place_nuclei(
-    rng: np.random.Generator, tissue: Tissue, size: int, spacing: float
-) -> dict[str, Nuclei]:
+def place_nuclei(rng: Generator, tissue: Tissue, size: int, spacing: float) -> dict[str, Nuclei]:
     """Places the nuclei of each kind.
 
     Args:

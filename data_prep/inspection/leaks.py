@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import KDTree
 
+from data_prep.inspection.counts import all_rows
 from data_prep.inspection.look import PERSON, Look, same_picture
 from stedm_jax.common.labels import VOID
 from stedm_jax.data.index import IndexRow
@@ -151,3 +152,23 @@ def overlapping(rows: Sequence[IndexRow]) -> Iterator[tuple[IndexRow, IndexRow]]
             # Corners are rounded to whole pixels.
             if max(abs(one.x - other.x), abs(one.y - other.y)) < other.extent - 1:
                 yield one, other
+
+
+def find_leaks(tiles: TileSet, looks: Sequence[Look], most_pairs: int) -> tuple[list[Finding], int]:
+    """Everything to look into, and how many pairs of tiles of val or test overlap, of which
+    most_pairs are compared."""
+    rows = all_rows(tiles)
+    twice, pairs = counted_twice(tiles, most_pairs)
+    listed = {
+        split: [*tiles.manifest["patients"].get(split, ()), *tiles.patients(split)]
+        for split in tiles.splits
+    }
+    return [
+        *patients_in_two_splits(listed),
+        *people_in_two_splits(looks),
+        *names_alike([row.patient for row in rows]),
+        *shared_slides(rows),
+        *same_tiles(looks),
+        *twice,
+        *lacking(tiles),
+    ], pairs
