@@ -99,7 +99,6 @@ class Account:
         return asdict(self) | {
             "total": self.total,
             "wire": self.wire,
-            "memory": chip.memory,
             "verdict": self.verdict(chip),
             "seconds_at_peak": self.seconds(chip),
             "estimated_images_per_second": self.rate(chip),
@@ -123,27 +122,26 @@ def account_lines(account: Account, chip: Chip, settings: Settings) -> list[str]
         count = len(account.unknown_loops)
         lines += [f"loops counted once, because their number of turns is unknown: {count}"]
     if verdict != "PASS" and account.total > 0.9 * chip.memory:
-        lines += ["what makes it smaller, the cheapest first:", *remedies(account, chip, settings)]
+        lines += ["what makes it smaller, the cheapest first:", *remedies(account, settings)]
     return lines
 
 
-def remedies(account: Account, chip: Chip, settings: Settings) -> list[str]:
+def remedies(account: Account, settings: Settings) -> list[str]:
     """What makes a program that does not fit smaller, the cheapest first, in the words of the
     command line."""
-    out, trains = [], account.part.startswith("train")
-    if trains and not settings.diffusion.style.remat:
-        out += ["--config.diffusion.style.remat=true (style tiles in turn, computed again)"]
-    if trains and not settings.diffusion.unet.remat:
-        out += ["--config.diffusion.unet.remat=true (blocks are computed again, not kept)"]
+    style, unet = settings.diffusion.style, settings.diffusion.unet
+    trains, divided = account.part.startswith("train"), account.mesh["fsdp"]
     state = sum(size for name, size in account.held.items() if name != "batch") / 1e9
-    saved = state * (1 - account.mesh["fsdp"] / account.chips)
-    if saved > 0.05 * chip.memory / 1e9:
-        sizes = f"cuts {state:.2f} GB of state by {saved:.2f} GB"
-        out += [f"--config.mesh.fsdp={account.chips} ({sizes})"]
-    half = account.images // account.chips // 2
-    if half:
-        out += [f"--batch_per_chip={half} (half the images a chip; in a run, half the batch)"]
-    return [*out, "a larger pod with the same batch, or chips with more memory (v5p)"]
+    left = state * divided / account.chips
+    found = {
+        "--config.diffusion.style.remat=true (style tiles in turn)": trains and not style.remat,
+        "--config.diffusion.unet.remat=true (blocks are computed again)": trains and not unet.remat,
+        f"--config.mesh.fsdp={account.chips} (state of {left:.2f} GB, not {state:.2f})": left
+        < state,
+        "fewer images a chip: a smaller batch, or --batch_per_chip": account.images > account.chips,
+        "a larger pod with the same batch, or chips with more memory (v5p)": True,
+    }
+    return [remedy for remedy, helps in found.items() if helps]
 
 
 def pod_table(done: Sequence[tuple[Account, Chip]]) -> list[str]:

@@ -37,14 +37,14 @@ def traffic(module: Module) -> dict[str, Traffic]:
     """Kind -> what a run of the module sends; kinds that do not occur are left out."""
     sums = {kind: Traffic() for kind in KINDS}
     seen = set()
-    for line in module.instructions.values():
+    for computation, line, times in module.runs():
         opcode = line.opcode.removesuffix("-start")
-        kind, times = _OTHERS.get(opcode, opcode), module.times[line.within]
-        if kind not in KINDS or not times:
+        kind = _OTHERS.get(opcode, opcode)
+        if kind not in KINDS:
             continue
         size, group = _size(line), group_size(line, module.partitions)
         # On TPU a reduce-scatter is a fusion of an all-reduce and the slice that is kept.
-        if kind == "all-reduce" and line.within.startswith("all-reduce-scatter"):
+        if kind == "all-reduce" and computation.startswith("all-reduce-scatter"):
             kind = "reduce-scatter"
         elif kind == "reduce-scatter":
             size *= group

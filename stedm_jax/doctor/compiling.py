@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from stedm_jax.common.errors import UserError
+from stedm_jax.common.text import duration
 from stedm_jax.settings.root import Settings
 
 PULSE = 20.0
@@ -93,7 +94,7 @@ def compile_apart(
     there.close()
     try:
         while not here.poll(every):
-            print(f"  {time.monotonic() - began:.0f} s so far{usage(child.pid or 0)}", flush=True)
+            print(f"  {duration(time.monotonic() - began)} so far", flush=True)
         answer = here.recv()
     except EOFError:
         child.join()
@@ -119,14 +120,3 @@ def _death(request: Request, status: int) -> str:
         "more; if it happens again, check whether jax and libtpu go together: pip install -e "
         "'.[tpu]'"
     )
-
-
-def usage(pid: int) -> str:
-    """Processor time and memory of a process, as Linux reports them; "" elsewhere."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return ""
-    seconds = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    memory = int(fields[21]) * os.sysconf("SC_PAGE_SIZE")
-    return f" ({seconds:.0f} s of processor time, {memory / 1e9:.1f} GB of memory)"

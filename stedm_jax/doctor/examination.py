@@ -1,6 +1,5 @@
 """All checks of a machine and a configuration, in the order in which they are worth repairing."""
 
-import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
@@ -20,6 +19,9 @@ from stedm_jax.settings.root import Settings
 from stedm_jax.settings.training import Training
 from stedm_jax.tasks.build import build_autoencoder, build_generator
 from stedm_jax.training.task import Task
+
+COLORS = ((0, 0, 0), (255, 255, 255))
+"""Of two classes: how many there are changes the size of a generator little."""
 
 
 def examine(settings: Settings | None, path: Path, json_file: str = "") -> int:
@@ -67,27 +69,25 @@ def examine(settings: Settings | None, path: Path, json_file: str = "") -> int:
 
 def workdir_bytes(settings: Settings) -> float:
     """Bytes, about, that a run leaves in its workdir: checkpoints and synthetic tiles."""
-    first = build_autoencoder(settings, jnp.float32)
-    trained: list[tuple[Task, Training]] = []
-    if "autoencoder" in settings.stages:
-        trained.append((first, settings.autoencoder.train))
-    if "generator" in settings.stages:
-        for name in settings.diffusion.generators:
-            task = build_generator(settings, name, first, ((0, 0, 0),) * 2, jnp.float32)
-            trained.append((task, settings.generator(name).train))
-    total = 0.0
-    for task, train in trained:
-        if not train.steps:
-            continue
-        size = 4.0 * param_count(jax.eval_shape(task.init, jax.random.key(0)))
-        # Parameters, two moments, the moving averages.
-        copies = 3 + (train.ema.decay > 0) + len(train.ema.tracks)
-        total += size * copies * (train.keep + 1)
+    first, total = build_autoencoder(settings, jnp.float32), 0.0
+    trained: dict[str, list[tuple[Task, Training]]] = {
+        "autoencoder": [(first, settings.autoencoder.train)],
+        "generator": [
+            (
+                build_generator(settings, name, first, COLORS, jnp.float32),
+                settings.generator(name).train,
+            )
+            for name in settings.diffusion.generators
+        ],
+    }
+    for task, train in (each for stage in settings.stages for each in trained.get(stage, ())):
+        copies = 0.0
+        if train.steps:  # parameters, two moments, the moving averages
+            copies = (train.keep + 1) * (3 + (train.ema.decay > 0) + len(train.ema.tracks))
         if train.ema.snapshot_every:
-            snapshots = math.ceil(train.steps / train.ema.snapshot_every)
-            total += size * len(train.ema.tracks) * snapshots
+            copies += len(train.ema.tracks) * train.steps / train.ema.snapshot_every
+        total += 4 * copies * param_count(jax.eval_shape(task.init, jax.random.key(0)))
     if "synthesis" in settings.stages:
-        pixels = 3.0 * settings.data.tile**2
-        counts = (settings.synthesis_set(name).count for name in settings.synthesis.sets)
-        total += 2 * pixels * sum(counts)
+        sets = map(settings.synthesis_set, settings.synthesis.sets)
+        total += 2 * 3 * settings.data.tile**2 * sum(each.count for each in sets)
     return total

@@ -7,7 +7,7 @@ and `lax.fori_loop` do.
 
 import math
 import re
-from functools import cache
+from collections.abc import Iterator
 from typing import NamedTuple
 
 _COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\{$")
@@ -17,14 +17,14 @@ _COPIES = ("copy", "bitcast", "convert", "opt-barrier", "optimization-barrier")
 
 
 class Instruction(NamedTuple):
-    """One line: `name = shape opcode(given), attributes`, and the computation that it is in."""
+    """One line: `name = shape opcode(given), attributes`."""
 
+    root: str | None
     name: str
     shape: str
     opcode: str
     given: str
     attributes: str
-    within: str
 
     def find(self, pattern: str) -> str:
         """The group of a pattern in the attributes, "" where it does not occur."""
@@ -39,9 +39,7 @@ class Module:
       text: as `compiled.as_text()` gives it.
 
     Attributes:
-      instructions: by name, which are unique in a module.
       partitions: number of devices that it was compiled for.
-      times: computation -> how often one run of the module runs it.
       unknown: names of loops that are counted once because it is not known how often they turn.
     """
 
@@ -49,73 +47,64 @@ class Module:
         header, *lines = text.splitlines() or [""]
         counts = re.findall(r"(?:num_partitions|replica_count)=(\d+)", header)
         self.partitions = math.prod(map(int, counts))
-        self.instructions: dict[str, Instruction] = {}
         self.unknown: list[str] = []
-        self._roots: dict[str, Instruction] = {}
-        entry = current = ""
+        self._computations: dict[str, list[Instruction]] = {}
+        self._entry = current = ""
         for line in lines:
             if begins := _COMPUTATION.match(line):
                 current = begins[2]
-                entry = current if begins[1] else entry
+                self._entry = current if begins[1] else self._entry
+                self._computations[current] = []
             elif found := _INSTRUCTION.match(line):
-                root, *parts = found.groups()
-                made = Instruction(*parts, within=current)
-                self.instructions[made.name] = made
-                if root:
-                    self._roots[current] = made
-        self.times = self._count(entry)
+                self._computations[current].append(Instruction(*found.groups()))
+        # Names are unique in a module.
+        self._lines = {line.name: line for each in self._computations.values() for line in each}
 
-    def _count(self, entry: str) -> dict[str, float]:
-        callers = {name: [] for name in self._roots}
-        for line in self.instructions.values():
+    def runs(self, computation: str = "", times: int = 1) -> Iterator[tuple[str, Instruction, int]]:
+        """Every instruction of a computation (the whole module by default) and of those that it
+        calls: the computation that it is in, the instruction, and how often it runs."""
+        computation = computation or self._entry
+        for line in self._computations[computation]:
+            yield computation, line, times
             turns = self._turns(line) if line.opcode == "while" else 1
             for name in _NAME.findall(line.attributes):
-                if name in callers:
-                    callers[name].append((line.within, turns))
-
-        @cache
-        def count(name: str) -> float:
-            above = sum(count(caller) * turns for caller, turns in callers[name])
-            return 1.0 if name == entry else above
-
-        return {name: count(name) for name in callers}
+                if name in self._computations:
+                    yield from self.runs(name, times * turns)
 
     def _turns(self, loop: Instruction) -> int:
         noted = loop.find(r'"known_trip_count":\{"n":"(\d+)"\}')
-        if noted:
-            return int(noted)
-        begin, end, step = self._range(loop)
-        if begin is None or end is None:
+        try:
+            return int(noted) if noted else self._counted(loop)
+        except (LookupError, ValueError):
             self.unknown.append(loop.name)
             return 1
-        return max(0, math.ceil((end - begin) / step))
 
-    def _range(self, loop: Instruction) -> tuple[int | None, int | None, int]:
-        """Begin, end and step of a loop whose condition is `counter < constant`."""
-        test = self._roots[loop.find(r"condition=%?([\w.\-]+)")]
+    def _counted(self, loop: Instruction) -> int:
+        """Turns of a loop whose condition is `counter < constant`; an error if it is another."""
+        test = self._root(loop.find(r"condition=%?([\w.\-]+)"))
         if test.opcode != "compare" or "direction=LT" not in test.attributes:
-            return None, None, 1
+            raise ValueError(test.name)
         counter, limit = self._operands(test)
-        index = int(counter.find(r"index=(\d+)") or 0)
-        before = self._operands(self._source(self._operands(loop)[0]))
-        after = self._operands(self._roots[loop.find(r"body=%?([\w.\-]+)")])
-        if index >= min(len(before), len(after)):  # no tuples
-            return None, None, 1
-        added = map(self._integer, self._operands(after[index]))
+        index = int(counter.find(r"index=(\d+)"))
+        begin = self._operands(self._source(self._operands(loop)[0]))[index]
+        after = self._operands(self._root(loop.find(r"body=%?([\w.\-]+)")))[index]
         # One, as JAX writes it, where the compiler hid it in a fusion.
-        step = next(filter(None, added), 1) if after[index].opcode == "add" else 1
-        return self._integer(before[index]), self._integer(limit), step
+        step = self._integer(self._operands(after)[-1]) if after.opcode == "add" else 1
+        return max(0, math.ceil((self._integer(limit) - self._integer(begin)) / step))
+
+    def _root(self, computation: str) -> Instruction:
+        return next(line for line in self._computations[computation] if line.root)
 
     def _operands(self, line: Instruction) -> list[Instruction]:
-        return [self.instructions[name] for name in _NAME.findall(line.given)]
+        return [self._lines[name] for name in _NAME.findall(line.given)]
 
     def _source(self, line: Instruction) -> Instruction:
+        """What stands behind copies."""
         while line.opcode in _COPIES:
             line = self._operands(line)[0]
         return line
 
-    def _integer(self, line: Instruction) -> int | None:
-        """The value of a constant, also behind copies of it."""
+    def _integer(self, line: Instruction) -> int:
+        """The value of a constant; a ValueError for anything else."""
         source = self._source(line)
-        digits = source.opcode == "constant" and re.fullmatch(r"-?\d+", source.given)
-        return int(source.given) if digits else None
+        return int(source.given if source.opcode == "constant" else "")

@@ -83,22 +83,19 @@ def processes(env: Mapping[str, str] = os.environ) -> Iterator[Finding]:
     that fit."""
     groups: dict[str, tuple[str, str]] = {}  # who says so -> variable of the number, count
     address, count = env.get("STEDM_COORDINATOR", ""), env.get("STEDM_PROCESSES", "")
-    if address or count not in ("", "1") or env.get("STEDM_PROCESS_ID", "0") not in ("", "0"):
+    if address or count not in ("", "1") or env.get("STEDM_PROCESS_ID", "") not in ("", "0"):
         groups["STEDM_COORDINATOR"] = "STEDM_PROCESS_ID", count
     tasks = env.get("SLURM_NTASKS", "1")
-    if tasks.isdigit() and int(tasks) > 1:
-        if "SLURM_STEP_NODELIST" in env:
-            groups["SLURM"] = "SLURM_PROCID", tasks
-        elif "SLURM_JOB_ID" in env:
-            seen = f"SLURM gave {tasks} tasks, but this is not started by srun"
-            yield warn(seen, "srun python -m ...")
+    if tasks != "1" and "SLURM_STEP_NODELIST" in env:
+        groups["SLURM"] = "SLURM_PROCID", tasks
+    elif tasks != "1" and "SLURM_JOB_ID" in env:
+        yield warn(f"SLURM gave {tasks} tasks, but this is not started by srun", "srun python ...")
     hosts = env.get("TPU_PROCESS_ADDRESSES") or env.get("TPU_WORKER_HOSTNAMES", "")
-    workers = [name for name in hosts.split(",") if name]
-    if len(workers) > 1:
-        groups["TPU_WORKER_HOSTNAMES"] = "TPU_WORKER_ID", str(len(workers))
+    if "," in hosts:
+        groups["TPU_WORKER_HOSTNAMES"] = "TPU_WORKER_ID", str(len(hosts.split(",")))
     for source, (variable, count) in groups.items():
-        number = env.get(variable, "")
-        if source == "STEDM_COORDINATOR" and not re.fullmatch(r".+:\d{1,5}", address):
+        number, host = env.get(variable, ""), re.fullmatch(r"\[?(.+?)\]?:\d{1,5}", address)
+        if source == "STEDM_COORDINATOR" and host is None:
             fix = "set STEDM_COORDINATOR, STEDM_PROCESSES=N and STEDM_PROCESS_ID=0 ... N-1"
             yield fail(f"STEDM_COORDINATOR='{address}' is not HOST:PORT", fix)
         elif not (number.isdigit() and count.isdigit() and int(number) < int(count)):
@@ -106,8 +103,9 @@ def processes(env: Mapping[str, str] = os.environ) -> Iterator[Finding]:
             yield fail(seen, "give each process a number from 0 to N-1 and all the same N")
         else:
             yield ok(f"number {number} of {count}")
-            if source == "STEDM_COORDINATOR":
-                yield from _unknown_host(address)
+        if source == "STEDM_COORDINATOR" and host and not _known(host[1]):
+            seen = f"the name of the coordinator, {host[1]}, is not known here"
+            yield warn(seen, "give its address, or a name that every host resolves")
     if len(groups) > 1:
         used, *others = groups
         seen = f"{' and '.join(groups)} all say who trains together; {used} is taken"
@@ -116,10 +114,8 @@ def processes(env: Mapping[str, str] = os.environ) -> Iterator[Finding]:
         yield ok("one, on its own")
 
 
-def _unknown_host(address: str) -> Iterator[Finding]:
-    host, _, _ = address.rpartition(":")
+def _known(host: str) -> bool:
     try:
-        socket.getaddrinfo(host.strip("[]"), None)
-    except OSError as error:
-        seen = f"the name of the coordinator, {host}, is not known here ({error.strerror})"
-        yield warn(seen, "give its address, or a name that every host resolves")
+        return bool(socket.getaddrinfo(host, None))
+    except OSError:
+        return False

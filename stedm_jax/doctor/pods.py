@@ -62,12 +62,11 @@ def global_batch(settings: Settings, topology: str, part: str, per_chip: int = 0
     """
     _, sides = parse_topology(topology)
     chips, mesh = math.prod(sides), settings.mesh
-    devices = mesh.fsdp * (1 if mesh.data == -1 else mesh.data)
-    if chips % devices or (mesh.data != -1 and devices != chips):
-        valid = [n for n in range(1, chips + 1) if chips % n == 0]
+    data = chips // mesh.fsdp if mesh.data == -1 else mesh.data
+    if data * mesh.fsdp != chips:
         raise UserError(
             f"{topology} has {chips} chips, which mesh data {mesh.data} x fsdp {mesh.fsdp} does "
-            f"not fill: leave mesh.data at -1 and set --config.mesh.fsdp to one of {valid}."
+            f"not fill: leave mesh.data at -1 and set --config.mesh.fsdp to a divisor of {chips}."
         )
     kind, _, batch = named(settings, part)
     batch = per_chip * chips or batch

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
 
 from stedm_jax.common.files import write_text
 from stedm_jax.common.flop_counts import traced_flops
@@ -74,21 +75,22 @@ def prepare(
     first = build_autoencoder(settings, dtype)
     task = build_generator(settings, generator, first, classes.colors, dtype)
     frozen = with_shardings(task.abstract_frozen, mesh)
-    side, section = settings.data.tile, settings.generator(generator)
-    shapes = {"mask": (side, side), "styles": (section.style.tiles, side, side, 3)}
-    arrays = {each: jax.ShapeDtypeStruct(shape, jnp.uint8) for each, shape in shapes.items()}
+    side, section, divided = settings.data.tile, settings.generator(generator), batch_sharding(mesh)
+
+    def per_image(*shape: int, dtype: DTypeLike = jnp.uint8) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((images, *shape), dtype, sharding=divided)
+
+    batch = {
+        "mask": per_image(side, side),
+        "styles": per_image(section.style.tiles, side, side, 3),
+    }
     if kind == "sampler":
-        arrays["index"] = jax.ShapeDtypeStruct((), jnp.uint32)
+        batch["index"] = per_image(dtype=jnp.uint32)
     elif settings.latents.cache:
         stored = latent_cache.plan(settings, first, {}, {}).arrays["moments"]
-        arrays["moments"] = jax.ShapeDtypeStruct(stored.shape, jnp.dtype(stored.dtype))
+        batch["moments"] = per_image(*stored.shape, dtype=stored.dtype)
     else:
-        arrays["image"] = jax.ShapeDtypeStruct((side, side, 3), jnp.uint8)
-    divided = batch_sharding(mesh)
-    batch = {
-        each: jax.ShapeDtypeStruct((images, *array.shape), array.dtype, sharding=divided)
-        for each, array in arrays.items()
-    }
+        batch["image"] = per_image(side, side, 3)
     held = {"frozen": frozen, "batch": batch}
     if kind == "sampler":
         check_batch(images, mesh)
@@ -151,7 +153,7 @@ def compiled_account(request: Request) -> Account:
         traced=flops,
         kept=kept is not None,
         traffic=traffic(module),
-        unknown_loops=sorted(module.unknown),
+        unknown_loops=sorted(set(module.unknown)),
         **facts,
     )
 

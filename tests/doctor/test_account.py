@@ -55,7 +55,7 @@ def test_a_program_that_does_not_fit_comes_with_remedies() -> None:
     assert one.verdict(CHIPS["v5e"]) == "FAIL"
     text = "\n".join(account_lines(one, CHIPS["v5e"], settings()))
     assert "FAIL  does not fit: RESOURCE_EXHAUSTED" in text and "now in 7 s" in text
-    assert "unet.remat=true" in text and "batch_per_chip=1" in text
+    assert "unet.remat=true" in text and "batch_per_chip" in text
     assert " 19.34 | 114% | FAIL |" in pod_table([(one, CHIPS["v5e"])])[-1]
 
 
@@ -65,13 +65,13 @@ def test_another_refusal_is_quoted() -> None:
 
 
 def test_remedies_go_with_the_program() -> None:
-    words = " ".join(remedies(account(), CHIP, settings()))
+    words = " ".join(remedies(account(), settings()))
     assert "style.remat=true" in words and "unet.remat=true" in words
-    assert "mesh.fsdp=4 (cuts 0.30 GB of state by 0.2" in words
-    assert "batch_per_chip=1" in words
-    assert "remat" not in " ".join(remedies(account(), CHIP, settings("style", "unet")))
+    assert "mesh.fsdp=4 (state of 0.07 GB, not 0.30)" in words or "state of 0.08 GB" in words
+    assert "batch_per_chip" in words
+    assert "remat" not in " ".join(remedies(account(), settings("style", "unet")))
     one = account(part="sampler", images=4, mesh={"data": 1, "fsdp": 4})
-    words = " ".join(remedies(one, CHIP, settings()))
+    words = " ".join(remedies(one, settings()))
     assert "remat" not in words and "fsdp" not in words and "batch" not in words.split(" with ")[0]
 
 

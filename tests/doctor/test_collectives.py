@@ -254,5 +254,5 @@ def test_pairs_of_start_and_done_and_tuples() -> None:
 )
 def test_every_way_to_write_groups(groups, size) -> None:
     attributes = f", channel_id=1, replica_groups={groups}, to=%a"
-    line = Instruction("x", "f32[4]{0}", "all-reduce", "%y", attributes, within="main")
+    line = Instruction(None, "x", "f32[4]{0}", "all-reduce", "%y", attributes)
     assert group_size(line, 16) == size

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from stedm_jax.common.errors import UserError
-from stedm_jax.doctor.compiling import Request, compile_apart, usage
+from stedm_jax.doctor.compiling import Request, compile_apart
 from stedm_jax.settings.root import Settings
 from tests.doctor import fake_compilers
 
@@ -21,7 +21,7 @@ REQUEST = Request(Settings(), "", "v5e:4x4", "train", 64)
 
 def test_it_says_what_is_going_on(capsys) -> None:
     assert compile_apart(REQUEST, fake_compilers.finishes, every=0.05) == "train for v5e:4x4"
-    assert "  0 s so far (" in capsys.readouterr().out
+    assert "  0:00 so far" in capsys.readouterr().out
 
 
 def test_what_the_user_can_repair_is_a_user_error() -> None:
@@ -49,7 +49,8 @@ def test_a_crash_of_the_compiler_is_an_answer() -> None:
 
 
 CTRL_C = """
-import sys
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background ignores it
 from stedm_jax.doctor.__main__ import cli
 from stedm_jax.doctor import __main__ as doctor
 from stedm_jax.doctor.compiling import Request, compile_apart
@@ -59,11 +60,6 @@ doctor.main = lambda _: compile_apart(Request(Settings(), "", "v5e:4x4", "train"
 if __name__ == "__main__":
     cli()
 """
-
-
-def listens_to_ctrl_c() -> None:
-    """What a shell starts in the background ignores it, and so do its children."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_ctrl_c_ends_it_at_once_and_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -77,7 +73,6 @@ def test_ctrl_c_ends_it_at_once_and_leaves_nothing_behind(tmp_path: Path) -> Non
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=listens_to_ctrl_c,
     )
     assert process.stdout
     child = int(process.stdout.readline().split()[1])
@@ -87,9 +82,4 @@ def test_ctrl_c_ends_it_at_once_and_leaves_nothing_behind(tmp_path: Path) -> Non
     assert process.returncode == 130, out + err
     assert "run the same command again" in err and "Traceback" not in err
     assert time.monotonic() - began < 10
-    assert not usage(child)
-
-
-def test_usage_of_this_process_and_of_none() -> None:
-    assert "GB of memory" in usage(os.getpid())
-    assert usage(2**22 + 1) == ""
+    assert not Path(f"/proc/{child}").exists()
