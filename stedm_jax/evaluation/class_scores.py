@@ -40,7 +40,7 @@ class ClassScores:
 
 
 def class_scores(runs: Mapping[int, Mapping[str, Int64[np.ndarray, "c c"]]]) -> ClassScores:
-    """Scores from confusion matrices by seed and patient, of which there is at least one."""
+    """Scores from confusion matrices by seed and patient; there is at least one."""
     people = sorted({name for run in runs.values() for name in run})
     pools = np.stack([sum(run.values()) for run in runs.values()])
     pooled = np.stack([_measures(pool) for pool in pools], axis=1)

@@ -67,7 +67,7 @@ def png(draw: Callable[[], Figure], theme: Theme = LIGHT) -> bytes:
 
 
 def faint() -> str:
-    """The color of the theme for what stands behind."""
+    """The color of the theme for what is in the background."""
     return rcParams["grid.color"]
 
 

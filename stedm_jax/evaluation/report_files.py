@@ -1,8 +1,8 @@
 """The files of a report.
 
-`index.html` is for people; `summary.json`, `per_patient.csv` and `per_class.csv` are for programs;
-an ablation adds `ablation.csv` and `ablation.png`. All are functions of a ReportContent only
-(report_content.py), so that the same content gives the same files.
+`index.html` and `table.txt` are for people; `summary.json`, `per_patient.csv` and `per_class.csv`
+are for programs; an ablation adds `ablation.csv` and `ablation.png`. All are functions of a
+ReportContent only (report_content.py), so that the same content gives the same files.
 """
 
 import json
@@ -21,12 +21,7 @@ from stedm_jax.evaluation.confusion import foreground_scores, scores
 from stedm_jax.evaluation.csv_text import to_csv
 from stedm_jax.evaluation.figures import png
 from stedm_jax.evaluation.report_content import ReportContent
-from stedm_jax.evaluation.report_numbers import (
-    ablation_points,
-    check_results,
-    comparisons,
-    summary,
-)
+from stedm_jax.evaluation.report_numbers import ReportNumbers, check_results
 from stedm_jax.evaluation.report_page import page
 
 
@@ -40,18 +35,20 @@ def write_report(out: Path, content: ReportContent) -> None:
     """
     check_results(content)
     out.mkdir(parents=True, exist_ok=True)
-    numbers = summary(content)
+    numbers = ReportNumbers(content)
     if content.results:
         write_text(out / "per_patient.csv", per_patient_csv(content))
         write_text(out / "per_class.csv", per_class_csv(content))
-    text = json.dumps(_without_nan(numbers), indent=2, ensure_ascii=False, allow_nan=False)
+    plain = _without_nan(numbers.summary)
+    text = json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False)
     write_text(out / "summary.json", text + "\n")
-    points = ablation_points(content)
+    write_text(out / "table.txt", results_table(numbers))
+    points = numbers.ablation_points
     if content.ablation and points:
-        write_text(out / "ablation.csv", ablation_csv(points))
         key = content.ablation.key
+        write_text(out / "ablation.csv", ablation_csv(points))
         write_bytes(out / "ablation.png", png(lambda: ablation_chart(key, points)))
-    write_text(out / "index.html", page(content, numbers, comparisons(content)))
+    write_text(out / "index.html", page(numbers))
 
 
 def per_patient_csv(content: ReportContent) -> str:
@@ -92,33 +89,32 @@ def _ordered(content: ReportContent) -> Iterator[tuple[str, int, str, str, np.nd
                 yield run.arm, run.seed, split, patient, matrix
 
 
-def results_table(content: ReportContent) -> str:
+def results_table(numbers: ReportNumbers) -> str:
     """The last table on the screen: arms, and below it how well the synthetic images do."""
-    numbers = summary(content)
-    header = ["arm", "seeds", "patients", "IoU mean", "IoU var", "IoU min", "Dice mean", "accuracy"]
-    rows = []
-    for name, arm in numbers["arms"].items():
-        variance = _number(arm["patient_iou_var"], 5)
-        others = [arm["patient_iou_min"], arm["patient_dice_mean"], arm["patient_accuracy_mean"]]
-        mean, *others = map(_number, [arm["patient_iou_mean"], *others])
-        rows.append([name, arm["seeds"], arm["n_patients"], mean, variance, *others])
-    parts = [table([header, *rows], ruled=True)] if rows else []
-    for c in comparisons(content):
+    arms, sets = numbers.summary["arms"], numbers.content.synthesis
+    rows = [["arm", "seeds", "patients", "IoU mean", "IoU var", "IoU min", "Dice mean", "accuracy"]]
+    for name, arm in arms.items():
+        iou = [_number(arm["patient_iou_mean"]), _number(arm["patient_iou_var"], 5)]
+        others = ("patient_iou_min", "patient_dice_mean", "patient_accuracy_mean")
+        others = [_number(arm[key]) for key in others]
+        rows.append([name, arm["seeds"], arm["n_patients"], *iou, *others])
+    parts = [table(rows, ruled=True)] if arms else []
+    for c in numbers.comparisons:
         d = c.difference
         parts.append(
             f"{c.arm} - {c.baseline}: IoU {d.estimate:+.3f} "
             f"(95% interval {_number(d.low)} to {_number(d.high)}, {d.n} patients; "
             f"Wilcoxon p {_number(c.wilcoxon.p)}, Holm {_number(c.p_holm)})"
         )
-    for name, made in content.synthesis.items():
+    for name, made in sets.items():
         found = made.quality.numbers
-        which = f" of {name}" if len(content.synthesis) > 1 else ""
+        which = f" of {name}" if len(sets) > 1 else ""
         parts.append(
             f"synthetic images{which}: style correlation {_number(found['style_correlation'])}, "
             f"layout IoU {_number(found['layout_iou'])} (the same segmenter on real validation "
             f"tiles: {_number(found['real_val_iou'])})"
         )
-    for words, header, lines in class_tables(numbers["arms"]):
+    for words, header, lines in class_tables(arms):
         rows = [[_number(x) if isinstance(x, float) else x for x in line] for line in lines]
         parts += ["", table([header, *rows], words, ruled=True)]
     return "\n".join(parts)

@@ -8,7 +8,7 @@ import base64
 import io
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,14 +33,8 @@ from stedm_jax.evaluation.figures import (
     style_scatter,
 )
 from stedm_jax.evaluation.panels import VOID_COLOR, fit
-from stedm_jax.evaluation.report_content import ReportContent
-from stedm_jax.evaluation.report_numbers import (
-    ablation_points,
-    arm_names,
-    arm_tables,
-    patients,
-)
-from stedm_jax.evaluation.statistics import Comparison, patient_means
+from stedm_jax.evaluation.report_numbers import ReportNumbers
+from stedm_jax.evaluation.statistics import patient_means
 from stedm_jax.evaluation.synthesis_quality.measure import LABELS
 from stedm_jax.evaluation.synthesis_quality.metric import Quality
 
@@ -58,8 +52,8 @@ class Chart:
     width: int
 
 
-def page(content: ReportContent, numbers: Mapping[str, Any], tests: Sequence[Comparison]) -> str:
-    """The whole HTML document, from the content, its summary and its comparisons of arms."""
+def page(numbers: ReportNumbers) -> str:
+    """The whole HTML document."""
     environment = Environment(
         loader=PackageLoader("stedm_jax.evaluation"),
         autoescape=True,
@@ -75,35 +69,30 @@ def page(content: ReportContent, numbers: Mapping[str, Any], tests: Sequence[Com
         "picture": _picture,
         "thumbnail": lambda image: _picture(fit(image, THUMBNAIL)),
     }
-    template = environment.get_template("report.html")
-    return template.render(
-        content=content, numbers=numbers, tests=tests, **_derived(content, numbers)
+    content = numbers.content
+    iou = {arm: patient_means(numbers.tables(arm)["iou"]) for arm in numbers.arms}
+    return environment.get_template("report.html").render(
+        content=content,
+        numbers=numbers.summary,
+        tests=numbers.comparisons,
+        arms=numbers.arms,
+        patients={
+            patient: [float(scores[i]) for scores in iou.values()]
+            for i, patient in enumerate(numbers.patients())
+        },
+        charts=_charts(numbers, iou),
+        class_tables=class_tables(numbers.summary["arms"]),
+        labels=LABELS,
+        sampled=sampled_names(content.curves),
+        configuration=json.dumps(content.config, indent=2, default=str, ensure_ascii=False),
+        colors=(LIGHT_COLORS, DARK_COLORS),
     )
 
 
-def _derived(content: ReportContent, numbers: Mapping[str, Any]) -> dict[str, Any]:
-    """What the templates use beside the content and its summary."""
-    arms = arm_names(content)
-    iou = {arm: patient_means(arm_tables(content, arm)["iou"]) for arm in arms}
-    return {
-        "arms": arms,
-        "patients": {
-            patient: [float(iou[arm][i]) for arm in arms]
-            for i, patient in enumerate(patients(content))
-        },
-        "charts": _charts(content, iou),
-        "class_tables": class_tables(numbers["arms"]),
-        "labels": LABELS,
-        "sampled": sampled_names(content.curves),
-        "configuration": json.dumps(content.config, indent=2, default=str, ensure_ascii=False),
-        "colors": (LIGHT_COLORS, DARK_COLORS),
-    }
-
-
-def _charts(content: ReportContent, iou: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def _charts(numbers: ReportNumbers, iou: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """The charts by name, None for one that has nothing to show."""
+    content, points = numbers.content, numbers.ablation_points
     curves = {name: rows for name, rows in content.curves.items() if rows}
-    points = ablation_points(content)
     key = content.ablation.key if content.ablation else ""
     return {
         "patients": _chart(lambda: patient_violins(iou)) if iou else None,

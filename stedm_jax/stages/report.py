@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from stedm_jax.common.files import write_text
 from stedm_jax.data.records import TileSet
 from stedm_jax.evaluation.ablation import Ablation
 from stedm_jax.evaluation.panels import overlay, style_grid
@@ -19,7 +18,7 @@ from stedm_jax.evaluation.report_content import (
     Strip,
     SyntheticSet,
 )
-from stedm_jax.evaluation.report_files import results_table, write_report
+from stedm_jax.evaluation.report_files import write_report
 from stedm_jax.evaluation.synthesis_quality.measure import load_quality
 from stedm_jax.experiment.cells import Cell
 from stedm_jax.experiment.context import Context, spread
@@ -47,15 +46,9 @@ def run(context: Context, cell: Cell, learned: Learned) -> None:
     whole images."""
     with context.workdir.timed(cell.name):
         folder = context.workdir.folder(cell.name)
-        peers.on_first(lambda: _write(context, folder))
+        peers.on_first(lambda: write_report(folder, _content(context)))
         if context.settings.report.whole:
             score_whole(context, folder, baseline_of(context))
-
-
-def _write(context: Context, folder: Path) -> None:
-    content = _content(context)
-    write_report(folder, content)
-    write_text(folder / "table.txt", results_table(content))
 
 
 def _content(context: Context) -> ReportContent:

@@ -9,7 +9,7 @@ from stedm_jax.evaluation.confusion import foreground_scores
 from stedm_jax.evaluation.figures import DARK, LIGHT, png
 from stedm_jax.evaluation.report_content import ArmRun, ReportContent
 from stedm_jax.evaluation.report_files import write_report
-from stedm_jax.evaluation.report_numbers import ablation_points
+from stedm_jax.evaluation.report_numbers import ReportNumbers
 
 
 def content(values) -> ReportContent:
@@ -33,7 +33,7 @@ def content(values) -> ReportContent:
 )
 def test_the_arms_that_vary_the_key_are_drawn_and_listed(tmp_path, values, settings):
     made = content(values)
-    points = ablation_points(made)
+    points = ReportNumbers(made).ablation_points
     assert [each.arm for each in points] == list(values)
     rows = list(csv.DictReader(io.StringIO(ablation_csv(points))))
     assert {row["arm"] for row in rows} == set(values)
@@ -67,6 +67,6 @@ def test_undefined_scores_do_not_spoil_the_figure():
 
 def test_without_an_ablation_there_is_none(tmp_path):
     made = ReportContent(title="made")
-    assert ablation_points(made) == []
+    assert ReportNumbers(made).ablation_points == []
     write_report(tmp_path, made)
     assert not (tmp_path / "ablation.csv").exists()

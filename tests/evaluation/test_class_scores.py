@@ -13,7 +13,7 @@ from stedm_jax.evaluation.class_scores import class_numbers, class_scores
 from stedm_jax.evaluation.confusion import scores
 from stedm_jax.evaluation.report_content import ArmRun, ReportContent
 from stedm_jax.evaluation.report_files import results_table, write_report
-from stedm_jax.evaluation.report_numbers import summary
+from stedm_jax.evaluation.report_numbers import ReportNumbers
 
 NAMES = ("stroma", "tumour", "necrosis")
 ANN = np.array([[6, 2, 0], [1, 3, 0], [0, 0, 0]], np.int64)  # has no necrosis, and is given none
@@ -95,7 +95,7 @@ def test_files_of_a_report(tmp_path):
     table = html[html.index("Scores by class") :]
     assert table.count("<td>necrosis</td>") == 1 and table.count("</span>concat</td>") == 1 + 3
     assert f'<td class="n">{23 / 32:.3f}</td>' in table
-    printed = results_table(content(arms=("ldm", "vit")))
+    printed = results_table(ReportNumbers(content(arms=("ldm", "vit"))))
     lines = [" ".join(line.split()) for line in printed.splitlines()]
     assert (
         "necrosis ldm 1 0.571 0.400 0.571 0.400" in lines
@@ -111,16 +111,18 @@ def test_of_two_classes_only_the_accuracy_is_new(tmp_path):
     assert (
         "Scores by class" not in html
         and "pooled" not in html
-        and "pooled" not in results_table(both)
+        and "pooled" not in results_table(ReportNumbers(both))
     )
     accuracy = (9 / 12 + 10 / 10) / 2
     assert f'<td class="n">{accuracy:.3f}</td></tr>' in html
-    (line,) = (line for line in results_table(both).splitlines() if line.startswith("ldm "))
+    (line,) = (
+        line for line in results_table(ReportNumbers(both)).splitlines() if line.startswith("ldm ")
+    )
     assert line.endswith(f" {accuracy:.3f}")
 
 
 def test_foreground_of_one_class_is_that_class():
-    arm = summary(content())["arms"]["ldm"]
+    arm = ReportNumbers(content()).summary["arms"]["ldm"]
     assert arm["patient_dice_mean"] == pytest.approx(arm["classes"]["tumour"]["patient_dice_mean"])
 
 
@@ -128,6 +130,6 @@ def test_a_split_without_results_of_an_arm():
     both = ArmRun("ldm", 0, {"test": {"ann": ANN}, "val": {"bob": BOB}})
     one = ArmRun("vit", 0, {"test": {"ann": ANN}})
     made = ReportContent("t", results=[both, one], classes=NAMES, foreground=(1,))
-    arms = summary(made)["arms"]
+    arms = ReportNumbers(made).summary["arms"]
     assert arms["ldm"]["other_splits"]["val"]["pooled_accuracy"] == pytest.approx(14 / 20)
     assert "classes" not in arms["vit"]["other_splits"]["val"]

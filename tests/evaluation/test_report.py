@@ -18,6 +18,7 @@ from stedm_jax.evaluation.report_content import (
     SyntheticSet,
 )
 from stedm_jax.evaluation.report_files import per_patient_csv, results_table, write_report
+from stedm_jax.evaluation.report_numbers import ReportNumbers
 from stedm_jax.evaluation.synthesis_quality.metric import Quality
 
 ARMS, SEEDS, TEST = ("labelled", "labelled+synthetic"), (0, 1, 2), 6
@@ -128,6 +129,7 @@ def test_files(report):
         "per_class.csv",
         "per_patient.csv",
         "summary.json",
+        "table.txt",
     ]
 
 
@@ -191,7 +193,7 @@ def test_several_sets_stand_side_by_side_by_name(tmp_path):
     html = (tmp_path / "index.html").read_text()
     assert "<h3>synthetic</h3>" in html and "<h3>&lt;restyled&gt;</h3>" in html
     assert "Layout IoU, &lt;restyled&gt;" in html
-    lines = results_table(sets).splitlines()
+    lines = results_table(ReportNumbers(sets)).splitlines()
     assert lines[1].startswith("synthetic images of <restyled>: style correlation 0.930, layout")
 
 
@@ -211,7 +213,7 @@ def test_undefined_score_is_empty_in_csv_and_left_out_of_means():
     run = ArmRun("labelled", 0, {"test": {"p": nothing, "patient-00": matrix(0.5)}})
     made = ReportContent("t", results=[run], classes=("a", "b"), foreground=(1,))
     assert per_patient_csv(made).splitlines()[1].split(",")[4] == ""
-    assert "    1 " in results_table(made)
+    assert "    1 " in results_table(ReportNumbers(made))
 
 
 def test_same_content_same_files(tmp_path):
@@ -245,6 +247,6 @@ def test_a_leaking_patient_is_refused(tmp_path):
 
 
 def test_results_table():
-    text = results_table(content())
+    text = results_table(ReportNumbers(content()))
     assert "labelled+synthetic" in text and "style correlation 0.9" in text
     assert "layout IoU 0.710" in text

@@ -52,19 +52,19 @@ def test_groups_pool_pixels_and_objects():
     assert patients[0]["object_dice"] == pytest.approx(
         (rows[0]["object_dice"] + rows[1]["object_dice"]) / 2
     )
-    told = summary(images, CLASSES)
+    found = summary(images, CLASSES)
     assert (
-        list(told) == ["A", "B", "all"]
-        and told["all"]["patients"] == 2
-        and told["A"]["images"] == 2
+        list(found) == ["A", "B", "all"]
+        and found["all"]["patients"] == 2
+        and found["A"]["images"] == 2
     )
-    assert told["A"]["mean_over_images"]["miou"] == pytest.approx(
+    assert found["A"]["mean_over_images"]["miou"] == pytest.approx(
         (rows[0]["miou"] + rows[1]["miou"]) / 2
     )
-    assert told["all"]["mean_over_patients"]["accuracy"] == pytest.approx(
+    assert found["all"]["mean_over_patients"]["accuracy"] == pytest.approx(
         np.mean([p["accuracy"] for p in patients])
     )
-    assert len(summary_table(told).splitlines()) == 10
+    assert len(summary_table(found).splitlines()) == 10
     assert list(summary(images[:2], CLASSES)) == ["A"]
 
 
@@ -72,9 +72,9 @@ def test_arms_stand_side_by_side_as_means_over_seeds():
     seeds = [
         summary([scored("a", "p", "A", shift), scored("c", "q", "B")], CLASSES) for shift in (0, 2)
     ]
-    told = {"ours": {"0": seeds[0], "1": seeds[1]}, "theirs": {"0": seeds[1]}}
+    found = {"ours": {"0": seeds[0], "1": seeds[1]}, "theirs": {"0": seeds[1]}}
     dice = {"ours": np.array([[0.8, 0.6], [0.9, 0.5]]), "theirs": np.array([[0.6, 0.5]])}
-    lines = arms_table(told, dice, "ours").splitlines()
+    lines = arms_table(found, dice, "ours").splitlines()
     assert [line.split()[:3] for line in lines[2:-2]] == [
         [part, arm, seeds]
         for part in ("A", "B", "all")
@@ -83,17 +83,17 @@ def test_arms_stand_side_by_side_as_means_over_seeds():
     accuracy = np.mean([each["A"]["pooled"]["accuracy"] for each in seeds])
     assert accuracy < 1 and float(lines[2].split()[3]) == pytest.approx(accuracy, abs=1e-4)
     assert lines[-1].startswith("theirs - ours: -0.150 (95 % ") and "2 patients" in lines[-1]
-    assert len(arms_table(told, dice, "nobody").splitlines()) == 8
+    assert len(arms_table(found, dice, "another").splitlines()) == 8
     unknown = {name: np.full_like(table, np.nan) for name, table in dice.items()}
-    assert len(arms_table(told, unknown, "ours").splitlines()) == 8
+    assert len(arms_table(found, unknown, "ours").splitlines()) == 8
     one = {name: table[:, :1] for name, table in dice.items()}
-    assert len(arms_table(told, one, "ours").splitlines()) == 8  # no interval over one patient
+    assert len(arms_table(found, one, "ours").splitlines()) == 8  # no interval over one patient
 
 
-def test_unlabelled_pixels_count_nothing():
+def test_unlabeled_pixels_are_not_counted():
     truth = np.zeros((20, 30), np.uint8)
     truth[2:12, 2:12], truth[:, 15:] = 1, 255
-    predicted = np.where(truth == 255, 1, truth).astype(np.uint8)  # an object where nobody looked
+    predicted = np.where(truth == 255, 1, truth).astype(np.uint8)  # an object without truth
     options = {"classes": 2, "foreground": (1,), "true_objects": np.ones_like(truth)}
     one = score_image(("a", "p", "A"), truth, predicted, to_objects(predicted == 1), **options)
     assert one.confusion.sum() == 20 * 15 and one.objects.false_positives == 0

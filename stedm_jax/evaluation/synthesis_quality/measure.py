@@ -28,7 +28,7 @@ def measure(examples: Iterable[Example], judgment: Judgment) -> Quality:
     """The number of images of a set, and the numbers and arrays of every metric.
 
     Args:
-      examples: the images, each of which is looked at once; at least one.
+      examples: the images, at least one; they are read once.
       judgment: how the judge segments this set and real tiles.
     """
     metrics = [metric() for metric in METRICS]

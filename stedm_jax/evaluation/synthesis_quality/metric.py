@@ -54,7 +54,7 @@ class Quality:
 
 
 class Metric:
-    """A metric of a set: created without arguments, updated with each image, then asked once.
+    """A metric of a set: created without arguments, updated with each image, then read once.
 
     Attributes:
       labels: name of a number -> how the report labels it; numbers without a label appear in
