@@ -1,4 +1,4 @@
-"""A trained segmenter of a workdir, ready to be used on images; the tiles it learnt from need not
+"""A trained segmenter of a workdir, ready to be used on images; the tiles it learned from need not
 be there."""
 
 from collections.abc import Callable, Mapping, Sequence
@@ -37,9 +37,9 @@ class Segmenter:
         they were.
       settings: of the run.
       names, colors, foreground: of the classes.
-      mpp, tile: um per pixel, and side in pixels, of the tiles it learnt from.
+      mpp, tile: um per pixel, and side in pixels, of the tiles it learned from.
       devices: what a batch is divided by.
-      learnt: stage -> patients that it learnt from, as far as is known.
+      learnt: stage -> patients that it learned from, as far as is known.
     """
 
     task: SegmentationTask
@@ -134,13 +134,14 @@ def _task(context: Context, arm: str, shown: Shown) -> tuple[SegmentationTask, A
     return task, below.frozen
 
 
-def _stain(told: Mapping[str, Any] | None) -> Callable[[np.ndarray], np.ndarray]:
-    """What brings patches to the stain of the tiles. Raises UserError where its numbers are not
-    known."""
-    if not told:
+def _stain(info: Mapping[str, Any] | None) -> Callable[[np.ndarray], np.ndarray]:
+    """What brings patches to the stain of the tiles.
+
+    Raises:
+      UserError: its numbers are not known.
+    """
+    if not info:
         return lambda patches: patches
-    normalise, pool = (
-        Normalizer(read_target(told)),
-        ThreadPoolExecutor(),
-    )  # OpenCV and NumPy free Python's lock
-    return lambda patches: np.stack(list(pool.map(normalise, patches)))
+    normalize = Normalizer(read_target(info))
+    pool = ThreadPoolExecutor()  # OpenCV and NumPy free Python's lock
+    return lambda patches: np.stack(list(pool.map(normalize, patches)))

@@ -29,7 +29,7 @@ def test_hidden_files_and_results_are_no_images(tmp_path, capsys):
         (tmp_path / name).write_bytes(b"\0\5\x16\7")
     (tmp_path / "a_mask.png").write_bytes(b"\x89PNG....tEXtSoftware\0" + RESULT)
     assert find_images(tmp_path) == [tmp_path / "a.png"]
-    assert "1 files in" in (told := capsys.readouterr().err) and "passed over" in told
+    assert "1 files in" in (found := capsys.readouterr().err) and "passed over" in found
 
 
 def test_what_is_a_slide(tmp_path):

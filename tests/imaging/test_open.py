@@ -157,7 +157,7 @@ def test_planes_apart_in_one_page(tmp_path):
     assert_levels(TiffFile(tmp_path / "a.tif"), [image])
 
 
-def test_rgba_and_grey_and_big_endian(tmp_path):
+def test_rgba_and_gray_and_big_endian(tmp_path):
     image, alpha = noise(100, 130), np.full((100, 130, 1), 255, np.uint8)
     alpha[:20] = 0
     options = {"tile": (64, 64), "metadata": None}
@@ -284,7 +284,7 @@ def test_says_what_was_tried(tmp_path):
         open_slide(tmp_path / "dicom")
 
 
-def test_damaged_tiles_are_told(tmp_path):
+def test_damaged_tiles_are_reported(tmp_path):
     write_ome(tmp_path / "a.ome.tif", noise(200, 200), levels=1, compression="jpeg")
     with tifffile.TiffFile(tmp_path / "a.ome.tif") as file:
         offset, length = file.pages[0].dataoffsets[5], file.pages[0].databytecounts[5]

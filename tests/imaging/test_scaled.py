@@ -67,7 +67,7 @@ def test_the_right_place_at_every_resolution(slide, mpp, data):
 
 @pytest.mark.parametrize("mpp", [0.25, 0.3, 0.5, 1.0, 1.3, 2.0, 4.0])
 def test_a_spot_is_found_where_it_was_painted(tmp_path, mpp):
-    """A square of 32 pixels at (1600, 2112) of level 0 has its centre of mass at (1616, 2128) at
+    """A square of 32 pixels at (1600, 2112) of level 0 has its center of mass at (1616, 2128) at
     every level."""
     image = np.full((2003, 3001, 3), 250, np.uint8)
     image[1600:1632, 2112:2144] = 10
@@ -80,11 +80,11 @@ def test_a_spot_is_found_where_it_was_painted(tmp_path, mpp):
         )
         dark[dark < 20] = 0
         rows, columns = np.mgrid[: dark.shape[0], : dark.shape[1]] + 0.5
-        centre = [
+        center = [
             (grid * dark).sum() / dark.sum() + first for grid, first in ((rows, y), (columns, x))
         ]
         np.testing.assert_allclose(
-            np.array(centre) * factor, [1616, 2128], atol=0.06 * factor + 0.1
+            np.array(center) * factor, [1616, 2128], atol=0.06 * factor + 0.1
         )
 
 
@@ -237,7 +237,7 @@ def test_fit_ignores_microns(tmp_path, picture):
 
 
 @pytest.mark.data
-def test_the_kidney_slide_needs_to_be_told(real_data):
+def test_the_kidney_slide_does_not_say_its_microns(real_data):
     path = real_data / "slides" / "kidney" / "histology_image.svs"
     with pytest.raises(UserError, match=r"histology_image\.svs does not say how many microns"):
         Slide(path)

@@ -66,9 +66,9 @@ def test_whole_images_with_truth_are_scored(whole, tmp_path, capsys):
         objects.max() == 2
         and len(json.loads((tmp_path / "out/a.geojson").read_text())["features"]) == 2
     )
-    told = json.loads((tmp_path / "out/summary.json").read_text())
-    assert list(told) == ["test/testA", "test/testB", "all"]
-    pooled = told["all"]["pooled"]
+    said = json.loads((tmp_path / "out/summary.json").read_text())
+    assert list(said) == ["test/testA", "test/testB", "all"]
+    pooled = said["all"]["pooled"]
     assert (
         pooled["object_f1"] == 1.0
         and pooled["object_dice"] > 0.97
@@ -88,8 +88,8 @@ def test_plain_images_with_masks_beside(tmp_path):
         Image.fromarray(discs()).save(tmp_path / f"truth/{name}.png")
     assert command(tmp_path, tmp_path / "images", f"--truth={tmp_path / 'truth'}", "--mpp=1") == 0
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out/below/y.png")), discs())
-    told = json.loads((tmp_path / "out/summary.json").read_text())
-    assert told["all"]["images"] == 2 and told["all"]["pooled"]["accuracy"] == 1.0
+    said = json.loads((tmp_path / "out/summary.json").read_text())
+    assert said["all"]["images"] == 2 and said["all"]["pooled"]["accuracy"] == 1.0
     assert not (tmp_path / "out/x_objects.png").exists()
 
 
@@ -109,9 +109,9 @@ def test_slides_say_their_resolution_and_outlines_are_in_their_pixels(tmp_path):
 def test_bad_images_stop_no_other(whole, tmp_path, capsys):
     (whole / "images/a.png").write_bytes(b"damaged")
     assert command(tmp_path, whole) == 1
-    told = capsys.readouterr()
-    assert "[1/2] a failed" in told.err and "is missing, damaged or was changed" in told.err
-    assert "1 of 2 images are segmented" in told.out
+    said = capsys.readouterr()
+    assert "[1/2] a failed" in said.err and "is missing, damaged or was changed" in said.err
+    assert "1 of 2 images are segmented" in said.out
     lines = [json.loads(line) for line in (tmp_path / "out/report.jsonl").read_text().splitlines()]
     assert "error" in lines[0] and lines[1]["objects"] == 2
     folder = tmp_path / "images"
@@ -132,12 +132,12 @@ def test_an_image_that_the_device_fails_on_loses_no_scores(whole, tmp_path, monk
 
     monkeypatch.setattr(load, "load_segmenter", lambda *_: segmenter(predict=predict))
     assert command(tmp_path, whole, "--batch=64") == 1
-    assert "b failed: " in (told := capsys.readouterr()).err and "RESOURCE_EXHAUSTED" in told.err
+    assert "b failed: " in (said := capsys.readouterr()).err and "RESOURCE_EXHAUSTED" in said.err
     with (tmp_path / "out/images.csv").open() as file:
         assert [row["image"] for row in csv.DictReader(file)] == ["a"]
 
 
-def test_patients_that_were_learnt_from_are_scored_only_if_asked_for(
+def test_patients_that_were_learned_from_are_scored_only_if_asked_for(
     whole, tmp_path, monkeypatch, capsys
 ):
     one = replace(segmenter(), learnt={"segmentation": ["pc"], "ssl": ["pb"]})
@@ -231,9 +231,9 @@ def test_results_within_the_folder_of_images_are_not_segmented_again(tmp_path, c
     for again in range(2):
         options = ("--mpp=1", "--objects", f"--out={folder / 'masks'}")
         assert command(tmp_path, folder, *options) == 0
-        told = capsys.readouterr()
-        assert "1 of 1 images are segmented" in told.out
-        assert ("2 files in" in told.err) == bool(again)
+        said = capsys.readouterr()
+        assert "1 of 1 images are segmented" in said.out
+        assert ("2 files in" in said.err) == bool(again)
     found = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.png"))
     assert found == ["._A.png", "A.png", "masks/A.png", "masks/A_objects.png"]
     np.testing.assert_array_equal(np.asarray(Image.open(folder / "masks/A.png")), discs())
@@ -266,9 +266,9 @@ def test_a_damaged_place_of_a_slide_is_named_and_stops_no_other(tmp_path, capsys
     path.write_bytes(data)
     Image.fromarray(image_of(discs())).save(folder / "b.png")
     assert command(tmp_path, folder, "--mpp=1") == 1
-    told = capsys.readouterr()
-    assert "failed" in told.err and f"{path.name} is damaged at " in told.err
-    assert "x " in told.err and "1 of 2 images are segmented" in told.out
+    said = capsys.readouterr()
+    assert "failed" in said.err and f"{path.name} is damaged at " in said.err
+    assert "x " in said.err and "1 of 2 images are segmented" in said.out
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out/b.png")), discs())
     lines = [json.loads(line) for line in (tmp_path / "out/report.jsonl").read_text().splitlines()]
     assert ["error" in line for line in lines] == [True, False]

@@ -25,17 +25,18 @@ def test_drawn_again_they_are_the_mask(tmp_path):
     mask = discs()
     mask[70:80, 90:120] = 2
     objects = to_objects(mask > 0)
-    told = written(mask, objects)
+    found = written(mask, objects)
     path = tmp_path / "a.geojson"
-    write_outlines(path, told["features"])
+    write_outlines(path, found["features"])
     polygons = load_annotation([path], "a", (130, 90)).polygons
     drawn = draw_mask(polygons, {"gland": 1, "debris": 2}, (0, 0, 90, 130), 1.0, 0)
     np.testing.assert_array_equal(drawn, mask)
     kinds = sorted(
-        (f["properties"]["classification"]["name"], f["geometry"]["type"]) for f in told["features"]
+        (f["properties"]["classification"]["name"], f["geometry"]["type"])
+        for f in found["features"]
     )
     assert kinds == [("debris", "Polygon"), ("gland", "Polygon"), ("gland", "Polygon")]
-    assert told["features"][0]["properties"]["classification"]["color"] == list(COLORS[1])
+    assert found["features"][0]["properties"]["classification"]["color"] == list(COLORS[1])
 
 
 def test_places_are_those_of_the_file():
