@@ -11,7 +11,7 @@ from jaxtyping import Bool, UInt8
 from data_prep.annotations import Annotation, Polygon, draw_mask, load_annotation, origin_of
 from data_prep.annotations.repair import OUTSIDE
 from data_prep.engine.job import Job, MaskFile, PolygonFiles, SlideReport, Task
-from data_prep.images import Picture, fit_picture, join_picture, scale_picture
+from data_prep.image_with_mask import Picture, fit_picture, join_picture, scale_picture
 from data_prep.tile_grid import Box
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.labels import VOID

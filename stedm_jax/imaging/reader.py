@@ -38,6 +38,9 @@ class SlideReader(ABC):
     origin: tuple[int, int] = (0, 0)
     is_slide: bool = False
 
+    @abstractmethod
+    def __init__(self, path: Path) -> None: ...
+
     @property
     def mpp(self) -> float | None:
         """Microns per pixel of level 0 if the file says so, the mean of both sides."""

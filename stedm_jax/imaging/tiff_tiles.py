@@ -139,13 +139,14 @@ class TiledLevel:
         data = page.parent.filehandle.read(length)
         if len(data) < length:
             raise ValueError("the file is cut short")
-        return self._page.decode(data, index + first, jpegtables=self._tables[plane])[0][0]
+        pixels, _, _ = self._page.decode(data, index + first, jpegtables=self._tables[plane])
+        return np.asarray(pixels)[0]
 
     def _as_rgb(self, planes: list[np.ndarray]) -> UInt8[np.ndarray, "th tw 3"]:
         tile = planes[0] if len(planes) == 1 else np.concatenate(planes, -1)
         colors, rest = tile[..., :1], tile[..., 1:]
         if self._page.photometric == PALETTE:
-            table = (self._page.colormap.T >> 8).astype(np.uint8)
+            table = (np.asarray(self._page.colormap).T >> 8).astype(np.uint8)
             tile = np.concatenate([table[colors[..., 0]], rest], -1)
         elif self._page.photometric == WHITE_IS_ZERO:
             tile = np.concatenate([255 - colors, rest], -1)

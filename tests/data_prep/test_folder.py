@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from data_prep.folder import main
-from data_prep.images import Picture, fit_picture, scale_picture
+from data_prep.image_with_mask import Picture, fit_picture, scale_picture
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.labels import VOID
 from stedm_jax.data.records import TileSet

@@ -7,8 +7,8 @@ from PIL import Image
 from data_prep.annotations import Origin, load_annotation
 from data_prep.class_plan import ClassPlan
 from data_prep.cohort_table import Row
-from data_prep.engine.job import CutRules, Job, SlideReport
-from data_prep.engine.source import opened
+from data_prep.engine.job import CutRules, Job, SlideReport, Task
+from data_prep.engine.source import open_source
 from data_prep.tiff import write_pyramid
 from stedm_jax.common.errors import UserError
 from stedm_jax.data.schema import ClassSpec
@@ -31,10 +31,11 @@ def test_inference_sees_the_pixels_that_packing_packs(slide, wanted):
     view = view_slide(slide, None, wanted)
     job = Job("one.tif", Row("one.tif", "p", "style", {}, {}, 2), slide, None)
     plan = ClassPlan((ClassSpec("a", (1, 2, 3)),), {"a": 0}, 255, None)
-    report = SlideReport.__new__(SlideReport)
-    with opened(job, plan, CutRules(wanted, 64), report) as source:
-        packed = source.read((0, 0, *source.shape))
-        assert view.size == view.picture.shape == source.shape
+    task = Task(job, plan, CutRules(wanted, 64))
+    source = open_source(task, SlideReport.__new__(SlideReport))
+    packed = source.read((0, 0, *source.shape))
+    assert view.size == view.picture.shape == source.shape
+    source.close()
     height, width = view.size
     assert view.scale == pytest.approx(wanted / 0.25) and view.mpp == wanted
     np.testing.assert_array_equal(view.picture.read(0, 0, height, width), packed)
