@@ -119,7 +119,7 @@ def main(argv: list[str]) -> None:
     import jax  # --help and a misspelled key need not wait for it
 
     from stedm_jax.bench.case import make_case
-    from stedm_jax.bench.measure import Bench
+    from stedm_jax.bench.comparison import Bench
 
     if settings.mesh.cpu_devices:
         jax.config.update("jax_num_cpu_devices", settings.mesh.cpu_devices)

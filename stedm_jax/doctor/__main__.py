@@ -91,7 +91,7 @@ def _pods(settings: Settings, place: str, arguments: argparse.Namespace) -> int:
     check_compiler()
     prepare_environment()  # before jax is imported
     from stedm_jax.doctor import pods
-    from stedm_jax.doctor.compiling import Request
+    from stedm_jax.doctor.account import Request
 
     requests = [
         Request(

@@ -22,6 +22,32 @@ HELD = ("parameters", "optimizer", "moving averages", "frozen", "batch")
 FITS = {"PASS": "fits", "WARN": "fits, with little to spare", "FAIL": "does not fit"}
 
 
+@dataclass(frozen=True)
+class Request:
+    """What to compile.
+
+    Attributes:
+      settings: of the experiment.
+      workdir: where {workdir} points.
+      topology: as "v5e:4x4".
+      part: of the run, as in programs.py.
+      images: that one run of the program learns from or makes, over all chips.
+      text_folder: where the compiled module is kept as text; "": nowhere.
+      cache: where what the compiler says is kept for the next time; "": nowhere.
+    """
+
+    settings: Settings
+    workdir: str
+    topology: str
+    part: str
+    images: int
+    text_folder: str = ""
+    cache: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.part} for {self.topology}"
+
+
 @dataclass
 class Account:
     """One program on one pod; bytes, FLOPs and seconds are those of a chip and a run (a step, a

@@ -13,44 +13,17 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.text import duration
-from stedm_jax.settings.root import Settings
+from stedm_jax.doctor.account import Request
 
 PULSE = 20.0
 """Seconds between signs of life."""
 MEMORY = 15e9
 """Bytes that the compiler takes for a full-size step, at most, as seen."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What to compile.
-
-    Attributes:
-      settings: of the experiment.
-      workdir: where {workdir} points.
-      topology: as "v5e:4x4".
-      part: of the run, as in programs.py.
-      images: that one run of the program learns from or makes, over all chips.
-      text_folder: where the compiled module is kept as text; "": nowhere.
-      cache: where what the compiler says is kept for the next time; "": nowhere.
-    """
-
-    settings: Settings
-    workdir: str
-    topology: str
-    part: str
-    images: int
-    text_folder: str = ""
-    cache: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.part} for {self.topology}"
 
 
 def work(pipe: Any, request: Request) -> None:

@@ -9,9 +9,9 @@ from jax.sharding import AbstractMesh
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.files import write_json
-from stedm_jax.doctor.account import Account, account_lines, pod_table
+from stedm_jax.doctor.account import Account, Request, account_lines, pod_table
 from stedm_jax.doctor.chips import SOURCE, Chip, parse_topology
-from stedm_jax.doctor.compiling import MEMORY, Request, compile_apart
+from stedm_jax.doctor.compiling import MEMORY, compile_apart
 from stedm_jax.doctor.machine import available_memory
 from stedm_jax.doctor.programs import named
 from stedm_jax.settings.root import Settings

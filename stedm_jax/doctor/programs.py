@@ -20,10 +20,9 @@ from jax.typing import DTypeLike
 from stedm_jax.common.files import write_text
 from stedm_jax.common.flop_counts import traced_flops
 from stedm_jax.doctor import answers
-from stedm_jax.doctor.account import Account
+from stedm_jax.doctor.account import Account, Request
 from stedm_jax.doctor.chips import topology_devices
 from stedm_jax.doctor.collectives import traffic
-from stedm_jax.doctor.compiling import Request
 from stedm_jax.doctor.hlo import Module
 from stedm_jax.experiment import latent_cache
 from stedm_jax.experiment.context import DTYPES, check_classes, known_tiles

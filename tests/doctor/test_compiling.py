@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from stedm_jax.common.errors import UserError
-from stedm_jax.doctor.compiling import Request, compile_apart
+from stedm_jax.doctor.account import Request
+from stedm_jax.doctor.compiling import compile_apart
 from stedm_jax.settings.root import Settings
 from tests.doctor import fake_compilers
 
@@ -53,7 +54,8 @@ import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background ignores it
 from stedm_jax.doctor.__main__ import cli
 from stedm_jax.doctor import __main__ as doctor
-from stedm_jax.doctor.compiling import Request, compile_apart
+from stedm_jax.doctor.account import Request
+from stedm_jax.doctor.compiling import compile_apart
 from stedm_jax.settings.root import Settings
 from tests.doctor.fake_compilers import never_ends
 doctor.main = lambda _: compile_apart(Request(Settings(), "", "v5e:4x4", "train", 1), never_ends)

@@ -11,9 +11,8 @@ from configs.demo import get_config as demo
 from stedm_jax.common.errors import UserError
 from stedm_jax.doctor import chips, pods
 from stedm_jax.doctor.__main__ import main as doctor
-from stedm_jax.doctor.account import Account
+from stedm_jax.doctor.account import Account, Request
 from stedm_jax.doctor.chips import _quiet
-from stedm_jax.doctor.compiling import Request
 from stedm_jax.settings.load import read_settings
 
 ROOT = Path(__file__).parent.parent.parent

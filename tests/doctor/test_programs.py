@@ -11,8 +11,8 @@ from configs.catch import get_config as catch
 from configs.demo import get_config as demo
 from stedm_jax.common.errors import UserError
 from stedm_jax.doctor import programs
+from stedm_jax.doctor.account import Request
 from stedm_jax.doctor.collectives import traffic
-from stedm_jax.doctor.compiling import Request
 from stedm_jax.doctor.examination import workdir_bytes
 from stedm_jax.doctor.hlo import Module
 from stedm_jax.doctor.programs import chip_bytes, named, prepare

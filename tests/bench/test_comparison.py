@@ -2,7 +2,7 @@
 
 import pytest
 
-from stedm_jax.bench import measure
+from stedm_jax.bench import comparison
 from stedm_jax.bench.ours import Ready
 from stedm_jax.bench.results import OURS
 from stedm_jax.common.errors import UserError
@@ -28,8 +28,8 @@ class Peer:
 
 
 def bench(monkeypatch, loss):
-    monkeypatch.setattr(measure, "ceiling", lambda products, side: (1e9, 1e9))
-    return measure.Bench(tiny_case(), lambda params: Peer(loss), ["eager", "compile"], 0.0)
+    monkeypatch.setattr(comparison, "ceiling", lambda products, side: (1e9, 1e9))
+    return comparison.Bench(tiny_case(), lambda params: Peer(loss), ["eager", "compile"], 0.0)
 
 
 def ready():
