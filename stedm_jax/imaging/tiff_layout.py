@@ -142,7 +142,7 @@ def _stack(path: Path, series: tifffile.TiffPageSeries) -> UserError:
 def _plain_levels(path: Path, file: tifffile.TiffFile) -> list[Pages]:
     """The largest page and its smaller copies, in SubIFDs or further pages."""
     pages = [page for each in file.pages if not (page := each.aspage()).is_mask]
-    base = max(pages, key=lambda page: (_area(page), not page.is_reduced))
+    base = max(pages, key=lambda page: (not page.is_reduced, _area(page)))
     series = next((each for each in file.series if base in list(each.pages)), None)
     if series is not None and series.size > base.size:
         raise _stack(path, series)

@@ -60,8 +60,8 @@ import data_prep.engine.source as source_module
 import stedm_jax.data.codecs as codecs_module
 import stedm_jax.data.schema as schema_module
 import stedm_jax.data.tile_parts as parts_module
-import stedm_jax.imaging.openslide_file as file_module
 import stedm_jax.imaging.slide as scaled_module
+import stedm_jax.imaging.tiff_file as file_module
 from data_prep.annotations import draw_mask, load_annotation
 from data_prep.class_plan import ClassPlan
 from data_prep.cohort_table import Row
@@ -78,7 +78,7 @@ PLAN = ClassPlan(
     tuple(ClassSpec(name, (0, 0, 0)) for name in ("background", "a", "b")), {"a": 1, "b": 2}, 0, 0
 )
 WATCHED = (
-    (file_module.OpenSlideFile, "read_level", "read"),
+    (file_module.TiffFile, "read_level", "read"),
     (scaled_module, "area_resample", "scale"),
     (schema_module, "encode_image", "encode"),
     (schema_module, "encode_mask", "encode"),
