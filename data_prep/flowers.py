@@ -38,7 +38,6 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 
@@ -51,6 +50,7 @@ from data_prep.engine.options import add_options, rules_from
 from data_prep.flowers_fetch import LABELS, download, from_tfds
 from data_prep.published import Source, check_there, count, pack, picture_jobs, source_parser
 from stedm_jax.common.errors import UserError
+from stedm_jax.imaging.open_slide import read_image
 
 SOURCE = Source(
     "Flowers-102",
@@ -79,13 +79,7 @@ def decode_blue(path: Path) -> UInt8[np.ndarray, "h w"]:
     Raises:
       UserError: it cannot be read.
     """
-    try:
-        with Image.open(path) as file:
-            red, green, blue = np.moveaxis(np.asarray(file.convert("RGB")), -1, 0)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise UserError(
-            f"The segmentation {path} cannot be read ({error}); unpack it again."
-        ) from error
+    red, green, blue = np.moveaxis(read_image(path), -1, 0)
     return ((red > 10) | (green > 10) | (blue < 220)).astype(np.uint8)
 
 
