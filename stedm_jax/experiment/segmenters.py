@@ -150,9 +150,7 @@ def learner_of(context: Context, learned: Learned, name: str) -> Learner:
 def _learner(context: Context, learned: Learned, name: str, section: Segmentation) -> Learner:
     settings, classes = context.settings, context.classes
     shown = Shown(classes.colors, classes.foreground, context.tiles.tile)
-    splits = [context.rows(split) for split in ("val", "test")]
-    most = max(len({row.patient for row in rows}) for rows in splits)
-    most = max([most, *(_patients_of(context) if name == JUDGE else [])])
+    most = _most_patients(context, name)
     if not is_head(settings, name):
         task = build_segmenter(settings, name, shown, most, context.dtype)
         return Learner(Program(task, section.train, context.mesh), section)
@@ -172,11 +170,13 @@ def _learner(context: Context, learned: Learned, name: str, section: Segmentatio
     return Learner(program, section, frozen, below.used, around, store)
 
 
-def _patients_of(context: Context) -> list[int]:
-    """Number of the training patients, whose layouts the synthetic tiles of every set have."""
-    settings = context.settings
-    sets = [settings.synthesis_set(name) for name in settings.synthesis.sets]
-    return [len(context.tiles.patients(each.layouts)) for each in sets]
+def _most_patients(context: Context, name: str) -> int:
+    """Most patients that are scored at once; the judge scores synthetic tiles too, each of which
+    counts for the patient of its layout."""
+    settings, splits = context.settings, {"val", "test"}
+    if name == JUDGE:
+        splits |= {settings.synthesis_set(each).layouts for each in settings.synthesis.sets}
+    return max(len(context.tiles.patients(split)) for split in splits)
 
 
 def _below(
