@@ -190,9 +190,7 @@ def test_a_half_written_step_is_not_used(tmp_path, two) -> None:
     )  # it may be another process that writes it
     checkpoints.save(20, state_of(21))
     checkpoints.close()
-    assert (dir / "20.damaged").is_dir() and toy.same(
-        Checkpoints(dir).restore(abstract_of()), state_of(21)
-    )
+    assert toy.same(Checkpoints(dir).restore(abstract_of()), state_of(21))
     for step in ("10", "20"):
         shutil.rmtree(dir / step)
     with pytest.raises(UserError, match="no whole checkpoint"):
