@@ -35,7 +35,7 @@ from stedm_jax.data.pipeline import DamagedTile, TileReader
 from stedm_jax.experiment.context import Context
 from stedm_jax.settings.root import Settings
 from stedm_jax.training import peers
-from stedm_jax.training.logging import Progress
+from stedm_jax.training.progress import Progress
 from stedm_jax.training.sharding import batch_sharding, make_mesh, replicated, to_global
 
 

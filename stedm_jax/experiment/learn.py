@@ -11,8 +11,8 @@ from stedm_jax.data.pipeline import training_batches
 from stedm_jax.experiment.context import Batches, Context
 from stedm_jax.experiment.init_weights import initial_params, load_weights
 from stedm_jax.experiment.pinned import Weights, identify
+from stedm_jax.training.captions import Captions
 from stedm_jax.training.checkpoints import finished
-from stedm_jax.training.labels import Labels
 from stedm_jax.training.loop import TrainResult, train
 from stedm_jax.training.program import Program
 from stedm_jax.training.sharding import place
@@ -33,7 +33,7 @@ def learn(
     seed: int | None = None,
     best: tuple[str, str] | None = None,
     visual: Callable[[], dict[str, np.ndarray]] | None = None,
-    labels: Callable[[], Mapping[str, Labels]] = dict,
+    labels: Callable[[], Mapping[str, Captions]] = dict,
 ) -> TrainResult:
     """Trains a task in the folder of a cell; goes on where an earlier run stopped.
 

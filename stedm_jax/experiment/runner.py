@@ -20,7 +20,7 @@ from stedm_jax.experiment.workdir import DONE, Workdir
 from stedm_jax.settings.flat import flatten
 from stedm_jax.settings.root import Settings
 from stedm_jax.training import peers
-from stedm_jax.training.cache import enable_compile_cache
+from stedm_jax.training.hardware import enable_compile_cache
 from stedm_jax.training.signals import Signals
 
 REPORT = "report"

@@ -10,7 +10,7 @@ from stedm_jax.experiment.devices import divide_cpu
 from stedm_jax.experiment.workdir import Workdir
 from stedm_jax.settings.load import from_flat
 from stedm_jax.settings.root import Settings
-from stedm_jax.training.cache import enable_compile_cache
+from stedm_jax.training.hardware import enable_compile_cache
 from stedm_jax.training.sharding import make_mesh
 
 

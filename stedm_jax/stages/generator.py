@@ -16,7 +16,7 @@ from stedm_jax.experiment.learned import Learned
 from stedm_jax.experiment.orders import Order, Orders, load
 from stedm_jax.experiment.pinned import pin
 from stedm_jax.training import peers
-from stedm_jax.training.labels import Labels
+from stedm_jax.training.captions import Captions
 from stedm_jax.training.program import Program
 
 WHOSE = "samples.json"
@@ -77,7 +77,7 @@ def watched(context: Context, cell: Cell) -> dict[str, np.ndarray]:
     return {name: np.stack([row[name] for row in rows]) for name in ("mask", "styles")}
 
 
-def names(context: Context, cell: Cell) -> dict[str, Labels]:
+def names(context: Context, cell: Cell) -> dict[str, Captions]:
     """Of the rows and columns of the pictures that are made of `watched`."""
     layouts, styles = _patients(_orders(context, cell))
     return {"samples": (["style", *layouts], ["layout", *styles])}

@@ -23,7 +23,7 @@ from stedm_jax.experiment.orders import Order, Orders, load
 from stedm_jax.experiment.sampler import make_sampler
 from stedm_jax.settings.synthesis import Synthesis
 from stedm_jax.training import peers
-from stedm_jax.training.logging import Progress
+from stedm_jax.training.progress import Progress
 from stedm_jax.training.sharding import check_batch, own_rows, to_global
 
 Make = Callable[[Sequence[Order]], np.ndarray]

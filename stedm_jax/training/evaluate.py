@@ -21,18 +21,6 @@ class Evaluator:
         self.task, self.mesh = task, mesh
         self._step = jax.jit(task.eval_step, out_shardings=replicated(mesh))
 
-    def __call__(
-        self,
-        params: Any,
-        frozen: Any,
-        batches: Iterable[Mapping[str, np.ndarray]],
-        seed: int,
-        stop: Callable[[], bool] = lambda: False,
-    ) -> dict[str, float] | None:
-        """The task's scores over all batches; None when told to stop. Arguments as for `sums`."""
-        sums = self.sums(params, frozen, batches, seed, stop)
-        return None if sums is None else self.scores(sums)
-
     def scores(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
         """The task's scores from its sums over all batches."""
         return {name: float(value) for name, value in self.task.summarise(sums).items()}
@@ -45,7 +33,7 @@ class Evaluator:
         seed: int,
         stop: Callable[[], bool] = lambda: False,
     ) -> dict[str, np.ndarray] | None:
-        """The task's sums over all batches, int64 or float64; None when told to stop.
+        """The task's sums over all batches, int64 or float64; None when asked to stop.
 
         Args:
           batches: of this host, all of one size, `weight` 0 where padded.
@@ -65,8 +53,8 @@ class Evaluator:
             _add(sums, done)
         if waiting is None:
             raise UserError(
-                f"There is nothing to evaluate {self.task.name!r} on: the evaluation split gave no batch. "
-                "Check that the data has such a split and that it is not empty."
+                f"There is nothing to evaluate {self.task.name!r} on: the evaluation split gave no "
+                "batch. Check that the data has such a split and that it is not empty."
             )
         _add(sums, waiting)
         return sums

@@ -1,5 +1,5 @@
-"""What the status line says of the machine: memory in use, the peak of a device, and a profile of
-some steps."""
+"""What training knows of the machine: memory in use, the peak of a device, a profile of some steps,
+and the persistent cache of compiled programs."""
 
 import os
 import resource
@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 
-# Makers' data sheets: dense bfloat16 FLOP/s of one device, by what JAX calls it. The first that
+# Makers' data sheets: dense bfloat16 FLOP/s of one device, by JAX's name for it. The first that
 # fits is taken.
 PEAKS = (
     ("TPU v6 lite", 918e12),
@@ -68,3 +69,13 @@ class Profile:
         if self.running:
             self.running = False
             jax.profiler.stop_trace()
+
+
+def enable_compile_cache(dir: Path | str) -> None:
+    """Keeps every compiled program under `dir`. What lies there is trusted: never give a path that
+    others can write to."""
+    Path(dir).mkdir(parents=True, exist_ok=True)
+    jax.config.update("jax_compilation_cache_dir", str(dir))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    compilation_cache.reset_cache()  # otherwise a compilation made before this call leaves it off

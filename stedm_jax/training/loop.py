@@ -1,8 +1,8 @@
-"""The loop: the only one. It trains any Task, from scratch or from where a run before was stopped.
+"""The loop: the only one. It trains any Task, from scratch or from where an earlier run stopped.
 
 Every random number and every batch is a function of (seed, step), so the step number is all there
 is to resume from. The device is never waited for: while it works on a step, the metrics of the one
-  before are read.
+before are read.
 """
 
 import math
@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,16 @@ import jax
 import numpy as np
 
 from stedm_jax.common.errors import UserError
+from stedm_jax.common.text import duration, flops, size_of
 from stedm_jax.training import peers
+from stedm_jax.training.captions import Captions, captioned
 from stedm_jax.training.checkpoints import Checkpoints
 from stedm_jax.training.hardware import Profile, peak_flops
-from stedm_jax.training.labels import Labels, labelled
-from stedm_jax.training.logging import MetricLog, Progress, clock, count, read_rows
+from stedm_jax.training.logging import MetricLog, read_rows
 from stedm_jax.training.program import Program
+from stedm_jax.training.progress import Progress
 from stedm_jax.training.rng import stream_key
 from stedm_jax.training.sharding import (
-    local_batch_size,
     param_shardings,
     place,
     replicated,
@@ -65,7 +66,7 @@ def train(
     frozen: Any = None,
     eval_batches: Callable[[], Iterator[HostBatch]] | None = None,
     visual: Callable[[], HostBatch] | None = None,
-    labels: Callable[[], Mapping[str, Labels]] = dict,
+    labels: Callable[[], Mapping[str, Captions]] = dict,
     init_params: Callable[[], Any] = lambda: None,
     best: tuple[str, str] | None = None,
     label: str = "",
@@ -93,91 +94,82 @@ def train(
       Stopped, KeyboardInterrupt: after SIGTERM or Ctrl-C, the step being saved.
     """
     began = time.perf_counter()
-    task, settings = program.task, program.settings
+    settings = program.settings
     checkpoints = Checkpoints(Path(workdir) / "checkpoints", settings.keep, best)
     saved = checkpoints.latest()
-    state = (
-        program.init(seed, init_params())
-        if saved is None
-        else checkpoints.restore(program.state, saved)
-    )
-    progress = Progress(label or task.name, settings.steps, settings.batch)
-    if (
-        saved is not None
-        and saved >= settings.steps
-        and (eval_batches is None or checkpoints.metrics(saved))
-    ):
-        scores, best_step = checkpoints.metrics(saved), checkpoints.best_step() or saved
-        progress.note(f"was done before: step {saved:,}{_scores(scores)}")
-        return TrainResult(state, scores, best_step, time.perf_counter() - began)
+    if saved is None:
+        state = program.init(seed, init_params())
+    else:
+        state = checkpoints.restore(program.state, saved)
+    progress = Progress(label or program.task.name, settings.steps, settings.batch)
+    if saved is not None and saved >= settings.steps:
+        scores = checkpoints.metrics(saved)
+        if scores or eval_batches is None:
+            progress.note(f"was done before: step {saved:,}{_scores(scores)}")
+            seconds = time.perf_counter() - began
+            return TrainResult(state, scores, checkpoints.best_step() or saved, seconds)
 
     frozen = {} if frozen is None else frozen
-    frozen = place(frozen, param_shardings(frozen, program.mesh))
-    with nullcontext(signals) if signals else Signals() as heard, heard.politely():
+    run = _Run(
+        program=program,
+        workdir=Path(workdir),
+        seed=seed,
+        frozen=place(frozen, param_shardings(frozen, program.mesh)),
+        checkpoints=checkpoints,
+        progress=progress,
+        eval_batches=eval_batches,
+        visual=cache(visual) if visual else None,
+        labels=cache(labels),
+        signals=signals or Signals(),
+        state=state,
+        saved=saved,
+    )
+    with nullcontext() if signals else run.signals, run.signals.politely():
         peers.on_first(lambda: checkpoints.check_place(program.state))
-        run = _Run(
-            program,
-            seed,
-            frozen,
-            checkpoints,
-            progress,
-            eval_batches,
-            visual,
-            labels,
-            state,
-            saved,
-            heard,
-        )
-        run.go(batches, Path(workdir))
+        run.go(batches)
     seconds = time.perf_counter() - began
     progress.note(
-        f"done: step {run.step:,} in {clock(seconds)}{_scores(run.scores)}{run.left_out()}"
+        f"done: step {run.step:,} in {duration(seconds)}{_scores(run.scores)}{run.left_out()}"
     )
-    return TrainResult(
-        run.state, run.scores, checkpoints.best_step() or run.step, seconds, run.sums
-    )
+    best_step = checkpoints.best_step() or run.step
+    return TrainResult(run.state, run.scores, best_step, seconds, run.sums)
 
 
 @dataclass
 class _Run:
     program: Program
+    workdir: Path
     seed: int
     frozen: Any
     checkpoints: Checkpoints
     progress: Progress
     eval_batches: Callable[[], Iterator[HostBatch]] | None
     visual: Callable[[], HostBatch] | None
-    labels: Callable[[], Mapping[str, Labels]]
+    labels: Callable[[], Mapping[str, Captions]]
+    signals: Signals
     state: TrainState
     saved: int | None  # newest step in the checkpoints
-    signals: Signals
     scores: dict[str, float] = field(default_factory=dict)
     sums: dict[str, np.ndarray] | None = None  # of the scores
-    pending: tuple[int, dict[str, jax.Array], float] | None = (
-        None  # step, metrics not yet read, data wait
-    )
-    window: list[dict[str, float]] = field(
-        default_factory=list
-    )  # metrics since the last row of the log
-    skipped: int = 0  # steps left out, those of runs before included
+    # Step, metrics not yet read, and how long its data were waited for.
+    pending: tuple[int, dict[str, jax.Array], float] | None = None
+    window: list[dict[str, float]] = field(default_factory=list)  # metrics since the last row
+    skipped: int = 0  # steps left out, those of earlier runs included
 
     def __post_init__(self) -> None:
-        self.task, self.mesh, self.settings = (
-            self.program.task,
-            self.program.mesh,
-            self.program.settings,
-        )
+        program = self.program
+        self.task, self.mesh, self.settings = program.task, program.mesh, program.settings
         self.step = self.saved or 0
         self.key = jax.jit(lambda: jax.random.key(self.seed), out_shardings=replicated(self.mesh))()
 
-    def go(self, batches: Callable[[int], Iterator[HostBatch]], workdir: Path) -> None:
+    def go(self, batches: Callable[[int], Iterator[HostBatch]]) -> None:
         """Trains to the end, and leaves checkpoints and log closed, whatever happens."""
         self.progress.note(_greeting(self))
-        self.profile = Profile(workdir / "profile", self.settings.profile)
+        self.profile = Profile(self.workdir / "profile", self.settings.profile)
         try:
-            self.log = MetricLog(workdir, self.step, self.settings.wandb)
+            self.log = MetricLog(self.workdir, self.step, self.settings.wandb)
             if self.settings.ema.snapshot_every:
-                self.snapshots = Snapshots(workdir, self.step)
+                self.snapshots = Snapshots(self.workdir, self.step)
             self.skipped = peers.on_first(
                 lambda: sum("skipped" in row for row in read_rows(self.log.path))
             )
@@ -187,12 +179,13 @@ class _Run:
             if self.signals.leaving():
                 self._leave()
         except KeyboardInterrupt:
-            raise  # at once: what was told to stop politely is saved already
+            raise  # at once: what was asked to stop politely is saved already
         except OSError as error:
             self.checkpoints.close()
             raise UserError(
-                f"While training {self.task.name!r} in {workdir}, a file could not be read or written "
-                f"({error}). Make room on the disk or mend the file, then run the same command to go on."
+                f"While training {self.task.name!r} in {self.workdir}, a file could not be read or "
+                f"written ({error}). Make room on the disk or repair the file, then run the same "
+                "command to go on."
             ) from error
         except BaseException:
             self.checkpoints.close()
@@ -203,18 +196,16 @@ class _Run:
                 self.log.close()
 
     def _steps(self, batches: Callable[[int], Iterator[HostBatch]]) -> None:
-        if self.saved is not None and self._evaluates() and not self.checkpoints.metrics(self.step):
-            self._milestone()  # a run before was stopped in the middle of this evaluation
-            if self.signals.leaving():
-                self._leave()
-        if self.settings.steps == 0 and self.saved is None:
+        stopped_before = (  # in the middle of this evaluation
+            self.saved is not None and self._evaluates() and not self.checkpoints.metrics(self.step)
+        )
+        if stopped_before or (self.settings.steps == 0 and self.saved is None):
             self._milestone()
             if self.signals.leaving():
                 self._leave()
         if self.step >= self.settings.steps:
             return
-        feed = batches(self.step)
-        compiled = None
+        feed, compiled = batches(self.step), None
         while self.step < self.settings.steps:
             batch, waited = self._next(feed)
             if compiled is None:
@@ -226,7 +217,7 @@ class _Run:
             self.pending = (self.step, metrics, waited)
             stop = self.signals.due(self.mesh)
             if stop or self._pausing() or self.profile.ends(self.step):
-                self._read()  # waits for this step: nothing is saved before it is known to be finite
+                self._read()  # waits: nothing is saved before it is known to be finite
                 if self.profile.ends(self.step):
                     self.profile.stop()
                 if not stop:
@@ -241,25 +232,27 @@ class _Run:
             batch = next(feed)
         except StopIteration:
             raise UserError(
-                f"The data of {self.task.name!r} ended at step {self.step} of {self.settings.steps}. "
-                f"They have to repeat; check that there are enough for one batch of {self.settings.batch}."
+                f"The data of {self.task.name!r} ended at step {self.step} of "
+                f"{self.settings.steps}. They have to repeat; check that there are enough for one "
+                f"batch of {self.settings.batch}."
             ) from None
         on_device = to_global(batch, self.mesh)
         idle = self.pending is None or self.pending[1]["loss"].is_ready()
         return on_device, (time.perf_counter() - began) * idle
 
     def _compile(self, batch: dict[str, jax.Array]) -> Any:
-        wrong = {name: v.shape for name, v in batch.items() if v.shape[0] != self.settings.batch}
+        wanted = self.settings.batch
+        wrong = {name: v.shape for name, v in batch.items() if v.shape[0] != wanted}
         if wrong:
             raise UserError(
-                f"The data of {self.task.name!r} give {wrong}, but the global batch is "
-                f"{self.settings.batch}; each host gives {local_batch_size(self.settings.batch)} of them."
+                f"The data of {self.task.name!r} give {wrong}, but the global batch is {wanted}; "
+                f"each host gives {wanted // jax.process_count()} of them."
             )
         with self.progress.paused():
             began = time.perf_counter()
             compiled, new = self.program.step(self.frozen, batch, self.key)
-            flops = self.program.flops / self.mesh.size
-            self.progress.measure(flops, peak_flops(self.mesh.devices.flat[0].device_kind))
+            peak = peak_flops(self.mesh.devices.flat[0].device_kind)
+            self.progress.measure(self.program.flops / self.mesh.size, peak)
             if new:
                 seconds = time.perf_counter() - began
                 self.progress.note(f"compiled in {seconds:.1f} s{_costs(self.program, compiled)}")
@@ -274,7 +267,7 @@ class _Run:
         values.pop("skipped", None)
         wrong = [name for name in WATCHED if not math.isfinite(values[name])]
         if wrong:
-            self._left_out(step, wrong[0], values[wrong[0]])
+            self._leave_out(step, wrong[0], values[wrong[0]])
         else:
             self.window.append(values)
         self.progress.advance(step, None if wrong else values["loss"], waited)
@@ -284,13 +277,12 @@ class _Run:
     def _log(self, step: int) -> None:
         """One row of the means since the last one, if there is anything."""
         if self.window:
-            means = {
-                name: float(np.mean([row[name] for row in self.window])) for name in self.window[0]
-            }
-            self.log.scalars(step, {**means, **self.progress.rates()})
+            names = self.window[0]
+            means = {name: float(np.mean([row[name] for row in self.window])) for name in names}
+            self.log.scalars(step, means | self.progress.rates())
             self.window.clear()
 
-    def _left_out(self, step: int, metric: str, value: float) -> None:
+    def _leave_out(self, step: int, metric: str, value: float) -> None:
         """Counts a step that changed nothing because something was not finite; too many of them end
         the training."""
         most = self.settings.skip_bad
@@ -313,11 +305,12 @@ class _Run:
         return self.eval_batches is not None and self._at(self.settings.eval_every)
 
     def _draws(self) -> bool:
-        return (
-            self.visual is not None
-            and self.settings.visual_every > 0
-            and self._at(self.settings.visual_every)
-        )
+        every = self.settings.visual_every
+        return self.visual is not None and every > 0 and self._at(every)
+
+    def _snaps(self) -> bool:
+        every = self.settings.ema.snapshot_every
+        return every > 0 and self.step > 0 and self._at(every)
 
     def _saves(self) -> bool:
         judged = self.checkpoints.best is not None and self._evaluates()
@@ -326,42 +319,32 @@ class _Run:
     def _pausing(self) -> bool:
         return self._evaluates() or self._draws() or self._saves() or self._snaps()
 
-    def _snaps(self) -> bool:
-        every = self.settings.ema.snapshot_every
-        return every > 0 and self.step > 0 and self._at(every)
-
     def _milestone(self) -> None:
         """Evaluates, draws and saves what is due at this step."""
         with self.progress.paused():
             self._snap()
             scores = self._score() if self._evaluates() else None
-            if self._draws() and not self.signals.leaving():
-                batch = to_replicated(self.visual_batch, self.mesh)
-                key = stream_key(self.seed, "visual")
-                drawn = jax.device_get(
-                    self.program.draw(self.state.weights, self.frozen, batch, key)
-                )
-                pictures = {name: each for name, each in drawn.items() if each.ndim}
-                names = {name: self.names.get(name, ((), ())) for name in pictures}
-                self.log.images(
-                    self.step,
-                    {name: labelled(each, *names[name]) for name, each in pictures.items()},
-                )
-                numbers = {name: float(each) for name, each in drawn.items() if not each.ndim}
-                if numbers:
-                    self.log.scalars(self.step, numbers, "samples/")
-                    self.progress.note(f"step {self.step:,} samples{_scores(numbers)}")
+            if self.visual and self._draws() and not self.signals.leaving():
+                self._draw(self.visual())
             if self._saves():
                 self._save(scores)
 
-    @cached_property
-    def visual_batch(self) -> HostBatch:
-        assert self.visual is not None
-        return self.visual()
-
-    @cached_property
-    def names(self) -> Mapping[str, Labels]:
-        return self.labels()
+    def _draw(self, batch: HostBatch) -> None:
+        """Logs what the task shows of a batch: pictures, and numbers."""
+        on_device = to_replicated(batch, self.mesh)
+        key = stream_key(self.seed, "visual")
+        drawn = self.program.draw(self.state.weights, self.frozen, on_device, key)
+        drawn, names = jax.device_get(drawn), self.labels()
+        pictures = {
+            name: captioned(each, *names.get(name, ((), ())))
+            for name, each in drawn.items()
+            if each.ndim
+        }
+        self.log.images(self.step, pictures)
+        numbers = {name: float(each) for name, each in drawn.items() if not each.ndim}
+        if numbers:
+            self.log.scalars(self.step, numbers, "samples/")
+            self.progress.note(f"step {self.step:,} samples{_scores(numbers)}")
 
     def _score(self) -> dict[str, float] | None:
         assert self.eval_batches is not None
@@ -396,23 +379,23 @@ class _Run:
             self._save(None)
         self.checkpoints.close()
         self.progress.note(
-            f"stopped at step {self.step:,}, which is saved; run the same command to go on{self.left_out()}"
+            f"stopped at step {self.step:,}, which is saved; run the same command to go on"
+            f"{self.left_out()}"
         )
         self.signals.end(f"at step {self.step}, which is saved in {self.checkpoints.dir}")
 
 
 def _greeting(run: _Run) -> str:
-    frozen, shape, steps = count_params(run.frozen), run.mesh.shape, run.settings.steps
-    size = f"{count_params(run.state.all_params):,} parameters" + (
-        f" and {frozen:,} frozen" if frozen else ""
-    )
+    params, settings, shape = run.state.all_params, run.settings, run.mesh.shape
+    frozen = count_params(run.frozen)
+    size = f"{count_params(params):,} parameters" + (f" and {frozen:,} frozen" if frozen else "")
     origin = f"going on from step {run.step:,}" if run.step else "starting"
-    parts = {name: count_params(tree) for name, tree in run.state.all_params.items()}
+    parts = {name: count_params(tree) for name, tree in params.items()}
     parts |= {f"{name} (frozen)": count_params(tree) for name, tree in run.frozen.items()}
-    table = "".join(f"\n    {name:<24}{number:>16,}" for name, number in parts.items())
-    table += "".join(f"\n    {line}" for line in run.program.told)
+    lines = [f"{name:<24}{number:>16,}" for name, number in parts.items()]
+    table = "".join(f"\n    {line}" for line in [*lines, *run.program.notes])
     return (
-        f"{origin}: {size}, {steps:,} steps of {run.settings.batch} images "
+        f"{origin}: {size}, {settings.steps:,} steps of {settings.batch} images "
         f"on mesh data {shape['data']} x fsdp {shape['fsdp']}{table}"
     )
 
@@ -420,21 +403,19 @@ def _greeting(run: _Run) -> str:
 def _costs(program: Program, compiled: Any) -> str:
     """Operations of a step and its memory, as far as they are known, as lines of a table."""
     total, memory = program.flops, compiled.memory_analysis()
+    networks = program.flops_of if len(program.flops_of) > 1 else {}
     costs = {
-        "FLOP for each image": total / program.settings.batch,
-        "FLOP of a step": total,
-        **{
-            f"  of {name}": number
-            for name, number in program.flops_of.items()
-            if len(program.flops_of) > 1
-        },
-        "FLOP on each device": total / program.mesh.size,
-        "bytes of its state": getattr(memory, "argument_size_in_bytes", 0),
-        "bytes of temporaries": getattr(memory, "temp_size_in_bytes", 0),
+        "of each image": flops(total / program.settings.batch),
+        "of a step": flops(total),
+        **{f"  of {name}": flops(number) for name, number in networks.items()},
+        "of a step on each device": flops(total / program.mesh.size),
     }
-    return "".join(
-        f"\n    {name:<24}{count(float(number)):>16}" for name, number in costs.items() if number
-    )
+    if not total:
+        costs = {}
+    for name, key in (("state", "argument_size_in_bytes"), ("temporaries", "temp_size_in_bytes")):
+        if size := getattr(memory, key, 0):
+            costs[name] = size_of(size)
+    return "".join(f"\n    {name:<24}{text:>16}" for name, text in costs.items())
 
 
 def _scores(scores: dict[str, float]) -> str:

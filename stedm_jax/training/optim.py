@@ -1,10 +1,10 @@
-"""Optimisers and learning-rate schedules.
+"""Optimizers and learning-rate schedules.
 
     (1)  constant:  lr(n) = lr * w(n)                      w(n) = min(1, (n + 1) / warmup)
-    (2)  cosine:    lr(n) = lr * w(n) * (1 + cos(pi * t)) / 2,   t = (n - warmup) / (steps - warmup)
-    in [0, 1]
-    (3)  decay(n) = end + (weight_decay - end) * (1 + cos(pi * n / steps)) / 2       where
-    weight_decay_end > 0
+    (2)  cosine:    lr(n) = lr * w(n) * (1 + cos(pi * t)) / 2,
+                    t = (n - warmup) / (steps - warmup) in [0, 1]
+    (3)  decay(n) = end + (weight_decay - end) * (1 + cos(pi * n / steps)) / 2
+                    where weight_decay_end > 0
 
 n = 0, 1, ... is the number of updates already made, so that the first one already moves.
 """
@@ -18,43 +18,34 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from stedm_jax.common.errors import UserError
-from stedm_jax.training.settings import OptimizerSettings, read_settings
+from stedm_jax.settings.training import Optimizer
 
-OPTIMIZERS = ("adam", "adamw")
-SCHEDULES = ("constant", "cosine")
 LearningRate = Callable[[Any], Float[Array, ""]]
 Groups = Callable[[Any], Any]
 
 
 def make_optimizer(
-    cfg: Any, steps: int, groups: Groups | None = None
+    settings: Optimizer, steps: int, groups: Groups | None = None
 ) -> tuple[optax.GradientTransformation, LearningRate]:
-    """Builds the optimiser and the schedule of its learning rate (equations 1, 2).
+    """Builds the optimizer and the schedule of its learning rate (equations 1, 2).
 
     Args:
-      cfg: the keys of OptimizerSettings. Weight decay spares leaves of fewer than two dimensions
-        (biases, norms). "adam" has no weight decay at all.
+      settings: of the optimizer. Weight decay spares leaves of fewer than two dimensions (biases,
+        norms).
       steps: length of the whole training, for the cosine schedule.
       groups: gives, for a tree of parameters, a tree (or a prefix of it) of labels. Each label is
-        optimised as if by an optimiser of its own: the gradient is clipped by the norm over its
-          leaves, and all else acts on each
-        element by itself. None: one group. They have nothing to do with `cfg.groups`, the factors
-          of learning rates.
-
-    Raises:
-      UserError: an unknown name, a key missing or out of range.
+        optimized as if by an optimizer of its own: the gradient is clipped by the norm over its
+        leaves, and all else acts on each element by itself. None: one group. They have nothing to
+        do with `settings.groups`, the factors of learning rates.
     """
-    cfg = read_settings(OptimizerSettings, cfg, "optimizer")
-    _check(cfg)
-    lr = make_schedule(cfg.schedule, cfg.lr, cfg.warmup, steps)
-    parts = [clip_by_group_norm(cfg.clip, groups)] if cfg.clip > 0 else []
-    parts.append(optax.scale_by_adam(b1=cfg.b1, b2=cfg.b2, eps=1e-8))
-    if cfg.weight_decay > 0:
-        parts.append(optax.add_decayed_weights(_decay(cfg, steps), mask=decays))
+    lr = make_schedule(settings, steps)
+    parts = [clip_by_group_norm(settings.clip, groups)] if settings.clip > 0 else []
+    parts.append(optax.scale_by_adam(b1=settings.b1, b2=settings.b2, eps=1e-8))
+    if settings.weight_decay > 0:
+        parts.append(optax.add_decayed_weights(_decay(settings, steps), mask=decays))
     parts.append(optax.scale_by_learning_rate(lr))
-    if cfg.groups:
-        parts.append(scale_by_path(cfg.groups))
+    if settings.groups:
+        parts.append(scale_by_path(settings.groups))
     return _lenient(optax.chain(*parts)), lr
 
 
@@ -83,9 +74,8 @@ def scale_by_path(groups: Sequence[tuple[str, float]]) -> optax.GradientTransfor
 
     def scaled(path: Any, leaf: jax.Array) -> jax.Array:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        return leaf * next(
-            (factor for pattern, factor in groups if re.fullmatch(pattern, name)), 1.0
-        )
+        factors = (factor for pattern, factor in groups if re.fullmatch(pattern, name))
+        return leaf * next(factors, 1.0)
 
     def update(updates: Any, state: Any, params: Any = None) -> Any:
         return jax.tree.map_with_path(scaled, updates), state
@@ -98,13 +88,14 @@ def decays(params: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.ndim >= 2, params)
 
 
-def make_schedule(name: str, lr: float, warmup: int, steps: int) -> LearningRate:
+def make_schedule(settings: Optimizer, steps: int) -> LearningRate:
     """The learning rate as a function of the updates made; equations (1) and (2)."""
+    lr, warmup = settings.lr, settings.warmup
 
     def schedule(count: Any) -> Float[Array, ""]:
         n = jnp.asarray(count, jnp.float32)
         rate = lr * jnp.minimum(1.0, (n + 1.0) / max(warmup, 1))
-        if name == "cosine":
+        if settings.schedule == "cosine":
             t = jnp.clip((n - warmup) / max(steps - warmup, 1), 0.0, 1.0)
             rate = rate * 0.5 * (1.0 + jnp.cos(jnp.pi * t))
         return rate
@@ -112,9 +103,9 @@ def make_schedule(name: str, lr: float, warmup: int, steps: int) -> LearningRate
     return schedule
 
 
-def _decay(cfg: OptimizerSettings, steps: int) -> Any:
+def _decay(settings: Optimizer, steps: int) -> Any:
     """The weight decay: a number, or equation (3)."""
-    start, end = cfg.weight_decay, cfg.weight_decay_end
+    start, end = settings.weight_decay, settings.weight_decay_end
     if end == 0:
         return start
     return lambda n: (
@@ -122,39 +113,8 @@ def _decay(cfg: OptimizerSettings, steps: int) -> Any:
     )
 
 
-def _check(cfg: OptimizerSettings) -> None:
-    for key, value, valid in (
-        ("name", cfg.name, OPTIMIZERS),
-        ("schedule", cfg.schedule, SCHEDULES),
-    ):
-        if value not in valid:
-            raise UserError(
-                f"optimizer.{key} is {value!r}, which is unknown; choose one of: {', '.join(valid)}."
-            )
-    if cfg.weight_decay_end and not cfg.weight_decay:
-        raise UserError("optimizer.weight_decay_end needs a weight_decay above 0 to start from.")
-    if cfg.name == "adam" and cfg.weight_decay:
-        raise UserError(
-            "optimizer.name 'adam' has no weight decay; choose 'adamw', or set weight_decay to 0."
-        )
-    if min(cfg.weight_decay, cfg.weight_decay_end, cfg.clip, cfg.warmup) < 0 or cfg.lr <= 0:
-        raise UserError(
-            "The optimizer needs lr above 0, and weight_decay, clip and warmup of 0 or more."
-        )
-    for pattern, factor in cfg.groups:
-        if factor <= 0:
-            raise UserError(
-                f"optimizer.groups multiplies the learning rate of '{pattern}' by {factor}; give a factor above 0, or "
-                "name those parameters in freeze, which keeps them as they are."
-            )
-    if not (0 <= cfg.b1 < 1 and 0 <= cfg.b2 < 1):
-        raise UserError(
-            f"optimizer.b1, b2 are {cfg.b1}, {cfg.b2}; both must be at least 0 and below 1."
-        )
-
-
 def _lenient(tx: optax.GradientTransformation) -> optax.GradientTransformation:
-    """optax mixes int32 counts with float decays, which strict dtype promotion refuses."""
+    """optax mixes int32 counts with float decays, and strict dtype promotion refuses that."""
 
     def update(updates: Any, state: Any, params: Any = None) -> Any:
         with jax.numpy_dtype_promotion("standard"):

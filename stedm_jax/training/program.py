@@ -8,21 +8,21 @@ from jax.sharding import Mesh
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.flop_counts import flops_by_network
+from stedm_jax.settings.training import Training
 from stedm_jax.training.evaluate import Evaluator
 from stedm_jax.training.mirror import check_mode
 from stedm_jax.training.optim import make_optimizer
 from stedm_jax.training.param_paths import choose, named
 from stedm_jax.training.rng import stream_key
-from stedm_jax.training.settings import LoopSettings, read_settings
 from stedm_jax.training.sharding import check_batch, place, replicated
 from stedm_jax.training.state import (
     TrainState,
-    abstract_state,
     check_params,
     count_params,
     fresh_state,
+    with_shardings,
 )
-from stedm_jax.training.step import Update, make_train_step
+from stedm_jax.training.step import make_train_step
 from stedm_jax.training.task import Task
 
 
@@ -30,38 +30,35 @@ class Program:
     """What a task, the settings of its training and a mesh make; nothing is compiled before it is
     used, or twice.
 
-    Args:
-      config: the keys of LoopSettings.
-
     Attributes:
-      still: paths of the parameters that stay as they are. told: lines that say so, and which learn
-        at other rates.
+      still: paths of the parameters that stay as they are.
+      notes: lines that name these, and which parameters learn at other rates.
       flops: of the products of a training step on a global batch, loops counted as often as they
-        turn; 0 before it is traced. flops_of: the same by network.
+        turn; 0 before it is traced.
+      flops_of: the same by network.
 
     Raises:
-      UserError: bad settings, a batch that does not divide.
+      UserError: paths that fit nothing, a batch that does not divide.
     """
 
-    def __init__(self, task: Task, config: Any, mesh: Mesh) -> None:
-        self.task, self.mesh = task, mesh
-        self.settings = read_settings(LoopSettings, config)
-        check_batch(self.settings.batch, mesh, self.settings.accumulate)
-        self.still, self.told = _parts(task, self.settings)
-        self.tx, lr = make_optimizer(
-            self.settings.optimizer, self.settings.steps, getattr(task, "groups", None)
-        )
-        average, tracks = self.settings.ema.decay > 0, self.settings.ema.tracks
-        self.state: TrainState = abstract_state(task, self.tx, mesh, average, self.still, tracks)
+    def __init__(self, task: Task, settings: Training, mesh: Mesh) -> None:
+        self.task, self.settings, self.mesh = task, settings, mesh
+        check_batch(settings.batch, mesh, settings.accumulate)
+        self.still, self.notes = _still(task, settings)
+        groups = getattr(task, "groups", None)
+        self.tx, lr = make_optimizer(settings.optimizer, settings.steps, groups)
+
+        def fresh(params: Any) -> TrainState:
+            return fresh_state(params, self.tx, settings.ema, self.still)
+
+        abstract = jax.eval_shape(lambda: fresh(task.init(jax.random.key(0))))
+        self.state: TrainState = with_shardings(abstract, mesh)
         self.shardings = jax.tree.map(lambda leaf: leaf.sharding, self.state)
         self.evaluate = Evaluator(task, mesh)
         self.draw = jax.jit(task.visualise, out_shardings=replicated(mesh))
-        self._update = Update(self.tx, lr, self.settings.ema.decay)
-        skips, accumulate = self.settings.skip_bad > 0, self.settings.accumulate
-        self._step = make_train_step(task, self._update, mesh, self.shardings, skips, accumulate)
-        self._compiled: dict[Any, Any] = {}
         self.flops, self.flops_of = 0.0, dict[str, float]()
-        fresh = lambda params: fresh_state(params, self.tx, average, self.still, tracks)  # noqa: E731
+        self._step = make_train_step(task, settings, self.tx, lr, mesh, self.shardings)
+        self._compiled: dict[Any, Any] = {}
         self._init = jax.jit(lambda key: fresh(task.init(key)), out_shardings=self.shardings)
         self._start = jax.jit(fresh, out_shardings=self.shardings)
 
@@ -74,18 +71,15 @@ class Program:
         """
         if params is None:
             return self._init(stream_key(seed, "init"))
-        check_params(params, self.state.all_params)
-        cast = jax.tree.map(
-            lambda given, like: given.astype(like.dtype), params, self.state.all_params
-        )
+        wanted = self.state.all_params
+        check_params(params, wanted)
+        cast = jax.tree.map(lambda given, like: given.astype(like.dtype), params, wanted)
         return self._start(place(cast, self.shardings.all_params))
 
     def step(self, frozen: Any, batch: dict[str, jax.Array], key: jax.Array) -> tuple[Any, bool]:
         """The compiled train step for arrays of these shapes, and whether it had to be compiled."""
-        shapes = (
-            jax.tree.structure((frozen, batch)),
-            *((leaf.shape, leaf.dtype, leaf.sharding) for leaf in jax.tree.leaves((frozen, batch))),
-        )
+        leaves, structure = jax.tree.flatten((frozen, batch))
+        shapes = (structure, *((leaf.shape, leaf.dtype, leaf.sharding) for leaf in leaves))
         if new := shapes not in self._compiled:
             traced = self.trace(frozen, batch, key)
             self.flops_of = flops_by_network(traced.jaxpr)
@@ -99,48 +93,44 @@ class Program:
         return self._step.trace(self.state, frozen, batch, key)
 
 
-def check_training(task: Task, config: Any, mesh: Mesh) -> None:
+def check_training(task: Task, settings: Training, mesh: Mesh) -> None:
     """Refuses what a Program would, and parameters that cannot be made; keeps nothing.
 
     Raises:
       UserError: as Program, or wandb is asked for and not installed.
     """
-    settings = read_settings(LoopSettings, config)
     check_mode(settings.wandb)
     check_batch(settings.batch, mesh, settings.accumulate)
-    _parts(task, settings, always=True)
-    make_optimizer(settings.optimizer, settings.steps)
+    jax.eval_shape(task.init, jax.random.key(0))
+    _still(task, settings)
 
 
-def _parts(
-    task: Task, settings: LoopSettings, always: bool = False
-) -> tuple[frozenset[str], list[str]]:
+def _still(task: Task, settings: Training) -> tuple[frozenset[str], list[str]]:
     """Paths of the parameters that `freeze` names, and what to say of them and of the groups.
-
-    The parameters are looked at where one of the two names any, or `always`.
 
     Raises:
       UserError: an expression that fits nothing, or nothing is left to be trained.
     """
-    if not (settings.freeze or settings.optimizer.groups or always):
+    factors = dict(settings.optimizer.groups)
+    if not (settings.freeze or factors):
         return frozenset(), []
     leaves = named(jax.eval_shape(task.init, jax.random.key(0)))
     still = choose(settings.freeze, list(leaves), "freeze", "the parameters")
     trained = [name for name in leaves if name not in still]
     if not trained and settings.steps:
         raise UserError(
-            f"freeze = {settings.freeze} leaves none of the parameters of {task.name!r} to be trained."
+            f"freeze = {settings.freeze} leaves none of the parameters of {task.name!r} to be "
+            "trained."
         )
-    factors = dict(settings.optimizer.groups)
     faster = choose(list(factors), trained, "optimizer.groups", "the parameters that are trained")
 
     def size(pattern: str, found: dict[str, str]) -> str:
-        names = [name for name, by in found.items() if by == pattern]
-        return f"{pattern}: {count_params([leaves[name] for name in names]):,} parameters in {len(names)} arrays"
+        arrays = [leaves[name] for name, by in found.items() if by == pattern]
+        return f"{pattern}: {count_params(arrays):,} parameters in {len(arrays)} arrays"
 
-    told = [f"freeze {size(pattern, still)} stay as they are" for pattern in settings.freeze]
-    told += [
+    notes = [f"freeze {size(pattern, still)} stay as they are" for pattern in settings.freeze]
+    notes += [
         f"group {size(pattern, faster)} at {factor:g} x the learning rate"
         for pattern, factor in factors.items()
     ]
-    return frozenset(still), told
+    return frozenset(still), notes

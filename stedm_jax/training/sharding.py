@@ -28,14 +28,15 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[Any] | None = Non
     if fsdp < 1 or count % fsdp:
         valid = [n for n in range(1, count + 1) if count % n == 0]
         raise UserError(
-            f"mesh.fsdp is {fsdp}, but {count} device(s) do not divide by it; choose one of {valid}."
+            f"mesh.fsdp is {fsdp}, but {count} device(s) do not divide by it; choose one of "
+            f"{valid}."
         )
     if data == -1:
         data = count // fsdp
     if data * fsdp != count:
         raise UserError(
-            f"The mesh data {data} x fsdp {fsdp} needs {data * fsdp} devices and there are {count}; "
-            f"set mesh.data to {count // fsdp}, or to -1 to take all that are there."
+            f"The mesh data {data} x fsdp {fsdp} needs {data * fsdp} devices and there are "
+            f"{count}; set mesh.data to {count // fsdp}, or to -1 to take all that are there."
         )
     return jax.make_mesh(
         (data, fsdp), AXES, axis_types=(AxisType.Auto, AxisType.Auto), devices=devices
@@ -78,25 +79,19 @@ def to_global(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
     Raises:
       UserError: the global batch does not divide over the devices; names the nearest sizes that do.
     """
-    sharding, hosts = batch_sharding(mesh), jax.process_count()
-    for name, value in batch.items():
-        if value.ndim == 0:
-            raise ValueError(
-                f"batch entry {name!r} is a scalar; every entry needs a leading batch dimension"
-            )
-        if (value.shape[0] * hosts) % mesh.size:
-            _refuse_batch(value.shape[0] * hosts, mesh.size)
-    return {
-        k: jax.make_array_from_process_local_data(sharding, np.asarray(v)) for k, v in batch.items()
-    }
+    for value in batch.values():
+        check_batch(len(value) * jax.process_count(), mesh)
+    return _from_host(dict(batch), batch_sharding(mesh))
 
 
 def to_replicated(tree: Any, mesh: Mesh) -> Any:
     """Puts host arrays, equal on every host, whole on every device."""
-    sharding = replicated(mesh)
-    return jax.tree.map(
-        lambda v: jax.make_array_from_process_local_data(sharding, np.asarray(v)), tree
-    )
+    return _from_host(tree, replicated(mesh))
+
+
+def _from_host(tree: Any, sharding: NamedSharding) -> Any:
+    make = jax.make_array_from_process_local_data
+    return jax.tree.map(lambda leaf: make(sharding, np.asarray(leaf)), tree)
 
 
 def place(tree: Any, shardings: Any) -> Any:
@@ -120,45 +115,20 @@ def own_rows(rows: int, mesh: Mesh) -> np.ndarray:
     """Which rows of a batch of so many the devices of this host hold, in the order in which
     `to_global` takes them."""
     places = batch_sharding(mesh).addressable_devices_indices_map((rows,))
-    slices = sorted(
-        {(index[0].start or 0, index[0].stop or rows) for index in places.values() if index}
-    )
-    return np.concatenate([np.arange(start, stop) for start, stop in slices])
-
-
-def local_batch_size(batch: int) -> int:
-    """This host's share of a global batch size; UserError when it does not divide over the
-    hosts."""
-    hosts = jax.process_count()
-    if batch % hosts:
-        _refuse_batch(batch, hosts, "hosts")
-    return batch // hosts
+    return np.unique(np.concatenate([np.arange(rows)[index] for index in places.values()]))
 
 
 def check_batch(batch: int, mesh: Mesh | AbstractMesh, accumulate: int = 1) -> None:
     """Refuses (UserError) a global batch size that does not divide over the mesh and its
     micro-batches."""
-    if batch % (mesh.size * accumulate):
-        what = (
-            "devices" if accumulate == 1 else f"({mesh.size} devices x {accumulate} micro-batches)"
-        )
-        _refuse_batch(batch, mesh.size * accumulate, what)
-
-
-def pad_batch(batch: Mapping[str, np.ndarray], size: int) -> dict[str, np.ndarray]:
-    """Fills a short last batch to `size` with zeros; `weight` (b,) is 1 where real, 0 where
-    filled."""
-    count = len(next(iter(batch.values())))
-    batch = {"weight": np.ones(count, np.float32), **batch}
-    return {
-        k: np.concatenate([v, np.zeros((size - count, *v.shape[1:]), v.dtype)])
-        for k, v in batch.items()
-    }
-
-
-def _refuse_batch(batch: int, count: int, what: str = "devices") -> None:
+    count, what = mesh.size * accumulate, "devices"
+    if batch % count == 0:
+        return
+    if accumulate > 1:
+        what = f"({mesh.size} devices x {accumulate} micro-batches)"
     below = batch // count * count
     nearest = " or ".join(str(n) for n in (below, below + count) if n)
     raise UserError(
-        f"The global batch of {batch} does not divide over {count} {what}; the nearest valid: {nearest}."
+        f"The global batch of {batch} does not divide over {count} {what}; the nearest valid: "
+        f"{nearest}."
     )

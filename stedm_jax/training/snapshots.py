@@ -1,18 +1,19 @@
-"""Snapshots of the tracks (tracks.py), from which averages of other widths are combined after the
+"""Snapshots of the tracks (averages.py), from which averages of other widths are combined after the
 training.
 
 `<stage>/snapshots/<step>/` holds `track-<width>.safetensors` and a manifest with their checksums;
 it is renamed to its place when it is whole. Parameters that are not trained are left out. Single
-  precision: half precision rounds a weight
-by up to 1/2048 of itself, which is more than an average changes late in a training or in one at a
-low learning rate.
+precision: half precision rounds a weight by up to 1/2048 of itself; that is more than an average
+changes late in a training or in one at a low learning rate.
 """
 
 import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from stedm_jax.common.errors import UserError
+from stedm_jax.common.files import atomic_folder, is_partial
 from stedm_jax.training import manifest, peers
+from stedm_jax.training.averages import coefficients, exponent
 from stedm_jax.training.checkpoints import finished, numbered
 from stedm_jax.training.param_paths import merged, named, nested
 from stedm_jax.training.sharding import replicated
-from stedm_jax.training.tracks import coefficients, exponent
 
 FOLDER, TRACK = "snapshots", "track-{}.safetensors"
 WORST = 0.1
@@ -52,12 +54,9 @@ class Snapshots:
         peers.on_first(lambda: self._clear(step))
 
     def _clear(self, step: int) -> None:
-        if not self.dir.is_dir():
-            return
-        for folder in self.dir.iterdir():
-            if folder.name.endswith(".partial") or (
-                folder.name.isdecimal() and int(folder.name) > step
-            ):
+        for folder in self.dir.iterdir() if self.dir.is_dir() else ():
+            later = folder.name.isdecimal() and int(folder.name) > step
+            if later or is_partial(folder):
                 shutil.rmtree(folder)
 
     def write(self, step: int, tracks: Mapping[str, Any]) -> None:
@@ -69,25 +68,19 @@ class Snapshots:
         Raises:
           OSError: the disk is full or cannot be written; nothing of this step is left.
         """
-        place = self.dir / str(step)
+        place, first = self.dir / str(step), peers.first()
         if peers.on_first(lambda: (place / manifest.NAME).exists()):
             return
-        partial = self.dir / f"{step}.partial"
-        if peers.first():
-            partial.mkdir(parents=True, exist_ok=True)
         try:
-            for name, track in tracks.items():
-                arrays = {path: _on_host(leaf) for path, leaf in named(track).items()}
-                if peers.first():
-                    save_file(arrays, partial / TRACK.format(name))
-            if peers.first():
-                manifest.write_manifest(partial, step, {})
-                partial.rename(place)
+            with atomic_folder(place) if first else nullcontext() as partial:
+                for name, track in tracks.items():
+                    arrays = {path: _on_host(leaf) for path, leaf in named(track).items()}
+                    if partial is not None:
+                        save_file(arrays, partial / TRACK.format(name))
+                if partial is not None:
+                    manifest.write_manifest(partial, step, {})
         except SafetensorError as error:  # what a full disk is to safetensors
             raise OSError(str(error)) from error
-        finally:
-            if peers.first():
-                shutil.rmtree(partial, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -115,42 +108,36 @@ def combine(stage: Path, width: float, step: int | None = None) -> Combined:
       UserError: an impossible width, or one too far from those of the tracks; no snapshots, or none
         of that step.
     """
-    wanted, dir = exponent(width), Path(stage) / FOLDER
+    dir = Path(stage) / FOLDER
     steps = sound_steps(dir)
     if not steps:
         raise UserError(
-            f"{stage} has no snapshots of tracks to combine; they are kept where train.ema.tracks names widths and "
-            "train.ema.snapshot_every is above 0 while it trains."
+            f"{stage} has no snapshots of tracks to combine; they are kept where train.ema.tracks "
+            "names widths and train.ema.snapshot_every is above 0 while it trains."
         )
     step = steps[-1] if step is None else step
     if step not in steps:
-        raise UserError(
-            f"{dir} has no snapshot of step {step}; those there are of steps {', '.join(map(str, steps))}."
-        )
-    files = [
-        (at, file)
-        for at in steps
-        if at <= step
-        for file in sorted((dir / str(at)).glob(TRACK.format("*")))
-    ]
-    times, exponents = (
-        [at for at, _ in files],
-        [exponent(float(file.stem.removeprefix("track-"))) for _, file in files],
+        there = ", ".join(map(str, steps))
+        raise UserError(f"{dir} has no snapshot of step {step}; those there are of steps {there}.")
+    steps = [at for at in steps if at <= step]
+    files = {at: sorted((dir / str(at)).glob(TRACK.format("*"))) for at in steps}
+    profiles = _Profiles(
+        [at for at in steps for _ in files[at]],
+        [exponent(float(file.stem.removeprefix("track-"))) for at in steps for file in files[at]],
+        step,
     )
-    shares, error = coefficients(times, exponents, step, wanted)
-    if error > WORST:
-        raise UserError(_too_far(width, times, exponents, step, error))
+    shares, error = profiles.fit(width)
     total: dict[str, Any] = {}
-    for share, (_, file) in zip(shares, files, strict=True):
+    for share, file in zip(shares, chain.from_iterable(files.values()), strict=True):
         for path, array in load_file(file).items():
             total[path] = total.get(path, 0.0) + share * array.astype(np.float64)
     digest = hashlib.sha256(f"{width:g} {step}".encode())
-    for at in sorted(set(times)):
+    for at in steps:
         digest.update(manifest.fingerprint(dir / str(at)).encode())
     with finished(Path(stage)) as (store, last):
         average = nested({path: array.astype(np.float32) for path, array in total.items()})
         params = merged(average, jax.tree.map(np.asarray, store.read_still(last)))
-    return Combined(params, width, step, len(set(times)), error, digest.hexdigest())
+    return Combined(params, width, step, len(steps), error, digest.hexdigest())
 
 
 def check_width(width: float, tracks: Sequence[float], every: int, steps: int) -> None:
@@ -164,16 +151,39 @@ def check_width(width: float, tracks: Sequence[float], every: int, steps: int) -
     Raises:
       UserError: an impossible width, or one too far from those of the tracks.
     """
-    wanted, at = exponent(width), [*range(every, steps, every), steps]
+    at = [*range(every, steps, every), steps]
     if len(at) > _MOST:  # then they reach far; the equations would take minutes
+        exponent(width)
         return
-    times, exponents = (
-        [step for step in at for _ in tracks],
-        [exponent(track) for _ in at for track in tracks],
-    )
-    error = coefficients(times, exponents, steps, wanted)[1]
-    if error > WORST:
-        raise UserError(_too_far(width, times, exponents, steps, error))
+    exponents = [exponent(track) for _ in at for track in tracks]
+    _Profiles([step for step in at for _ in tracks], exponents, steps).fit(width)
+
+
+@dataclass(frozen=True)
+class _Profiles:
+    """Times and exponents of the tracks in snapshots, and the step that they are combined for."""
+
+    times: list[int]
+    exponents: list[float]
+    step: int
+
+    def combined(self, width: float) -> tuple[np.ndarray, float]:
+        """Shares of a width, and how far its profile is missed."""
+        return coefficients(self.times, self.exponents, self.step, exponent(width))
+
+    def fit(self, width: float) -> tuple[np.ndarray, float]:
+        """As `combined`; refuses (UserError) a width that is missed by too much."""
+        shares, error = self.combined(width)
+        if error <= WORST:
+            return shares, error
+        tried = [number / 1000 for number in range(5, 288)]
+        near = [each for each in tried if self.combined(each)[1] <= WORST]
+        reach = f"With them widths from {min(near):g} to {max(near):g} can be had. " if near else ""
+        raise UserError(
+            f"The snapshots up to step {self.step} ({len(set(self.times))} of them) do not combine "
+            f"to a relative width of {width:g}: their best fit is {error:.0%} off. {reach}More "
+            "snapshots (train.ema.snapshot_every) reach farther."
+        )
 
 
 def sound_steps(dir: Path) -> list[int]:
@@ -185,21 +195,6 @@ def sound_steps(dir: Path) -> list[int]:
         else:
             steps.append(step)
     return steps
-
-
-def _too_far(
-    width: float, times: list[int], exponents: list[float], step: int, error: float
-) -> str:
-    near = [
-        w / 1000
-        for w in range(5, 288)
-        if coefficients(times, exponents, step, exponent(w / 1000))[1] <= WORST
-    ]
-    reach = f"With them widths from {min(near):g} to {max(near):g} can be had. " if near else ""
-    return (
-        f"The snapshots up to step {step} ({len(set(times))} of them) do not combine to a relative width of {width:g}: "
-        f"their best fit is {error:.0%} off. {reach}More snapshots (train.ema.snapshot_every) reach farther."
-    )
 
 
 def _on_host(leaf: jax.Array) -> np.ndarray:

@@ -1,6 +1,6 @@
-"""The train state: step, parameters, their moving average and the optimiser's state."""
+"""The train state: step, parameters, their moving averages and the optimizer's state."""
 
-from collections.abc import Container, Sequence
+from collections.abc import Container
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,19 +10,18 @@ import optax
 from jax.sharding import Mesh
 
 from stedm_jax.common.errors import UserError
-from stedm_jax.training.param_paths import merged, split
+from stedm_jax.settings.training import Ema, track_name
+from stedm_jax.training.param_paths import merged, named, split
 from stedm_jax.training.sharding import param_shardings
-from stedm_jax.training.task import Task
-from stedm_jax.training.tracks import track_name
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
     """`step` int32 counts the updates made; `ema` is {} when none is kept, and so are `tracks`,
-    those of tracks.py by name. Leaves may also be abstract.
+    those of averages.py by name. Leaves may also be abstract.
 
-    `params` are those that are trained, which alone have averages and a state of the optimiser;
+    `params` are those that are trained, which alone have averages and a state of the optimizer;
     `still` are those that stay as they are, {} as a rule.
     """
 
@@ -44,22 +43,6 @@ class TrainState:
         return merged(self.ema or self.params, self.still)
 
 
-def abstract_state(
-    task: Task,
-    tx: optax.GradientTransformation,
-    mesh: Mesh,
-    ema: bool = True,
-    still: Container[str] = (),
-    tracks: Sequence[float] = (),
-) -> TrainState:
-    """Shapes, dtypes and shardings of the state, without computing anything. Arguments as for
-    `fresh_state`."""
-    abstract = jax.eval_shape(
-        lambda: fresh_state(task.init(jax.random.key(0)), tx, ema, still, tracks)
-    )
-    return with_shardings(abstract, mesh)
-
-
 def with_shardings(abstract: Any, mesh: Mesh) -> Any:
     """Adds the shardings of `param_shardings` to a tree of ShapeDtypeStructs."""
     join = lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)  # noqa: E731
@@ -68,14 +51,10 @@ def with_shardings(abstract: Any, mesh: Mesh) -> Any:
 
 def check_params(params: Any, abstract: Any) -> None:
     """Refuses (UserError) parameters whose names or shapes differ from `abstract`."""
-    shapes = [
-        {
-            jax.tree_util.keystr(path): tuple(leaf.shape)
-            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-        }
+    given, wanted = (
+        {name: tuple(leaf.shape) for name, leaf in named(tree).items()}
         for tree in (params, abstract)
-    ]
-    given, wanted = shapes
+    )
     wrong = [
         f"{name} {given[name]} instead of {wanted[name]}"
         for name in given
@@ -86,7 +65,8 @@ def check_params(params: Any, abstract: Any) -> None:
     if wrong:
         raise UserError(
             f"The weights to start from do not fit this model: {'; '.join(wrong[:5])}"
-            f"{f' and {len(wrong) - 5} more' if len(wrong) > 5 else ''}. Use weights of the same settings."
+            f"{f' and {len(wrong) - 5} more' if len(wrong) > 5 else ''}. Use weights of the same "
+            "settings."
         )
 
 
@@ -96,18 +76,14 @@ def count_params(tree: Any) -> int:
 
 
 def fresh_state(
-    params: Any,
-    tx: optax.GradientTransformation,
-    ema: bool,
-    still: Container[str] = (),
-    tracks: Sequence[float] = (),
+    params: Any, tx: optax.GradientTransformation, ema: Ema, still: Container[str]
 ) -> TrainState:
     """The state at step 0 of these parameters, sharing no buffer with them; those at the paths
-    `still` stay as they are, and `tracks` are the widths of more averages."""
+    `still` stay as they are."""
     # Copies, because the state is donated: no two leaves, and no caller's array, may share a
     # buffer.
     copied = lambda tree: jax.tree.map(jnp.copy, tree)  # noqa: E731
     params, kept = split(params, still) if still else (params, {})
-    average = copied(params) if ema else {}
-    others = {track_name(width): copied(params) for width in tracks}
-    return TrainState(jnp.int32(0), copied(params), average, tx.init(params), copied(kept), others)
+    average = copied(params) if ema.decay > 0 else {}
+    tracks = {track_name(width): copied(params) for width in ema.tracks}
+    return TrainState(jnp.int32(0), copied(params), average, tx.init(params), copied(kept), tracks)

@@ -1,5 +1,5 @@
-"""A folder of weights: `params.safetensors`, our paths joined by "/", and `convert.json`, which says
-what they are.
+"""A folder of weights: `params.safetensors`, our paths joined by "/", and `convert.json`, where
+they come from.
 
 It is written beside its place and moved there when it is complete; its checksum is compared
 whenever it is read.

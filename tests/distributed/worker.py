@@ -17,8 +17,8 @@ import numpy as np
 
 from stedm_jax.common.errors import UserError, explain
 from stedm_jax.training import distributed
-from stedm_jax.training.cache import enable_compile_cache
 from stedm_jax.training.checkpoints import Checkpoints
+from stedm_jax.training.hardware import enable_compile_cache
 from stedm_jax.training.loop import train
 from stedm_jax.training.program import Program
 from stedm_jax.training.sharding import make_mesh, own_rows

@@ -189,7 +189,7 @@ def test_from_the_start_each_side_learns_against_the_other_as_by_the_book(made):
 
 def test_a_huge_gradient_of_the_discriminator_leaves_the_step_of_the_generator_as_it_is(made):
     task, kernel = made[0], np.full((2, 2), 0.01, np.float32)
-    tx, _ = make_optimizer(settings()["optimizer"] | {"clip": 1.0}, 10, task.groups)
+    tx, _ = make_optimizer(settings(optimizer={"clip": 1.0}).optimizer, 10, task.groups)
     params = dict.fromkeys(made[1], kernel)
 
     @jax.jit
@@ -334,11 +334,14 @@ def test_the_start_of_the_discriminator_is_survived(tmp_path, ramp, fall):
         "warmup": 20,
         "schedule": "cosine",
     }
-    optimizer = settings()["optimizer"] | published
     config = settings(
-        steps=300, batch=8, log_every=1, eval_every=10, checkpoint_every=300, optimizer=optimizer
+        steps=300,
+        batch=8,
+        eval_every=10,
+        checkpoint_every=300,
+        optimizer=published,
+        ema={"decay": 0.0},
     )
-    config["ema"] |= {"decay": 0.0}
     judged = {"image": tiles(8, seed=99), "weight": np.ones(8, np.float32)}
 
     def batches(start):

@@ -43,10 +43,8 @@ def made(kind):
 
 
 def settings(steps):
-    config = toy.settings(steps=steps, checkpoint_every=3)
-    config["ema"] |= {"decay": 0.0}
-    config["optimizer"] |= {"schedule": "constant", "warmup": 0}
-    return config
+    optimizer = {"schedule": "constant", "warmup": 0}
+    return toy.settings(steps=steps, checkpoint_every=3, optimizer=optimizer, ema={"decay": 0.0})
 
 
 def gradient(task, frozen, devices):

@@ -10,13 +10,9 @@ import pytest
 from stedm_jax.common.errors import UserError
 from stedm_jax.training import manifest
 from stedm_jax.training.checkpoints import Checkpoints
-from stedm_jax.training.optim import make_optimizer
 from stedm_jax.training.program import Program
 from stedm_jax.training.sharding import make_mesh
-from stedm_jax.training.state import abstract_state
 from tests.training import toy
-
-TX, _ = make_optimizer(toy.settings()["optimizer"], 10)
 
 
 def mesh_of(devices: int, fsdp: int = 1):
@@ -29,7 +25,7 @@ def state_of(seed: int, mesh=None):
 
 
 def abstract_of(mesh=None):
-    return abstract_state(toy.ToyTask(), TX, mesh or mesh_of(1))
+    return Program(toy.ToyTask(), toy.settings(), mesh or mesh_of(1)).state
 
 
 def filled(dir: Path, steps=(10, 20), **kw) -> Checkpoints:

@@ -5,7 +5,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.training import distributed, peers
-from stedm_jax.training.cache import enable_compile_cache
+from stedm_jax.training.hardware import enable_compile_cache
 from stedm_jax.training.rng import step_key, stream_key
 
 

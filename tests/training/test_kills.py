@@ -28,7 +28,7 @@ PATIENCE = 1800  # seconds; machines that test are busy
 EVERYTHING = {
     "ema": {"decay": 0.9, "tracks": (0.05, 0.1), "snapshot_every": 20},
     "freeze": ("hidden/bias",),
-    "optimizer": toy.settings()["optimizer"] | {"groups": (("out/.*", 2.0),)},
+    "optimizer": {"groups": (("out/.*", 2.0),)},
     "accumulate": 2,
 }
 

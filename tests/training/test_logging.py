@@ -4,7 +4,8 @@ import json
 import numpy as np
 import pytest
 
-from stedm_jax.training.logging import MetricLog, Progress, clock, read_rows
+from stedm_jax.training.logging import MetricLog, read_rows
+from stedm_jax.training.progress import Progress
 
 
 def test_rows_after_the_resumed_step_are_dropped(tmp_path) -> None:
@@ -54,7 +55,3 @@ def test_a_terminal_gets_one_line_that_is_rewritten(monkeypatch) -> None:
     last = file.getvalue().splitlines()[-1]
     for part in ("[toy]", "/100", " images ", "80 images/s", "wait 50%", "ETA 0:0", "loss 0.25"):
         assert part in last
-
-
-def test_clock() -> None:
-    assert [clock(s) for s in (0.0, 59.4, 61.0, 3661.0)] == ["0:00", "0:59", "1:01", "1:01:01"]

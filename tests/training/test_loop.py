@@ -80,7 +80,7 @@ def test_it_learns_and_the_average_follows(tmp_path) -> None:
 
 
 def test_without_an_average_the_parameters_are_the_weights(tmp_path) -> None:
-    config = toy.settings(ema=dict(decay=0, tracks=(), snapshot_every=0), steps=2)
+    config = toy.settings(ema=dict(decay=0.0, tracks=(), snapshot_every=0), steps=2)
     result = toy.run(tmp_path, config=config)
     assert result.state.ema == {} and result.state.weights is result.state.params
     assert toy.same(toy.run(tmp_path, config=config).state, result.state)
@@ -204,8 +204,6 @@ def test_a_step_left_out_changes_nothing_but_the_count(tmp_path, value) -> None:
 def test_some_steps_are_profiled(tmp_path) -> None:
     toy.run(tmp_path, config=toy.settings(steps=4, profile=(2, 3)))
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
-    with pytest.raises(UserError, match="first, last"):
-        toy.run(tmp_path / "b", config=toy.settings(profile=(3, 2)))
 
 
 def test_best_is_kept_pictures_are_drawn_and_evaluations_logged(tmp_path) -> None:

@@ -47,8 +47,6 @@ def test_it_is_not_imported_unless_asked_for(tmp_path, monkeypatch) -> None:
     log.close()
     with pytest.raises(UserError, match=r"pip install 'stedm_jax\[wandb\]'"):
         Mirror(tmp_path, "offline")
-    with pytest.raises(UserError, match="'wandb' is 'on'; give ''"):
-        toy.run(tmp_path, config=toy.settings(wandb="on"))
 
 
 def test_rows_and_pictures_are_shown_and_a_run_that_goes_on_is_the_same(

@@ -4,7 +4,6 @@ import numpy as np
 import optax
 import pytest
 
-from stedm_jax.common.errors import UserError
 from stedm_jax.training.optim import decays, make_optimizer
 from stedm_jax.training.program import Program
 from stedm_jax.training.sharding import make_mesh
@@ -14,7 +13,7 @@ PARAMS = {"norm": {"scale": jnp.ones(4)}, "fc": {"kernel": jnp.ones((3, 4)), "bi
 
 
 def optimizer(**changes):
-    return {**settings()["optimizer"], **changes}
+    return settings(optimizer=changes).optimizer
 
 
 def test_decay_acts_on_kernels_only() -> None:
@@ -99,29 +98,6 @@ def test_a_program_asks_its_task_for_the_groups() -> None:
     assert apart == pytest.approx(0.1, rel=1e-5) and together < 1e-4 * apart
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"name": "sgdd"}, "'sgdd'.*adam, adamw"),
-        ({"schedule": "linear"}, "'linear'.*constant, cosine"),
-        ({"name": "adam"}, "no weight decay"),
-        ({"lr": -1.0}, "lr is -1.0; give above 0"),
-        ({"lr": "fast"}, "optimizer.lr.*float"),
-        ({"momentum": 0.9}, "momentum is an unknown key"),
-    ],
-)
-def test_bad_settings_are_refused(changes, message) -> None:
-    with pytest.raises(UserError, match=message):
-        make_optimizer(optimizer(**changes), 10)
-
-
-def test_a_missing_key_is_named() -> None:
-    config = optimizer()
-    del config["clip"]
-    with pytest.raises(UserError, match="clip is missing"):
-        make_optimizer(config, 10)
-
-
 def test_weight_decay_follows_a_cosine_to_its_end() -> None:
     tx, lr = make_optimizer(
         optimizer(schedule="constant", warmup=0, weight_decay=0.04, weight_decay_end=0.4), 10
@@ -134,5 +110,3 @@ def test_weight_decay_follows_a_cosine_to_its_end() -> None:
     np.testing.assert_allclose(
         [seen[0], seen[5], seen[10], seen[11]], [0.04, 0.22, 0.4, 0.4], rtol=1e-4
     )
-    with pytest.raises(UserError, match="weight_decay_end needs"):
-        make_optimizer(optimizer(weight_decay=0.0, weight_decay_end=0.4), 10)

@@ -48,8 +48,7 @@ def test_what_fits_nothing_is_refused(patterns, message) -> None:
 
 
 def program(task=None, devices=1, fsdp=1, groups=(), **changes) -> Program:
-    settings = toy.settings(**changes)
-    settings["optimizer"] |= {"groups": groups}
+    settings = toy.settings(optimizer={"groups": groups}, **changes)
     return Program(
         task or toy.ToyTask(), settings, make_mesh(fsdp=fsdp, devices=jax.devices()[:devices])
     )
@@ -126,7 +125,7 @@ def test_a_factor_multiplies_the_update_of_its_group_alone() -> None:
         "out/bias": 0.5,
     }.items():
         np.testing.assert_allclose(named(factored)[name], factor * named(plain)[name], rtol=1e-6)
-    assert made[1].told == [
+    assert made[1].notes == [
         "group out/kernel: 256 parameters in 1 arrays at 10 x the learning rate",
         "group out/.*: 1 parameters in 1 arrays at 0.5 x the learning rate",
     ]
@@ -137,9 +136,6 @@ def test_a_factor_multiplies_the_update_of_its_group_alone() -> None:
     [
         ({"freeze": (".*",)}, "leaves none"),
         ({"freeze": ("hiden/.*",)}, "nearest are hidden"),
-        ({"freeze": "hidden"}, "'freeze' holds 'hidden', which must be a tuple"),
-        ({"groups": (("out/.*", 0.0),)}, "above 0"),
-        ({"groups": (("out/.*",),)}, "tuple of 2 values"),
         (
             {"groups": (("out/.*", 2.0),), "freeze": ("out/.*",)},
             "none of the parameters that are trained",

@@ -46,10 +46,3 @@ def test_batches_are_cut_over_all_devices() -> None:
         sharding.to_global({"x": np.zeros((12, 1))}, mesh)
     with pytest.raises(UserError, match="nearest valid: 8\\."):
         sharding.to_global({"x": np.zeros((3, 1))}, mesh)
-    assert sharding.local_batch_size(12) == 12
-
-
-def test_padding_adds_weightless_entries() -> None:
-    padded = sharding.pad_batch({"x": np.ones((3, 2), np.uint8)}, 8)
-    assert padded["x"].shape == (8, 2) and padded["x"].dtype == np.uint8
-    np.testing.assert_array_equal(padded["weight"], [1, 1, 1, 0, 0, 0, 0, 0])

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from stedm_jax.settings.training import Ema, Optimizer, Training
 from stedm_jax.training.loop import TrainResult, train
 from stedm_jax.training.program import Program
-from stedm_jax.training.sharding import make_mesh, pad_batch
+from stedm_jax.training.sharding import make_mesh
 
 FEATURES, HIDDEN, BATCH = 16, 256, 8
 
@@ -78,46 +79,40 @@ def batches(start: int) -> Iterator[dict[str, np.ndarray]]:
         step += 1
 
 
+def pad_batch(batch: dict[str, np.ndarray], size: int) -> dict[str, np.ndarray]:
+    """Fills a short last batch to `size` with zeros; `weight` (b,) is 1 where real."""
+    count = len(next(iter(batch.values())))
+    batch = {"weight": np.ones(count, np.float32), **batch}
+    return {
+        name: np.concatenate([value, np.zeros((size - count, *value.shape[1:]), value.dtype)])
+        for name, value in batch.items()
+    }
+
+
 def eval_batches() -> Iterator[dict[str, np.ndarray]]:
     yield pad_batch(batch_at(10_000), BATCH)
     yield pad_batch(batch_at(10_001, 3), BATCH)
 
 
-def settings(**changes: Any) -> dict[str, Any]:
-    optimizer = dict(
-        name="adamw",
-        lr=1e-2,
-        weight_decay=0.01,
-        b1=0.9,
-        b2=0.99,
-        clip=1.0,
-        warmup=3,
-        schedule="cosine",
-        groups=(),
-        weight_decay_end=0.0,
+def settings(
+    optimizer: dict[str, Any] | None = None, ema: dict[str, Any] | None = None, **changes: Any
+) -> Training:
+    """Those of the toy, with changes; lists, as from JSON, become tuples."""
+    adam = {"lr": 1e-2, "b2": 0.99, "clip": 1.0, "warmup": 3, "schedule": "cosine"}
+    loop = {"steps": 10, "batch": BATCH, "log_every": 1, "checkpoint_every": 5}
+    return Training(
+        **_tuples(loop | changes),
+        optimizer=Optimizer(**_tuples(adam | (optimizer or {}))),
+        ema=Ema(**_tuples({"decay": 0.9} | (ema or {}))),
     )
-    config = dict(
-        steps=10,
-        batch=BATCH,
-        log_every=1,
-        eval_every=0,
-        checkpoint_every=5,
-        keep=2,
-        optimizer=optimizer,
-        ema=dict(decay=0.9, tracks=(), snapshot_every=0),
-        visual_every=0,
-        skip_bad=0,
-        profile=(),
-        accumulate=1,
-        freeze=(),
-        wandb="",
-    )
-    return {**config, **changes}
 
 
-_PROGRAMS: dict[
-    str, Program
-] = {}  # compiled once for each setting; a task of a test's own is not kept
+def _tuples(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+
+
+# Compiled once for each setting; a task of a test's own is not kept.
+_PROGRAMS: dict[str, Program] = {}
 
 
 def run(

@@ -3,22 +3,21 @@
 from collections.abc import Sequence
 from functools import lru_cache
 from os.path import commonprefix
-from pathlib import Path
 
 import matplotlib
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-Labels = tuple[Sequence[str], Sequence[str]]
+Captions = tuple[Sequence[str], Sequence[str]]
 """Names of the rows, from the top, and of the columns, from the left; () where they have none."""
 _PAPER, _INK = (255, 255, 255), (31, 35, 40)
-_SMALLEST = 10  # pixels; letters grow with the cells, as pictures of large ones are looked at from further away
+_SMALLEST = 10  # pixels; letters grow with the cells
 _CELLS = 18  # letters in a cell's height
 _CUT = "\N{HORIZONTAL ELLIPSIS}"
 
 
-def labelled(
+def captioned(
     picture: UInt8[np.ndarray, "h w 3"], rows: Sequence[str] = (), columns: Sequence[str] = ()
 ) -> UInt8[np.ndarray, "H W 3"]:
     """The picture, pixel for pixel, in the lower right corner of one with margins that hold the
@@ -33,7 +32,8 @@ def labelled(
     height, width = picture.shape[:2]
     if height % max(1, len(rows)) or width % max(1, len(columns)):
         raise ValueError(
-            f"a picture of {width} x {height} pixels has no {len(columns)} columns x {len(rows)} rows"
+            f"a picture of {width} x {height} pixels has no {len(columns)} columns x "
+            f"{len(rows)} rows"
         )
     high, wide = height // max(1, len(rows)), width // max(1, len(columns))
     cell = min(high if rows else wide, wide if columns else high)
@@ -56,9 +56,7 @@ def labelled(
 @lru_cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
     """The one that comes with matplotlib, so that pictures look the same everywhere."""
-    return ImageFont.truetype(
-        str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size
-    )
+    return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
 
 
 def _short(names: Sequence[str], font: ImageFont.FreeTypeFont, width: int) -> list[str]:
@@ -76,12 +74,8 @@ def _short(names: Sequence[str], font: ImageFont.FreeTypeFont, width: int) -> li
 
 
 def _fitting(name: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    for kept in range(len(name), 0, -1):
-        text = (
-            name
-            if kept == len(name)
-            else name[: kept // 2] + _CUT + name[len(name) - (kept - kept // 2) :]
-        )
-        if font.getlength(text) <= width:
-            return text
-    return ""
+    """A name, without its middle where that is too long."""
+    texts = (
+        name[: n // 2] + _CUT + name[len(name) - n + n // 2 :] for n in range(len(name))[:0:-1]
+    )
+    return next((text for text in (name, *texts) if font.getlength(text) <= width), "")

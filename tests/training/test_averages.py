@@ -1,4 +1,4 @@
-"""The closed forms of the power-function averages against what they stand for."""
+"""Averages against sums written out."""
 
 import jax
 import jax.numpy as jnp
@@ -6,21 +6,48 @@ import numpy as np
 import pytest
 
 from stedm_jax.common.errors import UserError
-from stedm_jax.training.tracks import (
+from stedm_jax.training.averages import (
     coefficients,
+    ema_decay,
     exponent,
     fresh_share,
     inner,
-    relative_width,
-    step_weights,
+    update_ema,
     update_tracks,
 )
+
+
+def step_weights(g, steps):
+    """Equation (3): the weights of theta(1) ... theta(steps)."""
+    return np.diff((np.arange(steps + 1, dtype=np.float64) / steps) ** (g + 1))
+
+
+def test_decay_warms_up_to_its_value() -> None:
+    got = [float(ema_decay(0.9999, jnp.int32(n))) for n in (1, 10, 1000, 10**6)]
+    np.testing.assert_allclose(got, [2 / 11, 11 / 20, 1001 / 1010, 0.9999], rtol=1e-6)
+    assert float(ema_decay(0.5, jnp.int32(1000))) == 0.5
+
+
+def test_average_follows_equation_one() -> None:
+    rng = np.random.default_rng(0)
+    ema, expected = {"w": jnp.ones(3)}, np.ones(3)
+    for n in range(1, 30):
+        params = rng.normal(size=3).astype(np.float32)
+        d = min(0.9, (1 + n) / (10 + n))
+        expected = d * expected + (1 - d) * params
+        ema = update_ema(ema, {"w": jnp.asarray(params)}, 0.9, jnp.int32(n))
+    np.testing.assert_allclose(ema["w"], expected, rtol=1e-5)
+
+
+def test_no_average_stays_none() -> None:
+    assert update_ema({}, {"w": jnp.ones(3)}, 0.9, jnp.int32(1)) == {}
 
 
 def test_widths_and_exponents_go_both_ways() -> None:
     assert [round(exponent(width), 2) for width in (0.05, 0.10)] == [16.97, 6.94]  # as published
     for width in (0.001, 0.02, 0.07, 0.2, 0.28):
-        assert relative_width(exponent(width)) == pytest.approx(width, rel=1e-9)
+        g = exponent(width)
+        assert (g + 1) ** 0.5 / ((g + 2) * (g + 3) ** 0.5) == pytest.approx(width, rel=1e-9)
     for width in (0.0, -0.1, 0.29, 1.0, float("nan")):
         with pytest.raises(UserError, match="no relative width.*between 0"):
             exponent(width)
@@ -33,7 +60,7 @@ def test_the_width_is_that_of_the_profile() -> None:
         assert np.sqrt(weights @ (times - mean) ** 2) == pytest.approx(width, rel=1e-3)
 
 
-def test_a_track_is_the_mean_with_the_weights_of_equation_two() -> None:
+def test_a_track_is_the_mean_with_the_weights_of_equation_three() -> None:
     steps, widths = 60, (0.05, 0.2)
     values = np.random.default_rng(0).normal(size=(steps, 3)).astype(np.float32)
     tracks = {
