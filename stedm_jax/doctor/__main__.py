@@ -1,4 +1,6 @@
-"""Looks before a run leaps: python -m stedm_jax.doctor [--config=FILE[:ARM]] [--topology=v5e:4x4].
+"""Checks what would stop a run before it starts.
+
+    python -m stedm_jax.doctor [--config=FILE[:ARM]] [--topology=v5e:4x4]
 
 Without --topology: checks this machine, its libraries and devices, the workdir and, with --config,
 data and weights. With --topology: compiles the full-size programs of the config for a pod that is

@@ -55,13 +55,13 @@ class Account:
 
     Attributes:
       held: what was there before: name -> bytes, without the padding of layouts.
-      traced: FLOPs of the products of the program as written, loops counted as often as they turn,
-        shared evenly.
+      traced: FLOPs of the products of the program as written, an even share, the bodies of loops
+        counted once per iteration.
       arguments, temporaries, outputs, code: as the compiler allots them; outputs that reuse
         arguments are not counted.
       xla_flops, xla_bytes: XLA's own count, elementwise work and on-chip traffic included, bodies
         of loops once.
-      unknown_loops: those that count once because it is not known how often they turn.
+      unknown_loops: those that count once because their number of iterations is unknown.
       refused: what the compiler said when it refused.
       needed: bytes that it asked for then.
       kept: compiled at another time; compile_seconds is of then.
@@ -100,7 +100,7 @@ class Account:
     def seconds(self, chip: Chip) -> dict[str, float]:
         """Time of the products, of the memory and of the links at their peaks.
 
-        Bytes accessed are XLA's, as many times more as loops make the FLOPs more.
+        Bytes accessed are XLA's, scaled by how many more FLOPs there are with all iterations.
         """
         loops = max(1.0, self.traced / self.xla_flops) if self.xla_flops else 1.0
         return {
@@ -146,7 +146,7 @@ def account_lines(account: Account, chip: Chip, settings: Settings) -> list[str]
     lines = ["", *table(rows).splitlines(), f"{verdict}  {fits}{refused}"]
     if account.unknown_loops:
         count = len(account.unknown_loops)
-        lines += [f"loops counted once, because their number of turns is unknown: {count}"]
+        lines += [f"loops counted once, because their number of iterations is unknown: {count}"]
     if verdict != "PASS" and account.total > 0.9 * chip.memory:
         lines += ["what makes it smaller, the cheapest first:", *remedies(account, settings)]
     return lines

@@ -13,7 +13,7 @@ from typing import Any
 from stedm_jax.common.errors import UserError
 
 LIBTPU_LOCK = "/tmp/libtpu_lockfile"
-# What libtpu writes wherever there is no TPU.
+# What libtpu writes on every machine without a TPU.
 _HARMLESS = re.compile(
     rb"[^\n]*(?:could not determine TPU accelerator type|worker hostnames)[^\n]*\n?"
 )

@@ -1,8 +1,8 @@
 """A compiled module's text as instructions, and how often each of them runs.
 
-Only what counting collectives needs is read. A loop counts as often as it turns where that is
-known: the compiler noted it, or the loop counts an integer up to a constant, as those of `lax.scan`
-and `lax.fori_loop` do.
+Only what counting collectives needs is read. The body of a loop counts once for each iteration,
+where their number is known: the compiler noted it, or the loop counts an integer up to a constant,
+as those of `lax.scan` and `lax.fori_loop` do.
 """
 
 import math
@@ -40,7 +40,7 @@ class Module:
 
     Attributes:
       partitions: number of devices that it was compiled for.
-      unknown: names of loops that are counted once because it is not known how often they turn.
+      unknown: names of loops that count once because their number of iterations is unknown.
     """
 
     def __init__(self, text: str):
@@ -66,12 +66,12 @@ class Module:
         computation = computation or self._entry
         for line in self._computations[computation]:
             yield computation, line, times
-            turns = self._turns(line) if line.opcode == "while" else 1
+            iterations = self._iterations(line) if line.opcode == "while" else 1
             for name in _NAME.findall(line.attributes):
                 if name in self._computations:
-                    yield from self.runs(name, times * turns)
+                    yield from self.runs(name, times * iterations)
 
-    def _turns(self, loop: Instruction) -> int:
+    def _iterations(self, loop: Instruction) -> int:
         noted = loop.find(r'"known_trip_count":\{"n":"(\d+)"\}')
         try:
             return int(noted) if noted else self._counted(loop)
@@ -80,7 +80,7 @@ class Module:
             return 1
 
     def _counted(self, loop: Instruction) -> int:
-        """Turns of a loop whose condition is `counter < constant`; an error if it is another."""
+        """Iterations of a loop whose condition is `counter < constant`; an error if it is not."""
         test = self._root(loop.find(r"condition=%?([\w.\-]+)"))
         if test.opcode != "compare" or "direction=LT" not in test.attributes:
             raise ValueError(test.name)
@@ -99,7 +99,7 @@ class Module:
         return [self._lines[name] for name in _NAME.findall(line.given)]
 
     def _source(self, line: Instruction) -> Instruction:
-        """What stands behind copies."""
+        """The instruction that copies were made of."""
         while line.opcode in _COPIES:
             line = self._operands(line)[0]
         return line

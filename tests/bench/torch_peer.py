@@ -77,7 +77,7 @@ class TorchPeer:
         return from_torch(state, self.case.unet.abstract)
 
     def runner(self, kind: str) -> Any:
-        """The network as it is called, eager or compiled."""
+        """The network to call, eager or compiled."""
         if kind == "eager":
             return self.network
         if self._compiled is None:

@@ -1,5 +1,5 @@
-"""Stand-ins for the process that compiles; nothing heavy is imported here, because each is started
-anew."""
+"""Stand-ins for the process that compiles; nothing heavy is imported here, because each is a
+process of its own."""
 
 import os
 import signal

@@ -32,7 +32,7 @@ def settings(*remat: str):
 def test_the_longest_of_three_times_bounds_the_step() -> None:
     one = account(
         traced=2e11,
-        xla_flops=1e11,  # a loop of two turns: what XLA counts happens twice
+        xla_flops=1e11,  # a loop of two iterations: what XLA counts happens twice
         xla_bytes=1.5e9,
         traffic={"all-reduce": Traffic(1.0, 1e9, 1.5e9)},
     )
@@ -97,7 +97,7 @@ def test_the_account_and_the_table_name_every_part_and_the_estimate() -> None:
     ):
         assert row in words
     assert "WARN  fits, with little to spare" in lines
-    assert "loops counted once, because their number of turns is unknown: 1" in lines
+    assert "loops counted once, because their number of iterations is unknown: 1" in lines
     _, head, _, row = pod_table([(one, CHIP)])
     cells = dict(zip(head.strip("| ").split(" | "), row.strip("| ").split(" | "), strict=True))
     assert (

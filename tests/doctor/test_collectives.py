@@ -76,7 +76,7 @@ def test_reduce_scatter_permute_and_all_to_all(mesh) -> None:
     }
 
 
-def test_a_loop_counts_as_often_as_it_turns(mesh) -> None:
+def test_a_loop_counts_once_per_iteration(mesh) -> None:
 
     def loop(x, w):
         def turn(carry, _):
@@ -99,9 +99,9 @@ def test_gradients_of_data_parallel_training_are_summed_once(mesh) -> None:
     assert sent(module) == {"all-reduce": total(1, size, 2 * 7 / 8 * size)}
 
 
-def test_the_gradient_of_a_loop_over_parts_is_summed_behind_it(mesh) -> None:
-    """What on_each_device is for: a parameter that every turn uses, as the style encoder's for each
-    tile of a style."""
+def test_the_gradient_of_a_loop_over_parts_is_summed_after_it(mesh) -> None:
+    """What on_each_device is for: a parameter that every iteration uses, as the style encoder's for
+    each tile of a style."""
 
     def parts(w, x):
         return jax.lax.map(lambda part: jnp.tanh(part @ w), jnp.moveaxis(x, 1, 0)).mean(0)
@@ -127,7 +127,7 @@ def test_searching_a_codebook_in_parts_stays_on_the_device(mesh, monkeypatch) ->
     assert not sent(module)
 
 
-# As the TPU compiler writes: a loop whose turns are to be found in its condition, a collective in
+# As the TPU compiler writes: a loop whose iterations follow from its condition, a collective in
 # three parts, a reduce-scatter as a fusion of an all-reduce, groups by axes of a mesh.
 TPU = """HloModule jit_f, is_scheduled=true, num_partitions=16
 
@@ -192,7 +192,7 @@ def test_what_the_tpu_compiler_writes() -> None:
     gathered, square = 128 * 1024 * 2, 1024 * 1024 * 4
     assert found["all-gather"] == total(
         7, 7 * gathered, 7 * 3 / 4 * gathered
-    )  # once a turn, not once a part
+    )  # once per iteration, not once per part
     assert found["reduce-scatter"] == total(1, square, 3 / 4 * square)
     assert found["all-reduce"] == total(1, square, 2 * 3 / 4 * square)
     assert not module.unknown
@@ -204,7 +204,7 @@ def test_a_loop_whose_end_is_not_known_counts_once_and_is_named() -> None:
     assert module.unknown == ["while.10"]
 
 
-def test_a_loop_that_begins_later_or_makes_larger_steps_turns_less() -> None:
+def test_a_loop_that_begins_later_or_makes_larger_steps_has_fewer_iterations() -> None:
     later = Module(
         TPU.replace("%zero = s32[]{:T(128)} constant(0)", "%zero = s32[]{:T(128)} constant(3)")
     )
