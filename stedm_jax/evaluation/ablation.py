@@ -15,7 +15,12 @@ from matplotlib.figure import Figure
 
 from stedm_jax.evaluation.csv_text import to_csv
 from stedm_jax.evaluation.figures import faint
-from stedm_jax.evaluation.statistics import Interval, bootstrap_differences, patient_means
+from stedm_jax.evaluation.statistics import (
+    Interval,
+    bootstrap_differences,
+    mean_of_defined,
+    patient_means,
+)
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ def point(
     if isinstance(setting, list | tuple):
         setting = setting[0] if len(setting) == 1 else tuple(setting)
     mean, _ = bootstrap_differences(np.zeros_like(iou), iou)
-    mean_dice = float(np.nanmean(patient_means(dice)))
+    mean_dice = mean_of_defined(patient_means(dice))
     return Point(arm, setting, len(iou), patient_means(iou), mean, mean_dice)
 
 

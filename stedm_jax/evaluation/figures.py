@@ -81,8 +81,8 @@ def loss_curves(curves: Mapping[str, Rows]) -> Figure:
     for name, rows in curves.items():
         stage, _, run = name.partition("/")
         panels.setdefault(stage, {})[run] = rows
-    columns = max(1, min(3, len(panels)))
-    lines = max(1, -(-len(panels) // columns))
+    columns = min(3, len(panels))
+    lines = -(-len(panels) // columns)
     figure = Figure(figsize=(3.7 * columns, 2.7 * lines), layout="constrained")
     for i, (stage, runs) in enumerate(panels.items()):
         axes = figure.add_subplot(lines, columns, i + 1)
@@ -127,7 +127,7 @@ def sampled_names(curves: Mapping[str, Rows]) -> list[str]:
 def sample_curves(curves: Mapping[str, Rows]) -> Figure:
     """Scores of samples over steps, a panel for each score; `curves` as in `loss_curves`."""
     names = sampled_names(curves)
-    figure = Figure(figsize=(3.7 * max(1, len(names)), 2.7), layout="constrained")
+    figure = Figure(figsize=(3.7 * len(names), 2.7), layout="constrained")
     for i, name in enumerate(names):
         axes = figure.add_subplot(1, len(names), i + 1)
         for run, rows in curves.items():

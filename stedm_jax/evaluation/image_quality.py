@@ -16,6 +16,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Float32, Int32
 
+from stedm_jax.evaluation.statistics import mean_of_defined
+
 PEAK = 2.0
 WINDOW, SIGMA = 11, 1.5
 
@@ -92,7 +94,4 @@ def patient_means(sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def mean_over_patients(sums: Mapping[str, np.ndarray]) -> dict[str, float]:
     """Score -> mean over the patients that have images; NaN where none has."""
-    return {
-        name: float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
-        for name, values in patient_means(sums).items()
-    }
+    return {name: mean_of_defined(values) for name, values in patient_means(sums).items()}

@@ -81,9 +81,6 @@ def object_sums(
     Args:
       truth, predicted: numbers of objects, 0 for none, in any order and with gaps; an object need
         not be connected.
-
-    Raises:
-      ValueError: a negative number.
     """
     g, s = _Objects(truth), _Objects(predicted)
     overlap = _overlap(g, s)
@@ -125,8 +122,6 @@ class _Objects:
     """
 
     def __init__(self, numbers: Integer[np.ndarray, "h w"]):
-        if numbers.size and numbers.min() < 0:
-            raise ValueError(f"an object has the number {numbers.min()}; they start at 1")
         present = np.unique(numbers)
         labels = np.searchsorted(present[present > 0], numbers) + 1
         self.labels = np.where(numbers > 0, labels, 0).astype(np.int32)

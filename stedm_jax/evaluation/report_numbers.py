@@ -4,7 +4,6 @@ A patient's score in an arm is the mean over seeds; `patient_iou_mean` and `pati
 mean and the unbiased variance over patients of that score.
 """
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -155,7 +154,7 @@ def _comparison_summary(c: Comparison) -> dict[str, Any]:
 
 
 def check_results(content: ReportContent) -> None:
-    """Raises UserError for a patient in two splits, ValueError for a repeated result."""
+    """Raises UserError for a patient in two splits."""
     split_of: dict[str, str] = {}
     for patient, split in _memberships(content):
         if split_of.setdefault(patient, split) != split:
@@ -164,9 +163,6 @@ def check_results(content: ReportContent) -> None:
                 "the scores would say nothing about unseen patients. Correct the split column of "
                 "the cohort table and prepare the tiles again."
             )
-    for run, count in Counter((run.arm, run.seed) for run in content.results).items():
-        if count > 1:
-            raise ValueError(f"two results for arm and seed {run}")
 
 
 def _memberships(content: ReportContent) -> Iterator[tuple[str, str]]:

@@ -9,7 +9,6 @@ import io
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -41,15 +40,6 @@ from stedm_jax.evaluation.synthesis_quality.metric import Quality
 DASH = "\N{EN DASH}"
 THUMBNAIL = 90
 """Pixels of a side of an example tile."""
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A chart as data URLs for light and for dark screens, and its width in CSS pixels."""
-
-    light: str
-    dark: str
-    width: int
 
 
 def page(numbers: ReportNumbers) -> str:
@@ -103,7 +93,7 @@ def _charts(numbers: ReportNumbers, iou: Mapping[str, np.ndarray]) -> dict[str, 
     }
 
 
-def _stains(quality: Quality) -> Chart | None:
+def _stains(quality: Quality) -> dict[str, Any] | None:
     """Optical densities of the images of a set and of their style tiles."""
     if "images_od" not in quality.arrays:
         return None
@@ -112,11 +102,12 @@ def _stains(quality: Quality) -> Chart | None:
     return _chart(lambda: style_scatter(images, style, r))
 
 
-def _chart(draw: Callable[[], Figure]) -> Chart:
-    """A chart drawn in both themes, at 160 dots an inch of 100 CSS pixels."""
+def _chart(draw: Callable[[], Figure]) -> dict[str, Any]:
+    """A chart as data URLs for light and for dark screens, and its width in CSS pixels."""
     light, dark = png(draw, LIGHT), png(draw, DARK)
+    # 160 dots are 100 CSS pixels.
     width = int.from_bytes(light[16:20], "big") * 100 // 160
-    return Chart(_data_url(light), _data_url(dark), width)
+    return {"light": _data_url(light), "dark": _data_url(dark), "width": width}
 
 
 def _picture(image: UInt8[np.ndarray, "h w 3"]) -> str:

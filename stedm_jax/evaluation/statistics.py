@@ -77,6 +77,11 @@ def patient_means(table: Float64[np.ndarray, "*d s p"]) -> Float64[np.ndarray, "
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
+def mean_of_defined(values: Float64[np.ndarray, " n"] | Sequence[float]) -> float:
+    """Mean of the numbers that are not NaN; NaN if there are none."""
+    return float(np.nanmean(values)) if not np.isnan(values).all() else NAN
+
+
 def summarize(values: Float64[np.ndarray, " p"]) -> Summary:
     """Mean and variance over the patients with a defined score."""
     x = values[~np.isnan(values)]

@@ -16,7 +16,7 @@ from stedm_jax.common.labels import VOID
 from stedm_jax.common.text import table
 from stedm_jax.evaluation.confusion import confusion_matrix, mean_over, scores
 from stedm_jax.evaluation.object_scores import ObjectSums, object_sums
-from stedm_jax.evaluation.statistics import bootstrap_differences
+from stedm_jax.evaluation.statistics import bootstrap_differences, mean_of_defined
 
 SHOWN = {
     "accuracy": 4,
@@ -138,11 +138,7 @@ def summary(images: Sequence[ImageScores], classes: Sequence[str]) -> dict[str, 
 def _means(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Mean of each number over the rows where it is defined."""
     names = [name for name, value in rows[0].items() if isinstance(value, float)]
-    columns = {name: np.array([row[name] for row in rows], np.float64) for name in names}
-    return {
-        name: float(np.nanmean(c)) if not np.isnan(c).all() else float("nan")
-        for name, c in columns.items()
-    }
+    return {name: mean_of_defined([row[name] for row in rows]) for name in names}
 
 
 def summary_table(parts: Mapping[str, Mapping[str, Any]]) -> str:

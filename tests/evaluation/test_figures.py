@@ -60,7 +60,6 @@ def test_loss_curves():
         )
     )
     pixels(lambda: loss_curves({"empty": []}), DARK)
-    pixels(lambda: loss_curves({}))
 
 
 def test_scores_of_samples():

@@ -135,8 +135,6 @@ def test_nothing_on_one_side_or_on_both():
         1,
     )
     assert all(np.isnan(value) for value in object_sums(empty, empty).scores().values())
-    with pytest.raises(ValueError, match="number -1"):
-        object_sums(one, one - 1)
 
 
 def test_one_true_positive_for_each_true_object():

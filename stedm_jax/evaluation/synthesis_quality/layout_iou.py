@@ -1,8 +1,7 @@
 """How well synthetic images keep their layouts, as a segmenter of real tiles sees it."""
 
-import numpy as np
-
 from stedm_jax.evaluation.confusion import foreground_scores
+from stedm_jax.evaluation.statistics import mean_of_defined
 from stedm_jax.evaluation.synthesis_quality.metric import Judgment, Metric, Quality
 
 
@@ -23,5 +22,6 @@ class LayoutIou(Metric):
 
 def _mean_iou(judgment: Judgment, split: str) -> float:
     matrices = judgment.confusion.get(split, {}).values()
-    values = [foreground_scores(matrix, judgment.foreground)["iou"] for matrix in matrices]
-    return float(np.nanmean(values)) if not np.isnan(values).all() else float("nan")
+    return mean_of_defined(
+        [foreground_scores(matrix, judgment.foreground)["iou"] for matrix in matrices]
+    )
