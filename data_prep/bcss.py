@@ -241,39 +241,15 @@ def _with_mask(
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     """The options of the command."""
     parser = source_parser("bcss", __doc__)
-    add = parser.add_argument
-    add(
-        "--grouping",
-        choices=("five", "two", "all"),
-        default="five",
-        help="how classes are merged (five)",
-    )
-    add(
-        "--void",
-        default="",
-        help="published names that are to be unlabeled, such as exclude,undetermined (none)",
-    )
-    add(
-        "--split",
-        choices=("hospital", "patient"),
-        default="hospital",
-        help="what is held back (hospital)",
-    )
-    add("--test_hospitals", default=TEST_HOSPITALS, help="hospitals held back (%(default)s)")
-    add(
-        "--test",
-        type=share,
-        default=0.2,
-        help="share of the patients held back by --split=patient (0.2)",
-    )
-    add("--val", type=share, default=0.15, help="share of the other patients for validation (0.15)")
-    add(
-        "--style",
-        type=share,
-        default=0.0,
-        help="share of the other patients that lend only their style (0)",
-    )
-    add("--source_mpp", type=float, help="microns per pixel of the images (what their names say)")
+    add = parser.option
+    add("grouping", "five", "how classes are merged (five)", choices=("five", "two", "all"))
+    add("void", "", "published names that are to be unlabeled, such as exclude,undetermined (none)")
+    add("split", "hospital", "what is held back (hospital)", choices=("hospital", "patient"))
+    add("test_hospitals", TEST_HOSPITALS, "hospitals held back (%(default)s)")
+    add("test", 0.2, "share of the patients held back by --split=patient (0.2)", type=share)
+    add("val", 0.15, "share of the other patients for validation (0.15)", type=share)
+    add("style", 0.0, "share of the other patients that lend only their style (0)", type=share)
+    add("source_mpp", None, "microns per pixel of the images (what their names say)", type=float)
     add_options(parser, tile=256, mpp=0.5)
     add_whole(parser)
     args = parser.parse_args(argv)

@@ -203,32 +203,20 @@ def with_area(job: Job, seen: Seen | None, folder: Path) -> Job:
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     """The options of the command."""
     parser = source_parser("catch", __doc__)
-    add = parser.add_argument
-    add("--table", type=Path, help="the published split (datasets.csv in SOURCE)")
-    add("--annotations", type=Path, help="CATCH.json or CATCH.sqlite (that in SOURCE)")
+    add = parser.option
+    add("table", None, "the published split (datasets.csv in SOURCE)", type=Path)
+    add("annotations", None, "CATCH.json or CATCH.sqlite (that in SOURCE)", type=Path)
     add(
-        "--classes",
-        choices=("tissues", "tumours", "two"),
-        default="tissues",
-        help="which to keep apart (tissues)",
+        "classes", "tissues", "which to keep apart (tissues)", choices=("tissues", "tumours", "two")
     )
     add(
-        "--outside",
+        "outside",
+        "background",
+        "what no polygon covers (background)",
         choices=("background", "unlabelled"),
-        default="background",
-        help="what no polygon covers (background)",
     )
-    add(
-        "--labelled",
-        type=count,
-        default=6,
-        help="training slides of each subtype to keep annotated; 0: all (6)",
-    )
-    add(
-        "--present_only",
-        action="store_true",
-        help="leave out slides that are not there, without failing",
-    )
+    add("labelled", 6, "training slides of each subtype to keep annotated; 0: all (6)", type=count)
+    add("present_only", False, "leave out slides that are not there, without failing")
     add_options(parser, tile=512, mpp=MPP, tissue=True)
     parser.set_defaults(glass=None)  # 0.1, but 0 where --sample says how much
     args = parser.parse_args(argv)

@@ -45,6 +45,14 @@ class Parser(argparse.ArgumentParser):
         self._given = sys.argv[1:] if args is None else list(args)
         return super().parse_known_args(args, namespace)
 
+    def option(self, name: str, default: Any, about: str, **more: Any) -> None:
+        """Adds --name, whose type is that of its default unless `more` has another; None stands for
+        a text, False for a flag."""
+        kind: dict[str, Any] = {"type": str if default is None else type(default)}
+        if default is False:
+            kind = {"action": "store_true"}
+        self.add_argument(f"--{name}", default=default, help=about, **(kind | more))
+
     def error(self, message: str) -> NoReturn:
         """See ArgumentParser.
 

@@ -242,25 +242,22 @@ def _with_mask(job: Job, source: Path, blue: bool) -> Job:
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     """The options of the command."""
     parser = source_parser("flowers", __doc__)
-    add = parser.add_argument
-    add("--download", action="store_true", help="fetch the archives into SOURCE first")
+    add = parser.option
+    add("download", False, "fetch the archives into SOURCE first")
     add(
-        "--tfds",
+        "tfds",
+        None,
+        "take images from a prepared copy of TensorFlow Datasets' oxford_flowers102",
         type=Path,
-        help="take images from a prepared copy of TensorFlow Datasets' oxford_flowers102",
     )
     add(
-        "--split",
+        "split",
+        None,
+        "what is divided (official; class for an index.csv)",
         choices=("official", "class"),
-        help="what is divided (official; class for an index.csv)",
     )
-    add("--annotated", default=ANNOTATED, help="annotated classes, from 1 (48 published ones)")
-    add(
-        "--labelled",
-        type=count,
-        default=20,
-        help="most annotated training images of a class; 0: all (20)",
-    )
+    add("annotated", ANNOTATED, "annotated classes, from 1 (48 published ones)")
+    add("labelled", 20, "most annotated training images of a class; 0: all (20)", type=count)
     add_options(parser, tile=512, mpp=1.0)
     args = parser.parse_args(argv)
     if args.dry_run and (args.download or args.tfds):

@@ -36,14 +36,14 @@ from stedm_jax.imaging.microns import LEAST_MPP, MOST_MPP
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     """The options of the command."""
     parser = make_parser("folder", __doc__)
-    add = parser.add_argument
-    add("--images", type=Path, required=True, help="folder that the column image is relative to")
-    add("--masks", type=Path, required=True, help="folder that the column mask is relative to")
-    add("--table", type=Path, required=True, help="CSV with image, mask, patient, split")
-    add("--classes", required=True, help="class names by id: background,gland:#c80000")
-    add("--source_mpp", type=float, help="microns per pixel of the images (as --mpp)")
-    add("--fit", action="store_true", help="scale each image so that its shorter side is --tile")
-    add("--values", help="values in the masks by class id, e.g. 0,255 (0,1,2,...)")
+    add = parser.option
+    add("images", None, "folder that the column image is relative to", type=Path, required=True)
+    add("masks", None, "folder that the column mask is relative to", type=Path, required=True)
+    add("table", None, "CSV with image, mask, patient, split", type=Path, required=True)
+    add("classes", None, "class names by id: background,gland:#c80000", required=True)
+    add("source_mpp", None, "microns per pixel of the images (as --mpp)", type=float)
+    add("fit", False, "scale each image so that its shorter side is --tile")
+    add("values", None, "values in the masks by class id, e.g. 0,255 (0,1,2,...)")
     add_options(parser, tile=256, mpp=None)
     args = parser.parse_args(argv)
     check_folders(args, "images", "masks")

@@ -196,27 +196,16 @@ def _with_mask(job: Job, args: argparse.Namespace) -> Job:
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     """The options of the command."""
     parser = source_parser("glas", __doc__)
-    add = parser.add_argument
+    add = parser.option
+    add("split", "patient", "how images are divided (patient)", choices=("patient", "official"))
     add(
-        "--split",
-        choices=("patient", "official"),
-        default="patient",
-        help="how images are divided (patient)",
-    )
-    add(
-        "--val",
+        "val",
+        0.15,
+        "share of the training patients for val, with --split=official (0.15)",
         type=share,
-        default=0.15,
-        help="share of the training patients for val, with --split=official (0.15)",
     )
-    add(
-        "--classes",
-        type=int,
-        choices=(2, 3),
-        default=2,
-        help="2, or 3: glands by the grade of the image (2)",
-    )
-    add("--source_mpp", type=float, default=0.62, help="microns per pixel of the images (0.62)")
+    add("classes", 2, "2, or 3: glands by the grade of the image (2)", choices=(2, 3))
+    add("source_mpp", 0.62, "microns per pixel of the images (0.62)")
     add_options(parser, tile=128, mpp=1.24)
     add_whole(parser)
     args = parser.parse_args(argv)

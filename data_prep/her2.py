@@ -90,24 +90,15 @@ def find_source(args: argparse.Namespace) -> tuple[Path, Path, Path]:
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     """The options of the command."""
     parser = source_parser("her2", __doc__)
-    add = parser.add_argument
-    add("--table", type=Path, help="CSV with slide, patient, split, score (table.csv in SOURCE)")
-    add("--slides", type=Path, help="folder that the column slide is relative to (SOURCE)")
-    add("--annotations", type=Path, help="folder of the annotations (SOURCE)")
-    add(
-        "--classes",
-        default=CLASSES,
-        help="classes and their names in the annotations, background first",
-    )
-    add("--rois", default=ROIS, help="names of the regions of interest (%(default)s)")
-    add("--void", default="", help="further names that mean unlabeled here")
-    add("--ignore", default="", help="further names that are not drawn")
-    add(
-        "--labelled",
-        type=count,
-        default=0,
-        help="training slides of each score to keep annotated; 0: all (0)",
-    )
+    add = parser.option
+    add("table", None, "CSV with slide, patient, split, score (table.csv in SOURCE)", type=Path)
+    add("slides", None, "folder that the column slide is relative to (SOURCE)", type=Path)
+    add("annotations", None, "folder of the annotations (SOURCE)", type=Path)
+    add("classes", CLASSES, "classes and their names in the annotations, background first")
+    add("rois", ROIS, "names of the regions of interest (%(default)s)")
+    add("void", "", "further names that mean unlabeled here")
+    add("ignore", "", "further names that are not drawn")
+    add("labelled", 0, "training slides of each score to keep annotated; 0: all (0)", type=count)
     add_options(parser, tile=512, mpp=0.5, tissue=True)
     return parser.parse_args(argv)
 

@@ -52,21 +52,12 @@ PATIENTS_LISTED = 60
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     """The options of the command."""
     parser = make_parser("inspect", __doc__)
-    add = parser.add_argument
-    add("tiles", metavar="DIR", help="the tile set: a folder, or a URL")
-    add("--out", type=Path, help="folder of the report (DIR-inspect; for a URL, here)")
-    add(
-        "--deep",
-        action="store_true",
-        help=f"look at the pixels of all tiles, not of {LOOKED_AT} spread over the set",
-    )
-    add("--columns", type=int, default=8, help="tiles in a row of the contact sheet (8)")
-    add(
-        "--workers",
-        type=int,
-        default=min(os.cpu_count() or 1, 8),
-        help="threads that decode (number of cores)",
-    )
+    add = parser.option
+    parser.add_argument("tiles", metavar="DIR", help="the tile set: a folder, or a URL")
+    add("out", None, "folder of the report (DIR-inspect; for a URL, here)", type=Path)
+    add("deep", False, f"look at the pixels of all tiles, not of {LOOKED_AT} spread over the set")
+    add("columns", 8, "tiles in a row of the contact sheet (8)")
+    add("workers", min(os.cpu_count() or 1, 8), "threads that decode (number of cores)", type=int)
     args = parser.parse_args(argv)
     if not 1 <= args.columns <= 40 or not 1 <= args.workers <= 256:
         raise UserError(

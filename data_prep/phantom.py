@@ -176,13 +176,15 @@ def make_phantom(
 def main(argv: list[str]) -> int:
     """The command."""
     parser = make_parser("phantom", __doc__)
-    add = parser.add_argument
-    add("--out", type=Path, required=True, help="folder of the cohort")
-    add("--patients", type=int, default=19, help="number of patients (19)")
-    add("--slides_size", "--slides-size", type=int, default=4096, help="side in pixels (4096)")
-    add("--seed", type=int, default=0, help="another seed makes another cohort (0)")
-    add("--workers", type=int, default=2, help="processes (2)")
-    add("--overwrite", action="store_true", help="replace a cohort that stands there")
+    add = parser.option
+    add("out", None, "folder of the cohort", type=Path, required=True)
+    add("patients", 19, "number of patients (19)")
+    parser.add_argument(
+        "--slides_size", "--slides-size", type=int, default=4096, help="side in pixels (4096)"
+    )
+    add("seed", 0, "another seed makes another cohort (0)")
+    add("workers", 2, "processes (2)")
+    add("overwrite", False, "replace a cohort that stands there")
     args = parser.parse_args(argv)
     started = time.monotonic()
     table = make_phantom(

@@ -40,28 +40,21 @@ from stedm_jax.common.labels import VOID
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     """The options of the command."""
     parser = make_parser("slides", __doc__)
-    add = parser.add_argument
-    add("--slides", type=Path, required=True, help="folder of the slides")
-    add("--annotations", type=Path, required=True, help="folder of the annotations, in any format")
-    add("--table", type=Path, required=True, help="CSV with slide, patient, split")
+    add = parser.option
+    add("slides", None, "folder of the slides", type=Path, required=True)
+    add("annotations", None, "folder of the annotations, in any format", type=Path, required=True)
+    add("table", None, "CSV with slide, patient, split", type=Path, required=True)
     add(
-        "--classes",
-        help="class names by id: stroma,tumour:#c80000=Tumor|tumor, or FILE.json (all that are "
-        "found, sorted)",
+        "classes",
+        None,
+        "class names by id: stroma,tumour:#c80000=Tumor|tumor, or FILE.json (all that are found, "
+        "sorted)",
     )
-    add("--void", default="", help="names in the annotations that mean unlabeled here")
-    add("--ignore", default="", help="names in the annotations that are not drawn")
-    add(
-        "--annotation_complete",
-        action="store_true",
-        help="outside all polygons is background, not unlabeled",
-    )
-    add("--rois", default="", help="names of polygons inside which the annotation is complete")
-    add(
-        "--background",
-        default="background",
-        help="class of background, where there is one (background)",
-    )
+    add("void", "", "names in the annotations that mean unlabeled here")
+    add("ignore", "", "names in the annotations that are not drawn")
+    add("annotation_complete", False, "outside all polygons is background, not unlabeled")
+    add("rois", "", "names of polygons inside which the annotation is complete")
+    add("background", "background", "class of background, where there is one (background)")
     add_options(parser, tile=512, mpp=1.0, tissue=True)
     args = parser.parse_args(argv)
     check_folders(args, "slides", "annotations")

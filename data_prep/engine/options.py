@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from data_prep.command import names_list
+from data_prep.command import Parser, names_list
 from data_prep.engine.executors import check_address
 from data_prep.engine.job import CutRules
 from stedm_jax.common.errors import UserError
@@ -26,9 +26,7 @@ LIMITS = {
 }
 
 
-def add_options(
-    parser: argparse.ArgumentParser, *, tile: int, mpp: float | None, tissue: bool = False
-) -> None:
+def add_options(parser: Parser, *, tile: int, mpp: float | None, tissue: bool = False) -> None:
     """Adds the options that all commands understand.
 
     Args:
@@ -38,12 +36,9 @@ def add_options(
       tissue: whether the command cuts slides, on which tissue is searched for.
     """
 
-    def add(name: str, default: Any, about: str, **more: Any) -> None:
-        options: dict[str, Any] = {"type": type(default)} | more
-        parser.add_argument(f"--{name}", default=default, help=about, **options)
-
+    add = parser.option
     meant = "those of the images" if mpp is None else f"{mpp:g}"
-    add("out", None, "folder of the tile set, or gs://... or s3://...", type=str, required=True)
+    add("out", None, "folder of the tile set, or gs://... or s3://...", required=True)
     add("mpp", mpp, f"microns per pixel of the tiles ({meant})", type=float)
     add("tile", tile, "side of the tiles in pixels (%(default)s)")
     add("margin", 0, "pixels of real context around each tile (0)")
@@ -60,16 +55,14 @@ def add_options(
     add("stain_norm", "", "bring all tiles to one stain (no)", choices=KINDS)
     add("stain_target", None, "image that has that stain (the method's own)", type=Path)
     add("codec", "png", "png, or jpeg50 to jpeg100 (png)")
-    add("name", None, "name of the data set (that of OUT)", type=str)
+    add("name", None, "name of the data set (that of OUT)")
     about = "splits by patient, train:P1,P2;test:P3 (the column split of the table)"
     add("splits", "", about)
     add("workers", os.cpu_count() or 1, "processes; 1: none but this (number of cores)")
     add("scheduler", "", "tcp://HOST:PORT of a dask scheduler, in place of --workers")
     add("limit", 0, "only the first so many rows of the table (0: all)")
-    flag = parser.add_argument
-    flag("--dry_run", action="store_true", help="look at everything, write nothing")
-    about = "replace a tile set that stands at OUT, and take nothing over"
-    flag("--overwrite", action="store_true", help=about)
+    add("dry_run", False, "look at everything, write nothing")
+    add("overwrite", False, "replace a tile set that stands at OUT, and take nothing over")
     about = "folder to pack in before a remote OUT is written (beside the report)"
     add("spool", None, about, type=Path)
 
