@@ -1,4 +1,3 @@
-import argparse
 
 import pytest
 
@@ -8,7 +7,7 @@ from stedm_jax.common.errors import UserError
 
 
 def rules(*flags, **fixed):
-    parser = argparse.ArgumentParser()
+    parser = Parser()
     add_options(parser, tile=64, mpp=1.0, tissue=True)
     return rules_from(parser.parse_args(["--out=x", *flags]), **fixed)
 
