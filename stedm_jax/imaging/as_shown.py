@@ -61,8 +61,11 @@ def on_white(
       pixels: alpha is the last channel.
       multiplied: the colors are multiplied by alpha already.
     """
-    gray, alpha = pixels.shape[-1] == 2, pixels[..., -1:]
-    colors = np.repeat(pixels[..., :1], 3, -1) if gray else np.ascontiguousarray(pixels[..., :3])
+    alpha = pixels[..., -1:]
+    if pixels.shape[-1] == 2:
+        colors = np.repeat(pixels[..., :1], 3, -1)
+    else:
+        colors = cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGBA2RGB)
     if alpha.min(initial=255) == 255:
         return colors
     if multiplied:

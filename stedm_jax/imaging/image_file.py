@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import PIL.ImageFile
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
@@ -19,7 +20,7 @@ CLEAR_MODES = ("RGBA", "LA", "PA", "La", "RGBa")
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Image.Image]:
+def opened(path: Path) -> Iterator[PIL.ImageFile.ImageFile]:
     """Opens an image by Pillow, whatever its size; only its head is read.
 
     Raises:
@@ -46,13 +47,13 @@ def opened(path: Path) -> Iterator[Image.Image]:
             yield picture
 
 
-def raw_mode(picture: Image.Image) -> str:
+def raw_mode(picture: PIL.ImageFile.ImageFile) -> str:
     """How the pixels of an image that was not loaded yet are stored, by Pillow's name."""
     args = picture.tile[0][3] if picture.tile else ""
     return str(args[0] if isinstance(args, tuple) else args)
 
 
-def _is_deep(picture: Image.Image) -> bool:
+def _is_deep(picture: PIL.ImageFile.ImageFile) -> bool:
     """Whether it has more than 8 bits a channel, of which Pillow would keep the upper ones."""
     raw = raw_mode(picture)
     if picture.format == "PPM":  # the largest value is said, too

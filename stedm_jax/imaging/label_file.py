@@ -110,8 +110,8 @@ def read_values(path: Path) -> Integer[np.ndarray, "h w"]:
 def whole_numbers(path: Path, stored: np.ndarray) -> Integer[np.ndarray, "h w"]:
     """What a mask stores, as `read_values` returns it."""
     with np.errstate(invalid="ignore"):
-        pixels = stored.astype(np.int64)
-    if stored.dtype.kind == "f" and not np.array_equal(pixels, stored):
+        pixels = stored if stored.dtype.kind in "ui" else stored.astype(np.int64)
+    if not np.array_equal(pixels, stored):
         raise UserError(
             f"The mask {path} holds {stored.min():g} to {stored.max():g} with fractions, such as "
             "probabilities; save whole numbers, a class id or an object's number for each pixel."
@@ -216,10 +216,13 @@ def _translate(
 ) -> tuple[UInt8[np.ndarray, "h w"], list[int]]:
     """Class ids of codes, and the codes that are of no class; the first class that names a code has
     it."""
-    most = max((*void, *(code for group in groups for code in group))) + 1
+    most = max(VOID, *void, *(code for group in groups for code in group)) + 1
     table = np.full(most + 1, -1, np.int16)  # its last entry stands for all other codes
     table[list(void)] = VOID
     for number, group in reversed(list(enumerate(groups))):
         table[list(group)] = number
-    mask = table[np.where((codes < 0) | (codes > most), most, codes)]
+    inside = codes
+    if codes.dtype != np.uint8:
+        inside = np.where((codes < 0) | (codes > most), most, codes.astype(np.int64))
+    mask = table[inside]
     return mask.astype(np.uint8), np.unique(codes[mask < 0]).tolist()

@@ -1,8 +1,7 @@
 """Slides through OpenSlide, whose formats are the vendors'.
 
-Where a file is a plain grid of tiles (Aperio), its tiles are decoded directly, which
-takes a third of the time; OpenSlide opens it all the same, and the fullest tile of each level is
-compared.
+The tiles of Aperio's files, which are plain grids, are decoded directly, which takes a third of the
+time; OpenSlide opens them all the same, and the fullest tile of each level is compared.
 """
 
 import ctypes
@@ -27,7 +26,6 @@ stays."""
 ALIGNED, SHIFTED = 1e-6, 4.0
 """Pixels off a whole one up to which tiles must be equal; mean difference in gray levels that a
 shift may make."""
-PLAIN_VENDORS = ("aperio", "generic-tiff")
 
 # Fills a buffer of ours; openslide-python's own read_region adds a PIL image, and getting pixels
 # out of that costs as much as decoding a tenth of them. It is no public name, hence the other way
@@ -45,13 +43,6 @@ def _file_in(folder: Path) -> Path:
         f"{folder} is a folder without any slide in it; name the slide's file, or a folder of "
         "DICOM files."
     )
-
-
-def premultiplied_on_white(pixels: UInt8[np.ndarray, "h w 4"]) -> UInt8[np.ndarray, "h w 3"]:
-    """Lays OpenSlide's BGRA, whose colors are multiplied by alpha, on white; the result is RGB."""
-    rgb = cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGB)
-    alpha = pixels[..., 3]
-    return rgb if alpha.min() == 255 else cv2.add(rgb, np.repeat(255 - alpha[..., None], 3, -1))
 
 
 class OpenSlideFile(SlideReader):
@@ -75,7 +66,7 @@ class OpenSlideFile(SlideReader):
         try:
             with reading(path, "is damaged"):
                 self._describe()
-            if self.vendor in PLAIN_VENDORS:
+            if self.vendor == "aperio":
                 self._read_directly(file, direct)
         except BaseException:
             self.close()
@@ -157,7 +148,7 @@ class OpenSlideFile(SlideReader):
             pixels = np.empty((height, width, 4), np.uint8)
             buffer = pixels.ctypes.data_as(ctypes.POINTER(ctypes.c_uint32))
             _fill(self._slide._osr, buffer, left, top, level, width, height)
-        return premultiplied_on_white(pixels)
+        return on_white(cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA), multiplied=True)
 
     def close(self) -> None:
         """Closes the file."""

@@ -11,9 +11,10 @@ from data_prep.tiff import write_pyramid
 from stedm_jax.common.errors import UserError
 from stedm_jax.imaging import openslide_file, tiff_tiles
 from stedm_jax.imaging import reader as reader_file
+from stedm_jax.imaging.as_shown import on_white
 from stedm_jax.imaging.image_file import ImageFile
 from stedm_jax.imaging.open_slide import open_slide
-from stedm_jax.imaging.openslide_file import OpenSlideFile, premultiplied_on_white
+from stedm_jax.imaging.openslide_file import OpenSlideFile
 from stedm_jax.imaging.tiff_file import TiffFile
 from tests.imaging.pictures import halves, noise, waves, write_aperio, write_ome
 
@@ -78,12 +79,10 @@ def test_openslide_without_its_private_function(tmp_path, monkeypatch):
 
 def test_transparent_is_white():
     alpha = np.array([0, 255, 128, 64], np.uint8)
-    color = np.array(
-        [[0, 0, 0], [10, 20, 30], [64, 128, 0], [64, 0, 0]], np.uint8
-    )  # B, G, R, multiplied
+    color = np.array([[0, 0, 0], [30, 20, 10], [0, 128, 64], [0, 0, 64]], np.uint8)  # multiplied
     pixels = np.concatenate([color, alpha[:, None]], 1)[None]
     wanted = [[255, 255, 255], [30, 20, 10], [127, 255, 191], [191, 191, 255]]
-    np.testing.assert_array_equal(premultiplied_on_white(pixels)[0], wanted)
+    np.testing.assert_array_equal(on_white(pixels, multiplied=True)[0], wanted)
 
 
 @pytest.mark.parametrize(
