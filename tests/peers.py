@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from stedm_jax.convert.table import Table, from_torch
+from stedm_jax.convert.torch_names import Table, from_torch
 
 torch: Any = pytest.importorskip("torch", reason="parity tests need torch, see README.md")
 torch.set_num_threads(2)

@@ -9,7 +9,7 @@ authors sample with the averages.
 from collections.abc import Iterable
 
 from stedm_jax.common.errors import UserError
-from stedm_jax.convert.files import Tensors
+from stedm_jax.convert.weight_files import Tensors
 
 CHOICES = ("auto", "ema", "raw")
 OWN = "model_ema."

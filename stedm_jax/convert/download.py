@@ -3,7 +3,6 @@ checksum."""
 
 import hashlib
 import http.client
-import os
 import ssl
 import urllib.error
 import urllib.request
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from stedm_jax.common.errors import UserError
+from stedm_jax.common.files import atomic_file
 from stedm_jax.convert.registry import Entry
 
 _PIECE = 1 << 20
@@ -35,35 +35,40 @@ def download(
       UserError: the file is to be got by hand, `out` exists, the network does not answer, or
         another file came.
     """
-    urls = {
-        name: url
-        for name, url in entry.urls.items()
-        if name in entry.sha256 and url.startswith("https://")
-    }
-    if not urls or urls.keys() != entry.sha256.keys():
+    if not entry.urls or entry.urls.keys() != entry.sha256.keys():
         how = "after asking for access there" if entry.gated else "by hand"
         raise UserError(
-            f"{entry.name} has no address whose checksum is known, and is not downloaded. Get it {how}: {entry.source} "
-            f"(terms: {entry.licence}). Then: python -m stedm_jax.convert {entry.name} FILE --out=weights/{entry.name}"
+            f"{entry.name} has no address whose checksum is known, and is not downloaded. Get it "
+            f"{how}: {entry.source} (terms: {entry.license}). Then: python -m stedm_jax.convert "
+            f"{entry.name} FILE --out=weights/{entry.name}"
         )
-    targets = {name: out if len(urls) == 1 else out / name for name in urls}
+    targets = {name: out if len(entry.urls) == 1 else out / name for name in entry.urls}
     there = [str(target) for target in targets.values() if target.exists()]
     if there and not force:
         raise UserError(f"{', '.join(there)} exists; give another --out, or --force to replace it.")
     for name, target in targets.items():
-        _fetch(urls[name], target, entry.sha256[name], open_url or urllib.request.urlopen)
+        url = entry.urls[name]
+        try:
+            _fetch(url, target, entry.sha256[name], open_url or urllib.request.urlopen)
+        except (
+            urllib.error.URLError,
+            http.client.HTTPException,
+            ssl.SSLError,
+            TimeoutError,
+            ConnectionError,
+        ) as error:
+            raise UserError(
+                f"{url} could not be fetched ({error}). Try again, or get it by hand."
+            ) from error
     return list(targets.values())
 
 
 def _fetch(url: str, target: Path, known: str, open_url: Callable[..., Any]) -> None:
     target.absolute().parent.mkdir(parents=True, exist_ok=True)
-    partial, digest = (
-        target.absolute().with_name(f".{target.name}.partial-{os.getpid()}"),
-        hashlib.sha256(),
-    )
-    try:
+    digest, got = hashlib.sha256(), 0
+    with atomic_file(target) as partial:
         with open_url(url, timeout=60) as answer, partial.open("wb") as file:
-            promised, got = answer.headers.get("Content-Length"), 0
+            promised = answer.headers.get("Content-Length")
             while piece := answer.read(_PIECE):
                 digest.update(piece)
                 got += file.write(piece)
@@ -71,19 +76,6 @@ def _fetch(url: str, target: Path, known: str, open_url: Callable[..., Any]) -> 
             raise ConnectionError(f"it broke off after {got:,} of {int(promised):,} bytes")
         if not digest.hexdigest().startswith(known):
             raise UserError(
-                f"{url} gave another file than is known (sha256 {digest.hexdigest()}, needed {known}); it was deleted. "
-                "Get it by hand and compare."
+                f"{url} gave another file than is known (sha256 {digest.hexdigest()}, needed "
+                f"{known}); it was deleted. Get it by hand and compare."
             )
-        partial.replace(target)
-    except (
-        urllib.error.URLError,
-        http.client.HTTPException,
-        ssl.SSLError,
-        TimeoutError,
-        ConnectionError,
-    ) as error:
-        raise UserError(
-            f"{url} could not be fetched ({error}). Try again, or get it by hand."
-        ) from error
-    finally:
-        partial.unlink(missing_ok=True)

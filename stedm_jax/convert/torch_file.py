@@ -21,7 +21,7 @@ import ml_dtypes  # noqa: F401  declares bfloat16 and float8 to numpy
 import numpy as np
 
 from stedm_jax.common.errors import UserError
-from stedm_jax.convert.names import STORAGES, Name, short
+from stedm_jax.convert.admitted_names import STORAGES, Name, short
 from stedm_jax.convert.unpickle import Machine, Malformed, Storage, Tensor
 
 ENTRIES = 200_000

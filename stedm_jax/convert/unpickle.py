@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stedm_jax.common.errors import UserError
-from stedm_jax.convert.names import DTYPES, Name, admit, short
+from stedm_jax.convert.admitted_names import DTYPES, Name, admit, short
 
 WORK = 1_000_000
 """Most opcodes and copied items of a file; a large checkpoint with its optimiser has under

@@ -16,7 +16,7 @@ import numpy as np
 
 from stedm_jax.bench.case import Case
 from stedm_jax.bench.ours import LEVEL
-from stedm_jax.convert.table import from_torch, to_torch
+from stedm_jax.convert.torch_names import from_torch, to_torch
 from stedm_jax.diffusion.samplers import Sampler
 
 

@@ -2,7 +2,7 @@
 bench runs against.
 
 `torch_peer.py` imports it where torch is installed. Tensors are (b, c, h, w); names are those of
-our parameters, so that the usual rules of `convert/table.py` map the weights.
+our parameters, so that the usual rules of `convert/torch_names.py` map the weights.
 """
 
 import importlib

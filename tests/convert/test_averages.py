@@ -8,11 +8,12 @@ import pytest
 from stedm_jax.common.errors import UserError
 from stedm_jax.convert import __main__ as command
 from stedm_jax.convert.averages import averaged
-from stedm_jax.convert.files import Tensors
-from stedm_jax.convert.registry import tables
-from stedm_jax.convert.table import flatten, to_torch, unflatten
+from stedm_jax.convert.published_networks import NETWORKS, build
+from stedm_jax.convert.torch_names import to_torch
+from stedm_jax.convert.weight_files import Tensors
 from stedm_jax.models.functional import Functional
 from stedm_jax.models.unet import UNet
+from stedm_jax.training.param_paths import named, nested
 from stedm_jax.training.weights_folder import load_folder
 from tests.convert.torch_zip import whole, write_zip
 
@@ -25,7 +26,7 @@ SMALL = {
     "heads": 2,
 }
 SMALL |= {"attention_at": (1, 2)}
-TABLE = tables("ldm-unet")[0]
+TABLE = NETWORKS["ldm-unet"].tables[0]
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +37,8 @@ def network() -> Functional:
 @pytest.fixture(scope="module")
 def state(network) -> dict[str, np.ndarray]:
     """A UNet's state dict under LDM's names."""
-    rng, leaves = np.random.default_rng(0), flatten(network.abstract)
-    params = unflatten(
+    rng, leaves = np.random.default_rng(0), named(network.abstract)
+    params = nested(
         {path: rng.normal(size=leaf.shape).astype(np.float32) for path, leaf in leaves.items()}
     )
     return to_torch(params, TABLE)
@@ -68,7 +69,7 @@ def last(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 @pytest.fixture
 def convert(tmp_path, network, monkeypatch):
     """Runs the command on tensors; the state dict of what it makes, and convert.json."""
-    monkeypatch.setattr("stedm_jax.convert.weights.build", lambda name: network)
+    monkeypatch.setattr("stedm_jax.convert.from_published.build", lambda name: network)
 
     def run(tensors: dict[str, np.ndarray], *options: str) -> tuple[dict[str, np.ndarray], dict]:
         path = checkpoint(tmp_path / "model.ckpt", tensors)
@@ -143,9 +144,8 @@ def test_a_network_of_other_weights_has_no_averages(tmp_path, state):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ("ldm-unet", "lid-unet"))
 def test_no_two_parameters_of_the_published_networks_are_the_same_without_dots(name):
-    from stedm_jax.convert.registry import build
-    from stedm_jax.convert.table import torch_name
+    from stedm_jax.convert.torch_names import torch_name
 
-    leaves = flatten(build(name).abstract)
-    names = {torch_name(path, len(leaf.shape), tables(name)[0])[0] for path, leaf in leaves.items()}
+    leaves, table = named(build(name).abstract), NETWORKS[name].tables[0]
+    names = {torch_name(path, len(leaf.shape), table)[0] for path, leaf in leaves.items()}
     assert len({each.replace(".", "") for each in names}) == len(names) == len(leaves)

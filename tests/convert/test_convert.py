@@ -1,6 +1,5 @@
 """The command, the registry, converted folders, exports."""
 
-import importlib
 import os
 import re
 import sys
@@ -11,18 +10,20 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from stedm_jax.common.commands import run_command
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.files import sha256_of
 from stedm_jax.convert import __main__ as command
-from stedm_jax.convert import registry
-from stedm_jax.convert.card import model_card
-from stedm_jax.convert.export import export_parts
-from stedm_jax.convert.files import read_tensors
-from stedm_jax.convert.registry import NETWORKS, entries, entry
-from stedm_jax.convert.table import flatten, from_torch, to_torch, unflatten
-from stedm_jax.convert.weights import unknown_files
+from stedm_jax.convert.export_weights import Trained, export
+from stedm_jax.convert.from_published import unknown_files
+from stedm_jax.convert.model_card import model_card
+from stedm_jax.convert.published_networks import NETWORKS, build
+from stedm_jax.convert.registry import ENTRIES, entry
+from stedm_jax.convert.torch_names import from_torch, to_torch
+from stedm_jax.convert.weight_files import read_tensors
 from stedm_jax.models.functional import Functional
 from stedm_jax.models.resnet import ResNet
+from stedm_jax.training.param_paths import named, nested
 from stedm_jax.training.weights_folder import is_converted, load_folder
 from tests.convert.torch_zip import whole, write_zip
 from tests.weights import save_folder
@@ -35,14 +36,14 @@ INFO = {"name": "small", "network": "small", "licence": "MIT"}
 
 def random_params(network: Functional) -> dict:
     rng = np.random.default_rng(0)
-    leaves = flatten(network.abstract)
-    return unflatten(
+    leaves = named(network.abstract)
+    return nested(
         {path: rng.normal(size=leaf.shape).astype(leaf.dtype) for path, leaf in leaves.items()}
     )
 
 
 def same(ours: dict, theirs: dict) -> bool:
-    ours, theirs = flatten(ours), flatten(theirs)
+    ours, theirs = named(ours), named(theirs)
     return ours.keys() == theirs.keys() and all(
         np.array_equal(ours[path], theirs[path]) for path in ours
     )
@@ -56,7 +57,7 @@ def network() -> Functional:
 @pytest.fixture
 def small(monkeypatch, network) -> Functional:
     """A network in place of ResNet-18."""
-    monkeypatch.setattr("stedm_jax.convert.weights.build", lambda name: network)
+    monkeypatch.setattr("stedm_jax.convert.from_published.build", lambda name: network)
     return network
 
 
@@ -78,7 +79,7 @@ def run(*argv: object) -> None:
 
 
 def test_entries_are_complete_and_their_builders_are_there():
-    known = entries()
+    known = ENTRIES
     wanted = {
         "ldm-vq-f4",
         "ldm-kl-f4",
@@ -103,7 +104,7 @@ def test_entries_are_complete_and_their_builders_are_there():
     }
     assert wanted <= known.keys() and not set(command.COMMANDS) & known.keys()
     for each in known.values():
-        assert each.network in NETWORKS and each.licence and each.source and each.what
+        assert each.network in NETWORKS and each.license and each.source and each.what
         assert all(re.fullmatch("[0-9a-f]{8,64}", digest) for digest in each.sha256.values())
         assert each.urls.keys() <= each.sha256.keys() and not (each.gated and each.urls)
         assert all(
@@ -111,10 +112,7 @@ def test_entries_are_complete_and_their_builders_are_there():
         )
         for pattern in (*each.ignore, *each.load_only):
             re.compile(pattern)
-    for name, network in NETWORKS.items():
-        file, _, class_name = network.path.partition(":")
-        assert hasattr(importlib.import_module(f"stedm_jax.models.{file}"), class_name)
-        assert registry.tables(name)
+    assert all(network.tables for network in NETWORKS.values())
     with pytest.raises(UserError, match="ldm-vq-f4"):
         entry("vq")
 
@@ -122,7 +120,7 @@ def test_entries_are_complete_and_their_builders_are_there():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks_can_be_described(name):
-    assert jax.tree.leaves(registry.build(name).abstract)
+    assert jax.tree.leaves(build(name).abstract)
 
 
 def test_convert_and_read_back(tmp_path, checkpoint, small, capsys):
@@ -137,9 +135,9 @@ def test_convert_and_read_back(tmp_path, checkpoint, small, capsys):
         "epoch": 1,
         "fc": 1,
     }
-    assert info["loaded"] == len(flatten(params)) and info["not_loaded"] == []
+    assert info["loaded"] == len(named(params)) and info["not_loaded"] == []
     assert {each.name for each in out.parent.iterdir()} == {"out"}
-    assert "licence" in capsys.readouterr().out
+    assert "license" in capsys.readouterr().out
     with pytest.raises(UserError, match="--force"):
         run("resnet18-imagenet", path, f"--out={out}")
     before = sha256_of(out / "convert.json")
@@ -192,8 +190,8 @@ def test_export_is_exact(tmp_path, small, format):
         "tiles": {"train": 50},
         "metrics": {"iou": 0.5},
     }
-    parts: dict = {"parts": {"model": params}, "card": card, "network": "resnet", "tables": {}}
-    export_parts(out=out, **parts, format=format)
+    trained = Trained({"model": params}, "resnet", card, "those of a package")
+    export(trained, out, format)
     if format == "ours":
         found = load_folder(out)[0]
     else:
@@ -206,28 +204,22 @@ def test_export_is_exact(tmp_path, small, format):
         "| train | 5 | 50 |",
         "| test | 2 | unknown |",
         "| iou | 0.5 |",
-        "Licence",
+        "License",
         "Limits",
         "Intended use",
     ):
         assert part in text
     with pytest.raises(UserError, match="--force"):
-        export_parts(out=out, **parts)
+        export(trained, out)
     with pytest.raises(UserError, match="valid are"):
-        export_parts(out=tmp_path / "p", **parts, format="h5")
+        export(trained, tmp_path / "p", "h5")
 
 
 def test_export_of_several_parts(tmp_path, small):
     params = random_params(small)
     for format in ("ours", "published"):
-        export_parts(
-            {"unet": params, "style": params},
-            tmp_path / format,
-            card={},
-            network="n",
-            tables={},
-            format=format,
-        )
+        trained = Trained({"unet": params, "style": params}, "n", {}, "those of a package")
+        export(trained, tmp_path / format, format)
     assert set(load_folder(tmp_path / "ours")[0]) == {"unet", "style"}
     assert {"unet.safetensors", "style.safetensors"} <= {
         each.name for each in (tmp_path / "published").iterdir()
@@ -263,7 +255,7 @@ def test_errors_are_one_paragraph(monkeypatch, capsys, tmp_path):
         sys, "argv", ["convert", "taef2", str(tmp_path / "no"), f"--out={tmp_path / 'o'}"]
     )
     with pytest.raises(SystemExit) as caught:
-        command.cli()
+        run_command(command.main)
     assert caught.value.code == 2
     text = capsys.readouterr().err
     assert text.startswith("\nerror: ") and len(text.strip().splitlines()) == 1 and "no" in text
@@ -272,7 +264,7 @@ def test_errors_are_one_paragraph(monkeypatch, capsys, tmp_path):
 def test_list_names_every_entry(capsys):
     run("list")
     text = capsys.readouterr().out
-    assert all(name in text for name in entries())
+    assert all(name in text for name in ENTRIES)
 
 
 @pytest.mark.data
@@ -299,7 +291,7 @@ def test_files_beside_the_repository(tmp_path, name, folder, count):
 def exported(tmp_path: Path, network: str) -> tuple[dict, Path]:
     """Random weights of a network of the registry, and where they are exported under the published
     names."""
-    params = random_params(registry.build(network))
+    params = random_params(build(network))
     save_folder(tmp_path / "o", params, {"name": network, "network": network})
     run("export", tmp_path / "o", f"--out={tmp_path / 'e'}", "--format=published")
     return params, tmp_path / "e"
@@ -351,7 +343,7 @@ def test_another_network_is_known_as_such(tmp_path):
         run("export", tmp_path / "nothing", f"--out={tmp_path / 'o'}")
 
 
-def test_help_tells_the_options(capsys):
+def test_help_lists_the_options(capsys):
     with pytest.raises(SystemExit):
         run("--help")
     text = capsys.readouterr().out

@@ -14,8 +14,8 @@ from stedm_jax.common.errors import UserError
 from stedm_jax.convert import __main__ as command
 from stedm_jax.convert import download as module
 from stedm_jax.convert.download import download
-from stedm_jax.convert.registry import Entry, entries, entry
-from stedm_jax.convert.weights import unknown_files
+from stedm_jax.convert.from_published import unknown_files
+from stedm_jax.convert.registry import ENTRIES, Entry, entry
 
 CONTENT = bytes(range(256)) * 5000  # more than one piece
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -127,7 +127,7 @@ def test_the_command(tmp_path, open_url, monkeypatch, capsys):
 
 def test_what_can_be_had_and_what_is_refused(tmp_path):
     """Never asks the network for what has no checksum."""
-    ready = {name for name, each in entries().items() if each.urls}
+    ready = {name for name, each in ENTRIES.items() if each.urls}
     assert ready == {
         "hipt-vit256",
         "swin-v2-t-imagenet",
@@ -136,7 +136,7 @@ def test_what_can_be_had_and_what_is_refused(tmp_path):
         "resnet50-imagenet",
         "vgg16-imagenet",
     }
-    for name, each in entries().items():
+    for name, each in ENTRIES.items():
         if name not in ready:
             with pytest.raises(UserError) as caught:
                 download(

@@ -5,10 +5,11 @@ import pytest
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.convert import __main__ as command
-from stedm_jax.convert.registry import build, tables
-from stedm_jax.convert.table import LAYOUTS, flatten, from_torch, our_name, to_torch, torch_name
+from stedm_jax.convert.published_networks import NETWORKS, build
+from stedm_jax.convert.torch_names import from_torch, our_name, to_torch, torch_name, torch_shape
 from stedm_jax.models.functional import Functional, param_count
 from stedm_jax.models.guided import PublishedGuidedUNet
+from stedm_jax.training.param_paths import named
 from stedm_jax.training.weights_folder import load_folder, write_tensors
 from tests.models.fakes import random_params
 
@@ -28,23 +29,18 @@ SMALL = {
 }
 
 
-def published(shape, layout):
-    """Shape under the published name; no memory is used."""
-    return LAYOUTS[layout][1](np.broadcast_to(np.float32(0), shape)).shape
-
-
 def test_names_and_shapes_at_full_size_go_both_ways():
-    network, (table,) = build("lid-guided"), tables("lid-guided")
+    network, (table,) = build("lid-guided"), NETWORKS["lid-guided"].tables
     assert (
         param_count(network.abstract) == 401_511_427
         and param_count(network.abstract["unet"]) == 400_920_579
     )
     seen = {}
-    for path, leaf in flatten(network.abstract).items():
+    for path, leaf in named(network.abstract).items():
         name, layout = torch_name(path, len(leaf.shape), table)
-        seen[name] = published(leaf.shape, layout)
+        seen[name] = torch_shape(leaf.shape, layout)
         assert our_name(name, len(seen[name]), table) == (path, layout)
-    assert len(seen) == len(flatten(network.abstract))
+    assert len(seen) == len(named(network.abstract))
     known = {
         "cond_stage_model.patch_fc.weight": (512, 384),
         "cond_stage_model.region_fc.weight": (512, 768),
@@ -61,12 +57,12 @@ def test_names_and_shapes_at_full_size_go_both_ways():
 
 def test_a_small_one_survives_the_round_trip_and_the_rest_of_the_file_is_left_out():
     network = Functional(lambda rngs: PublishedGuidedUNet(**SMALL, rngs=rngs))
-    params, (table,) = random_params(network, 3), tables("lid-guided")
+    params, (table,) = random_params(network, 3), NETWORKS["lid-guided"].tables
     file = to_torch(params, table)
     assert all(name.startswith(("model.diffusion_model.", "cond_stage_model.")) for name in file)
     back = from_torch(file, network.abstract, table)
-    for path, leaf in flatten(params).items():
-        np.testing.assert_array_equal(flatten(back)[path], leaf, err_msg=path)
+    for path, leaf in named(params).items():
+        np.testing.assert_array_equal(named(back)[path], leaf, err_msg=path)
     other = file | {"cond_stage_model.patch_fc.weight": np.zeros((6, 9), np.float32)}
     with pytest.raises(UserError, match=r"patch_fc.weight \(6, 9\), needed \(6, 5\)"):
         from_torch(other, network.abstract, table)
@@ -75,11 +71,11 @@ def test_a_small_one_survives_the_round_trip_and_the_rest_of_the_file_is_left_ou
 @pytest.mark.slow
 def test_the_whole_file_through_the_command(tmp_path):
     """At full size, with what else a checkpoint of latent diffusion holds."""
-    network, (table,) = build("lid-guided"), tables("lid-guided")
+    network, (table,) = build("lid-guided"), NETWORKS["lid-guided"].tables
     file = {}
-    for number, (path, leaf) in enumerate(flatten(network.abstract).items()):
+    for number, (path, leaf) in enumerate(named(network.abstract).items()):
         name, layout = torch_name(path, len(leaf.shape), table)
-        file[name] = np.full(published(leaf.shape, layout), number % 1000, np.float16)
+        file[name] = np.full(torch_shape(leaf.shape, layout), number % 1000, np.float16)
     file |= {
         "betas": np.zeros(1000, np.float32),
         "first_stage_model.encoder.conv_in.bias": np.zeros(8, np.float32),
@@ -93,5 +89,5 @@ def test_the_whole_file_through_the_command(tmp_path):
         "betas",
         "first_stage_model",
     }
-    for number, path in enumerate(flatten(network.abstract)):
-        assert flatten(params)[path].ravel()[0] == number % 1000
+    for number, path in enumerate(named(network.abstract)):
+        assert named(params)[path].ravel()[0] == number % 1000

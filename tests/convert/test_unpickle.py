@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 from stedm_jax.common.errors import UserError
-from stedm_jax.convert.files import read_tensors
 from stedm_jax.convert.torch_file import TorchFile
+from stedm_jax.convert.weight_files import read_tensors
 from tests.convert.torch_zip import BF16, Call, Exploit, Named, Stored, pickled, whole, write_zip
 
 BASE = np.arange(24, dtype=np.float32)

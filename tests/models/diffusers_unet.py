@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from stedm_jax.convert.table import Rule, Table
+from stedm_jax.convert.torch_names import Rule, Table
 
 RESNET = (
     ("norm1", "in_layers/0"),

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from stedm_jax.convert.table import to_torch
 from stedm_jax.convert.tables import convnext as convnext_table
+from stedm_jax.convert.torch_names import to_torch
 from stedm_jax.models import convnext, mit, resnet
 from stedm_jax.models.functional import Functional
 from stedm_jax.models.segmenter import Segmenter

@@ -3,13 +3,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stedm_jax.convert.files import Tensors
 from stedm_jax.convert.registry import entry
-from stedm_jax.convert.table import flatten, from_torch, to_torch
 from stedm_jax.convert.tables import diffusers_autoencoder, ldm_autoencoder
+from stedm_jax.convert.torch_names import from_torch, to_torch
+from stedm_jax.convert.weight_files import Tensors
 from stedm_jax.models import autoencoder as ae
 from stedm_jax.models.functional import Functional, param_count
 from stedm_jax.models.layers import norm_groups
+from stedm_jax.training.param_paths import named as flatten
 from tests.models.fakes import random_params
 
 
@@ -286,11 +287,11 @@ def test_equals_diffusers_at_full_size(kind, multipliers, latent):
 
 
 def test_older_diffusers_files_name_the_attention_otherwise() -> None:
-    from stedm_jax.convert.table import our_name, torch_name
-    from stedm_jax.convert.tables.diffusers_autoencoder import TABLE_F4
+    from stedm_jax.convert.torch_names import our_name, torch_name
 
+    table = diffusers_autoencoder.table(3)
     for new, old, ours in (("to_q", "query", "q"), ("to_out.0", "proj_attn", "proj_out")):
         for name in (new, old):
-            path = our_name(f"encoder.mid_block.attentions.0.{name}.weight", 2, TABLE_F4)[0]
+            path = our_name(f"encoder.mid_block.attentions.0.{name}.weight", 2, table)[0]
             assert path == f"encoder/mid/attn_1/{ours}/kernel"
-        assert torch_name(f"encoder/mid/attn_1/{ours}/bias", 1, TABLE_F4)[0].endswith(f"{new}.bias")
+        assert torch_name(f"encoder/mid/attn_1/{ours}/bias", 1, table)[0].endswith(f"{new}.bias")

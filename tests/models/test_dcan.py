@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stedm_jax.convert.table import to_torch
+from stedm_jax.convert.torch_names import to_torch
 from stedm_jax.models.dcan import (
     Dcan,
     Deconvolution,

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from stedm_jax.convert.registry import entry
-from stedm_jax.convert.table import from_torch, to_torch
 from stedm_jax.convert.tables import fcn8s as table
+from stedm_jax.convert.torch_names import from_torch, to_torch
 from stedm_jax.models.fcn8s import Fcn8s, enlarge
 from stedm_jax.models.functional import Functional, param_count
 from stedm_jax.models.vgg import CONVOLUTIONS

@@ -6,10 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stedm_jax.convert.table import flatten, from_torch, to_torch
 from stedm_jax.convert.tables.inception import TABLE
+from stedm_jax.convert.torch_names import from_torch, to_torch
 from stedm_jax.models.functional import Functional, param_count
 from stedm_jax.models.inception import Inception, Unit, mean_pool
+from stedm_jax.training.param_paths import named as flatten
 from tests.models.fakes import random_params
 
 # Of the published graph, as TorchScript, for the image of the last test.

@@ -8,10 +8,11 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from stedm_jax.convert.registry import entry
-from stedm_jax.convert.table import flatten, from_torch, to_torch
 from stedm_jax.convert.tables import lpips as tables
+from stedm_jax.convert.torch_names import from_torch, to_torch
 from stedm_jax.models.functional import Functional, param_count
 from stedm_jax.models.lpips import LPIPS
+from stedm_jax.training.param_paths import named as flatten
 from tests.models.fakes import random_params
 
 DATA = Path(os.environ.get("STEDM_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))

@@ -3,10 +3,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stedm_jax.convert.table import flatten, from_torch
+from stedm_jax.convert.torch_names import from_torch
 from stedm_jax.models.batch_norm import running_stats
 from stedm_jax.models.functional import Functional
 from stedm_jax.models.resnet import SIZES, ResNet
+from stedm_jax.training.param_paths import named as flatten
 from tests.models.smp_unets import DECODER, compare_with_smp, our_unet, smp_unet, trained_count
 
 COUNTS = {"resnet18": 11_176_512, "resnet34": 21_284_672, "resnet50": 23_508_032}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from stedm_jax.convert.registry import entry
-from stedm_jax.convert.table import to_torch
+from stedm_jax.convert.torch_names import to_torch
 from stedm_jax.models.functional import Functional, param_count
 from stedm_jax.models.swin_v2 import SwinV2, relative_index, relative_table, shift_groups
 from tests.models.fakes import random_params

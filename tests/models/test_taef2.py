@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from stedm_jax.convert.files import read_tensors
 from stedm_jax.convert.registry import entry
-from stedm_jax.convert.table import flatten, from_torch, to_torch
 from stedm_jax.convert.tables import taef2 as tables
+from stedm_jax.convert.torch_names import from_torch, to_torch
+from stedm_jax.convert.weight_files import read_tensors
 from stedm_jax.evaluation.image_quality import psnr
 from stedm_jax.models.functional import Functional, param_count
 from stedm_jax.models.taef2 import TAEF2
+from stedm_jax.training.param_paths import named as flatten
 from tests.models.fakes import random_params
 
 DATA = Path(os.environ.get("STEDM_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from stedm_jax.convert.table import from_torch, to_torch
 from stedm_jax.convert.tables import ldm_unet
+from stedm_jax.convert.torch_names import from_torch, to_torch
 from stedm_jax.models import blocks, transformer
 from stedm_jax.models.functional import Functional, param_count
 from stedm_jax.models.layers import norm_groups

@@ -3,12 +3,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stedm_jax.convert.table import flatten, unflatten
 from stedm_jax.models.blocks import AttentionBlock, ResBlock, timestep_embedding
 from stedm_jax.models.functional import Functional
 from stedm_jax.models.style import StyleExtractor
 from stedm_jax.models.transformer import Tokens
 from stedm_jax.models.unet import UNet
+from stedm_jax.training.param_paths import named as flatten
+from stedm_jax.training.param_paths import nested as unflatten
 from tests.models.fakes import random_params
 
 SIZES = {

@@ -7,7 +7,7 @@ import pytest
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.convert.registry import entry
-from stedm_jax.convert.table import from_torch, to_torch
+from stedm_jax.convert.torch_names import from_torch, to_torch
 from stedm_jax.models.functional import Functional, param_count
 from stedm_jax.models.vit import ViT, resampling_matrix
 from stedm_jax.models.vit_sizes import PLAIN, VIT_SIZES, ViTSize, vit_size

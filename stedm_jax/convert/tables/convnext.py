@@ -1,23 +1,8 @@
 """smp.Unet("tu-convnext_*") joins timm's numbers with underscores; ours are timm's own."""
 
-from stedm_jax.convert.table import Rule, Table
+from stedm_jax.convert.torch_names import Table, moved
 
-TABLE: Table = tuple(
-    rule
-    for part in ("stem", "stages")
-    for rule in (
-        Rule(f"encoder.model.{part}_{{n:d}}.weight", f"encoder/{part}/{{n}}/scale", ndim=1),
-        Rule(f"encoder.model.{part}_{{n:d}}.weight", f"encoder/{part}/{{n}}/kernel", "kernel"),
-        Rule(
-            f"encoder.model.{part}_{{n:d}}.{{a}}.weight",
-            f"encoder/{part}/{{n}}/{{a}}/scale",
-            ndim=1,
-        ),
-        Rule(
-            f"encoder.model.{part}_{{n:d}}.{{a}}.weight",
-            f"encoder/{part}/{{n}}/{{a}}/kernel",
-            "kernel",
-        ),
-        Rule(f"encoder.model.{part}_{{n:d}}.{{a}}", f"encoder/{part}/{{n}}/{{a}}"),
-    )
+TABLE: Table = (
+    *moved("encoder.model.stem_{n:d}", "encoder/stem/{n}"),
+    *moved("encoder.model.stages_{n:d}", "encoder/stages/{n}"),
 )

@@ -1,6 +1,6 @@
 """LDM's first stages (VQ-f4, KL-f4, KL-f8), as in released files of an autoencoder alone."""
 
-from stedm_jax.convert.table import Rule, Table
+from stedm_jax.convert.torch_names import Rule, Table
 
 TABLE: Table = (
     *(

@@ -4,7 +4,7 @@ layers.
 Also of STEDM's release, whose middle block counts the style block.
 """
 
-from stedm_jax.convert.table import Rule, Table
+from stedm_jax.convert.torch_names import Rule, Table, moved
 
 TABLE: Table = (
     Rule("{a}.qkv.weight", "{a}/qkv/kernel", "conv1d1", ndim=3),
@@ -14,30 +14,26 @@ TABLE: Table = (
 )
 
 
-def _moved(theirs: str, ours: str) -> Table:
-    return (
-        *(
-            Rule(f"{theirs}{rule.torch[3:]}", f"{ours}{rule.ours[3:]}", rule.layout, rule.ndim)
-            for rule in TABLE
-        ),
-        Rule(f"{theirs}.{{a}}.weight", f"{ours}/{{a}}/scale", ndim=1),
-        Rule(f"{theirs}.{{a}}.weight", f"{ours}/{{a}}/kernel", "kernel"),
-        Rule(f"{theirs}.{{a}}", f"{ours}/{{a}}"),
+def _below(theirs: str, ours: str) -> Table:
+    """The table, and the usual rules, for a part of the network."""
+    own = (
+        Rule(f"{theirs}{rule.torch[3:]}", f"{ours}{rule.ours[3:]}", rule.layout, rule.ndim)
+        for rule in TABLE
     )
+    return (*own, *moved(theirs, ours))
 
 
 STEDM_TABLE: Table = (
-    *_moved("middle_block.1", "style_block"),
-    *_moved("middle_block.2", "middle_block/1"),
-    *_moved("middle_block.3", "middle_block/2"),
+    *_below("middle_block.1", "style_block"),
+    *_below("middle_block.2", "middle_block/1"),
+    *_below("middle_block.3", "middle_block/2"),
     *TABLE,
 )
 """With the style block as the second of the middle's four."""
 
 GUIDED_TABLE: Table = (
-    *_moved("model.diffusion_model", "unet"),
-    Rule("cond_stage_model.{a}.weight", "guide/{a}/kernel", "kernel"),
-    Rule("cond_stage_model.{a}", "guide/{a}"),
+    *_below("model.diffusion_model", "unet"),
+    *moved("cond_stage_model", "guide"),
 )
 """Of Large-Image-Diffusion: the UNet, and the linear maps of the embeddings that guide it
 (patch_fc, region_fc)."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from stedm_jax.convert.table import Rule, Table
+from stedm_jax.convert.torch_names import Rule, Table
 from stedm_jax.models.lpips import SCALE, SHIFT
 
 _SLICES = ((1, 0), (2, 3), (3, 6), (4, 8), (5, 10))

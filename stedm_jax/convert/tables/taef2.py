@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from stedm_jax.convert.table import Rule, Table
+from stedm_jax.convert.torch_names import Table, moved
 
 TABLE: Table = ()
 """Of the two files, whose names get `encoder.` and `decoder.` before them."""
@@ -13,16 +13,7 @@ TABLE: Table = ()
 # Diffusers does not count the clamp, so that its decoder's numbers are one lower.
 _LAYERS = [(f"encoder.layers.{n}", f"encoder/{n}") for n in range(15)]
 _LAYERS += [(f"decoder.layers.{n - 1}", f"decoder/{n}") for n in range(1, 20)]
-DIFFUSERS: Table = tuple(
-    rule
-    for theirs, ours in _LAYERS
-    for rule in (
-        Rule(f"{theirs}.{{a}}.weight", f"{ours}/{{a}}/scale", ndim=1),
-        Rule(f"{theirs}.{{a}}.weight", f"{ours}/{{a}}/kernel", "kernel"),
-        Rule(f"{theirs}.weight", f"{ours}/kernel", "kernel"),
-        Rule(f"{theirs}.{{a}}", f"{ours}/{{a}}"),
-    )
-)
+DIFFUSERS: Table = tuple(rule for names in _LAYERS for rule in moved(*names))
 """Of the single file, and of diffusers' AutoencoderTiny."""
 
 

@@ -3,17 +3,10 @@ import numpy as np
 import pytest
 
 from stedm_jax.common.errors import UserError
-from stedm_jax.convert.table import (
-    Rule,
-    flatten,
-    from_torch,
-    our_name,
-    to_torch,
-    torch_name,
-    unflatten,
-)
+from stedm_jax.convert.torch_names import Rule, from_torch, our_name, to_torch, torch_name
 from stedm_jax.models.functional import Functional
 from stedm_jax.models.segmenter import Segmenter
+from stedm_jax.training.param_paths import named, nested
 
 TABLE = (
     Rule("model.blocks.{n:d}.qkv.weight", "blocks/{n}/qkv/kernel", "conv1d1", ndim=3),
@@ -43,7 +36,7 @@ OURS = {
     "norm/scale": (4,),
     "norm/running_mean": (4,),
 }
-ABSTRACT = unflatten({path: np.zeros(shape, np.float32) for path, shape in OURS.items()})
+ABSTRACT = nested({path: np.zeros(shape, np.float32) for path, shape in OURS.items()})
 
 
 def tensors() -> dict[str, np.ndarray]:
@@ -60,7 +53,7 @@ def test_names_go_both_ways() -> None:
 def test_round_trip_is_exact_and_layouts_are_right() -> None:
     given = tensors()
     ours = from_torch(given, ABSTRACT, TABLE)
-    assert {path: leaf.shape for path, leaf in flatten(ours).items()} == OURS
+    assert {path: leaf.shape for path, leaf in named(ours).items()} == OURS
     np.testing.assert_array_equal(
         ours["a"]["conv"]["kernel"][1, 4, 0, 3], given["model.a.conv.weight"][3, 0, 1, 4]
     )
@@ -91,7 +84,7 @@ def test_a_part_is_loaded_only_when_asked_for() -> None:
     with pytest.raises(UserError, match="missing"):
         from_torch(given, ABSTRACT, TABLE)
     part = from_torch(given, ABSTRACT, TABLE, load_only=["^a/"])
-    assert set(flatten(part)) == {"a/b/proj/kernel", "a/conv/kernel", "a/fc/kernel"}
+    assert set(named(part)) == {"a/b/proj/kernel", "a/conv/kernel", "a/fc/kernel"}
     with pytest.raises(UserError, match="1 missing"):
         from_torch(given, ABSTRACT, TABLE, load_only=["^a/", "^tokens/"])
     with pytest.raises(UserError, match="fits no parameter"):
@@ -113,9 +106,9 @@ def test_a_whole_network_by_the_usual_rules() -> None:
     rng = np.random.default_rng(0)
     params = {
         path: rng.normal(size=leaf.shape).astype(leaf.dtype)
-        for path, leaf in flatten(network.abstract).items()
+        for path, leaf in named(network.abstract).items()
     }
-    back = flatten(from_torch(to_torch(unflatten(params)), network.abstract))
+    back = named(from_torch(to_torch(nested(params)), network.abstract))
     assert back.keys() == params.keys()
     assert all(np.array_equal(back[path], params[path]) for path in params)
     assert jnp.float32 == back[next(iter(back))].dtype

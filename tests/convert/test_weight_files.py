@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from stedm_jax.common.errors import UserError
-from stedm_jax.convert.files import read_tensors
+from stedm_jax.convert.weight_files import read_tensors
 from tests.convert.torch_zip import BF16, whole, write_zip
 
 VALUES = np.arange(6, dtype=np.float32).reshape(2, 3)

@@ -18,7 +18,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from stedm_jax.common.errors import UserError
-from stedm_jax.convert.names import short
+from stedm_jax.convert.admitted_names import short
 from stedm_jax.convert.torch_file import TorchFile
 from stedm_jax.convert.unpickle import Inert, Tensor
 

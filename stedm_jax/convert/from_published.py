@@ -8,23 +8,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.files import sha256_of
 from stedm_jax.convert.averages import averaged
-from stedm_jax.convert.files import Tensors, read_tensors
-from stedm_jax.convert.registry import Entry, build, tables
-from stedm_jax.convert.table import Table, Tree, flatten, from_torch, our_name, torch_name
+from stedm_jax.convert.published_networks import NETWORKS, build
+from stedm_jax.convert.registry import Entry
+from stedm_jax.convert.torch_names import Table, from_torch, our_name, torch_name
+from stedm_jax.convert.weight_files import Tensors, read_tensors
+from stedm_jax.training.param_paths import named
 from stedm_jax.training.weights_folder import is_converted
 
-_NEVER = (r"num_batches_tracked$",)
-"""Counters of batch norms, which nothing reads."""
+_COUNTERS = r"num_batches_tracked$"
+"""Of batch norms; nothing reads them."""
 
 
 def convert(
     entry: Entry, path: Path, *, key: str = "", weights: str = "auto", load_only: Sequence[str] = ()
-) -> tuple[Tree, dict[str, Any]]:
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Parameters of the entry's network from a file or folder.
 
     Args:
@@ -53,70 +53,55 @@ def convert(
         raise UserError(
             f"{path} was converted already; init_from takes it as it is, and export writes it anew."
         )
-    everything = read_tensors(path, key=key or entry.key, parts=entry.parts or None)
+    everything = read_tensors(path, key=key or entry.key, parts=entry.parts)
     tensors = everything.renamed(str(path), entry.under, entry.strip)
     chosen = tuple(load_only) or entry.load_only
-    network, ignore = build(entry.network), (*entry.ignore, *_NEVER)
-    table = _fitting(tables(entry.network), tensors, network.abstract)
-    names = (
-        torch_name(name, len(leaf.shape), table)[0]
-        for name, leaf in flatten(network.abstract).items()
-    )
+    abstract = build(entry.network).abstract
+    wanted = named(abstract)
+    table, *others = NETWORKS[entry.network].tables
+    if others:  # that by which most names of the file are names of the network
+        table = max((table, *others), key=lambda each: len(_known(tensors, each, wanted)))
+    names = [torch_name(each, len(leaf.shape), table)[0] for each, leaf in wanted.items()]
     tensors, averages = averaged(tensors, everything, names, entry.averages, weights, str(path))
     params = from_torch(
         tensors,
-        network.abstract,
+        abstract,
         table,
-        ignore=ignore,
+        ignore=(*entry.ignore, _COUNTERS),
         load_only=chosen,
         leave_unknown=bool(load_only),  # whoever asks for a part does not want the rest
         where=f"The weights in {path}",
     )
-    return params, _info(entry, tensors, params, network.abstract, chosen, table) | {
-        "averages": averages
+    loaded = named(params)
+    unused = tensors.keys() - _known(tensors, table, loaded)
+    return params, _about(entry, tensors) | {
+        "load_only": list(chosen),
+        "loaded": len(loaded),
+        "parameters": int(sum(array.size for array in loaded.values())),
+        "not_loaded": [each for each in wanted if each not in loaded],
+        # By the first part of the name, as optimizer states have thousands.
+        "left_out": dict(
+            sorted(Counter(name.split(".")[0] for name in (*tensors.left_out, *unused)).items())
+        ),
+        "averages": averages,
     }
 
 
-def _fitting(candidates: Sequence[Table], tensors: Tensors, abstract: Mapping[str, Any]) -> Table:
-    """The table by which most names of the file are names of the network."""
-    if len(candidates) == 1:
-        return candidates[0]
-    wanted = flatten(abstract)
-    known = [
-        sum(our_name(name, array.ndim, table)[0] in wanted for name, array in tensors.items())
-        for table in candidates
-    ]
-    return candidates[int(np.argmax(known))]
+def _known(tensors: Tensors, table: Table, wanted: Mapping[str, Any]) -> set[str]:
+    """The tensors whose names are by a table among the paths that are wanted."""
+    return {
+        name for name, array in tensors.items() if our_name(name, array.ndim, table)[0] in wanted
+    }
 
 
-def _info(
-    entry: Entry,
-    tensors: Tensors,
-    params: Tree,
-    abstract: Mapping[str, Any],
-    load_only: Sequence[str],
-    table: Table,
-) -> dict[str, Any]:
-    loaded, wanted = flatten(params), flatten(abstract)
-    unused = (
-        name
-        for name, array in tensors.items()
-        if our_name(name, array.ndim, table)[0] not in loaded
-    )
-    left = [*tensors.left_out, *unused]
+def _about(entry: Entry, tensors: Tensors) -> dict[str, Any]:
     return {
         "name": entry.name,
         "network": entry.network,
         "what": entry.what,
-        "licence": entry.licence,
+        "licence": entry.license,
         "source": entry.source,
         "files": {file.name: sha256_of(file) for file in tensors.files},
-        "load_only": list(load_only),
-        "loaded": len(loaded),
-        "parameters": int(sum(array.size for array in loaded.values())),
-        "not_loaded": [path for path in wanted if path not in loaded],
-        # By the first part of the name, as optimiser states have thousands.
-        "left_out": dict(sorted(Counter(name.split(".")[0] for name in left).items())),
         "versions": {
             package: importlib.metadata.version(package)
             for package in ("stedm_jax", "numpy", "safetensors")

@@ -12,20 +12,21 @@ import pytest
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.convert import __main__ as command
-from stedm_jax.convert.files import read_tensors
-from stedm_jax.convert.registry import tables
-from stedm_jax.convert.run import JUDGE, read_run
-from stedm_jax.convert.table import flatten, from_torch, unflatten
+from stedm_jax.convert.from_run import read_run
+from stedm_jax.convert.published_networks import NETWORKS
 from stedm_jax.convert.tables import convnext
+from stedm_jax.convert.torch_names import from_torch
+from stedm_jax.convert.weight_files import read_tensors
 from stedm_jax.models.fcn8s import Fcn8s
 from stedm_jax.models.functional import Functional
 from stedm_jax.models.segmenter import Segmenter
 from stedm_jax.models.vgg import pool
-from stedm_jax.stages import segmentation
 from stedm_jax.training.checkpoints import Checkpoints
+from stedm_jax.training.param_paths import named, nested
 from stedm_jax.training.state import TrainState
 from stedm_jax.training.weights_folder import load_folder
 
+LDM = {"ldm.real": 1.0, "ldm.stain_jitter": 0.0, "ldm.network": "ldm"}
 UNET = {
     "input_blocks": {"0": {"0": {"kernel": jnp.ones((3, 3, 6, 4))}}},
     "middle_block": {"1": {"qkv": {"kernel": jnp.ones((4, 12))}}},
@@ -44,6 +45,7 @@ DECODER = (16, 16, 8, 8, 8)
 FCN8S = {"widths": (8,) * 5, "hidden": 24}
 MODEL = "autoencoder.model."
 CONFIG = {
+    "format": 2,
     "name": "made",
     "title": "",
     "data.tiles": "{workdir}/data/tiles",
@@ -91,8 +93,8 @@ def workdir(tmp_path) -> Path:
     return path
 
 
-def test_a_diffusion_stage_in_both_formats(tmp_path, workdir):
-    folder = stage(workdir, "diffusion", DIFFUSION)
+def test_a_generator_in_both_formats(tmp_path, workdir):
+    folder = stage(workdir, "generator/stedm", DIFFUSION)
     command.main(["export", str(folder), f"--out={tmp_path / 'ours'}"])
     params, info = load_folder(tmp_path / "ours")
     assert set(params) == {"unet", "layout", "style"} and info["card"]["patients"] == {
@@ -117,12 +119,12 @@ def test_a_diffusion_stage_in_both_formats(tmp_path, workdir):
 def test_an_autoencoder_goes_without_its_discriminator(tmp_path, workdir):
     run = read_run(stage(workdir, "autoencoder", AUTOENCODER))
     assert set(run.parts["model"]) == {"encoder"} and run.card["stage"] == "autoencoder"
-    assert run.diffusers["model"][1]["_class_name"] == "VQModel"
+    assert run.diffusers.config["_class_name"] == "VQModel"
 
 
 def test_what_is_no_stage_is_refused_with_what_there_is(tmp_path, workdir):
-    stage(workdir, "diffusion", DIFFUSION)
-    with pytest.raises(UserError, match="Name one of .*diffusion"):
+    stage(workdir, "generator/stedm", DIFFUSION)
+    with pytest.raises(UserError, match="Name one of .*generator/stedm"):
         read_run(workdir)
     with pytest.raises(UserError, match="no folder"):
         read_run(tmp_path / "nothing")
@@ -139,11 +141,11 @@ def trained(workdir, monkeypatch):
     folder."""
 
     def make(name: str, params: dict, **settings: object) -> Path:
-        (workdir / name / "checkpoints").mkdir(parents=True)
+        (workdir / name / "checkpoints").mkdir(parents=True, exist_ok=True)
         (workdir / "config.json").write_text(json.dumps(CONFIG | settings))
         store = SimpleNamespace(read_params=lambda step: params, fingerprint=lambda step: "abc")
         monkeypatch.setattr(
-            "stedm_jax.convert.run.finished", lambda folder: nullcontext((store, 7))
+            "stedm_jax.convert.from_run.finished", lambda folder: nullcontext((store, 7))
         )
         return workdir / name
 
@@ -151,10 +153,8 @@ def trained(workdir, monkeypatch):
 
 
 def random_params(network: Functional) -> dict:
-    rng, leaves = np.random.default_rng(0), flatten(network.abstract)
-    return unflatten(
-        {path: 0.1 * rng.random(leaf.shape, np.float32) for path, leaf in leaves.items()}
-    )
+    rng, leaves = np.random.default_rng(0), named(network.abstract)
+    return nested({path: 0.1 * rng.random(leaf.shape, np.float32) for path, leaf in leaves.items()})
 
 
 def publish(folder: Path, out: Path) -> str:
@@ -175,7 +175,7 @@ def test_an_fcn8s_has_the_names_and_shapes_of_vgg16(tmp_path, trained, capsys):
     settings = segmenter_settings(
         kind="fcn8s", encoder="convnext_tiny"
     )  # which this kind does not read
-    card = publish(trained("segmentation/labelled-0", params, **settings), tmp_path / "o")
+    card = publish(trained("segmentation/labelled/0", params, **settings), tmp_path / "o")
     state = read_tensors(tmp_path / "o")
     assert state["classifier.0.weight"].shape == (24, 8 * 49) and state[
         "classifier.3.weight"
@@ -190,8 +190,8 @@ def test_an_fcn8s_has_the_names_and_shapes_of_vgg16(tmp_path, trained, capsys):
     np.testing.assert_array_equal(
         state["classifier.0.weight"].reshape(24, 8, 7, 7)[5, 3], kernel[:, :, 3, 5]
     )
-    back = flatten(from_torch(state, network.abstract, tables("vgg16-fcn8s")[0]))
-    assert all(np.array_equal(back[path], leaf) for path, leaf in flatten(params).items())
+    back = named(from_torch(state, network.abstract, NETWORKS["vgg16-fcn8s"].tables[0]))
+    assert all(np.array_equal(back[path], leaf) for path, leaf in named(params).items())
     assert "torchvision's vgg16" in card and "torchvision's vgg16" in capsys.readouterr().out
 
 
@@ -232,7 +232,7 @@ def test_a_taef2_goes_out_in_two_files(tmp_path, trained):
 )
 def test_the_card_says_what_the_names_are_of(tmp_path, trained, model, part):
     params = {"encoder": {"stages": {"0": {"norm": {"scale": np.ones(3)}}}}}
-    folder = trained("segmentation/labelled-0", params, **segmenter_settings(**model))
+    folder = trained("segmentation/labelled/0", params, **segmenter_settings(**model))
     assert part in publish(folder, tmp_path / "o")
 
 
@@ -248,33 +248,33 @@ def test_the_card_says_what_the_names_are_of(tmp_path, trained, model, part):
     ),
 )
 @pytest.mark.parametrize(
-    ("section", "name"), (("segmentation.arms.an-arm", "an-arm"), ("segmentation.judge", JUDGE))
+    ("section", "cell"),
+    (("segmentation.arms.an-arm", "segmentation/an-arm/0"), ("segmentation.judge", "judge")),
 )
 def test_the_card_is_about_the_network_of_the_arm(
-    tmp_path, trained, network, changes, part, section, name
+    tmp_path, trained, network, changes, part, section, cell
 ):
     params = {"encoder": {"stages": {"0": {"norm": {"scale": np.ones(3)}}}}}
     settings = segmenter_settings(encoder="mit_b1") | {
         f"{section}.network": network,
         f"{section}.changes": changes,
+        f"{section}.real": 1.0,
+        f"{section}.stain_jitter": 0.5,
     }
-    assert part in publish(trained(f"segmentation/{name}-0", params, **settings), tmp_path / "o")
+    assert part in publish(trained(cell, params, **settings), tmp_path / "o")
 
 
-def test_the_judge_is_called_as_its_stage_calls_it():
-    assert JUDGE == segmentation.JUDGE
-
-
-def test_the_card_tells_the_stain_also_where_the_tiles_are_gone(tmp_path, trained):
+def test_the_card_names_the_stain_also_where_the_tiles_are_gone(tmp_path, trained):
     params = {"encoder": {"stages": {"0": {"norm": {"scale": np.ones(3)}}}}}
-    folder = trained("segmentation/labelled-0", params, **segmenter_settings(encoder="mit_b1"))
+    folder = trained("segmentation/labelled/0", params, **segmenter_settings(encoder="mit_b1"))
     assert "brought to one stain" not in publish(folder, tmp_path / "a")
-    (folder.parent / "segmenters.json").write_text(json.dumps({"stain": {"kind": "reinhard"}}))
+    (folder.parents[2] / "segmenters.json").write_text(json.dumps({"stain": {"kind": "reinhard"}}))
     assert "brought to one stain (--stain_norm=reinhard" in publish(folder, tmp_path / "b")
 
 
 def test_a_head_has_no_published_names(tmp_path, trained):
-    folder = trained("segmentation/ldm-0", {"head": {"kernel": np.ones(3)}})
+    arm = {f"segmentation.arms.{name}": value for name, value in LDM.items()}
+    folder = trained("segmentation/ldm/0", {"head": {"kernel": np.ones(3)}}, **arm)
     with pytest.raises(
         UserError, match="a head on features.*has no published names; give --format=ours"
     ):
@@ -307,7 +307,8 @@ def test_smp_loads_every_family_of_segmenters(tmp_path, trained, encoder, peer):
     )
     want = peers.state_of(theirs)
     card = publish(
-        trained("segmentation/a-0", params, **segmenter_settings(encoder=encoder)), tmp_path / "o"
+        trained("segmentation/labelled/0", params, **segmenter_settings(encoder=encoder)),
+        tmp_path / "o",
     )
     assert f"smp.Unet('{peer}'" in card
     state = load_file(tmp_path / "o" / "model.safetensors")
@@ -335,14 +336,17 @@ def test_torchvision_loads_an_exported_fcn8s(tmp_path, trained):
     theirs.classifier[0], theirs.classifier[3], theirs.classifier[6] = wide
     network = Functional(lambda rngs: Fcn8s(classes=2, **FCN8S, rngs=rngs))
     params = random_params(network)
-    publish(trained("segmentation/a-0", params, **segmenter_settings(kind="fcn8s")), tmp_path / "o")
+    publish(
+        trained("segmentation/labelled/0", params, **segmenter_settings(kind="fcn8s")),
+        tmp_path / "o",
+    )
     result = theirs.load_state_dict(load_file(tmp_path / "o" / "model.safetensors"), strict=False)
     assert sorted(result.missing_keys) == ["classifier.6.bias", "classifier.6.weight"]
     assert all(name.startswith("score_") for name in result.unexpected_keys)
     image = np.random.default_rng(0).uniform(-1, 1, (1, 224, 224, 3)).astype(np.float32)
     with torch.no_grad():
         maps = theirs.features(peers.to_torch_image(image))
-        expected = theirs.classifier[0](maps.flatten(1))
+        expected = theirs.classifier[0](maps.named(1))
 
     @jax.jit
     def middle(params, image):
@@ -373,7 +377,7 @@ def test_diffusers_loads_an_exported_autoencoder(tmp_path, trained):
             )
         )
         out, params = tmp_path / kind, jax.tree.map(lambda x: x - 0.05, random_params(network))
-        folder = trained(f"autoencoder/{kind}", params, **{f"{MODEL}kind": kind})
+        folder = trained("autoencoder", params, **{f"{MODEL}kind": kind})
         command.main(["export", str(folder), f"--out={out}", "--format=diffusers"])
         name = json.loads((out / "config.json").read_text())["_class_name"]
         assert name == {"vq": "VQModel", "kl": "AutoencoderKL"}[kind]

@@ -1,0 +1,222 @@
+"""What a run learned, or a converted folder holds, as weights to export with their model card."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from stedm_jax.common.errors import UserError
+from stedm_jax.convert.export_weights import Diffusers, Trained
+from stedm_jax.convert.published_networks import NETWORKS
+from stedm_jax.convert.registry import ENTRIES
+from stedm_jax.convert.tables import (
+    convnext,
+    diffusers_autoencoder,
+    fcn8s,
+    ldm_autoencoder,
+    ldm_unet,
+    taef2,
+)
+from stedm_jax.convert.torch_names import Table
+from stedm_jax.experiment.saved import saved_settings
+from stedm_jax.experiment.segmenters import ABOUT
+from stedm_jax.models.mit import SIZES
+from stedm_jax.settings.arm_networks import JUDGE
+from stedm_jax.settings.autoencoder import TAEF2, AutoencoderModel
+from stedm_jax.settings.names import MIT
+from stedm_jax.settings.root import Settings
+from stedm_jax.settings.segmentation import Fcn8s, SegmenterModel
+from stedm_jax.tasks.autoencoder import own
+from stedm_jax.training.checkpoints import finished
+from stedm_jax.training.weights_folder import load_folder
+
+
+def read_converted(folder: Path) -> Trained:
+    """What a converted folder holds; its weights have published names if they are of one of the
+    registry's networks.
+
+    Raises:
+      UserError: it is damaged.
+    """
+    params, info = load_folder(folder)
+    known = ENTRIES.get(str(info["name"]))
+    card = info.get("card") or {
+        "title": info["name"],
+        "licence": info.get("licence", known.license if known else ""),
+        "intended_use": "What its publisher says; not a medical device.",
+        "limits": "Those of the data that its publisher trained it on; see the source.",
+        "data": f"weights published by others: {info.get('source', 'unknown')}",
+        "what": info.get("what"),
+    }
+    parts, name = {"model": params}, str(info["network"])
+    if name not in NETWORKS:
+        return Trained(parts, name, card)
+    network = NETWORKS[name]
+    tables = {"model": network.tables[0]}
+    return Trained(parts, name, card, "the network as published", tables, network.form)
+
+
+def read_run(folder: Path) -> Trained:
+    """The last checkpoint of a cell that trains (its moving average, where one was kept).
+
+    Args:
+      folder: of the cell: runs/glas/autoencoder, runs/glas/generator/stedm,
+        runs/glas/segmentation/labelled/0.
+
+    Raises:
+      UserError: the folder is no such cell, or holds no whole checkpoint.
+    """
+    folder = folder.absolute()
+    if not folder.is_dir():
+        raise UserError(
+            f"There is no folder {folder}; name a stage of a run or a converted folder."
+        )
+    workdir = next((each for each in folder.parents if (each / "config.json").is_file()), None)
+    if not (folder / "checkpoints").is_dir() or workdir is None:
+        there = sorted(str(each.parent) for each in folder.glob("**/checkpoints") if each.is_dir())
+        hint = f" Name one of {', '.join(there[:20])}." if there else ""
+        raise UserError(f"{folder} is no trained stage of a run (it has no checkpoints).{hint}")
+    settings, cell = saved_settings(workdir), str(folder.relative_to(workdir))
+    section = _section(settings, cell)
+    with finished(folder) as (store, step):
+        params = jax.tree.map(np.asarray, store.read_params(step))
+        card = _card(workdir, cell, settings, section)
+        card |= {"step": step, "checkpoint": store.fingerprint(step)}
+    return _named(cell.split("/")[0], params, section, card)
+
+
+def _section(settings: Settings, cell: str) -> Any:
+    """The settings of what a cell trains: of an arm, those with its network and its changes."""
+    stage, _, variant = cell.partition("/")
+    if stage == "generator":
+        return settings.generator(variant)
+    if stage == JUDGE:
+        return settings.arm(JUDGE)
+    if stage == "segmentation":
+        return settings.arm(_arm(cell))
+    if stage in ("autoencoder", "ssl", "guided"):
+        return getattr(settings, stage)
+    raise UserError(f"{cell} is no stage that trains; name another folder of the run.")
+
+
+def _arm(cell: str) -> str:
+    """ARM of segmentation/ARM/SEED."""
+    return cell.partition("/")[2].rpartition("/")[0]
+
+
+def _named(stage: str, params: dict[str, Any], section: Any, card: Mapping[str, Any]) -> Trained:
+    """The parameters of a stage with the published names, where they have any."""
+    network, parts = f"stage {stage} of stedm_jax", {"model": params}
+    if stage == "generator":
+        styled = "style_block" in params["unet"]
+        loads = f"{'STEDM' if styled else 'LDM'}'s UNet (unet); our own for the rest"
+        table = ldm_unet.STEDM_TABLE if styled else ldm_unet.TABLE
+        return Trained(params, network, card, loads, {"unet": table})
+    if stage == "guided":
+        loads = (
+            "Large-Image-Diffusion's denoiser and embedder (model.diffusion_model, "
+            "cond_stage_model)"
+        )
+        return Trained(parts, network, card, loads, {"model": ldm_unet.GUIDED_TABLE})
+    if stage == "autoencoder":
+        parts = {"model": own(params)}
+        if section.model.kind == TAEF2:
+            loads = "the encoder and the decoder of TAESD's package"
+            return Trained(parts, network, card, loads, {"model": taef2.TABLE}, taef2.files)
+        tables, diffusers = {"model": ldm_autoencoder.TABLE}, _diffusers(section.model)
+        loads = "LDM's autoencoders, without loss and discriminator"
+        return Trained(parts, network, card, loads, tables, diffusers=diffusers)
+    if stage == "ssl":
+        return Trained(params, network, card)
+    if "head" in params:  # on features of the guided denoiser, which has an export of its own
+        return Trained(params, f"{network}, a head on features", card)
+    table, loads = _segmenter(section.model)
+    return Trained(parts, network, card, loads, {"model": table})
+
+
+def _segmenter(model: SegmenterModel) -> tuple[Table, str]:
+    """Table to the published names, and what they are the names of."""
+    if model.kind == "fcn8s":
+        if model.fcn8s != Fcn8s():
+            return fcn8s.TABLE, "a network like torchvision's vgg16, of other widths"
+        return (
+            fcn8s.TABLE,
+            "torchvision's vgg16, with score_fr, score_pool4, score_pool3 in place of classifier.6",
+        )
+    if model.kind == "dcan":
+        return (), "a contour-aware network whose `features` are torchvision's vgg16"
+    encoder = model.encoder
+    if encoder == MIT:
+        sizes = {key: getattr(model, key) for key in ("widths", "depths", "heads", "reductions")}
+        encoder = next((name for name, size in SIZES.items() if size == sizes), "")
+    table = convnext.TABLE if encoder.startswith("convnext") else ()
+    name = f"'{'tu-' if table else ''}{encoder}'" if encoder else "a MiT of sizes that smp has not"
+    change = "" if model.norm == "batch" else ", but with group norms, which smp does not have"
+    return table, f"smp.Unet({name}, decoder_channels={model.decoder}){change}"
+
+
+def _diffusers(model: AutoencoderModel) -> Diffusers | None:
+    """Names and config.json of diffusers; only for widths at which its group norms are ours."""
+    widths = [model.channels * each for each in model.multipliers]
+    if min(widths) < 128 or any(width % 32 for width in widths):
+        return None
+    quantized = model.kind == "vq"
+    config = {
+        "_class_name": "VQModel" if quantized else "AutoencoderKL",
+        "in_channels": 3,
+        "out_channels": 3,
+        "down_block_types": ["DownEncoderBlock2D"] * len(widths),
+        "up_block_types": ["UpDecoderBlock2D"] * len(widths),
+        "block_out_channels": widths,
+        "layers_per_block": model.res_blocks,
+        "latent_channels": model.latent_channels,
+        "norm_num_groups": 32,
+        "act_fn": "silu",
+        "mid_block_add_attention": model.attention,
+    }
+    if quantized:
+        config |= {"num_vq_embeddings": model.codes, "vq_embed_dim": model.latent_channels}
+    return Diffusers(diffusers_autoencoder.table(len(widths)), config)
+
+
+def _card(workdir: Path, cell: str, settings: Settings, section: Any) -> dict[str, Any]:
+    stage = cell.split("/")[0]
+    tiles = Path(settings.data.tiles.replace("{workdir}", str(workdir)))
+    manifest = _json(tiles / "manifest.json")
+    noted = _json(workdir / ABOUT).get("stain") or {}  # the tiles may be elsewhere by now
+    arm = stage == "segmentation"
+    return {
+        "title": f"{settings.title or settings.name}: {cell}",
+        "stage": stage,
+        "data": f"{settings.name}, tile set {manifest.get('name', tiles.name)}",
+        "mpp": manifest.get("mpp"),
+        "tile": manifest.get("tile"),
+        "stain_norm": noted.get("kind") or manifest.get("source", {}).get("stain_norm") or None,
+        "classes": [each["name"] for each in manifest.get("classes", [])],
+        "patients": {split: len(names) for split, names in manifest.get("patients", {}).items()},
+        "tiles": manifest.get("records", {}),
+        "metrics": _metrics(workdir, cell),
+        "metrics_of": "the arm: test patients, over all its seeds" if arm else "the stage",
+        "steps": section.train.steps,
+        "init_from": list(section.init_from),
+        "versions": _json(workdir / "versions.json"),
+    }
+
+
+def _metrics(workdir: Path, cell: str) -> dict[str, float]:
+    """Of this cell; of a segmenter those of its arm, over patients and seeds."""
+    if cell.startswith("segmentation/"):
+        found = _json(workdir / "report" / "summary.json").get("arms", {}).get(_arm(cell), {})
+    else:
+        found = _json(workdir / cell / "done.json").get("metrics", {})
+    return {name: value for name, value in found.items() if isinstance(value, int | float)}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
