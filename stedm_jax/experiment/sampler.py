@@ -27,6 +27,7 @@ class SamplingTask(Protocol):
         noise: jax.Array,
         synthesis: Any,
         key: jax.Array,
+        /,
     ) -> jax.Array:
         """Images uint8 (b, h, w, 3) of layouts, style tiles and noise."""
         ...
