@@ -11,6 +11,7 @@ from stedm_jax.experiment.cells import Graph
 from stedm_jax.experiment.cost import Costs, say
 from stedm_jax.experiment.plan import print_plan
 from stedm_jax.experiment.workdir import Workdir
+from stedm_jax.settings.flat import flatten
 from tests.experiment.settings import tiny, unchecked
 from tests.experiment.test_cells import SEVERAL
 from tests.experiment.test_segmenters import small
@@ -67,6 +68,7 @@ def test_the_plan_says_what_is_done_and_what_other_settings_invalidate(tile_set,
     settings = tiny(tile_set.path)
     workdir, graph = Workdir(tmp_path / "run"), Graph(settings)
     stamps = graph.stamps(tile_set.fingerprint)
+    workdir.adopt(graph, stamps, list(graph), flatten(settings), "refuse")
     for name in ("data", "autoencoder"):
         workdir.begin(graph[name], stamps[name])
         with workdir.timed(name) as result:
