@@ -25,7 +25,7 @@ import numpy as np
 
 from data_prep.cohort_table import write_csv
 from data_prep.command import Progress, make_parser, run_command
-from data_prep.engine.executors import map_in_order
+from data_prep.engine.executors import run_all
 from data_prep.phantom_annotation import write_annotation
 from data_prep.phantom_draw import Painter
 from data_prep.phantom_stain import Stain, narrow_stain, vary, wide_stains
@@ -166,7 +166,7 @@ def make_phantom(
     missing = [plan for plan in plans if not (out / "slides" / f"{plan.name}.tif").exists()]
     progress = Progress("phantom", len(missing), "slides", quiet)
     draw = functools.partial(draw_slide, out=out)
-    for done, _ in enumerate(map_in_order(draw, missing, workers), start=1):
+    for done, _ in enumerate(run_all(draw, missing, workers), start=1):
         progress.update(done)
     rows = [[f"{plan.name}.tif", plan.patient, plan.split] for plan in plans]
     write_csv(out / "cohort.csv", [["slide", "patient", "split"], *rows])

@@ -17,6 +17,8 @@ from jaxtyping import Bool, Int64, Shaped, UInt8
 from data_prep.annotations.polygon import Polygon
 from stedm_jax.common.labels import VOID
 
+Mask = UInt8[np.ndarray, "h w"]
+Flags = Bool[np.ndarray, "h w"]
 Box = tuple[int, int, int, int]
 """y, x, height, width in pixels of the mask."""
 
@@ -29,7 +31,7 @@ def draw_mask(
     outside: int = VOID,
     regions: Sequence[Polygon] = (),
     inside: int | None = None,
-) -> UInt8[np.ndarray, "h w"]:
+) -> Mask:
     """Draws polygons in the given order, so that later (smaller, inner) ones win.
 
     Args:
@@ -78,9 +80,7 @@ def _paint(
         mask[top - y : bottom - y, left - x : right - x][inside] = value
 
 
-def _inside(
-    polygon: Polygon, top: int, left: int, bottom: int, right: int, factor: float
-) -> Bool[np.ndarray, "h w"]:
+def _inside(polygon: Polygon, top: int, left: int, bottom: int, right: int, factor: float) -> Flags:
     """Which pixels of rows top to bottom and columns left to right have their centers in a
     polygon."""
     height, width = bottom - top, right - left
@@ -104,7 +104,7 @@ def _inside(
 
 def _between(
     rows: Int64[np.ndarray, " n"], columns: Int64[np.ndarray, " n"], height: int, width: int
-) -> Bool[np.ndarray, "h w"]:
+) -> Flags:
     """Which pixels have an odd number of crossings at or before them in their row.
 
     64 pixels are one word, which is several times as fast as a parity of bytes.

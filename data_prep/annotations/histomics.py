@@ -56,14 +56,12 @@ def _rings(element: Mapping[str, Any]) -> Iterator[list[Any]]:
         if kind == "circle":
             yield ellipse(x, y, float(element["radius"]), float(element["radius"]))
             return
-        half_width, half_height = float(element["width"]) / 2, float(element["height"]) / 2
+        a, b = (float(element[side]) / 2 for side in ("width", "height"))
         turn = float(element.get("rotation") or 0)
         if kind == "ellipse":
-            yield ellipse(x, y, half_width, half_height, turn)
+            yield ellipse(x, y, a, b, turn)
         else:
-            across = [-half_width, half_width, half_width, -half_width]
-            along = [-half_height, -half_height, half_height, half_height]
-            yield turned_around(x, y, across, along, turn)
+            yield turned_around(x, y, [-a, a, a, -a], [-b, -b, b, b], turn)
 
 
 FORMAT = Format("HistomicsUI JSON", (".json",), _sniff, _read)

@@ -13,6 +13,7 @@ MOST_COORDINATE = 1e7
 MOST_AREAS = 2**19
 """Most areas that are outlined in a mask; noise has more."""
 Color = tuple[int, int, int]
+Ring = Float64[np.ndarray, "n 2"]
 Begins = Literal["slide", "bounds", "always slide"]
 
 
@@ -50,12 +51,11 @@ class Polygon:
         """
         start = np.concatenate(self.rings)
         end = np.concatenate([np.roll(ring, -1, axis=0) for ring in self.rings])
-        down = start[:, 1] < end[:, 1]
-        upper, lower = np.where(down[:, None], start, end), np.where(down[:, None], end, start)
-        sloped = upper[:, 1] < lower[:, 1]
-        upper, lower = upper[sloped], lower[sloped]
-        slope = (lower[:, 0] - upper[:, 0]) / (lower[:, 1] - upper[:, 1])
-        return np.stack([upper[:, 0], upper[:, 1], lower[:, 0], lower[:, 1], slope])
+        edges = np.concatenate([start, end], axis=1)
+        up = start[:, 1] > end[:, 1]
+        edges[up] = edges[up][:, [2, 3, 0, 1]]
+        x, y, other_x, other_y = edges[start[:, 1] != end[:, 1]].T
+        return np.stack([x, y, other_x, other_y, (other_x - x) / (other_y - y)])
 
     def __str__(self) -> str:
         """Class and position, for messages."""
@@ -82,7 +82,7 @@ class Annotation:
     passed_over: int = 0
 
 
-def signed_area(ring: Float64[np.ndarray, "n 2"]) -> float:
+def signed_area(ring: Ring) -> float:
     """Area by the shoelace formula; positive where the ring runs clockwise on the screen (y
     down)."""
     x, y = ring[:, 0] - ring[0, 0], ring[:, 1] - ring[0, 1]
@@ -96,7 +96,7 @@ def make_polygon(name: str, rings: Sequence[np.ndarray], color: Color | None = N
     return Polygon(name, tuple(rings), areas[0] - sum(areas[1:]), color)
 
 
-def to_ring(points: Iterable[Any]) -> Float64[np.ndarray, "n 2"]:
+def to_ring(points: Iterable[Any]) -> Ring:
     """Points of a file as a ring, without the repeated last point.
 
     Raises:
@@ -108,9 +108,7 @@ def to_ring(points: Iterable[Any]) -> Float64[np.ndarray, "n 2"]:
     return ring[:-1] if len(ring) > 1 and np.array_equal(ring[0], ring[-1]) else ring
 
 
-def crossings(
-    ring: Float64[np.ndarray, "n 2"], y: float
-) -> tuple[Float64[np.ndarray, " m"], Int64[np.ndarray, " m"]]:
+def crossings(ring: Ring, y: float) -> tuple[Float64[np.ndarray, " m"], Int64[np.ndarray, " m"]]:
     """Where a ring crosses a horizontal line, and its direction there: 1 down, -1 up."""
     after = np.roll(ring, -1, axis=0)
     crosses = (ring[:, 1] <= y) != (after[:, 1] <= y)
@@ -119,7 +117,7 @@ def crossings(
     return at, np.where(end[:, 1] > start[:, 1], 1, -1)
 
 
-def _inner_point(ring: Float64[np.ndarray, "n 2"]) -> tuple[float, float]:
+def _inner_point(ring: Ring) -> tuple[float, float]:
     """A point inside a ring: half way between the first two crossings of a line through its
     middle."""
     levels = np.unique(ring[:, 1])

@@ -13,11 +13,10 @@ from collections.abc import Iterator
 
 import numpy as np
 import shapely
-from jaxtyping import Float64
 from shapely.geometry.base import BaseGeometry
 
 from data_prep.annotations.content import Size
-from data_prep.annotations.polygon import Draft, Polygon, crossings, make_polygon, signed_area
+from data_prep.annotations.polygon import Draft, Polygon, Ring, crossings, make_polygon, signed_area
 
 TOLERANCE = 1.0
 """A polygon may reach out of the slide by that many pixels before it is cut."""
@@ -103,7 +102,7 @@ def _repaired(polygon: Polygon, size: Size | None, said: list[str]) -> Iterator[
         yield make_polygon(polygon.name, rings, polygon.color)
 
 
-def _outline(ring: Float64[np.ndarray, "n 2"], said: list[str]) -> BaseGeometry | None:
+def _outline(ring: Ring, said: list[str]) -> BaseGeometry | None:
     """The area in an outer ring; None if there is none, or it is ambiguous."""
     shape = shapely.Polygon(ring)
     if not shape.is_valid:
@@ -122,9 +121,7 @@ def _outline(ring: Float64[np.ndarray, "n 2"], said: list[str]) -> BaseGeometry 
     return shape
 
 
-def _without_hole(
-    shape: BaseGeometry, ring: Float64[np.ndarray, "n 2"], said: list[str]
-) -> BaseGeometry:
+def _without_hole(shape: BaseGeometry, ring: Ring, said: list[str]) -> BaseGeometry:
     hole = shapely.Polygon(ring)
     if not hole.is_valid:
         hole = _untangled(ring)
@@ -142,7 +139,7 @@ def _without_hole(
     return shape.difference(hole)
 
 
-def _untangled(ring: Float64[np.ndarray, "n 2"]) -> BaseGeometry | None:
+def _untangled(ring: Ring) -> BaseGeometry | None:
     """The faces around which a ring winds; None where the even-odd reading is another one, or it is
     a scribble."""
     if _crossings(ring) > MOST_CROSSINGS:
@@ -159,7 +156,7 @@ def _untangled(ring: Float64[np.ndarray, "n 2"]) -> BaseGeometry | None:
     return None if shape.area - odd > DOUBTFUL * shape.area else shape
 
 
-def _crossings(ring: Float64[np.ndarray, "n 2"]) -> float:
+def _crossings(ring: Ring) -> float:
     """About how often a ring crosses itself, from some of its edges: a scribble would take forever
     to untangle."""
     edges = np.array(shapely.linestrings(np.stack([ring, np.roll(ring, -1, axis=0)], axis=1)))
@@ -168,7 +165,7 @@ def _crossings(ring: Float64[np.ndarray, "n 2"]) -> float:
     return len(edge) * len(ring) / (2 * len(some))
 
 
-def _winding(ring: Float64[np.ndarray, "n 2"], point: shapely.Point) -> int:
+def _winding(ring: Ring, point: shapely.Point) -> int:
     """How often a ring runs around a point."""
     at, turns = crossings(ring, point.y)
     return int(turns[at > point.x].sum())

@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 import numpy as np
+from PIL import ImageColor
 
 from data_prep.annotations.polygon import Color
 
@@ -23,21 +24,19 @@ def number(text: str | None) -> float:
 
 
 def color_of(value: Any) -> Color | None:
-    """RGB of [red, green, blue], "#rrggbb", "#rgb", "rgb(r, g, b)" or "rgba(...)"; None of anything
-    else."""
+    """RGB of [red, green, blue], "#rrggbb", "#rgb", "rgb(r, g, b)", "rgba(...)" or a name; None of
+    anything else."""
     if isinstance(value, list) and len(value) >= 3:
         red, green, blue = (min(max(int(part), 0), 255) for part in value[:3])
         return red, green, blue
     if not isinstance(value, str):
         return None
-    text = re.sub(r"^#(.)(.)(.)$", r"#\1\1\2\2\3\3", value.strip())
-    if match := re.fullmatch(r"#([0-9a-fA-F]{6})(?:[0-9a-fA-F]{2})?", text):
-        return packed_color(int(match[1], 16))
-    if match := re.fullmatch(
-        r"rgba?\(\s*(\d{1,3})\s*,\s*(\d{1,3})\s*,\s*(\d{1,3})\s*(?:,[^)]*)?\)", text
-    ):
-        return color_of(list(match.groups()))
-    return None
+    text = re.sub(r"^rgba\((.*),[^,]*\)$", r"rgb(\1)", value.strip())
+    try:
+        red, green, blue = (min(part, 255) for part in ImageColor.getrgb(text)[:3])
+    except ValueError:
+        return None
+    return red, green, blue
 
 
 def packed_color(number: int) -> Color:

@@ -188,8 +188,8 @@ def _sample(task: Task, source: Source, view: View) -> dict[Position, str]:
         tissue, blank = np.ones(shape, bool), np.zeros(shape, bool)
     else:
         step, tissue, blank = view.step, view.tissue.mask, blank_glass(view.tissue)
-    ids = source.labels((0, 0, *tissue.shape[:2]), step)
-    field = Field(ids, tissue, blank, 1 / step)
+    height, width = tissue.shape
+    field = Field(source.labels((0, 0, height, width), step), tissue, blank, 1 / step)
     return sample_positions(field, source.labels, task.plan, task.rules, source.shape, task.job.key)
 
 

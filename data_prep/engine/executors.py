@@ -8,7 +8,6 @@ again.
 
 import multiprocessing
 import os
-import re
 import threading
 import time
 from collections import deque
@@ -33,21 +32,6 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 PATIENCE = 30
 """Seconds that a scheduler and its first worker may take to answer."""
-ADDRESS = re.compile(r"([a-z]+://)?(\[[0-9a-fA-F:]+\]|[^\s/:]+):\d{1,5}")
-
-
-def check_address(address: str) -> None:
-    """Refuses what cannot be the address of a scheduler; without a port, a client would wait in
-    vain.
-
-    Raises:
-      UserError: says how it is written.
-    """
-    if address and not ADDRESS.fullmatch(address):
-        raise UserError(
-            f"--scheduler={address} is no address with a port; write it as the scheduler prints "
-            "it, such as tcp://host:8786."
-        )
 
 
 class WorkerDied(Exception):
@@ -81,7 +65,6 @@ def run_tasks(
       UserError: no scheduler answers, or it was lost.
     """
     if scheduler:
-        check_address(scheduler)
         with _client(scheduler) as (executor, size, deadly):
             yield from _Run(function, tasks, lambda _: nullcontext(executor), size, deadly).all()
     elif workers == 1 or len(tasks) < 2:
@@ -91,23 +74,18 @@ def run_tasks(
         yield from _Run(function, tasks, _pool, size, (BrokenProcessPool,)).all()
 
 
-def map_in_order(
+def run_all(
     function: Callable[[Task], Result], tasks: Sequence[Task], workers: int = 1
-) -> Iterator[tuple[Task, Result]]:
-    """Calls a function for each task, and yields (task, result) in the order of the tasks.
+) -> Iterator[Result]:
+    """Calls a function for each task, and yields the results as they finish.
 
     Raises:
       UserError: a task killed its worker.
     """
-    found: dict[int, Result] = {}
-    turn = 0
     for number, result in run_tasks(function, tasks, workers):
         if isinstance(result, WorkerDied):
             raise UserError(f"A worker died over {tasks[number]}: {result}")
-        found[number] = result
-        while turn in found:
-            yield tasks[turn], found.pop(turn)
-            turn += 1
+        yield result
 
 
 @contextmanager

@@ -2,11 +2,12 @@
 
 import argparse
 import os
+import re
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from data_prep.command import Parser, names_list
-from data_prep.engine.executors import check_address
 from data_prep.engine.job import CutRules
 from stedm_jax.common.errors import UserError
 from stedm_jax.data.stain import KINDS
@@ -24,6 +25,7 @@ LIMITS = {
     "limit": (0, 1e9),
     "seed": (0, 2**63),
 }
+ADDRESS = re.compile(r"([a-z]+://)?(\[[0-9a-fA-F:]+\]|[^\s/:]+):\d{1,5}")
 
 
 def add_options(parser: Parser, *, tile: int, mpp: float | None, tissue: bool = False) -> None:
@@ -109,7 +111,12 @@ def rules_from(args: argparse.Namespace, **fixed: Any) -> CutRules:
     ]
     if wrong:
         raise UserError(f"{', '.join(wrong)} is out of range.")
-    check_address(args.scheduler)
+    if args.scheduler and not ADDRESS.fullmatch(args.scheduler):
+        # Without a port, a client would wait in vain.
+        raise UserError(
+            f"--scheduler={args.scheduler} is no address with a port; write it as the scheduler "
+            "prints it, such as tcp://host:8786."
+        )
     if bool(args.sample) != bool(args.per_slide):
         raise UserError(
             "--sample and --per_slide belong together: say which kinds, and how many tiles of each "
@@ -127,21 +134,13 @@ def rules_from(args: argparse.Namespace, **fixed: Any) -> CutRules:
         )
     if target and not target.is_file():
         raise UserError(f"--stain_target={target} is no file; name an image.")
-    found = {
-        "mpp": args.mpp,
-        "tile": args.tile,
-        "margin": args.margin,
-        "stride": args.stride,
+    found = {field.name: given[field.name] for field in fields(CutRules) if field.name in given}
+    found |= {
         "min_tissue": given.get("min_tissue", 0.0),
-        "max_tiles": args.max_tiles,
         "shares": parse_shares(args.sample),
-        "per_slide": args.per_slide,
-        "glass": glass,
         "complete": given.get("annotation_complete", False),
         "rois": tuple(names_list(given.get("rois") or "")),
-        "seed": args.seed,
         "stain": args.stain_norm,
         "stain_target": str(target.absolute()) if target else "",
-        "codec": args.codec,
     }
     return CutRules(**(found | fixed))

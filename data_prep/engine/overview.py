@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import UInt8
 
 from data_prep.engine.job import SlideReport, Task
-from data_prep.engine.source import Source
+from data_prep.engine.source import Image, Source
 from data_prep.tissue import Tissue, find_tissue
 from stedm_jax.common.labels import VOID
 
@@ -23,7 +22,7 @@ class View:
     """The coarse image of a source and what was found on it; step: its pixels in pixels of the
     tiles."""
 
-    image: UInt8[np.ndarray, "h w 3"]
+    image: Image
     step: float
     tissue: Tissue | None
 

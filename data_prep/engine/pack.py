@@ -137,13 +137,16 @@ class Packing:
 
     def dry_run(self) -> int:
         """Looks at everything and writes nothing; returns the exit status."""
-        for job in self.jobs:
-            if job.number in self.errors:
-                self.reports[job.number] = report_of(job, self.errors[job.number])
         todo = [job for job in self.jobs if job.number not in self.errors]
+        self._report_errors()
         self._work("looking", [Task(job, self.plan, self.rules) for job in todo])
         print_dry(self._ordered())
         return status_of(self._ordered())
+
+    def _report_errors(self) -> None:
+        for job in self.jobs:
+            if job.number in self.errors:
+                self.reports[job.number] = report_of(job, self.errors[job.number])
 
     def _ordered(self) -> list[SlideReport]:
         return [self.reports[job.number] for job in self.jobs]
@@ -250,10 +253,9 @@ class Packing:
         found = {task.job.number: part for task in tasks if (part := shelf.find(task, True))}
         if len(found) < len(tasks) or list(shelf.kept.parts) != [task.job.key for task in tasks]:
             # The set will change: what is taken from it must be sound.
-            for task in tasks:
-                taken = task.job.number in found and not shelf.lies_here(task)
-                if taken and not shelf.kept.sound(task.job.key):
-                    del found[task.job.number]
+            for number, part in list(found.items()):
+                if part is shelf.kept.parts.get(part.key) and not shelf.kept.sound(part.key):
+                    del found[number]
         if found:
             print(f"{len(found)} of {len(self.jobs)} slides are packed already", file=sys.stderr)
         lines = self._open_report(found)
@@ -262,11 +264,12 @@ class Packing:
         lines.finish(self._ordered())
         changed = False
         if members:
-            changed = shelf.kept.name != self.name or not same_parts(shelf.kept, members)
+            kept = shelf.kept
+            changed = kept.name != self.name or not same_parts(kept.parts.values(), members)
             if changed:
                 self._assemble(shelf, tasks, members)
             else:
-                changed = self._describe(shelf.kept.manifest)
+                changed = self._describe(kept.manifest)
             self._push()
         if members or not shelf.others(()):
             shutil.rmtree(self.parts, ignore_errors=True)
@@ -324,16 +327,13 @@ class Packing:
             for path in set(old.values()) - set(new.values()):
                 if path.is_file():
                     path.unlink()
+        self._report_errors()
+        for number, part in found.items():
+            if report := report_in(part):
+                self.reports[number] = replace(report, taken_over=True)
         lines = ReportFile(file)
-        for job in self.jobs:
-            known = None
-            if job.number in self.errors:
-                known = report_of(job, self.errors[job.number])
-            elif job.number in found and (report := report_in(found[job.number])):
-                known = replace(report, taken_over=True)
-            if known is not None:
-                self.reports[job.number] = known
-                lines.add(known)
+        for report in self.reports.values():
+            lines.add(report)
         return lines
 
     def _members(self, shelf: Shelf, tasks: Sequence[Task]) -> list[Part]:
@@ -344,12 +344,10 @@ class Packing:
         for job in self.jobs:
             report = self.reports[job.number]
             if report.error:
-                part = shelf.latest(job.key)
+                part = next(iter(shelf.finished(job.key)), None)
                 old = part and report_in(part)
-                report.stale = old is not None and (old.patient, old.split) == (
-                    job.row.patient,
-                    job.row.split,
-                )
+                own = job.row.patient, job.row.split
+                report.stale = old is not None and (old.patient, old.split) == own
                 part = part if report.stale else None
             else:
                 part = shelf.find(tasks_by_number[job.number])

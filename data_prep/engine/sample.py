@@ -17,10 +17,10 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, UInt8
 
 from data_prep.class_plan import ClassPlan
 from data_prep.engine.job import CutRules
+from data_prep.engine.source import Flags, Mask
 from data_prep.tile_grid import Box, Position
 from data_prep.tissue import Tissue, mean_in_boxes
 from stedm_jax.common.errors import UserError
@@ -42,9 +42,9 @@ class Field:
       scale: coarse pixels for each pixel of a tile.
     """
 
-    ids: UInt8[np.ndarray, "h w"]
-    tissue: Bool[np.ndarray, "h w"]
-    blank: Bool[np.ndarray, "h w"]
+    ids: Mask
+    tissue: Flags
+    blank: Flags
     scale: float
 
 
@@ -93,14 +93,14 @@ class _Kinds:
             self.empty.append(plan.background)
         self.ids = {kind: names[kind] for kind in self.kinds if kind in names}
 
-    def mask(self, kind: str, field: Field) -> Bool[np.ndarray, "h w"]:
+    def mask(self, kind: str, field: Field) -> Flags:
         """Where the center of a tile of a kind may be, in coarse pixels."""
         found = self.of_kind(kind, field.ids)
         if kind in self.ids:
             return found
         return found & (field.tissue if kind == TISSUE else field.blank)
 
-    def of_kind(self, kind: str, ids: np.ndarray) -> Bool[np.ndarray, "..."]:
+    def of_kind(self, kind: str, ids: np.ndarray) -> Flags:
         """Whether pixels of such ids are of a kind, as far as ids tell."""
         if kind in self.ids:
             return ids == self.ids[kind]
@@ -126,7 +126,7 @@ def wanted_by_kind(rules: CutRules) -> dict[str, int]:
 
 def sample_positions(
     field: Field,
-    labels: Callable[[Box], UInt8[np.ndarray, "h w"]],
+    labels: Callable[[Box], Mask],
     plan: ClassPlan,
     rules: CutRules,
     shape: tuple[int, int],
@@ -184,7 +184,7 @@ def _draw(
     return (y, x) if inside else None
 
 
-def blank_glass(tissue: Tissue) -> Bool[np.ndarray, "h w"]:
+def blank_glass(tissue: Tissue) -> Flags:
     """Where there is neither tissue nor pen nor blur, at a distance of a pixel."""
     anything = (tissue.mask | tissue.pen | tissue.blur).astype(np.uint8)
     return cv2.dilate(anything, np.ones((3, 3), np.uint8)) == 0

@@ -100,27 +100,24 @@ class Shelf:
         """Where the part of a job is, or is to be."""
         return self.folder / part_name(key)
 
-    def find(self, task: Task, verify: bool = False) -> Part | None:
-        """A finished part that is what the task would make; None if there is none.
+    def finished(self, key: str, verify: bool = False) -> list[Part]:
+        """The finished parts of a job, whatever they were made from, the last one first.
 
         Args:
-          task: of the part.
-          verify: compare the checksum of its records, too, where it lies in the folder.
+          key: of the job.
+          verify: compare the checksum of the records, too, where they lie in the folder.
         """
-        key = task.job.key
-        for part in (open_part(self.place(key), verify), self.kept.parts.get(key)):
-            if part is not None and report_in(part) is not None and _made_by(part, task):
+        found = (open_part(self.place(key), verify), self.kept.parts.get(key))
+        return [part for part in found if part is not None]
+
+    def find(self, task: Task, verify: bool = False) -> Part | None:
+        """The finished part that is what the task would make; None if there is none."""
+        for part in self.finished(task.job.key, verify):
+            used = part.about.get("fallback_mpp") if isinstance(part.about, dict) else None
+            same = part.fingerprint == task.fingerprint_of(used)
+            if same and used in (None, task.job.fallback_mpp) and report_in(part) is not None:
                 return part
         return None
-
-    def lies_here(self, task: Task) -> bool:
-        """Whether what `find` found lies in the folder, rather than in the set."""
-        part = open_part(self.place(task.job.key))
-        return part is not None and _made_by(part, task)
-
-    def latest(self, key: str) -> Part | None:
-        """The last finished part of a job, whatever it was made from."""
-        return open_part(self.place(key)) or self.kept.parts.get(key)
 
     def others(self, keys: Collection[str]) -> list[Part]:
         """Finished parts of other jobs than these: those of the set in its order, then those in the
@@ -155,18 +152,10 @@ def report_in(part: Part) -> SlideReport | None:
         return None
 
 
-def _made_by(part: Part, task: Task) -> bool:
-    used = part.about.get("fallback_mpp") if isinstance(part.about, dict) else None
-    return used in (None, task.job.fallback_mpp) and part.fingerprint == task.fingerprint_of(used)
-
-
-def same_parts(kept: KeptParts, parts: Iterable[Part]) -> bool:
-    """Whether a set holds just these parts, those of each split in this order."""
-
-    def order(members: Iterable[Part]) -> dict[str, list[tuple[str, str]]]:
-        found: dict[str, list[tuple[str, str]]] = {}
-        for part in members:
-            found.setdefault(part.split, []).append((part.key, part.fingerprint))
-        return found
-
-    return order(kept.parts.values()) == order(parts)
+def same_parts(kept: Iterable[Part], parts: Iterable[Part]) -> bool:
+    """Whether two sets hold the same parts, those of each split in the same order."""
+    orders = [
+        [(part.split, part.key, part.fingerprint) for part in sorted(each, key=lambda p: p.split)]
+        for each in (kept, parts)
+    ]
+    return orders[0] == orders[1]

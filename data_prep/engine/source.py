@@ -20,6 +20,9 @@ from stedm_jax.imaging.open_slide import open_slide, read_image
 from stedm_jax.imaging.reader import SlideReader
 from stedm_jax.imaging.slide import Slide, mirrored
 
+Image = UInt8[np.ndarray, "h w 3"]
+Mask = UInt8[np.ndarray, "h w"]
+Flags = Bool[np.ndarray, "h w"]
 SOURCE_BLOCK, BLOCK = 2048, 1024
 """Most source pixels, and most pixels of tiles, along a side that are held at once, unless a tile
 needs more."""
@@ -48,20 +51,20 @@ class Source(ABC):
     regions: tuple[tuple[str, Polygon], ...] = ()
 
     @abstractmethod
-    def read(self, box: Box) -> UInt8[np.ndarray, "h w 3"]:
+    def read(self, box: Box) -> Image:
         """Pixels in a box y, x, height, width."""
 
     @abstractmethod
-    def labels(self, box: Box, step: float = 1.0) -> UInt8[np.ndarray, "h w"]:
+    def labels(self, box: Box, step: float = 1.0) -> Mask:
         """Class ids in a box, VOID beyond the slide; with a step, everything in pixels that are so
         much larger."""
 
     @abstractmethod
-    def withheld(self, box: Box) -> Bool[np.ndarray, "h w"]:
+    def withheld(self, box: Box) -> Flags:
         """Where the annotation says that there is no label (--void), in a box."""
 
     @abstractmethod
-    def overview(self, step: float) -> UInt8[np.ndarray, "h w 3"]:
+    def overview(self, step: float) -> Image:
         """All of it, in pixels that are `step` times as large as those of the tiles."""
 
     @abstractmethod
@@ -145,11 +148,11 @@ class SlideSource(Source):
                 "split 'style'."
             )
 
-    def read(self, box: Box) -> UInt8[np.ndarray, "h w 3"]:
+    def read(self, box: Box) -> Image:
         """See Source."""
         return self._slide.read(self._mpp, *box)
 
-    def labels(self, box: Box, step: float = 1.0) -> UInt8[np.ndarray, "h w"]:
+    def labels(self, box: Box, step: float = 1.0) -> Mask:
         """See Source."""
         plan, rois = self._task.plan, self._task.rules.rois
         if not self._task.labeled:
@@ -170,12 +173,12 @@ class SlideSource(Source):
         mask[:, (x < 0) | (x >= columns)] = VOID
         return mask
 
-    def withheld(self, box: Box) -> Bool[np.ndarray, "h w"]:
+    def withheld(self, box: Box) -> Flags:
         """See Source."""
         ids = {name: int(number == VOID) for name, number in self._task.plan.ids.items()}
         return draw_mask(self._drawn, ids, box, self.factor, 0) == 1
 
-    def overview(self, step: float) -> UInt8[np.ndarray, "h w 3"]:
+    def overview(self, step: float) -> Image:
         """See Source."""
         return self._slide.overview(self._mpp * step)
 
@@ -241,13 +244,13 @@ class PictureSource(Source):
             picture = scale_picture(picture, self.factor)
         self._picture, self.shape = picture, picture.mask.shape
 
-    def read(self, box: Box) -> UInt8[np.ndarray, "h w 3"]:
+    def read(self, box: Box) -> Image:
         """See Source."""
         y, x, height, width = box
         rows, columns = mirrored(y, height, self.shape[0]), mirrored(x, width, self.shape[1])
         return self._picture.image[np.ix_(rows, columns)]
 
-    def labels(self, box: Box, step: float = 1.0) -> UInt8[np.ndarray, "h w"]:
+    def labels(self, box: Box, step: float = 1.0) -> Mask:
         """See Source."""
         y, x, height, width = box
         whole = round(step)
@@ -258,11 +261,11 @@ class PictureSource(Source):
         found[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
         return found
 
-    def withheld(self, box: Box) -> Bool[np.ndarray, "h w"]:
+    def withheld(self, box: Box) -> Flags:
         """See Source."""
         return self.labels(box) == VOID
 
-    def overview(self, step: float) -> UInt8[np.ndarray, "h w 3"]:
+    def overview(self, step: float) -> Image:
         """See Source."""
         return self._picture.image if step == 1 else scale_picture(self._picture, step).image
 
@@ -270,7 +273,7 @@ class PictureSource(Source):
         """See Source."""
 
 
-def read_labels(labels: MaskFile, classes: int) -> UInt8[np.ndarray, "h w"]:
+def read_labels(labels: MaskFile, classes: int) -> Mask:
     """Class ids of a mask file.
 
     Raises:

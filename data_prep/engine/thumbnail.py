@@ -4,13 +4,12 @@ from collections.abc import Iterable, Mapping
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8
 
 from data_prep.class_plan import RGB, ClassPlan, palette
 from data_prep.engine import sample
 from data_prep.engine.job import Task
 from data_prep.engine.overview import View
-from data_prep.engine.source import Source
+from data_prep.engine.source import Image, Mask, Source
 from data_prep.tile_grid import Position
 from stedm_jax.common.labels import VOID
 
@@ -21,9 +20,7 @@ TINT, FADED, GRAY = 0.35, 0.6, 150
 FONT = cv2.FONT_HERSHEY_SIMPLEX, 0.45
 
 
-def draw_thumbnail(
-    task: Task, source: Source, view: View, taken: Mapping[Position, str]
-) -> UInt8[np.ndarray, "ph pw 3"]:
+def draw_thumbnail(task: Task, source: Source, view: View, taken: Mapping[Position, str]) -> Image:
     """Draws it; labels of a mask are shown as a tint, polygons as lines.
 
     Args:
@@ -63,16 +60,14 @@ def draw_thumbnail(
         cv2.polylines(picture, rings, True, color, 2)
     pixel, tile = 1 / view.step * size, task.rules.tile
     for (y, x), kind in taken.items():
-        first = (round(x * pixel) + 1, round(y * pixel) + 1)
-        last = (round((x + tile) * pixel) - 1, round((y + tile) * pixel) - 1)
-        cv2.rectangle(picture, first, last, GLASS if kind == sample.GLASS else TAKEN, 1)
+        left, top, right, bottom = (round(at * pixel) for at in (x, y, x + tile, y + tile))
+        color = GLASS if kind == sample.GLASS else TAKEN
+        cv2.rectangle(picture, (left + 1, top + 1), (right - 1, bottom - 1), color, 1)
     entries = dict.fromkeys([*legend, *classes])
     return np.concatenate([picture, _legend(entries, picture.shape[1])])
 
 
-def _tint(
-    image: UInt8[np.ndarray, "h w 3"], labels: UInt8[np.ndarray, "h w"], plan: ClassPlan
-) -> UInt8[np.ndarray, "h w 3"]:
+def _tint(image: Image, labels: Mask, plan: ClassPlan) -> Image:
     table = np.zeros((256, 3), np.uint8)
     for i, spec in enumerate(plan.classes):
         table[i] = spec.color
@@ -80,7 +75,7 @@ def _tint(
     return np.where((labels == VOID)[..., None], image, mixed)
 
 
-def _legend(entries: Iterable[tuple[str, RGB]], width: int) -> UInt8[np.ndarray, "lh pw 3"]:
+def _legend(entries: Iterable[tuple[str, RGB]], width: int) -> Image:
     """A strip of colored squares and names, as many lines as it needs."""
     places, x, y = [], 8, 20
     for text, color in entries:

@@ -4,16 +4,13 @@ from collections.abc import Iterator
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float64, Integer
+from jaxtyping import Bool, Integer
 from scipy import ndimage
-
-Ring = Float64[np.ndarray, "n 2"]
-"""Corners x, y of a closed ring; the last corner joins the first, which is not repeated."""
 
 
 def outlines(
     labels: Integer[np.ndarray, "h w"], most: int | None = None
-) -> Iterator[tuple[int, list[Ring]]]:
+) -> Iterator[tuple[int, list[np.ndarray]]]:
     """Traces every area: pixels of one label that are connected by their sides.
 
     The corners are those of pixels (pixel i spans i to i + 1), so that the outlines describe the
@@ -27,7 +24,8 @@ def outlines(
 
     Yields:
       The label and the rings (the outer one first, then the holes) of each area, in the order of
-      the labels.
+      the labels. A ring is float64 (n, 2), its corners x, y; the last joins the first, which is not
+      repeated.
 
     Raises:
       ValueError: there are more areas than `most`.
@@ -46,7 +44,7 @@ def outlines(
             yield label, [ring + corner for ring in _rings(parts[inner] == part)]
 
 
-def _rings(area: Bool[np.ndarray, "h w"]) -> list[Ring]:
+def _rings(area: Bool[np.ndarray, "h w"]) -> list[np.ndarray]:
     """The outer ring and the holes of one area.
 
     OpenCV follows the centers of border pixels. With every pixel doubled, those centers lie at

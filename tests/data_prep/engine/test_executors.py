@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from data_prep.engine.executors import WorkerDied, map_in_order, run_tasks
+from data_prep.engine.executors import WorkerDied, run_all, run_tasks
 from stedm_jax.common.errors import UserError
 
 
@@ -25,8 +25,11 @@ def die(number):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_results_are_in_order(workers):
-    assert list(map_in_order(square, range(7), workers)) == [(i, i * i) for i in range(7)]
+def test_all_results_or_an_error(workers):
+    assert sorted(run_all(square, range(7), workers)) == [i * i for i in range(7)]
+    if workers > 1:
+        with pytest.raises(UserError, match="A worker died over 2"):
+            list(run_all(die, range(4), workers))
 
 
 def test_all_results_come_once():
@@ -35,7 +38,7 @@ def test_all_results_come_once():
 
 def test_errors_come_through():
     with pytest.raises(ValueError, match="three"):
-        list(map_in_order(fail, range(9), 2))
+        list(run_all(fail, range(9), 2))
 
 
 def test_only_the_task_that_kills_its_worker_fails():
