@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.ImageFile
@@ -47,18 +48,23 @@ def opened(path: Path) -> Iterator[PIL.ImageFile.ImageFile]:
             yield picture
 
 
-def raw_mode(picture: PIL.ImageFile.ImageFile) -> str:
-    """How the pixels of an image that was not loaded yet are stored, by Pillow's name."""
+def _stored(picture: PIL.ImageFile.ImageFile) -> tuple[Any, ...]:
+    """How the pixels of an image that was not loaded yet are stored, as Pillow keeps it."""
     args = picture.tile[0][3] if picture.tile else ""
-    return str(args[0] if isinstance(args, tuple) else args)
+    return args if isinstance(args, tuple) else (args,)
+
+
+def raw_mode(picture: PIL.ImageFile.ImageFile) -> str:
+    """The same in short: Pillow's name of the raw mode."""
+    return str(_stored(picture)[0])
 
 
 def _is_deep(picture: PIL.ImageFile.ImageFile) -> bool:
     """Whether it has more than 8 bits a channel, of which Pillow would keep the upper ones."""
-    raw = raw_mode(picture)
-    if picture.format == "PPM":  # the largest value is said, too
-        return ";16" in raw or picture.tile[0][3][-1] > 255
-    return picture.format in ("PNG", "TIFF") and (";16" in raw or ";12" in raw)
+    raw, *rest = _stored(picture)
+    if picture.format == "PPM" and any(isinstance(each, int) and each > 255 for each in rest):
+        return True  # the largest value is said
+    return picture.format in ("PNG", "TIFF", "PPM") and (";16" in str(raw) or ";12" in str(raw))
 
 
 def read_image_file(path: Path) -> UInt8[np.ndarray, "h w 3"]:

@@ -162,8 +162,8 @@ class Results:
     """Segments images one by one and writes what comes of them."""
 
     def __init__(self, args: argparse.Namespace, whole: Any):
-        from stedm_jax.inference.load import load_segmenter
         from stedm_jax.inference.segment import Rules, Truth
+        from stedm_jax.inference.trained_segmenter import load_segmenter
 
         self.args, self.whole = args, whole
         self.segmenter = load_segmenter(args.workdir, args.arm, args.seed)

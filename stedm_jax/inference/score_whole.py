@@ -28,8 +28,8 @@ from stedm_jax.evaluation.whole_scores import (
 from stedm_jax.experiment.context import Context
 from stedm_jax.experiment.held_out import check_held_out
 from stedm_jax.experiment.segmenters import trained
-from stedm_jax.inference.load import segmenter_of
 from stedm_jax.inference.segment import Rules, score_set
+from stedm_jax.inference.trained_segmenter import segmenter_of
 from stedm_jax.settings.arm_networks import JUDGE
 
 

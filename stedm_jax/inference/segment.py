@@ -12,7 +12,7 @@ from stedm_jax.data.whole import WholeImage, WholeSet
 from stedm_jax.evaluation.objects import to_objects
 from stedm_jax.evaluation.whole_scores import ImageScores, score_image
 from stedm_jax.inference.fuse import Patches, fuse_bands, resize_bands
-from stedm_jax.inference.load import Segmenter
+from stedm_jax.inference.trained_segmenter import Segmenter
 from stedm_jax.inference.view import View, view_image
 
 MOST_PIXELS = 2**28

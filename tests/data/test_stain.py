@@ -17,7 +17,7 @@ from stedm_jax.data.stain import (
     stain_info,
     stain_of,
 )
-from stedm_jax.inference.load import _stain
+from stedm_jax.inference.trained_segmenter import _stain
 
 
 def tissue(seed=0, side=48):

@@ -245,7 +245,7 @@ def test_refuses_what_is_no_bright_field_image(tmp_path):
         open_slide(tmp_path / "many.ome.tif")
 
 
-@pytest.mark.parametrize("suffix", ["png", "bmp", "jpg"])
+@pytest.mark.parametrize("suffix", ["png", "bmp", "jpg", "ppm"])
 def test_plain_images(tmp_path, suffix):
     image = waves(120, 150)
     Image.fromarray(image).save(tmp_path / f"a.{suffix}", dpi=(25400, 25400), quality=95)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs.base import get_base
-from stedm_jax.inference.load import Segmenter
+from stedm_jax.inference.trained_segmenter import Segmenter
 from stedm_jax.settings.load import read_settings
 from stedm_jax.tasks.segmentation import SegmentationTask
 

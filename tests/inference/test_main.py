@@ -16,14 +16,14 @@ from stedm_jax.common.errors import UserError
 from stedm_jax.data.schema import ClassSpec
 from stedm_jax.data.whole import WholeWriter
 from stedm_jax.evaluation.objects import to_objects
-from stedm_jax.inference import load
+from stedm_jax.inference import trained_segmenter
 from stedm_jax.inference.__main__ import main
 from tests.inference.fakes import COLORS, discs, image_of, red, segmenter
 
 
 @pytest.fixture(autouse=True)
 def faked(monkeypatch):
-    monkeypatch.setattr(load, "load_segmenter", lambda folder, arm, seed: segmenter())
+    monkeypatch.setattr(trained_segmenter, "load_segmenter", lambda folder, arm, seed: segmenter())
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ def test_an_image_that_the_device_fails_on_loses_no_scores(whole, tmp_path, monk
             raise JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
         return red(images)
 
-    monkeypatch.setattr(load, "load_segmenter", lambda *_: segmenter(predict=predict))
+    monkeypatch.setattr(trained_segmenter, "load_segmenter", lambda *_: segmenter(predict=predict))
     assert command(tmp_path, whole, "--batch=64") == 1
     assert "b failed: " in (said := capsys.readouterr()).err and "RESOURCE_EXHAUSTED" in said.err
     with (tmp_path / "out/images.csv").open() as file:
@@ -141,7 +141,7 @@ def test_patients_that_were_learned_from_are_scored_only_if_asked_for(
     whole, tmp_path, monkeypatch, capsys
 ):
     one = replace(segmenter(), learnt={"segmentation": ["pc"], "ssl": ["pb"]})
-    monkeypatch.setattr(load, "load_segmenter", lambda *_: one)
+    monkeypatch.setattr(trained_segmenter, "load_segmenter", lambda *_: one)
     with pytest.raises(UserError, match="'pb' by ssl. .*give --allow_seen"):
         command(tmp_path, whole)
     assert not (tmp_path / "out").exists()

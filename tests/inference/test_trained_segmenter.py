@@ -9,8 +9,8 @@ from configs.glas import get_config
 from stedm_jax.common.errors import UserError
 from stedm_jax.data.stain import normalizer, stain_info
 from stedm_jax.experiment.workdir import FORMAT
-from stedm_jax.inference import load
-from stedm_jax.inference.load import load_segmenter
+from stedm_jax.inference import trained_segmenter
+from stedm_jax.inference.trained_segmenter import load_segmenter
 from stedm_jax.settings.flat import flatten
 from tests.inference.fakes import COLORS, segmenter
 
@@ -57,8 +57,8 @@ def test_a_segmenter_gets_patches_in_the_stain_of_its_tiles(tmp_path, monkeypatc
     write_run(tmp_path, {"mine": {"real": 1.0}}, [("mine", 0)], ABOUT | {"stain": stain})
     task = segmenter().task
     monkeypatch.setattr(task, "maps", lambda params, frozen, image: image)  # the patches it gets
-    monkeypatch.setattr(load, "build_segmenter", lambda *_: task)
-    monkeypatch.setattr(load, "restore", lambda *_, **__: ({}, None))
+    monkeypatch.setattr(trained_segmenter, "build_segmenter", lambda *_: task)
+    monkeypatch.setattr(trained_segmenter, "restore", lambda *_, **__: ({}, None))
     patches = np.random.default_rng(0).integers(30, 200, (8, 32, 32, 3), dtype=np.uint8)
     one = load_segmenter(tmp_path, "mine")
     expected = np.stack([normalizer("reinhard")(patch) for patch in patches])
@@ -77,7 +77,7 @@ def test_an_arm_is_used_at_the_checkpoint_that_it_names(tmp_path, monkeypatch, c
 
     arm = {"real": 1.0, "changes": (("checkpoint", checkpoint),)}
     write_run(tmp_path, {"mine": arm}, [("mine", 0)])
-    monkeypatch.setattr(load, "restore", restore)
+    monkeypatch.setattr(trained_segmenter, "restore", restore)
     with pytest.raises(Asked) as asked:
         load_segmenter(tmp_path, "mine")
     assert asked.value.args == ("segmentation/mine/0", best)
