@@ -60,7 +60,7 @@ def slide_jobs(
     for number, row in enumerate(rows):
         labels, mpp = None, None
         try:
-            mpp = row.number("mpp", table)
+            mpp = row.mpp(table)
         except UserError as error:
             errors[number] = str(error)
         try:

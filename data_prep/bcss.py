@@ -45,7 +45,7 @@ from data_prep.cohorts import divide
 from data_prep.command import names_list, run_command
 from data_prep.engine.job import Job, MaskFile
 from data_prep.engine.options import add_options, rules_from
-from data_prep.published import Source, check_mpp, pack, picture_jobs, share, source_parser
+from data_prep.published import Source, check_mpp, pack, picture_jobs, source_parser
 from data_prep.whole_images import add_whole
 from stedm_jax.common.errors import UserError
 
@@ -246,9 +246,9 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     add("void", "", "published names that are to be unlabeled, such as exclude,undetermined (none)")
     add("split", "hospital", "what is held back (hospital)", choices=("hospital", "patient"))
     add("test_hospitals", TEST_HOSPITALS, "hospitals held back (%(default)s)")
-    add("test", 0.2, "share of the patients held back by --split=patient (0.2)", type=share)
-    add("val", 0.15, "share of the other patients for validation (0.15)", type=share)
-    add("style", 0.0, "share of the other patients that lend only their style (0)", type=share)
+    add("test", 0.2, "share of the patients held back by --split=patient (0.2)")
+    add("val", 0.15, "share of the other patients for validation (0.15)")
+    add("style", 0.0, "share of the other patients that lend only their style (0)")
     add("source_mpp", None, "microns per pixel of the images (what their names say)", type=float)
     add_options(parser, tile=256, mpp=0.5)
     add_whole(parser)

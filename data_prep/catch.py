@@ -45,7 +45,7 @@ from data_prep.command import run_command
 from data_prep.engine.destination import local_out
 from data_prep.engine.job import Job, PolygonFiles
 from data_prep.engine.options import add_options, rules_from
-from data_prep.published import Source, count, pack, source_parser
+from data_prep.published import Source, pack, source_parser
 from stedm_jax.common.errors import UserError
 
 SOURCE = Source(
@@ -215,7 +215,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
         "what no polygon covers (background)",
         choices=("background", "unlabelled"),
     )
-    add("labelled", 6, "training slides of each subtype to keep annotated; 0: all (6)", type=count)
+    add("labelled", 6, "training slides of each subtype to keep annotated; 0: all (6)")
     add("present_only", False, "leave out slides that are not there, without failing")
     add_options(parser, tile=512, mpp=MPP, tissue=True)
     parser.set_defaults(glass=None)  # 0.1, but 0 where --sample says how much

@@ -37,18 +37,18 @@ class Row:
     tags: dict[str, str]
     line: int
 
-    def number(self, column: str, table: Path) -> float | None:
-        """A number of an optional column, None where empty.
+    def mpp(self, table: Path) -> float | None:
+        """Microns per pixel by the column mpp of the table, None where empty.
 
         Raises:
           UserError: it is no number.
         """
-        text = self.extra.get(column, "")
+        text = self.extra.get("mpp", "")
         try:
             return float(text) if text else None
         except ValueError as error:
             raise UserError(
-                f"{table} line {self.line}: {column}='{text}' is no number; write it like 0.25."
+                f"{table} line {self.line}: mpp='{text}' is no number; write it like 0.25."
             ) from error
 
 

@@ -81,16 +81,11 @@ def make_parser(command: str, about: str | None) -> Parser:
     )
 
 
-def check_folders(args: argparse.Namespace, *options: str) -> None:
-    """Refuses options that must name a folder and do not.
-
-    Raises:
-      UserError: names the option.
-    """
-    for option in options:
-        folder: Path = getattr(args, option)
-        if not folder.is_dir():
-            raise UserError(f"--{option}={folder} is no folder; correct the path.")
+def folder(text: str) -> Path:
+    """Reads an option that names a folder."""
+    if not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is no folder; correct the path")
+    return Path(text)
 
 
 class Progress:

@@ -48,7 +48,7 @@ from data_prep.command import names_list, run_command
 from data_prep.engine.job import Job, MaskFile
 from data_prep.engine.options import add_options, rules_from
 from data_prep.flowers_fetch import LABELS, download, from_tfds
-from data_prep.published import Source, check_there, count, pack, picture_jobs, source_parser
+from data_prep.published import Source, check_there, pack, picture_jobs, source_parser
 from stedm_jax.common.errors import UserError
 from stedm_jax.imaging.open_slide import read_image
 
@@ -257,7 +257,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
         choices=("official", "class"),
     )
     add("annotated", ANNOTATED, "annotated classes, from 1 (48 published ones)")
-    add("labelled", 20, "most annotated training images of a class; 0: all (20)", type=count)
+    add("labelled", 20, "most annotated training images of a class; 0: all (20)")
     add_options(parser, tile=512, mpp=1.0)
     args = parser.parse_args(argv)
     if args.dry_run and (args.download or args.tfds):

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from data_prep.class_plan import fixed_plan, read_classes
 from data_prep.cohort_table import Row, check_files, parse_splits, read_table
-from data_prep.command import check_folders, make_parser, run_command
+from data_prep.command import folder, make_parser, run_command
 from data_prep.engine.job import Job, MaskFile
 from data_prep.engine.options import add_options, rules_from
 from data_prep.engine.pack import prepare
@@ -37,17 +37,15 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     """The options of the command."""
     parser = make_parser("folder", __doc__)
     add = parser.option
-    add("images", None, "folder that the column image is relative to", type=Path, required=True)
-    add("masks", None, "folder that the column mask is relative to", type=Path, required=True)
+    add("images", None, "folder that the column image is relative to", type=folder, required=True)
+    add("masks", None, "folder that the column mask is relative to", type=folder, required=True)
     add("table", None, "CSV with image, mask, patient, split", type=Path, required=True)
     add("classes", None, "class names by id: background,gland:#c80000", required=True)
     add("source_mpp", None, "microns per pixel of the images (as --mpp)", type=float)
     add("fit", False, "scale each image so that its shorter side is --tile")
     add("values", None, "values in the masks by class id, e.g. 0,255 (0,1,2,...)")
     add_options(parser, tile=256, mpp=None)
-    args = parser.parse_args(argv)
-    check_folders(args, "images", "masks")
-    return args
+    return parser.parse_args(argv)
 
 
 def parse_values(text: str, count: int) -> tuple[int, ...]:
@@ -73,7 +71,7 @@ def microns(row: Row, args: argparse.Namespace) -> tuple[float, float]:
     Raises:
       UserError: nothing says, or the images are coarser than the tiles are to be.
     """
-    said = (row.number("mpp", args.table), args.source_mpp, args.mpp)
+    said = (row.mpp(args.table), args.source_mpp, args.mpp)
     source = next((value for value in said if value is not None), None)
     if source is None:
         raise UserError(

@@ -42,15 +42,7 @@ from data_prep.cohorts import divide
 from data_prep.command import run_command
 from data_prep.engine.job import Job, MaskFile
 from data_prep.engine.options import add_options, rules_from
-from data_prep.published import (
-    Source,
-    check_mpp,
-    check_there,
-    pack,
-    picture_jobs,
-    share,
-    source_parser,
-)
+from data_prep.published import Source, check_mpp, check_there, pack, picture_jobs, source_parser
 from data_prep.whole_images import add_whole
 from stedm_jax.common.errors import UserError
 
@@ -202,7 +194,6 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
         "val",
         0.15,
         "share of the training patients for val, with --split=official (0.15)",
-        type=share,
     )
     add("classes", 2, "2, or 3: glands by the grade of the image (2)", choices=(2, 3))
     add("source_mpp", 0.62, "microns per pixel of the images (0.62)")

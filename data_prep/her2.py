@@ -40,7 +40,7 @@ from data_prep.cohort_table import check_files, parse_splits, read_table
 from data_prep.cohorts import release
 from data_prep.command import names_list, run_command
 from data_prep.engine.options import add_options, rules_from
-from data_prep.published import Source, count, pack, source_parser
+from data_prep.published import Source, pack, source_parser
 
 SOURCE = Source(
     "slides in the form of the HER2 set",
@@ -98,7 +98,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     add("rois", ROIS, "names of the regions of interest (%(default)s)")
     add("void", "", "further names that mean unlabeled here")
     add("ignore", "", "further names that are not drawn")
-    add("labelled", 0, "training slides of each score to keep annotated; 0: all (0)", type=count)
+    add("labelled", 0, "training slides of each score to keep annotated; 0: all (0)")
     add_options(parser, tile=512, mpp=0.5, tissue=True)
     return parser.parse_args(argv)
 

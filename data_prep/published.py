@@ -76,22 +76,6 @@ def source_parser(command: str, about: str | None) -> Parser:
     return parser
 
 
-def share(text: str) -> float:
-    """Reads an option that is a share."""
-    value = float(text)
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is out of range; give 0 to below 1")
-    return value
-
-
-def count(text: str) -> int:
-    """Reads an option that is a number of things."""
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is out of range; give 0 or more")
-    return value
-
-
 def check_mpp(mpp: float, where: str) -> None:
     """Refuses microns per pixel that no microscope gives.
 

@@ -29,7 +29,7 @@ from data_prep.annotated_slides import names_in, slide_jobs, survey
 from data_prep.annotations.origin import COLUMN
 from data_prep.class_plan import RGB, ClassPlan, plan_classes, unseen_classes
 from data_prep.cohort_table import check_files, parse_splits, read_table
-from data_prep.command import check_folders, make_parser, names_list, run_command
+from data_prep.command import folder, make_parser, names_list, run_command
 from data_prep.engine.options import add_options, parse_shares, rules_from
 from data_prep.engine.pack import prepare
 from data_prep.engine.sample import GLASS
@@ -41,8 +41,8 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     """The options of the command."""
     parser = make_parser("slides", __doc__)
     add = parser.option
-    add("slides", None, "folder of the slides", type=Path, required=True)
-    add("annotations", None, "folder of the annotations, in any format", type=Path, required=True)
+    add("slides", None, "folder of the slides", type=folder, required=True)
+    add("annotations", None, "folder of the annotations, in any format", type=folder, required=True)
     add("table", None, "CSV with slide, patient, split", type=Path, required=True)
     add(
         "classes",
@@ -56,9 +56,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     add("rois", "", "names of polygons inside which the annotation is complete")
     add("background", "background", "class of background, where there is one (background)")
     add_options(parser, tile=512, mpp=1.0, tissue=True)
-    args = parser.parse_args(argv)
-    check_folders(args, "slides", "annotations")
-    return args
+    return parser.parse_args(argv)
 
 
 def make_plan(found: Mapping[str, RGB | None], args: argparse.Namespace) -> ClassPlan:

@@ -24,7 +24,12 @@ LIMITS = {
     "workers": (1, 1024),
     "limit": (0, 1e9),
     "seed": (0, 2**63),
+    "labelled": (0, 1e9),
+    "val": (0, 0.99),
+    "test": (0, 0.99),
+    "style": (0, 0.99),
 }
+"""Least and most value of each option that is a number, of whichever command."""
 ADDRESS = re.compile(r"([a-z]+://)?(\[[0-9a-fA-F:]+\]|[^\s/:]+):\d{1,5}")
 
 

@@ -22,7 +22,7 @@ def test_reads_rows_tags_and_optional_columns(tmp_path):
         "train",
         {"grade": "high"},
     )
-    assert first.number("mpp", path) == 0.25 and second.number("mpp", path) is None
+    assert first.mpp(path) == 0.25 and second.mpp(path) is None
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_missing_table_and_wrong_number(tmp_path):
         read_table(tmp_path / "none.csv", "slide")
     path = table(tmp_path, "slide,patient,split,mpp\na,P1,train,fine\n")
     with pytest.raises(UserError, match="mpp='fine' is no number"):
-        read_table(path, "slide", optional=("mpp",))[0].number("mpp", path)
+        read_table(path, "slide", optional=("mpp",))[0].mpp(path)
 
 
 def test_splits_by_patient_replace_the_column(tmp_path):

@@ -243,7 +243,7 @@ def test_an_unreadable_image(folder):
         ({"mpp": 50, "source_mpp": 25}, "25 um per pixel, which is outside 0.05 to 5"),
         ({"mpp": 500, "source_mpp": 1.0}, "--mpp=500"),
         ({"values": "0"}, "2 different numbers"),
-        ({"masks": "nowhere"}, "--masks=nowhere"),
+        ({"masks": "nowhere"}, "--masks: nowhere is no folder"),
     ],
 )
 def test_wrong_options(folder, changes, says):

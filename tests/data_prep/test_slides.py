@@ -159,7 +159,7 @@ def test_wrong_tables(cohort, tmp_path, change, says):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"slides": "nowhere"}, "--slides=nowhere"),
+        ({"slides": "nowhere"}, "--slides: nowhere is no folder"),
         ({"classes": "stroma,tumour"}, "does not name: necrosis"),
         ({"tile": 4}, "--tile=4"),
         ({"mpp": 0.0}, "--mpp=0.0"),

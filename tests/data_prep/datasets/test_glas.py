@@ -97,6 +97,8 @@ def test_wrong_folders(source, tmp_path):
         glas.main(
             [f"--source={source}", f"--out={tmp_path / 'out'}", "--source_mpp=62", "--mpp=124"]
         )
+    with pytest.raises(UserError, match=r"--val=1\.0 \(from 0 to 0\.99\)"):
+        glas.main([f"--source={source}", f"--out={tmp_path / 'out'}", "--val=1"])
     with pytest.raises(UserError, match="give one of the two"):
         glas.main(
             [

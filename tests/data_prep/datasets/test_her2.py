@@ -135,3 +135,5 @@ def test_a_wrong_folder(tmp_path):
         UserError, match=r"(?s)no table\.csv.*slide, patient, split, score.*private"
     ):
         her2.main([f"--source={tmp_path}", f"--out={tmp_path / 'out'}"])
+    with pytest.raises(UserError, match=r"--labelled=-1 \(from 0"):
+        her2.main([f"--source={tmp_path}", f"--out={tmp_path / 'out'}", "--labelled=-1"])
