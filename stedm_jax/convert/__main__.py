@@ -19,7 +19,7 @@ from pathlib import Path
 
 from stedm_jax.common.commands import run_command
 from stedm_jax.common.errors import UserError
-from stedm_jax.convert.averages import CHOICES
+from stedm_jax.convert.published_averages import CHOICES
 from stedm_jax.convert.registry import ENTRIES, entry
 
 

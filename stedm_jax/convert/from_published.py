@@ -10,7 +10,7 @@ from typing import Any
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.files import sha256_of
-from stedm_jax.convert.averages import averaged
+from stedm_jax.convert.published_averages import averaged
 from stedm_jax.convert.published_networks import NETWORKS, build
 from stedm_jax.convert.registry import Entry
 from stedm_jax.convert.torch_names import Table, from_torch, our_name, torch_name

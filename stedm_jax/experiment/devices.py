@@ -4,6 +4,7 @@ import os
 
 import jax
 
+from stedm_jax.common.processors import cores
 from stedm_jax.settings.root import Settings
 from stedm_jax.training.sharding import make_mesh
 
@@ -21,9 +22,7 @@ def divide_cpu(count: int) -> None:
     """
     if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    jax.config.update("jax_num_cpu_devices", count or min(8, 2 ** (cores.bit_length() - 1)))
+    jax.config.update("jax_num_cpu_devices", count or min(8, 2 ** (cores().bit_length() - 1)))
 
 
 def mesh_of(settings: Settings) -> jax.sharding.Mesh:

@@ -6,8 +6,8 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from stedm_jax.settings.key import REQUIRED, known
-from stedm_jax.settings.read import type_hints, type_name
 from stedm_jax.settings.root import Settings
+from stedm_jax.settings.section_reader import type_hints, type_name
 
 INTRODUCTION = """# Configuration
 

@@ -13,8 +13,15 @@ from ml_collections import ConfigDict
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.settings.flat import flatten, nested, to_dict
-from stedm_jax.settings.read import Reader, convert, nearest, refuse, type_hints, type_name
 from stedm_jax.settings.root import Settings
+from stedm_jax.settings.section_reader import (
+    Reader,
+    convert,
+    nearest,
+    refuse,
+    type_hints,
+    type_name,
+)
 from stedm_jax.settings.together import mistakes
 
 _RENAMED = ("diffusion", "generator")

@@ -11,8 +11,8 @@ from stedm_jax.settings.diffusion import Diffusion
 from stedm_jax.settings.guided import Guided
 from stedm_jax.settings.key import key, nonnegative, positive, section
 from stedm_jax.settings.latents import Latents
-from stedm_jax.settings.read import changed
 from stedm_jax.settings.report import Report
+from stedm_jax.settings.section_reader import changed
 from stedm_jax.settings.segmentation import Arm, Segmentation
 from stedm_jax.settings.ssl import Ssl
 from stedm_jax.settings.synthesis import Synthesis

@@ -6,8 +6,8 @@ from dataclasses import replace
 from stedm_jax.common.errors import UserError
 from stedm_jax.settings.arm_networks import JUDGE
 from stedm_jax.settings.flat import flatten
-from stedm_jax.settings.read import check, nearest
 from stedm_jax.settings.root import Settings
+from stedm_jax.settings.section_reader import check, nearest
 
 SMALLEST_FOR_LPIPS = 31
 

@@ -7,7 +7,7 @@ import pytest
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.convert import __main__ as command
-from stedm_jax.convert.averages import averaged
+from stedm_jax.convert.published_averages import averaged
 from stedm_jax.convert.published_networks import NETWORKS, build
 from stedm_jax.convert.torch_names import to_torch
 from stedm_jax.convert.weight_files import Tensors

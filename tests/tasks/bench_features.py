@@ -17,13 +17,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from stedm_jax.stages.arms import settings
+from stedm_jax.stages.plan import guided_task
 
 from stedm_jax.models.flops import forward_flops
 from stedm_jax.models.taps import tap_names
 from stedm_jax.settings.load import load_config
 from stedm_jax.stages import guide
-from stedm_jax.stages.arms import settings
-from stedm_jax.stages.plan import guided_task
 from stedm_jax.tasks.autoencoder import AutoencoderTask
 from stedm_jax.tasks.contour import segmentation_task
 from stedm_jax.tasks.features import Features

@@ -3,10 +3,10 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from stedm_jax.stages.arms import settings as arm_settings
 
 from configs.demo import get_config
 from stedm_jax.common.errors import UserError
-from stedm_jax.stages.arms import settings as arm_settings
 from stedm_jax.tasks.build import (
     Shown,
     build_autoencoder,

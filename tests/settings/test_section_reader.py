@@ -9,7 +9,7 @@ from configs.base import get_base
 from stedm_jax.common.errors import UserError
 from stedm_jax.settings.flat import flatten
 from stedm_jax.settings.load import read_settings
-from stedm_jax.settings.read import read_section
+from stedm_jax.settings.section_reader import read_section
 from stedm_jax.settings.training import Ema, Optimizer, training
 
 
