@@ -50,9 +50,11 @@ class Movement:
 
     def draw(self, rng: np.random.Generator) -> "Window":
         """A random place; without movement, the middle, and the generator is not used."""
-        shift = rng.integers(-self.shift, self.shift + 1, 2).tolist() if self.shift else (0, 0)
+        down = right = 0
+        if self.shift:
+            down, right = rng.integers(-self.shift, self.shift + 1, 2).tolist()
         angle = float(rng.uniform(-math.pi / 4, math.pi / 4)) if self.rotate else None
-        return Window(*shift, angle)
+        return Window(down, right, angle)
 
 
 @dataclass(frozen=True)

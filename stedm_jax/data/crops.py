@@ -72,7 +72,7 @@ def random_box(
 ) -> tuple[int, int, int, int]:
     """Equation (1): top, left, height and width of a box within an image of that height and width,
     whole pixels."""
-    area, ratio = rng.uniform(*scale) * size[0] * size[1], math.exp(rng.uniform(*RATIO))
+    area, ratio = rng.uniform(scale[0], scale[1]) * size[0] * size[1], math.exp(rng.uniform(*RATIO))
     height = min(max(round(math.sqrt(area / ratio)), 1), size[0])
     width = min(max(round(math.sqrt(area * ratio)), 1), size[1])
     top = int(rng.integers(size[0] - height + 1))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
@@ -24,6 +25,17 @@ def no_room(place: Path | str, why: object) -> NoRoom:
     )
 
 
+@dataclass(frozen=True)
+class Shard:
+    """A finished file of records: under any name, with how many there are, their bytes, and its
+    checksum ("": not known)."""
+
+    path: Path
+    records: int
+    payload: int
+    sha256: str = ""
+
+
 class RecordFile:
     """A new file of records (group_size 1, uncompressed), open for writing; a context manager that
     closes it.
@@ -43,6 +55,11 @@ class RecordFile:
         self.path, self.place = path, place
         self.records = self.payload = 0
         self._writer = ArrayRecordWriter(str(path), "group_size:1,uncompressed")
+
+    @property
+    def shard(self) -> Shard:
+        """What was written, to be asked when it is closed."""
+        return Shard(self.path, self.records, self.payload)
 
     def __enter__(self) -> "RecordFile":
         return self

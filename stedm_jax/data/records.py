@@ -28,7 +28,7 @@ from stedm_jax.common.files import (
     write_json,
 )
 from stedm_jax.data.index import IndexRow, index_row, read_index, write_index
-from stedm_jax.data.record_file import RecordFile
+from stedm_jax.data.record_file import RecordFile, Shard
 from stedm_jax.data.remote import MANIFEST, fetch, is_remote, parse_manifest
 from stedm_jax.data.schema import (
     SCHEMA_VERSION,
@@ -90,17 +90,6 @@ class SetSpec:
         return tuple(counts[: len(self.classes)].tolist())
 
 
-@dataclass
-class Shard:
-    """A finished shard: its file under any name, records, bytes of all of them, and checksum ("":
-    not known)."""
-
-    path: Path
-    records: int
-    payload: int
-    sha256: str = ""
-
-
 def write_set(
     folder: Path,
     spec: SetSpec,
@@ -124,18 +113,14 @@ def write_set(
     for row in rows:
         patients.setdefault(row.split, set()).add(row.patient)
     check_disjoint(patients, f"the tiles of {spec.name}")
-    entries: dict[str, list[dict[str, Any]]] = {}
+    entries: dict[str, list[dict[str, Any]]] = {split: [] for split in shards}
     for split, members in shards.items():
         for number, shard in enumerate(members):
             name = f"{spec.name}-{split}.array_record-{number:05d}-of-{len(members):05d}"
             path = shard.path.rename(folder / name)
             entry = {"file": name, "records": shard.records, "bytes": path.stat().st_size}
-            entry["sha256"] = shard.sha256 or sha256_of(path)
-            entries.setdefault(split, []).append(entry)
-    lengths = {split: [shard.records for shard in members] for split, members in shards.items()}
-    payload = {split: sum(shard.payload for shard in members) for split, members in shards.items()}
-    side = spec.tile + 2 * spec.margin
-    write_tfds_metadata(folder, spec.name, side, spec.codec, lengths, payload)
+            entries[split].append(entry | {"sha256": shard.sha256 or sha256_of(path)})
+    write_tfds_metadata(folder, spec.name, spec.tile + 2 * spec.margin, spec.codec, shards)
     write_index(folder / "index.csv", rows)
     manifest = {
         "schema": SCHEMA_VERSION,
@@ -148,7 +133,7 @@ def write_set(
         "codec": spec.codec,
         "source": dict(spec.source),
         "patients": {split: sorted(patients[split]) for split in shards},
-        "records": {split: sum(members) for split, members in lengths.items()},
+        "records": {split: sum(each.records for each in shards[split]) for split in shards},
         "shards": entries,
         "index_sha256": sha256_of(folder / "index.csv"),
     }
@@ -202,7 +187,7 @@ class TileWriter:
         try:
             for split, files in self._files.items():
                 files[-1].close()
-                shards[split] = [Shard(file.path, file.records, file.payload) for file in files]
+                shards[split] = [file.shard for file in files]
             if kind is None:
                 write_set(self._partial, self.spec, shards, self._rows)
                 replace_folder(self._partial, self.out, sync=True)

@@ -40,15 +40,13 @@ class StylePool:
             self._check_sizes()
         self._corners = np.array([(row.x, row.y) for row in self._rows], np.int64).reshape(-1, 2)
         self._slide = np.zeros(len(self._rows), np.int64)
-        self._near, self._side = np.zeros(len(self._rows)), np.zeros(len(self._rows))
+        extent = np.array([row.extent for row in self._rows], np.float64)
+        # Corners are rounded to whole pixels. An inferred width may be off by more.
+        self._near, self._side = extent + 1, extent.copy()
         for number, group in enumerate(slides.values()):
             self._slide[group] = number
-            step = _step(self._corners[group])
-            for i in group:
-                # Corners are rounded to whole pixels. An inferred width may be off by more.
-                extent = self._rows[i].extent
-                self._near[i] = extent + 1 if extent else np.ceil(step * 1.02)
-                self._side[i] = extent if extent else step * 0.98
+            step, unknown = _step(self._corners[group]), np.array(group)[extent[group] == 0]
+            self._near[unknown], self._side[unknown] = np.ceil(step * 1.02), step * 0.98
 
     def _key(self, row: IndexRow) -> tuple[str, ...]:
         by_patient = self.scope == "patient" and self.source == "multipatch"

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
+from stedm_jax.data.record_file import Shard
 from stedm_jax.data.schema import FRACTIONS, NUMBERS, SCHEMA_VERSION, TABLES, TEXTS
 
 
@@ -16,8 +17,7 @@ def write_tfds_metadata(
     name: str,
     tile: int,
     codec: str,
-    shard_lengths: Mapping[str, Sequence[int]],
-    num_bytes: Mapping[str, int],
+    shards: Mapping[str, Sequence[Shard]],
 ) -> None:
     """Writes features.json and dataset_info.json for the shards in a folder.
 
@@ -26,8 +26,7 @@ def write_tfds_metadata(
       name: name of the data set.
       tile: side of the images in pixels, with their margins.
       codec: codec of the images, "png" or "jpegQ".
-      shard_lengths: split -> records of each shard.
-      num_bytes: split -> bytes of all its records.
+      shards: split -> its shards in order.
     """
     encoding = "png" if codec == "png" else "jpeg"
     features = {
@@ -43,11 +42,11 @@ def write_tfds_metadata(
     infos = [
         tfds.core.SplitInfo(
             name=split,
-            shard_lengths=list(lengths),
-            num_bytes=num_bytes[split],
+            shard_lengths=[shard.records for shard in members],
+            num_bytes=sum(shard.payload for shard in members),
             filename_template=template.replace(split=split),
         )
-        for split, lengths in shard_lengths.items()
+        for split, members in shards.items()
     ]
     tfds.folder_dataset.write_metadata(
         data_dir=folder,

@@ -27,8 +27,8 @@ from stedm_jax.common.files import (
     write_json,
 )
 from stedm_jax.data.index import IndexRow, index_row, read_index, write_index
-from stedm_jax.data.record_file import RecordFile
-from stedm_jax.data.records import SetSpec, Shard, write_set
+from stedm_jax.data.record_file import RecordFile, Shard
+from stedm_jax.data.records import SetSpec, write_set
 from stedm_jax.data.remote import MANIFEST, OWN_PARTS
 from stedm_jax.data.schema import Tile, encode_tile
 
@@ -217,7 +217,7 @@ def _shard(path: Path, group: Sequence[Found], out: Path) -> Shard:
     with RecordFile(path, out) as file:
         for folder, part in group:
             file.copy(folder / RECORDS, 0, part.records)
-    return Shard(path, file.records, file.payload)
+    return file.shard
 
 
 def link(source: Path, target: Path) -> None:

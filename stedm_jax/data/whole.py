@@ -202,14 +202,15 @@ class WholeWriter:
         stem = image.stem
         if any(row.name == stem for row in self.rows):
             raise UserError(f"Two images are called {stem}; rename one.")
-        files = [f"images/{image.name}", f"masks/{stem}.png", ""]
-        shutil.copyfile(image, self.partial / files[0])
-        (self.partial / files[1]).write_bytes(encode_mask(mask))
+        shown, classes, objects = f"images/{image.name}", f"masks/{stem}.png", ""
+        shutil.copyfile(image, self.partial / shown)
+        (self.partial / classes).write_bytes(encode_mask(mask))
         if instances is not None:
             if instances.max(initial=0) > 65535:
                 raise ValueError(f"{stem} has the object number {instances.max()}")
-            files[2] = f"instances/{stem}.png"
+            objects = f"instances/{stem}.png"
             pixels = cv2.imencode(".png", instances.astype(np.uint16))[1]
-            (self.partial / files[2]).write_bytes(pixels.tobytes())
+            (self.partial / objects).write_bytes(pixels.tobytes())
+        files = (shown, classes, objects)
         sums = tuple(sha256_of(self.partial / name) if name else "" for name in files)
-        self.rows.append(WholeImage(*files, patient, split, mpp, dict(tags), sums))
+        self.rows.append(WholeImage(shown, classes, objects, patient, split, mpp, dict(tags), sums))

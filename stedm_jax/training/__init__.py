@@ -1,2 +1,2 @@
-"""How anything is learnt: the only loop, state, sharding, checkpoints, optimiser, EMA and
+"""How anything is learned: the only loop, state, sharding, checkpoints, optimizer, averages and
 logging."""

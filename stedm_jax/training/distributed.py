@@ -56,12 +56,14 @@ def start(coordinator: str = "", processes: int = 0, process: int = -1) -> bool:
     process = process if process >= 0 else _number(env, PROCESS, -1)
     if coordinator and (processes < 1 or not 0 <= process < processes):
         raise UserError(
-            f"A coordinator ({coordinator}) was given, but {PROCESSES}={processes} and {PROCESS}={process} do not say "
-            "which of how many processes this is; set both (the numbers count from 0)."
+            f"A coordinator ({coordinator}) was given, but {PROCESSES}={processes} and "
+            f"{PROCESS}={process} do not say which of how many processes this is; set both (the "
+            "numbers count from 0)."
         )
     if processes > 1 and not coordinator:
         raise UserError(
-            f"{processes} processes were announced, but no coordinator; set {COORDINATOR}=HOST:PORT."
+            f"{processes} processes were announced, but no coordinator; set "
+            f"{COORDINATOR}=HOST:PORT."
         )
     try:
         heartbeat = _number(env, HEARTBEAT, 30)
@@ -86,7 +88,8 @@ def start(coordinator: str = "", processes: int = 0, process: int = -1) -> bool:
     except (RuntimeError, ValueError) as error:
         raise UserError(
             f"The processes could not find one another ({error}). Check that the coordinator "
-            f"{coordinator or 'of the scheduler'} can be reached from every host and that all were started."
+            f"{coordinator or 'of the scheduler'} can be reached from every host and that all "
+            "were started."
         ) from error
     return True
 

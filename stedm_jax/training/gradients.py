@@ -1,13 +1,13 @@
 """Loss and gradient of a batch: at once, or in micro-batches one after the other, which need the
 memory of one.
 
-(1)  L = 1/n sum_m L(batch_m),   batch_m = images m, m + n, m + 2n, ... of the global batch,   key_m
-= fold_in(key, m)
+(1)  L = 1/n sum_m L(batch_m),   batch_m = images m, m + n, m + 2n, ... of the global batch,
+     key_m = fold_in(key, m)
 
 Every n-th image goes into the same micro-batch: so each lies over all devices as the whole batch
 did, no image moves, and which images it holds does not depend on the number of devices. Gradients,
 loss and metrics are averaged in float32. Where a loss is no mean over images (batch statistics,
-means over labelled pixels), (1) is not that of the whole batch.
+means over labeled pixels), (1) is not that of the whole batch.
 """
 
 from collections.abc import Callable

@@ -51,7 +51,7 @@ class MetricLog:
             with suppress(OSError):  # closing would try once more
                 self._file.close()
             raise
-        self._mirror.scalars(step, named)
+        self._mirror.log(step, named)
         self._board.scalars(step, named)
 
     def images(self, step: int, pictures: Mapping[str, Any]) -> None:
@@ -61,7 +61,7 @@ class MetricLog:
         self._images.mkdir(exist_ok=True)
         for name, picture in pictures.items():
             pixels = np.asarray(picture)
-            self._mirror.image(step, name, pixels)
+            self._mirror.log(step, {name: pixels})
             Image.fromarray(pixels).save(self._images / f"{name.replace('/', '_')}-{step:08d}.png")
             self._board.image(step, name, pixels)
 

@@ -363,8 +363,7 @@ class _Run:
         return scores
 
     def _snap(self) -> None:
-        """Before the checkpoint of the same step, so that none is missing where a run goes on from
-        that."""
+        """Before the checkpoint of the same step, as a run that goes on from that needs it."""
         if self._snaps():
             self.snapshots.write(self.step, self.state.tracks)
 

@@ -1,12 +1,11 @@
-"""Curves and pictures on Weights & Biases besides, for those who ask for it (train.wandb).
+"""Curves and pictures on Weights & Biases too, where that is asked for (train.wandb).
 
 A mirror only: what it fails to show is in `metrics.jsonl` all the same, and no failure of it stops
-  a training. The
-project is that of WANDB_PROJECT, or stedm_jax; a run that goes on is the same run there.
+a training. The project is that of WANDB_PROJECT, or stedm_jax; a run that goes on is the same run
+there.
 """
 
 import importlib
-import importlib.util
 import os
 import threading
 import uuid
@@ -14,28 +13,30 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from stedm_jax.common.errors import UserError
 
-MODES = ("", "offline", "online")
 PATIENCE = 60.0
 """Seconds that the last upload may take."""
 
 
-def check_mode(mode: str) -> None:
-    """Refuses, before anything runs, to show the curves on wandb where that is not installed.
+def load_wandb(mode: str) -> Any:
+    """The package wandb; None where `mode`, that of train.wandb, is "".
 
     Raises:
-      UserError: `mode`, that of train.wandb, asks for it.
+      UserError: it is not installed.
     """
-    if mode and importlib.util.find_spec("wandb") is None:
-        raise UserError(_missing(mode, "it is not installed"))
-
-
-def _missing(mode: str, why: object) -> str:
-    return (
-        f"train.wandb is '{mode}', and wandb cannot be imported ({why}): pip install 'stedm_jax[wandb]', or set "
-        "train.wandb to '' for none."
-    )
+    if not mode:
+        return None
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # would use the network for itself
+    try:
+        return importlib.import_module("wandb")
+    except ImportError as error:
+        raise UserError(
+            f"train.wandb is '{mode}', and wandb cannot be imported ({error}): pip install "
+            "'stedm_jax[wandb]', or set train.wandb to '' for none."
+        ) from error
 
 
 class Mirror:
@@ -52,42 +53,34 @@ class Mirror:
 
     def __init__(self, dir: Path, mode: str = "") -> None:
         self._run: Any = None
-        if not mode:
-            return
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # would use the network for itself
-        try:
-            self._wandb = importlib.import_module("wandb")
-        except ImportError as error:
-            raise UserError(_missing(mode, error)) from error
-        name = "/".join(Path(dir).absolute().parts[-2:])
-        self._safely(lambda: self._start(Path(dir), mode, name))
+        self._wandb = load_wandb(mode)
+        if mode:
+            self._safely(lambda: self._start(dir, mode))
 
-    def _start(self, dir: Path, mode: str, name: str) -> None:
+    def _start(self, dir: Path, mode: str) -> None:
         file = dir / "wandb.id"
         if not file.exists():
             file.write_text(uuid.uuid4().hex[:16])
-        settings = self._wandb.Settings(
-            init_timeout=PATIENCE, login_timeout=PATIENCE, console="off"
-        )
+        patience = {"init_timeout": PATIENCE, "login_timeout": PATIENCE}
         self._run = self._wandb.init(
             project=os.environ.get("WANDB_PROJECT", "stedm_jax"),
-            name=name,
+            name="/".join(dir.absolute().parts[-2:]),
             id=file.read_text().strip(),
             resume="allow",
             mode=mode,
             dir=str(dir),
-            settings=settings,
+            settings=self._wandb.Settings(**patience, console="off"),
         )
 
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """One row."""
-        if self._run is not None:
-            self._safely(lambda: self._run.log(dict(values), step=step))
-
-    def image(self, step: int, name: str, pixels: Any) -> None:
-        """A uint8 (h, w, 3) picture."""
-        if self._run is not None:
-            self._safely(lambda: self._run.log({name: self._wandb.Image(pixels)}, step=step))
+    def log(self, step: int, values: Mapping[str, Any]) -> None:
+        """Numbers and uint8 (h, w, 3) pictures by name."""
+        if self._run is None:
+            return
+        shown = {
+            name: self._wandb.Image(value) if isinstance(value, np.ndarray) else value
+            for name, value in values.items()
+        }
+        self._safely(lambda: self._run.log(shown, step=step))
 
     def close(self) -> None:
         """Ends the run; gives up on what could not be sent for PATIENCE seconds."""
@@ -103,6 +96,5 @@ class Mirror:
             function()
         except Exception as error:
             self._run = None
-            print(
-                f"wandb is left out from here on: {type(error).__name__}: {error}"[:500], flush=True
-            )
+            why = f"{type(error).__name__}: {error}"[:400]
+            print(f"wandb is left out from here on: {why}", flush=True)

@@ -56,14 +56,10 @@ def clip_by_group_norm(limit: float, groups: Groups | None = None) -> optax.Grad
         return optax.clip_by_global_norm(limit)
 
     def update(updates: Any, state: Any, params: Any = None) -> Any:
-        labels = jax.tree.broadcast(groups(updates), updates)
-        pairs = list(zip(jax.tree.leaves(updates), jax.tree.leaves(labels), strict=True))
-        norms = {
-            label: optax.tree.norm([g for g, of in pairs if of == label]) for _, label in pairs
-        }
-        # Selected, so that 0 / 0 is never taken.
-        clip = lambda g, of: jnp.where(norms[of] < limit, g, g / norms[of].astype(g.dtype) * limit)  # noqa: E731
-        return jax.tree.map(clip, updates, labels), state
+        labels = groups(updates)
+        clips = dict.fromkeys(jax.tree.leaves(labels), optax.clip_by_global_norm(limit))
+        apart = optax.partition(clips, labels)
+        return apart.update(updates, apart.init(updates))[0], state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 

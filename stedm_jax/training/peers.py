@@ -1,4 +1,4 @@
-"""What processes that train together tell one another outside of compiled programs, through JAX's
+"""What processes that train together exchange outside of compiled programs, through JAX's
 coordinator.
 
 Everything here works for a process alone too, and then does nothing but what is asked for.
@@ -14,18 +14,23 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import jax
-from jax._src import (
-    distributed,
-)  # the coordinator's client has no public name; orbax uses it as well
+
+# The coordinator's client has no public name; orbax uses it as well.
+from jax._src import distributed
 
 from stedm_jax.common.errors import UserError, explain
 
 T = TypeVar("T")
 LOST = 3
 """Exit status where another process was lost; the same command goes on from the last checkpoint."""
+LOST_TEXT = (
+    "Another process of this run was lost (killed, out of memory, or its host is gone). What was "
+    "saved is kept; run the same command again on every host to go on."
+)
 _END = "stedm/end"
 _PATIENCE = 12.0  # seconds in which a process that ends by an error says so to the others
 _calls = itertools.count()
@@ -84,25 +89,25 @@ def on_first(function: Callable[[], T]) -> T:
 
 
 def end_all(error: BaseException) -> None:
-    """Ends this process for an error and tells the others why; returns only if all end together by
-    themselves."""
+    """Ends this process for an error and gives the others the reason; returns only if all end
+    together by themselves."""
     if getattr(error, "agreed", False):
         return
     _ending.set()
     text, status = explain(error) or (f"{type(error).__name__}: {error}"[:500], 1)
-    mine = not isinstance(error, Relayed)
-    if isinstance(error, jax.errors.JaxRuntimeError) and (told := _told(_PATIENCE)):
-        _leave(*told)
+    lost = isinstance(error, jax.errors.JaxRuntimeError)
+    if lost and (answer := _answer(_PATIENCE)):
+        _leave(*answer)
     if status == 1:
         traceback.print_exception(error)
-    if isinstance(error, jax.errors.JaxRuntimeError):
+    if lost:
         # JAX notices by itself that a process is gone, and would end this one, see `watch`.
-        text, status = f"{_lost()} ({text.splitlines()[0][:200]})", LOST
+        text, status = f"{LOST_TEXT} ({text.splitlines()[0][:200]})", LOST
+    if isinstance(error, Relayed):  # process 0 says it
+        _exit(status)
     number = distributed.global_state.process_id
-    if mine:
-        _say(text, status)
-        _tell({"text": f"Process {number} ended: {text}", "status": status or 0})
-    _exit(status)
+    _report({"text": f"Process {number} ended: {text}", "status": status or 0})
+    _leave(text, status)
 
 
 def watch() -> None:
@@ -113,48 +118,36 @@ def watch() -> None:
 
 def _watch() -> None:
     while not _ending.wait(1.0):
-        told = _told()
-        if told and not _ending.is_set():
+        answer = _answer()
+        if answer and not _ending.is_set():
             _ending.set()
-            _leave(*told)
+            _leave(*answer)
 
 
-def _tell(what: dict[str, Any]) -> None:
-    try:
-        client = distributed.global_state.client
+def _report(what: dict[str, Any]) -> None:
+    client = distributed.global_state.client
+    # Another process may be quicker, or the coordinator gone.
+    with suppress(jax.errors.JaxRuntimeError):
         if client is not None:
             client.key_value_set(_END, json.dumps(what))
-    except jax.errors.JaxRuntimeError:
-        pass  # another one was quicker, or the coordinator is gone
 
 
-def _told(patience: float = 0.0) -> tuple[str, int] | None:
+def _answer(patience: float = 0.0) -> tuple[str, int] | None:
     """What a process that ended said, if one did; waits for it."""
     until = time.monotonic() + patience
-    while True:
-        client = distributed.global_state.client
-        if client is None:
-            return None
-        try:
+    while (client := distributed.global_state.client) is not None:
+        with suppress(jax.errors.JaxRuntimeError):
             answer = json.loads(client.key_value_try_get(_END))
             return answer["text"], answer["status"]
-        except jax.errors.JaxRuntimeError:
-            pass
         if time.monotonic() >= until:
-            return None
+            break
         time.sleep(0.5)
+    return None
 
 
 def _leave(text: str, status: int) -> None:
     _say(text, status)
     _exit(status)
-
-
-def _lost() -> str:
-    return (
-        "Another process of this run was lost (killed, out of memory, or its host is gone). What was saved is kept; "
-        "run the same command again on every host to go on."
-    )
 
 
 def _say(text: str, status: int) -> None:
@@ -176,7 +169,7 @@ def _explain_abort() -> None:
 
     Python's own handlers would run in the main thread only, which never gets to them.
     """
-    message = f"\nerror: {_lost()}\n".encode()
+    message = f"\nerror: {LOST_TEXT}\n".encode()
 
     def handler(_: int) -> None:
         os.write(2, message)
@@ -185,10 +178,8 @@ def _explain_abort() -> None:
     global _handler  # kept, or it would be collected while the C library still has it
     _handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(handler)
     library = ctypes.CDLL(None)
-    library.signal.argtypes, library.signal.restype = (
-        [ctypes.c_int, ctypes.c_void_p],
-        ctypes.c_void_p,
-    )
+    library.signal.argtypes = [ctypes.c_int, ctypes.c_void_p]
+    library.signal.restype = ctypes.c_void_p
     library.signal(int(signal.SIGABRT), ctypes.cast(_handler, ctypes.c_void_p))
 
 

@@ -10,7 +10,7 @@ from stedm_jax.common.errors import UserError
 from stedm_jax.common.flop_counts import flops_by_network
 from stedm_jax.settings.training import Training
 from stedm_jax.training.evaluate import Evaluator
-from stedm_jax.training.mirror import check_mode
+from stedm_jax.training.mirror import load_wandb
 from stedm_jax.training.optim import make_optimizer
 from stedm_jax.training.param_paths import choose, named
 from stedm_jax.training.rng import stream_key
@@ -99,7 +99,7 @@ def check_training(task: Task, settings: Training, mesh: Mesh) -> None:
     Raises:
       UserError: as Program, or wandb is asked for and not installed.
     """
-    check_mode(settings.wandb)
+    load_wandb(settings.wandb)
     check_batch(settings.batch, mesh, settings.accumulate)
     jax.eval_shape(task.init, jax.random.key(0))
     _still(task, settings)

@@ -1,10 +1,10 @@
 """Stopping politely: SIGTERM, Ctrl-C or a file STOP end a run where nothing is lost; a second
 signal ends it at once.
 
-Within `politely()` a signal is only noted, and whoever works there asks `due()` now and then;
-elsewhere it ends the run where it is, which is safe because every file is written whole or not at
-all. Several processes leave together, at the same call of `due`, whichever of them was told, and
-when.
+Within `politely()` a signal is only noted, and the work done there asks `due()` now and then;
+elsewhere it ends the run where it is. That is safe because every file is written completely or not
+at all. Several processes leave together, at the same call of `due`, whichever of them got the
+signal, and when.
 """
 
 import functools
@@ -24,7 +24,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from stedm_jax.training import peers
-from stedm_jax.training.sharding import batch_sharding, replicated
+from stedm_jax.training.sharding import replicated, to_global
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 STOP = "STOP"
@@ -32,11 +32,11 @@ STOP = "STOP"
 REQUEUE = "STEDM_REQUEUE"
 """Environment variable: exit status after SIGTERM (default 0), for schedulers that start a run
 again by its status."""
-_FILE = 1  # what the file is called where signals have numbers
+_FILE = 1  # its number among those of signals
 
 
 class Stopped(SystemExit):
-    """A run was told to stop, saved what it had, and can be run again. `agreed`: all processes end
+    """A run was asked to stop, saved what it had, and can be run again. `agreed`: all processes end
     in this way."""
 
     def __init__(self, message: str, status: int = 0, agreed: bool = False) -> None:
@@ -56,7 +56,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Signals:
-    """Context in which a run can be told to stop; signals are heard in the main thread's process
+    """Context in which a run can be asked to stop; signals are heard in the main thread's process
     only.
 
     Args:
@@ -101,10 +101,6 @@ class Signals:
         finally:
             self._polite -= 1
 
-    def wanted(self) -> bool:
-        """Whether this process was told to stop; others may not know."""
-        return self._agreed > 0 or self._reason() > 0
-
     def due(self, mesh: Mesh | None = None) -> bool:
         """Whether to leave here. With several processes all have to ask, equally often, and get the
         same answer.
@@ -114,19 +110,17 @@ class Signals:
             and is read one call later.
         """
         if self._agreed or not peers.several():
-            return self.wanted()
+            return self.leaving()
         assert mesh is not None
         mine = np.full(jax.local_device_count(), self._reason(), np.int32)
-        self._votes.append(
-            _largest(mesh)(jax.make_array_from_process_local_data(batch_sharding(mesh), mine))
-        )
+        self._votes.append(_largest(mesh)(to_global({"votes": mine}, mesh)["votes"]))
         if len(self._votes) > 1:
             self._agreed = int(self._votes.pop(0))
         return self._agreed > 0
 
     def leaving(self) -> bool:
         """As the last `due` said; where there is one process, as the next one would say."""
-        return self._agreed > 0 if peers.several() else self.wanted()
+        return self._agreed > 0 or (not peers.several() and self._reason() > 0)
 
     def end(self, where: str) -> None:
         """Leaves: KeyboardInterrupt after Ctrl-C, else Stopped. `where` says what was reached, and

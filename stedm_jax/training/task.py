@@ -1,4 +1,4 @@
-"""What the loop asks of a thing to be learnt.
+"""What the loop asks of a thing to be learned.
 
 Parameters are a pure nested dict of arrays. `frozen` is a tree of parameters that are never trained
 (an autoencoder under a denoiser, say): an argument of the compiled functions, so that it is not
@@ -20,8 +20,8 @@ STATE = "state"
 class Task(Protocol):
     """A trained thing. Every method but `summarise` is compiled by the loop: pure, of fixed shapes.
 
-    A task of several networks that work against each other has a method `groups(params)` besides:
-    labels as `optim.make_optimizer` takes them, so that none is clipped for another's gradient.
+    A task of several networks that work against each other also has a method `groups(params)`:
+    labels as `optim.make_optimizer` takes them, so that each is clipped for its own gradient only.
     `optional` names those of its parameters, at the top, that weights to start from may lack as a
     whole, or hold though the task has none.
     """
@@ -39,8 +39,7 @@ class Task(Protocol):
         updates made.
 
         What stands under the name STATE is not logged: a nested dict of parameters that the update
-          does not change but
-        replaces (running statistics), whose gradient has to be zero.
+        does not change but replaces (running statistics); their gradient has to be zero.
         """
         ...
 
@@ -58,5 +57,5 @@ class Task(Protocol):
     def visualise(
         self, params: Params, frozen: Any, batch: Batch, key: jax.Array
     ) -> dict[str, UInt8[Array, "h w 3"] | Float[Array, ""]]:
-        """Pictures by name, and numbers that tell how good they are."""
+        """Pictures by name, and numbers that say how good they are."""
         ...

@@ -2,7 +2,7 @@
 written.
 
 tensorboardX's own writer hands events to a thread through a short queue. A full disk ends that
-thread, and whoever hands it the next events waits for ever.
+thread, and the caller that hands it the next events waits forever.
 """
 
 import os

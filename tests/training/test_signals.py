@@ -160,10 +160,10 @@ def test_a_signal_during_the_last_evaluation_loses_nothing(tmp_path) -> None:
 def test_handlers_are_put_back_and_outside_of_polite_work_a_signal_ends_it() -> None:
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     with Signals() as signals:
-        assert not signals.wanted() and not signals.due()
+        assert not signals.leaving() and not signals.due()
         with signals.politely():
             os.kill(os.getpid(), signal.SIGINT)
-            assert signals.wanted() and signals.due() and signals.leaving()
+            assert signals.due() and signals.leaving()
             with pytest.raises(KeyboardInterrupt, match="here"):
                 signals.end("here")
     assert before == (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT))
