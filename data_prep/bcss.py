@@ -168,12 +168,8 @@ def read_cohort(images: Path, args: argparse.Namespace) -> list[Row]:
     Images whose names say nothing come last, as "style" and without the tag; they are refused one
     by one when their jobs are made.
     """
-    regions, strangers = {}, []
-    for path in sorted(images.glob("*.png")):
-        try:
-            regions[path.name] = parse_name(path.name)
-        except UserError:
-            strangers.append(path.name)
+    names = sorted(path.name for path in images.glob("*.png"))
+    regions = {name: parse_name(name) for name in names if NAME.fullmatch(Path(name).stem)}
     hospitals = {region["patient"]: region["hospital"] for region in regions.values()}
     if args.split == "patient":
         parts = divide(hospitals, {"test": args.test, "rest": 1 - args.test}, "test", args.seed)
@@ -188,6 +184,7 @@ def read_cohort(images: Path, args: argparse.Namespace) -> list[Row]:
     for name, region in regions.items():
         patient, tags = region["patient"], {"hospital": region["hospital"]}
         rows.append(Row(name, patient, splits[patient], {}, tags, 0))
+    strangers = [name for name in names if name not in regions]
     return rows + [Row(name, name, "style", {}, {}, 0) for name in strangers]
 
 
