@@ -71,8 +71,8 @@ def test_a_host_may_have_one_image_of_a_batch(dataset, hosts):
 
 def test_the_mix_is_exact(dataset):
     batches = take(dataset, 0, 4)
-    unlabelled = np.mean([(batch["mask"] == 255).all(axis=(1, 2)).mean() for batch in batches])
-    assert unlabelled == 0.75
+    unlabeled = np.mean([(batch["mask"] == 255).all(axis=(1, 2)).mean() for batch in batches])
+    assert unlabeled == 0.75
 
 
 def test_another_seed_gives_other_tiles(tile_set):

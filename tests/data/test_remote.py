@@ -212,9 +212,9 @@ def test_a_full_disk_here_is_no_matter_of_the_network(tile_set, cache, url, monk
     monkeypatch.setattr(MemoryFileSystem, "cat_file", full)
     with pytest.raises(
         UserError, match="No space left on device at shard, on this machine"
-    ) as told:
+    ) as raised:
         remote.fetch(url)
-    assert "credentials" not in str(told.value)
+    assert "credentials" not in str(raised.value)
 
 
 def test_mistakes_are_named(tile_set, cache, url, tmp_path, monkeypatch):

@@ -208,12 +208,12 @@ def test_damaged_tiles_are_skipped_as_without_it_counted_and_limited(tile_set, t
         return take(tile_dataset([source], seed=1), 0, 4)
 
     # Without it 7 is found damaged, with it the record itself may be whole by now.
-    mended = TileReader(tile_set, IDENTITY, max_damaged=2)
-    without, with_it = batches(broken(tile_set, 2, 7), None), batches(mended, store)
+    fixed = TileReader(tile_set, IDENTITY, max_damaged=2)
+    without, with_it = batches(broken(tile_set, 2, 7), None), batches(fixed, store)
     for a, b in zip(without, with_it, strict=True):
         np.testing.assert_array_equal(a["image"].astype(np.float32), b["moments"])
         np.testing.assert_array_equal(a["mask"], b["mask"])
-    assert len(mended.damaged) == 2
+    assert len(fixed.damaged) == 2
     with pytest.raises(
         UserError, match=r"could not be read when its arrays were stored.*max_damaged=0"
     ):

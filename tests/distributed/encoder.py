@@ -26,7 +26,7 @@ def network(params, image):
 
 
 def encode(workdir: Path, tiles: str) -> ArrayStore:
-    """Three views of each tile of two splits, in shards of five tiles, by whoever takes part."""
+    """Three views of each tile of two splits, in shards of five tiles, by all who take part."""
     context = Context(tiny(tiles), Workdir(workdir), make_mesh())
     views = Views(1, 3, 1, jitter=0.3)
     spec = StoreSpec(

@@ -191,7 +191,7 @@ def test_one_is_killed_and_the_other_stops_within_a_minute(whole, victim) -> Non
 
 @pytest.mark.slow
 def test_told_at_different_times_they_leave_at_the_same_step(whole) -> None:
-    folder = whole.parent / "told"
+    folder = whole.parent / "stopped"
     pair = toy_pair(folder, steps=40, sleep=0.2, checkpoint_every=0)
     pair.until("fed 5", 1)
     pair.each[1].send_signal(signal.SIGTERM)

@@ -2,9 +2,8 @@
 WORKDIR [JSON].
 
 JSON changes: steps, checkpoint_every, eval_every, fsdp, sleep (seconds before each batch),
-  slow_eval (seconds), start
-(a folder of checkpoints to start from), cache (of compiled programs), fails (number of the process
-that fails at step 8).
+slow_eval (seconds), start (a folder of checkpoints to start from), cache (of compiled programs),
+fails (number of the process that fails at step 8).
 """
 
 import json
@@ -70,8 +69,8 @@ if __name__ == "__main__":
         with distributed.joined():
             run(Path(sys.argv[1]), **json.loads(sys.argv[2] if len(sys.argv) > 2 else "{}"))
     except BaseException as error:
-        told = explain(error)
-        if told is None:
+        said = explain(error)
+        if said is None:
             raise
-        print(told[0], file=sys.stderr, flush=True)
-        sys.exit(told[1])
+        print(said[0], file=sys.stderr, flush=True)
+        sys.exit(said[1])

@@ -13,7 +13,7 @@ def picture(rows: int, columns: int, side: int) -> np.ndarray:
     return RNG.integers(0, 256, (rows * side, columns * side, 3), dtype=np.uint8)
 
 
-def centres(margin: np.ndarray, axis: int, parts: int) -> list[float]:
+def centers(margin: np.ndarray, axis: int, parts: int) -> list[float]:
     """Where the ink of each part of a margin lies, in parts; NaN without ink."""
     ink = (margin.min(-1) < 128).any(1 - axis)
     size = len(ink) // parts
@@ -27,8 +27,8 @@ def test_the_picture_is_untouched_and_each_name_is_beside_its_row_or_above_its_c
     top, left = made.shape[0] - given.shape[0], made.shape[1] - given.shape[1]
     np.testing.assert_array_equal(made[top:, left:], given)
     assert (made[:top, :left] == 255).all()
-    np.testing.assert_allclose(centres(made[top:, :left], 0, 2), 0.5, atol=0.15)
-    np.testing.assert_allclose(centres(made[:top, left:], 1, 3), 0.5, atol=0.1)
+    np.testing.assert_allclose(centers(made[top:, :left], 0, 2), 0.5, atol=0.15)
+    np.testing.assert_allclose(centers(made[:top, left:], 1, 3), 0.5, atol=0.1)
 
 
 def test_either_margin_goes_alone_or_both() -> None:

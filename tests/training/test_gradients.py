@@ -19,7 +19,7 @@ SIZE = 32
 
 
 class Plain(Counting):
-    """Without noise, with a running mean beside what is learnt."""
+    """Without noise, with a running mean beside what is learned."""
 
     def loss(
         self, params: Any, frozen: Any, batch: dict[str, jax.Array], key: jax.Array, step: Any

@@ -44,7 +44,8 @@ def start(folder: Path, **settings) -> subprocess.Popen[str]:
     options |= EVERYTHING | settings
     flags = "--xla_force_host_platform_device_count=1 --xla_backend_optimization_level=0"
     env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "XLA_FLAGS": flags}
-    code = f"from pathlib import Path; from tests.distributed.worker import run; run(Path({str(folder)!r}), **{options})"
+    imports = "from pathlib import Path; from tests.distributed.worker import run"
+    code = f"{imports}; run(Path({str(folder)!r}), **{options})"
     return subprocess.Popen(
         [sys.executable, "-c", code],
         env=env,

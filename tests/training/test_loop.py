@@ -147,7 +147,7 @@ def test_nan_stops_and_the_last_good_checkpoint_stays(tmp_path, at) -> None:
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(loaded))
 
 
-def spoilt(*bad: int, value: float = np.nan):
+def spoiled(*bad: int, value: float = np.nan):
     def batches(start: int):
         for step, batch in enumerate(toy.batches(start), start + 1):
             yield {**batch, "bad": np.full(toy.BATCH, value if step in bad else 0, np.float32)}
@@ -158,16 +158,18 @@ def spoilt(*bad: int, value: float = np.nan):
 def test_a_bad_batch_is_left_out_up_to_a_limit(tmp_path, capsys) -> None:
     config = toy.settings(skip_bad=2, checkpoint_every=2, log_every=2)
     with pytest.raises(TrainingDiverged, match=r"step 9, after 2 step\(s\) that were left out"):
-        toy.run(tmp_path / "a", task=Exploding(), config=config, batches=spoilt(4, 7, 9), devices=8)
+        toy.run(
+            tmp_path / "a", task=Exploding(), config=config, batches=spoiled(4, 7, 9), devices=8
+        )
     out = capsys.readouterr().out
     assert "step 4 is left out: loss is nan (1 of at most 2)" in out and "step 7 is left out" in out
     assert Checkpoints(tmp_path / "a" / "checkpoints").latest() == 8
     # The count goes on where it stood; a kill between changes nothing.
     with pytest.raises(TrainingDiverged, match="after 2 step"):
-        toy.run(tmp_path / "a", task=Exploding(), config=config, batches=spoilt(4, 7, 9))
-    whole = toy.run(tmp_path / "b", task=Exploding(), config=config, batches=spoilt(4, 7))
+        toy.run(tmp_path / "a", task=Exploding(), config=config, batches=spoiled(4, 7, 9))
+    whole = toy.run(tmp_path / "b", task=Exploding(), config=config, batches=spoiled(4, 7))
     assert "2 step(s) left out" in capsys.readouterr().out
-    again = toy.run(tmp_path / "a", task=Exploding(), config=config, batches=spoilt(4, 7))
+    again = toy.run(tmp_path / "a", task=Exploding(), config=config, batches=spoiled(4, 7))
     jax.tree.map(
         lambda one, two: np.testing.assert_allclose(one, two, atol=1e-5), again.state, whole.state
     )
@@ -181,7 +183,7 @@ def test_a_bad_batch_is_left_out_up_to_a_limit(tmp_path, capsys) -> None:
 @pytest.mark.parametrize("value", [np.nan, pytest.param(np.inf, marks=pytest.mark.slow)])
 def test_a_step_left_out_changes_nothing_but_the_count(tmp_path, value) -> None:
     config = toy.settings(steps=3, skip_bad=1, checkpoint_every=1, keep=9)
-    toy.run(tmp_path, task=Exploding(), config=config, batches=spoilt(3, value=value))
+    toy.run(tmp_path, task=Exploding(), config=config, batches=spoiled(3, value=value))
     store, program = (
         Checkpoints(tmp_path / "checkpoints"),
         Program(toy.ToyTask(), config, make_mesh()),
@@ -192,9 +194,9 @@ def test_a_step_left_out_changes_nothing_but_the_count(tmp_path, value) -> None:
         (before.params, before.ema, before.opt_state), (after.params, after.ema, after.opt_state)
     )
     # With nothing bad the masked step computes what the plain one does.
-    masked = toy.run(tmp_path / "a", task=Exploding(), config=config, batches=spoilt())
+    masked = toy.run(tmp_path / "a", task=Exploding(), config=config, batches=spoiled())
     plain = toy.run(
-        tmp_path / "b", task=Exploding(), config=toy.settings(steps=3), batches=spoilt()
+        tmp_path / "b", task=Exploding(), config=toy.settings(steps=3), batches=spoiled()
     )
     jax.tree.map(
         lambda one, two: np.testing.assert_allclose(one, two, atol=1e-6), masked.state, plain.state
@@ -259,7 +261,7 @@ def test_seeds_share_one_compilation_and_differ(tmp_path, capsys) -> None:
 
 
 class Counting(toy.ToyTask):
-    """Keeps a running mean beside what is learnt, and the step it was told."""
+    """Keeps a running mean beside what is learned, and the step that it was given."""
 
     def init(self, key: jax.Array) -> Any:
         return {**super().init(key), "running": {"mean": jnp.zeros(1), "step": jnp.zeros(1)}}

@@ -10,11 +10,10 @@ import pytest
 from stedm_jax.common.errors import UserError
 from stedm_jax.training.logging import MetricLog, read_rows
 from stedm_jax.training.mirror import Mirror
-from tests.training import toy
 
 
 class Fake:
-    """In place of the module: notes what it is told, and fails where it is told to."""
+    """In place of the module: notes what it is given, and fails where it should."""
 
     def __init__(self, fails: str = "") -> None:
         self.fails, self.begun, self.rows, self.ended = fails, [], [], 0

@@ -30,7 +30,7 @@ def test_trees_are_taken_apart_and_put_together() -> None:
     [
         (
             ("unet/inputs/.*",),
-            r"'unet/inputs/\.\*', which fits none.*nearest are.*unet/input_blocks.*begin with style",
+            r"'unet/inputs/\.\*', which fits none.*nearest are.*unet/input_blocks.*begin with st",
         ),
         (("unet",), "fits none"),  # a path has to be fitted as a whole
         (("style/(",), "no regular expression"),
@@ -98,7 +98,7 @@ def test_the_gradient_of_what_stays_is_not_computed() -> None:
         with jax.set_mesh(made.mesh):
             flops.append((made.trace({}, batch, key).lower().cost_analysis() or {})["flops"])
     # Of the two products of the hidden layer in a step, forward and for its kernel, one is gone,
-    # and its optimiser.
+    # and its optimizer.
     assert flops[1] < flops[0] - 2 * toy.BATCH * toy.FEATURES * toy.HIDDEN
 
 

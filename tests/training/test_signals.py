@@ -74,13 +74,13 @@ def test_ctrl_c_finishes_the_step_saves_and_is_raised_again(tmp_path) -> None:
 
 
 def test_a_signal_while_a_checkpoint_is_written_loses_nothing(tmp_path, monkeypatch) -> None:
-    seal, told = Checkpoints._seal, []
+    seal, asked = Checkpoints._seal, []
 
     def slow(self: Checkpoints, step: int, metrics: dict[str, float]) -> None:
-        if not told:
-            told.append(step)
+        if not asked:
+            asked.append(step)
             os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(0.5)  # the loop has gone on, and was told, by now
+            time.sleep(0.5)  # the loop has gone on, and was asked, by now
         seal(self, step, metrics)
 
     monkeypatch.setattr(Checkpoints, "_seal", slow)
@@ -89,7 +89,7 @@ def test_a_signal_while_a_checkpoint_is_written_loses_nothing(tmp_path, monkeypa
     store = Checkpoints(tmp_path / "a" / "checkpoints")
     assert (
         caught.value.code == 0
-        and told == [5]
+        and asked == [5]
         and store.steps()[0] == 5
         and 5 <= (store.latest() or 0) < 10
     )
@@ -229,7 +229,8 @@ import ctypes, os, signal, sys, time
 from stedm_jax.training.signals import Signals
 
 case = sys.argv[1]
-send = ctypes.PyDLL(None)["raise"]  # delivered before it returns, and holds the interpreter: no handler of Python runs
+# Delivered before it returns, and holds the interpreter: no handler of Python runs.
+send = ctypes.PyDLL(None)["raise"]
 
 class Twice(Signals):
     def _note(self, number, frame):
@@ -240,7 +241,7 @@ class Twice(Signals):
         super()._note(number, frame)
 
 read, write = os.pipe()
-if case == "nobody reads stderr":
+if case == "stderr is not read":
     os.set_blocking(write, False)
     try:
         while True:
@@ -264,7 +265,7 @@ with Twice() as signals, signals.politely():
 
 @pytest.mark.parametrize(
     "case",
-    ["back to back", "another one", "inside the handler", "stderr is gone", "nobody reads stderr"],
+    ["back to back", "another one", "inside the handler", "stderr is gone", "stderr is not read"],
 )
 def test_a_second_signal_ends_at_once_however_soon_and_whatever_becomes_of_stderr(case) -> None:
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}

@@ -56,7 +56,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory):
 def test_with_everything_on_ten_steps_equal_five_and_five_bit_for_bit(
     tmp_path, whole, stopped_after: int, politely: bool
 ) -> None:
-    """Step 8 has a snapshot: made, or not yet, or made again after step 5, or when told to stop
+    """Step 8 has a snapshot: made, or not yet, or made again after step 5, or when asked to stop
     there."""
     folder, expected = whole
 

@@ -75,9 +75,9 @@ def test_the_target_itself_hardly_changes(kind, target):
     ],
 )
 def test_how_strong_the_stains_are_makes_little_difference_afterwards(kind, gains, target):
-    normalise = normalizer(kind, target)
+    normalize = normalizer(kind, target)
     other = tissue(replace(NOMINAL, h_gain=gains[0], e_gain=gains[1]))
-    before, after = difference(other, tissue()), difference(normalise(other), normalise(tissue()))
+    before, after = difference(other, tissue()), difference(normalize(other), normalize(tissue()))
     assert after < 0.4 * before
 
 
@@ -104,25 +104,25 @@ def test_glass_stays_glass(kind, target):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_tiles_without_tissue_stay_and_are_counted(kind):
-    normalise = normalizer(kind)
+    normalize = normalizer(kind)
     rng = np.random.default_rng(0)
     white = np.full((32, 32, 3), 255, np.uint8)
     glass = np.clip(rng.normal(243, 2, (32, 32, 3)), 0, 255).astype(np.uint8)
     nearly = glass.copy()
     nearly[:2, :5] = (120, 60, 130)
     for image in (white, glass, nearly):
-        assert normalise(image) is image
-    normalise(tissue())
-    assert (normalise.unchanged, normalise.changed) == (3, 1)
+        assert normalize(image) is image
+    normalize(tissue())
+    assert (normalize.unchanged, normalize.changed) == (3, 1)
 
 
 def test_one_stain_alone_is_left_as_it_is():
-    normalise = normalizer("macenko")
+    normalize = normalizer("macenko")
     amounts = np.random.default_rng(0).uniform(0.3, 1.2, (40, 40, 1))
     image = (243 * np.exp(-amounts * NOMINAL.vectors()[0])).astype(np.uint8)
-    assert normalise(image) is image and normalise.unchanged == 1
+    assert normalize(image) is image and normalize.unchanged == 1
     black = np.zeros((40, 40, 3), np.uint8)
-    assert normalise(black) is black
+    assert normalize(black) is black
 
 
 def test_towards_the_published_reference():
@@ -144,8 +144,8 @@ def test_colours_go_to_lab_and_back():
 
 
 def test_it_can_be_sent_to_a_worker(target):
-    normalise = pickle.loads(pickle.dumps(normalizer("macenko", target)))
-    assert normalise(tissue()).shape == (96, 96, 3)
+    normalize = pickle.loads(pickle.dumps(normalizer("macenko", target)))
+    assert normalize(tissue()).shape == (96, 96, 3)
 
 
 def test_mistakes_are_named(tmp_path):
