@@ -2,12 +2,13 @@
 made of it.
 
 A pickle is a program that calls what it names. Our reader (unpickle.py) never imports or calls
-anything, so that nothing could be executed anyway; but a file that names `os.system` is hostile and
-should be known as such, and one that holds a whole module instead of its weights should be told
-apart.
+anything, so nothing could be executed anyway; but a file that names `os.system` is hostile and
+should be reported as such, and a file that holds a whole module instead of its weights should be
+recognized.
 """
 
 import re
+import sys
 from dataclasses import dataclass
 
 from stedm_jax.common.errors import UserError
@@ -29,11 +30,8 @@ STORAGES = {
 }
 """Class of a torch storage -> data type of its elements; an untyped one counts bytes."""
 
-DTYPES = {
-    name: name
-    for name in (*STORAGES.values(), "uint16", "uint32", "uint64", "float8_e4m3fn", "float8_e5m2")
-    if name
-}
+DTYPES = {name: name for name in STORAGES.values() if name}
+DTYPES |= {name: name for name in ("uint16", "uint32", "uint64", "float8_e4m3fn", "float8_e5m2")}
 DTYPES |= {
     "float": "float32",
     "double": "float64",
@@ -42,151 +40,46 @@ DTYPES |= {
     "int": "int32",
     "short": "int16",
 }
-"""`torch.<name>` -> numpy's or ml_dtypes' name."""
+"""`torch.<name>` -> name in NumPy or ml_dtypes."""
 
-# Functions and other names in small letters that the state of a training is stored with.
+_PLAIN = "dict list tuple set frozenset int float bool str bytes bytearray complex object"
 _EXACT = {
     "torch._utils": (
-        "_rebuild_tensor",
-        "_rebuild_tensor_v2",
-        "_rebuild_tensor_v3",
-        "_rebuild_parameter",
-        "_rebuild_parameter_with_state",
+        "_rebuild_tensor _rebuild_tensor_v2 _rebuild_tensor_v3 "
+        "_rebuild_parameter _rebuild_parameter_with_state"
     ),
-    "torch._tensor": ("_rebuild_from_type_v2",),
-    "torch": ("device", "Size", "dtype", "strided", "memory_format", "contiguous_format", *DTYPES),
-    "torch.serialization": ("_get_layout",),
-    "numpy": (
-        "dtype",
-        "ndarray",
-        "bool_",
-        "float16",
-        "float32",
-        "float64",
-        "int8",
-        "int16",
-        "int32",
-        "int64",
-        "uint8",
-    ),
-    "numpy.core.multiarray": ("scalar", "_reconstruct"),
-    "numpy._core.multiarray": ("scalar", "_reconstruct"),
-    "numpy.core.numeric": ("_frombuffer",),
-    "numpy._core.numeric": ("_frombuffer",),
-    "collections": ("OrderedDict", "defaultdict", "deque", "Counter"),
-    "_codecs": ("encode",),
-    "copyreg": ("_reconstructor",),
-    "copy_reg": ("_reconstructor",),
-    "pathlib": ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath"),
-    "datetime": ("datetime", "timedelta", "date"),
-    "argparse": ("Namespace",),
-    "typing": ("Any", "Union", "Optional", "List", "Dict", "Tuple"),
+    "torch._tensor": "_rebuild_from_type_v2",
+    "torch": f"device Size dtype strided memory_format contiguous_format {' '.join(DTYPES)}",
+    "torch.serialization": "_get_layout",
+    "numpy": "dtype ndarray bool_ float16 float32 float64 int8 int16 int32 int64 uint8",
+    "numpy.core.multiarray": "scalar _reconstruct",
+    "numpy._core.multiarray": "scalar _reconstruct",
+    "numpy.core.numeric": "_frombuffer",
+    "numpy._core.numeric": "_frombuffer",
+    "collections": "OrderedDict defaultdict deque Counter",
+    "_codecs": "encode",
+    "copyreg": "_reconstructor",
+    "copy_reg": "_reconstructor",
+    "pathlib": "Path PosixPath WindowsPath PurePath PurePosixPath PureWindowsPath",
+    "datetime": "datetime timedelta date",
+    "argparse": "Namespace",
+    "typing": "Any Union Optional List Dict Tuple",
+    "builtins": _PLAIN,
+    "__builtin__": f"{_PLAIN} long unicode",
 }
-_PLAIN = (
-    "dict",
-    "list",
-    "tuple",
-    "set",
-    "frozenset",
-    "int",
-    "float",
-    "bool",
-    "str",
-    "bytes",
-    "bytearray",
-    "complex",
-    "object",
-)
-_EXACT |= {"builtins": _PLAIN, "__builtin__": (*_PLAIN, "long", "unicode")}
+"""Module -> the only names of it, with which the state of a training is stored."""
 
-# Of these packages classes may be named; the objects are dropped.
-_PACKAGES = {
-    "torch",
-    "numpy",
-    "pytorch_lightning",
-    "lightning",
-    "lightning_fabric",
-    "lightning_utilities",
-    "omegaconf",
-}
+_PACKAGES = "torch numpy pytorch_lightning lightning lightning_fabric lightning_utilities omegaconf"
+"""Of these packages classes may be named; the objects are dropped."""
 _CLASS = re.compile(r"_?[A-Z][A-Za-z0-9_]*(\.[A-Z][A-Za-z0-9_]*)*")
 _MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*")
-# Modules by which programs run or files change: no part of a path, as in torch.os, may be one.
-_NEVER = {
-    "os",
-    "posix",
-    "nt",
-    "sys",
-    "subprocess",
-    "runpy",
-    "importlib",
-    "ctypes",
-    "shutil",
-    "webbrowser",
-    "socket",
-    "pty",
-    "pickle",
-    "_pickle",
-    "marshal",
-    "multiprocessing",
-    "urllib",
-    "requests",
-    "builtins",
-    "__builtin__",
-    "cpp_extension",
-    "codecs",
-}
-# Nor may the first part be one of these.
-_DANGEROUS = _NEVER | {
-    "posixpath",
-    "ntpath",
-    "imp",
-    "platform",
-    "code",
-    "codeop",
-    "commands",
-    "pdb",
-    "bdb",
-    "timeit",
-    "cProfile",
-    "profile",
-    "trace",
-    "threading",
-    "asyncio",
-    "signal",
-    "pip",
-    "shelve",
-    "dill",
-    "joblib",
-    "cloudpickle",
-    "http",
-    "ftplib",
-    "smtplib",
-    "tempfile",
-    "glob",
-    "io",
-    "_io",
-    "operator",
-    "functools",
-    "types",
-    "inspect",
-    "ast",
-    "distutils",
-    "setuptools",
-    "site",
-    "venv",
-    "gc",
-    "_codecs",
-    "linecache",
-    "logging",
-    "concurrent",
-    "select",
-    "telnetlib",
-    "zipfile",
-    "tarfile",
-    "zipimport",
-    "pkgutil",
-}
+_NEVER = (
+    "os posix nt sys subprocess runpy importlib ctypes shutil webbrowser socket pty pickle _pickle "
+    "marshal multiprocessing urllib requests builtins __builtin__ cpp_extension codecs"
+)
+"""By these programs run or files change: no part of a path, as in torch.os, may be one."""
+_HARMFUL = "copy_reg imp pip dill joblib cloudpickle distutils setuptools commands"
+"""Beside the standard library, packages by which a pickle does harm."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -213,27 +106,24 @@ def admit(module: str, name: str, where: str) -> Name:
     Raises:
       UserError: it is none of those, and says whether that is hostile or merely unknown.
     """
-    parts = module.split(".")
-    if name in _EXACT.get(module, ()) or (parts[0] == "torch" and _is_storage(module, name)):
-        return Name(module, name)
-    dangerous = parts[0] in _DANGEROUS or any(part in _NEVER for part in (*parts, *name.split(".")))
-    known = parts[0] in _PACKAGES and _MODULE.fullmatch(module) and _CLASS.fullmatch(name)
-    if known and not dangerous:
-        return Name(module, name)
-    what = short(f"{module}.{name}")
-    if dangerous or parts[0] in _PACKAGES or module in _EXACT:
+    found, package = Name(module, name), module.split(".")[0]
+    storage = module in ("torch", "torch.cuda", "torch.storage") and name in STORAGES
+    if storage or name in _EXACT.get(module, "").split():
+        return found
+    packages, never = _PACKAGES.split(), _NEVER.split()
+    harmful = any(part in never for part in f"{module}.{name}".split("."))
+    a_class = _MODULE.fullmatch(module) and _CLASS.fullmatch(name)
+    if package in packages and a_class and not harmful:
+        return found
+    if harmful or package in (*packages, *_HARMFUL.split(), *sys.stdlib_module_names):
         raise UserError(
-            f"{where} names {what}, which no weights need and by which a file can do harm where torch or pickle opens "
-            "it. "
-            "Nothing of it was executed, and it is refused. Do not open it with anything else; get the weights from "
-            "their publisher, as safetensors where there is a choice."
+            f"{where} names {found}, which no weights need and by which a file can do harm where "
+            "torch or pickle opens it. Nothing of it was executed, and it is refused. Do not open "
+            "it with anything else; get the weights from their publisher, as safetensors where "
+            "there is a choice."
         )
     raise UserError(
-        f"{where} names {what}, an object of a package that weights are not stored with; it was not made, and the file "
-        "is refused. If it comes from its publisher, let them or yourself save the weights alone, "
-        "torch.save(model.state_dict(), FILE), or as safetensors."
+        f"{where} names {found}, an object of a package that weights are not stored with; it was "
+        "not made, and the file is refused. If it comes from its publisher, let them or yourself "
+        "save the weights alone, torch.save(model.state_dict(), FILE), or as safetensors."
     )
-
-
-def _is_storage(module: str, name: str) -> bool:
-    return module in ("torch", "torch.cuda", "torch.storage") and name in STORAGES

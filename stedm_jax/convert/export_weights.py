@@ -99,7 +99,7 @@ def _files(trained: Trained, format: str) -> Iterator[tuple[str, Mapping[str, np
     if format == "diffusers":
         if not trained.diffusers:
             raise UserError(
-                f"--format=diffusers is for stages that trained an autoencoder of the kind vq or kl "
+                "--format=diffusers is for stages that trained an autoencoder of the kind vq or kl "
                 "whose levels all have 128 channels or more (below that our group norms differ); "
                 f"{what} is none. Export it as ours or published."
             )

@@ -11,7 +11,7 @@ from typing import Any
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.files import sha256_of
 from stedm_jax.convert.published_averages import averaged
-from stedm_jax.convert.published_networks import NETWORKS, build
+from stedm_jax.convert.published_networks import build, tables
 from stedm_jax.convert.registry import Entry
 from stedm_jax.convert.torch_names import Table, from_torch, our_name, torch_name
 from stedm_jax.convert.weight_files import Tensors, read_tensors
@@ -58,7 +58,7 @@ def convert(
     chosen = tuple(load_only) or entry.load_only
     abstract = build(entry.network).abstract
     wanted = named(abstract)
-    table, *others = NETWORKS[entry.network].tables
+    table, *others = tables(entry.network)
     if others:  # that by which most names of the file are names of the network
         table = max((table, *others), key=lambda each: len(_known(tensors, each, wanted)))
     names = [torch_name(each, len(leaf.shape), table)[0] for each, leaf in wanted.items()]

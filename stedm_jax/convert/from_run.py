@@ -10,7 +10,7 @@ import numpy as np
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.convert.export_weights import Diffusers, Trained
-from stedm_jax.convert.published_networks import NETWORKS
+from stedm_jax.convert.published_networks import NETWORKS, form, tables
 from stedm_jax.convert.registry import ENTRIES
 from stedm_jax.convert.tables import (
     convnext,
@@ -54,9 +54,8 @@ def read_converted(folder: Path) -> Trained:
     parts, name = {"model": params}, str(info["network"])
     if name not in NETWORKS:
         return Trained(parts, name, card)
-    network = NETWORKS[name]
-    tables = {"model": network.tables[0]}
-    return Trained(parts, name, card, "the network as published", tables, network.form)
+    names = {"model": tables(name)[0]}
+    return Trained(parts, name, card, "the network as published", names, form(name))
 
 
 def read_run(folder: Path) -> Trained:
@@ -83,58 +82,56 @@ def read_run(folder: Path) -> Trained:
     section = _section(settings, cell)
     with finished(folder) as (store, step):
         params = jax.tree.map(np.asarray, store.read_params(step))
-        card = _card(workdir, cell, settings, section)
-        card |= {"step": step, "checkpoint": store.fingerprint(step)}
+        origin = {"step": step, "checkpoint": store.fingerprint(step)}
+    card = _card(workdir, cell, settings, section) | origin
     return _named(cell.split("/")[0], params, section, card)
 
 
 def _section(settings: Settings, cell: str) -> Any:
     """The settings of what a cell trains: of an arm, those with its network and its changes."""
-    stage, _, variant = cell.partition("/")
-    if stage == "generator":
-        return settings.generator(variant)
-    if stage == JUDGE:
-        return settings.arm(JUDGE)
-    if stage == "segmentation":
-        return settings.arm(_arm(cell))
-    if stage in ("autoencoder", "ssl", "guided"):
-        return getattr(settings, stage)
+    match cell.split("/"):
+        case "generator", name:
+            return settings.generator(name)
+        case "segmentation", arm, _:
+            return settings.arm(arm)
+        case ["judge"]:
+            return settings.arm(JUDGE)
+        case ["autoencoder" | "ssl" | "guided" as stage]:
+            return getattr(settings, stage)
     raise UserError(f"{cell} is no stage that trains; name another folder of the run.")
-
-
-def _arm(cell: str) -> str:
-    """ARM of segmentation/ARM/SEED."""
-    return cell.partition("/")[2].rpartition("/")[0]
 
 
 def _named(stage: str, params: dict[str, Any], section: Any, card: Mapping[str, Any]) -> Trained:
     """The parameters of a stage with the published names, where they have any."""
     network, parts = f"stage {stage} of stedm_jax", {"model": params}
-    if stage == "generator":
-        styled = "style_block" in params["unet"]
-        loads = f"{'STEDM' if styled else 'LDM'}'s UNet (unet); our own for the rest"
-        table = ldm_unet.STEDM_TABLE if styled else ldm_unet.TABLE
-        return Trained(params, network, card, loads, {"unet": table})
-    if stage == "guided":
-        loads = (
-            "Large-Image-Diffusion's denoiser and embedder (model.diffusion_model, "
-            "cond_stage_model)"
-        )
-        return Trained(parts, network, card, loads, {"model": ldm_unet.GUIDED_TABLE})
-    if stage == "autoencoder":
-        parts = {"model": own(params)}
-        if section.model.kind == TAEF2:
+    table: Table = ()
+    loads, files, diffusers = "", None, None
+    match stage:
+        case "generator":
+            styled, parts = "style_block" in params["unet"], params
+            table = ldm_unet.STEDM_TABLE if styled else ldm_unet.TABLE
+            loads = f"{'STEDM' if styled else 'LDM'}'s UNet (unet); our own for the rest"
+        case "guided":
+            table = ldm_unet.GUIDED_TABLE
+            loads = (
+                "Large-Image-Diffusion's denoiser and embedder (model.diffusion_model, "
+                "cond_stage_model)"
+            )
+        case "autoencoder" if section.model.kind == TAEF2:
+            parts, table, files = {"model": own(params)}, taef2.TABLE, taef2.files
             loads = "the encoder and the decoder of TAESD's package"
-            return Trained(parts, network, card, loads, {"model": taef2.TABLE}, taef2.files)
-        tables, diffusers = {"model": ldm_autoencoder.TABLE}, _diffusers(section.model)
-        loads = "LDM's autoencoders, without loss and discriminator"
-        return Trained(parts, network, card, loads, tables, diffusers=diffusers)
-    if stage == "ssl":
-        return Trained(params, network, card)
-    if "head" in params:  # on features of the guided denoiser, which has an export of its own
-        return Trained(params, f"{network}, a head on features", card)
-    table, loads = _segmenter(section.model)
-    return Trained(parts, network, card, loads, {"model": table})
+        case "autoencoder":
+            parts, table = {"model": own(params)}, ldm_autoencoder.TABLE
+            loads = "LDM's autoencoders, without loss and discriminator"
+            diffusers = _diffusers(section.model)
+        case "ssl":
+            parts = params
+        case _ if "head" in params:  # whose denoiser has an export of its own
+            parts, network = params, f"{network}, a head on features"
+        case _:
+            table, loads = _segmenter(section.model)
+    tables = {"unet" if stage == "generator" else "model": table}
+    return Trained(parts, network, card, loads, tables, files, diffusers)
 
 
 def _segmenter(model: SegmenterModel) -> tuple[Table, str]:
@@ -142,10 +139,8 @@ def _segmenter(model: SegmenterModel) -> tuple[Table, str]:
     if model.kind == "fcn8s":
         if model.fcn8s != Fcn8s():
             return fcn8s.TABLE, "a network like torchvision's vgg16, of other widths"
-        return (
-            fcn8s.TABLE,
-            "torchvision's vgg16, with score_fr, score_pool4, score_pool3 in place of classifier.6",
-        )
+        scores = "score_fr, score_pool4, score_pool3 in place of classifier.6"
+        return fcn8s.TABLE, f"torchvision's vgg16, with {scores}"
     if model.kind == "dcan":
         return (), "a contour-aware network whose `features` are torchvision's vgg16"
     encoder = model.encoder
@@ -208,10 +203,11 @@ def _card(workdir: Path, cell: str, settings: Settings, section: Any) -> dict[st
 
 def _metrics(workdir: Path, cell: str) -> dict[str, float]:
     """Of this cell; of a segmenter those of its arm, over patients and seeds."""
-    if cell.startswith("segmentation/"):
-        found = _json(workdir / "report" / "summary.json").get("arms", {}).get(_arm(cell), {})
-    else:
-        found = _json(workdir / cell / "done.json").get("metrics", {})
+    match cell.split("/"):
+        case "segmentation", arm, _:
+            found = _json(workdir / "report" / "summary.json").get("arms", {}).get(arm, {})
+        case _:
+            found = _json(workdir / cell / "done.json").get("metrics", {})
     return {name: value for name, value in found.items() if isinstance(value, int | float)}
 
 

@@ -54,8 +54,8 @@ def averaged(
             continue
         if without_dots in known:
             raise UserError(
-                f"{where} holds {without_dots}, which may be the average of {known[without_dots]} or of {name}. Take "
-                "the last weights with --weights=raw."
+                f"{where} holds {without_dots}, which may be the average of {known[without_dots]} "
+                f"or of {name}. Take the last weights with --weights=raw."
             )
         known[without_dots] = name
     # What the network does not have stays under its own name, so that it is found to be unexpected.

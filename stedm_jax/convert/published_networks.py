@@ -1,33 +1,20 @@
-"""The networks of published weights, and how their names map to ours."""
+"""The networks of published weights, and how their names map to ours.
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
+They stand in published_networks.toml; the code that a network needs is imported when it is asked
+for.
+"""
+
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import numpy as np
 
-from stedm_jax.convert.tables import (
-    diffusers_autoencoder,
-    fcn8s,
-    inception,
-    ldm_autoencoder,
-    ldm_unet,
-    lpips,
-    taef2,
-)
 from stedm_jax.convert.torch_names import Table
-from stedm_jax.models import convnext, mit, resnet
-from stedm_jax.models.autoencoder import Autoencoder
-from stedm_jax.models.fcn8s import Fcn8s
 from stedm_jax.models.functional import Functional
-from stedm_jax.models.guided import PublishedGuidedUNet
-from stedm_jax.models.inception import Inception
-from stedm_jax.models.lpips import LPIPS
-from stedm_jax.models.swin_v2 import SwinV2
-from stedm_jax.models.taef2 import TAEF2
-from stedm_jax.models.unet import UNet
-from stedm_jax.models.vit import ViT
 from stedm_jax.models.vit_sizes import vit_size
 
 Form = Callable[[Mapping[str, np.ndarray]], dict[str, dict[str, np.ndarray]]]
@@ -39,70 +26,49 @@ class Network:
     """How a network is made.
 
     Attributes:
-      make: the module, given `rngs`.
-      tables: that which knows most names of a file is taken, the first for export under the
-        published names; an empty one where our names are the published ones.
-      form: makes the published files, where they are not just one of the network's own names.
+      make: "file:Class" in stedm_jax.models.
+      settings: of its constructor.
+      vit: size of a Vision Transformer, by name.
+      tables: "file:NAME" in stedm_jax.convert.tables; that which knows most names of a file is
+        taken, the first for export under the published names.
+      form: "file:function" there, where what is published is not just one file of the network's own
+        names.
     """
 
-    make: Callable[..., Any]
-    tables: tuple[Table, ...] = ((),)
-    form: Form | None = None
+    make: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    vit: str = ""
+    tables: Sequence[str] = ()
+    form: str = ""
 
 
-_F4 = partial(
-    Autoencoder,
-    channels=128,
-    multipliers=(1, 2, 4),
-    res_blocks=2,
-    latent_channels=3,
-    attention=True,
-)
-_F8 = partial(_F4, multipliers=(1, 2, 4, 4), latent_channels=4)
-_F4_TABLES = (ldm_autoencoder.TABLE, diffusers_autoencoder.table(3))
-_F8_TABLES = (ldm_autoencoder.TABLE, diffusers_autoencoder.table(4))
-_LDM = {"out_channels": 3, "res_blocks": 2}
-_LID: dict[str, Any] = _LDM | {
-    "in_channels": 3,
-    "base": 192,
-    "multipliers": (1, 2, 3, 5),
-    "heads": 1,
-    "attention_at": (2, 4, 8),
-    "attention": "transformer",
-    "context_dim": 512,
-}
-_LDM_UNET = partial(UNet, in_channels=6, base=128, multipliers=(1, 4, 8), heads=8, **_LDM)
-
-
-def _vit(name: str) -> Network:
-    return Network(partial(ViT, vit_size(name)))
-
-
-NETWORKS: dict[str, Network] = {
-    "vq-f4": Network(partial(_F4, kind="vq", codes=8192), _F4_TABLES),
-    "kl-f4": Network(partial(_F4, kind="kl", codes=0), _F4_TABLES),
-    "kl-f8": Network(partial(_F8, kind="kl", codes=0), _F8_TABLES),
-    "ldm-unet": Network(_LDM_UNET, (ldm_unet.TABLE,)),
-    "lid-unet": Network(partial(UNet, **_LID), (ldm_unet.TABLE,)),
-    "lid-guided": Network(partial(PublishedGuidedUNet, **_LID), (ldm_unet.GUIDED_TABLE,)),
-    "vit-hipt256": _vit("hipt_vit256"),
-    "vit-uni2-h": _vit("uni2_h"),
-    "vit-virchow2": _vit("virchow2"),
-    "vit-h0-mini": _vit("h0_mini"),
-    "swin-v2-t": Network(partial(SwinV2, classes=1000)),
-    "mit-b2": Network(partial(mit.MixTransformer, **mit.SIZES["mit_b2"])),
-    "resnet18": Network(partial(resnet.ResNet, **resnet.SIZES["resnet18"])),
-    "resnet34": Network(partial(resnet.ResNet, **resnet.SIZES["resnet34"])),
-    "resnet50": Network(partial(resnet.ResNet, **resnet.SIZES["resnet50"])),
-    "convnext-tiny": Network(partial(convnext.ConvNeXt, **convnext.SIZES["convnext_tiny"])),
-    "vgg16-fcn8s": Network(partial(Fcn8s, classes=2), (fcn8s.TABLE,)),
-    "taef2": Network(TAEF2, (taef2.TABLE, taef2.DIFFUSERS), taef2.files),
-    "lpips-alex": Network(LPIPS, (lpips.PYTORCH, lpips.TABLE), lpips.files),
-    "inception-fid": Network(Inception, (inception.TABLE,)),
-}
+_FILE = Path(__file__).with_suffix(".toml")
+NETWORKS = {name: Network(**keys) for name, keys in tomllib.loads(_FILE.read_text()).items()}
 
 
 def build(network: str) -> Functional:
     """The network of a key of NETWORKS."""
-    make = NETWORKS[network].make
-    return Functional(lambda rngs: make(rngs=rngs))
+    known = NETWORKS[network]
+    make = resolve_name(f"stedm_jax.models.{known.make}")
+    settings = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in known.settings.items()
+    }
+    if known.vit:
+        settings["size"] = vit_size(known.vit)
+    return Functional(lambda rngs: make(**settings, rngs=rngs))
+
+
+def tables(network: str) -> list[Table]:
+    """The tables of a key of NETWORKS; one that is empty where our names are the published ones."""
+    return [_of_tables(name) for name in NETWORKS[network].tables] or [()]
+
+
+def form(network: str) -> Form | None:
+    """What makes the published files of a key of NETWORKS, where it is more than a table."""
+    name = NETWORKS[network].form
+    return _of_tables(name) if name else None
+
+
+def _of_tables(name: str) -> Any:
+    return resolve_name(f"stedm_jax.convert.tables.{name}")

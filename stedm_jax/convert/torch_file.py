@@ -1,12 +1,10 @@
 """Files of torch.save without torch: the zip format of torch 1.6 and later, and the one before it.
 
 The file is mapped into memory, not read: a tensor becomes an array over the mapped bytes when it is
-  asked for, so that
-a checkpoint of gigabytes costs what is taken from it. What is refused: compressed entries
-  (torch.save never compresses,
-a zip bomb must), entries that overlap or reach out of the file, names given twice, tensors outside
-of their storage
-(see unpickle.py), big-endian files, TorchScript programs.
+asked for, so a checkpoint of gigabytes costs what is taken from it. What is refused: compressed
+entries (torch.save never compresses, a zip bomb must), entries that overlap or reach out of the
+file, names given twice, tensors outside of their storage (see unpickle.py), big-endian files,
+TorchScript programs.
 """
 
 import io
@@ -14,6 +12,7 @@ import mmap
 import struct
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from stedm_jax.convert.unpickle import Machine, Malformed, Storage, Tensor
 
 ENTRIES = 200_000
 _MAGIC = 0x1950A86A20F9469CFC6C  # begins the format before torch 1.6
+_PROTOCOL = 1001
 _SAVE_ANEW = "Load it with the torch that wrote it and save the state dict anew, or as safetensors."
 
 
@@ -59,7 +59,7 @@ class TorchFile:
         dtype = np.dtype(tensor.dtype)
         if 0 in tensor.shape:
             return np.zeros(tensor.shape, dtype)
-        begin, end = self._span(tensor.storage.key)
+        begin, end = self._sound(tensor.storage.key)
         try:
             strides = [stride * dtype.itemsize for stride in tensor.strides]
             view = np.frombuffer(self._map, np.uint8, end - begin, begin)
@@ -70,53 +70,48 @@ class TorchFile:
             raise self._damaged(f"a tensor reaches out of its storage ({error})") from error
         return found != 0 if dtype == np.bool_ else found
 
-    def _span(self, key: str) -> tuple[int, int]:
+    def _sound(self, key: str) -> tuple[int, int]:
+        """Begin and end of a storage whose checksum, if it has one, is right."""
         begin, end, checksum = self._spans[key]
-        if (
-            checksum
-            and key not in self._checked
-            and zlib.crc32(memoryview(self._map)[begin:end]) != checksum
-        ):
-            raise self._damaged(f"the checksum of the storage {short(key)} is another")
-        self._checked.add(key)
+        if key not in self._checked:
+            self._compare(memoryview(self._map)[begin:end], checksum, f"the storage {short(key)}")
+            self._checked.add(key)
         return begin, end
+
+    def _compare(self, data: memoryview | bytes, checksum: int, what: str) -> None:
+        if checksum and zlib.crc32(data) != checksum:
+            raise self._damaged(f"the checksum of {what} is another")
+
+    def _unpickle(self, stream: Any, storage: Callable[[Any], Any] | None = None) -> Any:
+        return Machine(stream, str(self.path), storage or self._storage).run()
 
     def _storage(self, said: Any) -> Storage:
         """Of ("storage", class, key, device, count), which the pickle says of each."""
-        if (
-            not isinstance(said, tuple)
-            or len(said) < 5
-            or said[0] != "storage"
-            or not isinstance(said[1], Name)
-        ):
-            raise Malformed("a storage without a description")
-        _, kind, key, _, count = said[:5]
-        if (
-            kind.name not in STORAGES
-            or not isinstance(key, str)
-            or type(count) is not int
-            or count < 0
-        ):
-            raise Malformed(f"a storage of the kind {kind}")
-        if len(said) > 5 and said[5] is not None:
+        match said:
+            case ("storage", Name(name=kind), str(key), _, int(count), *rest):
+                if kind not in STORAGES or type(count) is not int or count < 0:
+                    raise Malformed(f"a storage of the kind {short(kind)}")
+            case _:
+                raise Malformed("a storage without a description")
+        if rest and rest[0] is not None:
             raise UserError(
                 f"{self.path} holds views of storages as torch before 0.4 wrote them. {_SAVE_ANEW}"
             )
-        storage = Storage(key, STORAGES[kind.name], count)
+        storage = Storage(key, STORAGES[kind], count)
         if self._spans:
             self._check(storage)
         return storage
 
     def _check(self, storage: Storage) -> None:
+        """Refuses a storage that is not in the file, or whose elements do not fit there."""
+        name = f"the storage {short(storage.key)}"
         if storage.key not in self._spans:
-            raise self._damaged(f"it has no data for the storage {short(storage.key)}")
+            raise self._damaged(f"it has no data for {name}")
         begin, end, _ = self._spans[storage.key]
-        needed = storage.count * np.dtype(storage.dtype or "uint8").itemsize
-        if needed > end - begin:
-            what = (
-                f"the storage {short(storage.key)} needs {needed:,} bytes and has {end - begin:,}"
+        if _bytes_of(storage) > end - begin:
+            raise self._damaged(
+                f"{name} needs {_bytes_of(storage):,} bytes and has {end - begin:,}"
             )
-            raise self._damaged(what)
 
     def _damaged(self, what: str) -> UserError:
         return UserError(
@@ -132,33 +127,29 @@ class TorchFile:
 
     def _zip(self) -> Any:
         try:
-            archive = zipfile.ZipFile(self.path)
+            with zipfile.ZipFile(self.path) as archive:
+                entries = self._entries(archive.infolist())
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
             raise self._damaged(str(error)) from error
-        with archive:
-            entries = self._entries(archive)
-            pickles = [
-                name for name in entries if name.endswith("/data.pkl") and name.count("/") == 1
-            ]
-            if len(pickles) != 1:
-                raise UserError(
-                    f"{self.path} is a zip archive, but not one of torch.save. Unpack it; name the file in it."
-                )
-            root = pickles[0].removesuffix("data.pkl")
-            if (
-                f"{root}byteorder" in entries
-                and self._read(entries[f"{root}byteorder"]).strip() != b"little"
-            ):
-                raise self._big_endian()
-            for name, entry in entries.items():
-                if name.startswith(f"{root}data/"):
-                    self._spans[name.removeprefix(f"{root}data/")] = self._place(entry)
-            stream = io.BytesIO(self._read(entries[f"{root}data.pkl"]))
+        pickles = [name for name in entries if name.endswith("/data.pkl") and name.count("/") == 1]
+        if len(pickles) != 1:
+            raise UserError(
+                f"{self.path} is a zip archive, but not one of torch.save. Unpack it; name the "
+                "file in it."
+            )
+        root = pickles[0].removesuffix("data.pkl")
+        order = entries.get(f"{root}byteorder")
+        if order and self._read(order).strip() != b"little":
+            raise self._big_endian()
+        data = f"{root}data/"
+        for name, entry in entries.items():
+            if name.startswith(data):
+                self._spans[name.removeprefix(data)] = self._place(entry)
         self._spans = self._spans or {"": (0, 0, 0)}  # no tensors at all: each is then one too many
-        return Machine(stream, str(self.path), self._storage).run()
+        return self._unpickle(io.BytesIO(self._read(entries[pickles[0]])))
 
-    def _entries(self, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
-        infos = archive.infolist()
+    def _entries(self, infos: list[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]:
+        """The entries of the archive by name."""
         if len(infos) > ENTRIES:
             raise UserError(
                 f"{self.path} has {len(infos):,} entries, more than any weights; it is refused."
@@ -170,30 +161,28 @@ class TorchFile:
                 "torch.save(torch.jit.load(FILE).state_dict(), OTHER)."
             )
         for info in infos:
-            if (
-                info.compress_type != zipfile.ZIP_STORED
-                or info.flag_bits & 1
-                or info.file_size != info.compress_size
-            ):
+            packed = info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1
+            if packed or info.file_size != info.compress_size:
                 raise UserError(
-                    f"{self.path} is compressed or encrypted inside ({short(info.filename)}: {info.file_size:,} bytes "
-                    f"out of {info.compress_size:,}). torch.save does neither, a zip bomb does; refused. {_SAVE_ANEW}"
+                    f"{self.path} is compressed or encrypted inside ({short(info.filename)}: "
+                    f"{info.file_size:,} bytes out of {info.compress_size:,}). torch.save does "
+                    f"neither, a zip bomb does; refused. {_SAVE_ANEW}"
                 )
         if len(entries) != len(infos) or sum(info.file_size for info in infos) > len(self._map):
             raise UserError(
-                f"{self.path} has entries that overlap or share a name, as torch never writes; it is refused."
+                f"{self.path} has entries that overlap or share a name, as torch never writes; it "
+                "is refused."
             )
         return entries
 
     def _read(self, entry: zipfile.ZipInfo) -> bytes:
         begin, end, checksum = self._place(entry)
         data = self._map[begin:end]
-        if checksum and zlib.crc32(data) != checksum:
-            raise self._damaged(f"the checksum of {short(entry.filename)} is another")
+        self._compare(data, checksum, short(entry.filename))
         return data
 
     def _place(self, entry: zipfile.ZipInfo) -> tuple[int, int, int]:
-        """Begin and end of an entry's bytes, and its checksum (0 where torch was told to write
+        """Begin and end of an entry's bytes, and its checksum (0 where torch was asked to write
         none)."""
         begin = entry.header_offset
         header = self._map[begin : begin + 30]
@@ -213,41 +202,36 @@ class TorchFile:
             raise UserError(
                 f"{self.path} is no file of torch.save, or one of before torch 0.1.10. {_SAVE_ANEW}"
             )
-        read = lambda: Machine(stream, str(self.path), self._storage).run()  # noqa: E731
-        magic, protocol = read(), None
-        if magic == _MAGIC:
-            protocol, system = read(), read()
-            if not isinstance(system, dict) or system.get("little_endian") is not True:
-                raise self._big_endian()
-        if protocol != 1001:
+        if self._unpickle(stream) != _MAGIC or self._unpickle(stream) != _PROTOCOL:
             raise UserError(f"{self.path} is a pickle, but not one of torch.save. {_SAVE_ANEW}")
+        system = self._unpickle(stream)
+        if not isinstance(system, dict) or system.get("little_endian") is not True:
+            raise self._big_endian()
         used: dict[str, Storage] = {}
 
         def kept(said: Any) -> Any:
-            if (
-                isinstance(said, tuple)
-                and len(said) == 4
-                and said[0] == "module"
-                and isinstance(said[1], Name)
-            ):
-                return said[1]  # a class of modules, which this format stores with its source
-            return used.setdefault(said[2], self._storage(said))
+            match said:
+                case ("module", Name() as name, _, _):
+                    return name  # a class of modules, which this format stores with its source
+            storage = self._storage(said)
+            return used.setdefault(storage.key, storage)
 
-        machine = Machine(stream, str(self.path), kept)
-        content, keys = machine.run(), read()
-        if not isinstance(keys, list) or not all(
-            isinstance(key, str) and key in used for key in keys
-        ):
+        content, keys = self._unpickle(stream, kept), self._unpickle(stream)
+        if not isinstance(keys, list) or not all(isinstance(k, str) and k in used for k in keys):
             raise self._damaged("it does not say where its storages are")
         position = stream.tell()
         for key in keys:
-            size = used[key].count * np.dtype(used[key].dtype or "uint8").itemsize
-            if self._map[position : position + 8] != struct.pack("<q", used[key].count):
+            begin, size = position + 8, _bytes_of(used[key])
+            if stream[position:begin] != struct.pack("<q", used[key].count):
                 raise self._damaged(f"the storage {short(key)} has another length than it says")
-            self._spans[key] = (position + 8, position + 8 + size, 0)
-            position += 8 + size
-        if position > len(self._map):
-            raise self._damaged(f"{position - len(self._map):,} bytes are missing")
+            position = begin + size
+            self._spans[key] = begin, position, 0
+        if position > len(stream):
+            raise self._damaged(f"{position - len(stream):,} bytes are missing")
         for storage in used.values():
             self._check(storage)
         return content
+
+
+def _bytes_of(storage: Storage) -> int:
+    return storage.count * np.dtype(storage.dtype or "uint8").itemsize

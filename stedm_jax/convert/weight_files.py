@@ -1,15 +1,16 @@
-"""Tensors by name out of whatever file weights come in, recognised by its content and not by its
+"""Tensors by name out of whatever file weights come in, recognized by its content and not by its
 ending.
 
 safetensors (one file, several with an index, a folder as diffusers writes it), files of torch.save,
 and npz.
 """
 
-import io
 import json
 import re
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,27 +25,33 @@ from stedm_jax.convert.unpickle import Inert, Tensor
 
 Read = Callable[[], np.ndarray]
 _AGAIN = "Download it again and compare its size."
-_NOT_WEIGHTS = (
-    (
-        rb"\s*<(!doctype|html|\?xml)",
-        "a web page, as comes from a download that needs a login or another address",
+_NOT_WEIGHTS = {
+    rb"\s*<(!doctype|html|\?xml)": (
+        "a web page, as comes from a download that needs a login or another address"
     ),
-    (rb"version https://git-lfs", "a pointer of Git LFS; fetch the file itself (git lfs pull)"),
-    (rb"\x89HDF\r\n", "an HDF5 file of Keras"),
-    (rb"GGUF", "a GGUF file"),
-    (rb"\x1f\x8b", "compressed by gzip; unpack it first"),
-)
-_NPY_HEADERS = {
-    (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,
+    rb"version https://git-lfs": "a pointer of Git LFS; fetch the file itself (git lfs pull)",
+    rb"\x89HDF\r\n": "an HDF5 file of Keras",
+    rb"GGUF": "a GGUF file",
+    rb"\x1f\x8b": "compressed by gzip; unpack it first",
 }
-_NAMES = ("diffusion_pytorch_model.safetensors", "model.safetensors", "pytorch_model.bin")
+"""How files begin that are often taken for weights -> what they are."""
+_IN_FOLDER = (
+    "*.safetensors.index.json diffusion_pytorch_model.safetensors model.safetensors "
+    "pytorch_model.bin *.safetensors *.ckpt *.pth *.pt *.bin"
+)
+"""What diffusers, transformers and timm call weights in a folder; the first that is there is
+taken."""
+_DAMAGE = (
+    *(SafetensorError, zipfile.BadZipFile, zlib.error, OSError, EOFError, MemoryError),
+    *(ValueError, TypeError, AttributeError, LookupError, RuntimeError),
+)
+"""What the readers of safetensors, zip archives and NumPy raise."""
 
 
-class Tensors(
-    Mapping
-):  # of str and np.ndarray; said here, a type checker at run time would read the arrays
+class Tensors(Mapping):
     """Arrays by name, each read when it is asked for.
+
+    (Of str and np.ndarray; as type arguments, a type checker at run time would read the arrays.)
 
     Attributes:
       left_out: names in the file that were not asked for. files: where they were read from.
@@ -74,9 +81,8 @@ class Tensors(
         """
         kept = {name: read for name, read in self._readers.items() if not name.startswith(without)}
         new = {name: source._readers[theirs] for theirs, name in names.items()}
-        return Tensors(
-            kept | new, [name for name in self.left_out if name not in names], self.files
-        )
+        left = [name for name in self.left_out if name not in names]
+        return Tensors(kept | new, left, self.files)
 
     def renamed(self, where: str, under: Sequence[str], strip: Sequence[str]) -> "Tensors":
         """Only the names that begin with the first of `under` that occurs, without it and without
@@ -90,38 +96,32 @@ class Tensors(
         Raises:
           UserError: there are none, or two names become one.
         """
+        occur = (each for each in under if any(name.startswith(each) for name in self))
+        wanted = next(occur, under[-1])
         out: dict[str, Read] = {}
-        wanted, *others = under
-        for other in others:
-            if not any(name.startswith(wanted) for name in self._readers):
-                wanted = other
-        left = [name for name in self._readers if not name.startswith(wanted)]
+        left = list(self.left_out)
         for name, read in self._readers.items():
             if not name.startswith(wanted):
+                left.append(name)
                 continue
-            short_name = name.removeprefix(wanted)
+            own = name.removeprefix(wanted)
             for prefix in strip:
-                short_name = short_name.removeprefix(prefix)
-            if short_name in out:
+                own = own.removeprefix(prefix)
+            if own in out:
                 raise UserError(
-                    f"{where} has two tensors called {short(short_name)} without {', '.join(strip)}."
+                    f"{where} has two tensors called {short(own)} without {', '.join(strip)}."
                 )
-            out[short_name] = read
+            out[own] = read
         if not out:
-            begin = sorted({name.split(".")[0] for name in self._readers})
+            begin = sorted({name.split(".")[0] for name in self})
             raise UserError(
-                f"{where} has no tensor under '{wanted}'; its names begin with {', '.join(map(short, begin[:20]))}. "
-                "It is another file than this entry is for."
+                f"{where} has no tensor under '{wanted}'; its names begin with "
+                f"{', '.join(map(short, begin[:20]))}. It is another file than this entry is for."
             )
-        return Tensors(out, (*self.left_out, *left), self.files)
+        return Tensors(out, left, self.files)
 
 
-def read_tensors(
-    path: Path,
-    *,
-    key: str = "",
-    parts: Mapping[str, str] | None = None,
-) -> Tensors:
+def read_tensors(path: Path, *, key: str = "", parts: Mapping[str, str] | None = None) -> Tensors:
     """The tensors of a file or folder.
 
     Args:
@@ -142,10 +142,40 @@ def read_tensors(
     return _read(path, key)
 
 
-def _read(path: Path, key: str) -> Tensors:
+def _parts(folder: Path, parts: Mapping[str, str]) -> Tensors:
+    readers: dict[str, Read] = {}
+    used: list[Path] = []
+    for stem, prefix in parts.items():
+        files = [each for each in folder.glob(f"{stem}.*") if each.is_file()]
+        if len(files) != 1:
+            there = f"has {len(files) or 'no'} {stem}" if folder.is_dir() else "is no folder"
+            raise UserError(
+                f"These weights are in several files; give the folder with {', '.join(parts)} "
+                f"(.safetensors or .pth, one each). {folder} {there}."
+            )
+        tensors = _read(files[0])
+        readers |= {prefix + name: partial(tensors.__getitem__, name) for name in tensors}
+        used += files
+    return Tensors(readers, files=used)
+
+
+def _in_folder(folder: Path) -> Path:
+    """The one file of weights of a folder as diffusers, transformers and timm write it."""
+    for pattern in _IN_FOLDER.split():
+        found = sorted(folder.glob(pattern))
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise UserError(
+                f"{folder} holds {', '.join(each.name for each in found)}; name one of them."
+            )
+    raise UserError(f"{folder} holds no file of weights (safetensors, ckpt, pth, pt or bin).")
+
+
+def _read(path: Path, key: str = "") -> Tensors:
     with path.open("rb") as file:
         head = file.read(512)
-    for pattern, what in _NOT_WEIGHTS:
+    for pattern, what in _NOT_WEIGHTS.items():
         if re.match(pattern, head, re.IGNORECASE):
             raise UserError(f"{path} is {what}; it holds no weights that can be read.")
     if path.name.endswith(".index.json"):
@@ -157,7 +187,10 @@ def _read(path: Path, key: str) -> Tensors:
     if head[:2] == b"PK" and _holds_arrays(path):
         return _npz(path)
     if head[:2] == b"PK" or head[:1] == b"\x80":
-        return _torch(path, key)
+        file = TorchFile(path)
+        found, others = _state_dict(path, file.content, key)
+        readers = {name: partial(file.array, tensor) for name, tensor in found.items()}
+        return Tensors(readers, others, [path])
     if path.suffix == ".safetensors":
         return _safetensors(path)
     raise UserError(
@@ -165,51 +198,14 @@ def _read(path: Path, key: str) -> Tensors:
     )
 
 
-def _parts(folder: Path, parts: Mapping[str, str]) -> Tensors:
-    readers: dict[str, Read] = {}
-    used: list[Path] = []
-    for stem, prefix in parts.items():
-        files = (
-            sorted(each for each in folder.glob(f"{stem}.*") if each.is_file())
-            if folder.is_dir()
-            else []
-        )
-        if len(files) != 1:
-            listed = ", ".join(parts)
-            there = f"has {len(files) or 'no'} {stem}" if folder.is_dir() else "is no folder"
-            raise UserError(
-                f"These weights are in several files; give the folder with {listed} (.safetensors or .pth, one each). "
-                f"{folder} {there}."
-            )
-        tensors = _read(files[0], "")
-        readers |= {prefix + name: _reader(tensors, name) for name in tensors}
-        used += files
-    return Tensors(readers, files=used)
-
-
-def _reader(tensors: Mapping[str, np.ndarray], name: str) -> Read:
-    return lambda: tensors[name]
-
-
-def _in_folder(folder: Path) -> Path:
-    """The one file of weights of a folder as diffusers, transformers and timm write it."""
-    for pattern in (
-        "*.safetensors.index.json",
-        *_NAMES,
-        "*.safetensors",
-        "*.ckpt",
-        "*.pth",
-        "*.pt",
-        "*.bin",
-    ):
-        found = sorted(folder.glob(pattern))
-        if len(found) == 1:
-            return found[0]
-        if found:
-            raise UserError(
-                f"{folder} holds {', '.join(each.name for each in found)}; name one of them."
-            )
-    raise UserError(f"{folder} holds no file of weights (safetensors, ckpt, pth, pt or bin).")
+def _checked(path: Path, read: Callable[[str], np.ndarray], name: str) -> np.ndarray:
+    try:
+        return read(name)
+    except _DAMAGE as error:
+        raise UserError(
+            f"{path} is damaged at {short(name)}, or has a data type there that is not read "
+            f"({error}). {_AGAIN}"
+        ) from error
 
 
 def _safetensors(path: Path) -> Tensors:
@@ -220,19 +216,8 @@ def _safetensors(path: Path) -> Tensors:
         raise UserError(
             f"{path} is damaged, cut off or no safetensors file ({error}). {_AGAIN}"
         ) from error
-
-    def reader(name: str) -> Read:
-        def read() -> np.ndarray:
-            try:
-                return file.get_tensor(name)
-            except (SafetensorError, AttributeError, TypeError, ValueError) as error:
-                raise UserError(
-                    f"{path}: the tensor {short(name)} has a data type that is not read ({error})."
-                ) from error
-
-        return read
-
-    return Tensors({name: reader(name) for name in names}, files=[path])
+    readers = {name: partial(_checked, path, file.get_tensor, name) for name in names}
+    return Tensors(readers, files=[path])
 
 
 def _sharded(path: Path) -> Tensors:
@@ -246,7 +231,8 @@ def _sharded(path: Path) -> Tensors:
     for file, place in shards.items():
         if Path(file).name != file or not file.endswith(".safetensors"):
             raise UserError(
-                f"{path} names {short(file)}, which is no safetensors file beside it; it is refused."
+                f"{path} names {short(file)}, which is no safetensors file beside it; it is "
+                "refused."
             )
         if not place.is_file():
             raise UserError(
@@ -255,22 +241,39 @@ def _sharded(path: Path) -> Tensors:
     opened = {file: _safetensors(place) for file, place in shards.items()}
     lost = [name for name, file in files.items() if name not in opened[file]]
     if lost:
-        listed = ", ".join(map(short, lost[:10]))
         raise UserError(
-            f"{path} promises {len(lost)} tensors that are not in its files: {listed}. {_AGAIN}"
+            f"{path} promises {len(lost)} tensors that are not in its files: "
+            f"{', '.join(map(short, lost[:10]))}. {_AGAIN}"
         )
-    readers = {name: _reader(opened[file], name) for name, file in files.items()}
+    readers = {name: partial(opened[file].__getitem__, name) for name, file in files.items()}
     return Tensors(readers, files=[path, *shards.values()])
 
 
-def _torch(path: Path, key: str) -> Tensors:
-    file = TorchFile(path)
-    found, others = _state_dict(path, file.content, key)
+def _holds_arrays(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith(".npy") for name in archive.namelist()[:2])
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return False
 
-    def reader(tensor: Tensor) -> Read:
-        return lambda: file.array(tensor)
 
-    return Tensors({name: reader(tensor) for name, tensor in found.items()}, others, [path])
+def _npz(path: Path) -> Tensors:
+    """Arrays of an archive of numpy, each unpacked when it is asked for.
+
+    How much the entries say they unpack to is bounded before any is read; zipfile reads no more of
+    one than it says.
+    """
+    try:
+        archive: Any = np.load(path, allow_pickle=False)
+    except _DAMAGE as error:
+        raise UserError(f"{path} is damaged ({error}). {_AGAIN}") from error
+    unpacked = sum(info.file_size for info in archive.zip.infolist())
+    if unpacked > max(64 * path.stat().st_size, 1 << 26):
+        raise UserError(
+            f"{path} unpacks to far more than weights do; it is taken for a zip bomb and refused."
+        )
+    readers = {name: partial(_checked, path, archive.__getitem__, name) for name in archive.files}
+    return Tensors(readers, files=[path])
 
 
 def _tensors_of(content: Any) -> dict[str, Tensor]:
@@ -288,74 +291,28 @@ def _state_dict(path: Path, content: Any, key: str) -> tuple[dict[str, Tensor], 
             "torch.save(model.state_dict(), FILE)."
         )
     content = content if isinstance(content, dict) else {}
-    parts = {name: part for name, value in content.items() if (part := _tensors_of(value))}
-    names = [name for name in parts if isinstance(name, str)]
-    own = _tensors_of(content)
-    if key and (names or not own):  # a file with the wanted part alone needs no key
+    own, parts = _tensors_of(content), {}
+    for name, value in content.items():
+        if isinstance(name, str) and (tensors := _tensors_of(value)):
+            parts[name] = tensors
+    listed = ", ".join(map(short, parts))
+    if key and (parts or not own):  # a file with the wanted part alone needs no key
         if key not in parts:
-            there = f"it has {', '.join(map(short, names))}" if names else "it has no such parts"
+            there = f"it has {listed}" if parts else "it has no such parts"
             raise UserError(
-                f"{path} has no part '{short(key)}' with tensors; {there}. Give another --key, or none."
+                f"{path} has no part '{short(key)}' with tensors; {there}. Give another --key, or "
+                "none."
             )
-        return parts[key], [str(name) for name in content if name != key]
-    if own:
+    elif own:
         return own, [str(name) for name in content if name not in own]
-    chosen = "state_dict" if "state_dict" in parts else names[0] if len(names) == 1 else ""
-    if chosen:
-        return parts[chosen], [str(name) for name in content if name != chosen]
-    if names:
-        listed = ", ".join(map(short, names))
+    elif not parts:
+        raise UserError(
+            f"{path} holds no state dict; save one: torch.save(model.state_dict(), FILE)."
+        )
+    elif "state_dict" in parts or len(parts) == 1:
+        key = "state_dict" if "state_dict" in parts else next(iter(parts))
+    else:
         raise UserError(
             f"{path} holds several sets of weights: {listed}. Choose one with --key=NAME."
         )
-    raise UserError(f"{path} holds no state dict; save one: torch.save(model.state_dict(), FILE).")
-
-
-def _holds_arrays(path: Path) -> bool:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return any(name.endswith(".npy") for name in archive.namelist()[:2])
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return False
-
-
-def _npz(path: Path) -> Tensors:
-    """Arrays of an archive of numpy, each unpacked when it is asked for.
-
-    How much the entries say they unpack to is bounded before any is read, and no more of one is
-    read than it says; an array whose header promises another size than that is damaged.
-    """
-    archive = zipfile.ZipFile(path)
-    size, infos = path.stat().st_size, {info.filename: info for info in archive.infolist()}
-    if sum(info.file_size for info in infos.values()) > max(64 * size, 1 << 26):
-        raise UserError(
-            f"{path} unpacks to far more than weights do; it is taken for a zip bomb and refused."
-        )
-
-    def reader(info: zipfile.ZipInfo) -> Read:
-        def read() -> np.ndarray:
-            try:
-                with archive.open(info) as entry:
-                    data = io.BytesIO(entry.read(info.file_size))
-                version = np.lib.format.read_magic(data)
-                shape, fortran, dtype = _NPY_HEADERS[version](data)
-                values = np.frombuffer(data.getbuffer()[data.tell() :], dtype)
-                return values.reshape(shape, order="F" if fortran else "C")
-            except (
-                zipfile.BadZipFile,
-                ValueError,
-                LookupError,
-                EOFError,
-                OSError,
-                TypeError,
-                RuntimeError,
-            ) as error:
-                raise UserError(
-                    f"{path} is damaged at {short(info.filename)} ({error}). {_AGAIN}"
-                ) from error
-
-        return read
-
-    return Tensors(
-        {name.removesuffix(".npy"): reader(info) for name, info in infos.items()}, files=[path]
-    )
+    return parts[key], [str(name) for name in content if name != key]

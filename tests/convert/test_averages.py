@@ -8,7 +8,7 @@ import pytest
 from stedm_jax.common.errors import UserError
 from stedm_jax.convert import __main__ as command
 from stedm_jax.convert.published_averages import averaged
-from stedm_jax.convert.published_networks import NETWORKS, build
+from stedm_jax.convert.published_networks import build, tables
 from stedm_jax.convert.torch_names import to_torch
 from stedm_jax.convert.weight_files import Tensors
 from stedm_jax.models.functional import Functional
@@ -26,7 +26,7 @@ SMALL = {
     "heads": 2,
 }
 SMALL |= {"attention_at": (1, 2)}
-TABLE = NETWORKS["ldm-unet"].tables[0]
+TABLE = tables("ldm-unet")[0]
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +146,6 @@ def test_a_network_of_other_weights_has_no_averages(tmp_path, state):
 def test_no_two_parameters_of_the_published_networks_are_the_same_without_dots(name):
     from stedm_jax.convert.torch_names import torch_name
 
-    leaves, table = named(build(name).abstract), NETWORKS[name].tables[0]
+    leaves, table = named(build(name).abstract), tables(name)[0]
     names = {torch_name(path, len(leaf.shape), table)[0] for path, leaf in leaves.items()}
     assert len({each.replace(".", "") for each in names}) == len(names) == len(leaves)

@@ -4,10 +4,12 @@ import os
 import re
 import sys
 from pathlib import Path
+from pkgutil import resolve_name
 
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 from safetensors.numpy import load_file, save_file
 
 from stedm_jax.common.commands import run_command
@@ -17,7 +19,7 @@ from stedm_jax.convert import __main__ as command
 from stedm_jax.convert.export_weights import Trained, export
 from stedm_jax.convert.from_published import unknown_files
 from stedm_jax.convert.model_card import model_card
-from stedm_jax.convert.published_networks import NETWORKS, build
+from stedm_jax.convert.published_networks import NETWORKS, build, form, tables
 from stedm_jax.convert.registry import ENTRIES, entry
 from stedm_jax.convert.torch_names import from_torch, to_torch
 from stedm_jax.convert.weight_files import read_tensors
@@ -112,7 +114,9 @@ def test_entries_are_complete_and_their_builders_are_there():
         )
         for pattern in (*each.ignore, *each.load_only):
             re.compile(pattern)
-    assert all(network.tables for network in NETWORKS.values())
+    for name, network in NETWORKS.items():
+        assert issubclass(resolve_name(f"stedm_jax.models.{network.make}"), nnx.Module)
+        assert tables(name) and (form(name) is not None) == (name in ("taef2", "lpips-alex"))
     with pytest.raises(UserError, match="ldm-vq-f4"):
         entry("vq")
 

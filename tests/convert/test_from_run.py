@@ -13,7 +13,7 @@ import pytest
 from stedm_jax.common.errors import UserError
 from stedm_jax.convert import __main__ as command
 from stedm_jax.convert.from_run import read_run
-from stedm_jax.convert.published_networks import NETWORKS
+from stedm_jax.convert.published_networks import tables
 from stedm_jax.convert.tables import convnext
 from stedm_jax.convert.torch_names import from_torch
 from stedm_jax.convert.weight_files import read_tensors
@@ -190,7 +190,7 @@ def test_an_fcn8s_has_the_names_and_shapes_of_vgg16(tmp_path, trained, capsys):
     np.testing.assert_array_equal(
         state["classifier.0.weight"].reshape(24, 8, 7, 7)[5, 3], kernel[:, :, 3, 5]
     )
-    back = named(from_torch(state, network.abstract, NETWORKS["vgg16-fcn8s"].tables[0]))
+    back = named(from_torch(state, network.abstract, tables("vgg16-fcn8s")[0]))
     assert all(np.array_equal(back[path], leaf) for path, leaf in named(params).items())
     assert "torchvision's vgg16" in card and "torchvision's vgg16" in capsys.readouterr().out
 

@@ -50,9 +50,8 @@ def test_npz_and_its_bombs(tmp_path):
     refused(tmp_path / "o.npz", "damaged")
     np.savez_compressed(tmp_path / "bomb.npz", w=np.zeros(70_000_000, np.uint8))
     refused(tmp_path / "bomb.npz", "zip bomb")
-    header = b"\x93NUMPY\x01\x00\x4e\x00{'descr': '<f8', 'fortran_order': False, 'shape': (999999999999,), }".ljust(
-        87
-    )
+    shape = b"{'descr': '<f8', 'fortran_order': False, 'shape': (999999999999,), }"
+    header = b"\x93NUMPY\x01\x00\x4e\x00" + shape.ljust(77)
     with zipfile.ZipFile(tmp_path / "claims.npz", "w") as archive:
         archive.writestr("w.npy", header + b"\n" + bytes(80))
     refused(tmp_path / "claims.npz", "damaged")
