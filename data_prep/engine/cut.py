@@ -3,7 +3,7 @@
 import time
 import traceback
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,12 +11,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from data_prep.engine.cutter import Cutter, Plan, glass_asked
-from data_prep.engine.job import SlideReport, Task, report_of
+from data_prep.class_plan import ClassPlan
+from data_prep.engine.cutter import Cutter, glass_asked
+from data_prep.engine.job import CutRules, SlideReport, Task, report_of
 from data_prep.engine.overview import View, doubt_annotation, look
 from data_prep.engine.sample import (
     GLASS,
-    Field,
     blank_glass,
     generator,
     sample_positions,
@@ -29,23 +29,18 @@ from data_prep.tissue import mean_in_boxes
 from stedm_jax.common.errors import NO_ROOM, UserError
 from stedm_jax.common.files import write_bytes
 from stedm_jax.data.codecs import encode_png
-from stedm_jax.data.record_file import NoRoom, no_room
+from stedm_jax.data.record_file import NoRoom
 from stedm_jax.data.records import SetSpec
 from stedm_jax.data.schema import encode_tile
 from stedm_jax.data.tile_parts import PartWriter
 
-PICTURE_FIELD = 2048
-"""Longest side of the map of a picture from which places are sampled."""
 TRIED = 4
 """Tiles that a dry run encodes to estimate how large the records will be."""
 
 
-def spec_of(task: Task, name: str = "part", source: Mapping[str, str] | None = None) -> SetSpec:
-    """What holds for the tile set that a task writes for."""
-    rules = task.rules
-    return SetSpec(
-        name, task.plan.classes, rules.mpp, rules.tile, rules.margin, rules.codec, source or {}
-    )
+def spec_of(plan: ClassPlan, rules: CutRules, name: str, source: Mapping[str, str]) -> SetSpec:
+    """What holds for the tile set that is cut by such rules."""
+    return SetSpec(name, plan.classes, rules.mpp, rules.tile, rules.margin, rules.codec, source)
 
 
 def cut(task: Task) -> SlideReport:
@@ -55,7 +50,7 @@ def cut(task: Task) -> SlideReport:
       The report. Whatever goes wrong with the slide is reported there, so that it stops no other.
 
     Raises:
-      NoRoom: the disk is full or may not be written to.
+      NoRoom, OSError: the disk is full or may not be written to.
     """
     cv2.setNumThreads(0)
     report, started = report_of(task.job), time.monotonic()
@@ -68,7 +63,7 @@ def cut(task: Task) -> SlideReport:
         report.error = str(error)
     except Exception as error:  # a library that fails on one file must not stop the others
         if isinstance(error, OSError) and error.errno in NO_ROOM:
-            raise no_room(error.filename or task.part or "A file", error.strerror) from error
+            raise
         report.error = f"{_described(error)}. Leave the slide out, or convert it."
     if report.error:
         report.tiles = report.bytes = 0
@@ -90,13 +85,13 @@ def _cut(task: Task, source: Source, report: SlideReport) -> None:
     if view.tissue is not None:
         report.tissue_share = round(float(view.tissue.mask.mean()), 4)
         doubt_annotation(task, source, view, report)
-    plan = _decide(task, source, view, report)
+    positions, glass = _decide(task, source, view, report)
     if task.part is None:
-        _estimate(task, source, plan, report)
-        taken = plan.positions
+        _estimate(task, source, positions, glass, report)
+        taken = positions
     else:
-        with PartWriter(task.part, spec_of(task)) as writer:
-            taken = Cutter(task, source, report).write(plan, writer)
+        with PartWriter(task.part, spec_of(task.plan, task.rules, "part", {})) as writer:
+            taken = Cutter(task, source, report).write(positions, glass, writer)
             report.tiles, report.bytes = len(taken), writer.payload
             if task.thumbnail is not None:
                 task.thumbnail.parent.mkdir(parents=True, exist_ok=True)
@@ -130,20 +125,22 @@ def _refuse_none(task: Task, report: SlideReport) -> None:
     )
 
 
-def _decide(task: Task, source: Source, view: View, report: SlideReport) -> Plan:
+def _decide(
+    task: Task, source: Source, view: View, report: SlideReport
+) -> tuple[dict[Position, str], list[Position]]:
     """Which tiles are to be written, unlabeled ones still among them unless --max_tiles or a dry
-    run."""
+    run; and candidates for glass tiles."""
     rules, tile = task.rules, task.rules.tile
     stride = tile if task.judged else rules.stride or tile
     found = grid(source.shape, tile, stride, cover=rules.cover or task.judged)
     if not found:
         _refuse_small(task, source, report)
     if task.sampled:
-        sampled = _sample(task, source, view)
+        sampled = sample_positions(task, source, view)
         report.grid = report.on_tissue = len(sampled)
         kinds = Counter(sampled.values())
         report.note_missing("--sample", wanted_by_kind(rules), kinds, rules.per_slide)
-        return Plan(dict(sorted(sampled.items())), [])
+        return dict(sorted(sampled.items())), []
     report.grid = len(found)
     kept, glass = found, []
     if view.tissue is not None:
@@ -162,7 +159,7 @@ def _decide(task: Task, source: Source, view: View, report: SlideReport) -> Plan
         picked = generator(rules.seed, task.job.key, "choose").permutation(len(kept))
         report.not_chosen = len(kept) - rules.max_tiles
         kept = [kept[i] for i in np.sort(picked[: rules.max_tiles])]
-    return Plan(dict.fromkeys(kept, ""), glass)
+    return dict.fromkeys(kept, ""), glass
 
 
 def _refuse_small(task: Task, source: Source, report: SlideReport) -> None:
@@ -180,24 +177,17 @@ def _refuse_small(task: Task, source: Source, report: SlideReport) -> None:
     )
 
 
-def _sample(task: Task, source: Source, view: View) -> dict[Position, str]:
-    rows, columns = source.shape
-    if view.tissue is None:
-        step = float(max(1, -(-max(rows, columns) // PICTURE_FIELD)))
-        shape = max(int(rows / step), 1), max(int(columns / step), 1)
-        tissue, blank = np.ones(shape, bool), np.zeros(shape, bool)
-    else:
-        step, tissue, blank = view.step, view.tissue.mask, blank_glass(view.tissue)
-    height, width = tissue.shape
-    field = Field(source.labels((0, 0, height, width), step), tissue, blank, 1 / step)
-    return sample_positions(field, source.labels, task.plan, task.rules, source.shape, task.job.key)
-
-
-def _estimate(task: Task, source: Source, plan: Plan, report: SlideReport) -> None:
+def _estimate(
+    task: Task,
+    source: Source,
+    positions: Mapping[Position, str],
+    candidates: Sequence[Position],
+    report: SlideReport,
+) -> None:
     """Counts tiles and guesses bytes, for a dry run."""
-    places = list(plan.positions)
+    places = list(positions)
     asked = glass_asked(len(places), task)
-    glass = min(asked, len(plan.glass))
+    glass = min(asked, len(candidates))
     report.tiles = len(places) + glass
     if asked:
         report.note_missing("--glass", {GLASS: asked}, {GLASS: glass}, asked)

@@ -4,7 +4,6 @@ the slide's size."""
 import functools
 import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,19 +17,6 @@ from stedm_jax.data.index import IndexRow
 from stedm_jax.data.schema import Tile, core
 from stedm_jax.data.stain import Colors, Normalizer, Stains, normalizer
 from stedm_jax.data.tile_parts import PartWriter
-
-
-@dataclass
-class Plan:
-    """Which tiles of a slide are to be written.
-
-    Attributes:
-      positions: corners -> kind, in the order of a grid.
-      glass: candidates for glass tiles, of which a share of what was written is added.
-    """
-
-    positions: dict[Position, str]
-    glass: list[Position]
 
 
 def glass_asked(tiles: int, task: Task) -> int:
@@ -54,8 +40,19 @@ class Cutter:
             Normalizer(stain_target(rules.stain, rules.stain_target)) if rules.stain else None
         )
 
-    def write(self, plan: Plan, writer: PartWriter) -> dict[Position, str]:
-        """Writes all tiles of a plan; returns those that were written."""
+    def write(
+        self, positions: Mapping[Position, str], glass: Sequence[Position], writer: PartWriter
+    ) -> dict[Position, str]:
+        """Writes tiles and reports counts.
+
+        Args:
+          positions: corners -> kind, in the order of a grid.
+          glass: candidates for glass tiles, of which a share of what was written is added.
+          writer: gets the tiles.
+
+        Returns:
+          Those that were written.
+        """
         report, rules = self._report, self._task.rules
         taken: dict[Position, str] = {}
         rows: list[IndexRow] = []
@@ -65,9 +62,9 @@ class Cutter:
                 rows.append(writer.write(tile))
                 taken[place] = tile.kind
 
-        add(plan.positions)
+        add(positions)
         if asked := glass_asked(len(taken), self._task):
-            free = [place for place in plan.glass if place not in taken]
+            free = [place for place in glass if place not in taken]
             picked = generator(rules.seed, self._task.job.key, GLASS).permutation(len(free))
             unlabeled = report.unlabelled
             add({free[i]: GLASS for i in np.sort(picked[:asked])})
@@ -87,14 +84,14 @@ class Cutter:
 
     def labeled(self, places: Sequence[Position]) -> Iterator[Position]:
         """Those of the places at which something is labeled."""
-        for masks in self._masks(places, dict.fromkeys(places, "")):
+        for masks in self._masks(dict.fromkeys(places, "")):
             yield from masks
 
     def tiles(self, positions: Mapping[Position, str]) -> Iterator[tuple[Position, Tile]]:
         """Tiles at the positions, block by block; those without a label are counted and left
         out."""
         margin = self._task.rules.margin
-        for masks in self._masks(list(positions), positions):
+        for masks in self._masks(positions):
             for box, places in self._blocks(list(masks)):
                 image = self._source.read(box)
                 for place in places:
@@ -113,13 +110,11 @@ class Cutter:
         top, left = place[0] - margin - box[0], place[1] - margin - box[1]
         return block[top : top + side, left : left + side]
 
-    def _masks(
-        self, places: Sequence[Position], kinds: Mapping[Position, str]
-    ) -> Iterator[dict[Position, np.ndarray]]:
+    def _masks(self, kinds: Mapping[Position, str]) -> Iterator[dict[Position, np.ndarray]]:
         """Masks of labeled tiles, margin included, block by block."""
         task, side = self._task, self._task.rules.side
-        rows, columns = ({place[axis] for place in places} for axis in (0, 1))
-        for box, members in self._blocks(places):
+        rows, columns = ({place[axis] for place in kinds} for axis in (0, 1))
+        for box, members in self._blocks(list(kinds)):
             if not task.labeled:
                 yield {place: np.full((side, side), VOID, np.uint8) for place in members}
                 continue

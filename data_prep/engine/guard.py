@@ -10,11 +10,12 @@ from typing import Any
 from data_prep.class_plan import ClassPlan
 from data_prep.engine.job import Job, MaskFile, SlideReport
 from stedm_jax.common.errors import UserError
+from stedm_jax.data.remote import MANIFEST
 from stedm_jax.data.schema import SCHEMA_VERSION
 
 INPUTS = ("slides", "annotations", "table", "images", "masks", "source", "stain_target")
 RULES = "rules.json"
-"""In OUT.parts: by which rules the parts there were made."""
+"""In OUT.parts: the schema and the source that the manifest of the set is to have."""
 
 
 def check_place(out: Path, args: argparse.Namespace) -> None:
@@ -49,26 +50,18 @@ def check_out(
       UserError: names what differs.
     """
     if out.is_symlink() or out.is_file() or (out.is_dir() and any(out.iterdir())):
-        manifest = _json_of(out / "manifest.json")
-        parts_of_it = [manifest.get(name) for name in ("shards", "source", "records")]
-        if not all(isinstance(part, dict) for part in parts_of_it) or not manifest.get("schema"):
+        manifest = _json_of(out / MANIFEST)
+        members = [manifest.get(name) for name in ("shards", "source", "records")]
+        if not all(isinstance(each, dict) for each in members) or not manifest.get("schema"):
             raise UserError(
                 f"{out} exists already and is no tile set, so nothing replaces it; give another "
                 "--out."
             )
-        source = manifest["source"]
-        try:
-            before = dict(json.loads(source["rules"]))
-        except (ValueError, TypeError, KeyError):
-            before = {}
-        made_by = manifest["schema"], source.get("prepared_by")
         if not overwrite:
-            _compare(str(out), made_by, before, command, rules)
+            _compare(str(out), manifest, command, rules)
     if not overwrite and any(parts.glob("*/part.json")):
-        before = _json_of(parts / RULES)
-        made_by = before.get("schema"), before.get("prepared_by")
         what = f"{parts}, slides that an interrupted run finished,"
-        _compare(what, made_by, before.get("rules", {}), command, rules)
+        _compare(what, _json_of(parts / RULES), command, rules)
 
 
 def _json_of(path: Path) -> dict[str, Any]:
@@ -81,23 +74,24 @@ def _json_of(path: Path) -> dict[str, Any]:
 
 
 def _compare(
-    what: str,
-    made_by: tuple[Any, Any],
-    before: Mapping[str, Any],
-    command: str,
-    now: Mapping[str, Any],
+    what: str, manifest: Mapping[str, Any], command: str, rules: Mapping[str, Any]
 ) -> None:
     """Colors may differ: no tile depends on them."""
+    source = manifest.get("source", {})
+    try:
+        before = dict(json.loads(source["rules"]))
+    except (ValueError, TypeError, KeyError):
+        before = {}
     differs = [
         f"{name}: {before.get(name)} -> {value}"
-        for name, value in now.items()
+        for name, value in rules.items()
         if name != "colors" and before.get(name) != value
     ]
-    if made_by != (SCHEMA_VERSION, command):
+    if (manifest.get("schema"), source.get("prepared_by")) != (SCHEMA_VERSION, command):
         differs = ["another command, or another version of it, made it"]
     if differs:
         hint = ""
-        if any(before.get(name) != now[name] for name in ("classes", "names")):
+        if any(before.get(name) != rules[name] for name in ("classes", "names")):
             hint = " The annotations name other classes than before; --classes says which to use."
         raise UserError(
             f"{what} exists already, made with other settings ({'; '.join(differs)}); give another "

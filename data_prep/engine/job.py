@@ -111,7 +111,7 @@ class CutRules:
         overlap.
       min_tissue: least share of tissue in a tile; 0: tissue is not searched for.
       max_tiles: most tiles of a slide; 0: all.
-      shares, per_slide: of the train split, so many tiles of each slide, by kind of their centre
+      shares, per_slide: of the train split, so many tiles of each slide, by kind of their center
         pixel.
       glass: share of glass tiles among the tiles of a train or style slide.
       cover: shift the last row and column of tiles inwards, so that the slide is covered; val and

@@ -38,14 +38,13 @@ from data_prep.engine.summary import (
     status_of,
     write_summary,
 )
-from stedm_jax.common.errors import NO_ROOM, UserError
+from stedm_jax.common.errors import UserError
 from stedm_jax.common.files import sha256_of, write_json
 from stedm_jax.common.locks import Busy, locked
 from stedm_jax.data.codecs import encode_image
-from stedm_jax.data.record_file import no_room
 from stedm_jax.data.records import check_name
 from stedm_jax.data.remote import MANIFEST, check_writable, is_remote, push
-from stedm_jax.data.schema import SCHEMA_VERSION, check_disjoint
+from stedm_jax.data.schema import SCHEMA_VERSION
 from stedm_jax.data.stain import KEY, stain_info
 from stedm_jax.data.tile_parts import KeptParts, Part, assemble
 
@@ -93,10 +92,6 @@ def _check(args: argparse.Namespace, jobs: Sequence[Job], plan: ClassPlan, rules
     for what in ("key", "number"):
         if len({getattr(job, what) for job in jobs}) != len(jobs):
             raise ValueError(f"two jobs have the same {what}")
-    patients: dict[str, list[str]] = {}
-    for job in jobs:
-        patients.setdefault(job.row.split, []).append(job.row.patient)
-    check_disjoint(patients, "the table")
     if not jobs:
         raise UserError("There is nothing to pack: the table has no row.")
     if not plan.classes:  # no annotation could be read; each slide is refused for its own reason
@@ -213,13 +208,8 @@ class Packing:
     def run(self) -> int:
         """Packs; returns the exit status."""
         started = time.monotonic()
-        try:
-            with self._alone():
-                changed = self._run()
-        except OSError as error:
-            if error.errno in NO_ROOM:
-                raise no_room(error.filename or self.out, error.strerror) from error
-            raise
+        with self._alone():
+            changed = self._run()
         reports, seconds = self._ordered(), time.monotonic() - started
         names = [spec.name for spec in self.plan.classes]
         write_summary(self.folder / "summary.md", self.command, reports, names, seconds, self.shown)
@@ -250,16 +240,16 @@ class Packing:
     def _run(self) -> bool:
         """Packs what is missing and puts the set together; whether anything changed."""
         tasks, shelf = self._tasks(), self._shelf()
-        found = {task.job.number: part for task in tasks if (part := shelf.find(task, True))}
+        found = {part.key: part for task in tasks if (part := shelf.find(task, True))}
         if len(found) < len(tasks) or list(shelf.kept.parts) != [task.job.key for task in tasks]:
             # The set will change: what is taken from it must be sound.
-            for number, part in list(found.items()):
-                if part is shelf.kept.parts.get(part.key) and not shelf.kept.sound(part.key):
-                    del found[number]
+            for key, part in list(found.items()):
+                if part is shelf.kept.parts.get(key) and not shelf.kept.sound(key):
+                    del found[key]
         if found:
             print(f"{len(found)} of {len(self.jobs)} slides are packed already", file=sys.stderr)
         lines = self._open_report(found)
-        self._work("packing", [task for task in tasks if task.job.number not in found], lines)
+        self._work("packing", [task for task in tasks if task.job.key not in found], lines)
         members = self._members(shelf, tasks)
         lines.finish(self._ordered())
         changed = False
@@ -311,13 +301,13 @@ class Packing:
         if overwrite:
             for path in self.parts.iterdir():
                 shutil.rmtree(path, ignore_errors=True)
-        made_by = {"schema": SCHEMA_VERSION, "prepared_by": self.command}
-        (self.parts / RULES).write_text(json.dumps(made_by | {"rules": self._kept_rules()}))
+        made_by = {"schema": SCHEMA_VERSION, "source": self._source()}
+        (self.parts / RULES).write_text(json.dumps(made_by))
         shelf = Shelf(self.parts, KeptParts(self.parts if overwrite else self.out))
         shelf.sweep()
         return shelf
 
-    def _open_report(self, found: Mapping[int, Part]) -> ReportFile:
+    def _open_report(self, found: Mapping[str, Part]) -> ReportFile:
         """Begins report.jsonl, with what is known already; removes thumbnails of slides that the
         table dropped."""
         file = self.folder / "report.jsonl"
@@ -328,9 +318,9 @@ class Packing:
                 if path.is_file():
                     path.unlink()
         self._report_errors()
-        for number, part in found.items():
-            if report := report_in(part):
-                self.reports[number] = replace(report, taken_over=True)
+        for job in self.jobs:
+            if job.key in found and (report := report_in(found[job.key])):
+                self.reports[job.number] = replace(report, taken_over=True)
         lines = ReportFile(file)
         for report in self.reports.values():
             lines.add(report)
@@ -374,7 +364,7 @@ class Packing:
             for task in tasks:
                 shutil.rmtree(shelf.place(task.job.key), ignore_errors=True)
             raise
-        spec = spec_of(Task(self.jobs[0], self.plan, self.rules), self.name, self._source())
+        spec = spec_of(self.plan, self.rules, self.name, self._source())
         assemble(self.out, spec, [shelf.bring(part) for part in members])
 
     def _describe(self, manifest: Mapping[str, Any]) -> bool:

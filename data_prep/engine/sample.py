@@ -12,40 +12,25 @@ the kind.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
 
 from data_prep.class_plan import ClassPlan
-from data_prep.engine.job import CutRules
-from data_prep.engine.source import Flags, Mask
-from data_prep.tile_grid import Box, Position
+from data_prep.engine.job import CutRules, Task
+from data_prep.engine.overview import View
+from data_prep.engine.source import Flags, Mask, Source
+from data_prep.tile_grid import Position
 from data_prep.tissue import Tissue, mean_in_boxes
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.labels import VOID
 
 TISSUE, GLASS, BACKGROUND = "tissue", "glass", "background"
+PICTURE_FIELD = 2048
+"""Longest side of the coarse map of a picture."""
 TRIES = 50
 """Places tried for each tile wanted, before a kind is given up as too rare."""
-
-
-@dataclass(frozen=True)
-class Field:
-    """What lies where, in coarse pixels.
-
-    Attributes:
-      ids: class ids, or VOID.
-      tissue: where there is tissue that can be used.
-      blank: where there is none at all, nor pen nor blurred tissue.
-      scale: coarse pixels for each pixel of a tile.
-    """
-
-    ids: Mask
-    tissue: Flags
-    blank: Flags
-    scale: float
 
 
 def generator(seed: int, key: str, what: str) -> np.random.Generator:
@@ -76,32 +61,24 @@ def check_kinds(shares: Sequence[tuple[str, float]], plan: ClassPlan) -> None:
 
 
 class _Kinds:
-    """The kinds that rules name, and which pixels are of one.
+    """The kinds that the rules name, and which pixels are of one.
 
     Attributes:
-      kinds: their names.
       ids: kind -> class id, of the kinds that are classes.
       empty: ids of a pixel that no polygon covers.
     """
 
-    def __init__(self, plan: ClassPlan, rules: CutRules):
-        self.kinds = [kind for kind, _ in rules.shares]
-        names = {spec.name: i for i, spec in enumerate(plan.classes)}
+    def __init__(self, task: Task):
+        names = {spec.name: i for i, spec in enumerate(task.plan.classes)}
+        background = task.plan.background
         self.empty = [VOID]
-        if plan.background is not None:
-            names.setdefault(BACKGROUND, plan.background)
-            self.empty.append(plan.background)
-        self.ids = {kind: names[kind] for kind in self.kinds if kind in names}
+        if background is not None:
+            names.setdefault(BACKGROUND, background)
+            self.empty.append(background)
+        self.ids = {kind: names[kind] for kind, _ in task.rules.shares if kind in names}
 
-    def mask(self, kind: str, field: Field) -> Flags:
-        """Where the center of a tile of a kind may be, in coarse pixels."""
-        found = self.of_kind(kind, field.ids)
-        if kind in self.ids:
-            return found
-        return found & (field.tissue if kind == TISSUE else field.blank)
-
-    def of_kind(self, kind: str, ids: np.ndarray) -> Flags:
-        """Whether pixels of such ids are of a kind, as far as ids tell."""
+    def fit(self, kind: str, ids: Mask) -> Flags:
+        """Whether pixels of such ids are of a kind, as far as ids show it."""
         if kind in self.ids:
             return ids == self.ids[kind]
         if kind == TISSUE:
@@ -124,64 +101,55 @@ def wanted_by_kind(rules: CutRules) -> dict[str, int]:
     return _counts(dict(rules.shares), rules.per_slide)
 
 
-def sample_positions(
-    field: Field,
-    labels: Callable[[Box], Mask],
-    plan: ClassPlan,
-    rules: CutRules,
-    shape: tuple[int, int],
-    key: str,
-) -> dict[Position, str]:
+def sample_positions(task: Task, source: Source, view: View) -> dict[Position, str]:
     """Corners of tiles and the kind of each, at most rules.per_slide; kinds that a slide lacks
-    leave their share to the others.
-
-    Args:
-      field: what lies where.
-      labels: class ids of the pixels in a box, drawn exactly.
-      plan, rules: as everywhere; rules.shares says the kinds.
-      shape: rows and columns of the slide at the resolution of the tiles; tiles lie within.
-      key: of the job.
-    """
-    rng, tile = generator(rules.seed, key, "sample"), rules.tile
-    kinds = _Kinds(plan, rules)
-    masks = {kind: kinds.mask(kind, field) for kind in kinds.kinds}
-    cells = {kind: np.flatnonzero(mask).astype(np.int32) for kind, mask in masks.items()}
-    shares = {kind: share for kind, share in rules.shares if len(cells[kind])}
+    leave their share to the others."""
+    rules, tile, shape = task.rules, task.rules.tile, source.shape
     found: dict[Position, str] = {}
-    if not shares or min(shape) < tile:
+    if min(shape) < tile:
         return found
-    occupied = ~field.blank | ~np.isin(field.ids, kinds.empty)
+    if view.tissue is None:
+        step = float(max(1, -(-max(shape) // PICTURE_FIELD)))
+        height, width = (max(int(side / step), 1) for side in shape)
+        tissue, blank = np.ones((height, width), bool), np.zeros((height, width), bool)
+    else:
+        step, tissue, blank = view.step, view.tissue.mask, blank_glass(view.tissue)
+        height, width = tissue.shape
+    kinds, ids = _Kinds(task), source.labels((0, 0, height, width), step)
+    occupied = ~(blank & np.isin(ids, kinds.empty))
+    cells = {}
+    for kind, _ in rules.shares:
+        mask = kinds.fit(kind, ids)
+        if kind not in kinds.ids:
+            mask &= tissue if kind == TISSUE else blank
+        cells[kind] = np.flatnonzero(mask).astype(np.int32)
+    rng, scale = generator(rules.seed, task.job.key, "sample"), 1 / step
 
-    def accept(kind: str, y: int, x: int) -> bool:
-        """The exact test: the center pixel is of the kind and, for glass, nothing else is there."""
-        center = labels((y + tile // 2, x + tile // 2, 1, 1))
-        if not kinds.of_kind(kind, center).all():
-            return False
+    def draw(kind: str) -> Position | None:
+        """Corner of the tile around a random pixel of a random cell; None where it is not of the
+        kind, would leave the slide or was drawn before."""
+        row, column = divmod(int(cells[kind][rng.integers(len(cells[kind]))]), width)
+        y, x = (int((at + rng.random()) / scale) - tile // 2 for at in (row, column))
+        inside = 0 <= y <= shape[0] - tile and 0 <= x <= shape[1] - tile
+        if not inside or (y, x) in found:
+            return None
+        if not kinds.fit(kind, source.labels((y + tile // 2, x + tile // 2, 1, 1))).all():
+            return None
         if kind in (TISSUE, *kinds.ids):
-            return True
-        return float(mean_in_boxes(occupied, np.array([(y, x, tile, tile)]), field.scale)[0]) == 0
+            return y, x
+        covered = mean_in_boxes(occupied, np.array([(y, x, tile, tile)]), scale)
+        return (y, x) if covered[0] == 0 else None
 
+    shares = {kind: share for kind, share in rules.shares if len(cells[kind])}
     for kind, wanted in _counts(shares, rules.per_slide).items():
         taken = 0
         for _ in range(TRIES * wanted):
             if taken == wanted:
                 break
-            corner = _draw(rng, cells[kind], field, tile, shape)
-            if corner is not None and corner not in found and accept(kind, *corner):
+            if (corner := draw(kind)) is not None:
                 found[corner] = kind
                 taken += 1
     return found
-
-
-def _draw(
-    rng: np.random.Generator, cells: np.ndarray, field: Field, tile: int, shape: tuple[int, int]
-) -> Position | None:
-    """Corner of the tile around a random pixel of a random cell; None where it would leave the
-    slide."""
-    row, column = divmod(int(cells[rng.integers(len(cells))]), field.ids.shape[1])
-    y, x = (int((at + rng.random()) / field.scale) - tile // 2 for at in (row, column))
-    inside = 0 <= y <= shape[0] - tile and 0 <= x <= shape[1] - tile
-    return (y, x) if inside else None
 
 
 def blank_glass(tissue: Tissue) -> Flags:

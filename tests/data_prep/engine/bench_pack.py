@@ -5,18 +5,16 @@ time goes.
     python -m tests.data_prep.engine.bench_pack --turns=1 --workers=1,2 --slides=8
 
 Both sides end with the same product: a file of records with image and mask, for the same tiles. The
-  plain side calls
-OpenSlide.read_region for each tile at the best level that OpenSlide names, scales by Pillow's box
-filter, draws the mask of each tile, and encodes both by OpenCV with its own settings; it looks for
-no tissue, draws no thumbnail, counts no pixels and computes no checksums. Times are of the
-processor, since other things run on the machine. A slide of the size wanted is made.
+plain side calls OpenSlide.read_region for each tile at the best level that OpenSlide names, scales
+by Pillow's box filter, draws the mask of each tile, and encodes both by OpenCV with its own
+settings; it searches for no tissue, draws no thumbnail, counts no pixels and computes no checksums.
+Times are of the processor, since other things run on the machine. A slide of the size wanted is
+made.
 
-With --workers, runs of the whole command on --slides copies are timed by the wall, starting the
-workers included.
-What two processes can win at all on a machine that others use too is measured beside each run: as
-  many processes as
-workers do the same arithmetic (PNG of a tile), first one, then all at once. That ceiling is 2 on
-two idle cores.
+With --workers, runs of the whole command on --slides copies are timed by the wall, including the
+start of the workers. What two processes can gain at all on a machine that others use too is
+measured beside each run: as many processes as workers do the same arithmetic (PNG of a tile), first
+one, then all at once. That ceiling is 2 on two idle cores.
 
 Kinds of the profile:
 
@@ -30,7 +28,7 @@ Kinds of the profile:
     store     writing records, reading them again for their checksum, waiting for the disk
     rest      everything else
 
-"Pixels" are the first four; what is stored is told beside them, and is not counted.
+"Pixels" are the first four; what is stored is listed beside them, and is not counted.
 """
 
 import argparse
@@ -99,8 +97,8 @@ CALIBRATION = 1500
 
 
 class Clock:
-    """Processor time by kind, less what looking at the clock takes; the overview's is told
-    apart."""
+    """Processor time by kind, less what looking at the clock takes; that of the overview is counted
+    separately."""
 
     def __init__(self) -> None:
         self.spent: dict[str, float] = {}
@@ -151,8 +149,11 @@ class Clock:
         rows = sorted(self.spent.items(), key=lambda item: -item[1])
         lines = [f"  {kind:15} {spent:7.3f} s {100 * spent / total:5.1f} %" for kind, spent in rows]
         store = self.spent.get("store", 0.0)
-        told = f"pixels (read, scale, encode) {100 * pixels / total:.1f} %, storing them {100 * store / total:.1f} %"
-        return "\n".join([f"profile of {total:.2f} s of processor time:", *lines, f"  {told}"])
+        lines += [
+            f"  pixels (read, scale, encode) {100 * pixels / total:.1f} %, "
+            f"storing them {100 * store / total:.1f} %"
+        ]
+        return "\n".join([f"profile of {total:.2f} s of processor time:", *lines])
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -321,14 +322,14 @@ def by_workers(
             pack([*flags, f"--out={folder / f'out-{count}'}", f"--workers={count}"])
             took[count], spent[count] = time.monotonic() - started, spent_in_all() - before
             most.append(ceiling(counts[-1]))
-        told = ", ".join(
+        times = ", ".join(
             f"{count} workers {took[count]:.1f} s ({spent[count]:.1f} of processors)"
             for count in counts
         )
         ratio, reach = took[counts[0]] / took[counts[-1]], float(np.mean(most))
         print(
-            f"{slides} slides, by the wall: {told}; ratio {ratio:.2f}, of {reach:.2f} that the machine allowed "
-            f"({min(most):.2f} to {max(most):.2f}): {100 * ratio / reach:.0f} %",
+            f"{slides} slides, by the wall: {times}; ratio {ratio:.2f}, of {reach:.2f} that the "
+            f"machine allowed ({min(most):.2f} to {max(most):.2f}): {100 * ratio / reach:.0f} %",
             flush=True,
         )
 

@@ -23,7 +23,7 @@ def square(name: str, x0: float, y0: float, x1: float, y1: float) -> dict:
 @pytest.fixture(scope="session")
 def made(tmp_path_factory):
     """Five slides of 640 pixels, 0.5 um: tissue in the left 448 columns, tumour in its middle,
-    stroma round it.
+    stroma around it.
 
     a and b are of train, c of val, d of test, e of style. Treat as read-only.
     """

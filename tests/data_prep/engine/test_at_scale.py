@@ -24,7 +24,8 @@ def peak():  # getrusage counts what the parent had when it forked
 
 before = peak()
 slide = Path(sys.argv[1])
-report = engine(slide, slide.with_suffix(".geojson"), CutRules(1.0, 256, 32), slide.with_suffix(".part"))
+labels, part = slide.with_suffix(".geojson"), slide.with_suffix(".part")
+report = engine(slide, labels, CutRules(1.0, 256, 32), part)
 print(json.dumps({"before": before, "peak": peak(), "tiles": report.tiles}))
 """
 

@@ -46,7 +46,7 @@ def test_glass_tiles_leave_what_void_polygons_say(options, made, tmp_path):
     tiles, glass = glass_of(tmp_path / "out")
     seen = 0
     for tile in glass:
-        columns = tile.x + 2 * (np.arange(64) - 16) + 1  # of the slide, at the pixels' centres
+        columns = tile.x + 2 * (np.arange(64) - 16) + 1  # of the slide, at the pixels' centers
         dirt = (columns >= 470) & (columns < 520)
         seen += int(dirt.any())
         assert (tile.mask[:, dirt] == VOID).all()
@@ -54,18 +54,18 @@ def test_glass_tiles_leave_what_void_polygons_say(options, made, tmp_path):
     assert seen
 
 
-def test_tiles_that_keep_their_stain_are_told(options, tmp_path):
+def test_tiles_that_keep_their_stain_are_reported(options, tmp_path):
     changes = {"stain_norm": "macenko", "glass": 0.3, "limit": 2}
     status, reports = call(main, tmp_path / "out", options | changes)
     assert status == 0
     for report in reports:
-        told = [note for note in report["left_out"] if "keep their stain" in note]
+        notes = [note for note in report["left_out"] if "keep their stain" in note]
         glass = report["kinds"]["glass"]
-        assert len(told) == 1 and glass <= int(told[0].split()[0]) < report["tiles"], told
+        assert len(notes) == 1 and glass <= int(notes[0].split()[0]) < report["tiles"], notes
     assert "keep their stain" in (tmp_path / "out-report" / "summary.md").read_text()
 
 
-def test_the_manifest_tells_the_stain_also_of_a_set_that_was_packed_before_it_did(
+def test_the_manifest_gets_the_stain_also_of_a_set_that_was_packed_before_it_had_one(
     options, tmp_path
 ):
     changes = options | {"stain_norm": "macenko", "limit": 1}

@@ -1,4 +1,3 @@
-
 import pytest
 
 from data_prep.command import Parser

@@ -24,7 +24,7 @@ from stedm_jax.imaging.slide import Slide
 from tests.data_prep.conftest import REPO, call, content, read_report
 
 
-def told(out):
+def reported(out):
     """Reports without what differs from run to run."""
     return [{**line, "seconds": 0, "taken_over": False} for line in read_report(out)]
 
@@ -73,7 +73,7 @@ def test_the_same_again_packs_nothing(options, whole, tmp_path, capsys):
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "whole").iterdir()} == before
 
 
-def test_a_slide_that_was_mended_is_all_that_is_packed_again(made, options, whole, tmp_path):
+def test_a_slide_that_was_repaired_is_all_that_is_packed_again(made, options, whole, tmp_path):
     options = copied(made, options, tmp_path)
     aside = (options["slides"] / "b.tif").rename(tmp_path / "aside.tif")
     (options["slides"] / "b.tif").write_bytes(b"no slide")
@@ -138,9 +138,9 @@ def test_microns_given_later_pack_only_the_slide_that_needs_them(made, options, 
 
 def test_dry_run_writes_nothing(options, tmp_path, capsys):
     status, _ = call(main, tmp_path / "out", options | {"dry_run": True})
-    told = capsys.readouterr().out
+    shown = capsys.readouterr().out
     assert status == 0 and list(tmp_path.iterdir()) == []
-    assert "640x640" in told and "a.tif" in told and "nothing was written" in told
+    assert "640x640" in shown and "a.tif" in shown and "nothing was written" in shown
 
 
 def test_limit(options, tmp_path):
@@ -150,14 +150,14 @@ def test_limit(options, tmp_path):
     assert [line["taken_over"] for line in reports] == [True, True, False, False, False]
 
 
-def test_classes_found_are_listed_and_absent_ones_told(options, tmp_path, capsys):
+def test_classes_found_are_listed_and_absent_ones_reported(options, tmp_path, capsys):
     call(main, tmp_path / "out", options | {"classes": None})
     assert "classes: 0 Stroma, 1 Tumor" in capsys.readouterr().out
     call(main, tmp_path / "other", options | {"classes": "stroma=Stroma,tumour=Tumor,fat"})
     assert "no annotation has the class fat" in capsys.readouterr().err
 
 
-def test_any_exception_of_a_slide_is_told_with_its_place(options, tmp_path, monkeypatch):
+def test_any_exception_of_a_slide_is_reported_with_its_place(options, tmp_path, monkeypatch):
     def look(*arguments):
         raise ZeroDivisionError("a library")
 
@@ -209,7 +209,7 @@ def test_killed_and_resumed_with_other_workers(options, whole, tmp_path):
     assert not out.exists()
     status, reports = call(main, out, options | {"workers": 2})
     assert status == 0 and 1 <= sum(line["taken_over"] for line in reports) < 5
-    assert content(out) == whole and told(out) == told(tmp_path / "whole")
+    assert content(out) == whole and reported(out) == reported(tmp_path / "whole")
     assert not (tmp_path / "out.parts").exists()
 
 
@@ -302,7 +302,7 @@ def test_an_annotation_of_another_slide_is_doubted(made, options, tmp_path, caps
 def test_style_tiles_are_pixels_of_their_own_slide_as_the_scanner_left_them(
     made, options, whole, tmp_path
 ):
-    """Neither another slide's coordinates, nor a stain normalised without being asked for."""
+    """Neither another slide's coordinates, nor a stain normalized without being asked for."""
     tiles = TileSet.open(tmp_path / "whole")
     rows = tiles.index("train")
     pool = StylePool(rows, "multipatch", "slide", 2)

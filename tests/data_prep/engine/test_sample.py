@@ -17,7 +17,7 @@ def packed(options, out, **changes):
     return TileSet.open(out), reports
 
 
-def test_the_centre_of_each_tile_is_of_its_kind(options, tmp_path):
+def test_the_center_of_each_tile_is_of_its_kind(options, tmp_path):
     tiles, reports = packed(
         options,
         tmp_path / "out",
@@ -31,15 +31,15 @@ def test_the_centre_of_each_tile_is_of_its_kind(options, tmp_path):
     ids = {spec.name: i for i, spec in enumerate(tiles.classes)}
     for record, row in enumerate(tiles.index("train")):
         tile = tiles.read("train", record)
-        centre = tile.mask[16, 16]
+        center = tile.mask[16, 16]
         if row.kind == "tumour":
-            assert centre == ids["tumour"]
+            assert center == ids["tumour"]
             x, y = row.x / 2 + 16.5, row.y / 2 + 16.5
             assert 75 <= x <= 150 and 100 <= y <= 210
         elif row.kind == "glass":
             assert (tile.mask == ids["background"]).all() and tile.image.min() > 200
         else:
-            assert row.kind == "tissue" and centre not in (ids["tumour"], VOID)
+            assert row.kind == "tissue" and center not in (ids["tumour"], VOID)
     assert len({(row.slide, row.x, row.y) for row in tiles.index("train")}) == 40
     for split in ("val", "test", "style"):
         assert all(row.kind == "" and row.x % 64 == 0 for row in tiles.index(split))
@@ -71,7 +71,7 @@ def test_a_kind_that_a_slide_lacks_leaves_its_share(options, tmp_path):
     ]
 
 
-def test_a_shortfall_is_told_on_the_screen_in_the_summary_and_in_the_report(
+def test_a_shortfall_is_reported_on_the_screen_in_the_summary_and_in_the_report(
     options, tmp_path, capsys
 ):
     flags = {
@@ -91,14 +91,14 @@ def test_a_shortfall_is_told_on_the_screen_in_the_summary_and_in_the_report(
     assert f"| 0 | {lost} |" in summary and "Too few" in summary
 
 
-def test_a_shortfall_of_glass_is_told_in_a_dry_run_too(options, tmp_path, capsys):
+def test_a_shortfall_of_glass_is_reported_in_a_dry_run_too(options, tmp_path, capsys):
     flags = {"glass": 0.8, "tile": 64}
     call(main, tmp_path / "dry", options | flags | {"dry_run": True})
     dry = capsys.readouterr().err
     _, reports = packed(options, tmp_path / "out", **flags)
-    told = [text for line in reports for text in line["warnings"]]
-    assert len(told) == 3 and all(text in dry for text in told)  # two of train, one of style
-    assert "fewer tiles than --glass asks for: glass " in told[0]
+    warned = [text for line in reports for text in line["warnings"]]
+    assert len(warned) == 3 and all(text in dry for text in warned)  # two of train, one of style
+    assert "fewer tiles than --glass asks for: glass " in warned[0]
 
 
 def test_unknown_kinds_and_glass_without_background():
