@@ -94,7 +94,7 @@ def test_products_of_profiles(a: float, b: float) -> None:
     ("width", "most"), [(0.05, 1e-7), (0.03, 0.03), (0.07, 0.003), (0.15, 0.006), (0.25, 0.07)]
 )
 def test_a_combination_has_the_wanted_profile(width: float, most: float) -> None:
-    """20 snapshots of two tracks; the distance that is given is that of the weights of all steps."""
+    """20 snapshots of two tracks; the distance given is that of all steps."""
     steps = 2000
     times = [t for t in range(100, steps + 1, 100) for _ in range(2)]
     exponents = [exponent(0.05), exponent(0.10)] * 20
