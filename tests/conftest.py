@@ -2,7 +2,9 @@
 
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")
@@ -24,7 +26,7 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 from stedm_jax.common.labels import VOID  # noqa: E402
-from stedm_jax.data.records import TileSet, TileWriter  # noqa: E402
+from stedm_jax.data.records import SetSpec, TileSet, write_tiles  # noqa: E402
 from stedm_jax.data.schema import ClassSpec, Tile  # noqa: E402
 
 CLASSES = (ClassSpec("background", (230, 230, 230)), ClassSpec("tumour", (200, 30, 30)))
@@ -53,13 +55,26 @@ def make_tile(
     return Tile(**(values | changes))
 
 
+def written(
+    path: Path,
+    tiles: Iterable[Tile],
+    *,
+    overwrite: bool = False,
+    shard_size: int = 4096,
+    **changes: Any,
+) -> TileSet:
+    """A tile set of these tiles, opened."""
+    spec = {"name": "made", "classes": CLASSES, "mpp": 2.0, "tile": 32} | changes
+    write_tiles(path, SetSpec(**spec), tiles, overwrite=overwrite, shard_size=shard_size)
+    return TileSet.open(path)
+
+
 @pytest.fixture
 def tile_set(tmp_path: Path) -> TileSet:
     """Two patients a split with eight tiles each."""
-    with TileWriter(
-        tmp_path / "tiles", name="made", classes=CLASSES, mpp=2.0, tile=32, shard_size=5
-    ) as out:
-        for split in ("train", "val", "test", "style"):
-            for number in range(16):
-                out.write(make_tile(split, f"{split}{number % 2}", number))
-    return TileSet.open(tmp_path / "tiles")
+    tiles = (
+        make_tile(split, f"{split}{number % 2}", number)
+        for split in ("train", "val", "test", "style")
+        for number in range(16)
+    )
+    return written(tmp_path / "tiles", tiles, shard_size=5)

@@ -11,7 +11,7 @@ import numpy as np
 
 from stedm_jax.bench.timing import Clock
 from stedm_jax.data.pipeline import Source, TileReader, tile_dataset, training_batches
-from stedm_jax.data.records import TileSet, TileWriter
+from stedm_jax.data.records import SetSpec, TileSet, write_tiles
 from stedm_jax.data.schema import ClassSpec, Tile
 from stedm_jax.data.styles import StylePool
 from stedm_jax.settings.diffusion import Diffusion
@@ -24,25 +24,27 @@ def make_tiles(folder: Path, side: int, codec: str, tiles: int = TILES) -> TileS
     """A tile set of `PATIENTS` patients in the split train; pictures that cost about what tissue
     costs to decode."""
     classes = (ClassSpec("background", (230, 230, 230)), ClassSpec("tumor", (200, 30, 30)))
+    spec = SetSpec(name="bench", classes=classes, mpp=2.0, tile=side, codec=codec)
     rng = np.random.default_rng(0)
-    with TileWriter(folder, name="bench", classes=classes, mpp=2.0, tile=side, codec=codec) as out:
-        for number in range(PATIENTS * tiles):
-            image = _picture(rng, side)
-            smooth = cv2.GaussianBlur(image[..., 0], (0, 0), side / 32)
-            tile = Tile(
-                image=image,
-                mask=(smooth > image[..., 0].mean()).astype(np.uint8),
-                patient=f"p{number % PATIENTS}",
-                slide=f"p{number % PATIENTS}-s",
-                split="train",
-                x=number * side,
-                y=0,
-                level=0,
-                mpp=2.0,
-                extent=float(side),
-            )
-            out.write(tile)
+    write_tiles(folder, spec, (_tile(rng, side, number) for number in range(PATIENTS * tiles)))
     return TileSet.open(folder)
+
+
+def _tile(rng: np.random.Generator, side: int, number: int) -> Tile:
+    image = _picture(rng, side)
+    smooth = cv2.GaussianBlur(image[..., 0], (0, 0), side / 32)
+    return Tile(
+        image=image,
+        mask=(smooth > image[..., 0].mean()).astype(np.uint8),
+        patient=f"p{number % PATIENTS}",
+        slide=f"p{number % PATIENTS}-s",
+        split="train",
+        x=number * side,
+        y=0,
+        level=0,
+        mpp=2.0,
+        extent=float(side),
+    )
 
 
 def loader_speed(

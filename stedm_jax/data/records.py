@@ -11,8 +11,8 @@ manifest.
 A tile set appears under its name when it is complete and not before.
 """
 
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,7 @@ from typing import Any
 from stedm_jax import __version__
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.files import (
-    partial_path,
-    replace_folder,
+    atomic_folder,
     sha256_of,
     sha256_of_json,
     sweep,
@@ -140,59 +139,46 @@ def write_set(
     write_json(folder / MANIFEST, manifest)
 
 
-class TileWriter:
-    """Writes a tile set tile by tile; a context manager.
+def write_tiles(
+    out: Path,
+    spec: SetSpec,
+    tiles: Iterable[Tile],
+    *,
+    overwrite: bool = False,
+    shard_size: int = 4096,
+) -> None:
+    """Writes a tile set tile by tile; its folder appears when all are written.
 
     Args:
-      out: folder of the tile set, made when the block ends without an error.
-      shard_size: most records in a shard.
+      out: folder of the tile set.
+      spec: what holds for it.
+      tiles: those of a split in the order of its records.
       overwrite: replace a tile set that stands there.
-      spec: what a SetSpec is made of.
+      shard_size: most records in a shard.
 
     Raises:
-      UserError: the folder is taken, a tile breaks the schema, a patient is in two splits, nothing
-        was written, or the disk is full.
+      UserError: the folder is taken, a tile breaks the schema, a patient is in two splits, there is
+        no tile, or the disk is full.
     """
-
-    def __init__(self, out: Path, *, shard_size: int = 4096, overwrite: bool = False, **spec: Any):
-        if out.exists() and not overwrite:
-            raise UserError(
-                f"{out} exists already; give another --out, or --overwrite to replace it."
-            )
-        check_name(spec["name"])
-        self.out, self.shard_size, self.spec = out, shard_size, SetSpec(**spec)
-        self._partial = partial_path(out)
-        self._files: dict[str, list[RecordFile]] = {}
-        self._rows: list[IndexRow] = []
-
-    def __enter__(self) -> "TileWriter":
-        sweep(self.out)
-        self._partial.mkdir(parents=True)
-        return self
-
-    def write(self, tile: Tile) -> None:
-        """Appends a tile to its split."""
-        pixels, files = self.spec.check(tile), self._files.setdefault(tile.split, [])
-        record = sum(file.records for file in files)
-        if not files or files[-1].records == self.shard_size:
-            for file in files[-1:]:
-                file.close()
-            path = self._partial / f"{tile.split}-{len(files)}"
-            files.append(RecordFile(path, self.out))
-        files[-1].write(encode_tile(tile, self.spec.codec))
-        self._rows.append(index_row(tile, record, pixels))
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        shards: dict[str, list[Shard]] = {}
-        try:
-            for split, files in self._files.items():
-                files[-1].close()
-                shards[split] = [file.shard for file in files]
-            if kind is None:
-                write_set(self._partial, self.spec, shards, self._rows)
-                replace_folder(self._partial, self.out, sync=True)
-        finally:
-            shutil.rmtree(self._partial, ignore_errors=True)
+    if out.exists() and not overwrite:
+        raise UserError(f"{out} exists already; give another --out, or --overwrite to replace it.")
+    check_name(spec.name)
+    sweep(out)
+    files: dict[str, list[RecordFile]] = {}
+    rows: list[IndexRow] = []
+    with atomic_folder(out, sync=True) as folder:
+        with ExitStack() as stack:
+            for tile in tiles:
+                pixels, own = spec.check(tile), files.setdefault(tile.split, [])
+                rows.append(index_row(tile, sum(file.records for file in own), pixels))
+                if not own or own[-1].records == shard_size:
+                    for full in own[-1:]:
+                        full.close()
+                    file = RecordFile(folder / f"{tile.split}-{len(own)}", out)
+                    own.append(stack.enter_context(file))
+                own[-1].write(encode_tile(tile, spec.codec))
+        shards = {split: [file.shard for file in own] for split, own in files.items()}
+        write_set(folder, spec, shards, rows)
 
 
 def check_name(name: str) -> None:

@@ -7,7 +7,7 @@ tile set like any other.
 """
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from stedm_jax.common.files import atomic_file
 from stedm_jax.data.augment import dihedral
-from stedm_jax.data.records import TileWriter
+from stedm_jax.data.records import SetSpec, write_tiles
 from stedm_jax.data.schema import SYNTHETIC, ClassSpec, Tile
 from stedm_jax.experiment.cells import Cell
 from stedm_jax.experiment.context import Context
@@ -131,21 +131,21 @@ def _pack(
     classes, tiles = context.classes, context.tiles
     folder = context.workdir.path / cell.name
     made_by = {"made_by": "stedm_jax synthesis", "from": str(context.tiles_path)}
-    writer = TileWriter(
-        folder / "tiles",
+    spec = SetSpec(
         name=f"{context.settings.name}_{cell.variant}",
-        classes=[ClassSpec(*pair) for pair in zip(classes.names, classes.colors, strict=True)],
+        classes=tuple(ClassSpec(*pair) for pair in zip(classes.names, classes.colors, strict=True)),
         mpp=tiles.mpp,
         tile=tiles.tile,
         codec=section.codec,
-        overwrite=True,
         source=made_by | dict(provenance),
     )
-    with writer:
+
+    def made() -> Iterator[Tile]:
         for file in sorted((folder / "parts").glob("*.npy")):
             for offset, image in enumerate(np.load(file, allow_pickle=False)):
-                order = orders[int(file.stem) + offset]
-                writer.write(_tile(context, order, image, provenance))
+                yield _tile(context, orders[int(file.stem) + offset], image, provenance)
+
+    write_tiles(folder / "tiles", spec, made(), overwrite=True)
 
 
 def _tile(context: Context, order: Order, image: np.ndarray, provenance: Mapping[str, str]) -> Tile:

@@ -4,8 +4,8 @@ import pytest
 from stedm_jax.common.errors import UserError
 from stedm_jax.data.augment import Movement, check_around, dihedral, field_around
 from stedm_jax.data.pipeline import LoadTile, Source, TileReader, evaluation_batches, tile_dataset
-from stedm_jax.data.records import TileSet, TileWriter
-from tests.conftest import CLASSES, make_tile
+from stedm_jax.data.records import TileSet
+from tests.conftest import make_tile, written
 
 PLAIN = np.arange(256, dtype=np.uint8)
 
@@ -13,12 +13,8 @@ PLAIN = np.arange(256, dtype=np.uint8)
 @pytest.fixture
 def with_margin(tmp_path) -> TileSet:
     """Tiles of 16 px in records of 32."""
-    with TileWriter(
-        tmp_path / "wide", name="wide", classes=CLASSES, mpp=2.0, tile=16, margin=8
-    ) as out:
-        for number in range(4):
-            out.write(make_tile("train", "p0", number))
-    return TileSet.open(tmp_path / "wide")
+    made = (make_tile("train", "p0", number) for number in range(4))
+    return written(tmp_path / "wide", made, name="wide", tile=16, margin=8)
 
 
 def test_the_field_is_the_whole_record_at_the_size_of_the_tile():

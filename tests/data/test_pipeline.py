@@ -13,10 +13,9 @@ from stedm_jax.data.pipeline import (
     tile_dataset,
     training_batches,
 )
-from stedm_jax.data.records import TileSet, TileWriter
 from stedm_jax.data.sampling import divide
 from stedm_jax.data.styles import StylePool
-from tests.conftest import CLASSES, make_tile
+from tests.conftest import CLASSES, make_tile, written
 
 IDENTITY = np.arange(256, dtype=np.uint8)
 RECORDED = [3, 5, 12, 9, 4, 11, 7, 8, 15, 10, 1, 13, 6, 15, 2, 13]
@@ -180,11 +179,9 @@ def test_a_recorded_sequence_stays(tile_set):
 
 
 def test_slides_of_equal_weight_are_drawn_equally_often_and_every_tile_once_a_pass(tmp_path):
-    with TileWriter(tmp_path / "tiles", name="made", classes=CLASSES, mpp=2.0, tile=32) as out:
-        for number in range(14):
-            patient = f"p{0 if number < 11 else number}"
-            out.write(make_tile("train", patient, number))
-    tiles = TileSet.open(tmp_path / "tiles")
+    patients = [f"p{0 if number < 11 else number}" for number in range(14)]
+    made = (make_tile("train", patient, number) for number, patient in enumerate(patients))
+    tiles = written(tmp_path / "tiles", made)
     rows, reader = tiles.index("train"), TileReader(tiles, IDENTITY)
     parts = divide(rows, CLASSES, class_map(CLASSES, (), ()), uniform="slide")
     source = Source(reader, rows, 1.0, None, parts[0].positions, parts[0].groups)
@@ -204,12 +201,8 @@ def wide(tmp_path):
     place = np.indices((48, 48)).astype(np.uint8)
     image = np.stack([*place, np.zeros((48, 48), np.uint8)], -1)
     mask = ((place[0] + place[1]) // 8 % 2).astype(np.uint8)
-    with TileWriter(
-        tmp_path / "wide", name="made", classes=CLASSES, mpp=2.0, tile=32, margin=8
-    ) as out:
-        for number in range(4):
-            out.write(make_tile("train", f"p{number % 2}", number, image=image, mask=mask))
-    return TileSet.open(tmp_path / "wide")
+    made = (make_tile("train", f"p{n % 2}", n, image=image, mask=mask) for n in range(4))
+    return written(tmp_path / "wide", made, margin=8)
 
 
 def test_without_movement_the_middle_is_taken(wide):
@@ -251,12 +244,12 @@ def test_a_margin_that_is_too_small_is_named_with_the_one_that_is_needed(wide, t
 
 def test_style_tiles_are_pixels_of_the_same_slide_where_coordinates_coincide(tmp_path):
     """A pool that mixes the coordinates of slides up shows pixels of another slide."""
-    with TileWriter(tmp_path / "tiles", name="made", classes=CLASSES, mpp=2.0, tile=32) as out:
-        for x in range(6):
-            for slide in range(3):
-                image = np.full((32, 32, 3), 50 * slide + x, np.uint8)
-                out.write(make_tile("train", "p", x, image=image, slide=f"s{slide}", extent=32.0))
-    tiles = TileSet.open(tmp_path / "tiles")
+    made = []
+    for x in range(6):
+        for slide in range(3):
+            image = np.full((32, 32, 3), 50 * slide + x, np.uint8)
+            made.append(make_tile("train", "p", x, image=image, slide=f"s{slide}", extent=32.0))
+    tiles = written(tmp_path / "tiles", made)
     rows, reader = tiles.index("train"), TileReader(tiles, IDENTITY, 10)
     for source in ("multipatch", "nearby"):
         pool = StylePool(rows, source, "slide", 2)
@@ -268,17 +261,12 @@ def test_style_tiles_are_pixels_of_the_same_slide_where_coordinates_coincide(tmp
 
 def test_style_tiles_of_multipatch_show_no_pixel_of_the_moved_tile(tmp_path):
     ground = np.broadcast_to(np.arange(224, dtype=np.uint8)[None, :, None], (48, 224, 3))
-    with TileWriter(
-        tmp_path / "tiles", name="made", classes=CLASSES, mpp=2.0, tile=32, margin=8
-    ) as out:
-        for x in range(8, 184, 32):
-            image = np.ascontiguousarray(ground[:, x - 8 : x + 40])
-            out.write(
-                dataclasses.replace(
-                    make_tile("train", "p", 0, 48, image=image, extent=32.0), x=x, y=8
-                )
-            )
-    tiles = TileSet.open(tmp_path / "tiles")
+    made = []
+    for x in range(8, 184, 32):
+        image = np.ascontiguousarray(ground[:, x - 8 : x + 40])
+        tile = make_tile("train", "p", 0, 48, image=image, extent=32.0)
+        made.append(dataclasses.replace(tile, x=x, y=8))
+    tiles = written(tmp_path / "tiles", made, margin=8)
     pool = StylePool(tiles.index("train"), "multipatch", "slide", 2)
     source = Source(
         TileReader(tiles, IDENTITY, 10), tiles.index("train"), 1.0, pool, movement=Movement(shift=8)

@@ -5,15 +5,8 @@ import pytest
 import tensorflow_datasets as tfds
 
 from stedm_jax.common.errors import UserError
-from stedm_jax.data.records import TileSet, TileWriter
-from tests.conftest import CLASSES, make_tile
-
-
-def write(path, tiles, **changes):
-    settings = {"name": "made", "classes": CLASSES, "mpp": 2.0, "tile": 32} | changes
-    with TileWriter(path, **settings) as out:
-        for tile in tiles:
-            out.write(tile)
+from stedm_jax.data.records import TileSet
+from tests.conftest import make_tile, written
 
 
 def test_what_was_written_is_read_across_shards(tile_set):
@@ -39,33 +32,33 @@ def test_tensorflow_datasets_opens_the_same_folder(tile_set):
 def test_a_patient_in_two_splits_is_refused_while_packing(tmp_path):
     tiles = [make_tile("train", "anna"), make_tile("test", "anna", 1)]
     with pytest.raises(UserError, match="'anna' in test and train"):
-        write(tmp_path / "tiles", tiles)
+        written(tmp_path / "tiles", tiles)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_nothing_appears_when_writing_fails(tmp_path):
-    with (
-        pytest.raises(RuntimeError),
-        TileWriter(tmp_path / "tiles", name="made", classes=CLASSES, mpp=2.0, tile=32) as out,
-    ):
-        out.write(make_tile())
-        raise RuntimeError
+    def tiles():
+        yield make_tile()
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        written(tmp_path / "tiles", tiles())
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_empty_set_and_a_taken_folder_are_refused(tmp_path):
     with pytest.raises(UserError, match="got no tile"):
-        write(tmp_path / "tiles", [])
-    write(tmp_path / "tiles", [make_tile()])
+        written(tmp_path / "tiles", [])
+    written(tmp_path / "tiles", [make_tile()])
     with pytest.raises(UserError, match="exists already"):
-        write(tmp_path / "tiles", [make_tile()])
-    write(tmp_path / "tiles", [make_tile(), make_tile(x=1)], overwrite=True)
+        written(tmp_path / "tiles", [make_tile()])
+    written(tmp_path / "tiles", [make_tile(), make_tile(x=1)], overwrite=True)
     assert len(TileSet.open(tmp_path / "tiles").index("train")) == 2
 
 
 def test_a_tile_of_another_size_is_refused(tmp_path):
     with pytest.raises(UserError, match="32x32"):
-        write(tmp_path / "tiles", [make_tile(size=16)])
+        written(tmp_path / "tiles", [make_tile(size=16)])
 
 
 def test_damage_is_noticed(tile_set):
@@ -101,21 +94,19 @@ def test_no_tile_set_and_no_such_split(tmp_path, tile_set):
 
 def test_what_a_killed_writer_left_is_swept(tmp_path):
     (tmp_path / ".tiles.partial-99999").mkdir()
-    write(tmp_path / "tiles", [make_tile()])
+    written(tmp_path / "tiles", [make_tile()])
     assert [path.name for path in tmp_path.iterdir()] == ["tiles"]
 
 
 def test_tiles_of_another_resolution_are_refused(tmp_path):
     with pytest.raises(UserError, match="0.5 um per pixel; this set holds 2"):
-        write(tmp_path / "tiles", [make_tile(mpp=0.5)])
+        written(tmp_path / "tiles", [make_tile(mpp=0.5)])
 
 
 def test_rows_of_an_index_are_small(tmp_path):
     """No dict a row, and one string for a name that many rows have."""
-    with TileWriter(tmp_path / "tiles", name="made", classes=CLASSES, mpp=2.0, tile=32) as out:
-        for number in range(2):
-            out.write(make_tile("train", "patient-1", number))
-    first, second = TileSet.open(tmp_path / "tiles").index("train")
+    made = (make_tile("train", "patient-1", number) for number in range(2))
+    first, second = written(tmp_path / "tiles", made).index("train")
     assert (
         not hasattr(first, "__dict__")
         and first.slide is second.slide

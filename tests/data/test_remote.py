@@ -12,8 +12,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.data import remote
-from stedm_jax.data.records import TileSet, TileWriter
-from tests.conftest import CLASSES, make_tile
+from stedm_jax.data.records import TileSet
+from tests.conftest import make_tile, written
 
 
 class Flaky(MemoryFileSystem):
@@ -140,8 +140,7 @@ def test_the_manifest_comes_last_and_an_interrupted_push_goes_on(tile_set, cache
 def test_another_set_is_replaced_only_when_asked(tile_set, tmp_path, cache, url):
     remote.push(tile_set.path, url)
     old = remote.fetch(url)
-    with TileWriter(tmp_path / "other", name="made", classes=CLASSES, mpp=2.0, tile=32) as out:
-        out.write(make_tile())
+    written(tmp_path / "other", [make_tile()])
     with pytest.raises(UserError, match="Another tile set"):
         remote.push(tmp_path / "other", url)
     remote.push(tmp_path / "other", url, overwrite=True)
@@ -154,8 +153,7 @@ def test_a_push_that_is_killed_leaves_the_old_set_readable(
 ):
     """At whatever file it stops; and when it went through, nothing of the old set is left."""
     remote.push(tile_set.path, url)
-    with TileWriter(tmp_path / "other", name="made", classes=CLASSES, mpp=2.0, tile=32) as out:
-        out.write(make_tile())
+    written(tmp_path / "other", [make_tile()])
     old, put = TileSet.open(remote.fetch(url)).fingerprint, MemoryFileSystem.put_file
     for number, count in enumerate((0, 1, 1, 1, 2)):  # files that arrived whole are not sent again
         left = [count]

@@ -16,9 +16,8 @@ from stedm_jax.data.pipeline import (
     evaluation_batches,
     tile_dataset,
 )
-from stedm_jax.data.records import TileSet, TileWriter
 from stedm_jax.data.styles import StylePool
-from tests.conftest import CLASSES, make_tile
+from tests.conftest import make_tile, written
 from tests.data.test_damaged import broken
 from tests.data.test_pipeline import IDENTITY, take
 
@@ -54,13 +53,12 @@ def store_pixels(folder, tiles, views, reader=None):
 
 @pytest.fixture
 def wide(tmp_path):
-    with TileWriter(
-        tmp_path / "wide", name="made", classes=CLASSES, mpp=2.0, tile=16, margin=6
-    ) as out:
-        for split in ("train", "val", "style"):
-            for number in range(6):
-                out.write(make_tile(split, f"{split}{number % 2}", number, 28))
-    return TileSet.open(tmp_path / "wide")
+    made = (
+        make_tile(split, f"{split}{number % 2}", number, 28)
+        for split in ("train", "val", "style")
+        for number in range(6)
+    )
+    return written(tmp_path / "wide", made, tile=16, margin=6)
 
 
 def sources(tiles, views=None, store=None, pool="multipatch", reader=None):

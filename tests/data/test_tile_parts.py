@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.data import tile_parts as module
-from stedm_jax.data.records import SetSpec, TileSet, TileWriter
+from stedm_jax.data.records import SetSpec, TileSet
 from stedm_jax.data.tile_parts import KeptParts, PartWriter, assemble, open_part
-from tests.conftest import CLASSES, make_tile
+from tests.conftest import CLASSES, make_tile, written
 
 SPEC = SetSpec("made", CLASSES, 2.0, 32)
 
@@ -104,11 +104,8 @@ def test_a_margin_counts_no_pixels(tmp_path):
     assert tiles.margin == 8 and tiles.read("train", 1).image.shape == (48, 48, 3)
     inner = tiles.read("train", 1).mask[8:-8, 8:-8]
     assert tiles.index("train")[1].pixels == tuple(np.bincount(inner.ravel(), minlength=2))
-    with (
-        pytest.raises(UserError, match="48x48"),
-        TileWriter(tmp_path / "x", name="made", classes=CLASSES, mpp=2.0, tile=32, margin=8) as out,
-    ):
-        out.write(make_tile())
+    with pytest.raises(UserError, match="48x48"):
+        written(tmp_path / "x", [make_tile()], margin=8)
 
 
 @settings(deadline=None, max_examples=40)

@@ -21,23 +21,14 @@ from data_prep.inspection.look import look
 from data_prep.inspection.sheet import draw_sheet, lines, outlined
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.labels import VOID
-from stedm_jax.data.records import TileSet, TileWriter
-from tests.conftest import CLASSES, make_tile
+from stedm_jax.data.records import TileSet
+from tests.conftest import CLASSES, make_tile, written
 
 
 def picture(seed, size=32):
     """A tile with something to recognize in it."""
     noise = np.random.default_rng(seed).normal(size=(size, size, 3))
     return np.clip(128 + 400 * cv2.GaussianBlur(noise, (0, 0), 3), 0, 255).astype(np.uint8)
-
-
-def write(path, tiles, **settings):
-    with TileWriter(
-        path, **({"name": "made", "classes": CLASSES, "mpp": 2.0, "tile": 32} | settings)
-    ) as out:
-        for tile in tiles:
-            out.write(tile)
-    return TileSet.open(path)
 
 
 def tiles_of(
@@ -52,7 +43,7 @@ def tiles_of(
 
 @pytest.fixture
 def good(tmp_path):
-    return write(tmp_path / "good", tiles_of(tags={"scanner": "S1"}))
+    return written(tmp_path / "good", tiles_of(tags={"scanner": "S1"}))
 
 
 def run(tiles, *extra):
@@ -134,7 +125,7 @@ def test_equal_tiles_of_two_splits_and_changed_ones_of_two_patients_are_found(tm
         make_tile(s, p, 7, image=np.full((32, 32, 3), 255, np.uint8))
         for s, p in (("train", "a"), ("test", "c"))
     ]
-    made = write(tmp_path / "set", tiles)
+    made = written(tmp_path / "set", tiles)
     identical, near = same_tiles(list(look(made, all_rows(made), 2)))
     assert identical.what == "identical tiles of two splits or patients" and identical.count == 1
     assert "train record 0 (a," in str(identical) and "(c," in str(identical)
@@ -142,7 +133,7 @@ def test_equal_tiles_of_two_splits_and_changed_ones_of_two_patients_are_found(tm
 
 
 def test_slides_of_two_patients(tmp_path):
-    made = write(
+    made = written(
         tmp_path / "set",
         tiles_of((("train", "a"), ("train", "b"), ("val", "c"), ("test", "d")), slide="s"),
     )
@@ -161,19 +152,19 @@ def test_places_that_would_be_scored_twice(tmp_path):
 
     other = mask.copy()
     other[:, :8] = VOID  # what the tile at 0 has already
-    shifted = write(tmp_path / "shifted", [tile(0, mask), tile(24, other)])
+    shifted = written(tmp_path / "shifted", [tile(0, mask), tile(24, other)])
     assert len(list(overlapping(shifted.index("test")))) == 1
     assert counted_twice(shifted, 9) == ([], 1)
-    double = write(tmp_path / "double", [tile(0, mask), tile(24, mask), tile(32, mask)])
+    double = written(tmp_path / "double", [tile(0, mask), tile(24, mask), tile(32, mask)])
     (found,), pairs = counted_twice(double, 9)
     assert pairs == 2 and found.count == 2 and "256 pixels" in str(found)
-    train = write(tmp_path / "train", [tile(0, mask, "train"), tile(24, mask, "train")])
+    train = written(tmp_path / "train", [tile(0, mask, "train"), tile(24, mask, "train")])
     assert counted_twice(train, 9) == ([], 0)
 
 
 def test_empty_splits_and_classes(tmp_path):
     plain = np.zeros((32, 32), np.uint8)
-    made = write(
+    made = written(
         tmp_path / "set", [*tiles_of((("train", "a"),)), *tiles_of((("test", "b"),), mask=plain)]
     )
     found = [str(finding) for finding in lacking(made)]
@@ -192,13 +183,13 @@ def test_kinds_are_counted(tmp_path):
         make_tile("train", "a", 20, kind="glass"),
         make_tile("train", "a", 21, kind="tumour"),
     ]
-    text = "\n".join(describe(write(tmp_path / "set", tiles)))
+    text = "\n".join(describe(written(tmp_path / "set", tiles)))
     assert "glass" in text and "(grid)" in text
 
 
 def test_the_sheet_has_a_row_for_each_class_and_a_tile_of_each_patient(tmp_path):
     names = (("train", "a"), ("train", "b"), ("val", "c"), ("test", "d"), ("style", "e"))
-    made = write(tmp_path / "set", [*tiles_of(names), make_tile("train", "a", 20, kind="glass")])
+    made = written(tmp_path / "set", [*tiles_of(names), make_tile("train", "a", 20, kind="glass")])
     shown = list(lines(made, 2))
     assert [(line.split, line.what) for line in shown] == [
         ("train", "background"),
@@ -231,5 +222,5 @@ def test_a_person_under_two_names_is_found(tmp_path):
         replace(tile, tags={"true_patient": "1" if tile.patient in "ab" else tile.patient})
         for tile in tiles_of()
     ]
-    _, found = run(write(tmp_path / "official", tiles))
+    _, found = run(written(tmp_path / "official", tiles))
     assert any("true_patient" in what for what in found)
