@@ -77,7 +77,7 @@ def encode_tiles(context: Context, encoding: Encoding) -> ArrayStore:
 
     Raises:
       UserError: too little room on the disk, too many damaged tiles, values that cannot be stored.
-      Stopped: told to stop; finished shards are kept.
+      Stopped: it was asked to stop; finished shards are kept.
     """
     left = peers.on_first(lambda: _begin(encoding))
     if left:
@@ -92,13 +92,12 @@ def _begin(encoding: Encoding) -> list[tuple[str, int]]:
     """The shards that are left, once there is room for them."""
     folder, spec, label = encoding.folder, encoding.spec, encoding.label
     if other := differences(folder, spec):
+        differ = "; ".join(other)
         print(
-            f"{label}: what {folder} holds was made otherwise ({'; '.join(other)}); that is made"
-            " anew",
+            f"{label}: {folder} was made with other settings ({differ}) and is made again",
             flush=True,
         )
-    # Whoever is told that all is finished trusts the files' sizes; damage is seen when a record is
-    # read.
+    # The sizes of the files of a finished set are trusted; damage is seen when a record is read.
     left = begin(folder, spec, verify=not (folder / MANIFEST).exists())
     needed, free = spec.of_shards(left), shutil.disk_usage(folder).free
     if needed > free:

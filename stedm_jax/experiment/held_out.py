@@ -7,11 +7,11 @@ from stedm_jax.common.errors import UserError
 from stedm_jax.data.whole import WholeImage, WholeSet
 from stedm_jax.experiment.context import Context
 
-Learnt = Mapping[str, Sequence[str]]
+LearnedFrom = Mapping[str, Sequence[str]]
 """What learned -> names of the patients that it learned from."""
 
 
-def learnt_from(context: Context) -> dict[str, list[str]]:
+def learned_from(context: Context) -> dict[str, list[str]]:
     """What each stage learns from; "segmentation" stands for those whose labels are learned."""
     settings, tiles = context.settings, context.tiles
     splits = {
@@ -37,10 +37,10 @@ def learnt_from(context: Context) -> dict[str, list[str]]:
     return out
 
 
-def seen(learnt: Learnt, patients: Iterable[str]) -> str:
+def seen(learned: LearnedFrom, patients: Iterable[str]) -> str:
     """Which of some patients were learned from, and by what, in words; "" where none was."""
     found = {
-        name: [stage for stage, names in learnt.items() if name in names]
+        name: [stage for stage, names in learned.items() if name in names]
         for name in sorted(set(patients))
     }
     return "; ".join(f"'{name}' by {' and '.join(by)}" for name, by in found.items() if by)
@@ -53,13 +53,15 @@ def names_of(rows: Iterable[WholeImage]) -> set[str]:
     }
 
 
-def check_held_out(learnt: Learnt, images: WholeSet, splits: Sequence[str] = ("test",)) -> None:
+def check_held_out(
+    learned: LearnedFrom, images: WholeSet, splits: Sequence[str] = ("test",)
+) -> None:
     """Refuses to score whole images of patients who were learned from.
 
     Raises:
       UserError: names them, and the stages that learned from them.
     """
-    found = seen(learnt, names_of(row for row in images.images if row.split in splits))
+    found = seen(learned, names_of(row for row in images.images if row.split in splits))
     if found:
         raise UserError(
             f"Whole images in {images.path} are of patients that were learned from: {found}. Scores"
@@ -73,4 +75,4 @@ def check_report(context: Context) -> None:
     settings = context.settings
     path = Path(context.workdir.fill(settings.report.whole)) if settings.report.whole else None
     if path and "report" in settings.stages and WholeSet.is_one(path):
-        check_held_out(learnt_from(context), WholeSet.open(path))
+        check_held_out(learned_from(context), WholeSet.open(path))

@@ -70,7 +70,7 @@ def _pin(folder: Path, used: Mapping[str, Weights]) -> dict[str, dict[str, str]]
                 f"What {folder} holds was learned with the weights of '{part}' from {before.source}"
                 f" (SHA-256 {before.sha256[:12]}), but now they come from {now.source} (SHA-256"
                 f" {now.sha256[:12]}). Put the former back; or delete {folder} and the folders of"
-                " the cells after it, which then learn anew."
+                " the cells after it, which are then made again."
             )
     # What was first stays noted: the same weights may lie elsewhere by now.
     noted = {part: asdict(weights) for part, weights in used.items()} | known

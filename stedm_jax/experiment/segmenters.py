@@ -19,7 +19,7 @@ from stedm_jax.data.schema import SYNTHETIC, check_disjoint
 from stedm_jax.data.stain import stain_of
 from stedm_jax.experiment import guided_cache
 from stedm_jax.experiment.context import Batches, Context
-from stedm_jax.experiment.held_out import check_report, learnt_from
+from stedm_jax.experiment.held_out import check_report, learned_from
 from stedm_jax.experiment.learn import first_tiles, learn, restore
 from stedm_jax.experiment.learned import Below, Learned, best_of
 from stedm_jax.experiment.pinned import Weights, pin
@@ -89,11 +89,11 @@ def check_leaks(context: Context, scored: Mapping[str, Rows], made: Rows | None)
     Raises:
       UserError: names the patient.
     """
-    learnt = set(context.tiles.patients("train"))
+    learned = set(context.tiles.patients("train"))
     for row in made.rows if made else []:
-        learnt |= {row.patient, row.style_patient}
+        learned |= {row.patient, row.style_patient}
     check_disjoint(
-        {"training": learnt} | {split: rows.patients for split, rows in scored.items()},
+        {"training": learned} | {split: rows.patients for split, rows in scored.items()},
         "the patients that segmenters learn from and are judged on",
     )
 
@@ -268,7 +268,7 @@ def about(context: Context) -> dict[str, Any]:
         "mpp": tiles.mpp,
         "tile": tiles.tile,
         "stain": stain_of(tiles.manifest.get("source", {})),
-        "learnt": learnt_from(context),
+        "learnt": learned_from(context),
     }
 
 

@@ -68,7 +68,7 @@ def run(context: Context, cell: Cell, learned: Any) -> None:
 
 def _probed(context: Context) -> tuple[dict[str, list[IndexRow]], str]:
     """The rows of train and val that the probe reads, at most `probe.tiles` of each, and why there
-    are not enough, or "": those of which at least half is labeled with a class that is learnt."""
+    are not enough, or "": those of which at least half is labeled with a class that is learned."""
     settings, known = context.settings, context.classes.table
     least, rows = 0.5 * settings.data.tile**2, {}
     for split in ("train", "val"):

@@ -124,7 +124,7 @@ def test_a_refused_configuration_deletes_nothing_and_is_not_kept(tmp_path):
 def test_wandb_that_is_not_installed_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     context = make(tmp_path, "demo.py:tiny", {"autoencoder.train.wandb": "offline"})
-    says = r"train.wandb is 'offline'.*not installed.*stedm_jax\[wandb\]"
+    says = r"train.wandb is 'offline'.*cannot be imported.*stedm_jax\[wandb\]"
     with pytest.raises(UserError, match=says):
         check_all(context, "autoencoder")
 

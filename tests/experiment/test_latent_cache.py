@@ -316,7 +316,7 @@ def test_other_augmentations_are_encoded_anew_and_other_weights_and_tiles_refuse
     store = cache(other)
     assert store.spec.views["train"] == 16
     assert (
-        "made otherwise (diffusion.stain_jitter: 0.0 -> 0.3; latents.copies: 1 -> 2"
+        "was made with other settings (diffusion.stain_jitter: 0.0 -> 0.3; latents.copies: 1 -> 2"
         in capsys.readouterr().out
     )
     del other.autoencoder

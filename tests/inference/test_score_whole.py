@@ -14,7 +14,7 @@ from stedm_jax.data.schema import ClassSpec
 from stedm_jax.data.whole import WholeSet, WholeWriter
 from stedm_jax.evaluation.objects import to_objects
 from stedm_jax.experiment.context import Context
-from stedm_jax.experiment.held_out import check_held_out, check_report, learnt_from
+from stedm_jax.experiment.held_out import check_held_out, check_report, learned_from
 from stedm_jax.experiment.segmenters import about
 from stedm_jax.experiment.workdir import Workdir
 from stedm_jax.inference import score_whole as whole_images
@@ -90,7 +90,7 @@ def test_no_set_there(context):
         score(context)
 
 
-def test_patients_that_were_learnt_from_are_refused(
+def test_patients_that_were_learned_from_are_refused(
     context, images, tile_set, tmp_path, monkeypatch
 ):
     one = replace(segmenter(), learnt={"segmentation": ["c", "b"], "ssl": ["b"]})
@@ -127,7 +127,7 @@ def test_whom_a_run_learns_from_is_noted_by_stage(context, tile_set):
     context = on_tiles(context, tile_set, stages=stages)
     both, train = ["style0", "style1", "train0", "train1"], ["train0", "train1"]
     wanted = {"segmentation": train, "autoencoder": train, "ssl": both}
-    assert learnt_from(context) == wanted
+    assert learned_from(context) == wanted
     assert about(context)["stain"] is None
     source = {"stain_norm": "reinhard", "stain_target": "None"}
     context.tiles.manifest["source"] = source
