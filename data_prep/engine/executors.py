@@ -23,8 +23,7 @@ from concurrent.futures import (
 )
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from stedm_jax.common.errors import ORPHANED, UserError
 
@@ -66,12 +65,12 @@ def run_tasks(
     """
     if scheduler:
         with _client(scheduler) as (executor, size, deadly):
-            yield from _Run(function, tasks, lambda _: nullcontext(executor), size, deadly).all()
+            yield from _drain(function, tasks, lambda _: nullcontext(executor), size, deadly)
     elif workers == 1 or len(tasks) < 2:
         yield from ((number, function(task)) for number, task in enumerate(tasks))
     else:
         size = min(workers, len(tasks))
-        yield from _Run(function, tasks, _pool, size, (BrokenProcessPool,)).all()
+        yield from _drain(function, tasks, _pool, size, (BrokenProcessPool,))
 
 
 def run_all(
@@ -98,61 +97,53 @@ def _pool(size: int) -> Iterator[Executor]:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-@dataclass
-class _Run(Generic[Task, Result]):
-    """Tasks on executors.
+def _drain(
+    function: Callable[[Task], Result],
+    tasks: Sequence[Task],
+    make: Callable[[int], AbstractContextManager[Executor]],
+    size: int,
+    deadly: tuple[type[BaseException], ...],
+) -> Iterator[tuple[int, Result | WorkerDied]]:
+    """Runs tasks on an executor; those that were running when a worker died run again, side by side
+    but each on an executor of its own, so that it is plain which one kills its worker.
 
-    Attributes:
+    Args:
       function, tasks: as of run_tasks.
       make: makes an executor of so many workers.
       size: how many tasks run at once.
       deadly: what futures raise when a worker died.
     """
+    waiting = deque(range(len(tasks)))
 
-    function: Callable[[Task], Result]
-    tasks: Sequence[Task]
-    make: Callable[[int], AbstractContextManager[Executor]]
-    size: int
-    deadly: tuple[type[BaseException], ...]
-
-    def all(self) -> Iterator[tuple[int, Result | WorkerDied]]:
-        """Runs all; those that were running when a worker died run again, side by side but each on
-        an executor of its own, so that it is plain which one kills its worker."""
-        waiting = deque(range(len(self.tasks)))
-        while waiting:
-            suspects: list[int] = []
-            with self.make(self.size) as executor:
-                yield from self._until_broken(executor, waiting, suspects)
-            with ThreadPoolExecutor(self.size) as threads:
-                yield from threads.map(self._alone, sorted(suspects))
-
-    def _until_broken(
-        self, executor: Executor, waiting: deque[int], suspects: list[int]
-    ) -> Iterator[tuple[int, Result]]:
-        running: dict[Future[Result], int] = {}
-        while running or (waiting and not suspects):
-            # One that waits for its turn is no suspect.
-            while waiting and not suspects and len(running) < self.size:
-                number = waiting.popleft()
-                try:
-                    running[executor.submit(self.function, self.tasks[number])] = number
-                except self.deadly:
-                    suspects.append(number)
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                number = running.pop(future)
-                try:
-                    result = _result(future)
-                except self.deadly:
-                    suspects.append(number)
-                else:
-                    yield number, result
-
-    def _alone(self, number: int) -> tuple[int, Result | WorkerDied]:
-        with self.make(1) as executor:
+    def alone(number: int) -> tuple[int, Result | WorkerDied]:
+        with make(1) as executor:
             try:
-                return number, _result(executor.submit(self.function, self.tasks[number]))
-            except self.deadly as error:
+                return number, _result(executor.submit(function, tasks[number]))
+            except deadly as error:
                 return number, WorkerDied(str(error))
+
+    while waiting:
+        suspects: list[int] = []
+        running: dict[Future[Result], int] = {}
+        with make(size) as executor:
+            while running or (waiting and not suspects):
+                # One that waits for its turn is no suspect.
+                while waiting and not suspects and len(running) < size:
+                    number = waiting.popleft()
+                    try:
+                        running[executor.submit(function, tasks[number])] = number
+                    except deadly:
+                        suspects.append(number)
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    number = running.pop(future)
+                    try:
+                        result = _result(future)
+                    except deadly:
+                        suspects.append(number)
+                    else:
+                        yield number, result
+        with ThreadPoolExecutor(size) as threads:
+            yield from threads.map(alone, sorted(suspects))
 
 
 def _result(future: Future[Result]) -> Result:

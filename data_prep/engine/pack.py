@@ -30,14 +30,7 @@ from data_prep.engine.guard import RULES, check_masks, check_out, check_place
 from data_prep.engine.job import CutRules, Job, SlideReport, Task, absolute, report_of
 from data_prep.engine.sample import check_kinds
 from data_prep.engine.shelf import Shelf, fingerprint, part_name, report_in, same_parts
-from data_prep.engine.summary import (
-    ReportFile,
-    keys_in,
-    print_dry,
-    print_summary,
-    status_of,
-    write_summary,
-)
+from data_prep.engine.summary import Outcome, ReportFile, keys_in
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.files import sha256_of, write_json
 from stedm_jax.common.locks import Busy, locked
@@ -135,8 +128,9 @@ class Packing:
         todo = [job for job in self.jobs if job.number not in self.errors]
         self._report_errors()
         self._work("looking", [Task(job, self.plan, self.rules) for job in todo])
-        print_dry(self._ordered())
-        return status_of(self._ordered())
+        outcome = Outcome(self._ordered())
+        outcome.print_dry()
+        return outcome.status
 
     def _report_errors(self) -> None:
         for job in self.jobs:
@@ -210,14 +204,13 @@ class Packing:
         started = time.monotonic()
         with self._alone():
             changed = self._run()
-        reports, seconds = self._ordered(), time.monotonic() - started
+        outcome, seconds = Outcome(self._ordered()), time.monotonic() - started
         names = [spec.name for spec in self.plan.classes]
-        write_summary(self.folder / "summary.md", self.command, reports, names, seconds, self.shown)
-        status = status_of(reports)
-        if not changed and status < 2:
+        outcome.write(self.folder / "summary.md", self.command, names, seconds, self.shown)
+        if not changed and outcome.status < 2:
             print(f"{self.shown} is up to date; nothing was packed")
-        print_summary(reports, self.shown, self.folder)
-        return status
+        outcome.print_summary(self.shown, self.folder)
+        return outcome.status
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

@@ -52,94 +52,6 @@ def _line(report: SlideReport) -> str:
     return json.dumps(asdict(report)) + "\n"
 
 
-def status_of(reports: Sequence[SlideReport]) -> int:
-    """0: all packed; 1: some failed; 2: all failed, and the set holds nothing of them from before
-    either."""
-    failed = [report for report in reports if report.error]
-    lost = sum(not report.stale for report in failed)
-    return 0 if not failed else 1 if lost < len(reports) else 2
-
-
-def _failures(reports: Sequence[SlideReport]) -> list[str]:
-    kept = " The set keeps what an earlier run made of it."
-    return [
-        f"{report.key}: {report.error}{kept if report.stale else ''}"
-        for report in reports
-        if report.error
-    ]
-
-
-def _note(line: str) -> None:
-    print(line, file=sys.stderr)
-
-
-def print_summary(reports: Sequence[SlideReport], out: str, folder: Path) -> None:
-    """Prints what was packed, and on stderr what failed or needs a look."""
-    failures, summary = _failures(reports), folder / "summary.md"
-    packed = [report for report in reports if not report.error]
-    for line in failures:
-        _note(f"failed: {line}")
-    if packed:
-        tiles = Counter()
-        for report in packed:
-            tiles[report.split] += report.tiles
-        listed = ", ".join(f"{split} {count}" for split, count in sorted(tiles.items()))
-        unlabeled = sum(report.unlabelled for report in packed)
-        print(
-            f"{out}: {tiles.total()} tiles of {len(packed)} slides ({listed}); left out "
-            f"{unlabeled} tiles without a label"
-        )
-        if bare := [split for split in SPLITS if not tiles[split]]:
-            _note(f"note: no tiles of {', '.join(bare)}; a whole run needs {', '.join(SPLITS)}")
-    warnings = [f"warning: {report.key}: {text}" for report in reports for text in report.warnings]
-    for line in warnings[:SHOWN]:
-        _note(line)
-    if len(warnings) > SHOWN:
-        _note(f"and {len(warnings) - SHOWN} more warnings, see {summary}")
-    if missing := sum(report.missing for report in packed):
-        slides = sum(report.missing > 0 for report in packed)
-        _note(f"warning: {missing} tiles fewer than asked for, on {slides} slides")
-    if notes := sum(len(report.left_out) for report in reports):
-        _note(f"{notes} notes (polygons repaired or left out, and the like) are in {summary}")
-    if failures:
-        others = "The others are packed" if packed else "Nothing was packed"
-        _note(
-            f"{len(failures)} of {len(reports)} slides failed; see {folder / 'report.jsonl'}. "
-            f"{others}; fix these and run the same command again: it packs only what is missing."
-        )
-
-
-def print_dry(reports: Sequence[SlideReport]) -> None:
-    """A table of what would be packed."""
-    columns = "split size mpp from level grid tissue tiles polygons MB slide"
-    rows: list[Sequence[object]] = [columns.split()]
-    for report in reports:
-        cells = [
-            f"{report.size[0]}x{report.size[1]}",
-            f"{report.mpp:.4g}",
-            report.mpp_from or "-",
-            report.level,
-            report.grid,
-            report.on_tissue,
-            report.tiles,
-            report.polygons,
-            f"{report.bytes / 1e6:.1f}",
-        ]
-        cells = ["-"] * len(cells) if report.error else cells
-        rows.append([report.split, *cells, report.key])
-    print(table(rows))
-    for report in reports:
-        for note in report.left_out:
-            print(f"{report.key}: {note}")
-        for text in report.warnings:
-            _note(f"warning: {report.key}: {text}")
-    for line in _failures(reports):
-        _note(f"would fail: {line}")
-    tiles = sum(report.tiles for report in reports)
-    size = sum(report.bytes for report in reports) / 1e6
-    print(f"dry run: {tiles} tiles, about {size:.0f} MB; nothing was written")
-
-
 class _Split:
     """The slides of a split, as summary.md counts them."""
 
@@ -155,53 +67,134 @@ class _Split:
             self.kinds.update(report.kinds)
 
 
-def write_summary(
-    path: Path,
-    command: str,
-    reports: Sequence[SlideReport],
-    classes: Sequence[str],
-    seconds: float,
-    out: str,
-) -> None:
-    """Writes summary.md by its template.
+class Outcome:
+    """What became of all slides of a run.
 
-    Args:
-      path: where to.
-      command: what ran.
-      reports: of all slides.
-      classes: names by id.
-      seconds: that the run took.
-      out: the tile set.
+    Attributes:
+      reports: of all slides, in the order of the table.
+      packed: those of the packed ones.
+      status: 0: all packed; 1: some failed; 2: all failed, and the set holds nothing of them from
+        before either.
     """
-    splits = [_Split(name, reports) for name in SPLITS]
-    packed = [report for report in reports if not report.error]
-    seen = {
-        name: {report.patient for report in packed if report.labelled_pixels.get(name)}
-        for name in classes
-    }
-    microns = Counter(
-        (report.mpp_from, f"{report.mpp:.4g}") for report in packed if report.mpp_from
-    )
-    environment = Environment(
-        loader=PackageLoader("data_prep.engine"),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    text = environment.get_template("summary.md").render(
-        out=out,
-        command=command,
-        reports=reports,
-        splits=[split for split in splits if split.packed or split.failed],
-        classes={name: len(patients) for name, patients in seen.items()},
-        kinds=sorted({kind for split in splits for kind in split.kinds}),
-        microns=sorted(microns.items()),
-        failures=_failures(reports),
-        warnings=[f"{report.key}: {text}" for report in reports for text in report.warnings],
-        notes=[f"{report.key}: {text}" for report in reports for text in report.left_out],
-        fresh=[report for report in packed if not report.taken_over],
-        taken=sum(report.taken_over for report in reports),
-        seconds=seconds,
-        most=LISTED,
-    )
-    path.write_text(text + "\n")
+
+    def __init__(self, reports: Sequence[SlideReport]):
+        self.reports = reports
+        self.packed = [report for report in reports if not report.error]
+        kept = " The set keeps what an earlier run made of it."
+        self._failures = [
+            f"{report.key}: {report.error}{kept if report.stale else ''}"
+            for report in reports
+            if report.error
+        ]
+        self._warnings = [f"{each.key}: {text}" for each in reports for text in each.warnings]
+        self._notes = [f"{each.key}: {text}" for each in reports for text in each.left_out]
+        all_lost = all(report.error and not report.stale for report in reports)
+        self.status = 0 if not self._failures else 2 if all_lost else 1
+
+    def print_summary(self, out: str, folder: Path) -> None:
+        """Prints what was packed, and on stderr what failed or needs a look."""
+        summary, warnings = folder / "summary.md", self._warnings
+        for line in self._failures:
+            _note(f"failed: {line}")
+        if self.packed:
+            tiles = Counter()
+            for report in self.packed:
+                tiles[report.split] += report.tiles
+            listed = ", ".join(f"{split} {count}" for split, count in sorted(tiles.items()))
+            unlabeled = sum(report.unlabelled for report in self.packed)
+            print(
+                f"{out}: {tiles.total()} tiles of {len(self.packed)} slides ({listed}); left out "
+                f"{unlabeled} tiles without a label"
+            )
+            if bare := [split for split in SPLITS if not tiles[split]]:
+                _note(f"note: no tiles of {', '.join(bare)}; a whole run needs {', '.join(SPLITS)}")
+        for line in warnings[:SHOWN]:
+            _note(f"warning: {line}")
+        if len(warnings) > SHOWN:
+            _note(f"and {len(warnings) - SHOWN} more warnings, see {summary}")
+        if missing := [report.missing for report in self.packed if report.missing]:
+            tiles = sum(missing)
+            _note(f"warning: {tiles} tiles fewer than asked for, on {len(missing)} slides")
+        if self._notes:
+            count = len(self._notes)
+            _note(f"{count} notes (polygons repaired or left out, and the like) are in {summary}")
+        if self._failures:
+            others = "The others are packed" if self.packed else "Nothing was packed"
+            _note(
+                f"{len(self._failures)} of {len(self.reports)} slides failed; see "
+                f"{folder / 'report.jsonl'}. {others}; fix these and run the same command again: "
+                "it packs only what is missing."
+            )
+
+    def print_dry(self) -> None:
+        """Prints a table of what would be packed."""
+        columns = "split size mpp from level grid tissue tiles polygons MB slide"
+        rows: list[Sequence[object]] = [columns.split()]
+        for report in self.reports:
+            cells = [
+                f"{report.size[0]}x{report.size[1]}",
+                f"{report.mpp:.4g}",
+                report.mpp_from or "-",
+                report.level,
+                report.grid,
+                report.on_tissue,
+                report.tiles,
+                report.polygons,
+                f"{report.bytes / 1e6:.1f}",
+            ]
+            cells = ["-"] * len(cells) if report.error else cells
+            rows.append([report.split, *cells, report.key])
+        print("\n".join([table(rows), *self._notes]))
+        for line in self._warnings:
+            _note(f"warning: {line}")
+        for line in self._failures:
+            _note(f"would fail: {line}")
+        tiles = sum(report.tiles for report in self.reports)
+        size = sum(report.bytes for report in self.reports) / 1e6
+        print(f"dry run: {tiles} tiles, about {size:.0f} MB; nothing was written")
+
+    def write(
+        self, path: Path, command: str, classes: Sequence[str], seconds: float, out: str
+    ) -> None:
+        """Writes summary.md by its template.
+
+        Args:
+          path: where to.
+          command: what ran.
+          classes: names by id.
+          seconds: that the run took.
+          out: the tile set.
+        """
+        splits = [_Split(name, self.reports) for name in SPLITS]
+        seen = {
+            name: {report.patient for report in self.packed if report.labelled_pixels.get(name)}
+            for name in classes
+        }
+        sources = [(each.mpp_from, f"{each.mpp:.4g}") for each in self.packed if each.mpp_from]
+        environment = Environment(
+            loader=PackageLoader("data_prep.engine"),
+            trim_blocks=True,
+            lstrip_blocks=True,
+            undefined=StrictUndefined,
+        )
+        text = environment.get_template("summary.md").render(
+            out=out,
+            command=command,
+            reports=self.reports,
+            splits=[split for split in splits if split.packed or split.failed],
+            classes={name: len(patients) for name, patients in seen.items()},
+            kinds=sorted({kind for split in splits for kind in split.kinds}),
+            microns=sorted(Counter(sources).items()),
+            failures=self._failures,
+            warnings=self._warnings,
+            notes=self._notes,
+            fresh=[report for report in self.packed if not report.taken_over],
+            taken=sum(report.taken_over for report in self.reports),
+            seconds=seconds,
+            most=LISTED,
+        )
+        path.write_text(text + "\n")
+
+
+def _note(line: str) -> None:
+    print(line, file=sys.stderr)
