@@ -6,9 +6,7 @@ import http.client
 import ssl
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.files import atomic_file
@@ -17,9 +15,7 @@ from stedm_jax.convert.registry import Entry
 _PIECE = 1 << 20
 
 
-def download(
-    entry: Entry, out: Path, *, force: bool = False, open_url: Callable[..., Any] | None = None
-) -> list[Path]:
+def download(entry: Entry, out: Path, *, force: bool = False) -> list[Path]:
     """Fetches the files of an entry and compares their checksums; only then do they get their
     names.
 
@@ -29,7 +25,6 @@ def download(
       entry: of the registry.
       out: a file, or a folder for several files.
       force: replaces what is there.
-      open_url: as `urllib.request.urlopen`.
 
     Raises:
       UserError: the file is to be got by hand, `out` exists, the network does not answer, or
@@ -49,7 +44,7 @@ def download(
     for name, target in targets.items():
         url = entry.urls[name]
         try:
-            _fetch(url, target, entry.sha256[name], open_url or urllib.request.urlopen)
+            _fetch(url, target, entry.sha256[name])
         except (
             urllib.error.URLError,
             http.client.HTTPException,
@@ -63,11 +58,11 @@ def download(
     return list(targets.values())
 
 
-def _fetch(url: str, target: Path, known: str, open_url: Callable[..., Any]) -> None:
+def _fetch(url: str, target: Path, known: str) -> None:
     target.absolute().parent.mkdir(parents=True, exist_ok=True)
     digest, got = hashlib.sha256(), 0
     with atomic_file(target) as partial:
-        with open_url(url, timeout=60) as answer, partial.open("wb") as file:
+        with urllib.request.urlopen(url, timeout=60) as answer, partial.open("wb") as file:
             promised = answer.headers.get("Content-Length")
             while piece := answer.read(_PIECE):
                 digest.update(piece)

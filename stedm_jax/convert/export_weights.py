@@ -25,19 +25,6 @@ _DIFFUSERS = "diffusion_pytorch_model.safetensors"
 
 
 @dataclass(frozen=True)
-class Diffusers:
-    """How diffusers has an autoencoder.
-
-    Attributes:
-      table: to its names.
-      config: config.json.
-    """
-
-    table: Table
-    config: dict[str, Any]
-
-
-@dataclass(frozen=True)
 class Trained:
     """Weights to export.
 
@@ -48,7 +35,8 @@ class Trained:
       loads: what the published names are those of; "": there are none.
       tables: part -> table to the published names; the usual rules where there is none.
       form: makes the published files of the only part, where they are not one file.
-      diffusers: of an autoencoder that diffusers can load.
+      diffusers: of an autoencoder that diffusers can load, the table to its names there, and
+        config.json.
     """
 
     parts: dict[str, Any]
@@ -57,7 +45,7 @@ class Trained:
     loads: str = ""
     tables: Mapping[str, Table] = field(default_factory=dict)
     form: Form | None = None
-    diffusers: Diffusers | None = None
+    diffusers: tuple[Table, dict[str, Any]] | None = None
 
 
 def export(trained: Trained, out: Path, format: str = "ours", force: bool = False) -> None:
@@ -66,9 +54,9 @@ def export(trained: Trained, out: Path, format: str = "ours", force: bool = Fals
     Args:
       trained: the weights.
       out: folder.
-      format: "ours" gives one converted folder with all parts, which `init_from` takes; "published"
-        and "diffusers" the parts by themselves as safetensors, under the names of PyTorch. All are
-        exact: nothing is rounded.
+      format: of FORMATS. "ours" gives one converted folder with all parts, which `init_from`
+        takes; "published" and "diffusers" the parts by themselves as safetensors, under the names
+        of PyTorch. All are exact: nothing is rounded.
       force: replaces a folder that was written before.
 
     Raises:
@@ -89,7 +77,7 @@ def export(trained: Trained, out: Path, format: str = "ours", force: bool = Fals
             digests = {name: write_tensors(folder / name, files[name], "pt") for name in files}
             write_json(folder / INFO, info | {"files": digests, "card": card})
         if format == "diffusers" and trained.diffusers:
-            write_json(folder / "config.json", trained.diffusers.config)
+            write_json(folder / "config.json", trained.diffusers[1])
         write_text(folder / "README.md", model_card(card, digests, network))
 
 
@@ -103,7 +91,7 @@ def _files(trained: Trained, format: str) -> Iterator[tuple[str, Mapping[str, np
                 "whose levels all have 128 channels or more (below that our group norms differ); "
                 f"{what} is none. Export it as ours or published."
             )
-        yield _DIFFUSERS, to_torch(trained.parts["model"], trained.diffusers.table)
+        yield _DIFFUSERS, to_torch(trained.parts["model"], trained.diffusers[0])
     elif format == "published":
         if not trained.loads:
             raise UserError(
@@ -115,5 +103,3 @@ def _files(trained: Trained, format: str) -> Iterator[tuple[str, Mapping[str, np
             tensors = to_torch(params, trained.tables.get(part, ()))
             files = trained.form(tensors) if trained.form else {part: tensors}
             yield from ((f"{stem}.safetensors", each) for stem, each in files.items())
-    elif format != "ours":
-        raise UserError(f"--format is '{format}'; valid are {', '.join(FORMATS)}.")

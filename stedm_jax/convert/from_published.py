@@ -42,13 +42,7 @@ def convert(
     Raises:
       UserError: the file cannot be read, or its names and shapes are not those of the network.
     """
-    for pattern in load_only:
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise UserError(
-                f"--load_only: '{pattern}' is no regular expression ({error})."
-            ) from error
+    _check(load_only)
     if is_converted(path):
         raise UserError(
             f"{path} was converted already; init_from takes it as it is, and export writes it anew."
@@ -73,18 +67,27 @@ def convert(
         where=f"The weights in {path}",
     )
     loaded = named(params)
-    unused = tensors.keys() - _known(tensors, table, loaded)
-    return params, _about(entry, tensors) | {
+    left = [*tensors.left_out, *(tensors.keys() - _known(tensors, table, loaded))]
+    return params, _about(entry) | {
+        "files": {file.name: sha256_of(file) for file in tensors.files},
         "load_only": list(chosen),
         "loaded": len(loaded),
         "parameters": int(sum(array.size for array in loaded.values())),
         "not_loaded": [each for each in wanted if each not in loaded],
         # By the first part of the name, as optimizer states have thousands.
-        "left_out": dict(
-            sorted(Counter(name.split(".")[0] for name in (*tensors.left_out, *unused)).items())
-        ),
+        "left_out": dict(sorted(Counter(name.split(".")[0] for name in left).items())),
         "averages": averages,
     }
+
+
+def _check(patterns: Sequence[str]) -> None:
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise UserError(
+                f"--load_only: '{pattern}' is no regular expression ({error})."
+            ) from error
 
 
 def _known(tensors: Tensors, table: Table, wanted: Mapping[str, Any]) -> set[str]:
@@ -94,18 +97,15 @@ def _known(tensors: Tensors, table: Table, wanted: Mapping[str, Any]) -> set[str
     }
 
 
-def _about(entry: Entry, tensors: Tensors) -> dict[str, Any]:
+def _about(entry: Entry) -> dict[str, Any]:
+    packages = ("stedm_jax", "numpy", "safetensors")
     return {
         "name": entry.name,
         "network": entry.network,
         "what": entry.what,
         "licence": entry.license,
         "source": entry.source,
-        "files": {file.name: sha256_of(file) for file in tensors.files},
-        "versions": {
-            package: importlib.metadata.version(package)
-            for package in ("stedm_jax", "numpy", "safetensors")
-        },
+        "versions": {package: importlib.metadata.version(package) for package in packages},
     }
 
 

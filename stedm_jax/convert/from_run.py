@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from numbers import Number
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,8 @@ import jax
 import numpy as np
 
 from stedm_jax.common.errors import UserError
-from stedm_jax.convert.export_weights import Diffusers, Trained
+from stedm_jax.convert.export_weights import Trained
 from stedm_jax.convert.published_networks import NETWORKS, form, tables
-from stedm_jax.convert.registry import ENTRIES
 from stedm_jax.convert.tables import (
     convnext,
     diffusers_autoencoder,
@@ -42,10 +42,9 @@ def read_converted(folder: Path) -> Trained:
       UserError: it is damaged.
     """
     params, info = load_folder(folder)
-    known = ENTRIES.get(str(info["name"]))
     card = info.get("card") or {
         "title": info["name"],
-        "licence": info.get("licence", known.license if known else ""),
+        "licence": info.get("licence"),
         "intended_use": "What its publisher says; not a medical device.",
         "limits": "Those of the data that its publisher trained it on; see the source.",
         "data": f"weights published by others: {info.get('source', 'unknown')}",
@@ -153,7 +152,7 @@ def _segmenter(model: SegmenterModel) -> tuple[Table, str]:
     return table, f"smp.Unet({name}, decoder_channels={model.decoder}){change}"
 
 
-def _diffusers(model: AutoencoderModel) -> Diffusers | None:
+def _diffusers(model: AutoencoderModel) -> tuple[Table, dict[str, Any]] | None:
     """Names and config.json of diffusers; only for widths at which its group norms are ours."""
     widths = [model.channels * each for each in model.multipliers]
     if min(widths) < 128 or any(width % 32 for width in widths):
@@ -174,15 +173,20 @@ def _diffusers(model: AutoencoderModel) -> Diffusers | None:
     }
     if quantized:
         config |= {"num_vq_embeddings": model.codes, "vq_embed_dim": model.latent_channels}
-    return Diffusers(diffusers_autoencoder.table(len(widths)), config)
+    return diffusers_autoencoder.table(len(widths)), config
 
 
 def _card(workdir: Path, cell: str, settings: Settings, section: Any) -> dict[str, Any]:
-    stage = cell.split("/")[0]
     tiles = Path(settings.data.tiles.replace("{workdir}", str(workdir)))
     manifest = _json(tiles / "manifest.json")
     noted = _json(workdir / ABOUT).get("stain") or {}  # the tiles may be elsewhere by now
-    arm = stage == "segmentation"
+    stage, _, variant = cell.partition("/")
+    if stage == "segmentation":
+        arms = _json(workdir / "report" / "summary.json").get("arms", {})
+        metrics = arms.get(variant.split("/")[0], {})
+        metrics_of = "the arm: test patients, over all its seeds"
+    else:
+        metrics, metrics_of = _json(workdir / cell / "done.json").get("metrics", {}), "the stage"
     return {
         "title": f"{settings.title or settings.name}: {cell}",
         "stage": stage,
@@ -193,22 +197,12 @@ def _card(workdir: Path, cell: str, settings: Settings, section: Any) -> dict[st
         "classes": [each["name"] for each in manifest.get("classes", [])],
         "patients": {split: len(names) for split, names in manifest.get("patients", {}).items()},
         "tiles": manifest.get("records", {}),
-        "metrics": _metrics(workdir, cell),
-        "metrics_of": "the arm: test patients, over all its seeds" if arm else "the stage",
+        "metrics": {name: value for name, value in metrics.items() if isinstance(value, Number)},
+        "metrics_of": metrics_of,
         "steps": section.train.steps,
         "init_from": list(section.init_from),
         "versions": _json(workdir / "versions.json"),
     }
-
-
-def _metrics(workdir: Path, cell: str) -> dict[str, float]:
-    """Of this cell; of a segmenter those of its arm, over patients and seeds."""
-    match cell.split("/"):
-        case "segmentation", arm, _:
-            found = _json(workdir / "report" / "summary.json").get("arms", {}).get(arm, {})
-        case _:
-            found = _json(workdir / cell / "done.json").get("metrics", {})
-    return {name: value for name, value in found.items() if isinstance(value, int | float)}
 
 
 def _json(path: Path) -> dict[str, Any]:

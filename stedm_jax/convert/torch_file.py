@@ -21,7 +21,7 @@ import numpy as np
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.convert.admitted_names import STORAGES, Name, short
-from stedm_jax.convert.unpickle import Machine, Malformed, Storage, Tensor
+from stedm_jax.convert.unpickle import SIZE, Machine, Malformed, Storage, Tensor
 
 ENTRIES = 200_000
 _MAGIC = 0x1950A86A20F9469CFC6C  # begins the format before torch 1.6
@@ -89,8 +89,8 @@ class TorchFile:
         """Of ("storage", class, key, device, count), which the pickle says of each."""
         match said:
             case ("storage", Name(name=kind), str(key), _, int(count), *rest):
-                if kind not in STORAGES or type(count) is not int or count < 0:
-                    raise Malformed(f"a storage of the kind {short(kind)}")
+                if kind not in STORAGES or type(count) is not int or not 0 <= count <= SIZE:
+                    raise Malformed(f"a storage of {count} elements of the kind {short(kind)}")
             case _:
                 raise Malformed("a storage without a description")
         if rest and rest[0] is not None:

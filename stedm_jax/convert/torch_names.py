@@ -25,17 +25,12 @@ from stedm_jax.training.param_paths import named, nested
 Change = Callable[[np.ndarray], np.ndarray]
 
 
-def _kernel(x: np.ndarray) -> np.ndarray:
-    return x.transpose(*range(2, x.ndim), 1, 0)
-
-
-def _weight(x: np.ndarray) -> np.ndarray:
-    return x.transpose(x.ndim - 1, x.ndim - 2, *range(x.ndim - 2))
-
-
 LAYOUTS: dict[str, tuple[Change, Change]] = {
     "same": (lambda x: x, lambda x: x),
-    "kernel": (_kernel, _weight),
+    "kernel": (
+        lambda x: np.moveaxis(x, (0, 1), (-1, -2)),
+        lambda x: np.moveaxis(x, (-1, -2), (0, 1)),
+    ),
     # A convolution of one pixel that we keep as a linear layer.
     "conv1x1": (lambda x: x.reshape(x.shape[:2]).T, lambda x: x.T[:, :, None, None]),
     "conv1d1": (lambda x: x.reshape(x.shape[:2]).T, lambda x: x.T[:, :, None]),

@@ -234,8 +234,8 @@ class Machine:
                 arguments, name = self._pop(), self._pop()
                 self._push(self._make(name, arguments))
             case "NEWOBJ_EX":
-                _, arguments, name = self._pop(), self._pop(), self._pop()
-                self._push(self._make(name, arguments))
+                self._pop()
+                self._call("REDUCE", None)
             case "BUILD":  # the state of an object left out, or the metadata of a state dict
                 self._pop()
                 if not self.stack:
@@ -283,8 +283,6 @@ class Machine:
 
 def _pairs(items: list[Any]) -> dict[Any, Any]:
     """A dict of keys and values in turn."""
-    if len(items) % 2:
-        raise Malformed("a key without a value")
     return dict(zip(map(_key, items[::2]), items[1::2], strict=True))
 
 

@@ -198,6 +198,10 @@ def _read(path: Path, key: str = "") -> Tensors:
     )
 
 
+def _lazily(path: Path, names: Sequence[str], read: Callable[[str], np.ndarray]) -> Tensors:
+    return Tensors({name: partial(_checked, path, read, name) for name in names}, files=[path])
+
+
 def _checked(path: Path, read: Callable[[str], np.ndarray], name: str) -> np.ndarray:
     try:
         return read(name)
@@ -216,8 +220,7 @@ def _safetensors(path: Path) -> Tensors:
         raise UserError(
             f"{path} is damaged, cut off or no safetensors file ({error}). {_AGAIN}"
         ) from error
-    readers = {name: partial(_checked, path, file.get_tensor, name) for name in names}
-    return Tensors(readers, files=[path])
+    return _lazily(path, names, file.get_tensor)
 
 
 def _sharded(path: Path) -> Tensors:
@@ -272,8 +275,7 @@ def _npz(path: Path) -> Tensors:
         raise UserError(
             f"{path} unpacks to far more than weights do; it is taken for a zip bomb and refused."
         )
-    readers = {name: partial(_checked, path, archive.__getitem__, name) for name in archive.files}
-    return Tensors(readers, files=[path])
+    return _lazily(path, archive.files, archive.__getitem__)
 
 
 def _tensors_of(content: Any) -> dict[str, Tensor]:
@@ -291,28 +293,25 @@ def _state_dict(path: Path, content: Any, key: str) -> tuple[dict[str, Tensor], 
             "torch.save(model.state_dict(), FILE)."
         )
     content = content if isinstance(content, dict) else {}
-    own, parts = _tensors_of(content), {}
-    for name, value in content.items():
-        if isinstance(name, str) and (tensors := _tensors_of(value)):
-            parts[name] = tensors
-    listed = ", ".join(map(short, parts))
-    if key and (parts or not own):  # a file with the wanted part alone needs no key
-        if key not in parts:
-            there = f"it has {listed}" if parts else "it has no such parts"
-            raise UserError(
-                f"{path} has no part '{short(key)}' with tensors; {there}. Give another --key, or "
-                "none."
-            )
-    elif own:
+    own = _tensors_of(content)
+    parts = {
+        name: found
+        for name, value in content.items()
+        if isinstance(name, str) and (found := _tensors_of(value))
+    }
+    if own and not (key and parts):  # a file with the wanted part alone needs no key
         return own, [str(name) for name in content if name not in own]
-    elif not parts:
+    names = [key] if key else ["state_dict"] if "state_dict" in parts else list(parts)
+    if len(names) == 1 and names[0] in parts:
+        return parts[names[0]], [str(name) for name in content if name != names[0]]
+    listed = ", ".join(map(short, parts)) or "no such parts"
+    if key:
         raise UserError(
-            f"{path} holds no state dict; save one: torch.save(model.state_dict(), FILE)."
+            f"{path} has no part '{short(key)}' with tensors; it has {listed}. Give another --key, "
+            "or none."
         )
-    elif "state_dict" in parts or len(parts) == 1:
-        key = "state_dict" if "state_dict" in parts else next(iter(parts))
-    else:
+    if parts:
         raise UserError(
             f"{path} holds several sets of weights: {listed}. Choose one with --key=NAME."
         )
-    return parts[key], [str(name) for name in content if name != key]
+    raise UserError(f"{path} holds no state dict; save one: torch.save(model.state_dict(), FILE).")

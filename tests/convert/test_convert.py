@@ -215,8 +215,6 @@ def test_export_is_exact(tmp_path, small, format):
         assert part in text
     with pytest.raises(UserError, match="--force"):
         export(trained, out)
-    with pytest.raises(UserError, match="valid are"):
-        export(trained, tmp_path / "p", "h5")
 
 
 def test_export_of_several_parts(tmp_path, small):

@@ -119,7 +119,7 @@ def test_a_generator_in_both_formats(tmp_path, workdir):
 def test_an_autoencoder_goes_without_its_discriminator(tmp_path, workdir):
     run = read_run(stage(workdir, "autoencoder", AUTOENCODER))
     assert set(run.parts["model"]) == {"encoder"} and run.card["stage"] == "autoencoder"
-    assert run.diffusers.config["_class_name"] == "VQModel"
+    assert run.diffusers[1]["_class_name"] == "VQModel"
 
 
 def test_what_is_no_stage_is_refused_with_what_there_is(tmp_path, workdir):

@@ -191,7 +191,7 @@ def test_other_callables_are_refused_by_name(tmp_path, module, name):
     refused(write_zip(tmp_path / "a.pt", data), name, "refused")
 
 
-def test_an_object_of_an_unknown_package_is_refused_with_the_mend(tmp_path):
+def test_an_object_of_an_unknown_package_is_refused_with_the_remedy(tmp_path):
     data = b"\x80\x02cmy_models.net\nMyNet\n)R."
     refused(
         write_zip(tmp_path / "a.pt", data),
@@ -200,7 +200,7 @@ def test_an_object_of_an_unknown_package_is_refused_with_the_mend(tmp_path):
     )
 
 
-def test_a_whole_module_is_refused_with_the_mend(tmp_path):
+def test_a_whole_module_is_refused_with_the_remedy(tmp_path):
     module = Call(Named("torch.nn.modules.linear", "Linear"), state={"weight": whole("0", BASE)})
     refused(write_zip(tmp_path / "a.pt", module), "whole object", "model.state_dict()")
 
@@ -369,6 +369,8 @@ def test_the_format_before_torch_1_6(tmp_path):
     refused(path, "big-endian")
     path.write_bytes(pickle.dumps({"w": 1}, 2))
     refused(path, "not one of torch.save")
+    path.write_bytes(legacy(view(0, (24,), (1,), count=1 << 70)))
+    refused(path, "damaged")
 
 
 def test_what_was_saved_is_given_as_plain_objects(tmp_path):
@@ -377,3 +379,12 @@ def test_what_was_saved_is_given_as_plain_objects(tmp_path):
     assert (
         content["n"] == 1 and content["l"] == [1.5, None, True, "x", {2}] and content[3] == (1, 2)
     )
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_every_protocol_gives_what_was_pickled(tmp_path, protocol):
+    """Protocol 0 makes lists and dicts from a mark, the others from empty ones."""
+    saved = {"l": [1, [2.5, None], []], "t": ((), (1,), (1, 2), (1, 2, 3)), "d": {"s": {1, 2}}}
+    saved["big"] = {number: -number for number in range(1500)}
+    data = pickle.dumps(saved, protocol)
+    assert TorchFile(write_zip(tmp_path / "a.pt", data)).content == saved

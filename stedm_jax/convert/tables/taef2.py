@@ -10,10 +10,11 @@ from stedm_jax.convert.torch_names import Table, moved
 TABLE: Table = ()
 """Of the two files, whose names get `encoder.` and `decoder.` before them."""
 
-# Diffusers does not count the clamp, so that its decoder's numbers are one lower.
-_LAYERS = [(f"encoder.layers.{n}", f"encoder/{n}") for n in range(15)]
-_LAYERS += [(f"decoder.layers.{n - 1}", f"decoder/{n}") for n in range(1, 20)]
-DIFFUSERS: Table = tuple(rule for names in _LAYERS for rule in moved(*names))
+DIFFUSERS: Table = (
+    *moved("encoder.layers.{n:d}", "encoder/{n:d}"),
+    # The clamp is not counted, so that the decoder's numbers are one lower.
+    *(rule for n in range(19) for rule in moved(f"decoder.layers.{n}", f"decoder/{n + 1}")),
+)
 """Of the single file, and of diffusers' AutoencoderTiny."""
 
 
