@@ -28,6 +28,7 @@ import numpy as np
 from stedm_jax.common.errors import NO_ROOM, UserError
 from stedm_jax.common.files import atomic_file, is_partial, partial_path, sha256_of, write_json
 from stedm_jax.data.record_file import RecordFile, no_room
+from stedm_jax.settings.flat import flatten
 
 ABOUT, MANIFEST = "about.json", "manifest.json"
 SHARD_BYTES = 128_000_000
@@ -168,23 +169,15 @@ def differences(folder: Path, spec: StoreSpec) -> list[str]:
     if not (folder / ABOUT).exists():
         return []
     try:
-        old = _flat(json.loads((folder / ABOUT).read_text()))
+        old = flatten(json.loads((folder / ABOUT).read_text()))
     except ValueError:
         return [f"{ABOUT}: damaged -> whole"]
-    new = _flat(spec.to_json())
+    new = flatten(spec.to_json())
     return [
         f"{key.removeprefix('about.')}: {old.get(key, '(none)')} -> {new.get(key, '(none)')}"
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key)
     ]
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for key, value in tree.items():
-        name = f"{prefix}{key}"
-        out |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
-    return out
 
 
 def begin(folder: Path, spec: StoreSpec, verify: bool = True) -> list[tuple[str, int]]:

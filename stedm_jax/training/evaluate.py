@@ -63,5 +63,5 @@ class Evaluator:
 def _add(sums: dict[str, np.ndarray], new: Mapping[str, jax.Array] | None) -> None:
     for name, value in jax.device_get(new or {}).items():
         whole = np.issubdtype(value.dtype, np.integer) or value.dtype == np.bool_
-        value = np.asarray(value, np.int64 if whole else np.float64)
-        sums[name] = np.asarray(sums[name] + value) if name in sums else value
+        wide = value.astype(np.int64 if whole else np.float64)
+        sums[name] = np.asarray(sums.get(name, 0) + wide)

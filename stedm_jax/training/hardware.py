@@ -1,7 +1,6 @@
 """What training knows of the machine: memory in use, the peak of a device, a profile of some steps,
 and the persistent cache of compiled programs."""
 
-import os
 import resource
 import sys
 from pathlib import Path
@@ -32,19 +31,13 @@ def peak_flops(kind: str) -> float | None:
 
 
 def memory_used() -> tuple[str, float]:
-    """What is measured ("device": the most that this host's fullest device held so far, "memory":
-    of this process now), and its bytes."""
-    most = [
-        (device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in jax.local_devices()
-    ]
-    if any(most):
-        return "device", float(max(most))
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return "memory", float(pages * os.sysconf("SC_PAGE_SIZE"))
-    except (OSError, ValueError, IndexError):  # no /proc: the most so far
-        unit = 1 if sys.platform == "darwin" else 1024
-        return "memory", float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+    """The most bytes that were in use so far, and where: of this host's fullest "device", or, where
+    devices do not report it, of the "memory" of this process."""
+    stats = [device.memory_stats() or {} for device in jax.local_devices()]
+    if most := max(each.get("peak_bytes_in_use", 0) for each in stats):
+        return "device", float(most)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return "memory", float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
 
 
 class Profile:
