@@ -13,7 +13,7 @@ from stedm_jax.experiment.init_weights import initial_params, load_weights
 from stedm_jax.experiment.pinned import Weights, identify
 from stedm_jax.training.captions import Captions
 from stedm_jax.training.checkpoints import finished
-from stedm_jax.training.loop import TrainResult, train
+from stedm_jax.training.loop import Loop, TrainResult
 from stedm_jax.training.program import Program
 from stedm_jax.training.sharding import place
 from stedm_jax.training.snapshots import combine
@@ -50,7 +50,7 @@ def learn(
       labels: gives the names of the rows and columns of pictures; called as `visual`.
     """
     start_seed = context.settings.seed if seed is None else seed
-    return train(
+    loop = Loop(
         program,
         batches=context.train_batches(dataset, section.train.batch),
         workdir=context.workdir.folder(cell),
@@ -67,6 +67,7 @@ def learn(
         label=cell,
         signals=context.signals,
     )
+    return loop.train()
 
 
 def first_tiles(dataset: grain.MapDataset) -> Callable[[], dict[str, np.ndarray]]:

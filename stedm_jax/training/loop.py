@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -57,27 +57,16 @@ class TrainResult:
     sums: dict[str, np.ndarray] | None = None
 
 
-def train(
-    program: Program,
-    *,
-    batches: Callable[[int], Iterator[HostBatch]],
-    workdir: Path,
-    seed: int,
-    frozen: Any = None,
-    eval_batches: Callable[[], Iterator[HostBatch]] | None = None,
-    visual: Callable[[], HostBatch] | None = None,
-    labels: Callable[[], Mapping[str, Captions]] = dict,
-    init_params: Callable[[], Any] = lambda: None,
-    best: tuple[str, str] | None = None,
-    label: str = "",
-    signals: Signals | None = None,
-) -> TrainResult:
-    """Trains to the last step, going on from `workdir/checkpoints` if there are any.
+@dataclass
+class Loop:
+    """A training: goes on from `workdir/checkpoints` if there are any.
 
-    Args:
+    Attributes:
       program: of the task; trainings that differ only in what follows can share it.
       batches: gives the iterator of this host's batches from a global step on.
-      frozen: parameters that are not trained, handed to the task ({} when None).
+      workdir: folder of the checkpoints, curves and pictures.
+      seed: of the initialization and the noise.
+      frozen: parameters that are not trained, handed to the task.
       eval_batches: gives the same batches, all of one size, each time.
       visual: gives the batch to draw from, equal on every host; called once, when the first picture
         is due.
@@ -85,85 +74,79 @@ def train(
       init_params: called when there is no sound checkpoint; gives the weights to start from, None
         for fresh ones.
       best: (metric, "max" or "min"): that checkpoint is kept as well.
+      label: for the status line; "": the name of the task.
       signals: those of the run, which listen already; None: SIGTERM and Ctrl-C are heard while this
         trains.
-
-    Raises:
-      UserError: starting weights that do not fit, a disk that is full, data that end too early.
-      TrainingDiverged: something is no longer finite; the last good checkpoint is kept.
-      Stopped, KeyboardInterrupt: after SIGTERM or Ctrl-C, the step being saved.
     """
-    began = time.perf_counter()
-    settings = program.settings
-    checkpoints = Checkpoints(Path(workdir) / "checkpoints", settings.keep, best)
-    saved = checkpoints.latest()
-    if saved is None:
-        state = program.init(seed, init_params())
-    else:
-        state = checkpoints.restore(program.state, saved)
-    progress = Progress(label or program.task.name, settings.steps, settings.batch)
-    if saved is not None and saved >= settings.steps:
-        scores = checkpoints.metrics(saved)
-        if scores or eval_batches is None:
-            progress.note(f"was done before: step {saved:,}{_scores(scores)}")
-            seconds = time.perf_counter() - began
-            return TrainResult(state, scores, checkpoints.best_step() or saved, seconds)
 
-    frozen = {} if frozen is None else frozen
-    run = _Run(
-        program=program,
-        workdir=Path(workdir),
-        seed=seed,
-        frozen=place(frozen, param_shardings(frozen, program.mesh)),
-        checkpoints=checkpoints,
-        progress=progress,
-        eval_batches=eval_batches,
-        visual=cache(visual) if visual else None,
-        labels=cache(labels),
-        signals=signals or Signals(),
-        state=state,
-        saved=saved,
-    )
-    with nullcontext() if signals else run.signals, run.signals.politely():
-        peers.on_first(lambda: checkpoints.check_place(program.state))
-        run.go(batches)
-    seconds = time.perf_counter() - began
-    progress.note(
-        f"done: step {run.step:,} in {duration(seconds)}{_scores(run.scores)}{run.left_out()}"
-    )
-    best_step = checkpoints.best_step() or run.step
-    return TrainResult(run.state, run.scores, best_step, seconds, run.sums)
-
-
-@dataclass
-class _Run:
     program: Program
+    _: KW_ONLY
+    batches: Callable[[int], Iterator[HostBatch]]
     workdir: Path
     seed: int
-    frozen: Any
-    checkpoints: Checkpoints
-    progress: Progress
-    eval_batches: Callable[[], Iterator[HostBatch]] | None
-    visual: Callable[[], HostBatch] | None
-    labels: Callable[[], Mapping[str, Captions]]
-    signals: Signals
-    state: TrainState
-    saved: int | None  # newest step in the checkpoints
-    scores: dict[str, float] = field(default_factory=dict)
-    sums: dict[str, np.ndarray] | None = None  # of the scores
-    # Step, metrics not yet read, and how long its data were waited for.
-    pending: tuple[int, dict[str, jax.Array], float] | None = None
-    window: list[dict[str, float]] = field(default_factory=list)  # metrics since the last row
-    skipped: int = 0  # steps left out, those of earlier runs included
+    frozen: Any = None
+    eval_batches: Callable[[], Iterator[HostBatch]] | None = None
+    visual: Callable[[], HostBatch] | None = None
+    labels: Callable[[], Mapping[str, Captions]] = dict
+    init_params: Callable[[], Any] = lambda: None
+    best: tuple[str, str] | None = None
+    label: str = ""
+    signals: Signals | None = None
 
     def __post_init__(self) -> None:
         program = self.program
         self.task, self.mesh, self.settings = program.task, program.mesh, program.settings
-        self.step = self.saved or 0
-        self.key = jax.jit(lambda: jax.random.key(self.seed), out_shardings=replicated(self.mesh))()
+        self.progress = Progress(
+            self.label or self.task.name, self.settings.steps, self.settings.batch
+        )
+        self.checkpoints = Checkpoints(self.workdir / "checkpoints", self.settings.keep, self.best)
+        self.heard = self.signals or Signals()
+        self.visual = cache(self.visual) if self.visual else None
+        self.labels = cache(self.labels)
+        self.scores: dict[str, float] = {}
+        self.sums: dict[str, np.ndarray] | None = None  # of the scores
+        # Step, metrics not yet read, and how long its data were waited for.
+        self.pending: tuple[int, dict[str, jax.Array], float] | None = None
+        self.window: list[dict[str, float]] = []  # metrics since the last row
+        self.skipped = 0  # steps left out, those of earlier runs included
 
-    def go(self, batches: Callable[[int], Iterator[HostBatch]]) -> None:
+    def train(self) -> TrainResult:
+        """Trains to the last step.
+
+        Raises:
+          UserError: starting weights that do not fit, a disk that is full, data that end too early.
+          TrainingDiverged: something is no longer finite; the last good checkpoint is kept.
+          Stopped, KeyboardInterrupt: after SIGTERM or Ctrl-C, the step being saved.
+        """
+        began = time.perf_counter()
+        self.saved = self.checkpoints.latest()  # newest step in the checkpoints
+        self.step = self.saved or 0
+        if self.saved is None:
+            self.state = self.program.init(self.seed, self.init_params())
+        else:
+            self.state = self.checkpoints.restore(self.program.state, self.saved)
+            self.scores = self.checkpoints.metrics(self.saved)
+        if self.saved is not None and self.step >= self.settings.steps and self._judged():
+            self.progress.note(f"was done before: step {self.step:,}{_scores(self.scores)}")
+        else:
+            own = nullcontext() if self.signals else self.heard
+            with own, self.heard.politely():
+                self._go()
+            done = f"step {self.step:,} in {duration(time.perf_counter() - began)}"
+            self.progress.note(f"done: {done}{_scores(self.scores)}{self._left_out()}")
+        seconds, best_step = time.perf_counter() - began, self.checkpoints.best_step() or self.step
+        return TrainResult(self.state, self.scores, best_step, seconds, self.sums)
+
+    def _judged(self) -> bool:
+        """Whether the newest checkpoint has scores, or needs none."""
+        return self.eval_batches is None or bool(self.scores)
+
+    def _go(self) -> None:
         """Trains to the end, and leaves checkpoints and log closed, whatever happens."""
+        peers.on_first(lambda: self.checkpoints.check_place(self.program.state))
+        frozen = self.frozen or {}
+        self.frozen = place(frozen, param_shardings(frozen, self.mesh))
+        self.key = jax.jit(lambda: jax.random.key(self.seed), out_shardings=replicated(self.mesh))()
         self.progress.note(_greeting(self))
         self.profile = Profile(self.workdir / "profile", self.settings.profile)
         try:
@@ -174,9 +157,9 @@ class _Run:
                 lambda: sum("skipped" in row for row in read_rows(self.log.path))
             )
             with jax.set_mesh(self.mesh):
-                self._steps(batches)
+                self._steps()
             self.checkpoints.close()
-            if self.signals.leaving():
+            if self.heard.leaving():
                 self._leave()
         except KeyboardInterrupt:
             raise  # at once: what was asked to stop politely is saved already
@@ -195,17 +178,15 @@ class _Run:
             if hasattr(self, "log"):
                 self.log.close()
 
-    def _steps(self, batches: Callable[[int], Iterator[HostBatch]]) -> None:
-        stopped_before = (  # in the middle of this evaluation
-            self.saved is not None and self._evaluates() and not self.checkpoints.metrics(self.step)
-        )
-        if stopped_before or (self.settings.steps == 0 and self.saved is None):
-            self._milestone()
-            if self.signals.leaving():
+    def _steps(self) -> None:
+        stopped = self.saved is not None and self._evaluates() and not self._judged()
+        if stopped or (self.settings.steps == 0 and self.saved is None):
+            self._milestone()  # where an earlier run was stopped in the middle of an evaluation
+            if self.heard.leaving():
                 self._leave()
         if self.step >= self.settings.steps:
             return
-        feed, compiled = batches(self.step), None
+        feed, compiled = self.batches(self.step), None
         while self.step < self.settings.steps:
             batch, waited = self._next(feed)
             if compiled is None:
@@ -215,14 +196,14 @@ class _Run:
             self.step += 1
             self._read()
             self.pending = (self.step, metrics, waited)
-            stop = self.signals.due(self.mesh)
+            stop = self.heard.due(self.mesh)
             if stop or self._pausing() or self.profile.ends(self.step):
                 self._read()  # waits: nothing is saved before it is known to be finite
                 if self.profile.ends(self.step):
                     self.profile.stop()
                 if not stop:
                     self._milestone()
-            if stop or self.signals.leaving():
+            if stop or self.heard.leaving():
                 self._leave()
 
     def _next(self, feed: Iterator[HostBatch]) -> tuple[dict[str, jax.Array], float]:
@@ -294,7 +275,7 @@ class _Run:
             f"step {step:,} is left out: {metric} is {value} ({self.skipped} of at most {most})"
         )
 
-    def left_out(self) -> str:
+    def _left_out(self) -> str:
         """How many steps were left out, for the last line; empty if none was."""
         return f"  {self.skipped} step(s) left out" if self.skipped else ""
 
@@ -324,7 +305,7 @@ class _Run:
         with self.progress.paused():
             self._snap()
             scores = self._score() if self._evaluates() else None
-            if self.visual and self._draws() and not self.signals.leaving():
+            if self.visual and self._draws() and not self.heard.leaving():
                 self._draw(self.visual())
             if self._saves():
                 self._save(scores)
@@ -348,7 +329,7 @@ class _Run:
 
     def _score(self) -> dict[str, float] | None:
         assert self.eval_batches is not None
-        evaluate, stop = self.program.evaluate, lambda: self.signals.due(self.mesh)
+        evaluate, stop = self.program.evaluate, lambda: self.heard.due(self.mesh)
         sums = evaluate.sums(self.state.weights, self.frozen, self.eval_batches(), self.seed, stop)
         if sums is None:
             return None
@@ -379,20 +360,20 @@ class _Run:
         self.checkpoints.close()
         self.progress.note(
             f"stopped at step {self.step:,}, which is saved; run the same command to go on"
-            f"{self.left_out()}"
+            f"{self._left_out()}"
         )
-        self.signals.end(f"at step {self.step}, which is saved in {self.checkpoints.dir}")
+        self.heard.end(f"at step {self.step}, which is saved in {self.checkpoints.dir}")
 
 
-def _greeting(run: _Run) -> str:
-    params, settings, shape = run.state.all_params, run.settings, run.mesh.shape
-    frozen = count_params(run.frozen)
+def _greeting(loop: Loop) -> str:
+    params, settings, shape = loop.state.all_params, loop.settings, loop.mesh.shape
+    frozen = count_params(loop.frozen)
     size = f"{count_params(params):,} parameters" + (f" and {frozen:,} frozen" if frozen else "")
-    origin = f"going on from step {run.step:,}" if run.step else "starting"
+    origin = f"going on from step {loop.step:,}" if loop.step else "starting"
     parts = {name: count_params(tree) for name, tree in params.items()}
-    parts |= {f"{name} (frozen)": count_params(tree) for name, tree in run.frozen.items()}
+    parts |= {f"{name} (frozen)": count_params(tree) for name, tree in loop.frozen.items()}
     lines = [f"{name:<24}{number:>16,}" for name, number in parts.items()]
-    table = "".join(f"\n    {line}" for line in [*lines, *run.program.notes])
+    table = "".join(f"\n    {line}" for line in [*lines, *loop.program.notes])
     return (
         f"{origin}: {size}, {settings.steps:,} steps of {settings.batch} images "
         f"on mesh data {shape['data']} x fsdp {shape['fsdp']}{table}"

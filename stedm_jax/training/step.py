@@ -60,21 +60,6 @@ def make_train_step(
     program.
     """
 
-    def update(state: TrainState, found: Gradients) -> tuple[TrainState, dict[str, jax.Array]]:
-        """What a step does with a gradient: optimizer and averages."""
-        updates, opt_state = tx.update(found.grads, state.opt_state, state.params)
-        params = overlay(optax.apply_updates(state.params, updates), found.kept)
-        metrics = {
-            "loss": found.loss,
-            "grad_norm": optax.tree.norm(found.grads),
-            "param_norm": optax.tree.norm(params),
-            "lr": lr(state.step),
-        }
-        step = state.step + 1
-        ema = update_ema(state.ema, params, settings.ema.decay, step)
-        tracks = update_tracks(state.tracks, params, step)
-        return TrainState(step, params, ema, opt_state, state.still, tracks), metrics
-
     def step(
         state: TrainState, frozen: Any, batch: dict[str, jax.Array], key: jax.Array
     ) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -91,7 +76,7 @@ def make_train_step(
         found = gradients(
             loss, state.params, state.all_params, batch, now, count, mesh, shardings.params
         )
-        new, metrics = update(state, found)
+        new, metrics = _update(settings, tx, lr, state, found)
         if clash := set(metrics) & set(found.scalars):
             raise ValueError(
                 f"task {task.name!r} names its metrics {sorted(clash)}, as the loop names its own"
@@ -111,6 +96,28 @@ def make_train_step(
         out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,
     )
+
+
+def _update(
+    settings: Training,
+    tx: optax.GradientTransformation,
+    lr: LearningRate,
+    state: TrainState,
+    found: Gradients,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """What a step does with a gradient: optimizer and averages."""
+    updates, opt_state = tx.update(found.grads, state.opt_state, state.params)
+    params = overlay(optax.apply_updates(state.params, updates), found.kept)
+    metrics = {
+        "loss": found.loss,
+        "grad_norm": optax.tree.norm(found.grads),
+        "param_norm": optax.tree.norm(params),
+        "lr": lr(state.step),
+    }
+    step = state.step + 1
+    ema = update_ema(state.ema, params, settings.ema.decay, step)
+    tracks = update_tracks(state.tracks, params, step)
+    return TrainState(step, params, ema, opt_state, state.still, tracks), metrics
 
 
 def overlay(params: Any, new: Any) -> Any:

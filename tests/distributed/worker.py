@@ -18,7 +18,7 @@ from stedm_jax.common.errors import UserError, explain
 from stedm_jax.training import distributed
 from stedm_jax.training.checkpoints import Checkpoints
 from stedm_jax.training.hardware import enable_compile_cache
-from stedm_jax.training.loop import train
+from stedm_jax.training.loop import Loop
 from stedm_jax.training.program import Program
 from stedm_jax.training.sharding import make_mesh, own_rows
 from stedm_jax.training.signals import Signals
@@ -50,7 +50,7 @@ def run(
     program = Program(toy.ToyTask(), toy.settings(**settings), mesh)
     given = Checkpoints(Path(start)).read_params() if start else None
     with Signals(workdir) as signals:
-        result = train(
+        result = Loop(
             program,
             batches=batches,
             eval_batches=eval_batches,
@@ -60,7 +60,7 @@ def run(
             visual=lambda: toy.batch_at(0),
             init_params=lambda: given,
             frozen={"scale": np.full(1, 0.5, np.float32)},
-        )
+        ).train()
     print(f"ended with {result.metrics}", flush=True)
 
 

@@ -316,7 +316,7 @@ def test_scores_are_those_of_each_patient(made):
 def test_the_start_of_the_discriminator_is_survived(tmp_path, ramp, fall):
     """Without a ramp, as published, PSNR drops by up to 1 dB (2 dB at a constant rate); with one it
     goes on rising."""
-    from stedm_jax.training.loop import train
+    from stedm_jax.training.loop import Loop
     from stedm_jax.training.program import Program
     from stedm_jax.training.sharding import make_mesh
 
@@ -349,7 +349,9 @@ def test_the_start_of_the_discriminator_is_survived(tmp_path, ramp, fall):
             yield {"image": tiles(8, seed=step)}
 
     program = Program(task, config, make_mesh(fsdp=1, devices=jax.devices()[:1]))
-    train(program, batches=batches, workdir=tmp_path, seed=0, eval_batches=lambda: iter([judged]))
+    Loop(
+        program, batches=batches, workdir=tmp_path, seed=0, eval_batches=lambda: iter([judged])
+    ).train()
     psnr, adaptive, finite = read_metrics(tmp_path / "metrics.jsonl")
     before, after = psnr[150], {step: value for step, value in psnr.items() if step > 150}
     print(

@@ -10,7 +10,7 @@ import pytest
 
 from stedm_jax.tasks.pixel_head import DENOISER, PixelHeadTask
 from stedm_jax.training.logging import read_rows
-from stedm_jax.training.loop import train
+from stedm_jax.training.loop import Loop
 from stedm_jax.training.program import Program
 from stedm_jax.training.sharding import make_mesh, replicated, to_global
 from tests.models.fakes import random_params
@@ -75,7 +75,7 @@ def test_the_loss_falls_whatever_the_devices_and_interruptions(tmp_path, kind):
     how, learnt, losses = {"batches": batches, "seed": 3, "frozen": frozen}, {}, {}
     for devices in (1, 8):
         program = Program(task, settings(6), make_mesh(devices=jax.devices()[:devices]))
-        learnt[devices] = train(program, workdir=tmp_path / str(devices), **how).state.params
+        learnt[devices] = Loop(program, workdir=tmp_path / str(devices), **how).train().state.params
         rows = read_rows(tmp_path / str(devices) / "metrics.jsonl")
         losses[devices] = [row["loss"] for row in rows if "loss" in row]
     assert len(losses[1]) == 6
@@ -88,8 +88,10 @@ def test_the_loss_falls_whatever_the_devices_and_interruptions(tmp_path, kind):
             np.testing.assert_allclose(one, other, rtol=2e-3, atol=2e-3)
 
     one = make_mesh(devices=jax.devices()[:1])
-    train(Program(task, settings(3), one), workdir=tmp_path / "cut", **how)
-    resumed = train(Program(task, settings(6), one), workdir=tmp_path / "cut", **how).state.params
+    Loop(Program(task, settings(3), one), workdir=tmp_path / "cut", **how).train()
+    resumed = (
+        Loop(Program(task, settings(6), one), workdir=tmp_path / "cut", **how).train().state.params
+    )
     assert toy.same(resumed, learnt[1])
 
     batch = {name: jnp.asarray(array) for name, array in next(batches(0)).items()}

@@ -11,7 +11,7 @@ from stedm_jax.tasks.recolor import recolor
 from stedm_jax.tasks.ssl import SslTask, cosine, dino_loss
 from stedm_jax.training.checkpoints import Checkpoints
 from stedm_jax.training.logging import read_rows
-from stedm_jax.training.loop import train
+from stedm_jax.training.loop import Loop
 from stedm_jax.training.program import Program
 from stedm_jax.training.sharding import make_mesh, replicated, to_global
 from stedm_jax.training.task import STATE
@@ -74,7 +74,7 @@ def one(task):
 @pytest.fixture(scope="module")
 def whole(one, tmp_path_factory):
     dir = tmp_path_factory.mktemp("whole")
-    return dir, train(one, batches=batches, workdir=dir, seed=0)
+    return dir, Loop(one, batches=batches, workdir=dir, seed=0).train()
 
 
 @pytest.fixture(scope="module")
@@ -176,9 +176,9 @@ def test_a_run_that_was_killed_goes_on_bit_for_bit(one, whole, tmp_path):
             yield batch
 
     with pytest.raises(KeyError):
-        train(one, batches=killed, workdir=tmp_path, seed=0)
+        Loop(one, batches=killed, workdir=tmp_path, seed=0).train()
     assert Checkpoints(tmp_path / "checkpoints").latest() == 8
-    again = train(one, batches=batches, workdir=tmp_path, seed=0)
+    again = Loop(one, batches=batches, workdir=tmp_path, seed=0).train()
     assert same(again.state, whole[1].state)
 
 

@@ -11,7 +11,7 @@ from stedm_jax.common.errors import UserError
 from stedm_jax.evaluation.figures import sampled_names
 from stedm_jax.training.checkpoints import Checkpoints
 from stedm_jax.training.logging import read_rows
-from stedm_jax.training.loop import train
+from stedm_jax.training.loop import Loop
 from stedm_jax.training.program import Program
 from stedm_jax.training.sharding import make_mesh
 from stedm_jax.training.step import TrainingDiverged
@@ -253,7 +253,8 @@ def test_data_that_end_and_batches_of_another_size_are_refused(tmp_path) -> None
 def test_seeds_share_one_compilation_and_differ(tmp_path, capsys) -> None:
     program = Program(toy.ToyTask(), toy.settings(), make_mesh(devices=jax.devices()[:1]))
     one, two = (
-        train(program, batches=toy.batches, workdir=tmp_path / str(s), seed=s).state for s in (3, 4)
+        Loop(program, batches=toy.batches, workdir=tmp_path / str(s), seed=s).train().state
+        for s in (3, 4)
     )
     assert capsys.readouterr().out.count("compiled in") == 1
     assert not toy.same(one.params, two.params)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from stedm_jax.settings.training import Ema, Optimizer, Training
-from stedm_jax.training.loop import TrainResult, train
+from stedm_jax.training.loop import Loop, TrainResult
 from stedm_jax.training.program import Program
 from stedm_jax.training.sharding import make_mesh
 
@@ -125,7 +125,7 @@ def run(
         program = Program(task or ToyTask(), config, mesh)
         if task is None:
             _PROGRAMS[name] = program
-    return train(program, **{"batches": batches, "seed": 3, "workdir": workdir, **kw})
+    return Loop(program, **{"batches": batches, "seed": 3, "workdir": workdir, **kw}).train()
 
 
 def same(one: Any, two: Any) -> bool:
