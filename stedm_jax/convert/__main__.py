@@ -5,7 +5,7 @@
     python -m stedm_jax.convert NAME FILE --out=weights/NAME
     python -m stedm_jax.convert export STAGE_OR_FOLDER --out=DIR --format=published
 
-NAME is one of the list. FILE is a .safetensors, .ckpt, .pt, .pth, .bin or .npz, or a folder of
+NAME is an entry of the list. FILE is a .safetensors, .ckpt, .pt, .pth, .bin or .npz, or a folder of
 diffusers. Nothing in a file is executed. What comes out is a folder that `init_from` of a
 configuration takes. STAGE is a trained stage of a run, as runs/glas/generator/stedm or
 runs/glas/segmentation/labelled/0; FOLDER is a converted one. Each command has a --help of its own:
@@ -34,7 +34,7 @@ def _parser(prog: str, what: str | None) -> argparse.ArgumentParser:
         "--out",
         required=True,
         type=Path,
-        help="where to write; must not exist yet, but for --force",
+        help="where to write; must not exist yet, unless --force is given",
     )
     parser.add_argument(
         "--force", action="store_true", help="replace what this command wrote there before"
@@ -66,7 +66,7 @@ def show() -> None:
 
 def _convert_parser() -> argparse.ArgumentParser:
     parser = _parser("", __doc__)
-    parser.add_argument("name", metavar="NAME", help="of the list")
+    parser.add_argument("name", metavar="NAME", help="an entry of the list")
     parser.add_argument(
         "file", metavar="FILE", type=Path, help="a file of weights, or a folder with them"
     )
@@ -74,9 +74,9 @@ def _convert_parser() -> argparse.ArgumentParser:
         "--weights",
         choices=CHOICES,
         default="auto",
-        help="of a checkpoint that has a denoiser's averages over the training (EMA) beside its "
-        "last weights: ema takes the averages, with which the publishers sample; raw the last; "
-        "auto (default) averages where there are any",
+        help="for a checkpoint that holds a denoiser's averages over the training (EMA) beside its "
+        "last weights: ema takes the averages, which its publishers sample with; raw takes the "
+        "last weights; auto (default) takes the averages if there are any",
     )
     parser.add_argument(
         "--load_only",
@@ -88,8 +88,8 @@ def _convert_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--key",
         default="",
-        help="of a file that holds several state dicts (student and teacher, say): the name of "
-        "the one to take; without it an error lists them",
+        help="name of the state dict to take from a file that holds several (student and teacher, "
+        "say); without it an error lists them",
     )
     return parser
 
@@ -140,7 +140,7 @@ def _download(argv: list[str]) -> None:
         " download",
         "Fetches a file that the list marks with (download), and compares its checksum.",
     )
-    parser.add_argument("name", metavar="NAME", help="of the list")
+    parser.add_argument("name", metavar="NAME", help="an entry of the list")
     arguments = parser.parse_args(argv)
     from stedm_jax.convert.download import download
 
@@ -159,7 +159,10 @@ def _export(argv: list[str]) -> None:
 
     parser = _parser(" export", "Writes weights as safetensors, with a model card.")
     parser.add_argument(
-        "source", metavar="STAGE_OR_FOLDER", type=Path, help="of a run, or a converted folder"
+        "source",
+        metavar="STAGE_OR_FOLDER",
+        type=Path,
+        help="folder of a trained stage of a run, or a converted folder",
     )
     parser.add_argument(
         "--format",
@@ -172,7 +175,7 @@ def _export(argv: list[str]) -> None:
         "--licence",
         "--license",
         default="",
-        help="of the exported weights, for the model card",
+        help="license of the exported weights, for the model card",
     )
     arguments = parser.parse_args(argv)
     source, out = arguments.source, arguments.out
@@ -200,7 +203,7 @@ def main(argv: list[str]) -> None:
         else:
             convert(argv or ["--help"])
     except BrokenPipeError:
-        sys.exit(1)  # whoever read the output has gone
+        sys.exit(1)  # the reader of the output has gone
     except OSError as error:
         place = f" at {error.filename}" if error.filename else ""
         raise UserError(f"{error.strerror or error}{place}. Nothing was written.") from error

@@ -63,7 +63,7 @@ def convert(
         table,
         ignore=(*entry.ignore, _COUNTERS),
         load_only=chosen,
-        leave_unknown=bool(load_only),  # whoever asks for a part does not want the rest
+        leave_unknown=bool(load_only),  # who asks for a part does not want the rest
         where=f"The weights in {path}",
     )
     loaded = named(params)

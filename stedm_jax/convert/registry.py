@@ -1,5 +1,5 @@
-"""The published weights that can be converted: what they are, their terms, where they are to be
-had, how they are read.
+"""The published weights that can be converted: what they are, their terms, where to get them, and
+how they are read.
 
 Weights are never part of this package: a user gets the file from its source under its terms. The
 entries themselves stand in registry.toml.
@@ -18,8 +18,8 @@ class Entry:
     """One set of published weights.
 
     Attributes:
-      name, what, license, source: as a user reads them. gated: the publisher grants access one by
-        one.
+      name, what, license, source: shown to the user.
+      gated: the publisher grants access on request.
       network: a key of NETWORKS in published_networks.py.
       key: part of the checkpoint that holds the state dict; "": the only one.
       under: prefixes, of which the first that occurs is taken off; other names are left out.

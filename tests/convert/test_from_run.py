@@ -281,6 +281,24 @@ def test_a_head_has_no_published_names(tmp_path, trained):
         publish(folder, tmp_path / "o")
 
 
+def test_an_encoder_that_learned_without_labels_keeps_all_its_parts(trained):
+    params = {"backbone": {"cls_token": np.ones(3)}, "head": {"kernel": np.ones(3)}}
+    run = read_run(trained("ssl", params))
+    assert (
+        run.network == "stage ssl of stedm_jax" and not run.loads and set(run.parts) == set(params)
+    )
+
+
+def test_what_the_configuration_does_not_describe_is_refused(trained, workdir):
+    with pytest.raises(UserError, match="segmentation.arms has no 'gone'"):
+        read_run(trained("segmentation/gone/0", {}))
+    with pytest.raises(UserError, match="latents is no stage that trains"):
+        read_run(trained("latents", {}))
+    (workdir / "config.json").write_text(json.dumps(CONFIG | {"format": 1}))
+    with pytest.raises(UserError, match="made by stedm_jax 0.1"):
+        read_run(workdir / "latents")
+
+
 @pytest.mark.parity
 @pytest.mark.parametrize(
     "encoder, peer",

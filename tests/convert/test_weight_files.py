@@ -1,4 +1,4 @@
-"""Tensors out of every kind of file, and refusals that name the file and the mend."""
+"""Tensors out of every kind of file, and refusals that name the file and the remedy."""
 
 import json
 import zipfile
