@@ -15,7 +15,7 @@ import numpy as np
 
 from stedm_jax.convert.torch_names import Table
 from stedm_jax.models.functional import Functional
-from stedm_jax.models.vit_sizes import vit_size
+from stedm_jax.models.vit import vit_size
 
 Form = Callable[[Mapping[str, np.ndarray]], dict[str, dict[str, np.ndarray]]]
 """Tensors under published names -> those of each published file, by its name without ending."""

@@ -1,1 +1,1 @@
-"""The mathematics of diffusion: schedule, parameterisations, losses, guidance, samplers."""
+"""The mathematics of diffusion: schedule, parameterizations, losses, guidance, samplers."""

@@ -27,27 +27,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Integer
 
-from stedm_jax.common.errors import UserError
-
 
 @dataclass(frozen=True)
 class Guidance:
-    """Strength (eq. 1), rescaling in [0, 1] (eq. 3) and intervals in fractions of T (eq. 4)."""
+    """Strength (eq. 1), rescaling in [0, 1] (eq. 3) and intervals in fractions of T (eq. 4), as
+    settings.synthesis.Guidance."""
 
     scale: float = 1.0
     rescale: float = 0.0
-    interval: tuple[float, float] = (0.0, 1.0)
-    layout_interval: tuple[float, float] = (0.0, 1.0)
-
-    def __post_init__(self) -> None:
-        ordered = all(0 <= lo <= hi <= 1 for lo, hi in (self.interval, self.layout_interval))
-        if self.scale < 0 or not 0 <= self.rescale <= 1 or not ordered:
-            raise UserError(
-                f"Guidance needs scale >= 0, rescale in [0, 1] and intervals 0 <= lo <= hi <= 1, but got "
-                f"scale={self.scale}, rescale={self.rescale}, interval={tuple(self.interval)}, "
-                f"layout_interval={tuple(self.layout_interval)}. "
-                f"The published setting is scale=1.5, rescale=0.7, interval=(0, 1)."
-            )
+    interval: tuple[float, ...] = (0.0, 1.0)
+    layout_interval: tuple[float, ...] = (0.0, 1.0)
 
     def without_layout(self, t: Integer[Array, " b"], steps: int) -> Bool[Array, " b"]:
         """At which of these timesteps the unconditional branch lacks the layout too."""

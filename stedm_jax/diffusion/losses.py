@@ -17,22 +17,8 @@ the squared distance; for l1 the same weights are applied as they are.
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from stedm_jax.common.errors import UserError
-from stedm_jax.diffusion.parameterisation import check_kind, levels
+from stedm_jax.diffusion.parameterization import levels
 from stedm_jax.diffusion.schedule import Schedule
-
-DISTANCES = ("l1", "l2")
-WEIGHTS = ("uniform", "min_snr")
-
-
-def check_loss(name: str = "l2", weighting: str = "uniform") -> None:
-    """Raises UserError unless distance and weight of equation 2 are known ones."""
-    if name not in DISTANCES:
-        raise UserError(f"There is no loss named {name!r}. Choose one of {', '.join(DISTANCES)}.")
-    if weighting not in WEIGHTS:
-        raise UserError(
-            f"There is no loss weighting named {weighting!r}. Choose one of {', '.join(WEIGHTS)}."
-        )
 
 
 def add_noise(
@@ -50,7 +36,6 @@ def distance(
     name: str, pred: Float[Array, "b *shape"], target: Float[Array, "b *shape"]
 ) -> Float[Array, " b"]:
     """Mean l1 or l2 distance of each example over all its other axes, in float32."""
-    check_loss(name)
     error = pred.astype(jnp.float32) - target.astype(jnp.float32)
     error = jnp.abs(error) if name == "l1" else jnp.square(error)
     return jnp.mean(error.reshape(error.shape[0], -1), axis=1)
@@ -60,8 +45,6 @@ def weight(
     name: str, schedule: Schedule, kind: str, t: Int[Array, " b"], gamma: float = 5.0
 ) -> Float[Array, " b"]:
     """w(t) of equation 2 for a network that predicts `kind`: 1, or equation 3; float32."""
-    check_kind(kind)
-    check_loss(weighting=name)
     snr = schedule.snr(t)
     if name == "uniform":
         return jnp.ones_like(snr)

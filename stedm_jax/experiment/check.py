@@ -13,7 +13,7 @@ from stedm_jax.common.errors import UserError
 from stedm_jax.data.augment import check_around
 from stedm_jax.data.classes import class_map
 from stedm_jax.data.whole import WholeSet
-from stedm_jax.diffusion.samplers import Sampler, check_start, timesteps
+from stedm_jax.diffusion.samplers import check_start, timesteps
 from stedm_jax.experiment import guided_cache
 from stedm_jax.experiment.cells import Cell
 from stedm_jax.experiment.context import Context, check_classes
@@ -29,7 +29,6 @@ from stedm_jax.tasks.build import (
     build_guided,
     build_segmenter,
     build_ssl,
-    sees_around,
 )
 from stedm_jax.tasks.diffusion import DiffusionTask
 from stedm_jax.tasks.guided import GuidedTask
@@ -135,7 +134,6 @@ class _Check:
         check_batch(section.batch, self.context.mesh)
         levels = timesteps(section.spacing, section.steps, task.schedule)
         check_start(task.config.prediction, task.schedule, levels)
-        Sampler(section.sampler, section.eta)
         task.guidance(section)
         if section.weights.startswith("ema:"):
             train = task.config.train
@@ -175,6 +173,6 @@ class _Check:
     @cached_property
     def below(self) -> GuidedTask:
         guided_cache.check(self.settings)
-        if sees_around(self.settings.guided):
+        if self.settings.guided.guide.sees_around:
             check_around("the tile set", 1, self.context.movement)
         return build_guided(self.settings, self.first, self.context.dtype)

@@ -29,7 +29,6 @@ from stedm_jax.tasks.build import (
     build_guided,
     build_segmenter,
     build_ssl,
-    reads_around,
 )
 from stedm_jax.tasks.diffusion import DiffusionTask
 from stedm_jax.tasks.pixel_head import DENOISER, HEAD, PixelHeadTask
@@ -198,7 +197,7 @@ class Costs:
             return param_count(params), forward_flops(task.maps, params, {}, image), 0.0
         below, frozen = self.below.network.abstract, self.below.abstract_frozen
         params = {HEAD: task.network.abstract} | (below if task.tunes else {})
-        batch = {"image": image} | ({"region": image} if reads_around(settings, name) else {})
+        batch = {"image": image} | ({"region": image} if settings.reads_around(name) else {})
         with_denoiser = frozen | {DENOISER: below}
         forward = forward_flops(lambda *args: task.logits(*args)[0], params, with_denoiser, batch)
         cost = 0.0 if task.tunes else forward_flops(task.features, below, frozen, batch)

@@ -25,7 +25,6 @@ from stedm_jax.experiment.context import Context
 from stedm_jax.experiment.encode_views import Encoding, encode_tiles, stored_views
 from stedm_jax.experiment.learned import Below
 from stedm_jax.settings.root import Settings
-from stedm_jax.tasks.build import sees_around
 from stedm_jax.tasks.guided import GuidedTask
 from stedm_jax.tasks.images import to_network
 
@@ -44,7 +43,7 @@ def check(settings: Settings) -> None:
     Raises:
       UserError: config.guided asks for both.
     """
-    if settings.guided.cache and sees_around(settings.guided):
+    if settings.guided.cache and settings.guided.guide.sees_around:
         raise UserError(
             "config.guided.cache keeps what is made of tiles, and a region token is made of the"
             " field around them; set guided.cache=False, or guided.guide.tokens=patch."

@@ -25,7 +25,7 @@ from stedm_jax.experiment.learned import Below, Learned, best_of
 from stedm_jax.experiment.pinned import Weights, pin
 from stedm_jax.settings.arm_networks import JUDGE
 from stedm_jax.settings.segmentation import Arm, Segmentation
-from stedm_jax.tasks.build import Shown, build_segmenter, is_head, reads_around
+from stedm_jax.tasks.build import Shown, build_segmenter
 from stedm_jax.tasks.guided import GuidedTask
 from stedm_jax.tasks.pixel_head import DENOISER, PixelHeadTask
 from stedm_jax.training import peers
@@ -141,7 +141,8 @@ def confusion_of(
 def learner_of(context: Context, learned: Learned, name: str) -> Learner:
     """The learner of an arm or of the judge, made once a run."""
     section = context.settings.arm(name)
-    key = "learner", is_head(context.settings, name), repr(section)
+    is_head = context.settings.arm_entry(name).is_head
+    key = "learner", is_head, repr(section)
     if key not in context.memo:
         context.memo[key] = _learner(context, learned, name, section)
     return context.memo[key]
@@ -151,7 +152,7 @@ def _learner(context: Context, learned: Learned, name: str, section: Segmentatio
     settings, classes = context.settings, context.classes
     shown = Shown(classes.colors, classes.foreground, context.tiles.tile)
     most = _most_patients(context, name)
-    if not is_head(settings, name):
+    if not settings.arm_entry(name).is_head:
         task = build_segmenter(settings, name, shown, most, context.dtype)
         return Learner(Program(task, section.train, context.mesh), section)
     below, store = _below(context, learned, section.features.weights)
@@ -164,7 +165,7 @@ def _learner(context: Context, learned: Learned, name: str, section: Segmentatio
             guided = context.workdir.path / "guided"
             starts = tuple(f"{part}={guided}" for part in task.features.task.network.abstract)
             section = replace(section, init_from=(*section.init_from, *starts))
-    around = reads_around(settings, name)
+    around = settings.reads_around(name)
     store = store if section.features.scales == (1.0,) else None
     program = Program(task, section.train, context.mesh)
     return Learner(program, section, frozen, below.used, around, store)

@@ -20,7 +20,7 @@ from stedm_jax.experiment.saved import open_run
 from stedm_jax.experiment.segmenters import about_tiles, trained
 from stedm_jax.settings.arm_networks import JUDGE
 from stedm_jax.settings.root import Settings
-from stedm_jax.tasks.build import Shown, build_segmenter, reads_around
+from stedm_jax.tasks.build import Shown, build_segmenter
 from stedm_jax.tasks.pixel_head import DENOISER, PixelHeadTask
 from stedm_jax.tasks.segmentation import SegmentationTask
 from stedm_jax.training.sharding import batch_sharding
@@ -92,7 +92,7 @@ def segmenter_of(context: Context, arm: str, seed: int | None = None) -> Segment
             f"{folder / 'config.json'} names no arm '{arm}' any more, and so not what network it "
             f"was: only {', '.join(settings.arms)}. Put the arm back, or choose another one."
         )
-    if reads_around(settings, arm):
+    if settings.reads_around(arm):
         raise UserError(
             f"The arm '{arm}' cannot segment images: the guide of its denoiser has a region token "
             "(guided.guide.tokens), which is made of the field around each tile, and an image has "

@@ -1,7 +1,8 @@
 """From the style vectors of several images to one (STEDM, section 3, and one addition).
 
-Every network here is called as `(vectors (b, k, d), present (b, k)) -> (b, d)`, where `present`
-says which of the k images exist. The value of an absent image never matters.
+Every network here is made from the length d of a style and the number k of images, and is called as
+`(vectors (b, k, d), present (b, k)) -> (b, d)`, where `present` says which of the images exist. The
+value of an absent image never matters.
 
     mean, max   over the images that are present, no parameters
     linear      concatenation -> ReLU, d, ReLU, d, ReLU: a fixed number and order of images
@@ -12,26 +13,35 @@ says which of the k images exist. The value of an absent image never matters.
 except for "linear", which sees zeros as its input.
 """
 
+from typing import Unpack
+
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-from stedm_jax.models.layers import LayerNorm, Slots, attention, linear
-from stedm_jax.models.transformer import Tokens
+from stedm_jax.models.blocks import Tokens
+from stedm_jax.models.layers import LayerNorm, Options, Slots, attention, linear
+
+QUERIES, HEADS = 4, 4
 
 
-class Mean(nnx.Module):
+class Aggregation(nnx.Module):
+    """One without parameters."""
+
+    def __init__(self, dim: int, count: int, **options: Unpack[Options]):
+        pass
+
+
+class Mean(Aggregation):
     """Mean over the images that are present."""
 
     def __call__(
         self, vectors: Float[Array, "b k d"], present: Bool[Array, "b k"]
     ) -> Float[Array, "b d"]:
-        total = jnp.where(present[..., None], vectors, 0).sum(1)
-        return total / jnp.maximum(present.sum(1, keepdims=True), 1).astype(vectors.dtype)
+        return _mean(vectors, present)
 
 
-class Max(nnx.Module):
+class Max(Aggregation):
     """Maximum of each component over the images that are present."""
 
     def __call__(
@@ -41,7 +51,7 @@ class Max(nnx.Module):
         return jnp.where(present.any(1, keepdims=True), largest, 0)
 
 
-class Empty(nnx.Module):
+class Empty(Aggregation):
     """Zeros: the style is not used."""
 
     def __call__(
@@ -50,9 +60,8 @@ class Empty(nnx.Module):
         return jnp.zeros_like(vectors[:, 0])
 
 
-class Apart(nnx.Module):
-    """No aggregation: the vectors stay tokens, in any number, and whoever reads them has no use for
-    their order."""
+class Apart(Aggregation):
+    """No aggregation: the vectors stay tokens, in any number; their order does not matter."""
 
     def __call__(self, vectors: Float[Array, "b k d"], present: Bool[Array, "b k"]) -> Tokens:
         return Tokens(vectors, present)
@@ -61,9 +70,10 @@ class Apart(nnx.Module):
 class Linear(nnx.Module):
     """The paper's linear block for exactly `count` images; absent ones count as zero vectors."""
 
-    def __init__(self, dim: int, count: int, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
-        kw, self.dtype = {"rngs": rngs, "dtype": dtype}, dtype
-        self.layers = Slots({1: linear(count * dim, dim, **kw), 3: linear(dim, dim, **kw)})
+    def __init__(self, dim: int, count: int, **options: Unpack[Options]):
+        self.dtype = options["dtype"]
+        first, second = linear(count * dim, dim, **options), linear(dim, dim, **options)
+        self.layers = Slots({1: first, 3: second})
 
     def __call__(
         self, vectors: Float[Array, "b k d"], present: Bool[Array, "b k"]
@@ -77,25 +87,16 @@ class Linear(nnx.Module):
 class Attention(nnx.Module):
     """Learned queries look at the images; their answers are added to the mean.
 
-    No position is given to the images, so that their order cannot matter.
+    Images are given no position, so that their order cannot matter.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        *,
-        queries: int = 4,
-        heads: int = 4,
-        rngs: nnx.Rngs,
-        dtype: DTypeLike = jnp.float32,
-    ):
-        if dim % heads:
-            raise ValueError(f"a style of {dim} values cannot be shared by {heads} heads")
-        kw, self.dtype, self.heads = {"rngs": rngs, "dtype": dtype}, dtype, heads
+    def __init__(self, dim: int, count: int, **options: Unpack[Options]):
+        self.dtype = options["dtype"]
         self.norm = LayerNorm(dim)
-        self.query = nnx.Param(nnx.initializers.normal(1.0)(rngs.params(), (queries, dim)))
-        self.kv = linear(dim, 2 * dim, **kw)
-        self.proj = linear(queries * dim, dim, bias=False, **kw)
+        key = options["rngs"].params()
+        self.query = nnx.Param(nnx.initializers.normal(1.0)(key, (QUERIES, dim)))
+        self.kv = linear(dim, 2 * dim, **options)
+        self.proj = linear(QUERIES * dim, dim, bias=False, **options)
 
     def __call__(
         self, vectors: Float[Array, "b k d"], present: Bool[Array, "b k"]
@@ -105,11 +106,16 @@ class Attention(nnx.Module):
         keys, values = jnp.split(self.kv(self.norm(known).astype(self.dtype)), 2, axis=-1)
         query = jnp.broadcast_to(self.query[...].astype(self.dtype)[None], (b, *self.query.shape))
         read = attention(
-            query.reshape(b, -1, self.heads, d // self.heads),
-            keys.reshape(b, k, self.heads, -1),
-            values.reshape(b, k, self.heads, -1),
+            query.reshape(b, -1, HEADS, d // HEADS),
+            keys.reshape(b, k, HEADS, -1),
+            values.reshape(b, k, HEADS, -1),
             mask=present[:, None, None, :],
         )
         answer = self.proj(read.reshape(b, -1)).astype(jnp.float32)
-        mean = Mean()(known, present).astype(jnp.float32)
+        mean = _mean(known, present).astype(jnp.float32)
         return jnp.where(present.any(1, keepdims=True), mean + answer, 0)
+
+
+def _mean(vectors: Float[Array, "b k d"], present: Bool[Array, "b k"]) -> Float[Array, "b d"]:
+    total = jnp.where(present[..., None], vectors, 0).sum(1)
+    return total / jnp.maximum(present.sum(1, keepdims=True), 1).astype(vectors.dtype)

@@ -9,11 +9,12 @@
 Published sizes (128 channels, 2 blocks, attention in the middle only):
     VQ-f4  multipliers (1, 2, 4), 3 latent channels, 8192 codes: 55.3 M parameters
     KL-f4  the same without codes, KL-f8  (1, 2, 4, 4) and 4 latent channels: 83.7 M
-Group normalisation has eps 1e-6 here, and stride-2 convolutions pad (0, 1): on the far side only.
+Group normalization has eps 1e-6 here, and stride-2 convolutions pad (0, 1): on the far side only.
 """
 
 import math
 from collections.abc import Sequence
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
@@ -22,9 +23,9 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from stedm_jax.models.layers import GroupNorm, Slots, attention, conv, linear, upsample_nearest
+from stedm_jax.models.convolution import upsample_nearest
+from stedm_jax.models.layers import GroupNorm, Options, Slots, attention, conv, linear
 
-KINDS = ("kl", "vq")
 EPS = 1e-6
 BETA = 0.25
 # Distances to codes are made for about this many (position, code) pairs at once on each device of
@@ -35,11 +36,10 @@ PAIRS = 1 << 27
 class ResnetBlock(nnx.Module):
     """x + conv2(silu(norm2(conv1(silu(norm1(x))))))."""
 
-    def __init__(self, cin: int, cout: int, *, rngs: nnx.Rngs, dtype: DTypeLike):
-        kw = {"rngs": rngs, "dtype": dtype}
+    def __init__(self, cin: int, cout: int, **options: Unpack[Options]):
         self.norm1, self.norm2 = GroupNorm(cin, eps=EPS), GroupNorm(cout, eps=EPS)
-        self.conv1, self.conv2 = conv(cin, cout, 3, **kw), conv(cout, cout, 3, **kw)
-        self.nin_shortcut = None if cin == cout else conv(cin, cout, 1, **kw)
+        self.conv1, self.conv2 = conv(cin, cout, 3, **options), conv(cout, cout, 3, **options)
+        self.nin_shortcut = None if cin == cout else conv(cin, cout, 1, **options)
 
     def __call__(self, x: Float[Array, "b h w cin"]) -> Float[Array, "b h w cout"]:
         h = self.conv1(nnx.silu(self.norm1(x)))
@@ -51,11 +51,11 @@ class AttnBlock(nnx.Module):
     """Self-attention with one head over all positions; LDM keeps the projections as 1x1
     convolutions."""
 
-    def __init__(self, channels: int, *, rngs: nnx.Rngs, dtype: DTypeLike):
-        kw = {"rngs": rngs, "dtype": dtype}
+    def __init__(self, channels: int, **options: Unpack[Options]):
         self.norm = GroupNorm(channels, eps=EPS)
-        self.q, self.k = linear(channels, channels, **kw), linear(channels, channels, **kw)
-        self.v, self.proj_out = linear(channels, channels, **kw), linear(channels, channels, **kw)
+        self.q, self.k, self.v, self.proj_out = (
+            linear(channels, channels, **options) for _ in range(4)
+        )
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         b, _, _, c = x.shape
@@ -67,11 +67,10 @@ class AttnBlock(nnx.Module):
 class Middle(nnx.Module):
     """ResnetBlock, attention if wanted, ResnetBlock."""
 
-    def __init__(self, channels: int, attn: bool, *, rngs: nnx.Rngs, dtype: DTypeLike):
-        kw = {"rngs": rngs, "dtype": dtype}
-        self.block_1 = ResnetBlock(channels, channels, **kw)
-        self.attn_1 = AttnBlock(channels, **kw) if attn else None
-        self.block_2 = ResnetBlock(channels, channels, **kw)
+    def __init__(self, channels: int, attn: bool, **options: Unpack[Options]):
+        self.block_1 = ResnetBlock(channels, channels, **options)
+        self.attn_1 = AttnBlock(channels, **options) if attn else None
+        self.block_2 = ResnetBlock(channels, channels, **options)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         x = self.block_1(x)
@@ -81,12 +80,10 @@ class Middle(nnx.Module):
 class Resample(nnx.Module):
     """Half the size (stride 2, padded on the far side) or twice the size (repeat, convolve)."""
 
-    def __init__(self, channels: int, up: bool, *, rngs: nnx.Rngs, dtype: DTypeLike):
+    def __init__(self, channels: int, up: bool, **options: Unpack[Options]):
         self.up = up
-        stride, padding = (1, None) if up else (2, ((0, 1), (0, 1)))
-        self.conv = conv(
-            channels, channels, 3, stride=stride, padding=padding, rngs=rngs, dtype=dtype
-        )
+        place = {} if up else {"stride": 2, "padding": ((0, 1), (0, 1))}
+        self.conv = conv(channels, channels, 3, **place, **options)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
         return self.conv(upsample_nearest(x) if self.up else x)
@@ -95,15 +92,11 @@ class Resample(nnx.Module):
 class Level(nnx.Module):
     """The blocks of one resolution and, unless it is the last one, the change of resolution."""
 
-    def __init__(
-        self, cin: int, cout: int, blocks: int, resample: str, *, rngs: nnx.Rngs, dtype: DTypeLike
-    ):
-        kw = {"rngs": rngs, "dtype": dtype}
-        self.block = Slots(
-            [ResnetBlock(cin if i == 0 else cout, cout, **kw) for i in range(blocks)]
-        )
-        self.downsample = Resample(cout, False, **kw) if resample == "down" else None
-        self.upsample = Resample(cout, True, **kw) if resample == "up" else None
+    def __init__(self, cin: int, cout: int, blocks: int, resample: str, **options: Unpack[Options]):
+        inputs = [cin] + [cout] * (blocks - 1)
+        self.block = Slots([ResnetBlock(each, cout, **options) for each in inputs])
+        self.downsample = Resample(cout, False, **options) if resample == "down" else None
+        self.upsample = Resample(cout, True, **options) if resample == "up" else None
 
     def __call__(self, x: Float[Array, "b h w cin"]) -> Float[Array, "b h2 w2 cout"]:
         for block in self.block:
@@ -113,32 +106,29 @@ class Level(nnx.Module):
 
 
 class Encoder(nnx.Module):
-    """Image to `cout` channels at 1 / 2^(levels - 1) of its size."""
+    """Image to `cout` channels at 1 / 2^(levels - 1) of its size; `widths` are those of the levels,
+    `blocks` their number of blocks."""
 
     def __init__(
         self,
-        cin: int,
         cout: int,
         base: int,
-        multipliers: Sequence[int],
-        res_blocks: int,
+        widths: Sequence[int],
+        blocks: int,
         attn: bool,
-        *,
-        rngs: nnx.Rngs,
-        dtype: DTypeLike,
+        **options: Unpack[Options],
     ):
-        kw, last = {"rngs": rngs, "dtype": dtype}, len(multipliers) - 1
-        self.conv_in, channels = conv(cin, base, 3, **kw), base
+        self.conv_in, channels = conv(3, base, 3, **options), base
         self.down = Slots()
-        for depth, multiplier in enumerate(multipliers):
-            step = "down" if depth < last else ""
-            self.down.append(Level(channels, base * multiplier, res_blocks, step, **kw))
-            channels = base * multiplier
-        self.mid = Middle(channels, attn, **kw)
+        for depth, width in enumerate(widths):
+            step = "down" if depth < len(widths) - 1 else ""
+            self.down.append(Level(channels, width, blocks, step, **options))
+            channels = width
+        self.mid = Middle(channels, attn, **options)
         self.norm_out = GroupNorm(channels, eps=EPS)
-        self.conv_out = conv(channels, cout, 3, **kw)
+        self.conv_out = conv(channels, cout, 3, **options)
 
-    def __call__(self, x: Float[Array, "b h w cin"]) -> Float[Array, "b h2 w2 cout"]:
+    def __call__(self, x: Float[Array, "b h w 3"]) -> Float[Array, "b h2 w2 cout"]:
         h = self.conv_in(x)
         for level in self.down:
             h = level(h)
@@ -151,27 +141,22 @@ class Decoder(nnx.Module):
     def __init__(
         self,
         cin: int,
-        cout: int,
-        base: int,
-        multipliers: Sequence[int],
-        res_blocks: int,
+        widths: Sequence[int],
+        blocks: int,
         attn: bool,
-        *,
-        rngs: nnx.Rngs,
-        dtype: DTypeLike,
+        **options: Unpack[Options],
     ):
-        kw, channels = {"rngs": rngs, "dtype": dtype}, base * multipliers[-1]
-        self.conv_in = conv(cin, channels, 3, **kw)
-        self.mid = Middle(channels, attn, **kw)
+        channels = widths[-1]
+        self.conv_in = conv(cin, channels, 3, **options)
+        self.mid = Middle(channels, attn, **options)
         levels = []
-        for depth, multiplier in reversed(list(enumerate(multipliers))):
-            step = "up" if depth > 0 else ""
-            levels.append(Level(channels, base * multiplier, res_blocks + 1, step, **kw))
-            channels = base * multiplier
+        for depth, width in reversed(list(enumerate(widths))):
+            levels.append(Level(channels, width, blocks + 1, "up" if depth else "", **options))
+            channels = width
         # Numbered by resolution, as in LDM: the first one applied is the last one listed.
         self.up = Slots(levels[::-1])
         self.norm_out = GroupNorm(channels, eps=EPS)
-        self.conv_out = conv(channels, cout, 3, **kw)
+        self.conv_out = conv(channels, 3, 3, **options)
 
     def features(self, z: Float[Array, "b h w cin"]) -> Float[Array, "b h2 w2 c"]:
         """All but the last convolution."""
@@ -180,22 +165,15 @@ class Decoder(nnx.Module):
             h = self.up[depth](h)
         return nnx.silu(self.norm_out(h))
 
-    def __call__(self, z: Float[Array, "b h w cin"]) -> Float[Array, "b h2 w2 cout"]:
-        return self.conv_out(self.features(z))
-
 
 class Codebook(nnx.Module):
     """The codes of a VQ autoencoder, with LDM's initial range of 1 / number of codes."""
 
-    def __init__(self, codes: int, channels: int, *, rngs: nnx.Rngs):
-        self.embedding = nnx.Embed(
-            codes,
-            channels,
-            embedding_init=lambda key, shape, dtype=jnp.float32: jax.random.uniform(
-                key, shape, dtype, -1.0 / codes, 1.0 / codes
-            ),
-            rngs=rngs,
-        )
+    def __init__(self, codes: int, channels: int, rngs: nnx.Rngs):
+        def init(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
+            return jax.random.uniform(key, shape, dtype, -1.0 / codes, 1.0 / codes)
+
+        self.embedding = nnx.Embed(codes, channels, embedding_init=init, rngs=rngs)
 
     def __call__(self, z: Float[Array, "*n c"]) -> Int[Array, "*n"]:
         """Index of the nearest code of each vector, found in full precision."""
@@ -246,22 +224,19 @@ class Autoencoder(nnx.Module):
         codes: int = 8192,
         attention: bool = True,
         legacy_codebook: bool = False,
-        in_channels: int = 3,
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        if kind not in KINDS:
-            raise ValueError(f"kind {kind!r} is not one of {KINDS}")
-        kw = {"rngs": rngs, "dtype": dtype}
-        self.kind, self.dtype, self.factor = kind, dtype, 2 ** (len(multipliers) - 1)
+        kw: Options = {"rngs": rngs, "dtype": dtype}
+        self.kind, self.dtype = kind, dtype
         self.beta = (BETA, 1.0) if legacy_codebook else (1.0, BETA)
         moments = latent_channels * (2 if kind == "kl" else 1)
-        shape = (channels, tuple(multipliers), res_blocks, attention)
-        self.encoder = Encoder(in_channels, moments, *shape, **kw)
-        self.decoder = Decoder(latent_channels, in_channels, *shape, **kw)
+        widths = [channels * multiplier for multiplier in multipliers]
+        self.encoder = Encoder(moments, channels, widths, res_blocks, attention, **kw)
+        self.decoder = Decoder(latent_channels, widths, res_blocks, attention, **kw)
         self.quant_conv = conv(moments, moments, 1, **kw)
         self.post_quant_conv = conv(latent_channels, latent_channels, 1, **kw)
-        self.quantize = Codebook(codes, latent_channels, rngs=rngs) if kind == "vq" else None
+        self.quantize = Codebook(codes, latent_channels, rngs) if kind == "vq" else None
 
     def encode(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 m"]:
         """kl: mean and log variance (clipped to [-30, 20]), concatenated; vq: the raw latent."""
@@ -282,12 +257,11 @@ class Autoencoder(nnx.Module):
         mean, logvar = jnp.split(moments, 2, axis=-1)
         return mean + jnp.exp(0.5 * logvar) * jax.random.normal(key, mean.shape)
 
-    def quantise(
+    def nearest_codes(
         self, z: Float[Array, "b h w c"]
     ) -> tuple[Float[Array, "b h w c"], Float[Array, ""], Int[Array, "b h w"]]:
         """vq only: nearest codes (gradient straight through to `z`), equation (2), indices."""
-        if self.quantize is None:
-            raise ValueError("a kl autoencoder has no codebook")
+        assert self.quantize is not None
         z = z.astype(jnp.float32)
         indices = self.quantize(lax.stop_gradient(z))
         codes = self.quantize.embedding.embedding[...][indices]
@@ -296,17 +270,13 @@ class Autoencoder(nnx.Module):
         return z + lax.stop_gradient(codes - z), loss, indices
 
     def decode(self, z: Float[Array, "b h w z"]) -> Float[Array, "b h2 w2 c"]:
-        """An image, about [-1, 1] but not clipped; vq quantises first."""
+        """An image, about [-1, 1] but not clipped; vq quantizes first."""
         if self.quantize is not None:
-            z = self.quantise(z)[0]
-        return self.decode_raw(z)
-
-    def decode_raw(self, z: Float[Array, "b h w z"]) -> Float[Array, "b h2 w2 c"]:
-        """The decoder alone, for a latent that is quantised already."""
+            z = self.nearest_codes(z)[0]
         return self.to_image(self.decode_features(z))
 
     def decode_features(self, z: Float[Array, "b h w z"]) -> Float[Array, "b h2 w2 d"]:
-        """What the last layer makes the image of."""
+        """What the last layer makes the image of, from a latent that is quantized already."""
         return self.decoder.features(self.post_quant_conv(z.astype(self.dtype)))
 
     def to_image(self, features: Float[Array, "b h w d"]) -> Float[Array, "b h w c"]:
@@ -316,20 +286,21 @@ class Autoencoder(nnx.Module):
     def bottleneck(
         self, x: Float[Array, "b h w c"], key: jax.Array | None = None
     ) -> tuple[Float[Array, "b h2 w2 z"], Float[Array, ""]]:
-        """(latent for `decode_raw`, regulariser): equation (1), summed over a latent and averaged
-        over the batch, or (2). With a key the kl latent is sampled, without it is the mode."""
+        """(latent for `decode_features`, regularizer): equation (1), summed over a latent and
+        averaged over the batch, or (2). With a key the kl latent is sampled, without it is the
+        mode."""
         moments = self.encode(x)
         if self.quantize is not None:
-            return self.quantise(moments)[:2]
+            return self.nearest_codes(moments)[:2]
         z = self.mode(moments) if key is None else self.sample(moments, key)
         return z, kl_divergence(moments)
 
     def __call__(
         self, x: Float[Array, "b h w c"], key: jax.Array | None = None
     ) -> tuple[Float[Array, "b h w c"], Float[Array, ""]]:
-        """(reconstruction, regulariser), as `bottleneck` says."""
+        """(reconstruction, regularizer), as `bottleneck` says."""
         z, loss = self.bottleneck(x, key)
-        return self.decode_raw(z), loss
+        return self.to_image(self.decode_features(z)), loss
 
 
 def kl_divergence(moments: Float[Array, "b h w m"]) -> Float[Array, ""]:

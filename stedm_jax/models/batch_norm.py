@@ -1,8 +1,8 @@
-"""Batch normalisation, with the numerics and the names of torch.nn.BatchNorm2d.
+"""Batch normalization, with the numerics and the names of torch.nn.BatchNorm2d.
 
     (1)  y = (x - mean) / sqrt(var + eps) * scale + bias
-    (2)  running <- (1 - momentum) * running + momentum * batch      (var: with n - 1, as PyTorch
-    keeps it)
+    (2)  running <- (1 - momentum) * running + momentum * batch
+         (var: with n - 1, as PyTorch keeps it)
 
 In training, mean and var of (1) are those of the batch: of the whole batch, since under jit with a
 sharded batch axis a mean over that axis is one over all devices. Otherwise they are the running
@@ -14,8 +14,7 @@ temporary copy; in training a layer puts the new statistics there, and the calle
 
     net = network.module(params)
     logits = net(x, train=True)
-    new = running_stats(net)      # a nested dict of the statistics only, to be laid over the
-    parameters
+    new = running_stats(net)      # the statistics only, to be laid over the parameters
 """
 
 from typing import Any
@@ -25,10 +24,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
-from stedm_jax.common.errors import UserError
 from stedm_jax.models.layers import GroupNorm
-
-NORMS = ("batch", "group")
 
 
 class Statistic(nnx.Param):
@@ -61,8 +57,6 @@ class BatchNorm(nnx.Module):
     def __call__(
         self, x: Float[Array, "b *space c"], train: bool = False
     ) -> Float[Array, "b *space c"]:
-        """Raises ValueError for the statistics of a batch with one value a channel, which has no
-        variance."""
         values, wide = x.astype(jnp.float32), (1,) * (x.ndim - 1) + (-1,)
         if train or not self.track:
             mean, var = self._of_batch(values)
@@ -78,36 +72,21 @@ class BatchNorm(nnx.Module):
         """Mean and biased variance of the batch, which are also mixed into the running ones, if
         any."""
         number = values.size // values.shape[-1]
-        if number < 2:
-            raise ValueError(
-                f"batch statistics of a single value a channel, in an array of shape {values.shape}"
-            )
         axes = tuple(range(values.ndim - 1))
         mean = values.mean(axes)
         var = jnp.square(values - mean.reshape((1,) * len(axes) + (-1,))).mean(axes)
         if not self.track:
             return mean, var
-        for kept, new in (
-            (self.running_mean, mean),
-            (self.running_var, var * (number / (number - 1))),
-        ):
+        unbiased = var * (number / (number - 1))
+        for kept, new in ((self.running_mean, mean), (self.running_var, unbiased)):
             old = kept[...]
             kept[...] = lax.stop_gradient(old + self.momentum * (new - old))
         return mean, var
 
 
 def make_norm(kind: str, channels: int) -> BatchNorm | GroupNorm:
-    """A norm of one of NORMS; both have `scale` and `bias`. Raises UserError for another name."""
-    if kind not in NORMS:
-        raise UserError(f"There is no norm {kind!r}; set it to one of: {', '.join(NORMS)}.")
+    """A "batch" or "group" norm; both have `scale` and `bias`, and are called with (x, train)."""
     return BatchNorm(channels) if kind == "batch" else GroupNorm(channels)
-
-
-def normalise(
-    norm: BatchNorm | GroupNorm, x: Float[Array, "b *space c"], train: bool
-) -> Float[Array, "b *space c"]:
-    """`norm` of x; only a batch norm asks whether this is training."""
-    return norm(x, train) if isinstance(norm, BatchNorm) else norm(x)
 
 
 def running_stats(module: nnx.Module) -> dict[str, Any]:

@@ -5,27 +5,37 @@ ResBlock:       x + conv(drop(silu(norm(conv(silu(norm(x))) + W silu(emb)))))   
 AttentionBlock: x + proj(softmax(q k^T / sqrt(d)) v),  q, k, v = W norm(x), head by head (3)
 One addition of ours to (2), for a style beside the time: the second norm n becomes
                 n (1 + a) + b,  (a, b) = W' silu(style),  W' = 0 at the start            (4)
+
+The spatial transformer stands where there is attention in networks that read a context:
+
+    block:  x + attn(norm(x), norm(x));  x + attn(norm(x), context);  x + ff(norm(x))         (5)
+    ff(x) = W (a gelu(b)),  (a, b) = V x  (GEGLU, four times as wide inside)                  (6)
+    whole:  x + proj_out(blocks(proj_in(norm(x)))),  norm over groups with eps 1e-6           (7)
+
+The context is a set of tokens, of which some may be absent. Keys and values have no bias, so that a
+context of zeros (or with no token present) adds nothing but the bias of the projection after it.
 """
 
 import math
+from typing import NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Bool, Float, Num
 
 from stedm_jax.models.layers import (
     GroupNorm,
+    LayerNorm,
+    Options,
     Slots,
     attention,
     conv,
     dropout,
     linear,
     upsample_conv,
+    zeros,
 )
-
-zeros = nnx.initializers.zeros
 
 
 def timestep_embedding(t: Num[Array, " b"], dim: int) -> Float[Array, "b d"]:
@@ -38,7 +48,7 @@ def timestep_embedding(t: Num[Array, " b"], dim: int) -> Float[Array, "b d"]:
 
 
 class ResBlock(nnx.Module):
-    """Equation (2). With `scale_shift` the embedding scales and shifts the second norm instead.
+    """Equation (2).
 
     Args:
         cin, cout, emb: channels in and out, length of the embedding.
@@ -51,19 +61,17 @@ class ResBlock(nnx.Module):
         cout: int,
         emb: int,
         *,
-        rngs: nnx.Rngs,
-        dtype: DTypeLike,
         rate: float = 0.0,
-        scale_shift: bool = False,
         style: int = 0,
+        **options: Unpack[Options],
     ):
-        self.rate, self.scale_shift = rate, scale_shift
-        kw = {"rngs": rngs, "dtype": dtype}
-        self.in_layers = Slots({0: GroupNorm(cin), 2: conv(cin, cout, 3, **kw)})
-        self.emb_layers = Slots({1: linear(emb, 2 * cout if scale_shift else cout, **kw)})
-        self.style_layers = Slots({1: linear(style, 2 * cout, **kw, init=zeros)}) if style else None
-        self.out_layers = Slots({0: GroupNorm(cout), 3: conv(cout, cout, 3, **kw, init=zeros)})
-        self.skip_connection = None if cin == cout else conv(cin, cout, 1, **kw)
+        self.rate = rate
+        self.in_layers = Slots({0: GroupNorm(cin), 2: conv(cin, cout, 3, **options)})
+        self.emb_layers = Slots({1: linear(emb, cout, **options)})
+        layers = {1: linear(style, 2 * cout, **options, init=zeros)} if style else {}
+        self.style_layers = Slots(layers) if style else None
+        self.out_layers = Slots({0: GroupNorm(cout), 3: conv(cout, cout, 3, **options, init=zeros)})
+        self.skip_connection = None if cin == cout else conv(cin, cout, 1, **options)
 
     def __call__(
         self,
@@ -74,15 +82,10 @@ class ResBlock(nnx.Module):
     ) -> Float[Array, "b h w cout"]:
         h = self.in_layers[2](nnx.silu(self.in_layers[0](x)))
         e = self.emb_layers[1](nnx.silu(emb))[:, None, None, :]
-        if self.scale_shift:
-            scale, shift = jnp.split(e, 2, axis=-1)
-            h = self.out_layers[0](h) * (1 + scale) + shift
-        else:
-            h = self.out_layers[0](h + e)
+        h = self.out_layers[0](h + e)
         if self.style_layers is not None and style is not None:
-            scale, shift = jnp.split(
-                self.style_layers[1](nnx.silu(style))[:, None, None, :], 2, axis=-1
-            )
+            e = self.style_layers[1](nnx.silu(style))[:, None, None, :]
+            scale, shift = jnp.split(e, 2, axis=-1)
             h = h * (1 + scale) + shift
         h = self.out_layers[3](dropout(nnx.silu(h), self.rate, key))
         return (x if self.skip_connection is None else self.skip_connection(x)) + h
@@ -91,13 +94,11 @@ class ResBlock(nnx.Module):
 class AttentionBlock(nnx.Module):
     """Equation (3) over all positions; the projection to q, k, v is ordered head by head."""
 
-    def __init__(self, channels: int, heads: int, *, rngs: nnx.Rngs, dtype: DTypeLike):
-        if channels % heads:
-            raise ValueError(f"{channels} channels cannot be shared by {heads} heads")
+    def __init__(self, channels: int, heads: int, **options: Unpack[Options]):
         self.heads = heads
         self.norm = GroupNorm(channels)
-        self.qkv = linear(channels, 3 * channels, rngs=rngs, dtype=dtype)
-        self.proj_out = linear(channels, channels, rngs=rngs, dtype=dtype, init=zeros)
+        self.qkv = linear(channels, 3 * channels, **options)
+        self.proj_out = linear(channels, channels, init=zeros, **options)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         b, h, w, c = x.shape
@@ -110,8 +111,8 @@ class AttentionBlock(nnx.Module):
 class Downsample(nnx.Module):
     """Half the size by a convolution of stride 2, padded by one on each side."""
 
-    def __init__(self, channels: int, *, rngs: nnx.Rngs, dtype: DTypeLike):
-        self.op = conv(channels, channels, 3, stride=2, rngs=rngs, dtype=dtype)
+    def __init__(self, channels: int, **options: Unpack[Options]):
+        self.op = conv(channels, channels, 3, stride=2, **options)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
         return self.op(x)
@@ -120,8 +121,119 @@ class Downsample(nnx.Module):
 class Upsample(nnx.Module):
     """Twice the size by repeating pixels, then a convolution."""
 
-    def __init__(self, channels: int, *, rngs: nnx.Rngs, dtype: DTypeLike):
-        self.conv = conv(channels, channels, 3, rngs=rngs, dtype=dtype)
+    def __init__(self, channels: int, **options: Unpack[Options]):
+        self.conv = conv(channels, channels, 3, **options)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
         return upsample_conv(self.conv, x)
+
+
+class Tokens(NamedTuple):
+    """A set of vectors for cross-attention; a pytree, so that batches of them can be joined.
+
+    Attributes:
+        values: (b, n, d).
+        present: (b, n) bool, which of them exist; what an absent one holds never matters.
+    """
+
+    values: Array
+    present: Array
+
+
+class CrossAttention(nnx.Module):
+    """Multi-head attention of `x` to a context; to `x` itself without one."""
+
+    def __init__(self, dim: int, context_dim: int, heads: int, **options: Unpack[Options]):
+        self.heads = heads
+        self.to_q = linear(dim, dim, bias=False, **options)
+        self.to_k = linear(context_dim, dim, bias=False, **options)
+        self.to_v = linear(context_dim, dim, bias=False, **options)
+        self.to_out = Slots({0: linear(dim, dim, **options)})
+
+    def __call__(
+        self,
+        x: Float[Array, "b n c"],
+        context: Float[Array, "b m d"] | None = None,
+        present: Bool[Array, "b m"] | None = None,
+    ) -> Float[Array, "b n c"]:
+        b, n, c = x.shape
+        seen = x if context is None else context
+        q, k, v = (
+            layer(y).reshape(b, y.shape[1], self.heads, -1)
+            for layer, y in ((self.to_q, x), (self.to_k, seen), (self.to_v, seen))
+        )
+        mask = None if present is None else present[:, None, None, :]
+        return self.to_out[0](attention(q, k, v, mask=mask).reshape(b, n, c))
+
+
+class GEGLU(nnx.Module):
+    """A linear layer of which one half gates the other."""
+
+    def __init__(self, dim: int, hidden: int, **options: Unpack[Options]):
+        self.proj = linear(dim, 2 * hidden, **options)
+
+    def __call__(self, x: Float[Array, "b n c"]) -> Float[Array, "b n e"]:
+        value, gate = jnp.split(self.proj(x), 2, axis=-1)
+        return value * nnx.gelu(gate, approximate=False)
+
+
+class FeedForward(nnx.Module):
+    """Equation (6)."""
+
+    def __init__(self, dim: int, **options: Unpack[Options]):
+        self.net = Slots({0: GEGLU(dim, 4 * dim, **options), 2: linear(4 * dim, dim, **options)})
+
+    def __call__(self, x: Float[Array, "b n c"]) -> Float[Array, "b n c"]:
+        return self.net[2](self.net[0](x))
+
+
+class TransformerBlock(nnx.Module):
+    """Equation (5); `context_dim` 0 makes the second attention one to `x` itself, as published."""
+
+    def __init__(self, dim: int, context_dim: int, heads: int, **options: Unpack[Options]):
+        self.attn1 = CrossAttention(dim, dim, heads, **options)
+        self.attn2 = CrossAttention(dim, context_dim or dim, heads, **options)
+        self.ff = FeedForward(dim, **options)
+        self.norm1, self.norm2, self.norm3 = LayerNorm(dim), LayerNorm(dim), LayerNorm(dim)
+
+    def __call__(
+        self,
+        x: Float[Array, "b n c"],
+        context: Float[Array, "b m d"] | None = None,
+        present: Bool[Array, "b m"] | None = None,
+    ) -> Float[Array, "b n c"]:
+        x = x + self.attn1(self.norm1(x))
+        x = x + self.attn2(self.norm2(x), context, present)
+        return x + self.ff(self.norm3(x))
+
+
+class SpatialTransformer(nnx.Module):
+    """Equation (7) over all positions of a map; the identity at the start of a training.
+
+    Args:
+        channels: of the map. heads: must divide them.
+        context_dim: length of a context token, 0 for no context.
+    """
+
+    def __init__(self, channels: int, heads: int, context_dim: int, **options: Unpack[Options]):
+        self.dtype, self.context_dim = options["dtype"], context_dim
+        self.norm = GroupNorm(channels, eps=1e-6)
+        self.proj_in = conv(channels, channels, 1, **options)
+        block = TransformerBlock(channels, context_dim, heads, **options)
+        self.transformer_blocks = Slots([block])
+        self.proj_out = conv(channels, channels, 1, **options, init=zeros)
+
+    def __call__(
+        self, x: Float[Array, "b h w c"], context: Tokens | None = None
+    ) -> Float[Array, "b h w c"]:
+        """Without a context, a network that was made for one sees the zero vector."""
+        b, h, w, c = x.shape
+        values = present = None
+        if self.context_dim and context is None:
+            values = jnp.zeros((b, 1, self.context_dim), self.dtype)
+        elif self.context_dim and context is not None:
+            present = context.present
+            values = jnp.where(present[..., None], context.values, 0).astype(self.dtype)
+        y = self.proj_in(self.norm(x)).reshape(b, h * w, c)
+        y = self.transformer_blocks[0](y, values, present)
+        return x + self.proj_out(y.reshape(b, h, w, c))

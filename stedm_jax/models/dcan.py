@@ -5,27 +5,25 @@ One downsampling path, shared; two upsampling paths, one for objects and one for
 Each path scores three levels, brings each to full size by a deconvolution and sums them; the three
 are also supervised by themselves.
 
-    (1)  L = L_objects + L_contours + sum_a w_a L_a        w_a = max(10^-floor(n / 10000), 10^-3) at
-    update n
+    (1)  L = L_objects + L_contours + sum_a w_a L_a
+         w_a = max(10^-floor(n / 10000), 10^-3) at update n
     (2)  pixel of an object:  p_objects >= 0.5 and p_contours < 0.5
 
 From the paper: five poolings, three deconvolutions, 512, 512 and 1024 channels where they start,
-  sum of the three,
-softmax over two classes a path, equations (1) and (2), dropout 0.5, a downsampling path that starts
-from DeepLab's weights, contours that are widened by a disk of radius 3, crops of 480 pixels, SGD
-from 0.001.
+sum of the three, softmax over two classes a path, equations (1) and (2), dropout 0.5, a
+downsampling path that starts from DeepLab's weights, contours that are widened by a disk of radius
+3, crops of 480 pixels, SGD from 0.001.
 
 Not found, and chosen here: the downsampling path is VGG-16 (`features`, named as in torchvision)
-  with DeepLab's two
-wide convolutions of 1024 channels, 3x3 (`fc6`, its dilation: 1) and 1x1 (`fc7`); the levels are the
-ends of stages four and five before pooling and `fc7`, at 1/8, 1/16 and 1/32; a score is a 1x1
-convolution, and the deconvolution follows it, with a kernel of twice its stride that starts as
-bilinear interpolation; dropout after `fc6` and `fc7`. With two classes of objects 20,535,128
-parameters.
+with DeepLab's two wide convolutions of 1024 channels, 3x3 (`fc6`, its dilation: 1) and 1x1 (`fc7`);
+the levels are the ends of stages four and five before pooling and `fc7`, at 1/8, 1/16 and 1/32; a
+score is a 1x1 convolution, and the deconvolution follows it, with a kernel of twice its stride that
+starts as bilinear interpolation; dropout after `fc6` and `fc7`. With two classes of objects
+20,535,128 parameters.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -35,11 +33,10 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from stedm_jax.models.imagenet import to_imagenet
-from stedm_jax.models.layers import Slots, conv, dropout
+from stedm_jax.models.layers import Options, Slots, conv, dropout, to_imagenet
 from stedm_jax.models.vgg import WIDTHS, VggFeatures, pool
 
-STRIDES, DROPOUT, THRESHOLD, RADIUS = (8, 16, 32), 0.5, 0.5, 3
+STRIDES, DROPOUT, THRESHOLD = (8, 16, 32), 0.5, 0.5
 he = nnx.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
@@ -57,15 +54,7 @@ def auxiliary_weight(step: Int[Array, ""]) -> Float[Array, ""]:
     return jnp.maximum(10.0 ** -(step // 10_000).astype(jnp.float32), 1e-3)
 
 
-def merge(
-    objects: Float[Array, "b h w 2"], contours: Float[Array, "b h w 2"]
-) -> Bool[Array, "b h w"]:
-    """Equation (2); objects that touch are apart where a contour runs between them."""
-    p_objects, p_contours = (jax.nn.softmax(each)[..., 1] for each in (objects, contours))
-    return (p_objects >= THRESHOLD) & (p_contours < THRESHOLD)
-
-
-def contour_target(objects: Int[Array, "b h w"], radius: int = RADIUS) -> Bool[Array, "b h w"]:
+def contour_target(objects: Int[Array, "b h w"], radius: int) -> Bool[Array, "b h w"]:
     """Pixels within `radius` of the rim of an object, on either side; `objects` are numbers, 0 for
     none.
 
@@ -130,8 +119,8 @@ class Deconvolution(nnx.Module):
 class Level(nnx.Module):
     """A score of one level, at full size."""
 
-    def __init__(self, cin: int, classes: int, stride: int, *, rngs: nnx.Rngs, dtype: DTypeLike):
-        self.score = conv(cin, classes, 1, rngs=rngs, dtype=dtype)
+    def __init__(self, cin: int, classes: int, stride: int, **options: Unpack[Options]):
+        self.score = conv(cin, classes, 1, **options)
         self.up = Deconvolution(classes, stride)
 
     def __call__(self, x: Float[Array, "b h w cin"]) -> Float[Array, "b h2 w2 k"]:
@@ -144,8 +133,8 @@ class Dcan(nnx.Module):
     Args:
         classes: of the objects, background included; the contours have two. widths: channels of
           VGG's stages.
-        hidden: of the two wide convolutions. imagenet_input: turn the colours into those of
-          ImageNet first.
+        hidden: of the two wide convolutions. imagenet_input: turn the colors into those of ImageNet
+          first.
     """
 
     def __init__(
@@ -158,22 +147,23 @@ class Dcan(nnx.Module):
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        kw, self.imagenet_input = {"rngs": rngs, "dtype": dtype}, imagenet_input
-        self.features = VggFeatures(widths, **kw)
-        self.fc6 = conv(widths[4], hidden, 3, init=he, **kw)
-        self.fc7 = conv(hidden, hidden, 1, init=he, **kw)
+        options: Options = {"rngs": rngs, "dtype": dtype}
+        self.imagenet_input = imagenet_input
+        self.features = VggFeatures(widths, **options)
+        self.fc6 = conv(widths[4], hidden, 3, init=he, **options)
+        self.fc7 = conv(hidden, hidden, 1, init=he, **options)
         channels = (widths[3], widths[4], hidden)
-        path = lambda k: Slots(
-            [Level(c, k, s, **kw) for c, s in zip(channels, STRIDES, strict=True)]
-        )  # noqa: E731
+
+        def path(logits: int) -> Slots:
+            sizes = zip(channels, STRIDES, strict=True)
+            return Slots([Level(cin, logits, stride, **options) for cin, stride in sizes])
+
         self.objects, self.contours = path(classes), path(2)
 
     def __call__(
         self, x: Float[Array, "b h w 3"], train: bool = False, key: PRNGKeyArray | None = None
     ) -> DcanOutput:
         """`x` in [-1, 1], sides divisible by 32. Dropout in training, where a key is given."""
-        if x.shape[1] % STRIDES[-1] or x.shape[2] % STRIDES[-1]:
-            raise ValueError(f"an image of {x.shape[1:3]} is not divisible by {STRIDES[-1]}")
         keys = jax.random.split(key) if train and key is not None else (None, None)
         maps = self.features(to_imagenet(x) if self.imagenet_input else x)
         top = dropout(nnx.relu(self.fc6(pool(maps[4]))), DROPOUT, keys[0])

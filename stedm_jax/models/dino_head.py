@@ -14,9 +14,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Float32
 
-from stedm_jax.models.layers import Slots, linear
+from stedm_jax.models.layers import Slots, linear, trunc_normal
 
-trunc_normal = nnx.initializers.truncated_normal(0.02)
 TINY = 1e-12
 
 
@@ -39,15 +38,10 @@ class DinoHead(nnx.Module):
         rngs: nnx.Rngs,
     ):
         kw, self.dtype = {"rngs": rngs, "dtype": dtype, "init": trunc_normal}, dtype
-        layers = (
-            linear(width, hidden, **kw),
-            linear(hidden, hidden, **kw),
-            linear(hidden, bottleneck, **kw),
-        )
-        self.mlp = Slots(dict(zip((0, 2, 4), layers, strict=True)))
-        self.last_layer = nnx.Param(
-            nnx.initializers.normal()(rngs.params(), (bottleneck, prototypes), jnp.float32)
-        )
+        first, second = linear(width, hidden, **kw), linear(hidden, hidden, **kw)
+        self.mlp = Slots({0: first, 2: second, 4: linear(hidden, bottleneck, **kw)})
+        last = nnx.initializers.normal()(rngs.params(), (bottleneck, prototypes), jnp.float32)
+        self.last_layer = nnx.Param(last)
 
     def __call__(self, x: Float[Array, "n c"]) -> Float32[Array, "n k"]:
         x = self.mlp[0](x.astype(self.dtype))

@@ -1,13 +1,12 @@
 """PatchGAN: one logit for each patch, real or made (Isola et al., CVPR 2017), with the names of
 taming-transformers.
 
-    conv, leaky | (conv, norm, leaky) x layers | conv to 1 channel;  4x4, stride 2 but in the last
-    two, leaky 0.2
+    conv, leaky | (conv, norm, leaky) x layers | conv to 1 channel
+    4x4, stride 2 but in the last two, leaky 0.2
 
 With 3 layers of 64 filters: 2.8 M parameters, patches of 70 pixels. The norm is
-    "batch"  as published; the statistics are those of the batch at hand, always: it serves in
-    training alone, where
-             the published one has no other, and nothing needs to be kept
+    "batch"  as published; the statistics are always those of the batch at hand: it serves in
+             training alone, where the published one has no other, and nothing needs to be kept
     "group"  of each image by itself, for small batches
     "none"
 """
@@ -22,7 +21,6 @@ from stedm_jax.models.layers import GroupNorm, Slots, conv
 
 DISCRIMINATOR = "discriminator"
 """Where its parameters stand beside those of the autoencoder that it trains."""
-NORMS = ("batch", "group", "none")
 init = nnx.initializers.normal(0.02)
 
 
@@ -46,15 +44,12 @@ class Discriminator(nnx.Module):
         filters: int = 64,
         layers: int = 3,
         norm: str = "batch",
-        in_channels: int = 3,
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        if norm not in NORMS:
-            raise ValueError(f"norm {norm!r} is not one of {NORMS}")
         kw = {"padding": ((1, 1), (1, 1)), "init": init, "rngs": rngs, "dtype": dtype}
         self.dtype = dtype
-        main: dict[int, nnx.Module] = {0: conv(in_channels, filters, 4, stride=2, **kw)}
+        main: dict[int, nnx.Module] = {0: conv(3, filters, 4, stride=2, **kw)}
         number, channels = 2, filters
         for layer in range(1, layers + 1):
             cout = filters * min(2**layer, 8)
@@ -76,9 +71,8 @@ class Discriminator(nnx.Module):
 
 def batch_norm(channels: int, rngs: nnx.Rngs) -> BatchNorm:
     """By the batch at hand; begins with scales spread around 1, as published."""
-    return BatchNorm(
-        channels, track=False, scale=1.0 + init(rngs.params(), (channels,), jnp.float32)
-    )
+    scale = 1.0 + init(rngs.params(), (channels,), jnp.float32)
+    return BatchNorm(channels, track=False, scale=scale)
 
 
 def leaky(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:

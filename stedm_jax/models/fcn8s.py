@@ -6,11 +6,10 @@ become a 7x7 and a 1x1 convolution (convert/tables/fcn8s.py); `score_fr`, `score
 `score_pool3` as published. With two classes 134,270,278 parameters.
 
 As published: scores start at zero, dropout 0.5 after both wide convolutions, upsampling is bilinear
-  and not learnt.
-Otherwise: the 7x7 convolution is padded by 3, where the published network pads the image by 100 and
-  crops the scores;
-upsampling repeats the edge, where that crop has taken the edge away; the factors 0.01 and 0.0001 of
-the variant that is trained all at once are left out (the staged variant has none).
+and not learned. Otherwise: the 7x7 convolution is padded by 3, where the published network pads the
+image by 100 and crops the scores; upsampling repeats the edge, where that crop has taken the edge
+away; the factors 0.01 and 0.0001 of the variant that is trained all at once are left out (the
+staged variant has none).
 """
 
 from collections.abc import Sequence
@@ -21,18 +20,16 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from stedm_jax.models.imagenet import to_imagenet
-from stedm_jax.models.layers import Slots, conv, dropout
+from stedm_jax.models.layers import Options, Slots, conv, dropout, resize, to_imagenet, zeros
 from stedm_jax.models.vgg import WIDTHS, VggFeatures, pool
 
-FACTOR, DROPOUT = 32, 0.5
+DROPOUT = 0.5
 he = nnx.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
 def enlarge(x: Float[Array, "b h w c"], factor: int) -> Float[Array, "b h2 w2 c"]:
-    """Bilinear interpolation between pixel centres."""
-    b, h, w, c = x.shape
-    return jax.image.resize(x, (b, h * factor, w * factor, c), "bilinear")
+    """`factor` times the size."""
+    return resize(x, x.shape[1] * factor, x.shape[2] * factor)
 
 
 class Fcn8s(nnx.Module):
@@ -41,7 +38,7 @@ class Fcn8s(nnx.Module):
     Args:
         classes: number of logits. widths: channels of VGG's stages. hidden: of the two wide
           convolutions.
-        imagenet_input: turn the colours into those of ImageNet first, as pretrained weights expect.
+        imagenet_input: turn the colors into those of ImageNet first, as pretrained weights expect.
     """
 
     def __init__(
@@ -54,22 +51,20 @@ class Fcn8s(nnx.Module):
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        kw, self.imagenet_input = {"rngs": rngs, "dtype": dtype}, imagenet_input
-        self.features = VggFeatures(widths, **kw)
-        wide = conv(widths[-1], hidden, 7, init=he, **kw)
-        self.classifier = Slots({0: wide, 3: conv(hidden, hidden, 1, init=he, **kw)})
-        zero = {"init": nnx.initializers.zeros, **kw}
-        self.score_fr = conv(hidden, classes, 1, **zero)
-        self.score_pool4 = conv(widths[3], classes, 1, **zero)
-        self.score_pool3 = conv(widths[2], classes, 1, **zero)
+        options: Options = {"rngs": rngs, "dtype": dtype}
+        self.imagenet_input = imagenet_input
+        self.features = VggFeatures(widths, **options)
+        wide = conv(widths[-1], hidden, 7, init=he, **options)
+        self.classifier = Slots({0: wide, 3: conv(hidden, hidden, 1, init=he, **options)})
+        self.score_fr = conv(hidden, classes, 1, init=zeros, **options)
+        self.score_pool4 = conv(widths[3], classes, 1, init=zeros, **options)
+        self.score_pool3 = conv(widths[2], classes, 1, init=zeros, **options)
 
     def __call__(
         self, x: Float[Array, "b h w 3"], train: bool = False, key: PRNGKeyArray | None = None
     ) -> Float[Array, "b h w classes"]:
         """`x` in [-1, 1], sides divisible by 32; float32 logits. Dropout in training, where a key
         is given."""
-        if x.shape[1] % FACTOR or x.shape[2] % FACTOR:
-            raise ValueError(f"an image of {x.shape[1:3]} is not divisible by {FACTOR}")
         keys = jax.random.split(key) if train and key is not None else (None, None)
         maps = self.features(to_imagenet(x) if self.imagenet_input else x)
         top = pool(maps[4])

@@ -11,6 +11,7 @@ guide/patch_fc, guide/region_fc.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +19,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Num
 
-from stedm_jax.common.errors import UserError
 from stedm_jax.models.functional import Functional
-from stedm_jax.models.layers import linear
+from stedm_jax.models.layers import Options, linear
 from stedm_jax.models.unet import UNet
 
 TOKENS = ("patch", "region")
@@ -34,7 +34,7 @@ class Guide(nnx.Module):
 
     Args:
         widths: kind of embedding, of TOKENS -> its length. dim: length of a token.
-        normalise: whether embeddings are brought to length 1, as published.
+        normalize: whether embeddings are brought to length 1, as published.
     """
 
     def __init__(
@@ -42,20 +42,19 @@ class Guide(nnx.Module):
         widths: Mapping[str, int],
         dim: int,
         *,
-        normalise: bool = True,
-        rngs: nnx.Rngs,
-        dtype: DTypeLike,
+        normalize: bool = True,
+        **options: Unpack[Options],
     ):
-        self.tokens, self.normalise = tuple(name for name in TOKENS if name in widths), normalise
+        self.tokens, self.normalize = tuple(name for name in TOKENS if name in widths), normalize
         for name in self.tokens:
-            setattr(self, f"{name}_fc", linear(widths[name], dim, rngs=rngs, dtype=dtype))
+            setattr(self, f"{name}_fc", linear(widths[name], dim, **options))
 
     def __call__(self, embeddings: Embeddings) -> Float[Array, "b n dim"]:
         """Tokens of (b, length) arrays, in the order of TOKENS."""
         tokens = []
         for name in self.tokens:
             e = embeddings[name].astype(jnp.float32)
-            if self.normalise:
+            if self.normalize:
                 e = e / jnp.maximum(jnp.sqrt(jnp.square(e).sum(-1, keepdims=True)), SMALLEST)
             tokens.append(getattr(self, f"{name}_fc")(e))
         return jnp.stack(tokens, axis=1)
@@ -75,9 +74,7 @@ class GuidedUNet(nnx.Module):
         key: jax.Array | None = None,
     ) -> Float[Array, "b h w c"]:
         """The prediction; `key` switches dropout on."""
-        out = self.unet(x, t, key=key, context=self._context(embeddings))
-        assert not isinstance(out, tuple)  # as there are no taps
-        return out
+        return self.unet(x, t, key=key, context=self._context(embeddings))
 
     def features(
         self,
@@ -98,21 +95,13 @@ def guided_unet(
     unet: Functional,
     widths: Mapping[str, int],
     dim: int,
-    normalise: bool = True,
-    dtype: DTypeLike = jnp.float32,
+    normalize: bool,
+    dtype: DTypeLike,
 ) -> Functional:
-    """A UNet with the linear maps of its guide; without `widths` it has none.
-
-    Raises:
-      UserError: a kind of embedding that is not of TOKENS.
-    """
-    if unknown := [name for name in widths if name not in TOKENS]:
-        raise UserError(
-            f"There is no token {', '.join(unknown)} of a guide; there are {', '.join(TOKENS)}."
-        )
+    """A UNet with the linear maps of its guide; without `widths` it has none."""
 
     def build(rngs: nnx.Rngs) -> GuidedUNet:
-        guide = Guide(widths, dim, normalise=normalise, rngs=rngs, dtype=dtype) if widths else None
+        guide = Guide(widths, dim, normalize=normalize, rngs=rngs, dtype=dtype) if widths else None
         return GuidedUNet(unet.build(rngs), guide)  # pyright: ignore[reportArgumentType]
 
     return Functional(build)

@@ -1,11 +1,12 @@
 """Small layers that several networks share, with the numerics of their PyTorch counterparts.
 
-Normalisations run in float32 whatever the compute dtype and give back the dtype they were given.
-Convolutions and linear layers take the compute dtype; their parameters are always float32.
+Normalizations run in float32 whatever the compute dtype and give back the dtype they were given.
+Convolutions and linear layers take the compute dtype; their parameters are always float32. Blocks
+hand the `Options` that they are given on to their layers.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -15,16 +16,26 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from stedm_jax.models.convolution import convolve, doubled
-from stedm_jax.models.convolution import (
-    upsample_nearest as upsample_nearest,
-)  # for those who import it from here
 
 # PyTorch's default for convolutions and linear layers: uniform within +-1/sqrt(fan_in).
 torch_init = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+kaiming = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
+trunc_normal = nnx.initializers.truncated_normal(0.02)
+zeros = nnx.initializers.zeros
 Padding = str | Sequence[tuple[int, int]]
 # Attention weighs at most this many (query, key) pairs of an image, over its heads, at once: 128 MB
 # in float32.
 PAIRS = 1 << 25
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""Mean and standard deviation of the colors of ImageNet, of images in [0, 1]."""
+
+
+class Options(TypedDict):
+    """What every layer is made with: the source of its random parameters, and the dtype that it
+    computes in."""
+
+    rngs: nnx.Rngs
+    dtype: DTypeLike
 
 
 class Slots(nnx.Module):
@@ -58,13 +69,13 @@ class Slots(nnx.Module):
 def norm_groups(channels: int) -> int:
     """32 groups as published for 128 channels and more; below, groups keep at least 4 channels.
 
-    With 32 groups a narrow network would normalise each channel alone and lose its mean.
+    With 32 groups a narrow network would normalize each channel alone and lose its mean.
     """
     return max(g for g in range(1, min(32, max(channels // 4, 1)) + 1) if channels % g == 0)
 
 
 class GroupNorm(nnx.Module):
-    """Group normalisation over space and the channels of a group, for any number of space axes.
+    """Group normalization over space and the channels of a group, for any number of space axes.
 
     One pass over the data: the first position of each channel is subtracted before the sums, which
     keeps the variance exact where the mean is large, and sums of channels are merged into groups
@@ -76,7 +87,10 @@ class GroupNorm(nnx.Module):
         self.scale = nnx.Param(jnp.ones(channels, jnp.float32))
         self.bias = nnx.Param(jnp.zeros(channels, jnp.float32))
 
-    def __call__(self, x: Float[Array, "b *space c"]) -> Float[Array, "b *space c"]:
+    def __call__(
+        self, x: Float[Array, "b *space c"], train: bool = False
+    ) -> Float[Array, "b *space c"]:
+        """`train` is for batch norms, which may stand in the same place."""
         b, c, space = x.shape[0], x.shape[-1], tuple(range(1, x.ndim - 1))
         values = x.astype(jnp.float32)
         first = lax.stop_gradient(values[(slice(None), *[slice(0, 1)] * len(space))])
@@ -93,7 +107,7 @@ class GroupNorm(nnx.Module):
 
 
 class LayerNorm(nnx.Module):
-    """Layer normalisation over the last axis."""
+    """Layer normalization over the last axis."""
 
     def __init__(self, channels: int, *, eps: float = 1e-5):
         self.eps = eps
@@ -102,11 +116,11 @@ class LayerNorm(nnx.Module):
 
     def __call__(self, x: Float[Array, "*n c"]) -> Float[Array, "*n c"]:
         values = x.astype(jnp.float32)
-        centred = values - values.mean(-1, keepdims=True)
-        factor = lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + self.eps)
+        centered = values - values.mean(-1, keepdims=True)
+        factor = lax.rsqrt(jnp.square(centered).mean(-1, keepdims=True) + self.eps)
         wide = (1,) * (x.ndim - 1) + (-1,)
         scale, bias = self.scale[...].reshape(wide), self.bias[...].reshape(wide)
-        return (centred * factor * scale + bias).astype(x.dtype)
+        return (centered * factor * scale + bias).astype(x.dtype)
 
 
 def conv(
@@ -114,27 +128,23 @@ def conv(
     cout: int,
     size: int,
     *,
-    rngs: nnx.Rngs,
-    dtype: DTypeLike,
     stride: int = 1,
     padding: Padding | None = None,
     bias: bool = True,
     init: Callable[..., Any] = torch_init,
+    **options: Unpack[Options],
 ) -> nnx.Conv:
     """A square convolution; by default padded by `size // 2` on each side, as PyTorch code does."""
-    if padding is None:
-        padding = ((size // 2, size // 2),) * 2
     return nnx.Conv(
         cin,
         cout,
         (size, size),
         strides=stride,
-        padding=padding,
+        padding=((size // 2, size // 2),) * 2 if padding is None else padding,
         use_bias=bias,
         kernel_init=init,
-        dtype=dtype,
-        rngs=rngs,
         conv_general_dilated=convolve,
+        **options,
     )
 
 
@@ -142,13 +152,28 @@ def linear(
     cin: int,
     cout: int,
     *,
-    rngs: nnx.Rngs,
-    dtype: DTypeLike,
     bias: bool = True,
     init: Callable[..., Any] = torch_init,
+    **options: Unpack[Options],
 ) -> nnx.Linear:
     """A linear layer over the last axis."""
-    return nnx.Linear(cin, cout, use_bias=bias, kernel_init=init, dtype=dtype, rngs=rngs)
+    return nnx.Linear(cin, cout, use_bias=bias, kernel_init=init, **options)
+
+
+class Mlp(nnx.Module):
+    """Two linear layers with a GELU between, or a gate where `swiglu`."""
+
+    def __init__(self, width: int, hidden: int, swiglu: bool = False, **options: Unpack[Options]):
+        self.swiglu = swiglu
+        self.fc1 = linear(width, hidden, init=trunc_normal, **options)
+        self.fc2 = linear(hidden // (1 + swiglu), width, init=trunc_normal, **options)
+
+    def __call__(self, x: Float[Array, "*n c"]) -> Float[Array, "*n c"]:
+        x = self.fc1(x)
+        if not self.swiglu:
+            return self.fc2(nnx.gelu(x, approximate=False))
+        gate, value = jnp.split(x, 2, axis=-1)
+        return self.fc2(nnx.silu(gate) * value)
 
 
 def upsample_conv(layer: nnx.Conv, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 d"]:
@@ -164,35 +189,30 @@ def attention(
     k: Float[Array, "b m h d"],
     v: Float[Array, "b m h d"],
     *,
-    bias: Float[Array, "#b #h #n m"] | None = None,
     mask: Bool[Array, "#b #h #n m"] | None = None,
     scale: float | None = None,
 ) -> Float[Array, "b n h d"]:
-    """softmax(scale q k^T + bias) v for each head, `scale` 1/sqrt(d) by default; softmax in
-    float32.
+    """softmax(scale q k^T) v for each head, `scale` 1/sqrt(d) by default; softmax in float32.
 
     `mask` is True where a key may be seen; a query that sees none takes the mean of all values.
-    Where there are many positions (an autoencoder's middle has 16,384 of an image of 512 px) and
-    neither bias nor mask, the queries go in parts of at most PAIRS (query, key) pairs of an image,
-    and the weights are made again in the backward pass.
+    Where there are many positions (an autoencoder's middle has 16,384 of an image of 512 px) and no
+    mask, the queries go in parts of at most PAIRS (query, key) pairs of an image, and the weights
+    are made again in the backward pass.
     """
     factor = q.shape[-1] ** -0.5 if scale is None else scale
 
     def attend(q: Float[Array, "b n h d"]) -> Float[Array, "b n h d"]:
         logits = jnp.einsum("bnhd,bmhd->bhnm", q * factor, k, preferred_element_type=jnp.float32)
-        if bias is not None:
-            logits = logits + bias
         if mask is not None:
             logits = jnp.where(mask, logits, -1e30)
         weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
         return jnp.einsum("bhnm,bmhd->bnhd", weights, v)
 
     b, n, h, d = q.shape
-    if h * n * k.shape[1] <= PAIRS or bias is not None or mask is not None:
+    pairs = h * n * k.shape[1]
+    if pairs <= PAIRS or mask is not None:
         return attend(q)
-    parts = next(
-        parts for parts in range(1, n + 1) if n % parts == 0 and h * n * k.shape[1] <= parts * PAIRS
-    )
+    parts = next(part for part in range(1, n + 1) if n % part == 0 and pairs <= part * PAIRS)
     out = lax.map(jax.checkpoint(attend), jnp.moveaxis(q.reshape(b, parts, n // parts, h, d), 1, 0))
     return jnp.moveaxis(out, 0, 1).reshape(b, n, h, d)
 
@@ -203,3 +223,19 @@ def dropout(x: Float[Array, "*n"], rate: float, key: jax.Array | None) -> Float[
         return x
     keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
     return jnp.where(keep, x / (1.0 - rate), 0)
+
+
+def resize(x: Float[Array, "b _h _w c"], height: int, width: int) -> Float[Array, "b h w c"]:
+    """Bilinear interpolation between pixel centers; antialiased where the size shrinks."""
+    if x.shape[1:3] == (height, width):
+        return x
+    return jax.image.resize(x, (x.shape[0], height, width, x.shape[3]), "bilinear")
+
+
+def to_imagenet(x: Float[Array, "*n 3"]) -> Float[Array, "*n 3"]:
+    """From [-1, 1] to ((x + 1) / 2 - mean) / std, the scale of torchvision, timm and smp weights;
+    float32."""
+    wide = (1,) * (x.ndim - 1) + (3,)
+    mean, std = (jnp.array(values, jnp.float32) for values in IMAGENET)
+    factor, offset = 0.5 / std, (0.5 - mean) / std
+    return x.astype(jnp.float32) * factor.reshape(wide) + offset.reshape(wide)

@@ -1,4 +1,4 @@
-"""LPIPS, the learnt distance of two images (Zhang et al., CVPR 2018), version 0.1 with AlexNet.
+"""LPIPS, the learned distance of two images (Zhang et al., CVPR 2018), version 0.1 with AlexNet.
 
     f_l = features after ReLU l of 5, each divided by its length over channels               (1)
     d   = sum_l mean_positions  w_l . (f_l(x) - f_l(y))^2,   w_l >= 0                        (2)
@@ -7,12 +7,14 @@ Images are in [-1, 1]; a fixed shift and scale then makes them what AlexNet was 
 parameters, names of the published package (`net.slice1.0`, `lin0.model.1`).
 """
 
+from typing import Unpack
+
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from stedm_jax.models.layers import Slots, conv
+from stedm_jax.models.layers import Options, Slots, conv
 
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 # slice, number in AlexNet, output channels, kernel, stride, padding; a maximum of 3x3, stride 2,
@@ -32,12 +34,11 @@ SMALLEST = 31  # below, a feature has no position left
 class AlexNet(nnx.Module):
     """The five convolutions of AlexNet, each in a slice of its own."""
 
-    def __init__(self, *, rngs: nnx.Rngs, dtype: DTypeLike):
+    def __init__(self, **options: Unpack[Options]):
         cin = 3
         for slice_, number, cout, size, stride, pad in LAYERS:
-            layer = conv(
-                cin, cout, size, stride=stride, padding=((pad, pad),) * 2, rngs=rngs, dtype=dtype
-            )
+            place = {"stride": stride, "padding": ((pad, pad),) * 2}
+            layer = conv(cin, cout, size, **place, **options)
             setattr(self, f"slice{slice_}", Slots({number: layer}))
             cin = cout
 
@@ -74,23 +75,17 @@ class LPIPS(nnx.Module):
     def __call__(
         self, x: Float[Array, "b h w 3"], y: Float[Array, "b h w 3"]
     ) -> Float[Array, " b"]:
-        """Equation (2) for each pair, float32; ValueError for sides of less than 31 pixels."""
-        if min(x.shape[1:3]) < SMALLEST:
-            raise ValueError(
-                f"LPIPS needs images of {SMALLEST} pixels a side and more, not {x.shape[1:3]}"
-            )
+        """Equation (2) for each pair of images with sides of SMALLEST and more; float32."""
+        assert min(x.shape[1:3]) >= SMALLEST
         total = jnp.zeros(x.shape[0], jnp.float32)
-        for level, (one, other) in enumerate(
-            zip(self._features(x), self._features(y), strict=True)
-        ):
+        pairs = zip(self._features(x), self._features(y), strict=True)
+        for level, (one, other) in enumerate(pairs):
             weighted = getattr(self, f"lin{level}")(jnp.square(one - other))
             total = total + weighted.mean((1, 2, 3))
         return total
 
     def _features(self, x: Float[Array, "b h w 3"]) -> list[Float[Array, "b _h _w _c"]]:
-        shift, scale = (
-            jnp.array(values, jnp.float32)[None, None, None, :] for values in (SHIFT, SCALE)
-        )
+        shift, scale = jnp.array((SHIFT, SCALE), jnp.float32)[:, None, None, None, :]
         return [_unit(feature) for feature in self.net(((x - shift) / scale).astype(self.dtype))]
 
 

@@ -8,7 +8,7 @@ over the depth (`drop_path`, here 0 unless given, and only where there is a key)
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +17,16 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from stedm_jax.models.layers import LayerNorm, Slots, attention, conv, linear
-
-trunc_normal = nnx.initializers.truncated_normal(0.02)
-conv_init = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
+from stedm_jax.models.layers import (
+    LayerNorm,
+    Options,
+    Slots,
+    attention,
+    conv,
+    kaiming,
+    linear,
+    trunc_normal,
+)
 
 
 def _size(depths: Sequence[int], widths: Sequence[int] = (64, 128, 320, 512)) -> dict[str, Any]:
@@ -54,12 +60,10 @@ class DepthwiseConv(nnx.Module):
     The same sum as a grouped convolution, for which XLA:CPU has no fast path.
     """
 
-    def __init__(self, channels: int, *, rngs: nnx.Rngs, dtype: DTypeLike):
-        self.dtype = dtype
-        std = (2.0 / 9) ** 0.5
-        self.kernel = nnx.Param(
-            nnx.initializers.normal(std)(rngs.params(), (3, 3, 1, channels), jnp.float32)
-        )
+    def __init__(self, channels: int, **options: Unpack[Options]):
+        self.dtype = options["dtype"]
+        init, key = nnx.initializers.normal((2.0 / 9) ** 0.5), options["rngs"].params()
+        self.kernel = nnx.Param(init(key, (3, 3, 1, channels), jnp.float32))
         self.bias = nnx.Param(jnp.zeros(channels, jnp.float32))
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
@@ -77,8 +81,8 @@ class DepthwiseConv(nnx.Module):
 class DWConv(nnx.Module):
     """Carries the published name `dwconv.dwconv`."""
 
-    def __init__(self, channels: int, *, rngs: nnx.Rngs, dtype: DTypeLike):
-        self.dwconv = DepthwiseConv(channels, rngs=rngs, dtype=dtype)
+    def __init__(self, channels: int, **options: Unpack[Options]):
+        self.dwconv = DepthwiseConv(channels, **options)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         return self.dwconv(x)
@@ -87,11 +91,10 @@ class DWConv(nnx.Module):
 class Mlp(nnx.Module):
     """linear -> depth-wise convolution -> GELU -> linear."""
 
-    def __init__(self, dim: int, hidden: int, *, rngs: nnx.Rngs, dtype: DTypeLike):
-        kw = {"rngs": rngs, "dtype": dtype}
-        self.fc1 = linear(dim, hidden, **kw, init=trunc_normal)
-        self.dwconv = DWConv(hidden, **kw)
-        self.fc2 = linear(hidden, dim, **kw, init=trunc_normal)
+    def __init__(self, dim: int, hidden: int, **options: Unpack[Options]):
+        self.fc1 = linear(dim, hidden, **options, init=trunc_normal)
+        self.dwconv = DWConv(hidden, **options)
+        self.fc2 = linear(hidden, dim, **options, init=trunc_normal)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         return self.fc2(nnx.gelu(self.dwconv(self.fc1(x)), approximate=False))
@@ -100,13 +103,13 @@ class Mlp(nnx.Module):
 class ReducedAttention(nnx.Module):
     """Self-attention with keys and values at 1 / reduction of the size."""
 
-    def __init__(self, dim: int, heads: int, reduction: int, *, rngs: nnx.Rngs, dtype: DTypeLike):
-        kw, self.heads = {"rngs": rngs, "dtype": dtype}, heads
-        self.q = linear(dim, dim, **kw, init=trunc_normal)
-        self.kv = linear(dim, 2 * dim, **kw, init=trunc_normal)
-        self.proj = linear(dim, dim, **kw, init=trunc_normal)
-        shrink = {"stride": reduction, "padding": "VALID", "init": conv_init}
-        self.sr = conv(dim, dim, reduction, **shrink, **kw) if reduction > 1 else None
+    def __init__(self, dim: int, heads: int, reduction: int, **options: Unpack[Options]):
+        self.heads = heads
+        self.q = linear(dim, dim, **options, init=trunc_normal)
+        self.kv = linear(dim, 2 * dim, **options, init=trunc_normal)
+        self.proj = linear(dim, dim, **options, init=trunc_normal)
+        shrink = {"stride": reduction, "padding": "VALID", "init": kaiming}
+        self.sr = conv(dim, dim, reduction, **shrink, **options) if reduction > 1 else None
         self.norm = LayerNorm(dim) if reduction > 1 else None
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
@@ -121,13 +124,10 @@ class ReducedAttention(nnx.Module):
 class Block(nnx.Module):
     """x + attention(norm(x)), then x + mlp(norm(x))."""
 
-    def __init__(
-        self, dim: int, heads: int, reduction: int, mlp: int, *, rngs: nnx.Rngs, dtype: DTypeLike
-    ):
-        kw = {"rngs": rngs, "dtype": dtype}
+    def __init__(self, dim: int, heads: int, reduction: int, **options: Unpack[Options]):
         self.norm1, self.norm2 = LayerNorm(dim, eps=1e-6), LayerNorm(dim, eps=1e-6)
-        self.attn = ReducedAttention(dim, heads, reduction, **kw)
-        self.mlp = Mlp(dim, mlp * dim, **kw)
+        self.attn = ReducedAttention(dim, heads, reduction, **options)
+        self.mlp = Mlp(dim, 4 * dim, **options)
 
     def __call__(
         self, x: Float[Array, "b h w c"], rate: float = 0.0, key: PRNGKeyArray | None = None
@@ -141,10 +141,8 @@ class Block(nnx.Module):
 class PatchEmbed(nnx.Module):
     """A strided convolution with overlap, then a norm."""
 
-    def __init__(
-        self, cin: int, dim: int, size: int, stride: int, *, rngs: nnx.Rngs, dtype: DTypeLike
-    ):
-        self.proj = conv(cin, dim, size, stride=stride, rngs=rngs, dtype=dtype, init=conv_init)
+    def __init__(self, cin: int, dim: int, size: int, stride: int, **options: Unpack[Options]):
+        self.proj = conv(cin, dim, size, stride=stride, init=kaiming, **options)
         self.norm = LayerNorm(dim)
 
     def __call__(self, x: Float[Array, "b h w cin"]) -> Float[Array, "b h2 w2 c"]:
@@ -155,40 +153,40 @@ class MixTransformer(nnx.Module):
     """Images to four feature maps, the finest first. Sizes must be divisible by 32.
 
     Args:
-        widths, depths, heads, reductions: of the stages. mlp: its hidden width over that of the
-          stage.
+        widths, depths, heads, reductions: of the stages.
         drop_path: rate of the last block, see the module's text.
     """
 
     def __init__(
         self,
         *,
-        widths: Sequence[int] = (64, 128, 320, 512),
-        depths: Sequence[int] = (3, 4, 6, 3),
-        heads: Sequence[int] = (1, 2, 5, 8),
-        reductions: Sequence[int] = (8, 4, 2, 1),
-        mlp: int = 4,
+        widths: Sequence[int],
+        depths: Sequence[int],
+        heads: Sequence[int],
+        reductions: Sequence[int],
         drop_path: float = 0.0,
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        kw, self.dtype, cin = {"rngs": rngs, "dtype": dtype}, dtype, 3
+        options: Options = {"rngs": rngs, "dtype": dtype}
+        self.dtype, cin = dtype, 3
         self.stages, self.widths, self.drop_path = len(widths), tuple(widths), drop_path
         self.blocks = sum(depths)
         for stage, (dim, depth, number, reduction) in enumerate(
             zip(widths, depths, heads, reductions, strict=True), start=1
         ):
             size, stride = (7, 4) if stage == 1 else (3, 2)
-            setattr(self, f"patch_embed{stage}", PatchEmbed(cin, dim, size, stride, **kw))
-            blocks = [Block(dim, number, reduction, mlp, **kw) for _ in range(depth)]
+            setattr(self, f"patch_embed{stage}", PatchEmbed(cin, dim, size, stride, **options))
+            blocks = [Block(dim, number, reduction, **options) for _ in range(depth)]
             setattr(self, f"block{stage}", Slots(blocks))
             setattr(self, f"norm{stage}", LayerNorm(dim, eps=1e-6))
             cin = dim
 
     def __call__(
-        self, x: Float[Array, "b h w 3"], key: PRNGKeyArray | None = None
+        self, x: Float[Array, "b h w 3"], train: bool = False, key: PRNGKeyArray | None = None
     ) -> list[Float[Array, "b _h _w _c"]]:
-        """A key only in training."""
+        """In training, a key drops branches."""
+        key = key if train else None
         x, features, done = x.astype(self.dtype), [], 0
         for stage in range(1, self.stages + 1):
             x = getattr(self, f"patch_embed{stage}")(x)
@@ -199,3 +197,10 @@ class MixTransformer(nnx.Module):
             x = getattr(self, f"norm{stage}")(x)
             features.append(x)
         return features
+
+
+def encoder(
+    name: str, sizes: dict[str, Any], *, norm: str, drop_path: float, **options: Unpack[Options]
+) -> MixTransformer:
+    """One of SIZES, or "mit" of the given sizes, for a segmenter; it has no norm to choose."""
+    return MixTransformer(**SIZES.get(name, sizes), drop_path=drop_path, **options)

@@ -1,11 +1,9 @@
 """The head that turns features of a frozen network into a mask (after PathSegDiff, arXiv
 2504.06950).
 
-    y_i = norm(W_i f_i),  a 1x1 convolution of each map, then bilinear resizing to the largest grid
-        (1) y   = two 3x3 convolutions of [y_1, ..., y_n], each with norm and ReLU
-                     (2)
-    logits = 3x3 convolution of y, enlarged bilinearly to pixels
-         (3)
+    y_i = norm(W_i f_i),  a 1x1 convolution of each map, resized bilinearly to the largest grid (1)
+    y   = two 3x3 convolutions of [y_1, ..., y_n], each with norm and ReLU                      (2)
+    logits = 3x3 convolution of y, enlarged bilinearly to pixels                                (3)
 
 The paper calls its head a fully convolutional network; its layout was not found. This one follows
 what is known of such heads (papers on denoisers as feature extractors): resizing, concatenation and
@@ -13,23 +11,21 @@ few layers. The norm of (1) makes the maps, whose scales differ by an order of m
 blocks, weigh alike from the start; the second convolution of (2) halves the width, since (3) works
 at full size.
 
-How much a network has learnt shows better where the head can learn little by itself:
+How much a network has learned shows better where the head can learn little by itself:
 
-    logits = sum_i resize(W_i norm(f_i)) + b,  with 1x1 convolutions W_i and batch normalisation
-           (4)
+    logits = sum_i resize(W_i norm(f_i)) + b,  with 1x1 convolutions W_i and batch norms        (4)
 """
 
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from stedm_jax.models.batch_norm import make_norm, normalise
-from stedm_jax.models.layers import Slots, conv
-from stedm_jax.models.unet_decoder import ConvNormReLU
+from stedm_jax.models.batch_norm import BatchNorm, make_norm
+from stedm_jax.models.layers import Options, Slots, conv, resize
+from stedm_jax.models.segmenter import ConvNormReLU
 
 
 class LinearHead(nnx.Module):
@@ -48,10 +44,9 @@ class LinearHead(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.dtype = dtype
-        self.norms = Slots([make_norm("batch", each) for each in channels])
-        self.project = Slots(
-            [conv(each, classes, 1, bias=False, rngs=rngs, dtype=dtype) for each in channels]
-        )
+        self.norms = Slots([BatchNorm(each) for each in channels])
+        kw = {"bias": False, "rngs": rngs, "dtype": dtype}
+        self.project = Slots([conv(each, classes, 1, **kw) for each in channels])
         self.bias = nnx.Param(jnp.zeros(classes, jnp.float32))
 
     def __call__(
@@ -63,8 +58,8 @@ class LinearHead(nnx.Module):
         """As PixelHead."""
         logits = self.bias[...].reshape(1, 1, 1, -1)
         for each, project, norm in zip(maps, self.project, self.norms, strict=True):
-            seen = project(normalise(norm, each.astype(self.dtype), train))
-            logits = logits + _resize(seen.astype(jnp.float32), *size)
+            seen = project(norm(each.astype(self.dtype), train))
+            logits = logits + resize(seen.astype(jnp.float32), *size)
         return logits
 
 
@@ -72,8 +67,8 @@ class PixelHead(nnx.Module):
     """Feature maps to logits by equations (1) to (3).
 
     Args:
-        channels: of each map. classes: number of logits. width: of (1) and (2). norm: one of
-          batch_norm.NORMS.
+        channels: of each map. classes: number of logits. width: of (1) and (2). norm: "batch"
+          or "group".
     """
 
     def __init__(
@@ -86,17 +81,13 @@ class PixelHead(nnx.Module):
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        kw = {"rngs": rngs, "dtype": dtype}
+        kw: Options = {"rngs": rngs, "dtype": dtype}
         self.dtype = dtype
         self.project = Slots([conv(each, width, 1, bias=False, **kw) for each in channels])
         self.norms = Slots([make_norm(norm, width) for _ in channels])
         half = max(width // 2, 1)
-        self.fuse = Slots(
-            [
-                ConvNormReLU(width * len(channels), width, norm=norm, **kw),
-                ConvNormReLU(width, half, norm=norm, **kw),
-            ]
-        )
+        first = ConvNormReLU(width * len(channels), width, norm, **kw)
+        self.fuse = Slots([first, ConvNormReLU(width, half, norm, **kw)])
         self.out = conv(half, classes, 3, **kw)
 
     def __call__(
@@ -108,16 +99,10 @@ class PixelHead(nnx.Module):
         """Logits, float32, at the height and width `size`."""
         height, width = (max(each.shape[axis] for each in maps) for axis in (1, 2))
         seen = [
-            _resize(normalise(norm, project(each.astype(self.dtype)), train), height, width)
+            resize(norm(project(each.astype(self.dtype)), train), height, width)
             for each, project, norm in zip(maps, self.project, self.norms, strict=True)
         ]
         y = jnp.concatenate(seen, axis=-1)
         for layer in self.fuse:
             y = layer(y, train)
-        return self.out(_resize(y, *size)).astype(jnp.float32)
-
-
-def _resize(x: Float[Array, "b _h _w c"], height: int, width: int) -> Float[Array, "b h w c"]:
-    if x.shape[1:3] == (height, width):
-        return x
-    return jax.image.resize(x, (x.shape[0], height, width, x.shape[3]), "bilinear")
+        return self.out(resize(y, *size)).astype(jnp.float32)

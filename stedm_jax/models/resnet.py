@@ -1,20 +1,20 @@
 """ResNet (He et al., CVPR 2016) as an encoder: five feature maps, named as in torchvision and smp.
 
 The form of torchvision: in a bottleneck the 3x3 convolution has the stride. Trained parameters
-  without the classifier,
-which an encoder does not have: ResNet-18 11,176,512; ResNet-34 21,284,672; ResNet-50 23,508,032.
+without the classifier, which an encoder does not have: ResNet-18 11,176,512; ResNet-34 21,284,672;
+ResNet-50 23,508,032.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from stedm_jax.models.batch_norm import make_norm, normalise
-from stedm_jax.models.layers import Slots, conv
+from stedm_jax.models.batch_norm import make_norm
+from stedm_jax.models.layers import Options, Slots, conv, kaiming
 
 SIZES: dict[str, dict[str, Any]] = {
     "resnet18": {"depths": (2, 2, 2, 2), "bottleneck": False},
@@ -22,7 +22,6 @@ SIZES: dict[str, dict[str, Any]] = {
     "resnet50": {"depths": (3, 4, 6, 3), "bottleneck": True},
 }
 EXPANSION = 4
-kaiming = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class Block(nnx.Module):
@@ -32,7 +31,7 @@ class Block(nnx.Module):
     Args:
         cin, width: channels of the input and of the convolutions. stride: of the first 3x3
           convolution.
-        bottleneck: the second form. norm: one of batch_norm.NORMS.
+        bottleneck: the second form. norm: "batch" or "group".
     """
 
     def __init__(
@@ -43,10 +42,9 @@ class Block(nnx.Module):
         *,
         bottleneck: bool,
         norm: str,
-        rngs: nnx.Rngs,
-        dtype: DTypeLike,
+        **options: Unpack[Options],
     ):
-        kw = {"bias": False, "init": kaiming, "rngs": rngs, "dtype": dtype}
+        kw = {"bias": False, "init": kaiming, **options}
         cout = width * EXPANSION if bottleneck else width
         plan = [(cin, width, 3, stride), (width, width, 3, 1)]
         if bottleneck:
@@ -55,21 +53,19 @@ class Block(nnx.Module):
         for number, (a, b, size, step) in enumerate(plan, start=1):
             setattr(self, f"conv{number}", conv(a, b, size, stride=step, **kw))
             setattr(self, f"bn{number}", make_norm(norm, b))
-        same = stride == 1 and cin == cout
-        self.downsample = (
-            None
-            if same
-            else Slots([conv(cin, cout, 1, stride=stride, **kw), make_norm(norm, cout)])
-        )
+        shortcut = []
+        if stride > 1 or cin != cout:
+            shortcut = [conv(cin, cout, 1, stride=stride, **kw), make_norm(norm, cout)]
+        self.downsample = Slots(shortcut) if shortcut else None
 
     def __call__(
         self, x: Float[Array, "b h w cin"], train: bool = False
     ) -> Float[Array, "b h2 w2 cout"]:
         shortcut = x
         if self.downsample is not None:
-            shortcut = normalise(self.downsample[1], self.downsample[0](x), train)
+            shortcut = self.downsample[1](self.downsample[0](x), train)
         for number in range(1, self.layers + 1):
-            x = normalise(getattr(self, f"bn{number}"), getattr(self, f"conv{number}")(x), train)
+            x = getattr(self, f"bn{number}")(getattr(self, f"conv{number}")(x), train)
             if number < self.layers:
                 x = nnx.relu(x)
         return nnx.relu(x + shortcut)
@@ -81,46 +77,54 @@ class ResNet(nnx.Module):
     Args:
         depths: blocks of the four stages. width: channels of the stem, doubled by each stage after
           the first.
-        bottleneck: the blocks of ResNet-50 and deeper. norm: one of batch_norm.NORMS, "batch" as
-          published.
+        bottleneck: the blocks of ResNet-50 and deeper. norm: "batch" (as
+          published) or "group".
     """
 
     def __init__(
         self,
         *,
-        depths: Sequence[int] = (2, 2, 2, 2),
+        depths: Sequence[int],
         bottleneck: bool = False,
         width: int = 64,
         norm: str = "batch",
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        kw = {"rngs": rngs, "dtype": dtype}
+        options: Options = {"rngs": rngs, "dtype": dtype}
         self.dtype, self.stages = dtype, len(depths)
-        self.conv1 = conv(3, width, 7, stride=2, bias=False, init=kaiming, **kw)
+        self.conv1 = conv(3, width, 7, stride=2, bias=False, init=kaiming, **options)
         self.bn1 = make_norm(norm, width)
         widths, cin = [width], width
         for stage, depth in enumerate(depths, start=1):
             narrow, blocks = width * 2 ** (stage - 1), []
             for number in range(depth):
                 stride = 2 if stage > 1 and number == 0 else 1
-                blocks.append(Block(cin, narrow, stride, bottleneck=bottleneck, norm=norm, **kw))
+                blocks.append(
+                    Block(cin, narrow, stride, bottleneck=bottleneck, norm=norm, **options)
+                )
                 cin = narrow * EXPANSION if bottleneck else narrow
             setattr(self, f"layer{stage}", Slots(blocks))
             widths.append(cin)
         self.widths = tuple(widths)
 
     def __call__(
-        self, x: Float[Array, "b h w 3"], train: bool = False
+        self, x: Float[Array, "b h w 3"], train: bool = False, key: Any = None
     ) -> list[Float[Array, "b _h _w _c"]]:
         """With `train`, batch norms use and update the statistics of the batch."""
-        x = nnx.relu(normalise(self.bn1, self.conv1(x.astype(self.dtype)), train))
+        x = nnx.relu(self.bn1(self.conv1(x.astype(self.dtype)), train))
         features = [x]
-        x = nnx.max_pool(
-            jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), (3, 3), (2, 2)
-        )  # nothing is below zero
+        padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))  # by zeros; nothing is below zero
+        x = nnx.max_pool(padded, (3, 3), (2, 2))
         for stage in range(1, self.stages + 1):
             for block in getattr(self, f"layer{stage}"):
                 x = block(x, train)
             features.append(x)
         return features
+
+
+def encoder(
+    name: str, sizes: dict[str, Any], *, norm: str, drop_path: float, **options: Unpack[Options]
+) -> ResNet:
+    """One of SIZES, for a segmenter; it drops no paths."""
+    return ResNet(**SIZES[name], norm=norm, **options)

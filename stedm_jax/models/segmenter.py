@@ -3,105 +3,133 @@
 STEDM's segmenter is `encoder="mit_b2"` with `norm="batch"` and two classes: 27,477,154 trained
 parameters; PathSegDiff's baseline is `encoder="resnet18"`, 14,328,354. Names are those of smp's
 state dict, but for ConvNeXt (see convnext.py).
+
+Each block of the decoder doubles the size by repeating pixels, joins the encoder's map of that size
+where there is one, and applies two 3x3 convolutions, each with a norm and a ReLU. smp uses batch
+normalization ("batch"); with group normalization ("group") the trained parameters have the same
+names, there are no running statistics, and small batches do no harm.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Unpack
 
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from stedm_jax.models import convnext, mit, resnet
-from stedm_jax.models.imagenet import to_imagenet
-from stedm_jax.models.layers import Slots, conv
-from stedm_jax.models.unet_decoder import UnetDecoder
+from stedm_jax.models.batch_norm import make_norm
+from stedm_jax.models.convolution import upsample_nearest
+from stedm_jax.models.layers import Options, Slots, conv, to_imagenet
+from stedm_jax.models.named_networks import SEGMENTER_ENCODERS, find
 
-CUSTOM = "mit"
-ENCODERS = (CUSTOM, *mit.SIZES, *resnet.SIZES, *convnext.SIZES)
+kaiming = nnx.initializers.variance_scaling(2.0, "fan_in", "uniform")
 
 
-def make_encoder(
-    name: str, *, norm: str, drop_path: float, custom: dict[str, Any], **kw: Any
-) -> nnx.Module:
-    """One of ENCODERS; `custom` are the sizes of "mit", `norm` is for those that have batch norms
-    as published."""
-    families: tuple[
-        tuple[dict[str, dict[str, Any]], Callable[..., nnx.Module], dict[str, Any]], ...
-    ] = (
-        ({CUSTOM: custom, **mit.SIZES}, mit.MixTransformer, {"drop_path": drop_path}),
-        (resnet.SIZES, resnet.ResNet, {"norm": norm}),
-        (convnext.SIZES, convnext.ConvNeXt, {}),
-    )
-    for sizes, build, options in families:
-        if name in sizes:
-            return build(**sizes[name], **options, **kw)
-    raise ValueError(f"encoder {name!r} is not one of {', '.join(ENCODERS)}")
+class ConvNormReLU(Slots):
+    """3x3 convolution without bias, norm, ReLU; numbered 0 and 1 as in smp."""
+
+    def __init__(self, cin: int, cout: int, norm: str, **options: Unpack[Options]):
+        layer = conv(cin, cout, 3, bias=False, init=kaiming, **options)
+        super().__init__({0: layer, 1: make_norm(norm, cout)})
+
+    def __call__(
+        self, x: Float[Array, "b h w cin"], train: bool = False
+    ) -> Float[Array, "b h w cout"]:
+        return nnx.relu(self[1](self[0](x), train))
+
+
+class DecoderBlock(nnx.Module):
+    """Double the size, join the skip, two convolutions."""
+
+    def __init__(self, cin: int, skip: int, cout: int, norm: str, **options: Unpack[Options]):
+        self.conv1 = ConvNormReLU(cin + skip, cout, norm, **options)
+        self.conv2 = ConvNormReLU(cout, cout, norm, **options)
+
+    def __call__(
+        self,
+        x: Float[Array, "b h w cin"],
+        skip: Float[Array, "b h2 w2 s"] | None,
+        train: bool,
+    ) -> Float[Array, "b h2 w2 cout"]:
+        x = upsample_nearest(x)
+        if skip is not None:
+            x = jnp.concatenate([x, skip], axis=-1)
+        return self.conv2(self.conv1(x, train), train)
+
+
+class UnetDecoder(nnx.Module):
+    """One block for each of `channels`; as many of the first ones have skips as there are.
+
+    Args:
+        features: channels of the encoder's maps, finest first. channels: of the blocks.
+        norm: "batch" or "group".
+    """
+
+    def __init__(
+        self,
+        features: Sequence[int],
+        channels: Sequence[int],
+        norm: str,
+        **options: Unpack[Options],
+    ):
+        cin, *skips = reversed(features)
+        skips += [0] * (len(channels) - len(skips))
+        blocks = []
+        for skip, cout in zip(skips, channels, strict=True):
+            blocks.append(DecoderBlock(cin, skip, cout, norm, **options))
+            cin = cout
+        self.blocks = Slots(blocks)
+
+    def __call__(
+        self, features: Sequence[Float[Array, "b _h _w _c"]], train: bool = False
+    ) -> Float[Array, "b _h2 _w2 _c2"]:
+        x, *skips = reversed(features)
+        for i, block in enumerate(self.blocks):
+            x = block(x, skips[i] if i < len(skips) else None, train)
+        return x
 
 
 class Segmenter(nnx.Module):
     """Images to logits at full size.
 
     Args:
-        classes: number of logits. encoder: one of ENCODERS.
-        widths, depths, heads, reductions: of the encoder's stages, for "mit" only.
+        classes: number of logits. encoder: one of named_networks.SEGMENTER_ENCODERS.
         decoder: channels of the decoder's blocks, each of which doubles the size; five, but for
             "mit" one more than it has stages, since its first stage is at a quarter of the size.
-        norm: of the decoder and of ResNet, one of batch_norm.NORMS ("batch" as published).
-          drop_path: see mit.py.
-        imagenet_input: turn the colours into those of ImageNet first, as pretrained encoders
-          expect.
+        norm: of the decoder and of ResNet, "batch" (as published) or "group".
+        drop_path: stochastic depth of a MiT.
+        imagenet_input: turn the colors into those of ImageNet first, as pretrained encoders expect.
+        sizes: widths, depths, heads and reductions of the stages of "mit".
     """
 
     def __init__(
         self,
         *,
         classes: int,
-        encoder: str = CUSTOM,
-        widths: Sequence[int] = (64, 128, 320, 512),
-        depths: Sequence[int] = (3, 4, 6, 3),
-        heads: Sequence[int] = (1, 2, 5, 8),
-        reductions: Sequence[int] = (8, 4, 2, 1),
+        encoder: str,
         decoder: Sequence[int] = (256, 128, 64, 32, 16),
         norm: str = "group",
         drop_path: float = 0.0,
         imagenet_input: bool = False,
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
+        **sizes: Sequence[int],
     ):
-        kw = {"rngs": rngs, "dtype": dtype}
-        blocks = len(widths) + 1 if encoder == CUSTOM else 5
-        if len(decoder) != blocks:
-            raise ValueError(
-                f"encoder {encoder!r} needs {blocks} decoder blocks, not {len(decoder)}"
-            )
-        self.factor, self.imagenet_input = 2 ** len(decoder), imagenet_input
-        custom = {"widths": widths, "depths": depths, "heads": heads, "reductions": reductions}
-        self.encoder: Any = make_encoder(
-            encoder, norm=norm, drop_path=drop_path, custom=custom, **kw
-        )
-        self.decoder = UnetDecoder(self.encoder.widths, decoder, norm=norm, **kw)
-        self.segmentation_head = Slots({0: conv(decoder[-1], classes, 3, **kw)})
+        options: Options = {"rngs": rngs, "dtype": dtype}
+        self.imagenet_input = imagenet_input
+        make = find(SEGMENTER_ENCODERS[encoder])
+        self.encoder: Any = make(encoder, sizes, norm=norm, drop_path=drop_path, **options)
+        self.decoder = UnetDecoder(self.encoder.widths, decoder, norm, **options)
+        self.segmentation_head = Slots({0: conv(decoder[-1], classes, 3, **options)})
 
     def __call__(
         self, x: Float[Array, "b h w 3"], train: bool = False, key: PRNGKeyArray | None = None
     ) -> Float[Array, "b h w classes"]:
-        """`x` in [-1, 1], sides divisible by `factor` (32 for four stages); float32 logits.
+        """`x` in [-1, 1], sides divisible by 2^(blocks of the decoder); float32 logits.
 
         With `train`, batch norms use the statistics of the batch and keep new running ones
         (batch_norm.running_stats), and `key`, where given, is that of stochastic depth.
         """
-        if x.shape[1] % self.factor or x.shape[2] % self.factor:
-            raise ValueError(f"an image of {x.shape[1:3]} is not divisible by {self.factor}")
-        features = self._encode(to_imagenet(x) if self.imagenet_input else x, train, key)
+        features = self.encoder(to_imagenet(x) if self.imagenet_input else x, train, key)
         return self.segmentation_head[0](self.decoder(features, train)).astype(jnp.float32)
-
-    def _encode(
-        self, x: Float[Array, "b h w 3"], train: bool, key: PRNGKeyArray | None
-    ) -> list[Float[Array, "b _h _w _c"]]:
-        if isinstance(self.encoder, resnet.ResNet):
-            return self.encoder(x, train)
-        if isinstance(self.encoder, mit.MixTransformer):
-            return self.encoder(x, key if train else None)
-        return self.encoder(x)

@@ -5,16 +5,18 @@ self-attention reads them: its temperature is learned and a patch does not see i
 2021, "Vision Transformer for Small-Size Datasets"). Mean over patches, then a linear head.
 
 Departures from STEDM's release: positions are fixed sines, so that the size of the images is free;
-a patch is not normalised before its projection, which would take away its colour, and colour is
+a patch is not normalized before its projection, which would take away its colour, and colour is
 style here; there is no class token and no token of time, which the mean would only dilute.
 """
+
+from typing import Unpack
 
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-from stedm_jax.models.layers import LayerNorm, Slots, attention, conv, linear
+from stedm_jax.models.layers import LayerNorm, Options, Slots, attention, conv, linear
 
 
 def sine_positions(h: int, w: int, dim: int) -> Float[Array, "hw d"]:
@@ -33,12 +35,12 @@ def sine_positions(h: int, w: int, dim: int) -> Float[Array, "hw d"]:
 class LocalityAttention(nnx.Module):
     """Self-attention with a learned temperature in which no token sees itself."""
 
-    def __init__(self, dim: int, heads: int, head_dim: int, *, rngs: nnx.Rngs, dtype: DTypeLike):
-        kw, self.heads = {"rngs": rngs, "dtype": dtype}, heads
+    def __init__(self, dim: int, heads: int, head_dim: int, **options: Unpack[Options]):
+        self.heads = heads
         self.temperature = nnx.Param(jnp.log(jnp.asarray(head_dim**-0.5, jnp.float32)))
         self.norm = LayerNorm(dim)
-        self.to_qkv = linear(dim, 3 * heads * head_dim, bias=False, **kw)
-        self.to_out = linear(heads * head_dim, dim, **kw)
+        self.to_qkv = linear(dim, 3 * heads * head_dim, bias=False, **options)
+        self.to_out = linear(heads * head_dim, dim, **options)
 
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
         b, n, _ = x.shape
@@ -52,38 +54,41 @@ class LocalityAttention(nnx.Module):
 class FeedForward(nnx.Module):
     """norm -> linear -> GELU -> linear."""
 
-    def __init__(self, dim: int, hidden: int, *, rngs: nnx.Rngs, dtype: DTypeLike):
-        kw = {"rngs": rngs, "dtype": dtype}
+    def __init__(self, dim: int, hidden: int, **options: Unpack[Options]):
         self.norm = LayerNorm(dim)
-        self.fc1, self.fc2 = linear(dim, hidden, **kw), linear(hidden, dim, **kw)
+        self.fc1, self.fc2 = linear(dim, hidden, **options), linear(hidden, dim, **options)
 
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
         return self.fc2(nnx.gelu(self.fc1(self.norm(x)), approximate=False))
 
 
 class SViT(nnx.Module):
-    """Exactly `count` images of one size, absent ones as zeros, to one style vector."""
+    """Exactly `count` images of one size, absent ones as zeros, to one style vector of `out`
+    values."""
 
     def __init__(
         self,
-        *,
         out: int,
         count: int,
+        *,
         dim: int = 256,
         depth: int = 6,
         heads: int = 12,
         head_dim: int = 64,
         mlp: int = 256,
         patch: int = 8,
-        rngs: nnx.Rngs,
         dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
     ):
-        kw, self.dtype = {"rngs": rngs, "dtype": dtype}, dtype
-        self.patch = conv(3 * count, dim, patch, stride=patch, padding="VALID", **kw)
-        self.attn = Slots([LocalityAttention(dim, heads, head_dim, **kw) for _ in range(depth)])
-        self.mlp = Slots([FeedForward(dim, mlp, **kw) for _ in range(depth)])
+        options: Options = {"rngs": rngs, "dtype": dtype}
+        self.dtype = dtype
+        self.patch = conv(3 * count, dim, patch, stride=patch, padding="VALID", **options)
+        self.attn = Slots(
+            [LocalityAttention(dim, heads, head_dim, **options) for _ in range(depth)]
+        )
+        self.mlp = Slots([FeedForward(dim, mlp, **options) for _ in range(depth)])
         self.norm = LayerNorm(dim)
-        self.head = linear(dim, out, **kw)
+        self.head = linear(dim, out, **options)
 
     def __call__(
         self, images: Float[Array, "b k h w 3"], present: Bool[Array, "b k"]

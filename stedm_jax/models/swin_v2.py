@@ -11,7 +11,9 @@ covers the map. Swin-V2-T: width 96, depths (2, 2, 6, 2), heads (3, 6, 12, 24), 
 
 import math
 from collections.abc import Sequence
+from typing import Unpack
 
+import einops
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,14 +21,12 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from stedm_jax.models.layers import LayerNorm, Slots, conv, linear
-
-trunc_normal = nnx.initializers.truncated_normal(0.02)
+from stedm_jax.models.layers import LayerNorm, Options, Slots, conv, linear, trunc_normal
 
 
 def relative_index(window: int) -> Int[np.ndarray, "n n"]:
     """Row of the table of offsets for each pair of positions in a window."""
-    grid = np.stack(np.meshgrid(*[np.arange(window)] * 2, indexing="ij")).reshape(2, -1)
+    grid = np.indices((window, window)).reshape(2, -1)
     offset = grid[:, :, None] - grid[:, None, :] + window - 1
     return offset[0] * (2 * window - 1) + offset[1]
 
@@ -50,23 +50,19 @@ def shift_groups(height: int, width: int, window: int, shift: tuple[int, int]) -
             position = np.arange(size)
             part = (position >= size - window).astype(np.int32) + (position >= size - shift[axis])
             label = label * 3 + (part[:, None] if axis == 0 else part[None, :])
-    tiles = label.reshape(height // window, window, width // window, window)
-    tiles = tiles.transpose(0, 2, 1, 3).reshape(-1, window * window)
+    tiles = einops.rearrange(label, "(h s) (w t) -> (h w) (s t)", s=window, t=window)
     return (tiles[:, :, None] == tiles[:, None, :])[None, :, None]
 
 
 class WindowAttention(nnx.Module):
     """Cosine attention in (shifted) windows with a continuous relative position bias."""
 
-    def __init__(
-        self, dim: int, heads: int, window: int, shift: int, *, rngs: nnx.Rngs, dtype: DTypeLike
-    ):
-        kw = {"rngs": rngs, "dtype": dtype}
+    def __init__(self, dim: int, heads: int, window: int, shift: int, **options: Unpack[Options]):
         self.heads, self.window, self.shift = heads, window, shift
-        self.qkv = linear(dim, 3 * dim, **kw, init=trunc_normal)
-        self.proj = linear(dim, dim, **kw, init=trunc_normal)
+        self.qkv = linear(dim, 3 * dim, **options, init=trunc_normal)
+        self.proj = linear(dim, dim, **options, init=trunc_normal)
         self.logit_scale = nnx.Param(jnp.full((heads, 1, 1), math.log(10.0), jnp.float32))
-        f32 = {"rngs": rngs, "dtype": jnp.float32}
+        f32: Options = {**options, "dtype": jnp.float32}
         self.cpb_mlp = Slots({0: linear(2, 512, **f32), 2: linear(512, heads, bias=False, **f32)})
 
     def position_bias(self) -> Float[Array, "1 1 heads n n"]:
@@ -76,19 +72,17 @@ class WindowAttention(nnx.Module):
 
     def qkv_windows(self, x: Float[Array, "b h w c"]) -> Float[Array, "b nw n 3 heads d"]:
         """Queries, keys (which have no bias) and values, window by window."""
-        b, h, w, c = x.shape
         side, all_bias = self.window, self.qkv.bias
-        if all_bias is None:
-            raise ValueError("the projection to queries, keys and values has no bias")
+        assert all_bias is not None
         q_bias, _, v_bias = jnp.split(all_bias[...], 3)
-        x = x.reshape(b, h // side, side, w // side, side, c).transpose(0, 1, 3, 2, 4, 5)
-        product = jnp.dot(x.reshape(b, -1, side**2, c), self.qkv.kernel[...].astype(x.dtype))
+        x = einops.rearrange(x, "b (h s) (w t) c -> b (h w) (s t) c", s=side, t=side)
+        product = jnp.dot(x, self.qkv.kernel[...].astype(x.dtype))
         bias = jnp.concatenate([q_bias, jnp.zeros_like(v_bias), v_bias]).astype(x.dtype)
         product = product + bias[None, None, None]
-        return product.reshape(*product.shape[:3], 3, self.heads, c // self.heads)
+        return product.reshape(*product.shape[:3], 3, self.heads, -1)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        b, h, w, c = x.shape
+        _, h, w, _ = x.shape
         side = self.window
         padded = (h + -h % side, w + -w % side)
         x = jnp.pad(x, ((0, 0), (0, padded[0] - h), (0, padded[1] - w), (0, 0)))
@@ -109,9 +103,9 @@ class WindowAttention(nnx.Module):
         weights = jax.nn.softmax(logits.astype(jnp.float32) + bias, axis=-1).astype(x.dtype)
         out = jnp.einsum("bwhnm,bwmhd->bwnhd", weights, qkv[..., 2, :, :])
 
-        out = self.proj(out.reshape(*out.shape[:3], c))
-        out = out.reshape(b, padded[0] // side, padded[1] // side, side, side, c)
-        out = out.transpose(0, 1, 3, 2, 4, 5).reshape(b, *padded, c)
+        out = self.proj(out.reshape(*out.shape[:3], -1))
+        windows = {"h": padded[0] // side, "s": side}
+        out = einops.rearrange(out, "b (h w) (s t) c -> b (h s) (w t) c", **windows)
         out = jnp.roll(out, shift, axis=(1, 2)) if any(shift) else out
         return out[:, :h, :w]
 
@@ -119,18 +113,12 @@ class WindowAttention(nnx.Module):
 class Block(nnx.Module):
     """Attention and a two-layer network, each followed by its norm and added."""
 
-    def __init__(
-        self, dim: int, heads: int, window: int, shift: int, *, rngs: nnx.Rngs, dtype: DTypeLike
-    ):
-        kw = {"rngs": rngs, "dtype": dtype}
+    def __init__(self, dim: int, heads: int, window: int, shift: int, **options: Unpack[Options]):
         self.norm1, self.norm2 = LayerNorm(dim), LayerNorm(dim)
-        self.attn = WindowAttention(dim, heads, window, shift, **kw)
-        self.mlp = Slots(
-            {
-                0: linear(dim, 4 * dim, **kw, init=nnx.initializers.xavier_uniform()),
-                3: linear(4 * dim, dim, **kw, init=nnx.initializers.xavier_uniform()),
-            }
-        )
+        self.attn = WindowAttention(dim, heads, window, shift, **options)
+        xavier = nnx.initializers.xavier_uniform()
+        widen = linear(dim, 4 * dim, **options, init=xavier)
+        self.mlp = Slots({0: widen, 3: linear(4 * dim, dim, **options, init=xavier)})
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         x = x + self.norm1(self.attn(x))
@@ -140,10 +128,8 @@ class Block(nnx.Module):
 class PatchMerging(nnx.Module):
     """Half the size, twice the channels: 2x2 neighbours side by side, linear, norm."""
 
-    def __init__(self, dim: int, *, rngs: nnx.Rngs, dtype: DTypeLike):
-        self.reduction = linear(
-            4 * dim, 2 * dim, bias=False, rngs=rngs, dtype=dtype, init=trunc_normal
-        )
+    def __init__(self, dim: int, **options: Unpack[Options]):
+        self.reduction = linear(4 * dim, 2 * dim, bias=False, init=trunc_normal, **options)
         self.norm = LayerNorm(2 * dim)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c2"]:
@@ -167,25 +153,25 @@ class SwinV2(nnx.Module):
         depths: Sequence[int] = (2, 2, 6, 2),
         heads: Sequence[int] = (3, 6, 12, 24),
         window: int = 8,
-        dtype: DTypeLike = jnp.float32,
         remat: bool = False,
+        dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        self.remat = remat
-        kw, self.dtype, dim = {"rngs": rngs, "dtype": dtype}, dtype, embed_dim
-        stem = {0: conv(3, dim, 4, stride=4, padding="VALID", **kw), 2: LayerNorm(dim)}
+        options: Options = {"rngs": rngs, "dtype": dtype}
+        self.remat, self.dtype, dim = remat, dtype, embed_dim
+        stem = {0: conv(3, dim, 4, stride=4, padding="VALID", **options), 2: LayerNorm(dim)}
         self.features = Slots([Slots(stem)])
         for stage, (depth, number) in enumerate(zip(depths, heads, strict=True)):
             if stage > 0:
-                self.features.append(PatchMerging(dim, **kw))
+                self.features.append(PatchMerging(dim, **options))
                 dim *= 2
             shifts = [0 if i % 2 == 0 else window // 2 for i in range(depth)]
-            self.features.append(Slots([Block(dim, number, window, s, **kw) for s in shifts]))
+            self.features.append(Slots([Block(dim, number, window, s, **options) for s in shifts]))
         self.norm = LayerNorm(dim)
-        self.head = linear(dim, classes, **kw, init=trunc_normal)
+        self.head = linear(dim, classes, **options, init=trunc_normal)
 
-    def pooled(self, x: Float[Array, "n h w 3"]) -> Float[Array, "n f"]:
-        """Mean over space of the normalised last features, width 8 * embed_dim for four stages."""
+    def __call__(self, x: Float[Array, "n h w 3"]) -> Float[Array, "n classes"]:
+        """`classes` numbers from the mean over space of the normalized last features."""
         stem = self.features[0]
         x = stem[2](stem[0](x.astype(self.dtype)))
         for stage in range(1, len(self.features)):
@@ -194,7 +180,17 @@ class SwinV2(nnx.Module):
             else:
                 for block in self.features[stage]:
                     x = jax.checkpoint(block)(x) if self.remat else block(x)
-        return self.norm(x).mean((1, 2))
+        return self.head(self.norm(x).mean((1, 2))).astype(jnp.float32)
 
-    def __call__(self, x: Float[Array, "n h w 3"]) -> Float[Array, "n classes"]:
-        return self.head(self.pooled(x)).astype(jnp.float32)
+
+def swin_v2_t(width: int, dim: int, remat: bool, **options: Unpack[Options]) -> SwinV2:
+    """The style encoder "swin_v2_t", which has the published width."""
+    return SwinV2(classes=dim, remat=remat, **options)
+
+
+def swin_v2(width: int, dim: int, remat: bool, **options: Unpack[Options]) -> SwinV2:
+    """The style encoder "swin_v2", a smaller one; `width` 0 stands for 96."""
+    width = width or 96
+    heads = tuple(max(1, width * multiplier // 32) for multiplier in (1, 2, 4, 8))
+    shape = {"embed_dim": width, "depths": (2, 2, 2, 2), "heads": heads, "window": 4}
+    return SwinV2(classes=dim, remat=remat, **shape, **options)

@@ -1,16 +1,16 @@
-"""TAEF2 and its kin: tiny convolutional autoencoders, distilled from large ones (Boer Bohan, TAESD,
-MIT licence).
+"""TAEF2: a tiny convolutional autoencoder, distilled from a large one (Boer Bohan, TAESD, MIT
+license).
 
     block   relu(x + conv3(relu(conv3(relu(conv3(x))))))                                    (1)
     pooled  the block of x + W2 relu(norm(W1 x)), norm over 4 groups and all positions      (2)
     clamp   3 tanh(z / 3), before the decoder                                               (3)
 
 Encoder: conv, block, then three times a convolution of stride 2 and three blocks, conv. Decoder:
-  the mirror, with
-nearest upsampling. TAEF2 has 32 latent channels and (2) in the blocks of the lowest resolution, 2.7
-M parameters; TAESD (4) and TAEF1 (16) have (1) only. Published with images in [0, 1]; here they are
-in [-1, 1].
+the mirror, with nearest upsampling. TAEF2 has 32 latent channels and (2) in the blocks of the
+lowest resolution, 2.7 M parameters. Published with images in [0, 1]; here they are in [-1, 1].
 """
+
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
@@ -18,25 +18,24 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from stedm_jax.models.layers import GroupNorm, Slots, conv, upsample_nearest
+from stedm_jax.models.convolution import upsample_nearest
+from stedm_jax.models.layers import GroupNorm, Options, Slots, conv
 
-FACTOR = 8
 POOL_GROUPS, POOL_WIDTH = 4, 4
 
 
 class Block(nnx.Module):
     """Equation (1), or (2) with `pool`."""
 
-    def __init__(self, channels: int, pool: bool, *, rngs: nnx.Rngs, dtype: DTypeLike):
-        kw = {"rngs": rngs, "dtype": dtype}
-        self.conv = Slots({number: conv(channels, channels, 3, **kw) for number in (0, 2, 4)})
-        self.pool = self._pool(channels, **kw) if pool else None
-
-    @staticmethod
-    def _pool(channels: int, *, rngs: nnx.Rngs, dtype: DTypeLike) -> Slots:
-        kw, wide = {"bias": False, "rngs": rngs, "dtype": dtype}, POOL_WIDTH * channels
-        widen, narrow = conv(channels, wide, 1, **kw), conv(wide, channels, 1, **kw)
-        return Slots({0: widen, 1: GroupNorm(wide, groups=POOL_GROUPS), 3: narrow})
+    def __init__(self, channels: int, pool: bool, **options: Unpack[Options]):
+        self.conv = Slots({number: conv(channels, channels, 3, **options) for number in (0, 2, 4)})
+        layers: dict[int, nnx.Module] = {}
+        if pool:
+            wide = POOL_WIDTH * channels
+            layers[0] = conv(channels, wide, 1, bias=False, **options)
+            layers[1] = GroupNorm(wide, groups=POOL_GROUPS)
+            layers[3] = conv(wide, channels, 1, bias=False, **options)
+        self.pool = Slots(layers) if pool else None
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         if self.pool is not None:
@@ -54,8 +53,9 @@ class TAEF2(nnx.Module):
     be divisible by 8.
 
     Args:
-        latent_channels: 32 in TAEF2. channels: width, published 64.
-        pool: equation (2) in the blocks of the lowest resolution (TAEF2); without, TAESD and TAEF1.
+        latent_channels: published 32. channels: width, published 64.
+        pool: equation (2) in the blocks of the lowest resolution; without, it is a TAESD or TAEF1.
+        unread: the other keys of config.autoencoder.model.
     """
 
     last_kernel = ("decoder", "19", "kernel")
@@ -68,9 +68,10 @@ class TAEF2(nnx.Module):
         pool: bool = True,
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
+        **unread: object,
     ):
-        kw = {"rngs": rngs, "dtype": dtype}
-        self.kind, self.dtype, self.factor = "taef2", dtype, FACTOR
+        kw: Options = {"rngs": rngs, "dtype": dtype}
+        self.dtype = dtype
         down = [conv(3, channels, 3, **kw), Block(channels, False, **kw)]
         for level in range(3):
             down.append(conv(channels, channels, 3, stride=2, bias=False, **kw))
@@ -81,9 +82,8 @@ class TAEF2(nnx.Module):
         for level, first in enumerate((3, 8, 13)):
             up |= {first + i: Block(channels, pool and level == 0, **kw) for i in range(3)}
             up[first + 4] = conv(channels, channels, 3, bias=False, **kw)
-        self.decoder = Slots(
-            up | {18: Block(channels, False, **kw), 19: conv(channels, 3, 3, **kw)}
-        )
+        last = {18: Block(channels, False, **kw), 19: conv(channels, 3, 3, **kw)}
+        self.decoder = Slots(up | last)
 
     def encode(self, x: Float[Array, "b h w 3"]) -> Float[Array, "b h2 w2 z"]:
         """Latents, float32, about [-3, 3]."""
@@ -104,8 +104,6 @@ class TAEF2(nnx.Module):
         """An image, about [-1, 1] but not clipped."""
         return self.to_image(self.decode_features(z))
 
-    decode_raw = decode
-
     def decode_features(self, z: Float[Array, "b h w z"]) -> Float[Array, "b h2 w2 d"]:
         """What the last layer makes the image of."""
         h = nnx.relu(self.decoder[1]((3.0 * jnp.tanh(z / 3.0)).astype(self.dtype)))
@@ -122,7 +120,7 @@ class TAEF2(nnx.Module):
     def bottleneck(
         self, x: Float[Array, "b h w 3"], key: jax.Array | None = None
     ) -> tuple[Float[Array, "b h2 w2 z"], Float[Array, ""]]:
-        """(latent, 0): nothing regularises it."""
+        """(latent, 0): nothing regularizes it."""
         return self.encode(x), jnp.float32(0.0)
 
     def __call__(

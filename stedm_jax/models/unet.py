@@ -18,13 +18,15 @@ unconditional context is what the projection makes of zeros, for the caller to g
 
 Published sizes, 2 blocks a level:
     STEDM  in 6, out 3, base 128, multipliers (1, 4, 8), 8 heads, no attention outside the middle,
-    style 512:
-           234,635,139 parameters, of which the style block has 19.4 M
-    LID    in 3, out 3, base 192, multipliers (1, 2, 3, 5), 1 head, transformers at 2, 4, 8, context
-    512:
-           400,920,579 parameters
+           style 512: 234,635,139 parameters, of which the style block has 19.4 M
+    LID    in 3, out 3, base 192, multipliers (1, 2, 3, 5), 1 head, transformers at 2, 4, 8,
+           context 512: 400,920,579 parameters
+
+For those who read features out of it: a tap is called after the block whose output it is, as
+`input_blocks/3`, `middle_block`, `output_blocks/5`.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -38,16 +40,13 @@ from stedm_jax.models.blocks import (
     AttentionBlock,
     Downsample,
     ResBlock,
+    SpatialTransformer,
+    Tokens,
     Upsample,
     timestep_embedding,
-    zeros,
 )
-from stedm_jax.models.layers import GroupNorm, Slots, conv, linear
-from stedm_jax.models.taps import check_taps, tap_names
-from stedm_jax.models.transformer import SpatialTransformer, Tokens
-
-STYLE_PATHS = ("middle", "all", "both", "adagn", "cross")
-ATTENTIONS = ("plain", "transformer")
+from stedm_jax.models.functional import Functional
+from stedm_jax.models.layers import GroupNorm, Options, Slots, conv, linear, zeros
 
 
 class UNet(nnx.Module):
@@ -56,10 +55,10 @@ class UNet(nnx.Module):
     Args:
         base, multipliers, res_blocks: channels are `base * multiplier` at each level.
         attention_at: down-sampling factors (1, 2, 4, ...) with attention beside the middle's.
-        attention: one of ATTENTIONS.
+        attention: "plain" or "transformer".
         context_dim: length of a context token, 0 for none; only with "transformer".
         style_dim: length of the style vector or of a style token, 0 for none.
-        style_path: one of STYLE_PATHS.
+        style_path: as the module's docstring says.
         dtype: compute dtype; parameters and the output are float32.
         remat: recompute each block in the backward pass, for memory.
     """
@@ -81,34 +80,28 @@ class UNet(nnx.Module):
         dropout: float = 0.0,
         dtype: DTypeLike = jnp.float32,
         remat: bool = False,
-        use_scale_shift_norm: bool = False,
         rngs: nnx.Rngs,
     ):
-        self.cross = style_dim > 0 and style_path == "cross"
-        attention = "transformer" if self.cross else attention
-        _check(style_path, attention, context_dim, style_dim if self.cross else 0)
+        paths = (style_path,) if style_dim else ()
+        self.cross = "cross" in paths
         context_dim = style_dim if self.cross else context_dim
         self.base, self.style_dim, self.context_dim = base, style_dim, context_dim
-        self.dtype, self.remat, self.tap_names = (
-            dtype,
-            remat,
-            tap_names(len(multipliers), res_blocks),
-        )
-        emb, kw = 4 * base, {"rngs": rngs, "dtype": dtype}
-        style_kw = {"rate": dropout, "scale_shift": use_scale_shift_norm, **kw}
-        block_kw = {**style_kw, "style": style_dim if style_path == "adagn" else 0}
+        self.dtype, self.remat = dtype, remat
+        emb = 4 * base
+        options: Options = {"rngs": rngs, "dtype": dtype}
+        block_kw = {"rate": dropout, "style": style_dim if "adagn" in paths else 0, **options}
 
         def attend(channels: int) -> nnx.Module:
-            if attention == "plain":
-                return AttentionBlock(channels, heads, **kw)
-            return SpatialTransformer(channels, heads, context_dim, **kw)
+            if attention == "plain" and not self.cross:
+                return AttentionBlock(channels, heads, **options)
+            return SpatialTransformer(channels, heads, context_dim, **options)
 
         def level(cin: int, cout: int, factor: int) -> Slots:
             blocks: list[nnx.Module] = [ResBlock(cin, cout, emb, **block_kw)]
             return Slots([*blocks, attend(cout)] if factor in attention_at else blocks)
 
-        self.time_embed = Slots({0: linear(base, emb, **kw), 2: linear(emb, emb, **kw)})
-        self.input_blocks = Slots([Slots([conv(in_channels, base, 3, **kw)])])
+        self.time_embed = Slots({0: linear(base, emb, **options), 2: linear(emb, emb, **options)})
+        self.input_blocks = Slots([Slots([conv(in_channels, base, 3, **options)])])
         channels, skips, last = base, [base], len(multipliers) - 1
         for depth, multiplier in enumerate(multipliers):
             for _ in range(res_blocks):
@@ -116,17 +109,18 @@ class UNet(nnx.Module):
                 channels = base * multiplier
                 skips.append(channels)
             if depth < last:
-                self.input_blocks.append(Slots([Downsample(channels, **kw)]))
+                self.input_blocks.append(Slots([Downsample(channels, **options)]))
                 skips.append(channels)
 
         first = ResBlock(channels, channels, emb, **block_kw)
-        self.middle_block = Slots(
-            [first, attend(channels), ResBlock(channels, channels, emb, **block_kw)]
-        )
-        middle = style_dim > 0 and style_path in ("middle", "both")
-        self.style_block = ResBlock(channels, channels, style_dim, **style_kw) if middle else None
-        everywhere = style_dim > 0 and style_path in ("all", "both")
-        self.style_embed = linear(style_dim, emb, **kw) if everywhere else None
+        between = attend(channels)
+        self.middle_block = Slots([first, between, ResBlock(channels, channels, emb, **block_kw)])
+        block = embed = None
+        if {"middle", "both"} & {*paths}:
+            block = ResBlock(channels, channels, style_dim, rate=dropout, **options)
+        if {"all", "both"} & {*paths}:
+            embed = linear(style_dim, emb, **options)
+        self.style_block, self.style_embed = block, embed
 
         self.output_blocks = Slots()
         for depth, multiplier in reversed(list(enumerate(multipliers))):
@@ -134,11 +128,10 @@ class UNet(nnx.Module):
                 step = level(channels + skips.pop(), base * multiplier, 2**depth)
                 channels = base * multiplier
                 if depth > 0 and i == res_blocks:
-                    step.append(Upsample(channels, **kw))
+                    step.append(Upsample(channels, **options))
                 self.output_blocks.append(step)
-        self.out = Slots(
-            {0: GroupNorm(channels), 2: conv(channels, out_channels, 3, **kw, init=zeros)}
-        )
+        out = conv(channels, out_channels, 3, **options, init=zeros)
+        self.out = Slots({0: GroupNorm(channels), 2: out})
 
     def __call__(
         self,
@@ -147,9 +140,8 @@ class UNet(nnx.Module):
         style: Float[Array, "b d"] | Tokens | None = None,
         key: jax.Array | None = None,
         context: Float[Array, "b n e"] | Tokens | None = None,
-        taps: Sequence[str] = (),
-    ) -> Float[Array, "b h w cout"] | tuple[Float[Array, "b h w cout"], dict[str, Array]]:
-        """The prediction; with `taps` a pair of it and {tap: features in the compute dtype}.
+    ) -> Float[Array, "b h w cout"]:
+        """The prediction.
 
         Height and width must be divisible by 2^(levels - 1).
 
@@ -158,18 +150,11 @@ class UNet(nnx.Module):
             key: switches dropout on (training).
             context: tokens for the transformers, all or some of them present; None stands for one
               zero vector.
-            taps: names of blocks, see `taps.tap_names`; features are taken after the block.
-
-        Raises:
-            UserError: a tap that is not there.
         """
-        check_taps(taps, self.tap_names)
-        found, h = {}, x
-        for name, h in self._run(x, t, style, key, context):
-            if name in taps:
-                found[name] = h
-        y = self.out[2](nnx.silu(self.out[0](h))).astype(jnp.float32)
-        return (y, found) if taps else y
+        h = x
+        for _, h in self._run(x, t, style, key, context):  # noqa: B007
+            pass
+        return self.out[2](nnx.silu(self.out[0](h))).astype(jnp.float32)
 
     def features(
         self,
@@ -180,9 +165,8 @@ class UNet(nnx.Module):
         *,
         taps: Sequence[str],
     ) -> dict[str, Array]:
-        """{tap: features} alone; nothing after the last tap is run. Arguments as those of the
-        call."""
-        check_taps(taps, self.tap_names)
+        """{tap: features in the compute dtype}; nothing after the last tap is run. Other arguments
+        as those of the call."""
         found: dict[str, Array] = {}
         for name, h in self._run(x, t, style, None, context):
             if name in taps:
@@ -205,7 +189,16 @@ class UNet(nnx.Module):
         emb = self.time_embed[2](nnx.silu(self.time_embed[0](emb)))
         if self.style_embed is not None and vector is not None:
             emb = emb + self.style_embed(vector)
-        run, skips, h = _Runner(vector, tokens, key, self.remat), [], x.astype(self.dtype)
+        drops, skips, h = itertools.count(), [], x.astype(self.dtype)
+
+        def run(block: Any, h: Array, emb: Array) -> Array:
+            call = jax.checkpoint(block) if self.remat else block
+            if isinstance(block, ResBlock):
+                number = next(drops)  # so that each block has its own dropout
+                drop = None if key is None else jax.random.fold_in(key, number)
+                return call(h, emb, drop, vector)
+            return call(h, tokens) if isinstance(block, SpatialTransformer) else call(h)
+
         for number, step in enumerate(self.input_blocks):
             for block in step:
                 h = run(block, h, emb)
@@ -227,54 +220,35 @@ class UNet(nnx.Module):
         self, batch: int, style: Array | Tokens | None, context: Array | Tokens | None
     ) -> tuple[Array | None, Tokens | None]:
         """Style vector (zeros where there is none) and the tokens that the transformers read."""
-        if style is not None and isinstance(style, Tokens) != self.cross:
-            raise ValueError(
-                "a style of Tokens belongs to style_path 'cross', a vector to the other ones"
-            )
-        if context is not None and (self.cross or not self.context_dim):
-            raise ValueError("this network was made without a context (context_dim)")
-        tokens = style if isinstance(style, Tokens) else context
+        assert style is None or isinstance(style, Tokens) == self.cross
+        tokens = style if self.cross else context
         if tokens is not None and not isinstance(tokens, Tokens):
             tokens = Tokens(tokens, jnp.ones(tokens.shape[:2], bool))
-        if not self.style_dim or isinstance(style, Tokens) or self.cross:
+        if not self.style_dim or self.cross:
             return None, tokens
-        vector = (
-            jnp.zeros((batch, self.style_dim), self.dtype)
-            if style is None
-            else style.astype(self.dtype)
-        )
-        return vector, tokens
+        if not isinstance(style, Array):
+            return jnp.zeros((batch, self.style_dim), self.dtype), tokens
+        return style.astype(self.dtype), tokens
 
 
-class _Runner:
-    """Calls a block with what it reads; counts the blocks, so that each has its own dropout."""
-
-    def __init__(
-        self, style: Array | None, tokens: Tokens | None, key: jax.Array | None, remat: bool
-    ):
-        self.style, self.tokens, self.key, self.remat, self.count = style, tokens, key, remat, 0
-
-    def __call__(self, block: Any, h: Array, emb: Array) -> Array:
-        call = jax.checkpoint(block) if self.remat else block
-        if isinstance(block, ResBlock):
-            drop = None if self.key is None else jax.random.fold_in(self.key, self.count)
-            self.count += 1
-            return call(h, emb, drop, self.style)
-        return call(h, self.tokens) if isinstance(block, SpatialTransformer) else call(h)
+def build_unet(
+    unet: Any, *, in_channels: int, out_channels: int, style_dim: int, dtype: DTypeLike
+) -> Functional:
+    """The network that config.diffusion.unet or config.guided.unet describes."""
+    keys = ("base", "multipliers", "res_blocks", "attention_at", "heads", "attention")
+    keys += ("context_dim", "style_path", "dropout", "remat")
+    shape = {key: getattr(unet, key) for key in keys}
+    shape |= {"in_channels": in_channels, "out_channels": out_channels, "style_dim": style_dim}
+    return Functional(lambda rngs: UNet(**shape, dtype=dtype, rngs=rngs))
 
 
-def _check(style_path: str, attention: str, context_dim: int, tokens: int) -> None:
-    for name, value, valid in (
-        ("style_path", style_path, STYLE_PATHS),
-        ("attention", attention, ATTENTIONS),
-    ):
-        if value not in valid:
-            raise ValueError(f"{name} {value!r} is not one of {valid}")
-    if context_dim and attention == "plain":
-        raise ValueError(
-            "plain attention reads no context (context_dim); take attention 'transformer'"
-        )
-    if context_dim and tokens:
-        raise ValueError(
-            "with style_path 'cross' the style tokens are the context; leave context_dim at 0"
-        )
+def tap_channels(base: int, multipliers: Sequence[int], res_blocks: int) -> dict[str, int]:
+    """Tap -> channels, in the order in which the blocks of such a UNet run."""
+    channels = [base]
+    for depth, multiplier in enumerate(multipliers):
+        changes = depth < len(multipliers) - 1
+        channels += [base * multiplier] * (res_blocks + changes)
+    out = {f"input_blocks/{number}": each for number, each in enumerate(channels)}
+    out["middle_block"] = channels[-1]
+    back = [base * each for each in reversed(multipliers) for _ in range(res_blocks + 1)]
+    return out | {f"output_blocks/{number}": each for number, each in enumerate(back)}

@@ -4,10 +4,18 @@
     block:   x + gamma1 attention(norm1(x)), then x + gamma2 mlp(norm2(x))
     mlp:     fc2(gelu(fc1(x))), or with packed SwiGLU fc2(silu(a) b), where fc1(x) = [a, b]
 
-One class covers ViT-S/16 of DINO and HIPT, UNI2-h, Virchow2 and H0-mini; `vit_sizes.py` has their
-numbers. Names are those of timm's state dict. Any image whose sides the patch divides is taken as
-it is, with the positions resampled to its grid; any other is first resized to the published size.
+One class covers ViT-S/16 of DINO and HIPT, UNI2-h, Virchow2 and H0-mini. Names are those of timm's
+state dict. Any image whose sides the patch divides is taken as it is, with the positions resampled
+to its grid; any other is first resized to the published size.
+
+Sizes are those of the models' cards: the `timm` arguments of UNI2-h, Virchow2 and H0-mini (their
+files are timm state dicts), and HIPT's own code for ViT-256. Three of them are gated: a user brings
+the file.
 """
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +24,120 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from stedm_jax.models.layers import LayerNorm, Slots, attention, conv, linear
-from stedm_jax.models.vit_sizes import ViTSize
+from stedm_jax.common.errors import UserError
+from stedm_jax.models.layers import (
+    IMAGENET,
+    LayerNorm,
+    Mlp,
+    Options,
+    Slots,
+    attention,
+    conv,
+    linear,
+    trunc_normal,
+)
 
-trunc_normal = nnx.initializers.truncated_normal(0.02)
 EPS = 1e-6
+BIOPTIMUS = ((0.707223, 0.578729, 0.703617), (0.211883, 0.230117, 0.177517))
+PLAIN = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+@dataclass(frozen=True)
+class ViTSize:
+    """One Vision Transformer.
+
+    Attributes:
+      width, depth, heads: of the transformer; patch: side of a patch in pixels.
+      mlp_ratio: width of the first linear layer of an MLP over `width`. With `swiglu` that layer
+        holds two halves.
+      registers: number of register tokens.
+      layer_scale: first value of the factors after attention and MLP, 0 for none.
+      embed_prefix: the table of positions has rows for the class and register tokens too.
+      grid: side of the table of positions, in patches, as published.
+      size: side in pixels of the images that the model was made for.
+      mean, std: of the input, for images in [0, 1].
+      embedding: "class", the class token, or "class+mean", with the mean of the patch tokens behind
+        it.
+      resampling: of positions to another grid: "timm" (cubic with a = -0.5, antialiased) or "dino"
+        (a = -0.75).
+    """
+
+    width: int
+    depth: int
+    heads: int
+    patch: int
+    mlp_ratio: float = 4.0
+    swiglu: bool = False
+    registers: int = 0
+    layer_scale: float = 0.0
+    embed_prefix: bool = True
+    grid: int = 14
+    size: int = 224
+    mean: tuple[float, float, float] = IMAGENET[0]
+    std: tuple[float, float, float] = IMAGENET[1]
+    embedding: str = "class"
+    resampling: str = "timm"
+
+    @property
+    def hidden(self) -> int:
+        """Width of the first linear layer of an MLP."""
+        return int(self.width * self.mlp_ratio)
+
+    @property
+    def prefix(self) -> int:
+        """Number of tokens before those of the patches."""
+        return 1 + self.registers
+
+    @property
+    def embedding_dim(self) -> int:
+        """Length of the embedding of an image."""
+        return self.width * (2 if self.embedding == "class+mean" else 1)
+
+
+_small = partial(ViTSize, width=384, depth=12, heads=6, patch=16)
+_packed = partial(ViTSize, patch=14, swiglu=True, layer_scale=1e-5, grid=16)
+
+VIT_SIZES: dict[str, ViTSize] = {
+    # HIPT (Chen 2022), HIPT_4K/{hipt_model_utils,vision_transformer}.py: built for 224, run on 256
+    # pixels, so that DINO's resampling of the positions (14 to 16 patches) is part of the model.
+    "hipt_vit256": _small(size=256, mean=PLAIN[0], std=PLAIN[1], resampling="dino"),
+    # DINO (Caron 2021) on ImageNet, as timm's vit_small_patch16_224.dino.
+    "vit_small_patch16": _small(),
+    # UNI2-h (Chen 2024), arguments of the card: ratio 2 * 2.66667, 8 registers, no positions for
+    # the prefix.
+    "uni2_h": _packed(
+        width=1536, depth=24, heads=24, mlp_ratio=2.66667 * 2, registers=8, embed_prefix=False
+    ),
+    # Virchow2 (Zimmermann 2024), config.json: vit_huge_patch14_224 with 4 registers, positions for
+    # all tokens.
+    "virchow2": _packed(
+        width=1280, depth=32, heads=16, mlp_ratio=5.3375, registers=4, embedding="class+mean"
+    ),
+    # H0-mini (Filiot 2025), config.json: DINOv2's ViT-B/14 with 4 registers and a packed SwiGLU.
+    "h0_mini": _packed(
+        width=768,
+        depth=12,
+        heads=12,
+        mlp_ratio=2.66667 * 2,
+        registers=4,
+        embed_prefix=False,
+        mean=BIOPTIMUS[0],
+        std=BIOPTIMUS[1],
+    ),
+}
+
+
+def vit_size(name: str) -> ViTSize:
+    """The Vision Transformer of that name.
+
+    Raises:
+      UserError: there is none; the message lists all.
+    """
+    if name not in VIT_SIZES:
+        raise UserError(
+            f"There is no Vision Transformer {name!r}; take one of {', '.join(VIT_SIZES)}."
+        )
+    return VIT_SIZES[name]
 
 
 def _cubic(distance: np.ndarray, a: float) -> np.ndarray:
@@ -35,13 +152,13 @@ def resampling_matrix(old: int, new: int, kind: str) -> Float[np.ndarray, "new o
     """What maps `old` values along an axis to `new` ones.
 
     "timm" is torch's antialiased bicubic interpolation (a = -0.5, weights cut off at the border and
-    renormalised). "dino" is torch's plain one (a = -0.75, the border repeated) with DINO's factor
+    renormalized). "dino" is torch's plain one (a = -0.75, the border repeated) with DINO's factor
     (new + 0.1) / old, which is not the identity where `old` and `new` are equal.
     """
     if kind == "timm":
         scale = old / new
-        centre, width = scale * (np.arange(new) + 0.5), max(scale, 1.0)
-        weights = _cubic((np.arange(old)[None] + 0.5 - centre[:, None]) / width, -0.5)
+        center, width = scale * (np.arange(new) + 0.5), max(scale, 1.0)
+        weights = _cubic((np.arange(old)[None] + 0.5 - center[:, None]) / width, -0.5)
         return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
     source = (np.arange(new) + 0.5) * old / (new + 0.1) - 0.5
     first = np.floor(source).astype(np.int64)
@@ -55,8 +172,8 @@ def resampling_matrix(old: int, new: int, kind: str) -> Float[np.ndarray, "new o
 class PatchEmbed(nnx.Module):
     """One linear map of each patch."""
 
-    def __init__(self, width: int, patch: int, *, rngs: nnx.Rngs, dtype: DTypeLike):
-        self.proj = conv(3, width, patch, stride=patch, padding="VALID", rngs=rngs, dtype=dtype)
+    def __init__(self, width: int, patch: int, **options: Unpack[Options]):
+        self.proj = conv(3, width, patch, stride=patch, padding="VALID", **options)
 
     def __call__(self, x: Float[Array, "n h w 3"]) -> Float[Array, "n gh gw c"]:
         return self.proj(x)
@@ -65,31 +182,15 @@ class PatchEmbed(nnx.Module):
 class Attention(nnx.Module):
     """Self-attention of all tokens."""
 
-    def __init__(self, width: int, heads: int, *, rngs: nnx.Rngs, dtype: DTypeLike):
-        kw, self.heads = {"rngs": rngs, "dtype": dtype, "init": trunc_normal}, heads
-        self.qkv = linear(width, 3 * width, **kw)
-        self.proj = linear(width, width, **kw)
+    def __init__(self, width: int, heads: int, **options: Unpack[Options]):
+        self.heads = heads
+        self.qkv = linear(width, 3 * width, init=trunc_normal, **options)
+        self.proj = linear(width, width, init=trunc_normal, **options)
 
     def __call__(self, x: Float[Array, "n t c"]) -> Float[Array, "n t c"]:
         n, t, c = x.shape
         qkv = self.qkv(x).reshape(n, t, 3, self.heads, c // self.heads)
         return self.proj(attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]).reshape(n, t, c))
-
-
-class Mlp(nnx.Module):
-    """Two linear layers with a GELU between, or a gate where `swiglu`."""
-
-    def __init__(self, width: int, hidden: int, swiglu: bool, *, rngs: nnx.Rngs, dtype: DTypeLike):
-        kw, self.swiglu = {"rngs": rngs, "dtype": dtype, "init": trunc_normal}, swiglu
-        self.fc1 = linear(width, hidden, **kw)
-        self.fc2 = linear(hidden // 2 if swiglu else hidden, width, **kw)
-
-    def __call__(self, x: Float[Array, "n t c"]) -> Float[Array, "n t c"]:
-        x = self.fc1(x)
-        if not self.swiglu:
-            return self.fc2(nnx.gelu(x, approximate=False))
-        gate, value = jnp.split(x, 2, axis=-1)
-        return self.fc2(nnx.silu(gate) * value)
 
 
 class LayerScale(nnx.Module):
@@ -105,11 +206,11 @@ class LayerScale(nnx.Module):
 class Block(nnx.Module):
     """Attention and MLP, each behind a norm and added."""
 
-    def __init__(self, size: ViTSize, *, rngs: nnx.Rngs, dtype: DTypeLike):
-        kw, scaled = {"rngs": rngs, "dtype": dtype}, size.layer_scale > 0
+    def __init__(self, size: ViTSize, **options: Unpack[Options]):
+        scaled = size.layer_scale > 0
         self.norm1, self.norm2 = LayerNorm(size.width, eps=EPS), LayerNorm(size.width, eps=EPS)
-        self.attn = Attention(size.width, size.heads, **kw)
-        self.mlp = Mlp(size.width, size.hidden, size.swiglu, **kw)
+        self.attn = Attention(size.width, size.heads, **options)
+        self.mlp = Mlp(size.width, size.hidden, size.swiglu, **options)
         self.ls1 = LayerScale(size.width, size.layer_scale) if scaled else None
         self.ls2 = LayerScale(size.width, size.layer_scale) if scaled else None
 
@@ -124,30 +225,26 @@ class ViT(nnx.Module):
     """Images in [-1, 1] to one embedding each, or to all tokens.
 
     Args:
-      size: shape, input and embedding; one of `vit_sizes.VIT_SIZES`, or any.
+      size: shape, input and embedding; one of VIT_SIZES, or any.
       dtype: compute dtype; parameters, norms, softmax and outputs are float32.
-      remat: recompute each block in the backward pass, for memory.
     """
 
-    def __init__(
-        self, size: ViTSize, *, dtype: DTypeLike = jnp.float32, remat: bool = False, rngs: nnx.Rngs
-    ):
-        kw, width = {"rngs": rngs, "dtype": dtype}, size.width
-        self.size, self.dtype, self.remat = size, dtype, remat
-        self.patch_embed = PatchEmbed(width, size.patch, **kw)
+    def __init__(self, size: ViTSize, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+        options: Options = {"rngs": rngs, "dtype": dtype}
+        self.size, self.dtype, width = size, dtype, size.width
+        self.patch_embed = PatchEmbed(width, size.patch, **options)
         near_zero = nnx.initializers.normal(1e-6)
         self.cls_token = nnx.Param(near_zero(rngs.params(), (1, 1, width), jnp.float32))
+        registers = (1, size.registers, width)
         self.reg_token = (
-            nnx.Param(near_zero(rngs.params(), (1, size.registers, width), jnp.float32))
-            if size.registers
-            else None
+            nnx.Param(near_zero(rngs.params(), registers, jnp.float32)) if size.registers else None
         )
         rows = size.grid**2 + (size.prefix if size.embed_prefix else 0)
         self.pos_embed = nnx.Param(trunc_normal(rngs.params(), (1, rows, width), jnp.float32))
-        self.blocks = Slots([Block(size, **kw) for _ in range(size.depth)])
+        self.blocks = Slots([Block(size, **options) for _ in range(size.depth)])
         self.norm = LayerNorm(width, eps=EPS)
 
-    def normalise(self, images: Float[Array, "n h w 3"]) -> Float[Array, "n h2 w2 3"]:
+    def normalize(self, images: Float[Array, "n h w 3"]) -> Float[Array, "n h2 w2 3"]:
         """The input of the published model. A size that the patch does not divide becomes the
         published size, bilinearly with antialiasing, whatever the aspect ratio."""
         n, h, w, _ = images.shape
@@ -165,9 +262,8 @@ class ViT(nnx.Module):
         prefix = size.prefix if size.embed_prefix else 0
         first, grid = table[:, :prefix] if prefix else None, table[:, prefix:]
         if (height, width) != (size.grid, size.grid):
-            rows, columns = (
-                resampling_matrix(size.grid, new, size.resampling) for new in (height, width)
-            )
+            rows = resampling_matrix(size.grid, height, size.resampling)
+            columns = resampling_matrix(size.grid, width, size.resampling)
             grid = grid.reshape(size.grid, size.grid, -1)
             grid = jnp.einsum("ij,jkc,lk->ilc", rows, grid, columns, precision="highest")
             grid = grid.reshape(1, height * width, -1)
@@ -175,18 +271,17 @@ class ViT(nnx.Module):
 
     def features(self, images: Float[Array, "n h w 3"]) -> Float[Array, "n t c"]:
         """All tokens after the last norm: class, registers, patches row by row; float32."""
-        x = self.patch_embed(self.normalise(images).astype(self.dtype))
+        x = self.patch_embed(self.normalize(images).astype(self.dtype))
         n, height, width, c = x.shape
         first, grid = self.positions(height, width)
         prefix = [self.cls_token[...]] + ([] if self.reg_token is None else [self.reg_token[...]])
         prefix = jnp.concatenate(prefix, axis=1)
-        prefix = jnp.broadcast_to(
-            prefix if first is None else prefix + first, (n, *prefix.shape[1:])
-        )
+        prefix = prefix if first is None else prefix + first
+        prefix = jnp.broadcast_to(prefix, (n, *prefix.shape[1:]))
         x = x.reshape(n, height * width, c) + grid.astype(x.dtype)
         x = jnp.concatenate([prefix.astype(x.dtype), x], axis=1)
         for block in self.blocks:
-            x = jax.checkpoint(block)(x) if self.remat else block(x)
+            x = block(x)
         return self.norm(x.astype(jnp.float32))
 
     def tokens(
@@ -196,10 +291,8 @@ class ViT(nnx.Module):
         x, size = self.features(images), self.size
         fits = images.shape[1] % size.patch == 0 and images.shape[2] % size.patch == 0
         height, width = images.shape[1:3] if fits else (size.size, size.size)
-        patches = x[:, size.prefix :].reshape(
-            x.shape[0], height // size.patch, width // size.patch, -1
-        )
-        return x[:, 0], patches
+        grid = (height // size.patch, width // size.patch)
+        return x[:, 0], x[:, size.prefix :].reshape(x.shape[0], *grid, -1)
 
     def __call__(self, images: Float[Array, "n h w 3"]) -> Float[Array, "n d"]:
         """The embedding that the model's card recommends, `size.embedding_dim` long."""
@@ -207,3 +300,13 @@ class ViT(nnx.Module):
         if self.size.embedding == "class":
             return x[:, 0]
         return jnp.concatenate([x[:, 0], x[:, self.size.prefix :].mean(1)], axis=-1)
+
+
+def ssl_size(ssl: Any) -> ViTSize:
+    """The Vision Transformer of config.ssl; the grid of its table of positions is that of a global
+    crop."""
+    model, side = ssl.model, ssl.crops.global_size
+    if model.kind != "vit":
+        return VIT_SIZES[model.kind]
+    shape = {key: getattr(model, key) for key in ("width", "depth", "heads", "patch")}
+    return ViTSize(**shape, grid=side // model.patch, size=side, mean=PLAIN[0], std=PLAIN[1])

@@ -8,7 +8,6 @@ from stedm_jax.experiment.context import Context
 from stedm_jax.experiment.learn import first_tiles, learn
 from stedm_jax.experiment.learned import Learned
 from stedm_jax.experiment.pinned import pin
-from stedm_jax.tasks.build import sees_around
 from stedm_jax.training.program import Program
 
 
@@ -17,7 +16,7 @@ def run(context: Context, cell: Cell, learned: Learned) -> None:
     settings, section = context.settings, context.settings.guided
     below = learned.guided()
     program = Program(below.task, section.train, context.mesh)
-    around = sees_around(section)
+    around = section.guide.sees_around
     sources = context.sources(section.splits, around=around)
     with context.workdir.timed(cell.name) as result:
         result["frozen"] = pin(context.workdir.folder(cell.name), below.used)

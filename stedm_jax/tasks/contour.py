@@ -1,8 +1,8 @@
-"""The contour-aware network as a task: objects and their contours are learnt, and put together
+"""The contour-aware network as a task: objects and their contours are learned, and put together
 again (models/dcan.py).
 
 Contours are those of areas of a foreground class in the mask, so that objects of a class need a
-pixel between them, as the glands of GlaS have; rims beside unlabelled pixels are not learnt. A
+pixel between them, as the glands of GlaS have; rims beside unlabeled pixels are not learned. A
 pixel is a core where the foreground has half of the probability or more and the contour has less
 (equation 2 there). A contour covers `radius` + 1 pixels of its object, which the areas of cores are
 given back.
@@ -21,32 +21,19 @@ from stedm_jax.common.errors import UserError
 from stedm_jax.common.labels import VOID
 from stedm_jax.evaluation.objects import classes_in_objects
 from stedm_jax.models.dcan import THRESHOLD, auxiliary_weight, contour_target, dilate
+from stedm_jax.settings.segmentation import Segmentation
 from stedm_jax.tasks.images import to_network
 from stedm_jax.tasks.segmentation import SegmentationTask, cross_entropy, valid_pixels
-
-
-def segmentation_task(
-    config: Any,
-    colors: Sequence[tuple[int, int, int]],
-    foreground: Sequence[int],
-    patients: int,
-    dtype: DTypeLike,
-) -> SegmentationTask:
-    """The task of config.segmentation; arguments as for SegmentationTask."""
-    kind = ContourTask if config.model.kind == "dcan" else SegmentationTask
-    return kind(config, colors, foreground, patients, dtype)
 
 
 def contours_of(
     mask: UInt8[Array, "b h w"], valid: Bool[Array, "b h w"], foreground: Sequence[int], radius: int
 ) -> tuple[UInt8[Array, "b h w"], Bool[Array, "b h w"]]:
     """1 near the rim of an object, else 0; and the pixels where that is known."""
-    objects = jnp.where(
-        jnp.isin(mask, jnp.array(foreground, jnp.uint8)), mask.astype(jnp.int32) + 1, 0
-    )
-    return contour_target(objects, radius).astype(jnp.uint8), valid & ~dilate(
-        mask == VOID, radius + 1
-    )
+    inside = jnp.isin(mask, jnp.array(foreground, jnp.uint8))
+    objects = jnp.where(inside, mask.astype(jnp.int32) + 1, 0)
+    known = valid & ~dilate(mask == VOID, radius + 1)
+    return contour_target(objects, radius).astype(jnp.uint8), known
 
 
 class ContourTask(SegmentationTask):
@@ -59,7 +46,7 @@ class ContourTask(SegmentationTask):
 
     def __init__(
         self,
-        config: Any,
+        config: Segmentation,
         colors: Sequence[tuple[int, int, int]],
         foreground: Sequence[int],
         patients: int,
@@ -70,8 +57,9 @@ class ContourTask(SegmentationTask):
         rest = sorted(set(range(len(self.colors))) - set(self.foreground))
         if not rest:
             raise UserError(
-                "config.segmentation.model.kind is 'dcan', whose objects are areas of the foreground, and "
-                "config.data.foreground names every class; leave out the one that lies between objects."
+                "config.segmentation.model.kind is 'dcan', whose objects are areas of the "
+                "foreground, and config.data.foreground names every class; leave out the one that "
+                "lies between objects."
             )
         self.background = rest[0]
 
@@ -87,10 +75,8 @@ class ContourTask(SegmentationTask):
         out = self.network.apply(params, to_network(batch["image"]), train=True, key=key)
         mask, valid = batch["mask"], valid_pixels(batch["mask"], self.config.border)
         contours, known = contours_of(mask, valid, self.foreground, self.config.model.dcan.radius)
-        ce, contour_ce = (
-            cross_entropy(out.objects, mask, valid),
-            cross_entropy(out.contours, contours, known),
-        )
+        ce = cross_entropy(out.objects, mask, valid)
+        contour_ce = cross_entropy(out.contours, contours, known)
         levels = [
             cross_entropy(objects, mask, valid) + cross_entropy(rims, contours, known)
             for objects, rims in out.auxiliary
@@ -103,9 +89,8 @@ class ContourTask(SegmentationTask):
     ) -> Float[Array, "b h w m"]:
         """Probabilities of the classes, and that of a contour as the last."""
         out = self.network.apply(params, to_network(image))
-        return jnp.concatenate(
-            [jax.nn.softmax(out.objects), jax.nn.softmax(out.contours)[..., 1:]], axis=-1
-        )
+        contour = jax.nn.softmax(out.contours)[..., 1:]
+        return jnp.concatenate([jax.nn.softmax(out.objects), contour], axis=-1)
 
     def decide(
         self, maps: Float[np.ndarray, "h w m"]

@@ -5,35 +5,52 @@
 The layout goes through a 1x1 convolution without bias and is stacked on the noisy latents; the
 style encoder is trained along. With probability `style.drop` the style tiles are replaced by images
 of the constant -2, which is also the unconditional branch of guidance. A share `drop_layout` of
-them loses the layout too (all unlabelled), so that guidance can strengthen both; in the paper it
+them loses the layout too (all unlabeled), so that guidance can strengthen both; in the paper it
 strengthens the style alone.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int32, PRNGKeyArray, PyTree, UInt8
 
-from stedm_jax.common.errors import UserError
 from stedm_jax.common.labels import VOID
 from stedm_jax.diffusion.guidance import Guidance
 from stedm_jax.diffusion.samplers import Sampler, sample, timesteps
-from stedm_jax.models.build import build_style, build_style_guide, build_unet
+from stedm_jax.models.blocks import Tokens
 from stedm_jax.models.functional import on_each_device
-from stedm_jax.models.transformer import Tokens
+from stedm_jax.models.style import build_style, build_style_guide
+from stedm_jax.models.unet import build_unet
+from stedm_jax.settings.diffusion import Diffusion
 from stedm_jax.settings.synthesis import Guidance as GuidanceSettings
 from stedm_jax.settings.synthesis import Synthesis
-from stedm_jax.tasks.autoencoder import AutoencoderTask
 from stedm_jax.tasks.fidelity import layout_iou, layout_style_grid, style_correlation
+from stedm_jax.tasks.first_stage import FirstStage
 from stedm_jax.tasks.images import colorize, one_hot_layout, to_network
 from stedm_jax.tasks.latent_diffusion import LatentDiffusion, LatentScale
-from stedm_jax.tasks.segmentation import SegmentationTask
 
 DROPPED = -2.0
 """Value of a style image that is not there (as published)."""
+
+
+@runtime_checkable
+class Judge(Protocol):
+    """A segmenter that scores how well samples keep to their layouts.
+
+    Attributes:
+      foreground: numbers of the classes that the score is about.
+    """
+
+    foreground: Sequence[int]
+
+    def eval_step(
+        self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray
+    ) -> dict[str, Array]:
+        """Its confusion matrix for each patient, under "confusion"."""
+        ...
 
 
 class DiffusionTask(LatentDiffusion):
@@ -46,37 +63,25 @@ class DiffusionTask(LatentDiffusion):
       config: config.diffusion.
       autoencoder: the first stage; its parameters are frozen["first"].
       latents: their scale.
-      colors: colour of each class.
+      colors: of each class.
       dtype: of the computation.
-      judge: tells how well samples keep to their layouts while this is learnt; None: nobody does.
+      judge: scores samples during the training; None: there is no such score.
     """
 
     name = "diffusion"
 
     def __init__(
         self,
-        config: Any,
-        autoencoder: AutoencoderTask,
+        config: Diffusion,
+        autoencoder: FirstStage,
         latents: LatentScale,
         colors: Sequence[tuple[int, int, int]],
         dtype: DTypeLike,
-        judge: SegmentationTask | None = None,
+        judge: Judge | None = None,
     ):
         super().__init__(config, autoencoder, latents)
-        self.colors, self.judge = tuple(colors), judge
-        self.styled = config.style.source != "none" and config.style.aggregation != "none"
-        if config.unet.context_dim:
-            raise UserError(
-                f"The config has diffusion.unet.context_dim = {config.unet.context_dim}, but this task gives its "
-                "denoiser no context; set it to 0."
-            )
-        cross = config.unet.style_path == "cross"
-        if self.styled and cross != (config.style.aggregation == "tokens"):
-            raise UserError(
-                f"The config has unet.style_path = {config.unet.style_path!r} and style.aggregation = "
-                f"{config.style.aggregation!r}. Cross-attention reads the style images one by one, and nothing else "
-                "can: set both, 'cross' and 'tokens', or neither."
-            )
+        self.config, self.colors, self.judge = config, tuple(colors), judge
+        self.styled = config.style.used
         self.unet = build_unet(
             config.unet,
             in_channels=self.channels + config.layout_channels,
@@ -84,9 +89,9 @@ class DiffusionTask(LatentDiffusion):
             style_dim=config.style.dim if self.styled else 0,
             dtype=dtype,
         )
-        self.style = build_style(config.style, dtype=dtype)
+        self.style = build_style(config.style, dtype)
         # A pathology encoder that is not trained; its parameters are frozen["guide"].
-        self.guide = build_style_guide(config.style, dtype=dtype) if self.styled else None
+        self.guide = build_style_guide(config.style, dtype) if self.styled else None
 
     def init(self, key: PRNGKeyArray) -> PyTree:
         """Fresh parameters: unet, style and layout."""
@@ -139,27 +144,21 @@ class DiffusionTask(LatentDiffusion):
             images = jnp.where(dropped[:, None, None, None, None], DROPPED, images)
             style = self.style_vector(params, frozen, images)
         if self.config.drop_layout:
-            along = jax.random.bernoulli(
-                jax.random.fold_in(keys[3], 1), self.config.drop_layout, dropped.shape
-            )
+            key = jax.random.fold_in(keys[3], 1)
+            along = jax.random.bernoulli(key, self.config.drop_layout, dropped.shape)
             mask = jnp.where((dropped & along)[:, None, None], jnp.uint8(VOID), mask)
         layout, drop = self.layout(params, mask), keys[4] if self.config.unet.dropout else None
 
         def predict(noisy: Array, t: Array) -> Array:
-            return self.unet.apply(
-                params["unet"], jnp.concatenate([noisy, layout], axis=-1), t, style, key=drop
-            )
+            stacked = jnp.concatenate([noisy, layout], axis=-1)
+            return self.unet.apply(params["unet"], stacked, t, style, key=drop)
 
         return self.denoising_loss(predict, z, t, eps, batch.get("weight")), {}
 
-    def guidance(self, config: Any) -> Guidance:
-        """That of config.synthesis; none for a model that was trained with nothing to drop."""
-        if not (self.styled or self.config.drop_layout):
-            return Guidance()
-        chosen = config.guidance
-        return Guidance(
-            chosen.scale, chosen.rescale, tuple(chosen.interval), tuple(chosen.layout_interval)
-        )
+    def guidance(self, synthesis: Synthesis) -> Guidance:
+        """That of a set; none for a model that was trained with nothing to drop."""
+        drops = self.styled or self.config.drop_layout
+        return Guidance(**vars(synthesis.guidance)) if drops else Guidance()
 
     def sample(
         self,
@@ -168,7 +167,7 @@ class DiffusionTask(LatentDiffusion):
         mask: UInt8[Array, "b h w"],
         styles: UInt8[Array, "b k h w 3"],
         noise: Float[Array, "b hs ws c"],
-        config: Any,
+        synthesis: Synthesis,
         key: PRNGKeyArray,
     ) -> UInt8[Array, "b h w 3"]:
         """Images with the given layouts and styles.
@@ -179,17 +178,17 @@ class DiffusionTask(LatentDiffusion):
           mask: layouts.
           styles: style tiles of each image.
           noise: standard normal.
-          config: config.synthesis.
+          synthesis: how to sample.
           key: for samplers that add noise.
         """
         layout = self.layout(params, mask)
         images = to_network(styles)
         cond = self.style_vector(params, frozen, images)
         uncond = self.style_vector(params, frozen, jnp.full_like(images, DROPPED))
-        empty = (
-            self.layout(params, jnp.full_like(mask, VOID)) if self.config.drop_layout else layout
-        )
-        guidance = self.guidance(config)
+        empty = layout
+        if self.config.drop_layout:
+            empty = self.layout(params, jnp.full_like(mask, VOID))
+        guidance = self.guidance(synthesis)
 
         def denoise(x: Array, t: Array) -> Array:
             return self.unet.apply(params["unet"], jnp.concatenate([x, layout], axis=-1), t, cond)
@@ -197,21 +196,20 @@ class DiffusionTask(LatentDiffusion):
         def denoise_both(x: Array, t: Array) -> tuple[Array, Array]:
             dropped = guidance.without_layout(t, self.schedule.steps)
             known = jnp.where(dropped[:, None, None, None], empty, layout)
-            stacked = _pairs(
-                jnp.concatenate([x, layout], axis=-1), jnp.concatenate([x, known], axis=-1)
-            )
+            inputs = (jnp.concatenate([x, each], axis=-1) for each in (layout, known))
+            stacked = _pairs(*inputs)
             both = jax.tree.map(_pairs, cond, uncond)
             out = self.unet.apply(params["unet"], stacked, _pairs(t, t), both)
             out = out.reshape(-1, 2, *out.shape[1:])
             return out[:, 0], out[:, 1]
 
-        steps = timesteps(config.spacing, config.steps, self.schedule)
+        steps = timesteps(synthesis.spacing, synthesis.steps, self.schedule)
         z = sample(
             denoise,
             self.schedule,
             noise,
             steps,
-            Sampler(config.sampler, config.eta),
+            Sampler(synthesis.sampler, synthesis.eta),
             self.config.prediction,
             guidance=guidance,
             denoise_both=denoise_both,
@@ -236,25 +234,22 @@ class DiffusionTask(LatentDiffusion):
         mask, styles = (
             batch[name].reshape(-1, *batch[name].shape[2:]) for name in ("mask", "styles")
         )
-        config = Synthesis(
+        synthesis = Synthesis(
             guidance=GuidanceSettings(scale=watch.guidance, rescale=0.0),
             spacing="uniform_lambda",
             steps=watch.steps,
             sampler="dpmpp_2m",
         )
-        images = self.sample(params, frozen, mask, styles, noise, config, key)
-        grid = [
-            x.reshape(rows, columns, *x.shape[1:])
-            for x in (colorize(mask, self.colors), styles[:, 0], images)
-        ]
+        images = self.sample(params, frozen, mask, styles, noise, synthesis, key)
+        shown = (colorize(mask, self.colors), styles[:, 0], images)
+        grid = [x.reshape(rows, columns, *x.shape[1:]) for x in shown]
         out = {"samples": layout_style_grid(*grid)}
         if self.styled:
             out["style_correlation"] = style_correlation(images, styles)
         if self.judge is not None:
-            one = {"image": images, "mask": mask, "patient": jnp.zeros(len(mask), jnp.int32)}
-            sums = self.judge.eval_step(
-                frozen["judge"], {}, one | {"weight": jnp.ones(len(mask))}, key
-            )
+            one = {"image": images, "mask": mask, "weight": jnp.ones(len(mask))}
+            one["patient"] = jnp.zeros(len(mask), jnp.int32)
+            sums = self.judge.eval_step(frozen["judge"], {}, one, key)
             out["layout_iou"] = layout_iou(sums["confusion"][0], self.judge.foreground)
         return out
 

@@ -1,8 +1,8 @@
 """Features of tiles from frozen networks: a denoiser run once at a small noise level, its guide, or
 both.
 
-    z_t = alpha_t z_0 + sigma_t eps,  f = blocks of UNet(z_t, t, tokens), up to the last block that
-    is wanted
+    z_t = alpha_t z_0 + sigma_t eps
+    f = blocks of UNet(z_t, t, tokens), up to the last block that is wanted
 
 eps is one and the same for every tile (drawn from the seed for each position of the latent), as
 Baranchuk et al. (ICLR 2022) found best: features of two tiles then differ by the tiles alone.
@@ -19,47 +19,42 @@ from jaxtyping import Array, Float, PyTree
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.diffusion.losses import add_noise
-from stedm_jax.models.taps import check_taps, tap_names, tap_shapes
+from stedm_jax.models.unet import tap_channels
+from stedm_jax.settings.segmentation import Features as FeatureSettings
 from stedm_jax.tasks.guided import GuidedTask
 from stedm_jax.tasks.images import to_network
-
-SOURCES = ("ldm", "vit", "concat")
 
 
 class Features:
     """Feature maps of the tiles of a batch.
 
     Args:
-      config: with source (one of SOURCES), timesteps, blocks, guided, scales and seed, as
-        config.segmentation.features.
+      config: config.segmentation.features.
       task: the denoiser, with its guide.
-      side: of the tiles in pixels.
-      tokens: channels of the guide's patch tokens.
 
     Attributes:
       channels: of each map; maps are ordered by scale, timestep and block, that of the guide last.
 
     Raises:
-      UserError: an unknown source or block, a noise level that the schedule does not have, a size
-        that does not divide, or a guide that is asked for and not there.
+      UserError: a block that the denoiser does not have.
     """
 
-    def __init__(self, config: Any, task: GuidedTask, side: int, tokens: int = 0):
-        self.config, self.task, self.tokens = config, task, tokens
-        check_features(config, task.config, side, task.factor)
+    def __init__(self, config: FeatureSettings, task: GuidedTask):
+        self.config, self.task = config, task
         self.denoises, self.sees = config.source != "vit", config.source != "ldm"
         self.taps = tuple(config.blocks)
-        self.channels = self._channels(side)
-
-    def _channels(self, side: int) -> tuple[int, ...]:
-        unet, small = self.task.config.unet, side // self.task.factor
-        shapes = tap_shapes(unet.base, unet.multipliers, unet.res_blocks, (small, small))
-        each = (
-            [shapes[tap][2] for tap in self.taps]
-            * len(self.config.timesteps)
-            * len(self.config.scales)
-        )
-        return (*(each if self.denoises else ()), *((self.tokens,) if self.sees else ()))
+        channels: list[int] = []
+        if self.denoises:
+            unet = task.config.unet
+            known = tap_channels(unet.base, unet.multipliers, unet.res_blocks)
+            if unknown := [tap for tap in self.taps if tap not in known]:
+                raise UserError(
+                    f"features.blocks names {', '.join(unknown)}, which the denoiser does not "
+                    f"have; its blocks are {', '.join(known)}."
+                )
+            channels = [known[tap] for tap in self.taps]
+            channels *= len(config.timesteps) * len(config.scales)
+        self.channels = (*channels, task.token_width) if self.sees else tuple(channels)
 
     def __call__(
         self, params: PyTree, frozen: PyTree, batch: Mapping[str, Array]
@@ -103,49 +98,8 @@ class Features:
         return [found[tap] for tap in self.taps]
 
 
-def check_features(config: Any, guided: Any, side: int, factor: int) -> None:
-    """Refuses features that a denoiser does not have.
-
-    Args:
-      config: config.segmentation.features. guided: config.guided.
-      side: of the tiles in pixels. factor: side of a tile over that of its latent.
-
-    Raises:
-      UserError: as Features.
-    """
-    if config.source not in SOURCES:
-        raise UserError(
-            f"Features come from {', '.join(SOURCES)}, not from {config.source!r} (features.source)."
-        )
-    if config.source != "ldm" and guided.guide.source == "none":
-        raise UserError(
-            f"features.source = {config.source!r} needs the guide's tokens, but guided.guide.source is 'none'."
-        )
-    if config.source == "vit":
-        return
-    unet = guided.unet
-    check_taps(config.blocks, tap_names(len(unet.multipliers), unet.res_blocks))
-    for key in ("blocks", "timesteps", "scales"):
-        if not len(config[key]):
-            raise UserError(f"config.segmentation.features.{key} is empty; name at least one.")
-    if wrong := [str(t) for t in config.timesteps if not 0 <= t < guided.schedule.steps]:
-        raise UserError(
-            f"features.timesteps has {', '.join(wrong)}, which is out of range; give numbers from 0 to "
-            f"{guided.schedule.steps - 1} (guided.schedule.steps - 1)."
-        )
-    divisor = factor * 2 ** (len(unet.multipliers) - 1)
-    for scale in config.scales:
-        size = side * scale
-        if scale <= 0 or size != int(size) or int(size) % divisor:
-            raise UserError(
-                f"features.scales has {scale}, which makes tiles of {side} px ones of {size:g} px; the first stage and "
-                f"the denoiser need a multiple of {divisor} px. Choose another scale or data.tile."
-            )
-
-
 def _scaled(image: Array, scale: float) -> Array:
     b, h, w, c = image.shape
-    small = jax.image.resize(
-        image.astype(jnp.float32), (b, int(h * scale), int(w * scale), c), "linear", antialias=True
-    )
+    size = (b, int(h * scale), int(w * scale), c)
+    small = jax.image.resize(image.astype(jnp.float32), size, "linear", antialias=True)
     return jnp.clip(jnp.round(small), 0, 255).astype(jnp.uint8)

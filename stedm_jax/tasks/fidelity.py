@@ -1,5 +1,5 @@
-"""How well samples keep to the layouts and the styles that they were made from, as a denoiser is
-learnt; traceable.
+"""How well samples keep to the layouts and the styles that they were made from, while a denoiser
+learns; traceable.
 
 The numbers are those of the report (evaluation/optical_density.py, evaluation/confusion.py) on a
 few samples.
@@ -29,9 +29,8 @@ def style_correlation(
     """
     made, given = mean_od(images), mean_od(styles).mean(1)
     made, given = made - made.mean(0, keepdims=True), given - given.mean(0, keepdims=True)
-    return (
-        (made * given).sum(0) / jnp.sqrt(jnp.square(made).sum(0) * jnp.square(given).sum(0))
-    ).mean()
+    lengths = jnp.sqrt(jnp.square(made).sum(0) * jnp.square(given).sum(0))
+    return ((made * given).sum(0) / lengths).mean()
 
 
 def layout_iou(confusion: Int32[Array, "k k"], foreground: Sequence[int]) -> Float[Array, ""]:
@@ -54,7 +53,7 @@ def layout_style_grid(
     styles: UInt8[Array, "r c h w 3"],
     samples: UInt8[Array, "r c h w 3"],
 ) -> UInt8[Array, "H W 3"]:
-    """A picture: layouts, as colours, down the left side, a style tile of each patient along the
+    """A picture: layouts, as colors, down the left side, a style tile of each patient along the
     top."""
     corner = jnp.full_like(layouts[:1, :1], 255)
     top = jnp.concatenate([corner, styles[:1]], axis=1)

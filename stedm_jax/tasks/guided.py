@@ -4,32 +4,41 @@ tile (LID).
     prediction = UNet(z_t, t, context = Linear(e / |e|)),  e = encoder(x), never trained
 
 Graikos et al., CVPR 2024 (arXiv 2312.07330), PathSegDiff's base model. There is no layout and no
-style: what is learnt needs no annotation. Each embedding of a tile is replaced by the zero vector
-  with probability `guide.drop`, so that the
-network knows what to do without, too; the token of the zero vector is also the unconditional branch
-of sampling.
+style: what is learned needs no annotation. Each embedding of a tile is replaced by the zero vector
+with probability `guide.drop`, so that the network learns to do without it; the token of the zero
+vector is also the unconditional branch of sampling.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int32, PRNGKeyArray, PyTree, UInt8
+from jaxtyping import Array, Float, Int32, PRNGKeyArray, PyTree
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.diffusion.guidance import Guidance
 from stedm_jax.diffusion.samplers import Sampler, sample, timesteps
-from stedm_jax.models.build import build_unet
 from stedm_jax.models.functional import Functional
 from stedm_jax.models.guided import Embeddings, guided_unet
-from stedm_jax.tasks.autoencoder import AutoencoderTask
+from stedm_jax.models.unet import build_unet
+from stedm_jax.models.vit import ViTSize
+from stedm_jax.settings.guided import Guided
+from stedm_jax.tasks.first_stage import FirstStage
 from stedm_jax.tasks.images import image_rows, to_network
 from stedm_jax.tasks.latent_diffusion import LatentDiffusion, LatentScale
 
 SOURCES = {"patch": "image", "region": "region"}
 """Token -> array of a batch whose embedding it is."""
+
+
+@dataclass(frozen=True)
+class GuideEncoder:
+    """A Vision Transformer whose embeddings guide a denoiser; it is never trained with it."""
+
+    network: Functional
+    size: ViTSize
 
 
 class GuidedTask(LatentDiffusion):
@@ -41,37 +50,32 @@ class GuidedTask(LatentDiffusion):
       config: config.guided.
       autoencoder: the first stage; its parameters are frozen["first"].
       latents: their scale.
-      guide: the encoder that gives embeddings; its parameters are frozen["guide"]. None: not
-        guided.
-      width: length of an embedding of the guide, 0 without one.
+      encoder: what gives embeddings; its parameters are frozen["guide"]. None: not guided.
       dtype: of the computation.
 
-    Raises:
-      UserError: a guide that goes with the denoiser's context not at all.
+    Attributes:
+      widths: token -> length of its embedding.
+      token_width: channels of the patch tokens of the encoder; 0 without one.
     """
 
     name = "guided"
 
     def __init__(
         self,
-        config: Any,
-        autoencoder: AutoencoderTask,
+        config: Guided,
+        autoencoder: FirstStage,
         latents: LatentScale,
-        guide: Functional | None,
-        width: int,
+        encoder: GuideEncoder | None,
         dtype: DTypeLike,
     ):
         super().__init__(config, autoencoder, latents)
-        self.guide, self.width = guide, width
-        self.widths = dict.fromkeys(config.guide.tokens, width) if guide is not None else {}
+        self.config, self.widths, self.token_width = config, {}, 0
+        if encoder is not None:
+            self.guide, self.token_width = encoder.network, encoder.size.width
+            self.widths = dict.fromkeys(config.guide.tokens, encoder.size.embedding_dim)
         self.absent = config.guide.region_width if "region" in self.widths else 0
         if self.absent:
             self.widths["region"] = self.absent
-        if self.widths and config.unet.context_dim != config.guide.dim:
-            raise UserError(
-                f"The config has guided.unet.context_dim = {config.unet.context_dim}, but the tokens of its guide are "
-                f"{config.guide.dim} long (guided.guide.dim); give both the same number."
-            )
         unet = build_unet(
             config.unet,
             in_channels=self.channels,
@@ -79,9 +83,8 @@ class GuidedTask(LatentDiffusion):
             style_dim=0,
             dtype=dtype,
         )
-        self.network = guided_unet(
-            unet, self.widths, config.guide.dim, config.guide.normalise, dtype
-        )
+        guide = config.guide
+        self.network = guided_unet(unet, self.widths, guide.dim, guide.normalise, dtype)
 
     def init(self, key: PRNGKeyArray) -> PyTree:
         """Fresh parameters: unet and, where there is one, guide."""
@@ -105,16 +108,18 @@ class GuidedTask(LatentDiffusion):
         if known is not None:
             if known.shape[-1] != self.widths[token]:
                 raise UserError(
-                    f"The embeddings of the records are {known.shape[-1]} long, but the guide of the denoiser is "
-                    f"{self.widths[token]}; make them with that guide (guided.guide.source), or name theirs."
+                    f"The embeddings of the records are {known.shape[-1]} long, but those of the "
+                    f"denoiser's guide are {self.widths[token]}; make them with that guide "
+                    "(guided.guide.source), or name theirs."
                 )
             return known.astype(jnp.float32)
         if token == "region" and self.absent:
             return jnp.zeros((next(iter(batch.values())).shape[0], self.absent), jnp.float32)
         if SOURCES[token] not in batch:
             raise UserError(
-                "The guide has a region token (guided.guide.tokens), but these tiles come without the field around "
-                "them; pack them with a margin (--margin of data_prep), or use the patch token alone."
+                "The guide has a region token (guided.guide.tokens), but these tiles come without "
+                "the field around them; pack them with a margin (--margin of data_prep), or use "
+                "the patch token alone."
             )
         assert self.guide is not None
         embedding = self.guide.apply(frozen["guide"], to_network(batch[SOURCES[token]]))
@@ -134,9 +139,8 @@ class GuidedTask(LatentDiffusion):
         t, eps = self.draw(keys[1], keys[2], z)
         embeddings = self.embed(frozen, batch)
         if embeddings is not None:
-            kept = jax.random.bernoulli(
-                keys[3], 1.0 - self.config.guide.drop, (len(embeddings), z.shape[0], 1)
-            )
+            shape = (len(embeddings), z.shape[0], 1)
+            kept = jax.random.bernoulli(keys[3], 1.0 - self.config.guide.drop, shape)
             embeddings = {
                 name: jnp.where(keep, each, 0.0)
                 for keep, (name, each) in zip(kept, embeddings.items(), strict=True)
@@ -155,11 +159,11 @@ class GuidedTask(LatentDiffusion):
         taps: tuple[str, ...],
     ) -> dict[str, Array]:
         """{tap: features} of noisy latents; embeddings None: as if none were known."""
-        if embeddings is None and self.widths:
+        if embeddings is None:
+            shapes = {name: (z_t.shape[0], width) for name, width in self.widths.items()}
             embeddings = {
-                name: jnp.zeros((z_t.shape[0], width), jnp.float32)
-                for name, width in self.widths.items()
-            }
+                name: jnp.zeros(shape, jnp.float32) for name, shape in shapes.items()
+            } or None
         return self.network.apply(params, z_t, t, embeddings, taps=taps, method="features")
 
     def sample(
@@ -173,11 +177,7 @@ class GuidedTask(LatentDiffusion):
         """Clean scaled latents with the given embeddings, by the second-order solver with guidance
         of `scale`."""
         network = self.network.module(params)
-        empty = (
-            None
-            if embeddings is None
-            else {name: jnp.zeros_like(each) for name, each in embeddings.items()}
-        )
+        empty = jax.tree.map(jnp.zeros_like, embeddings)
         levels = timesteps("uniform_lambda", steps, self.schedule)
         return sample(
             lambda x, t: network(x, t, embeddings),
@@ -194,12 +194,9 @@ class GuidedTask(LatentDiffusion):
         self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray
     ) -> dict[str, Array]:
         """Tiles above samples that their embeddings guide."""
-        few: dict[str, UInt8[Array, "..."] | Array] = {
-            name: array[:8] for name, array in batch.items()
-        }
+        few = {name: array[:8] for name, array in batch.items()}
         b, h, w, _ = few["image"].shape
-        noise = jax.random.normal(
-            key, (b, h // self.factor, w // self.factor, self.channels), jnp.float32
-        )
+        size = (b, h // self.factor, w // self.factor, self.channels)
+        noise = jax.random.normal(key, size, jnp.float32)
         z = self.sample(params, self.embed(frozen, few), noise, 15, 1.5)
         return {"samples": image_rows([few["image"], self.decode(frozen, z)])}

@@ -22,14 +22,14 @@ def to_bytes(image: Float[Array, "*b h w c"]) -> UInt8[Array, "*b h w c"]:
 def one_hot_layout(
     mask: UInt8[Array, "b h w"], classes: int, size: tuple[int, int]
 ) -> Float32[Array, "b hs ws k"]:
-    """One-hot mask averaged down to the size of the latents; unlabelled pixels are zero in every
+    """One-hot mask averaged down to the size of the latents; unlabeled pixels are zero in every
     class.
 
-    A tile without any label so becomes the layout of zeros, which a convolution without bias turns
-    into "nothing is known": tiles of patients never annotated can be trained on.
+    A tile without any label thus becomes the layout of zeros, which a convolution without bias
+    turns into "nothing is known": tiles of patients never annotated can be trained on.
 
     Args:
-      mask: class ids, 255 unlabelled.
+      mask: class ids, 255 unlabeled.
       classes: number of classes.
       size: height and width wanted, which divide the mask's.
     """
@@ -40,7 +40,7 @@ def one_hot_layout(
 def colorize(
     mask: UInt8[Array, "b h w"], colors: Sequence[tuple[int, int, int]]
 ) -> UInt8[Array, "b h w 3"]:
-    """Masks as colours; unlabelled pixels mid-grey."""
+    """Masks as colors; unlabeled pixels are gray."""
     table = np.full((256, 3), 128, np.uint8)
     table[: len(colors)] = np.array(colors, np.uint8)
     return jnp.asarray(table)[mask]

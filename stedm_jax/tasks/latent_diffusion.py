@@ -6,17 +6,18 @@ z_0 = (encode(x) - shift) / scale,   z_t = alpha_t z_0 + sigma_t eps
 import abc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32, PRNGKeyArray, PyTree, UInt8
 
-from stedm_jax.diffusion.losses import add_noise, check_loss, distance, weight
-from stedm_jax.diffusion.parameterisation import check_kind, target
+from stedm_jax.diffusion.losses import add_noise, distance, weight
+from stedm_jax.diffusion.parameterization import target
 from stedm_jax.diffusion.schedule import make_schedule
 from stedm_jax.models.functional import Functional, Params
-from stedm_jax.tasks.autoencoder import AutoencoderTask
+from stedm_jax.settings.diffusion import Diffusion
+from stedm_jax.settings.guided import Guided
+from stedm_jax.tasks.first_stage import FirstStage
 from stedm_jax.tasks.images import to_bytes, to_network
 
 Predict = Callable[[Array, Array], Array]
@@ -45,11 +46,8 @@ class LatentScale:
         return z.astype(jnp.float32) * scale + shift
 
     def _arrays(self) -> tuple[Float[Array, "1 1 1 c"], Float[Array, "1 1 1 c"]]:
-        shift, scale = (
-            jnp.array(values, jnp.float32)[None, None, None, :]
-            for values in (self.shift, self.scale)
-        )
-        return shift, scale
+        both = jnp.array((self.shift, self.scale), jnp.float32)[:, None, None, None, :]
+        return both[0], both[1]
 
 
 class LatentDiffusion(abc.ABC):
@@ -59,26 +57,15 @@ class LatentDiffusion(abc.ABC):
       config: with schedule, prediction, loss and weighting.
       autoencoder: the first stage; its parameters are frozen["first"].
       latents: their scale.
-
-    Raises:
-      UserError: an unknown schedule, prediction, loss or weighting.
     """
 
     guide: Functional | None = None
     """An encoder that is never trained; its parameters are frozen["guide"]."""
 
-    def __init__(self, config: Any, autoencoder: AutoencoderTask, latents: LatentScale):
-        self.config, self.autoencoder, self.latents = config, autoencoder, latents
-        check_kind(config.prediction)
-        check_loss(config.loss, config.weighting)
-        levels = config.schedule
-        self.schedule = make_schedule(
-            levels.name,
-            levels.steps,
-            levels.beta_start,
-            levels.beta_end,
-            levels.zero_terminal_snr,
-        )
+    def __init__(self, config: Diffusion | Guided, autoencoder: FirstStage, latents: LatentScale):
+        self.autoencoder, self.latents = autoencoder, latents
+        self._objective = (config.prediction, config.loss, config.weighting)
+        self.schedule = make_schedule(**vars(config.schedule))
         self.channels = autoencoder.channels
         self.factor = autoencoder.factor
 
@@ -122,10 +109,11 @@ class LatentDiffusion(abc.ABC):
         Args:
           counted: weight of each image, 0 for padding; None: all count.
         """
+        prediction, loss, weighting = self._objective
         predicted = predict(add_noise(self.schedule, z, eps, t), t)
-        wanted = target(self.schedule, self.config.prediction, z, eps, t)
-        losses = distance(self.config.loss, predicted, wanted)
-        losses = losses * weight(self.config.weighting, self.schedule, self.config.prediction, t)
+        wanted = target(self.schedule, prediction, z, eps, t)
+        losses = distance(loss, predicted, wanted)
+        losses = losses * weight(weighting, self.schedule, prediction, t)
         if counted is not None:
             return jnp.sum(losses * counted) / jnp.maximum(counted.sum(), 1.0)
         return jnp.mean(losses)

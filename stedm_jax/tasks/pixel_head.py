@@ -6,15 +6,15 @@ in the paper, or trained along (`head.tune`); first stage and guide never are.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from stedm_jax.models.batch_norm import running_stats
-from stedm_jax.models.build import build_head
 from stedm_jax.models.functional import Functional
+from stedm_jax.models.named_networks import HEADS, network
+from stedm_jax.settings.segmentation import Segmentation
 from stedm_jax.tasks.features import Features
 from stedm_jax.tasks.segmentation import SegmentationTask
 
@@ -23,8 +23,7 @@ HEAD, DENOISER = "head", "denoiser"
 
 class PixelHeadTask(SegmentationTask):
     """Task "segmentation" with parameters head and, where it is tuned, those of the denoiser beside
-    it (unet, guide);
-    frozen: first, guide (the encoder) and denoiser.
+    it (unet, guide); frozen: first, guide (the encoder) and denoiser.
 
     Args:
       config: config.segmentation.
@@ -34,7 +33,7 @@ class PixelHeadTask(SegmentationTask):
 
     def __init__(
         self,
-        config: Any,
+        config: Segmentation,
         colors: Sequence[tuple[int, int, int]],
         foreground: Sequence[int],
         patients: int,
@@ -46,7 +45,10 @@ class PixelHeadTask(SegmentationTask):
 
     def build(self, dtype: DTypeLike) -> Functional:
         """The head."""
-        return build_head(self.config.head, self.features.channels, len(self.colors), dtype)
+        head, classes = self.config.head, len(self.colors)
+        keys = {"width": head.width, "norm": head.norm} if head.kind == "convolution" else {}
+        path = HEADS[head.kind]
+        return network(path, self.features.channels, classes=classes, dtype=dtype, **keys)
 
     def init(self, key: PRNGKeyArray) -> PyTree:
         """Fresh parameters; those of a tuned denoiser are to be taken from its stage."""
@@ -62,14 +64,11 @@ class PixelHeadTask(SegmentationTask):
         key: PRNGKeyArray | None = None,
     ) -> tuple[Float[Array, "b h w k"], PyTree]:
         """As SegmentationTask."""
-        denoiser = (
-            {name: tree for name, tree in params.items() if name != HEAD}
-            if self.tunes
-            else frozen.get(DENOISER)
-        )
-        maps = self.features(denoiser, frozen, batch)
-        if not self.tunes:
-            maps = jax.lax.stop_gradient(maps)
+        if self.tunes:
+            denoiser = {name: tree for name, tree in params.items() if name != HEAD}
+            maps = self.features(denoiser, frozen, batch)
+        else:
+            maps = jax.lax.stop_gradient(self.features(frozen.get(DENOISER), frozen, batch))
         pixels = batch["image"] if "image" in batch else batch["mask"]
         with self.network.opened(params[HEAD]) as network:
             logits = network(maps, pixels.shape[1:3], train)

@@ -8,7 +8,6 @@ fused. It is a pure function of the key of the step and of the place in the batc
 """
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, PRNGKeyArray, UInt8
 
 from stedm_jax.common.stains import HED
+from stedm_jax.settings.ssl import SslAugment
 
 GRAY = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
@@ -23,7 +23,7 @@ GRAY = (0.299, 0.587, 0.114)  # ITU-R BT.601
 def recolor(
     key: PRNGKeyArray,
     views: UInt8[Array, "b v s t 3"],
-    augment: Any,
+    augment: SslAugment,
     solarize: tuple[float, ...] = (),
 ) -> Float32[Array, "b v s t 3"]:
     """Views in [-1, 1] with changed colors.

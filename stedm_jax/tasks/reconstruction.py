@@ -1,18 +1,17 @@
 """The parts of LDM's loss for an autoencoder that work on images: perceptual and adversarial.
 
-    rec = mean |x - y| + perceptual_weight LPIPS(x, y)
-       (1) gan = -mean D(y)
-                 (2)
-    a   = clip(|d rec / d W| / (|d gan / d W| + 1e-4), 0, 1e4),  W the kernel of the decoder's last
-    layer (3) generator     rec + r(n) weight a gan,     r(n) = clip((n - start + 1) / ramp, 0, 1),
-    0 before start  (4) discriminator 1/2 mean relu(1 - D(x)) + 1/2 mean relu(1 + D(y)), y held,
-    from `start` on              (5)
+    rec = mean |x - y| + perceptual_weight LPIPS(x, y)                                      (1)
+    gan = -mean D(y)                                                                        (2)
+    a   = clip(|d rec / d W| / (|d gan / d W| + 1e-4), 0, 1e4),
+          W the kernel of the decoder's last layer                                          (3)
+    generator     rec + r(n) weight a gan,
+                  r(n) = clip((n - start + 1) / ramp, 0, 1), 0 before start                 (4)
+    discriminator 1/2 mean relu(1 - D(x)) + 1/2 mean relu(1 + D(y)), y held, from `start`   (5)
 
 n counts updates. Between start and start + ramp the discriminator learns already while the
-generator hardly hears it: with ramp 0, as published, an untrained discriminator speaks at full
-  weight at once, which is what makes the start
-unstable. (4) and (5) are minimised in one step, each with the other's parameters held and clipped
-by itself.
+generator hardly feels it: with ramp 0, as published, an untrained discriminator counts fully at
+once, which is what makes the start unstable. (4) and (5) are minimized in one step, each with the
+other's parameters held and clipped by itself.
 """
 
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from jaxtyping import Array, Float, Int32, PyTree
 
 from stedm_jax.models.discriminator import hinge
 from stedm_jax.models.functional import Functional
+from stedm_jax.settings.autoencoder import Adversarial
 
 MOST = 1e4
 
@@ -64,7 +64,7 @@ class Adversary:
       discriminator: the network.
     """
 
-    def __init__(self, config: Any, discriminator: Functional):
+    def __init__(self, config: Adversarial, discriminator: Functional):
         self.config, self.network = config, discriminator
 
     def loss(
@@ -80,9 +80,9 @@ class Adversary:
         """rec(made) + the rest of (4) + (5), and scalars to log.
 
         The decoder, all but its last layer, is run and differentiated once: the two gradients with
-          respect to the
-        image, which (3) needs anyhow, are handed on to it as they are. The discriminator is run
-        three times from `start` on, for (2) and for both terms of (5), and not before.
+        respect to the image, which (3) needs anyhow, are handed on to it as they are. The
+        discriminator is run three times from `start` on, for (2) and for both terms of (5), and not
+        before.
 
         Args:
           params: of the discriminator.
@@ -96,14 +96,14 @@ class Adversary:
         fixed = lax.stop_gradient(params)
         value, slope = jax.value_and_grad(rec)(held)
         gan = lambda y: -self.network.apply(fixed, y).mean()  # noqa: E731
+        zero = jnp.float32(0.0)
         # Before the start there is nothing to compute.
-        nothing = lambda y: (jnp.float32(0.0), jnp.zeros_like(y))  # noqa: E731
+        nothing = lambda y: (zero, jnp.zeros_like(y))  # noqa: E731
         gan_value, gan_slope = lax.cond(now, jax.value_and_grad(gan), nothing, held)
         _, pull = jax.vjp(last_layer, lax.stop_gradient(kernel))
         adaptive = adaptive_weight(pull(slope)[0], pull(gan_slope)[0])
-        share = (
-            ramp_weight(step, self.config.start, self.config.ramp) * self.config.weight * adaptive
-        )
+        ramp = ramp_weight(step, self.config.start, self.config.ramp)
+        share = ramp * self.config.weight * adaptive
         total, toward = lax.stop_gradient((value + share * gan_value, slope + share * gan_slope))
         carrier = jnp.sum(toward * made)
 
@@ -111,13 +111,9 @@ class Adversary:
             real, fake = self.network.apply(params, image), self.network.apply(params, held)
             return hinge(real, fake), real.mean(), fake.mean()
 
-        zero = jnp.float32(0.0)
         judged, real, fake = lax.cond(now, judge, lambda params: (zero, zero, zero), params)
-        scalars = {
-            "gan": gan_value,
-            "adaptive": jnp.where(now, adaptive, 0.0),
-            "discriminator": judged,
-        }
-        scalars |= {"gan_share": share, "logits_real": real, "logits_made": fake}
+        scalars = {"gan": gan_value, "gan_share": share, "discriminator": judged}
+        scalars |= {"adaptive": jnp.where(now, adaptive, 0.0)}
+        scalars |= {"logits_real": real, "logits_made": fake}
         # The carrier gives the decoder its gradient and the loss nothing.
         return total + carrier - lax.stop_gradient(carrier) + judged, scalars

@@ -1,5 +1,5 @@
-"""The segmenter: 0.1 cross-entropy + 0.9 Dice over the foreground classes (STEDM), void pixels
-counting nothing."""
+"""The segmenter: 0.1 cross-entropy + 0.9 Dice over the foreground classes (STEDM); void pixels
+count nothing."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,8 +13,10 @@ from jaxtyping import Array, Bool, Float, Int32, PRNGKeyArray, PyTree, UInt8
 from stedm_jax.common.labels import VOID
 from stedm_jax.evaluation.confusion import foreground_scores
 from stedm_jax.models.batch_norm import running_stats
-from stedm_jax.models.build import build_segmenter
 from stedm_jax.models.functional import Functional
+from stedm_jax.models.named_networks import SEGMENTERS, network
+from stedm_jax.settings.names import MIT
+from stedm_jax.settings.segmentation import Segmentation, SegmenterModel
 from stedm_jax.tasks.images import colorize, image_rows, to_network
 from stedm_jax.training.task import STATE
 
@@ -37,9 +39,8 @@ def cross_entropy(
     logp = jax.nn.log_softmax(logits.astype(jnp.float32))
     labels = jnp.where(valid, mask, 0).astype(jnp.int32)
     picked = jnp.take_along_axis(logp, labels[..., None], axis=-1)[..., 0]
-    return -jnp.sum(jnp.where(valid, picked, 0.0)) / jnp.maximum(
-        valid.sum().astype(jnp.float32), 1.0
-    )
+    count = valid.sum().astype(jnp.float32)
+    return -jnp.sum(jnp.where(valid, picked, 0.0)) / jnp.maximum(count, 1.0)
 
 
 def dice_loss(
@@ -85,7 +86,7 @@ class SegmentationTask:
 
     Args:
       config: config.segmentation.
-      colors: colour of each class.
+      colors: of each class.
       foreground: ids of the classes that Dice and the scores are about.
       patients: number of patients of the data that is evaluated.
       dtype: of the computation.
@@ -96,7 +97,7 @@ class SegmentationTask:
 
     def __init__(
         self,
-        config: Any,
+        config: Segmentation,
         colors: Sequence[tuple[int, int, int]],
         foreground: Sequence[int],
         patients: int,
@@ -108,7 +109,7 @@ class SegmentationTask:
 
     def build(self, dtype: DTypeLike) -> Functional:
         """The network that is trained."""
-        return build_segmenter(self.config.model, len(self.colors), dtype=dtype)
+        return network_of(self.config.model, len(self.colors), dtype)
 
     def init(self, key: PRNGKeyArray) -> PyTree:
         """Fresh parameters."""
@@ -169,26 +170,18 @@ class SegmentationTask:
         valid = valid_pixels(batch["mask"], self.config.border)
         ce = cross_entropy(logits, batch["mask"], valid)
         dice = dice_loss(logits, batch["mask"], valid, self.foreground)
-        return self.config.ce_weight * ce + self.config.dice_weight * dice, {
-            "ce": ce,
-            "dice_loss": dice,
-            STATE: state,
-        }
+        total = self.config.ce_weight * ce + self.config.dice_weight * dice
+        return total, {"ce": ce, "dice_loss": dice, STATE: state}
 
     def eval_step(
         self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray
     ) -> dict[str, Array]:
         """Confusion matrix of each patient, int32 (patients, classes, classes)."""
-        valid = (
-            valid_pixels(batch["mask"], self.config.border) & (batch["weight"] > 0)[:, None, None]
-        )
-        prediction = self.predict(params, frozen, batch)
-        classes = len(self.colors)
-        return {
-            "confusion": patient_confusion(
-                prediction, batch["mask"], valid, batch["patient"], self.patients, classes
-            )
-        }
+        counted = (batch["weight"] > 0)[:, None, None]
+        valid = valid_pixels(batch["mask"], self.config.border) & counted
+        guess, mask, patient = self.predict(params, frozen, batch), batch["mask"], batch["patient"]
+        counts = patient_confusion(guess, mask, valid, patient, self.patients, len(self.colors))
+        return {"confusion": counts}
 
     def summarise(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
         """Mean over patients of the IoU of the foreground."""
@@ -204,5 +197,18 @@ class SegmentationTask:
         image, mask = few["image"], few["mask"]
         guess = self.predict(params, frozen, few).astype(jnp.uint8)
         return {
-            "masks": image_rows([image, colorize(mask, self.colors), colorize(guess, self.colors)])
+            "masks": image_rows([image, *(colorize(each, self.colors) for each in (mask, guess))])
         }
+
+
+def network_of(model: SegmenterModel, classes: int, dtype: DTypeLike) -> Functional:
+    """The network that config.segmentation.model describes."""
+    keys: dict[str, Any] = {"classes": classes, "imagenet_input": model.imagenet_input}
+    if model.kind == "unet":
+        sizes = {"widths", "depths", "heads", "reductions"} if model.encoder == MIT else set()
+        chosen = {"encoder", "norm", "drop_path", "decoder"} | sizes
+        keys |= {key: value for key, value in vars(model).items() if key in chosen}
+    else:
+        sizes = model.fcn8s if model.kind == "fcn8s" else model.dcan
+        keys |= {"widths": sizes.widths, "hidden": sizes.hidden}
+    return network(SEGMENTERS[model.kind], **keys, dtype=dtype)

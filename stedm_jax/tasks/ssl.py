@@ -1,5 +1,5 @@
-"""DINO (Caron et al., ICCV 2021): a student learns to tell of any crop of a tile what its teacher
-tells of another.
+"""DINO (Caron et al., ICCV 2021): a student learns to say of any crop of a tile what its teacher
+says of another.
 
     p_t = softmax((g_t(x) - c) / T_t),  p_s = softmax(g_s(x) / T_s)                       (1)
     loss = mean over global crops u and other crops v of  -sum_k p_t(u)_k log p_s(v)_k    (2)
@@ -7,13 +7,11 @@ tells of another.
     c <- centre_momentum c + (1 - centre_momentum) mean over the global batch of g_t      (4)
 
 g is a Vision Transformer and a projection head. Equation (3) is taken before the teacher is used,
-which is DINO's order
-(after the update) but for the last step; c begins as the mean over the first batch, where DINO
-begins at 0. Parameters: `backbone` and `head` of the teacher, `centre`, and those of the `student`;
-  the first three are state, which the loop
-replaces. The encoder that others use is `backbone`, the embedding its class token. To go on from
-published weights
-name them twice: init_from = backbone=SOURCE, student/backbone=SOURCE.
+which is DINO's order (after the update) but for the last step; c begins as the mean over the first
+batch, where DINO begins at 0. Parameters: `backbone` and `head` of the teacher, `centre`, and those
+of the `student`; the first three are state, which the loop replaces. The encoder that others use is
+`backbone`, the embedding its class token. To go on from published weights name them twice:
+init_from = backbone=SOURCE, student/backbone=SOURCE.
 """
 
 from typing import Any
@@ -26,8 +24,10 @@ from jaxtyping import Array, Float, Int32, PRNGKeyArray, PyTree
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.evaluation.collapse import health, named_collapse
-from stedm_jax.models.build import build_dino_head, build_ssl_encoder, ssl_size
+from stedm_jax.models.dino_head import DinoHead
 from stedm_jax.models.functional import Functional
+from stedm_jax.models.vit import ViT, ssl_size
+from stedm_jax.settings.ssl import Ssl
 from stedm_jax.tasks.images import image_rows, to_bytes, to_network
 from stedm_jax.tasks.recolor import recolor
 from stedm_jax.training.task import STATE
@@ -62,48 +62,37 @@ class SslTask:
       dtype: of the computation.
 
     Raises:
-      UserError: a size that does not go with another, an average, or micro-batches.
+      UserError: crops that the patches do not divide.
     """
 
     name = "ssl"
 
-    def __init__(self, config: Any, dtype: DTypeLike):
-        self.config = config
-        self.size = ssl_size(config)
-        if config.crops.local_size % self.size.patch or config.crops.global_size % self.size.patch:
+    def __init__(self, config: Ssl, dtype: DTypeLike):
+        self.config, self.size = config, ssl_size(config)
+        crops, patch, size = config.crops, self.size.patch, self.size
+        if crops.local_size % patch or crops.global_size % patch:
             raise UserError(
-                f"config.ssl.crops has global_size={config.crops.global_size} and local_size={config.crops.local_size}"
-                f"; both must be multiples of the patch of {self.size.patch} px."
+                f"config.ssl.crops has global_size={crops.global_size} and local_size="
+                f"{crops.local_size}; both must be multiples of the patch of {patch} px."
             )
-        if config.train.ema.decay:
-            raise UserError(
-                "config.ssl.train.ema.decay must be 0: the teacher is the average that is kept."
-            )
-        if config.train.accumulate > 1:
-            raise UserError(
-                f"config.ssl.train.accumulate is {config.train.accumulate}; it must be 1: teacher and centre follow "
-                "the batch as a whole, and would move with each micro-batch. Lower ssl.train.batch or use more devices."
-            )
-        self.network: Functional = build_ssl_encoder(config, dtype=dtype)
-        self.head: Functional = build_dino_head(config.head, self.size.embedding_dim, dtype=dtype)
+        head, width = vars(config.head), size.embedding_dim
+        self.network = Functional(lambda rngs: ViT(size, dtype=dtype, rngs=rngs))
+        self.head = Functional(lambda rngs: DinoHead(width, **head, dtype=dtype, rngs=rngs))
 
     def groups(self, params: PyTree) -> PyTree:
         """Every array of the student by itself: DINO bounds the gradient of each."""
-        label = lambda path, _: (
-            jax.tree_util.keystr(path) if path[0].key == "student" else "teacher"
-        )  # noqa: E731
+
+        def label(path: Any, _: Any) -> str:
+            return jax.tree_util.keystr(path) if path[0].key == "student" else "teacher"
+
         return jax.tree_util.tree_map_with_path(label, params)
 
     def init(self, key: PRNGKeyArray) -> PyTree:
         """Fresh parameters: the teacher begins as the student, the centre at 0."""
-        student = {
-            BACKBONE: self.network.init(key),
-            "head": self.head.init(jax.random.fold_in(key, 1)),
-        }
-        return student | {
-            "student": student,
-            "centre": jnp.zeros(self.config.head.prototypes, jnp.float32),
-        }
+        head = self.head.init(jax.random.fold_in(key, 1))
+        student = {BACKBONE: self.network.init(key), "head": head}
+        center = jnp.zeros(self.config.head.prototypes, jnp.float32)
+        return student | {"student": student, "centre": center}
 
     def embed(self, params: PyTree, image: Float[Array, "b h w 3"]) -> Float[Array, "b d"]:
         """Embeddings of images in [-1, 1], by the teacher; `params` needs its backbone only."""
@@ -117,7 +106,7 @@ class SslTask:
         key: PRNGKeyArray,
         step: Int32[Array, ""],
     ) -> tuple[Float[Array, ""], dict[str, Any]]:
-        """Equation (2), how the teacher fares, and the teacher and centre that follow."""
+        """Equation (2), the health of the teacher, and the teacher and center that follow."""
         config = self.config
         one, two = jax.random.split(key)
         big = recolor(one, batch["global"], config.augment, (0.0, config.augment.solarise))
@@ -129,40 +118,35 @@ class SslTask:
         student["head"] = student["head"] | {"last_layer": still}
         z, logits = jax.lax.stop_gradient(self._views(teacher, big))
         mean = logits.mean((0, 1))
-        # Untrained logits hardly differ by tile: from a centre of 0 all would share a prototype for
+        # Untrained logits hardly differ by tile: from a center of 0 all would share a prototype for
         # tens of steps.
-        centre = jnp.where(step == 0, mean, params["centre"])
-        p = self.assign(logits, centre, self._temperature(step))
-        told = [self._views(student, views)[1] for views in (big, small) if views.shape[1]]
-        loss = dino_loss(jnp.concatenate(told, axis=1), p, config.student_temperature)
-        centre = next_centre(centre, mean, config.centre_momentum)
-        return loss, self._watch(z, p) | {
-            "teacher_momentum": momentum,
-            STATE: teacher | {"centre": centre},
-        }
+        center = jnp.where(step == 0, mean, params["centre"])
+        p = self.assign(logits, center, self._temperature(step))
+        said = [self._views(student, views)[1] for views in (big, small) if views.shape[1]]
+        loss = dino_loss(jnp.concatenate(said, axis=1), p, config.student_temperature)
+        state = teacher | {"centre": next_center(center, mean, config.centre_momentum)}
+        return loss, self._watch(z, p) | {"teacher_momentum": momentum, STATE: state}
 
     def assign(
         self,
         logits: Float[Array, "*b k"],
-        centre: Float[Array, " k"],
+        center: Float[Array, " k"],
         temperature: Float[Array, ""],
     ) -> Float[Array, "*b k"]:
         """The teacher's distributions, equation (1)."""
-        centre = jax.lax.stop_gradient(centre).reshape((1,) * (logits.ndim - 1) + (-1,))
-        return jax.nn.softmax((logits - centre) / temperature)
+        center = jax.lax.stop_gradient(center).reshape((1,) * (logits.ndim - 1) + (-1,))
+        return jax.nn.softmax((logits - center) / temperature)
 
     def _teacher(self, params: PyTree, momentum: Float[Array, ""]) -> PyTree:
         """Equation (3)."""
-        now, student = jax.lax.stop_gradient(
-            ({name: params[name] for name in (BACKBONE, "head")}, params["student"])
-        )
+        now = {name: params[name] for name in (BACKBONE, "head")}
+        now, student = jax.lax.stop_gradient((now, params["student"]))
         return jax.tree.map(lambda t, s: momentum * t + (1.0 - momentum) * s, now, student)
 
     def _temperature(self, step: Int32[Array, ""]) -> Float[Array, ""]:
         first, last = self.config.teacher_temperature
-        return first + (last - first) * jnp.minimum(
-            step.astype(jnp.float32) / max(self.config.teacher_warmup, 1), 1.0
-        )
+        done = step.astype(jnp.float32) / max(self.config.teacher_warmup, 1)
+        return first + (last - first) * jnp.minimum(done, 1.0)
 
     def _views(self, params: PyTree, views: Float[Array, "b v s t 3"]) -> tuple[Array, Array]:
         """Embeddings (b, v, d) and logits (b, v, k); crops of a tile stay beside each other, and so
@@ -209,19 +193,14 @@ class SslTask:
     ) -> dict[str, Array]:
         """The crops of the first tiles, a column each, as the networks get them."""
         pictures = {}
-        for name, views in (
-            ("global_crops", batch["global"][:8]),
-            ("local_crops", batch["local"][:8]),
-        ):
-            if views.shape[1]:
-                changed = to_bytes(recolor(key, views, self.config.augment))
-                pictures[name] = image_rows(
-                    [changed[:, number] for number in range(views.shape[1])]
-                )
+        for name in ("global", "local"):
+            if count := batch[name].shape[1]:
+                changed = to_bytes(recolor(key, batch[name][:8], self.config.augment))
+                pictures[f"{name}_crops"] = image_rows([changed[:, i] for i in range(count)])
         return pictures
 
 
-def next_centre(
+def next_center(
     old: Float[Array, " k"], new: Float[Array, " k"], momentum: float
 ) -> Float[Array, " k"]:
     """Equation (4)."""

@@ -96,6 +96,7 @@ def test_a_part_is_loaded_only_when_asked_for() -> None:
 
 def test_a_whole_network_by_the_usual_rules() -> None:
     small = {
+        "encoder": "mit",
         "widths": (8, 16),
         "depths": (1, 1),
         "heads": (1, 2),

@@ -3,9 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
-from stedm_jax.common.errors import UserError
 from stedm_jax.diffusion.guidance import Guidance
 
 
@@ -50,31 +48,10 @@ def test_the_layout_is_dropped_within_its_interval():
     t = jnp.arange(1000)
     assert Guidance(2.0).without_layout(t, 1000).all()
     inside = Guidance(2.0, layout_interval=(0.1, 0.95)).without_layout(t, 1000)
-    assert (
-        int(inside.sum()) == 850
-        and not inside[99]
-        and inside[100]
-        and inside[949]
-        and not inside[950]
-    )
+    np.testing.assert_array_equal(np.flatnonzero(inside), np.arange(100, 950))
 
 
 def test_evaluations():
     t = np.arange(1000)[::-1]
     assert Guidance(2.0, interval=(0.2, 0.7)).evaluations(t, 1000) == 1500
     assert Guidance(1.0).evaluations(t, 1000) == 1000
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {"scale": -1.0},
-        {"rescale": 1.5},
-        {"interval": (0.5, 0.2)},
-        {"interval": (0.0, 2.0)},
-        {"layout_interval": (0.9, 0.1)},
-    ],
-)
-def test_refuses(arguments):
-    with pytest.raises(UserError):
-        Guidance(**arguments)

@@ -16,7 +16,7 @@ from stedm_jax.experiment.context import Context
 from stedm_jax.experiment.learned import STYLE_WEIGHTS, Below, Learned
 from stedm_jax.experiment.pinned import NAME, Weights, identify, pin
 from stedm_jax.experiment.workdir import Workdir
-from stedm_jax.models.vit_sizes import VIT_SIZES, ViTSize
+from stedm_jax.models.vit import VIT_SIZES, ViTSize
 from stedm_jax.stages import generator, synthesis
 from stedm_jax.tasks.build import build_autoencoder, build_generator
 from stedm_jax.tasks.guided import GuidedTask

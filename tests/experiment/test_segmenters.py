@@ -15,7 +15,7 @@ from stedm_jax.experiment.pinned import Weights
 from stedm_jax.experiment.segmenters import learner_of, trained
 from stedm_jax.experiment.workdir import Workdir
 from stedm_jax.settings.load import read_settings
-from stedm_jax.tasks.build import build_autoencoder, build_guided, is_head
+from stedm_jax.tasks.build import build_autoencoder, build_guided
 from stedm_jax.tasks.pixel_head import DENOISER
 from stedm_jax.training.program import Program
 from stedm_jax.training.sharding import make_mesh
@@ -74,7 +74,7 @@ def test_the_heads_of_pathsegdiff_need_the_guided_denoiser():
     graph = Graph(settings)
     for name in settings.arms:
         head = name.removesuffix("-linear") in HEADS
-        assert is_head(settings, name) == head
+        assert settings.arm_entry(name).is_head == head
         assert ("guided" in graph[f"segmentation/{name}/0"].needs) == head
 
 

@@ -3,28 +3,29 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs.base import get_base
-from stedm_jax.common.errors import UserError
-from stedm_jax.models.build import build_dino_head, build_ssl_encoder, ssl_size
-from stedm_jax.models.functional import param_count
+from stedm_jax.models.dino_head import DinoHead
+from stedm_jax.models.functional import Functional, param_count
+from stedm_jax.models.vit import ViT, ssl_size
+from stedm_jax.settings.ssl import Ssl, SslModel
 from tests.models.fakes import random_params
+
+
+def head(width, **sizes):
+    return Functional(lambda rngs: DinoHead(width, **sizes, rngs=rngs))
 
 
 @pytest.fixture
 def small():
-    config = get_base().ssl
-    config.head.update({"hidden": 12, "bottleneck": 6, "prototypes": 9})
-    return build_dino_head(config.head, 5)
+    return head(5, hidden=12, bottleneck=6, prototypes=9)
 
 
 def test_sizes_of_the_paper():
-    config = get_base().ssl
-    assert (
-        param_count(build_ssl_encoder(config).abstract) == 21_665_664
-    )  # timm's vit_small_patch16_224 without head
-    head = build_dino_head(config.head, 384).abstract
-    assert head["last_layer"].shape == (256, 65_536)
-    assert param_count(head["mlp"]) == 385 * 2048 + 2049 * 2048 + 2049 * 256
+    ssl = Ssl()
+    encoder = Functional(lambda rngs: ViT(ssl_size(ssl), rngs=rngs)).abstract
+    assert param_count(encoder) == 21_665_664  # timm's vit_small_patch16_224 without head
+    params = head(384, **vars(ssl.head)).abstract
+    assert params["last_layer"].shape == (256, 65_536)
+    assert param_count(params["mlp"]) == 385 * 2048 + 2049 * 2048 + 2049 * 256
 
 
 def test_logits_are_cosines_with_the_prototypes(small):
@@ -55,13 +56,6 @@ def test_every_parameter_learns(small):
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(grads))
 
 
-def test_sizes_that_do_not_go_together_are_refused():
-    config = get_base().ssl
-    config.model.heads = 7
-    with pytest.raises(UserError, match=r"width = 384, heads = 7"):
-        ssl_size(config)
-    config.model.kind = "vit_small"
-    with pytest.raises(UserError, match="ssl.model.kind = 'vit_small'.*vit_small_patch16"):
-        ssl_size(config)
-    config.model.kind = "vit_small_patch16"
-    assert ssl_size(config).grid == 14
+def test_the_grid_of_positions_is_that_of_a_global_crop():
+    assert ssl_size(Ssl()).grid == 224 // 16
+    assert ssl_size(Ssl(model=SslModel(kind="vit_small_patch16"))).grid == 14

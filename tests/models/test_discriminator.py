@@ -45,11 +45,6 @@ def test_hinge_is_zero_for_the_sure():
     assert float(hinge(jnp.zeros(3), jnp.zeros(3))) == 1
 
 
-def test_unknown_norms_are_refused():
-    with pytest.raises(ValueError, match="norm"):
-        jax.eval_shape(lambda key: network(norm="layer").init(key), jax.random.key(0))
-
-
 @pytest.mark.parity
 def test_equals_a_torch_oracle_with_its_gradient():
     from tests import peers

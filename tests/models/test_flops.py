@@ -5,9 +5,10 @@ from flax import nnx
 from jax import lax
 
 from stedm_jax.models.flops import forward_flops, product_flops
-from stedm_jax.models.functional import on_each_device
+from stedm_jax.models.functional import Functional, on_each_device
 from stedm_jax.models.layers import linear
-from stedm_jax.models.table import NETWORKS, Network, measure, rows
+from stedm_jax.models.published_sizes import PUBLISHED, build_published
+from stedm_jax.models.table import ROWS, Row, measure, table
 
 
 def shape(*sizes):
@@ -61,28 +62,27 @@ def test_a_row_counts_what_is_asked_for():
         def half(self, x):
             return self.one(x)
 
-    assert measure(Network("both", lambda rngs: Pair(rngs), ((5, 2),), "", "half"))[:2] == (
-        25,
-        2 * 5 * 2 * 3 / 1e9,
-    )
-    assert measure(Network("one", lambda rngs: Pair(rngs), ((5, 2),), "", "half", ("one",)))[0] == 9
+    pair = Functional(lambda rngs: Pair(rngs))
+    both = measure(pair, Row("both", "", ((5, 2),), "", method="half"))
+    assert both[:2] == (25, 2 * 5 * 2 * 3 / 1e9)
+    assert measure(pair, Row("one", "", ((5, 2),), "", method="half", parts=("one",)))[0] == 9
 
 
 def test_the_table_is_markdown_with_a_row_for_each_network_asked_for():
-    head, rule, row = rows(["hipt"])
+    head, rule, row = table(["hipt"])
     assert head.count("|") == rule.count("|") == row.count("|")
     assert "| 21,665,664 | 12.3 |" in row
-    names = [network.name for network in NETWORKS]
-    assert len(set(names)) == len(names)
+    names = [row.name for row in ROWS]
+    assert len(set(names)) == len(names) and {row.network for row in ROWS} <= set(PUBLISHED)
 
 
 @pytest.mark.slow
 def test_costs_are_those_of_the_papers():
-    for network in NETWORKS:
-        if network.published:
-            _, products, everything = measure(network)
-            assert products == pytest.approx(network.published, rel=0.015), network.name
-            assert everything == pytest.approx(network.published, rel=0.06), network.name
+    for row in ROWS:
+        if row.gflops:
+            _, products, everything = measure(build_published(row.network), row)
+            assert products == pytest.approx(row.gflops, rel=0.015), row.name
+            assert everything == pytest.approx(row.gflops, rel=0.06), row.name
 
 
 def test_what_every_device_does_for_itself_counts_for_all():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from stedm_jax.models.conv_encoder import ConvEncoder
-from stedm_jax.models.functional import Functional, on_each_device, param_count
+from stedm_jax.models.functional import Functional, light_key, on_each_device, param_count
 from stedm_jax.models.segmenter import Segmenter
 from stedm_jax.models.swin_v2 import SwinV2
 from stedm_jax.models.unet import UNet
@@ -69,7 +69,7 @@ def test_missing_parameter_is_an_error(network):
         (lambda rngs: UNet(**PAPER, style_dim=512, rngs=rngs), 234_635_139),
         (lambda rngs: UNet(**PAPER, rngs=rngs), 215_229_315),
         (lambda rngs: SwinV2(classes=1000, rngs=rngs), 28_351_570),
-        (lambda rngs: Segmenter(classes=2, rngs=rngs), 27_477_154),
+        (lambda rngs: Segmenter(classes=2, encoder="mit_b2", rngs=rngs), 27_477_154),
     ],
     ids=["stedm-unet", "unet-without-style", "swin_v2_t", "mit_b2-unet"],
 )
@@ -96,3 +96,36 @@ def test_on_each_device_is_a_plain_call_in_value_and_gradient():
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), cut, plain
         )
+
+
+def normal(seed: int, count: int = 20_000):
+    return np.asarray(jax.random.normal(light_key(jax.random.key(seed)), (count,), jnp.float32))
+
+
+def test_draws_look_normal_and_do_not_repeat():
+    values = normal(0)
+    assert abs(values.mean()) < 0.03 and abs(values.std() - 1) < 0.03
+    assert len(np.unique(values)) > 19_900
+    assert abs(np.corrcoef(values[1:], values[:-1])[0, 1]) < 0.03
+
+
+def test_keys_and_their_children_are_independent():
+    children = jax.random.split(light_key(jax.random.key(3)), 3)
+    draws = [np.asarray(jax.random.normal(k, (5000,), jnp.float32)) for k in children] + [
+        normal(3, 5000),
+        normal(4, 5000),
+    ]
+    draws.append(
+        np.asarray(
+            jax.random.normal(
+                jax.random.fold_in(light_key(jax.random.key(3)), 1), (5000,), jnp.float32
+            )
+        )
+    )
+    correlation = np.corrcoef(draws) - np.eye(len(draws))
+    assert np.abs(correlation).max() < 0.06
+
+
+def test_the_same_key_gives_the_same_numbers_under_jit():
+    jitted = jax.jit(lambda key: jax.random.uniform(light_key(key), (7,)))(jax.random.key(5))
+    np.testing.assert_array_equal(jitted, jax.random.uniform(light_key(jax.random.key(5)), (7,)))

@@ -33,7 +33,7 @@ def test_shape_size_and_names():
 
 
 def test_small_images_are_refused():
-    with pytest.raises(ValueError, match="75 pixels"):
+    with pytest.raises(AssertionError):
         jax.eval_shape(
             NETWORK.apply, NETWORK.abstract, jax.ShapeDtypeStruct((1, 74, 99, 3), jnp.float32)
         )

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from stedm_jax.models import layers
+from stedm_jax.models.convolution import upsample_nearest
 from stedm_jax.models.layers import (
     GroupNorm,
     LayerNorm,
@@ -11,7 +12,6 @@ from stedm_jax.models.layers import (
     attention,
     dropout,
     norm_groups,
-    upsample_nearest,
 )
 
 
@@ -35,8 +35,8 @@ def test_group_norm_gradient_matches_the_plain_formula():
 
     def plain(x):
         g = x.reshape(2, -1, norm.groups, 8 // norm.groups)
-        centred = g - g.mean((1, 3), keepdims=True)
-        scaled = centred / jnp.sqrt(jnp.square(centred).mean((1, 3), keepdims=True) + 1e-5)
+        centered = g - g.mean((1, 3), keepdims=True)
+        scaled = centered / jnp.sqrt(jnp.square(centered).mean((1, 3), keepdims=True) + 1e-5)
         return scaled.reshape(x.shape)
 
     got = jax.jit(jax.grad(lambda x: (norm(x) * ct).sum()))(x)

@@ -7,8 +7,8 @@ import pytest
 
 from stedm_jax.convert.tables import ldm_unet
 from stedm_jax.convert.torch_names import from_torch, to_torch
+from stedm_jax.models.blocks import Tokens
 from stedm_jax.models.functional import Functional, param_count
-from stedm_jax.models.transformer import Tokens
 from stedm_jax.models.unet import UNet
 from tests.models import diffusers_unet
 

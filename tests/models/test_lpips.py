@@ -67,7 +67,7 @@ def test_names_are_those_of_the_flax_file_and_of_the_package(made):
 
 def test_too_small_images_are_refused(made):
     x = jax.ShapeDtypeStruct((1, 30, 64, 3), jnp.float32)
-    with pytest.raises(ValueError, match="31 pixels"):
+    with pytest.raises(AssertionError):
         jax.eval_shape(NETWORK.apply, NETWORK.abstract, x, x)
 
 
@@ -116,9 +116,7 @@ def test_published_weights_rise_with_blur():
     file = DATA.parent / "weights" / "lpips" / "lpips_alexnet_flax.safetensors"
     images = sorted((DATA / "glas" / "images").glob("testA_*.jpg"))[:4]
     if not file.exists() or not images:
-        pytest.skip(
-            f"needs weights/lpips and data/glas beside {DATA}; set STEDM_DATA to the folder that has glas/"
-        )
+        pytest.skip(f"needs glas/ in STEDM_DATA ({DATA}) and ../weights/lpips")
     params = from_torch(load_file(file), NETWORK.abstract, tables.TABLE)
     crops = np.stack(
         [np.asarray(Image.open(path).convert("RGB"))[100:292, 100:292] for path in images]

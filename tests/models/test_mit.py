@@ -46,9 +46,9 @@ def test_stochastic_depth_never_drops_the_first_block():
     params = random_params(two)
     first = {**params, "block1": {"0": params["block1"]["0"]}}
     x = jax.random.normal(jax.random.key(1), (8, 8, 8, 3))
-    both = jax.jit(lambda x: (two.apply(params, x, jax.random.key(0))[0], one.apply(first, x)[0]))(
-        x
-    )
+    both = jax.jit(
+        lambda x: (two.apply(params, x, True, jax.random.key(0))[0], one.apply(first, x)[0])
+    )(x)
     same = np.isclose(*both, rtol=1e-5, atol=1e-5).all((1, 2, 3))
     assert same.sum() >= 4 and same.dtype == bool
 

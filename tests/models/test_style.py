@@ -6,11 +6,12 @@ import pytest
 from stedm_jax.models import aggregation as agg
 from stedm_jax.models.conv_encoder import ConvEncoder, optical_density
 from stedm_jax.models.functional import Functional, param_count
-from stedm_jax.models.style import AGGREGATIONS, StyleExtractor
+from stedm_jax.models.named_networks import AGGREGATIONS, find
+from stedm_jax.models.style import StyleExtractor
 from stedm_jax.models.svit import SViT
 from tests.models.fakes import random_params
 
-FREE = {"mean": agg.Mean, "max": agg.Max, "attention": agg.Attention}
+FREE = ("mean", "max", "attention")
 
 
 def extractor(aggregation, tiles=3, encoder="conv", remat=False):
@@ -37,14 +38,7 @@ def vectors():
 
 def aggregator(name):
     """(function of vectors and present, with random parameters)."""
-    network = Functional(
-        lambda rngs: {
-            "mean": lambda: agg.Mean(),
-            "max": lambda: agg.Max(),
-            "attention": lambda: agg.Attention(8, rngs=rngs),
-            "linear": lambda: agg.Linear(8, 3, rngs=rngs),
-        }[name]()
-    )
+    network = Functional(lambda rngs: find(AGGREGATIONS[name])(8, 3, rngs=rngs, dtype=jnp.float32))
     params = random_params(network)
     return jax.jit(lambda x, present: network.apply(params, x, present))
 
@@ -101,7 +95,7 @@ def test_attention_takes_any_number_with_the_same_parameters(count):
 
 
 def test_attention_over_empty_bags_has_finite_gradients_in_its_parameters():
-    network = Functional(lambda rngs: agg.Attention(8, rngs=rngs))
+    network = Functional(lambda rngs: agg.Attention(8, 3, rngs=rngs, dtype=jnp.float32))
     present = jnp.array([[False, False, False], [True, False, True]])
     unknown = jnp.where(present[..., None], vectors(), jnp.nan)
     gradient = jax.jit(jax.grad(lambda p, x: network.apply(p, x, present).sum(), argnums=(0, 1)))
@@ -179,10 +173,13 @@ def test_linear_is_the_published_one():
         def forward(self, x):
             return self.layers(x.flatten(1))
 
+    def linear(rngs):
+        return agg.Linear(8, 3, rngs=rngs, dtype=jnp.float32)
+
     module, x = peers.randomise(Published()), vectors()
     theirs = module(torch.from_numpy(np.array(x)))
     theirs.sum().backward()
-    network, present = Functional(lambda rngs: agg.Linear(8, 3, rngs=rngs)), jnp.ones((2, 3), bool)
+    network, present = Functional(linear), jnp.ones((2, 3), bool)
     params = peers.mapped(module, network)
     assert (
         peers.relative_error(network.apply(params, x, present), theirs.detach()) < peers.TOLERANCE
@@ -217,13 +214,9 @@ def test_svit_at_the_published_size():
 
     grads, ours = both(params)
     errors = peers.gradient_errors(grads, module, network)
-    print(
-        f"output {peers.relative_error(ours, theirs.detach()):.1e}, gradients {max(errors.values()):.1e}"
-    )
-    assert (
-        peers.relative_error(ours, theirs.detach()) < peers.TOLERANCE
-        and max(errors.values()) < peers.TOLERANCE
-    )
+    error, steepest = peers.relative_error(ours, theirs.detach()), max(errors.values())
+    print(f"output {error:.1e}, gradients {steepest:.1e}")
+    assert error < peers.TOLERANCE and steepest < peers.TOLERANCE
 
 
 def test_none_has_no_parameters():
@@ -239,7 +232,7 @@ def encoder():
 
 
 def test_conv_encoder_sees_the_absolute_strength_of_the_stain(encoder):
-    """Constant images, which any normalised feature would take for the same."""
+    """Constant images, which any normalized feature would take for the same."""
     flat = jnp.array([0.6, -0.2])[:, None, None, None] * jnp.ones((2, 32, 32, 3))
     light, dark = jax.jit(encoder.apply)(random_params(encoder), flat)
     assert np.abs(light - dark).max() > 0.02
@@ -256,7 +249,7 @@ def test_conv_encoder_has_a_finite_gradient_on_the_dropped_style(encoder):
 
 
 def test_conv_encoder_is_not_carried_away_by_the_dropped_style():
-    """Freshly initialised, its answer to no style, or to black, is about as large as that to
+    """Freshly initialized, its answer to no style, or to black, is about as large as that to
     tissue."""
     network = Functional(lambda rngs: ConvEncoder(width=16, dim=64, rngs=rngs))
     params, apply = network.init(jax.random.key(0)), jax.jit(network.apply)

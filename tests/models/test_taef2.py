@@ -137,9 +137,7 @@ def test_published_weights_reconstruct_real_tissue():
         sorted((DATA / "glas" / "images").glob("testA_*.jpg"))[:16],
     )
     if not weights.is_dir() or not images:
-        pytest.skip(
-            f"needs weights/taef2 and data/glas beside {DATA}; set STEDM_DATA to the folder that has glas/"
-        )
+        pytest.skip(f"needs glas/ in STEDM_DATA ({DATA}) and ../weights/taef2")
     taef2 = network()
     params = from_torch(
         read_tensors(weights, parts=entry("taef2").parts), taef2.abstract, tables.TABLE

@@ -2,14 +2,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from stedm_jax.convert.tables import ldm_unet
 from stedm_jax.convert.torch_names import from_torch, to_torch
-from stedm_jax.models import blocks, transformer
+from stedm_jax.models import blocks
+from stedm_jax.models.blocks import SpatialTransformer, Tokens
 from stedm_jax.models.functional import Functional, param_count
 from stedm_jax.models.layers import norm_groups
-from stedm_jax.models.transformer import SpatialTransformer, Tokens
 from tests.models import diffusers_unet
 from tests.models.fakes import random_params
 
@@ -72,11 +71,6 @@ def test_no_token_is_the_zero_vector(network, apply):
     np.testing.assert_array_equal(gradient, 0)
 
 
-def test_heads_must_divide_the_channels():
-    with pytest.raises(ValueError, match="8 channels cannot be shared by 3 heads"):
-        transformer.CrossAttention(8, 8, 3, rngs=nnx.Rngs(0), dtype=F32)
-
-
 # Blocks against diffusers. Names by the table of the whole network, below a block that has the kind
 # in question.
 
@@ -112,8 +106,7 @@ def both(*shape, seed=0):
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("scale_shift", [False, True])
-def test_res_block_is_resnet_block(scale_shift):
+def test_res_block_is_resnet_block():
     from tests import peers
 
     peers.peer("diffusers")
@@ -125,11 +118,8 @@ def test_res_block_is_resnet_block(scale_shift):
         temb_channels=24,
         groups=32,
         eps=1e-5,
-        time_embedding_norm="scale_shift" if scale_shift else "default",
     )
-    network = Functional(
-        lambda rngs: blocks.ResBlock(128, 160, 24, rngs=rngs, dtype=F32, scale_shift=scale_shift)
-    )
+    network = Functional(lambda rngs: blocks.ResBlock(128, 160, 24, rngs=rngs, dtype=F32))
     (x, their_x), (emb, their_emb) = both(2, 6, 6, 128), both(2, 24)
     check(module, network, resnet_table(), (x, emb), (their_x, their_emb))
 
@@ -170,13 +160,11 @@ def test_spatial_transformer_is_transformer_2d(context_dim):
         num_attention_heads=4,
         attention_head_dim=8,
         in_channels=32,
-        num_layers=2,
+        num_layers=1,
         norm_num_groups=norm_groups(32),
         cross_attention_dim=context_dim or 32,
     )
-    network = Functional(
-        lambda rngs: SpatialTransformer(32, 4, context_dim, depth=2, rngs=rngs, dtype=F32)
-    )
+    network = Functional(lambda rngs: SpatialTransformer(32, 4, context_dim, rngs=rngs, dtype=F32))
     (x, their_x), (context, their_context) = (
         both(2, 5, 7, 32),
         both(2, 3, context_dim or 32, seed=1),
@@ -184,7 +172,7 @@ def test_spatial_transformer_is_transformer_2d(context_dim):
     if context_dim:
         ours, theirs = (x, Tokens(context, jnp.ones((2, 3), bool))), (their_x, their_context)
         check(module, network, ldm_unet.TABLE, ours, theirs)
-    else:  # the second attention is one to itself: a block of diffusers does so without states of an encoder
+    else:  # the second attention is one to itself, as in diffusers without states of an encoder
         check(module, network, ldm_unet.TABLE, (x,), (their_x,))
 
 

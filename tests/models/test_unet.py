@@ -3,10 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stedm_jax.models.blocks import AttentionBlock, ResBlock, timestep_embedding
+from stedm_jax.models.blocks import AttentionBlock, Tokens, timestep_embedding
 from stedm_jax.models.functional import Functional
 from stedm_jax.models.style import StyleExtractor
-from stedm_jax.models.transformer import Tokens
 from stedm_jax.models.unet import UNet
 from stedm_jax.training.param_paths import named as flatten
 from stedm_jax.training.param_paths import nested as unflatten
@@ -134,25 +133,6 @@ def test_adagn_starts_as_the_unstyled_network():
     assert np.abs(other[1] - y[1]).max() > 1e-3 and np.abs(y - want).max() > 1e-3
 
 
-def test_adagn_beside_a_time_that_scales_and_shifts():
-    network = Functional(
-        lambda rngs: ResBlock(8, 8, 6, rngs=rngs, dtype=jnp.float32, scale_shift=True, style=4)
-    )
-    params, x, emb, style = (
-        random_params(network),
-        jnp.ones((2, 2, 2, 8)),
-        jnp.ones((2, 6)),
-        jnp.ones((2, 4)),
-    )
-    x = x.at[:, 0].set(3.0)
-    outputs = [
-        network.apply(params, x, e, None, s)
-        for e in (emb, 2 * emb)
-        for s in (style, 2 * style, None)
-    ]
-    assert all(np.abs(a - b).max() > 1e-4 for n, a in enumerate(outputs) for b in outputs[:n])
-
-
 def test_cross_reads_a_set_of_tokens_wherever_there_is_attention():
     network = unet(multipliers=(1, 2), style_path="cross", attention_at=(2,))
     paths = [
@@ -194,28 +174,6 @@ def test_tokens_of_the_extractor_fit_the_denoiser():
     assert jax.tree.map(jnp.shape, jax.eval_shape(jax.grad(loss), params)) == jax.tree.map(
         jnp.shape, params
     )
-
-
-def test_programmers_are_told_what_does_not_go_together():
-    x, t, style = inputs()
-    with pytest.raises(ValueError, match="'nowhere' is not one of"):
-        unet(multipliers=(1,), style_path="nowhere").abstract  # noqa: B018
-    with pytest.raises(ValueError, match="plain attention reads no context"):
-        unet(multipliers=(1,), context_dim=4).abstract  # noqa: B018
-    with pytest.raises(ValueError, match="style tokens are the context"):
-        unet(multipliers=(1,), style_path="cross", attention="transformer", context_dim=4).abstract  # noqa: B018
-    plain, tokens = unet(multipliers=(1,)), Tokens(style[:, None], jnp.ones((2, 1), bool))
-    with pytest.raises(ValueError, match="a style of Tokens belongs to style_path 'cross'"):
-        jax.eval_shape(plain.apply, plain.abstract, x, t, tokens)
-    with pytest.raises(ValueError, match="made without a context"):
-        jax.eval_shape(lambda p: plain.apply(p, x, t, context=tokens), plain.abstract)
-
-
-def test_scale_shift_variant_runs_and_has_larger_projections():
-    network = unet(multipliers=(1, 2), use_scale_shift_norm=True)
-    assert jax.eval_shape(network.apply, network.abstract, *inputs()).shape == (2, 8, 8, 3)
-    kernel = network.abstract["input_blocks"]["1"]["0"]["emb_layers"]["1"]["kernel"]
-    assert kernel.shape == (32, 16)
 
 
 def test_timestep_embedding_has_cosines_first():

@@ -9,8 +9,7 @@ from stedm_jax.common.errors import UserError
 from stedm_jax.convert.registry import entry
 from stedm_jax.convert.torch_names import from_torch, to_torch
 from stedm_jax.models.functional import Functional, param_count
-from stedm_jax.models.vit import ViT, resampling_matrix
-from stedm_jax.models.vit_sizes import PLAIN, VIT_SIZES, ViTSize, vit_size
+from stedm_jax.models.vit import PLAIN, VIT_SIZES, ViT, ViTSize, resampling_matrix, vit_size
 from tests.models.fakes import random_params
 
 SMALL = ViTSize(
@@ -70,8 +69,6 @@ def test_sizes_and_outputs_of_the_published_models():
     assert vit_size("uni2_h").hidden == 8192 and vit_size("virchow2").hidden == 6832
     with pytest.raises(UserError, match="hipt_vit256"):
         vit_size("uni3")
-    with pytest.raises(ValueError, match="resampl|dino"):
-        replace(SMALL, resampling="nearest")
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (8, 24), (18, 30)])
@@ -94,23 +91,21 @@ def test_an_image_that_the_patch_does_not_divide_is_resized_to_the_published_siz
     np.testing.assert_allclose(large, small, rtol=1e-5, atol=1e-5)
 
 
-def test_input_is_normalised_as_published():
+def test_input_is_normalized_as_published():
     network = vit(replace(SMALL, mean=(0.2, 0.4, 0.6), std=(0.1, 0.2, 0.3)))
-    x = jax.jit(lambda x: network.apply(network.abstract, x, method="normalise"))(
+    x = jax.jit(lambda x: network.apply(network.abstract, x, method="normalize"))(
         jnp.full((1, 4, 4, 3), 0.5)
     )
     np.testing.assert_allclose(x[0, 0, 0], [5.5, 1.75, 0.5], rtol=1e-5)
 
 
-def test_bfloat16_changes_nothing_but_rounding_and_remat_is_there():
+def test_bfloat16_changes_nothing_but_rounding():
     size, x = replace(VARIANTS["all"], depth=1), image(2, 16, 16, 3)
-    plain, remat, half = vit(size), vit(size, remat=True), vit(size, dtype=jnp.bfloat16)
+    plain, half = vit(size), vit(size, dtype=jnp.bfloat16)
     params = random_params(plain)
     low, whole = jax.jit(lambda p: (half.apply(p, x), plain.apply(p, x)))(params)
     assert low.dtype == jnp.float32
     assert 0 < np.abs(low - whole).max() < 0.05 * np.abs(whole).max()
-    programs = [str(jax.make_jaxpr(network.apply)(params, x)) for network in (plain, remat)]
-    assert ["remat" in program for program in programs] == [False, True]
 
 
 def test_resampling_matrices():
@@ -206,7 +201,7 @@ def test_gradients_are_timms(name):
 
     size = VARIANTS[name]
     theirs = peers.randomise(timm_vit(size))
-    network, x = vit(size, remat=name == "all"), image(2, 8, 24, 3)
+    network, x = vit(size), image(2, 8, 24, 3)
     params = peers.mapped(theirs, network)
     weights = (
         np.random.default_rng(1)

@@ -9,8 +9,6 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from configs.base import get_base, short, training
-from stedm_jax.models import segmenter, style, vit_sizes
-from stedm_jax.settings import names
 from stedm_jax.settings.document import document
 from stedm_jax.settings.flat import flatten
 from stedm_jax.settings.key import known
@@ -75,12 +73,6 @@ def test_every_key_has_a_meaning_and_every_section_a_docstring():
                 assert known(field).meaning, f"{type(node).__name__}.{field.name}"
 
     visit(Settings())
-
-
-def test_names_of_networks_are_those_of_the_models():
-    assert tuple(vit_sizes.VIT_SIZES) == names.VITS
-    assert list(names.STYLE_ENCODERS) == style.encoder_names()
-    assert names.SEGMENTER_ENCODERS == segmenter.ENCODERS
 
 
 def test_settings_are_read_without_jax():

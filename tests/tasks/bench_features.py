@@ -4,71 +4,57 @@
     [--flops_only]
 
 Rows: the head on the denoiser's features as configured; with all blocks run though only those are
-  used (no early stop);
-with stored latents and embeddings (guided.cache); the guide alone; the ResNet18-UNet. Parameters
-are not trained, which changes no cost. Memory is what XLA reserves for arguments, temporaries and
-outputs of the compiled prediction.
+used (no early stop); with stored latents and embeddings (guided.cache); the guide alone; the
+ResNet18-UNet. Parameters are not trained, which changes no cost. Memory is what XLA reserves for
+arguments, temporaries and outputs of the compiled prediction.
 """
 
 import argparse
 import time
+from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from stedm_jax.stages.arms import settings
-from stedm_jax.stages.plan import guided_task
 
 from stedm_jax.models.flops import forward_flops
-from stedm_jax.models.taps import tap_names
-from stedm_jax.settings.load import load_config
-from stedm_jax.stages import guide
-from stedm_jax.tasks.autoencoder import AutoencoderTask
-from stedm_jax.tasks.contour import segmentation_task
+from stedm_jax.models.unet import tap_channels
+from stedm_jax.settings.load import load_config, read_settings
+from stedm_jax.settings.root import Settings
+from stedm_jax.settings.segmentation import Arm
+from stedm_jax.tasks.build import Shown, build_autoencoder, build_guided, build_segmenter
 from stedm_jax.tasks.features import Features
-from stedm_jax.tasks.pixel_head import DENOISER, HEAD, PixelHeadTask
-
-COLORS = ((0, 0, 0), (255, 255, 255))
+from stedm_jax.tasks.pixel_head import DENOISER, HEAD
 
 
-def rows(config: Any, batch: int):
+def rows(settings: Settings, batch: int):
     """(name, function of (params, frozen, batch), abstract params, frozen and batch)."""
-    first = AutoencoderTask(config.autoencoder, jnp.float32)
-    denoiser, frozen = guided_task(config, first)
-    encoder = guide.build(config, jnp.float32)
-    assert encoder is not None, "there is no guide to compare with"
-    frozen = frozen | {DENOISER: denoiser.network.abstract}
-    side = config.data.tile
+    first = build_autoencoder(settings, jnp.float32)
+    denoiser = build_guided(settings, first, jnp.float32)
+    assert denoiser.guide is not None, "there is no guide to compare with"
+    frozen = denoiser.abstract_frozen | {DENOISER: denoiser.network.abstract}
+    side, networks = settings.data.tile, ("ldm", "vit", "resnet18-unet")
     image = {"image": jax.ShapeDtypeStruct((batch, side, side, 3), jnp.uint8)}
-    blocks = tuple(config.segmentation.features.blocks)
-    unet = config.guided.unet
-    last = tap_names(len(unet.multipliers), unet.res_blocks)[-1]
-
-    def head(network: str, **changes: Any) -> PixelHeadTask:
-        arm = {"network": network, "changes": tuple(changes.items())}
-        mine = settings(config.segmentation, network, arm)
-        return PixelHeadTask(
-            mine,
-            COLORS,
-            (1,),
-            1,
-            jnp.float32,
-            Features(mine.features, denoiser, side, encoder.size.width),
-        )
-
-    ldm, vit = head("ldm"), head("vit")
+    arms = {name: Arm(real=1.0, stain_jitter=0.0, network=name) for name in networks}
+    settings = replace(settings, segmentation=replace(settings.segmentation, arms=arms))
+    ldm, vit, resnet = (
+        build_segmenter(settings, name, Shown(side=side), 1, jnp.float32, denoiser)
+        for name in networks
+    )
     shapes = jax.eval_shape(
         lambda f, b: first.moments(f["first"], b["image"].astype(jnp.float32)), frozen, image
     )
     stored = {"moments": shapes, "mask": jax.ShapeDtypeStruct((batch, side, side), jnp.uint8)}
     stored |= {
-        f"embedding_{name}": jax.ShapeDtypeStruct((batch, w), jnp.float32)
-        for name, w in denoiser.widths.items()
+        f"embedding_{name}": jax.ShapeDtypeStruct((batch, width), jnp.float32)
+        for name, width in denoiser.widths.items()
     }
     params = {HEAD: ldm.network.abstract}
     yield "denoiser's features + head", ldm.predict, params, frozen, image
-    every = Features(ldm.config.features, denoiser, side, encoder.size.width)
+    unet, blocks = settings.guided.unet, settings.segmentation.features.blocks
+    last = list(tap_channels(unet.base, unet.multipliers, unet.res_blocks))[-1]
+    every = Features(ldm.config.features, denoiser)
     every.taps = (*blocks, last) if last not in blocks else blocks
 
     def whole(params: Any, frozen: Any, batch: Any) -> Any:
@@ -81,8 +67,6 @@ def rows(config: Any, batch: int):
     yield "the same, stored inputs", ldm.predict, params, frozen, stored
     yield "first stage alone", lambda p, f, b: denoiser.latents_of(f, b, None), {}, frozen, image
     yield "guide's tokens + head", vit.predict, {HEAD: vit.network.abstract}, frozen, image
-    section = settings(config.segmentation, "resnet18-unet", {"network": "resnet18-unet"})
-    resnet = segmentation_task(section, COLORS, (1,), 1, jnp.float32)
     yield "ResNet18-UNet", resnet.predict, resnet.network.abstract, {}, image
 
 
@@ -116,7 +100,7 @@ def main() -> None:
     options = parser.parse_args()
     config, _, _ = load_config(options.config)
     print(f"{'an image':<28}{'GFLOP':>10}{'s':>10}{'MB, batch ' + str(options.batch):>16}")
-    for name, call, *shapes in rows(config, options.batch):
+    for name, call, *shapes in rows(read_settings(config), options.batch):
         flops = forward_flops(call, *shapes) / options.batch / 1e9
         line = f"{name:<28}{flops:>10.3f}"
         if not options.flops_only:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from functools import cache
 
 import jax
@@ -8,26 +9,27 @@ from flax import nnx
 from scipy.ndimage import gaussian_filter
 
 from configs.demo import get_config
-from stedm_jax.common.errors import UserError
 from stedm_jax.models.discriminator import Discriminator
 from stedm_jax.models.functional import Functional
 from stedm_jax.models.lpips import LPIPS
-from stedm_jax.models.taef2 import TAEF2
 from stedm_jax.tasks.autoencoder import DISCRIMINATOR, PERCEPTUAL, AutoencoderTask
 from stedm_jax.tasks.images import to_network
 from stedm_jax.tasks.reconstruction import Adversary, adaptive_weight, leaf_at, ramp_weight
 from stedm_jax.training.logging import read_rows
 from stedm_jax.training.optim import make_optimizer
 from tests.models.fakes import random_params
+from tests.sections import settings_of
 from tests.training.toy import same, settings
 
 PATH = ("decoder", "conv_out", "kernel")
 KEY = jax.random.key(1)
 
 
-def make(kind="kl", patients=0, adversarial=0.5, **changes):
-    config = get_config("tiny").autoencoder.unlock()
+def make(kind="kl", patients=0, adversarial=0.5, model=None, **changes):
+    whole = get_config("tiny")
+    config = whole.autoencoder
     config.model.update({"kind": kind, "channels": 4, "multipliers": (1,), "codes": 16})
+    config.model.update(model or {})
     config.perceptual_weight = 1.0
     shape = {
         "weight": adversarial,
@@ -37,8 +39,8 @@ def make(kind="kl", patients=0, adversarial=0.5, **changes):
         "layers": 2,
         "norm": "batch",
     }
-    config.adversarial = type(config)(shape | changes)
-    return AutoencoderTask(config, jnp.float32, patients)
+    config.adversarial.update(shape | changes)
+    return AutoencoderTask(settings_of(whole).autoencoder, jnp.float32, patients)
 
 
 def tiles(count, side=32, seed=0):
@@ -100,7 +102,7 @@ def test_without_an_adversary_nothing_is_added(made, plain):
     loss, parts, grads = run(plain, without(params), batch, 0)
     assert parts.keys() == {"l1", "kl"} and grads.keys() == without(params).keys()
     assert loss == pytest.approx(parts["l1"] + plain.config.kl_weight * parts["kl"], rel=1e-6)
-    assert AutoencoderTask(get_config("tiny").autoencoder, jnp.float32).adversary is None
+    assert plain.adversary is None
 
 
 def test_before_the_start_the_loss_and_its_gradient_are_those_without(made, plain):
@@ -168,7 +170,7 @@ def test_from_the_start_each_side_learns_against_the_other_as_by_the_book(made):
     judge = task.adversary.network
 
     def losses(params):
-        """rec with its regulariser, gan, the discriminator's; all by automatic differentiation."""
+        """rec with its regularizer, gan, the discriminator's; all by automatic differentiation."""
         y, extra = task.network.apply(without(params), image, KEY)
         kl = extra / (image.size // image.shape[0])
         real, fake = (judge.apply(params[DISCRIMINATOR], x) for x in (image, y))
@@ -203,9 +205,7 @@ def test_a_huge_gradient_of_the_discriminator_leaves_the_step_of_the_generator_a
 
 
 def test_large_images_go_in_tiles_and_small_ones_whole(plain, monkeypatch):
-    config = plain.config.copy_and_resolve_references()
-    config.tiling = 24
-    tiled, whole = AutoencoderTask(config, jnp.float32), plain
+    tiled, whole = AutoencoderTask(replace(plain.config, tiling=24), jnp.float32), plain
     params, image = random_params(whole.network), jnp.asarray(tiles(1, 40))
     sides = []
     apply = tiled.network.apply
@@ -228,20 +228,6 @@ def test_large_images_go_in_tiles_and_small_ones_whole(plain, monkeypatch):
     assert latents.shape == (1, 40, 40, 4) and latents.dtype == jnp.float32
 
 
-def test_tiles_that_the_autoencoder_cannot_divide_are_refused():
-    config = get_config("tiny").autoencoder.unlock()
-    config.model.multipliers = (1, 1, 1)
-    for tiling, fits in ((0, True), (16, True), (18, False), (8, False)):
-        config.tiling = tiling
-        if fits:
-            assert bool(AutoencoderTask(config, jnp.float32).tiles) == bool(tiling)
-        else:
-            with pytest.raises(
-                UserError, match=f"autoencoder.tiling = {tiling}; .* multiple of 4.* of 16 and more"
-            ):
-                AutoencoderTask(config, jnp.float32)
-
-
 def test_the_adaptive_weight_is_clamped():
     rec, gan = np.float32([3, 4]), np.float32([0.6, 0.8])
     assert float(adaptive_weight(jnp.array(rec), jnp.array(gan))) == pytest.approx(
@@ -262,18 +248,17 @@ def test_the_perceptual_loss_counts_where_its_weights_are(made, plain):
     loss, parts = jax.jit(task.loss)(params, frozen, batch, KEY, jnp.int32(0))
     expected = parts["l1"] + parts["perceptual"] + task.config.kl_weight * parts["kl"]
     assert float(loss) == pytest.approx(float(expected), rel=1e-5) and parts["perceptual"] > 0
-    of = lambda frozen: jax.eval_shape(
-        plain.loss, without(params), frozen, batch, KEY, jnp.int32(0)
-    )[1]  # noqa: E731
+
+    def of(frozen):
+        args = without(params), frozen, batch, KEY, jnp.int32(0)
+        return jax.eval_shape(plain.loss, *args)[1]
+
     assert "perceptual" in of(frozen) and "perceptual" not in of({})
 
 
 @pytest.mark.parametrize("kind, names", [("vq", {"codebook"}), ("taef2", set())])
 def test_other_kinds_have_their_own_terms(made, kind, names):
-    task = make("kl" if kind == "taef2" else kind, adversarial=0.0)
-    if kind == "taef2":
-        task.config.model.kind = kind
-        task.network = Functional(lambda rngs: TAEF2(channels=4, latent_channels=4, rngs=rngs))
+    task = make(kind, adversarial=0.0)
     args = task.network.abstract, {}, made[2], KEY, jnp.int32(10)
     _, parts = jax.eval_shape(task.loss, *args)
     assert parts.keys() == {"l1"} | names
@@ -320,11 +305,8 @@ def test_the_start_of_the_discriminator_is_survived(tmp_path, ramp, fall):
     from stedm_jax.training.program import Program
     from stedm_jax.training.sharding import make_mesh
 
-    task = make(start=150, ramp=ramp, filters=16, layers=2)
-    task.config.model.update(
-        {"channels": 16, "multipliers": (1, 2), "latent_channels": 4, "res_blocks": 1}
-    )
-    task = AutoencoderTask(task.config, jnp.float32)
+    model = {"channels": 16, "multipliers": (1, 2), "latent_channels": 4, "res_blocks": 1}
+    task = make(model=model, start=150, ramp=ramp, filters=16, layers=2)
     published = {
         "lr": 1e-3,
         "weight_decay": 0.0,
@@ -354,9 +336,8 @@ def test_the_start_of_the_discriminator_is_survived(tmp_path, ramp, fall):
     ).train()
     psnr, adaptive, finite = read_metrics(tmp_path / "metrics.jsonl")
     before, after = psnr[150], {step: value for step, value in psnr.items() if step > 150}
-    print(
-        f"ramp {ramp}: PSNR {before:.2f} dB at the start, then least {min(after.values()):.2f}, last {psnr[300]:.2f}"
-    )
+    least = min(after.values())
+    print(f"ramp {ramp}: PSNR {before:.2f} dB at the start, then {least:.2f}, {psnr[300]:.2f}")
     print(f"adaptive weight {min(adaptive):.3g} to {max(adaptive):.3g}")
     assert finite and min(after.values()) > before - fall and psnr[300] > before
     assert len(adaptive) > 100 and min(adaptive) > 0 and max(adaptive) <= 1e4

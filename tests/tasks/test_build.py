@@ -3,10 +3,8 @@
 import jax
 import jax.numpy as jnp
 import pytest
-from stedm_jax.stages.arms import settings as arm_settings
 
 from configs.demo import get_config
-from stedm_jax.common.errors import UserError
 from stedm_jax.tasks.build import (
     Shown,
     build_autoencoder,
@@ -14,34 +12,13 @@ from stedm_jax.tasks.build import (
     build_guided,
     build_segmenter,
     build_ssl,
-    is_head,
-    reads_around,
-    sees_around,
 )
 from stedm_jax.tasks.contour import ContourTask
 from stedm_jax.tasks.pixel_head import PixelHeadTask
 from stedm_jax.training.task import Task
+from tests.sections import settings_of
 
 SHOWN = Shown(((0, 0, 0), (9, 9, 9)), (1,), 64)
-
-
-class Settings:
-    """A configuration with the methods of settings.root.Settings."""
-
-    def __init__(self, config):
-        self.config = config
-
-    def __getattr__(self, name):
-        return getattr(self.config, name)
-
-    def generator(self, name):
-        assert name == "stedm"
-        return self.config.diffusion
-
-    def arm(self, name):
-        section = self.config.segmentation
-        arm = section.judge if name == "judge" else section.arms[name]
-        return arm_settings(section, name, arm)
 
 
 def settings(**changes):
@@ -61,7 +38,7 @@ def settings(**changes):
     config.update_from_flattened_dict(
         {key.replace("__", "."): value for key, value in changes.items()}
     )
-    return Settings(config)
+    return settings_of(config)
 
 
 @pytest.fixture(scope="module")
@@ -95,11 +72,7 @@ def test_every_task_is_a_task_whose_parameters_have_shapes(tasks):
 def test_arms_get_the_task_of_their_network(tasks):
     assert isinstance(tasks["dcan"], ContourTask)
     heads = {name for name, task in tasks.items() if isinstance(task, PixelHeadTask)}
-    assert (
-        heads
-        == {"ldm", "vit", "concat"}
-        == {name for name in settings().segmentation.arms if is_head(settings(), name)}
-    )
+    assert heads == {"ldm", "vit", "concat"}
     assert [tasks[name].features.channels for name in ("ldm", "vit", "concat")] == [
         (8,),
         (16,),
@@ -118,17 +91,3 @@ def test_what_is_frozen_below_a_denoiser_has_shapes(tasks):
     assert tasks["diffusion"].abstract_frozen == {"first": first}
     below = tasks["guided"].abstract_frozen
     assert below["first"] == first and below["guide"] == tasks["ssl"].network.abstract
-
-
-def test_a_region_token_needs_the_field_around_a_tile():
-    region = settings(guided__guide__tokens=("patch", "region"))
-    assert sees_around(region.guided) and not sees_around(settings().guided)
-    seen = {name: reads_around(region, name) for name in region.segmentation.arms}
-    assert seen == {"model": False, "ldm": True, "vit": False, "concat": True, "dcan": False}
-    known = settings(guided__guide__tokens=("patch", "region"), guided__guide__region_width=4)
-    assert not sees_around(known.guided)
-
-
-def test_a_wrong_guide_is_named(tasks):
-    with pytest.raises(UserError, match="guided.guide.source is 'sl'; valid are ssl, none"):
-        build_guided(settings(guided__guide__source="sl"), tasks["autoencoder"], jnp.float32)

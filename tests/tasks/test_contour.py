@@ -5,29 +5,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs.base import get_base
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.labels import VOID
 from stedm_jax.evaluation.objects import to_objects
-from stedm_jax.tasks.contour import ContourTask, contours_of, segmentation_task
-from stedm_jax.tasks.segmentation import SegmentationTask
+from stedm_jax.settings.segmentation import Dcan, Segmentation, SegmenterModel
+from stedm_jax.tasks.contour import ContourTask, contours_of
 from tests.models.fakes import random_params
 
 COLORS = ((0, 0, 0), (255, 0, 0), (0, 255, 0))
 
 
-def config(kind: str = "dcan", radius: int = 2):
-    section = get_base().segmentation
-    section.model.kind = kind
-    section.model.dcan.update({"widths": (4, 4, 6, 6, 8), "hidden": 8, "radius": radius})
-    return section
+SIZES = Dcan(widths=(4, 4, 6, 6, 8), hidden=8, radius=2)
+SETTINGS = Segmentation(model=SegmenterModel(kind="dcan", dcan=SIZES))
 
 
 @pytest.fixture(scope="module")
 def task() -> ContourTask:
-    task = segmentation_task(config(), COLORS, (1, 2), 3, jnp.float32)
-    assert isinstance(task, ContourTask)
-    return task
+    return ContourTask(SETTINGS, COLORS, (1, 2), 3, jnp.float32)
 
 
 def two_discs(size: int = 32) -> np.ndarray:
@@ -37,18 +31,12 @@ def two_discs(size: int = 32) -> np.ndarray:
     return mask
 
 
-def test_the_kind_is_the_configs():
-    cfg = config("unet")
-    assert type(segmentation_task(cfg, COLORS, (1,), 1, jnp.float32)) is SegmentationTask
+def test_there_is_a_class_between_objects():
     with pytest.raises(UserError, match="names every class"):
-        segmentation_task(config(), COLORS, (0, 1, 2), 1, jnp.float32)
-    cfg = config()
-    cfg.model.dcan.widths = (4, 4)
-    with pytest.raises(UserError, match="dcan.widths has 2"):
-        segmentation_task(cfg, COLORS, (1,), 1, jnp.float32)
+        ContourTask(SETTINGS, COLORS, (0, 1, 2), 1, jnp.float32)
 
 
-def test_contours_follow_objects_and_not_what_is_unlabelled():
+def test_contours_follow_objects_and_not_what_is_unlabeled():
     mask = two_discs()
     mask[:, 20:] = VOID
     contours, known = contours_of(

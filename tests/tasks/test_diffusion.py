@@ -1,13 +1,17 @@
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from configs.demo import get_config
-from stedm_jax.models.vit_sizes import VIT_SIZES, ViTSize
-from stedm_jax.tasks.autoencoder import AutoencoderTask
+from stedm_jax.models.vit import VIT_SIZES, ViTSize
+from stedm_jax.settings.synthesis import Guidance
 from stedm_jax.tasks.diffusion import DiffusionTask, LatentScale
+from stedm_jax.tasks.first_stage import FirstStage
 from stedm_jax.tasks.segmentation import SegmentationTask
+from tests.sections import settings_of
 
 
 @pytest.fixture(scope="module")
@@ -17,19 +21,30 @@ def made():
     config.diffusion.unet.update({"base": 8, "multipliers": (1, 1), "heads": 2})
     config.diffusion.style.update({"width": 4, "dim": 8})
     config.diffusion.style.drop = 0.5
-    first = AutoencoderTask(config.autoencoder, jnp.float32)
+    settings = settings_of(config)
+    first = FirstStage(settings.autoencoder, jnp.float32)
     scale = LatentScale((0.1, 0.2, 0.3, 0.4), (1.0, 2.0, 0.5, 1.0))
-    task = DiffusionTask(config.diffusion, first, scale, ((0, 0, 0), (9, 9, 9)), jnp.float32)
+    task = DiffusionTask(settings.diffusion, first, scale, ((0, 0, 0), (9, 9, 9)), jnp.float32)
     keys = jax.random.split(jax.random.key(0))
     params = jax.tree.map(lambda x: x + 0.05, jax.jit(task.init)(keys[0]))
-    frozen = {"first": jax.jit(first.init)(keys[1])}
+    frozen = {"first": jax.jit(first.network.init)(keys[1])}
     rng = np.random.default_rng(0)
     batch = {
         "image": jnp.asarray(rng.integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)),
         "mask": jnp.asarray(rng.integers(0, 2, (4, 16, 16), dtype=np.uint8)),
         "styles": jnp.asarray(rng.integers(0, 256, (4, 2, 16, 16, 3), dtype=np.uint8)),
     }
-    return config, task, params, frozen, batch
+    return settings, task, params, frozen, batch
+
+
+def remade(task: DiffusionTask, config, judge=None) -> DiffusionTask:
+    """The task with other settings."""
+    return DiffusionTask(config, task.autoencoder, task.latents, task.colors, jnp.float32, judge)
+
+
+def styled(task: DiffusionTask, **changes) -> DiffusionTask:
+    """The task with another style."""
+    return remade(task, replace(task.config, style=replace(task.config.style, **changes)))
 
 
 def test_latents_are_scaled_and_back(made):
@@ -43,10 +58,8 @@ def test_latents_are_scaled_and_back(made):
 
 
 def test_every_part_learns_and_the_frozen_one_does_not(made):
-    config, task, params, frozen, batch = made
-    kept = config.diffusion.copy_and_resolve_references()
-    kept.style.drop = 0.0
-    task = DiffusionTask(kept, task.autoencoder, task.latents, task.colors, jnp.float32)
+    _, task, params, frozen, batch = made
+    task = styled(task, drop=0.0)
     gradient = jax.jit(
         jax.grad(
             lambda p, f: task.loss(p, f, batch, jax.random.key(1), jnp.int32(0))[0], argnums=(0, 1)
@@ -60,10 +73,8 @@ def test_every_part_learns_and_the_frozen_one_does_not(made):
 
 @pytest.mark.slow
 def test_style_tiles_in_turn_on_several_devices_give_the_same_gradient(made):
-    config, task, params, frozen, batch = made
-    sparing = config.diffusion.copy_and_resolve_references()
-    sparing.style.remat = True
-    in_turn = DiffusionTask(sparing, task.autoencoder, task.latents, task.colors, jnp.float32)
+    _, task, params, frozen, batch = made
+    in_turn = styled(task, remat=True)
     mesh = jax.make_mesh(
         (4, 1), ("data", "fsdp"), (jax.sharding.AxisType.Auto,) * 2, devices=jax.devices()[:4]
     )
@@ -81,15 +92,16 @@ def test_style_tiles_in_turn_on_several_devices_give_the_same_gradient(made):
 
 
 def test_style_and_layout_reach_the_image(made):
-    config, task, params, frozen, batch = made
-    config.synthesis.guidance.scale = 2.0
+    settings, task, params, frozen, batch = made
+    guidance = replace(settings.synthesis.guidance, scale=2.0)
+    synthesis, key = replace(settings.synthesis, guidance=guidance), jax.random.key(3)
     noise = jax.random.normal(jax.random.key(2), (4, 4, 4, 4))
 
     # Parameters are arguments: as constants they would be folded, which takes the compiler longer
     # than the rest.
     @jax.jit
     def compiled(params, frozen, mask, styles):
-        return task.sample(params, frozen, mask, styles, noise, config.synthesis, jax.random.key(3))
+        return task.sample(params, frozen, mask, styles, noise, synthesis, key)
 
     def sample(mask, styles):
         return compiled(params, frozen, mask, styles)
@@ -103,19 +115,15 @@ def test_style_and_layout_reach_the_image(made):
 
 
 def test_without_style_there_is_no_style_encoder(made):
-    config, task, *_ = made
-    plain = get_config("tiny").diffusion
-    plain.style.source = "none"
-    semantic = DiffusionTask(plain, task.autoencoder, task.latents, task.colors, jnp.float32)
+    semantic = styled(made[1], source="none")
     shapes = jax.eval_shape(semantic.init, jax.random.key(0))
     assert set(shapes) == {"unet", "layout"}
     assert semantic.style_vector(shapes, {}, jnp.zeros((1, 1, 8, 8, 3))) is None
 
 
 def changed(made, drop: float, drop_layout: float, source: str = "multipatch") -> DiffusionTask:
-    config, task = made[0].diffusion.copy_and_resolve_references(), made[1]
-    config.drop_layout, config.style.drop, config.style.source = drop_layout, drop, source
-    return DiffusionTask(config, task.autoencoder, task.latents, task.colors, jnp.float32)
+    task = styled(made[1], drop=drop, source=source)
+    return remade(task, replace(task.config, drop_layout=drop_layout))
 
 
 @pytest.mark.parametrize(
@@ -137,9 +145,8 @@ def test_a_layout_is_dropped_only_along_with_its_style(made, drop, drop_layout, 
 
     @jax.jit
     def compiled(params, frozen, mask, chosen, key):
-        return task.loss(
-            params, frozen, batch | {"mask": mask, "weight": chosen}, key, jnp.int32(0)
-        )[0]
+        some = batch | {"mask": mask, "weight": chosen}
+        return task.loss(params, frozen, some, key, jnp.int32(0))[0]
 
     def loss(mask, chosen, key):
         return compiled(params, frozen, mask, chosen, key)
@@ -166,19 +173,20 @@ def test_a_layout_is_dropped_only_along_with_its_style(made, drop, drop_layout, 
 )
 def test_guidance_drops_the_layout_within_its_interval(made, drop_layout, source):
     """With scale 0 only the unconditional branch is left."""
-    config, _, params, frozen, batch = made
+    settings, _, params, frozen, batch = made
     task = changed(made, 0.5, drop_layout, source)
     if source == "none":
         params = jax.tree.map(lambda x: x + 0.05, jax.jit(task.init)(jax.random.key(0)))
-    synthesis = config.synthesis.copy_and_resolve_references()
     noise = jax.random.normal(jax.random.key(2), (4, 4, 4, 4))
     for interval in ((0.0, 1.0), (0.0, 0.5)):
-        synthesis.guidance.update({"scale": 0.0, "rescale": 0.0, "layout_interval": interval})
-        sample = jax.jit(
-            lambda params, frozen, mask: task.sample(
-                params, frozen, mask, batch["styles"], noise, synthesis, jax.random.key(3)
-            )
-        )
+        guidance = Guidance(scale=0.0, rescale=0.0, layout_interval=interval)
+        synthesis = replace(settings.synthesis, guidance=guidance)
+
+        @jax.jit
+        def sample(params, frozen, mask, synthesis=synthesis):
+            key = jax.random.key(3)
+            return task.sample(params, frozen, mask, batch["styles"], noise, synthesis, key)
+
         images = [sample(params, frozen, mask) for mask in (batch["mask"], 1 - batch["mask"])]
         same = bool((images[0] == images[1]).all())
         assert same is (drop_layout > 0 and interval == (0.0, 1.0))
@@ -187,9 +195,7 @@ def test_guidance_drops_the_layout_within_its_interval(made, drop_layout, source
 def test_a_frozen_pathology_encoder_reads_the_style_and_is_no_parameter(made, monkeypatch):
     small = ViTSize(patch=8, width=16, depth=1, heads=2, grid=2, size=16)
     monkeypatch.setitem(VIT_SIZES, "small", small)
-    config, task, batch = made[0].diffusion.copy_and_resolve_references(), made[1], made[4]
-    config.style.encoder, config.style.drop = "vit:small", 0.0
-    task = DiffusionTask(config, task.autoencoder, task.latents, task.colors, jnp.float32)
+    task, batch = styled(made[1], encoder="vit:small", drop=0.0), made[4]
     params = jax.tree.map(lambda x: x + 0.05, jax.jit(task.init)(jax.random.key(0)))
     frozen = made[3] | {"guide": task.guide.init(jax.random.key(1))}
     assert set(params["style"]) == {"project", "aggregation"}
@@ -197,7 +203,10 @@ def test_a_frozen_pathology_encoder_reads_the_style_and_is_no_parameter(made, mo
 
     @jax.jit
     def gradient(params, frozen, styles):
-        loss = lambda p, f: task.loss(p, f, batch | {"styles": styles}, jax.random.key(1), step)[0]  # noqa: E731
+        def loss(params, frozen):
+            some = batch | {"styles": styles}
+            return task.loss(params, frozen, some, jax.random.key(1), step)[0]
+
         return jax.value_and_grad(loss, argnums=(0, 1))(params, frozen)
 
     loss, (learnt, still) = gradient(params, frozen, batch["styles"])
@@ -207,15 +216,12 @@ def test_a_frozen_pathology_encoder_reads_the_style_and_is_no_parameter(made, mo
 
 
 def test_a_grid_of_layouts_and_styles_is_drawn_and_scored(made):
-    config, task, params, frozen, batch = made
-    config.diffusion.watch.steps = 2
-    judge = SegmentationTask(config.segmentation, task.colors, (1,), 3, jnp.float32)
-    judge.predict = lambda params, _, batch: (batch["image"][..., 0] > params).astype(
-        jnp.int32
-    )  # 16 px are too few for a network
-    task = DiffusionTask(
-        config.diffusion, task.autoencoder, task.latents, task.colors, jnp.float32, judge
-    )
+    settings, task, params, frozen, batch = made
+    judge = SegmentationTask(settings.segmentation, task.colors, (1,), 3, jnp.float32)
+    # 16 px are too few for a network.
+    judge.predict = lambda params, _, batch: (batch["image"][..., 0] > params).astype(jnp.int32)
+    watch = replace(task.config.watch, steps=2)
+    task = remade(task, replace(task.config, watch=watch), judge)
     frozen = frozen | {"judge": jnp.uint8(127)}
     grid = {name: jnp.stack([batch[name][:2], batch[name][2:]]) for name in ("mask", "styles")}
     draw = jax.jit(task.visualise)

@@ -8,14 +8,14 @@ import pytest
 from configs.glas import get_config
 from stedm_jax.common.errors import UserError
 from stedm_jax.models.functional import Functional
-from stedm_jax.models.vit import ViT
-from stedm_jax.models.vit_sizes import ViTSize
-from stedm_jax.tasks.autoencoder import AutoencoderTask
+from stedm_jax.models.vit import ViT, ViTSize
 from stedm_jax.tasks.features import Features
-from stedm_jax.tasks.guided import GuidedTask
+from stedm_jax.tasks.first_stage import FirstStage
+from stedm_jax.tasks.guided import GuidedTask, GuideEncoder
 from stedm_jax.tasks.latent_diffusion import LatentScale
 from stedm_jax.tasks.pixel_head import DENOISER, HEAD, PixelHeadTask
 from tests.models.fakes import random_params
+from tests.sections import settings_of
 
 SIZE = ViTSize(width=8, depth=1, heads=2, patch=8, grid=2, size=16)
 COLORS = ((0, 0, 0), (9, 9, 9))
@@ -36,7 +36,7 @@ def changed(**changes):
         "context_dim": 6,
     }
     config.guided.unet.update(unet)
-    config.guided.guide.update({"source": "vit:made", "weights": "made", "dim": 6, "drop": 0.5})
+    config.guided.guide.update({"dim": 6, "drop": 0.5})
     config.segmentation.features.update(
         {"blocks": ("output_blocks/0", "output_blocks/3"), "timesteps": (50,)}
     )
@@ -44,15 +44,14 @@ def changed(**changes):
     config.update_from_flattened_dict(
         {key.replace("__", "."): value for key, value in changes.items()}
     )
-    return config
+    return settings_of(config)
 
 
-def task_of(config, tokens=("patch",), guided=True) -> GuidedTask:
-    config.guided.guide.tokens = tokens
-    first = AutoencoderTask(config.autoencoder, jnp.float32)
-    guide = Functional(lambda rngs: ViT(SIZE, rngs=rngs)) if guided else None
-    scale = LatentScale((0.0,) * 3, (1.0,) * 3)
-    return GuidedTask(config.guided, first, scale, guide, SIZE.width if guided else 0, jnp.float32)
+def task_of(settings, guided=True) -> GuidedTask:
+    first = FirstStage(settings.autoencoder, jnp.float32)
+    encoder = GuideEncoder(Functional(lambda rngs: ViT(SIZE, rngs=rngs)), SIZE)
+    scale, encoder = LatentScale.unit(3), encoder if guided else None
+    return GuidedTask(settings.guided, first, scale, encoder, jnp.float32)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +87,8 @@ def test_denoiser_and_projection_learn_and_what_is_frozen_does_not(made):
 def test_a_dropped_embedding_is_the_zero_vector_and_each_token_drops_by_itself(made):
     _, _, frozen, batch = made
     known = {f"embedding_{name}": jnp.ones((4, 8)) * 3 for name in ("patch", "region")}
-    task = task_of(changed(guided__guide__drop=1.0), ("patch", "region"))
+    both = ("patch", "region")
+    task = task_of(changed(guided__guide__drop=1.0, guided__guide__tokens=both))
     params = random_params(task.network, 0)
     other = {name: -each for name, each in known.items()}
 
@@ -97,7 +97,7 @@ def test_a_dropped_embedding_is_the_zero_vector_and_each_token_drops_by_itself(m
         return task.loss(params, frozen, batch, jax.random.key(3), STEP)[0]
 
     assert loss(params, batch | known) == loss(params, batch | other)
-    task.config.guide.drop = 0.0
+    task = task_of(changed(guided__guide__drop=0.0, guided__guide__tokens=both))
     loss = jax.jit(
         lambda params, batch: task.loss(params, frozen, batch, jax.random.key(3), STEP)[0]
     )
@@ -113,9 +113,9 @@ def test_known_embeddings_stand_for_those_of_the_guide(made):
         found["patch"].shape == (4, 8)
         and task.embed(frozen, {"embedding_patch": found["patch"]}) == found
     )
-    with pytest.raises(UserError, match="5 long, but the guide of the denoiser is 8"):
+    with pytest.raises(UserError, match="5 long, but those of the denoiser's guide are 8"):
         task.embed(frozen, {"embedding_patch": jnp.zeros((4, 5))})
-    two = task_of(changed(), ("patch", "region"))
+    two = task_of(changed(guided__guide__tokens=("patch", "region")))
     assert set(two.embed(frozen, batch)) == {"patch", "region"}
     with pytest.raises(UserError, match="pack them with a margin"):
         two.embed(frozen, {"image": batch["image"]})
@@ -123,17 +123,11 @@ def test_known_embeddings_stand_for_those_of_the_guide(made):
 
 def test_a_region_that_no_encoder_is_at_hand_for_is_the_zero_vector(made):
     _, _, frozen, batch = made
-    task = task_of(changed(guided__guide__region_width=11), ("patch", "region"))
+    both = ("patch", "region")
+    task = task_of(changed(guided__guide__region_width=11, guided__guide__tokens=both))
     found = task.embed(frozen, {"image": batch["image"]})
     assert found["region"].shape == (4, 11) and not found["region"].any() and found["patch"].any()
     assert task.network.abstract["guide"]["region_fc"]["kernel"].shape == (11, 6)
-
-
-def test_a_guide_that_does_not_go_with_the_denoiser_is_refused():
-    with pytest.raises(UserError, match=r"context_dim = 6.*7 long"):
-        task_of(changed(guided__guide__dim=7))
-    with pytest.raises(UserError, match="no token nearby of a guide"):
-        task_of(changed(), ("nearby",))
 
 
 def test_without_a_guide_there_is_no_projection():
@@ -143,7 +137,7 @@ def test_without_a_guide_there_is_no_projection():
 
 def features_of(task, **changes) -> Features:
     config = changed(**{f"segmentation__features__{key}": value for key, value in changes.items()})
-    return Features(config.segmentation.features, task, 16, SIZE.width)
+    return Features(config.segmentation.features, task)
 
 
 @pytest.mark.parametrize(
@@ -190,27 +184,9 @@ def test_the_guide_reaches_the_features_unless_it_is_left_out(made):
     )
 
 
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        (
-            {"blocks": ("output_blocks/9",)},
-            "no block called 'output_blocks/9'.*input_blocks/0.*output_blocks/3",
-        ),
-        ({"blocks": ()}, "features.blocks is empty"),
-        ({"timesteps": (50, 1000)}, "has 1000, which is out of range; give numbers from 0 to 999"),
-        ({"timesteps": (-1,)}, "has -1"),
-        ({"scales": (0.3,)}, "of 16 px ones of 4.8 px.*multiple of 4 px"),
-        ({"source": "dino"}, "ldm, vit, concat"),
-    ],
-)
-def test_features_that_there_are_not_are_refused(made, changes, says):
-    with pytest.raises(UserError, match=says):
-        features_of(made[0], **changes)
-    if changes.get("source"):
-        return
-    with pytest.raises(UserError, match="source is 'none'"):
-        features_of(task_of(changed(guided__guide__source="none")), source="concat")
+def test_a_block_that_there_is_not_is_refused(made):
+    with pytest.raises(UserError, match="names output_blocks/9, which.*input_blocks/0.*blocks/3"):
+        features_of(made[0], blocks=("output_blocks/9",))
 
 
 def head_of(task, tune=False, **changes) -> PixelHeadTask:

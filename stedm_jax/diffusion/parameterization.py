@@ -1,4 +1,4 @@
-"""What the network predicts, and how to turn it into the clean image or the noise.
+"""What the network predicts, and how to turn it into the clean image.
 
 With x_t = alpha x_0 + sigma eps and alpha^2 + sigma^2 = 1 (schedule.py):
 
@@ -7,31 +7,20 @@ With x_t = alpha x_0 + sigma eps and alpha^2 + sigma^2 = 1 (schedule.py):
     v     alpha eps - sigma x_0            (Salimans and Ho 2022)                 (3)
 
     from eps:  x_0 = (x_t - sigma eps) / alpha                                    (4)
-    from x0:   eps = (x_t - alpha x_0) / sigma                                    (5)
-    from v:    x_0 = alpha x_t - sigma v,   eps = sigma x_t + alpha v             (6)
+    from v:    x_0 = alpha x_t - sigma v                                          (5)
 
 (4) has no answer where alpha = 0 (zero terminal SNR): x_t holds nothing of x_0 there, and eps = x_t
 says nothing more. The division is kept finite by a floor, so that no NaN can spread, but a model
-that must start from such a level has to predict v or x0; samplers.py refuses eps there. Likewise
-(5) has a floor at sigma = 0. (6) needs no division and is exact everywhere.
+that must start from such a level has to predict v or x0; samplers.py refuses eps there. (5) needs
+no division and is exact everywhere.
 """
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from stedm_jax.common.errors import UserError
 from stedm_jax.diffusion.schedule import Schedule
 
-KINDS = ("eps", "x0", "v")
 FLOOR = 1e-4
-
-
-def check_kind(kind: str) -> None:
-    """Raise UserError unless kind is a known parameterisation."""
-    if kind not in KINDS:
-        raise UserError(
-            f"There is no parameterisation named {kind!r}. Choose one of {', '.join(KINDS)}."
-        )
 
 
 def levels(
@@ -51,12 +40,12 @@ def target(
     t: Int[Array, " b"],
 ) -> Float[Array, "b *shape"]:
     """What the network of this kind should have predicted (eqs. 1 to 3), float32."""
-    check_kind(kind)
     x0, eps = x0.astype(jnp.float32), eps.astype(jnp.float32)
     if kind == "eps":
         return eps
     if kind == "x0":
         return x0
+    assert kind == "v", kind
     alpha, sigma = levels(schedule, t, x0.ndim)
     return alpha * eps - sigma * x0
 
@@ -68,46 +57,12 @@ def to_x0(
     x_t: Float[Array, "b *shape"],
     t: Int[Array, " b"],
 ) -> Float[Array, "b *shape"]:
-    """The clean image that a prediction means (eqs. 4 and 6), float32."""
-    check_kind(kind)
+    """The clean image that a prediction means (eqs. 4 and 5), float32."""
     pred, x_t = pred.astype(jnp.float32), x_t.astype(jnp.float32)
     if kind == "x0":
         return pred
     alpha, sigma = levels(schedule, t, x_t.ndim)
     if kind == "v":
         return alpha * x_t - sigma * pred
+    assert kind == "eps", kind
     return (x_t - sigma * pred) / jnp.maximum(alpha, FLOOR)
-
-
-def to_eps(
-    schedule: Schedule,
-    kind: str,
-    pred: Float[Array, "b *shape"],
-    x_t: Float[Array, "b *shape"],
-    t: Int[Array, " b"],
-) -> Float[Array, "b *shape"]:
-    """The noise that a prediction means (eqs. 5 and 6), float32."""
-    check_kind(kind)
-    pred, x_t = pred.astype(jnp.float32), x_t.astype(jnp.float32)
-    if kind == "eps":
-        return pred
-    alpha, sigma = levels(schedule, t, x_t.ndim)
-    if kind == "v":
-        return sigma * x_t + alpha * pred
-    return (x_t - alpha * pred) / jnp.maximum(sigma, FLOOR)
-
-
-def to_v(
-    schedule: Schedule,
-    kind: str,
-    pred: Float[Array, "b *shape"],
-    x_t: Float[Array, "b *shape"],
-    t: Int[Array, " b"],
-) -> Float[Array, "b *shape"]:
-    """The v that a prediction means (eq. 3 over eqs. 4 and 5), float32."""
-    check_kind(kind)
-    if kind == "v":
-        return pred.astype(jnp.float32)
-    x0 = to_x0(schedule, kind, pred, x_t, t)
-    eps = to_eps(schedule, kind, pred, x_t, t)
-    return target(schedule, "v", x0, eps, t)

@@ -1,0 +1,59 @@
+"""The networks that a configuration chooses by name, each in one line: "file:Class".
+
+A file is imported when its network is asked for, so that a run does not import what it does not
+use. Adding a network is a file and a line here; the configuration's choices are in settings/.
+"""
+
+from importlib import import_module
+from typing import Any
+
+from stedm_jax.models.functional import Functional
+
+AUTOENCODERS = {
+    "kl": "autoencoder:Autoencoder",
+    "vq": "autoencoder:Autoencoder",
+    "taef2": "taef2:TAEF2",
+}
+STYLE_ENCODERS = {
+    "swin_v2_t": "swin_v2:swin_v2_t",
+    "swin_v2": "swin_v2:swin_v2",
+    "conv": "conv_encoder:conv_encoder",
+}
+AGGREGATIONS = {
+    "mean": "aggregation:Mean",
+    "max": "aggregation:Max",
+    "linear": "aggregation:Linear",
+    "attention": "aggregation:Attention",
+    "svit": "svit:SViT",
+    "none": "aggregation:Empty",
+    "tokens": "aggregation:Apart",
+}
+SEGMENTERS = {"unet": "segmenter:Segmenter", "fcn8s": "fcn8s:Fcn8s", "dcan": "dcan:Dcan"}
+SEGMENTER_ENCODERS = {
+    "mit": "mit:encoder",
+    "mit_b0": "mit:encoder",
+    "mit_b1": "mit:encoder",
+    "mit_b2": "mit:encoder",
+    "mit_b3": "mit:encoder",
+    "mit_b4": "mit:encoder",
+    "mit_b5": "mit:encoder",
+    "resnet18": "resnet:encoder",
+    "resnet34": "resnet:encoder",
+    "resnet50": "resnet:encoder",
+    "convnext_tiny": "convnext:encoder",
+    "convnext_small": "convnext:encoder",
+    "convnext_base": "convnext:encoder",
+}
+HEADS = {"convolution": "pixel_head:PixelHead", "linear": "pixel_head:LinearHead"}
+
+
+def find(path: str) -> Any:
+    """What a "file:name" of this folder stands for."""
+    file, _, name = path.partition(":")
+    return getattr(import_module(f"stedm_jax.models.{file}"), name)
+
+
+def network(path: str, *args: Any, **keys: Any) -> Functional:
+    """The network "file:Class" with these arguments of its constructor."""
+    make = find(path)
+    return Functional(lambda rngs: make(*args, **keys, rngs=rngs))
