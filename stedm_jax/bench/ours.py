@@ -69,7 +69,7 @@ class UNetTask:
     def _never(self, *_: Any) -> Any:
         raise NotImplementedError("the bench only trains")
 
-    eval_step = summarise = visualise = _never
+    eval_step = summarize = visualize = _never
 
 
 def unet_flops(case: Case, batch: int) -> float:

@@ -177,7 +177,7 @@ class AutoencoderTask(FirstStage):
             for name, value in scores.items()
         }
 
-    def summarise(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
+    def summarize(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
         """Means over patients, or over images where patients are not numbered."""
         return mean_over_patients(sums)
 
@@ -185,7 +185,7 @@ class AutoencoderTask(FirstStage):
         """Score -> mean over the images of each patient, by number; NaN for one without images."""
         return patient_means(sums)
 
-    def visualise(
+    def visualize(
         self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray
     ) -> dict[str, Array]:
         """Images above their reconstructions."""

@@ -7,7 +7,6 @@ frozen below a task is its `abstract_frozen`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from jax.typing import DTypeLike
 
@@ -23,23 +22,8 @@ from stedm_jax.tasks.first_stage import FirstStage
 from stedm_jax.tasks.guided import GuidedTask, GuideEncoder
 from stedm_jax.tasks.latent_diffusion import LatentScale
 from stedm_jax.tasks.pixel_head import PixelHeadTask
-from stedm_jax.tasks.segmentation import SegmentationTask
+from stedm_jax.tasks.segmentation import SegmentationTask, Shown
 from stedm_jax.tasks.ssl import SslTask
-
-
-@dataclass(frozen=True)
-class Shown:
-    """What a segmenter has to know about the tiles.
-
-    Attributes:
-      colors: of the classes.
-      foreground: numbers of the classes that the scores are about.
-      side: of a tile, in pixels.
-    """
-
-    colors: Sequence[tuple[int, int, int]] = ((0, 0, 0), (255, 255, 255))
-    foreground: Sequence[int] = (1,)
-    side: int = 256
 
 
 def build_autoencoder(settings: Settings, dtype: DTypeLike, patients: int = 0) -> AutoencoderTask:
@@ -116,9 +100,9 @@ def build_segmenter(
       UserError: blocks that the denoiser does not have; a task that does not go with the classes.
     """
     section = settings.arm(arm)
-    shared = (section, shown.colors, shown.foreground, patients, dtype)
     if settings.arm_entry(arm).is_head:
         below = below or build_guided(settings, build_autoencoder(settings, dtype), dtype)
-        return PixelHeadTask(*shared, Features(section.features, below))
+        features = Features(section.features, below)
+        return PixelHeadTask(section, shown, patients, dtype, features)
     kind = ContourTask if section.model.kind == "dcan" else SegmentationTask
-    return kind(*shared)
+    return kind(section, shown, patients, dtype)

@@ -21,7 +21,7 @@ from stedm_jax.common.errors import UserError
 from stedm_jax.common.labels import VOID
 from stedm_jax.evaluation.objects import classes_in_objects
 from stedm_jax.models.dcan import THRESHOLD, auxiliary_weight, contour_target, dilate
-from stedm_jax.settings.segmentation import Segmentation
+from stedm_jax.models.functional import Functional
 from stedm_jax.tasks.images import to_network
 from stedm_jax.tasks.segmentation import SegmentationTask, cross_entropy, valid_pixels
 
@@ -44,16 +44,9 @@ class ContourTask(SegmentationTask):
     small objects.
     """
 
-    def __init__(
-        self,
-        config: Segmentation,
-        colors: Sequence[tuple[int, int, int]],
-        foreground: Sequence[int],
-        patients: int,
-        dtype: DTypeLike,
-    ):
-        super().__init__(config, colors, foreground, patients, dtype)
-        self.grow = config.model.dcan.radius + 1
+    def build(self, dtype: DTypeLike) -> Functional:
+        """The network. Raises UserError where no class lies between objects."""
+        self.grow = self.config.model.dcan.radius + 1
         rest = sorted(set(range(len(self.colors))) - set(self.foreground))
         if not rest:
             raise UserError(
@@ -62,6 +55,7 @@ class ContourTask(SegmentationTask):
                 "lies between objects."
             )
         self.background = rest[0]
+        return super().build(dtype)
 
     def loss(
         self,

@@ -217,7 +217,7 @@ class DiffusionTask(LatentDiffusion):
         )
         return self.decode(frozen, z)
 
-    def visualise(
+    def visualize(
         self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray
     ) -> dict[str, Array]:
         """Samples of layouts x styles at fixed noise, and how well they keep to both.

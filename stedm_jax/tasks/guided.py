@@ -190,7 +190,7 @@ class GuidedTask(LatentDiffusion):
             denoise_both=lambda x, t: (network(x, t, embeddings), network(x, t, empty)),
         )
 
-    def visualise(
+    def visualize(
         self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray
     ) -> dict[str, Array]:
         """Tiles above samples that their embeddings guide."""

@@ -144,6 +144,6 @@ class LatentDiffusion(abc.ABC):
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
         """As training.task.Task."""
 
-    def summarise(self, sums: dict) -> dict[str, float]:
+    def summarize(self, sums: dict) -> dict[str, float]:
         """Mean loss."""
         return {"loss": float(sums["loss"] / sums["images"])}

@@ -5,8 +5,6 @@ Loss, scores and pictures are those of any segmenter (segmentation.py). The deno
 in the paper, or trained along (`head.tune`); first stage and guide never are.
 """
 
-from collections.abc import Sequence
-
 import jax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
@@ -16,7 +14,7 @@ from stedm_jax.models.functional import Functional
 from stedm_jax.models.named_networks import HEADS, network
 from stedm_jax.settings.segmentation import Segmentation
 from stedm_jax.tasks.features import Features
-from stedm_jax.tasks.segmentation import SegmentationTask
+from stedm_jax.tasks.segmentation import SegmentationTask, Shown
 
 HEAD, DENOISER = "head", "denoiser"
 
@@ -26,22 +24,20 @@ class PixelHeadTask(SegmentationTask):
     it (unet, guide); frozen: first, guide (the encoder) and denoiser.
 
     Args:
-      config: config.segmentation.
-      colors, foreground, patients, dtype: as SegmentationTask.
+      config, shown, patients, dtype: as SegmentationTask.
       features: of the tiles.
     """
 
     def __init__(
         self,
         config: Segmentation,
-        colors: Sequence[tuple[int, int, int]],
-        foreground: Sequence[int],
+        shown: Shown,
         patients: int,
         dtype: DTypeLike,
         features: Features,
     ):
         self.features, self.tunes = features, config.head.tune and features.denoises
-        super().__init__(config, colors, foreground, patients, dtype)
+        super().__init__(config, shown, patients, dtype)
 
     def build(self, dtype: DTypeLike) -> Functional:
         """The head."""

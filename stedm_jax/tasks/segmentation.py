@@ -2,6 +2,7 @@
 count nothing."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -81,13 +82,27 @@ def patient_confusion(
     return jnp.bincount(cell.ravel(), length=cells + 1)[:-1].reshape(patients, classes, classes)
 
 
+@dataclass(frozen=True)
+class Shown:
+    """What a segmenter has to know about the tiles.
+
+    Attributes:
+      colors: of the classes.
+      foreground: numbers of the classes that Dice and the scores are about.
+      side: of a tile, in pixels.
+    """
+
+    colors: Sequence[tuple[int, int, int]] = ((0, 0, 0), (255, 255, 255))
+    foreground: Sequence[int] = (1,)
+    side: int = 256
+
+
 class SegmentationTask:
     """Task "segmentation"; batches hold image (b, h, w, 3) and mask (b, h, w), uint8.
 
     Args:
       config: config.segmentation.
-      colors: of each class.
-      foreground: ids of the classes that Dice and the scores are about.
+      shown: the tiles.
       patients: number of patients of the data that is evaluated.
       dtype: of the computation.
     """
@@ -95,16 +110,9 @@ class SegmentationTask:
     name = "segmentation"
     grow = 0
 
-    def __init__(
-        self,
-        config: Segmentation,
-        colors: Sequence[tuple[int, int, int]],
-        foreground: Sequence[int],
-        patients: int,
-        dtype: DTypeLike,
-    ):
-        self.config, self.colors, self.foreground = config, tuple(colors), tuple(foreground)
-        self.patients = patients
+    def __init__(self, config: Segmentation, shown: Shown, patients: int, dtype: DTypeLike):
+        self.config, self.patients = config, patients
+        self.colors, self.foreground = tuple(shown.colors), tuple(shown.foreground)
         self.network = self.build(dtype)
 
     def build(self, dtype: DTypeLike) -> Functional:
@@ -183,13 +191,13 @@ class SegmentationTask:
         counts = patient_confusion(guess, mask, valid, patient, self.patients, len(self.colors))
         return {"confusion": counts}
 
-    def summarise(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
+    def summarize(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
         """Mean over patients of the IoU of the foreground."""
         ious = [foreground_scores(matrix, self.foreground)["iou"] for matrix in sums["confusion"]]
         defined = [iou for iou in ious if not np.isnan(iou)]
         return {"iou": float(np.mean(defined)) if defined else float("nan")}
 
-    def visualise(
+    def visualize(
         self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray
     ) -> dict[str, Array]:
         """Images, their masks and the predictions."""

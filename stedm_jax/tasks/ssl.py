@@ -181,14 +181,14 @@ class SslTask:
             "zz": (unit * weight[:, None]).T @ unit,
         }
 
-    def summarise(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
+    def summarize(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
         """entropy, prototypes, spread and rank; prints a collapse."""
         scores = health(sums)
         for line in named_collapse(scores):
             print(f"ssl: {line}", flush=True)
         return scores
 
-    def visualise(
+    def visualize(
         self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray
     ) -> dict[str, Array]:
         """The crops of the first tiles, a column each, as the networks get them."""

@@ -23,7 +23,7 @@ class Evaluator:
 
     def scores(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
         """The task's scores from its sums over all batches."""
-        return {name: float(value) for name, value in self.task.summarise(sums).items()}
+        return {name: float(value) for name, value in self.task.summarize(sums).items()}
 
     def sums(
         self,

@@ -55,7 +55,7 @@ class Program:
         self.state: TrainState = with_shardings(abstract, mesh)
         self.shardings = jax.tree.map(lambda leaf: leaf.sharding, self.state)
         self.evaluate = Evaluator(task, mesh)
-        self.draw = jax.jit(task.visualise, out_shardings=replicated(mesh))
+        self.draw = jax.jit(task.visualize, out_shardings=replicated(mesh))
         self.flops, self.flops_of = 0.0, dict[str, float]()
         self._step = make_train_step(task, settings, self.tx, lr, mesh, self.shardings)
         self._compiled: dict[Any, Any] = {}

@@ -18,7 +18,7 @@ STATE = "state"
 
 @runtime_checkable
 class Task(Protocol):
-    """A trained thing. Every method but `summarise` is compiled by the loop: pure, of fixed shapes.
+    """A trained thing. Every method but `summarize` is compiled by the loop: pure, of fixed shapes.
 
     A task of several networks that work against each other also has a method `groups(params)`:
     labels as `optim.make_optimizer` takes them, so that each is clipped for its own gradient only.
@@ -50,11 +50,11 @@ class Task(Protocol):
         nothing."""
         ...
 
-    def summarise(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
+    def summarize(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
         """Scores from the sums over all batches (float64 or int64, on the host)."""
         ...
 
-    def visualise(
+    def visualize(
         self, params: Params, frozen: Any, batch: Batch, key: jax.Array
     ) -> dict[str, UInt8[Array, "h w 3"] | Float[Array, ""]]:
         """Pictures by name, and numbers that say how good they are."""

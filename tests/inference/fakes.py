@@ -8,7 +8,7 @@ import numpy as np
 from configs.base import get_base
 from stedm_jax.inference.trained_segmenter import Segmenter
 from stedm_jax.settings.load import read_settings
-from stedm_jax.tasks.segmentation import SegmentationTask
+from stedm_jax.tasks.segmentation import SegmentationTask, Shown
 
 COLORS = ((230, 230, 230), (200, 30, 30))
 
@@ -22,7 +22,7 @@ def segmenter(mpp: float = 1.0, tile: int = 32, predict: Any = red) -> Segmenter
     config = get_base()
     config.data.groups = (("rest", ("rest",)), ("gland", ("gland",)))
     settings = read_settings(config)
-    task = SegmentationTask(settings.segmentation, COLORS, (1,), 1, jnp.float32)
+    task = SegmentationTask(settings.segmentation, Shown(COLORS), 1, jnp.float32)
     return Segmenter(task, predict, settings, ("rest", "gland"), COLORS, (1,), mpp, tile, 1)
 
 

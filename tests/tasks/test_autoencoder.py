@@ -286,14 +286,14 @@ def test_scores_are_those_of_each_patient(made):
         sums([0, 1, 0, 0]),
         sums([0, 0, 1, 0]),
     )
-    found, mean = task.by_patient(whole), task.summarise(whole)
+    found, mean = task.by_patient(whole), task.summarize(whole)
     assert found.keys() == {"psnr", "l1", "ssim", "lpips"}
     for name, values in found.items():
         expected = first[name].sum(), np.nan, (second[name].sum() + third[name].sum()) / 2
         np.testing.assert_allclose(values, expected, rtol=1e-5)
         np.testing.assert_allclose(mean[name], (expected[0] + expected[2]) / 2, rtol=1e-5)
     alone = {name: whole[name].sum(keepdims=True) for name in whole}
-    assert make().summarise(alone)["psnr"] == pytest.approx(whole["psnr"].sum() / 3)
+    assert make().summarize(alone)["psnr"] == pytest.approx(whole["psnr"].sum() / 3)
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """Contours in the loss and in what is predicted."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,9 +12,10 @@ from stedm_jax.common.labels import VOID
 from stedm_jax.evaluation.objects import to_objects
 from stedm_jax.settings.segmentation import Dcan, Segmentation, SegmenterModel
 from stedm_jax.tasks.contour import ContourTask, contours_of
+from stedm_jax.tasks.segmentation import Shown
 from tests.models.fakes import random_params
 
-COLORS = ((0, 0, 0), (255, 0, 0), (0, 255, 0))
+SHOWN = Shown(((0, 0, 0), (255, 0, 0), (0, 255, 0)), (1, 2))
 
 
 SIZES = Dcan(widths=(4, 4, 6, 6, 8), hidden=8, radius=2)
@@ -21,7 +24,7 @@ SETTINGS = Segmentation(model=SegmenterModel(kind="dcan", dcan=SIZES))
 
 @pytest.fixture(scope="module")
 def task() -> ContourTask:
-    return ContourTask(SETTINGS, COLORS, (1, 2), 3, jnp.float32)
+    return ContourTask(SETTINGS, SHOWN, 3, jnp.float32)
 
 
 def two_discs(size: int = 32) -> np.ndarray:
@@ -33,7 +36,7 @@ def two_discs(size: int = 32) -> np.ndarray:
 
 def test_there_is_a_class_between_objects():
     with pytest.raises(UserError, match="names every class"):
-        ContourTask(SETTINGS, COLORS, (0, 1, 2), 1, jnp.float32)
+        ContourTask(SETTINGS, replace(SHOWN, foreground=(0, 1, 2)), 1, jnp.float32)
 
 
 def test_contours_follow_objects_and_not_what_is_unlabeled():

@@ -10,7 +10,7 @@ from stedm_jax.models.vit import VIT_SIZES, ViTSize
 from stedm_jax.settings.synthesis import Guidance
 from stedm_jax.tasks.diffusion import DiffusionTask, LatentScale
 from stedm_jax.tasks.first_stage import FirstStage
-from stedm_jax.tasks.segmentation import SegmentationTask
+from stedm_jax.tasks.segmentation import SegmentationTask, Shown
 from tests.sections import settings_of
 
 
@@ -217,14 +217,14 @@ def test_a_frozen_pathology_encoder_reads_the_style_and_is_no_parameter(made, mo
 
 def test_a_grid_of_layouts_and_styles_is_drawn_and_scored(made):
     settings, task, params, frozen, batch = made
-    judge = SegmentationTask(settings.segmentation, task.colors, (1,), 3, jnp.float32)
+    judge = SegmentationTask(settings.segmentation, Shown(task.colors), 3, jnp.float32)
     # 16 px are too few for a network.
     judge.predict = lambda params, _, batch: (batch["image"][..., 0] > params).astype(jnp.int32)
     watch = replace(task.config.watch, steps=2)
     task = remade(task, replace(task.config, watch=watch), judge)
     frozen = frozen | {"judge": jnp.uint8(127)}
     grid = {name: jnp.stack([batch[name][:2], batch[name][2:]]) for name in ("mask", "styles")}
-    draw = jax.jit(task.visualise)
+    draw = jax.jit(task.visualize)
     drawn = draw(params, frozen, grid, jax.random.key(0))
     assert drawn["samples"].shape == (3 * 16, 3 * 16, 3) and drawn["samples"].dtype == jnp.uint8
     assert -1 <= float(drawn["style_correlation"]) <= 1 and 0 <= float(drawn["layout_iou"]) <= 1

@@ -14,11 +14,12 @@ from stedm_jax.tasks.first_stage import FirstStage
 from stedm_jax.tasks.guided import GuidedTask, GuideEncoder
 from stedm_jax.tasks.latent_diffusion import LatentScale
 from stedm_jax.tasks.pixel_head import DENOISER, HEAD, PixelHeadTask
+from stedm_jax.tasks.segmentation import Shown
 from tests.models.fakes import random_params
 from tests.sections import settings_of
 
 SIZE = ViTSize(width=8, depth=1, heads=2, patch=8, grid=2, size=16)
-COLORS = ((0, 0, 0), (9, 9, 9))
+SHOWN = Shown(((0, 0, 0), (9, 9, 9)), (1,), 16)
 STEP = jnp.int32(0)
 
 
@@ -191,7 +192,7 @@ def test_a_block_that_there_is_not_is_refused(made):
 
 def head_of(task, tune=False, **changes) -> PixelHeadTask:
     config = changed(segmentation__head__tune=tune).segmentation
-    return PixelHeadTask(config, COLORS, (1,), 2, jnp.float32, features_of(task, **changes))
+    return PixelHeadTask(config, SHOWN, 2, jnp.float32, features_of(task, **changes))
 
 
 @pytest.mark.parametrize(

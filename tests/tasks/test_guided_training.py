@@ -14,7 +14,7 @@ from stedm_jax.training.loop import Loop
 from stedm_jax.training.program import Program
 from stedm_jax.training.sharding import make_mesh, replicated, to_global
 from tests.models.fakes import random_params
-from tests.tasks.test_guided import COLORS, changed, features_of, task_of
+from tests.tasks.test_guided import SHOWN, changed, features_of, task_of
 from tests.training import toy
 
 pytestmark = pytest.mark.slow
@@ -23,8 +23,8 @@ pytestmark = pytest.mark.slow
 def batches(start):
     for number in itertools.count(start):
         rng = np.random.default_rng(number)
-        colour = rng.integers(0, 200, (toy.BATCH, 1, 1, 3))
-        image = np.clip(colour + rng.normal(20, 8, (toy.BATCH, 16, 16, 3)), 0, 255).astype(np.uint8)
+        color = rng.integers(0, 200, (toy.BATCH, 1, 1, 3))
+        image = np.clip(color + rng.normal(20, 8, (toy.BATCH, 16, 16, 3)), 0, 255).astype(np.uint8)
         yield {"image": image, "mask": (image[..., 0] > 120).astype(np.uint8)}
 
 
@@ -38,7 +38,7 @@ def made(kind):
     if kind == "guided":
         return below, frozen
     config = changed(segmentation__head__tune=kind == "tuned").segmentation
-    head = PixelHeadTask(config, COLORS, (1,), 2, jnp.float32, features_of(below))
+    head = PixelHeadTask(config, SHOWN, 2, jnp.float32, features_of(below))
     return head, frozen | {DENOISER: random_params(below.network, 0)}
 
 

@@ -225,7 +225,7 @@ def test_evaluation_ignores_padding_and_reports_a_collapse(task, capsys):
     seen = evaluate(
         params, {}, {"image": jnp.asarray(same_tile), "weight": jnp.ones(4)}, jax.random.key(0)
     )
-    scores = task.summarise({name: np.asarray(value) for name, value in seen.items()})
+    scores = task.summarize({name: np.asarray(value) for name, value in seen.items()})
     assert scores["spread"] < 0.01 and "one embedding" in capsys.readouterr().out
 
 

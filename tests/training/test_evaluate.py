@@ -34,7 +34,7 @@ def test_sums_are_added_in_64_bits() -> None:
         def eval_step(self, params, frozen, batch, key):
             return {"count": batch["count"][0], "sum": batch["sum"][0]}
 
-        def summarise(self, sums):
+        def summarize(self, sums):
             assert sums["count"].dtype == np.int64 and sums["sum"].dtype == np.float64
             return {"count": float(sums["count"]), "sum": float(sums["sum"])}
 

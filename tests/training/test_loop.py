@@ -92,7 +92,7 @@ def test_a_finished_run_returns_at_once_and_compiles_nothing(whole, monkeypatch,
         "stedm_jax.training.program.Program.step", lambda *_: pytest.fail("compiled")
     )
     began = time.perf_counter()
-    assert first.sums is not None and toy.ToyTask().summarise(first.sums) == first.metrics
+    assert first.sums is not None and toy.ToyTask().summarize(first.sums) == first.metrics
     again = toy.run(
         dir, eval_batches=lambda: pytest.fail("evaluated"), batches=lambda _: pytest.fail("read")
     )

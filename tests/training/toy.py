@@ -53,10 +53,10 @@ class ToyTask:
         count = (batch["weight"] > 0).sum(dtype=jnp.int32)
         return {"error": (errors * batch["weight"]).sum(), "count": count}
 
-    def summarise(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
+    def summarize(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
         return {"error": float(sums["error"] / sums["count"])}
 
-    def visualise(
+    def visualize(
         self, params: Any, frozen: Any, batch: dict[str, jax.Array], key: jax.Array
     ) -> Any:
         errors = self.errors(params, frozen, batch)
