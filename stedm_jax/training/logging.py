@@ -25,15 +25,14 @@ class MetricLog:
     """
 
     def __init__(self, dir: Path, step: int = 0, wandb: str = "") -> None:
-        self.path = Path(dir) / "metrics.jsonl"
-        self._images = Path(dir) / "images"
+        dir = Path(dir)
+        self.path, self._images = dir / "metrics.jsonl", dir / "images"
         self._active = jax.process_index() == 0
         if self._active:
-            Path(dir).mkdir(parents=True, exist_ok=True)
+            dir.mkdir(parents=True, exist_ok=True)
             self._truncate(step)
-            self._file = open(self.path, "a")  # noqa: SIM115
-            self._board = EventFile(Path(dir) / "tensorboard", step)
-            self._mirror = Mirror(Path(dir), wandb)
+            self._file = self.path.open("a")
+            self._shown = (Mirror(dir, wandb), EventFile(dir / "tensorboard", step))
 
     def scalars(self, step: int, values: Mapping[str, float], prefix: str = "") -> None:
         """Writes one row: `step`, `time` (unix seconds) and the values, their names after
@@ -51,26 +50,29 @@ class MetricLog:
             with suppress(OSError):  # closing would try once more
                 self._file.close()
             raise
-        self._mirror.log(step, named)
-        self._board.scalars(step, named)
+        self._show(step, named)
 
     def images(self, step: int, pictures: Mapping[str, Any]) -> None:
         """Writes uint8 (h, w, 3) pictures by name."""
         if not self._active:
             return
         self._images.mkdir(exist_ok=True)
-        for name, picture in pictures.items():
-            pixels = np.asarray(picture)
-            self._mirror.log(step, {name: pixels})
-            Image.fromarray(pixels).save(self._images / f"{name.replace('/', '_')}-{step:08d}.png")
-            self._board.image(step, name, pixels)
+        pixels = {name: np.asarray(picture) for name, picture in pictures.items()}
+        for name, picture in pixels.items():
+            file = self._images / f"{name.replace('/', '_')}-{step:08d}.png"
+            Image.fromarray(picture).save(file)
+        self._show(step, pixels)
 
     def close(self) -> None:
         """Flushes and closes all files."""
         if self._active:
             self._file.close()
-            self._mirror.close()
-            self._board.close()
+            for each in self._shown:
+                each.close()
+
+    def _show(self, step: int, values: Mapping[str, Any]) -> None:
+        for each in self._shown:
+            each.log(step, values)
 
     def _truncate(self, step: int) -> None:
         if not self.path.exists():

@@ -12,13 +12,14 @@ from contextlib import nullcontext
 from dataclasses import KW_ONLY, dataclass
 from functools import cache
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 import jax
 import numpy as np
 
 from stedm_jax.common.errors import UserError
-from stedm_jax.common.text import duration, flops, size_of
+from stedm_jax.common.text import duration, flops, size_of, table
 from stedm_jax.training import peers
 from stedm_jax.training.captions import Captions, captioned
 from stedm_jax.training.checkpoints import Checkpoints
@@ -372,11 +373,11 @@ def _greeting(loop: Loop) -> str:
     origin = f"going on from step {loop.step:,}" if loop.step else "starting"
     parts = {name: count_params(tree) for name, tree in params.items()}
     parts |= {f"{name} (frozen)": count_params(tree) for name, tree in loop.frozen.items()}
-    lines = [f"{name:<24}{number:>16,}" for name, number in parts.items()]
-    table = "".join(f"\n    {line}" for line in [*lines, *loop.program.notes])
+    sizes = table([(name, f"{number:,}") for name, number in parts.items()])
+    below = indent("\n".join([sizes, *loop.program.notes]), "    ")
     return (
         f"{origin}: {size}, {settings.steps:,} steps of {settings.batch} images "
-        f"on mesh data {shape['data']} x fsdp {shape['fsdp']}{table}"
+        f"on mesh data {shape['data']} x fsdp {shape['fsdp']}\n{below}"
     )
 
 
@@ -385,17 +386,15 @@ def _costs(program: Program, compiled: Any) -> str:
     total, memory = program.flops, compiled.memory_analysis()
     networks = program.flops_of if len(program.flops_of) > 1 else {}
     costs = {
-        "of each image": flops(total / program.settings.batch),
-        "of a step": flops(total),
-        **{f"  of {name}": flops(number) for name, number in networks.items()},
-        "of a step on each device": flops(total / program.mesh.size),
+        "each image": flops(total / program.settings.batch),
+        "a step": flops(total),
+        **{f"  {name}": flops(number) for name, number in networks.items()},
+        "a step on each device": flops(total / program.mesh.size),
     }
-    if not total:
-        costs = {}
     for name, key in (("state", "argument_size_in_bytes"), ("temporaries", "temp_size_in_bytes")):
         if size := getattr(memory, key, 0):
             costs[name] = size_of(size)
-    return "".join(f"\n    {name:<24}{text:>16}" for name, text in costs.items())
+    return "\n" + indent(table(list(costs.items())), "    ")
 
 
 def _scores(scores: dict[str, float]) -> str:

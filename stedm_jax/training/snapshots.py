@@ -12,14 +12,13 @@ import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.experimental import multihost_utils
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
@@ -29,7 +28,6 @@ from stedm_jax.training import manifest, peers
 from stedm_jax.training.averages import coefficients, exponent
 from stedm_jax.training.checkpoints import finished, numbered
 from stedm_jax.training.param_paths import merged, named, nested
-from stedm_jax.training.sharding import replicated
 
 FOLDER, TRACK = "snapshots", "track-{}.safetensors"
 WORST = 0.1
@@ -198,12 +196,7 @@ def sound_steps(dir: Path) -> list[int]:
 
 
 def _on_host(leaf: jax.Array) -> np.ndarray:
-    """The whole array on the first process; nothing on the others."""
-    if not leaf.is_fully_addressable:
-        leaf = _whole(leaf.sharding.mesh)(leaf)  # pyright: ignore[reportAttributeAccessIssue]
-    return np.asarray(leaf) if peers.first() else np.zeros(0)
-
-
-@lru_cache(maxsize=2)
-def _whole(mesh: Mesh) -> Any:
-    return jax.jit(lambda leaf: leaf, out_shardings=replicated(mesh))
+    """The whole array, wherever its parts lie; all processes have to call it."""
+    if leaf.is_fully_addressable:
+        return np.asarray(leaf)
+    return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))

@@ -10,9 +10,9 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
 from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
@@ -34,14 +34,15 @@ class EventFile:
         )
         self._write(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))
 
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Adds values by name."""
-        parts = [summary.scalar(name, value).value[0] for name, value in values.items()]
-        self._write(Event(step=step, summary=Summary(value=parts)))
-
-    def image(self, step: int, name: str, pixels: UInt8[np.ndarray, "h w 3"]) -> None:
-        """Adds a picture."""
-        self._write(Event(step=step, summary=summary.image(name, pixels, dataformats="HWC")))
+    def log(self, step: int, values: Mapping[str, Any]) -> None:
+        """Adds numbers and uint8 (h, w, 3) pictures by name."""
+        parts = [
+            summary.image(name, value, dataformats="HWC")
+            if isinstance(value, np.ndarray)
+            else summary.scalar(name, value)
+            for name, value in values.items()
+        ]
+        self._write(Event(step=step, summary=Summary(value=[part.value[0] for part in parts])))
 
     def close(self) -> None:
         """Closes the file."""
