@@ -10,7 +10,7 @@ import numpy as np
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.files import sha256_of, write_json, write_text
 from stedm_jax.convert.model_card import model_card
-from stedm_jax.convert.published_networks import Form
+from stedm_jax.convert.published_tables import Form
 from stedm_jax.convert.torch_names import Table, to_torch
 from stedm_jax.training.weights_folder import (
     INFO,

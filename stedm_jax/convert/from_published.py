@@ -11,10 +11,11 @@ from typing import Any
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.files import sha256_of
 from stedm_jax.convert.published_averages import averaged
-from stedm_jax.convert.published_networks import build, tables
+from stedm_jax.convert.published_tables import tables
 from stedm_jax.convert.registry import Entry
 from stedm_jax.convert.torch_names import Table, from_torch, our_name, torch_name
 from stedm_jax.convert.weight_files import Tensors, read_tensors
+from stedm_jax.models.published_sizes import build_published
 from stedm_jax.training.param_paths import named
 from stedm_jax.training.weights_folder import is_converted
 
@@ -50,7 +51,7 @@ def convert(
     everything = read_tensors(path, key=key or entry.key, parts=entry.parts)
     tensors = everything.renamed(str(path), entry.under, entry.strip)
     chosen = tuple(load_only) or entry.load_only
-    abstract = build(entry.network).abstract
+    abstract = build_published(entry.network).abstract
     wanted = named(abstract)
     table, *others = tables(entry.network)
     if others:  # that by which most names of the file are names of the network

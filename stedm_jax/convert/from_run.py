@@ -11,7 +11,7 @@ import numpy as np
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.convert.export_weights import Trained
-from stedm_jax.convert.published_networks import NETWORKS, form, tables
+from stedm_jax.convert.published_tables import FORMS, tables
 from stedm_jax.convert.tables import (
     convnext,
     diffusers_autoencoder,
@@ -24,6 +24,7 @@ from stedm_jax.convert.torch_names import Table
 from stedm_jax.experiment.saved import saved_settings
 from stedm_jax.experiment.segmenters import ABOUT
 from stedm_jax.models.mit import SIZES
+from stedm_jax.models.published_sizes import PUBLISHED
 from stedm_jax.settings.arm_networks import JUDGE
 from stedm_jax.settings.autoencoder import TAEF2, AutoencoderModel
 from stedm_jax.settings.names import MIT
@@ -51,10 +52,10 @@ def read_converted(folder: Path) -> Trained:
         "what": info.get("what"),
     }
     parts, name = {"model": params}, str(info["network"])
-    if name not in NETWORKS:
+    if name not in PUBLISHED:
         return Trained(parts, name, card)
     names = {"model": tables(name)[0]}
-    return Trained(parts, name, card, "the network as published", names, form(name))
+    return Trained(parts, name, card, "the network as published", names, FORMS.get(name))
 
 
 def read_run(folder: Path) -> Trained:

@@ -306,11 +306,9 @@ def tensor(storage: Any, offset: Any, shape: Any, strides: Any, dtype: str = "")
       Malformed: numbers that are none, or a view that reaches out of the storage or is far larger
         than it.
     """
-    tuples = isinstance(shape, tuple) and isinstance(strides, tuple)
-    if not isinstance(storage, Storage) or not tuples:
-        raise Malformed("a tensor without storage, shape or strides")
-    if len(shape) != len(strides) or len(shape) > AXES:
-        raise Malformed(f"a tensor with {len(shape)} axes and {len(strides)} strides")
+    made = isinstance(storage, Storage) and isinstance(shape, tuple) and isinstance(strides, tuple)
+    if not made or len(shape) != len(strides) or len(shape) > AXES:
+        raise Malformed("a tensor without a storage, or with shape and strides that none can have")
     numbers = (offset, *shape, *strides)
     if not all(type(number) is int and 0 <= number <= SIZE for number in numbers):
         raise Malformed("a tensor with a negative or huge offset, size or stride")

@@ -8,10 +8,11 @@ import pytest
 from stedm_jax.common.errors import UserError
 from stedm_jax.convert import __main__ as command
 from stedm_jax.convert.published_averages import averaged
-from stedm_jax.convert.published_networks import build, tables
+from stedm_jax.convert.published_tables import tables
 from stedm_jax.convert.torch_names import to_torch
 from stedm_jax.convert.weight_files import Tensors
 from stedm_jax.models.functional import Functional
+from stedm_jax.models.published_sizes import build_published
 from stedm_jax.models.unet import UNet
 from stedm_jax.training.param_paths import named, nested
 from stedm_jax.training.weights_folder import load_folder
@@ -69,7 +70,7 @@ def last(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 @pytest.fixture
 def convert(tmp_path, network, monkeypatch):
     """Runs the command on tensors; the state dict of what it makes, and convert.json."""
-    monkeypatch.setattr("stedm_jax.convert.from_published.build", lambda name: network)
+    monkeypatch.setattr("stedm_jax.convert.from_published.build_published", lambda name: network)
 
     def run(tensors: dict[str, np.ndarray], *options: str) -> tuple[dict[str, np.ndarray], dict]:
         path = checkpoint(tmp_path / "model.ckpt", tensors)
@@ -146,6 +147,6 @@ def test_a_network_of_other_weights_has_no_averages(tmp_path, state):
 def test_no_two_parameters_of_the_published_networks_are_the_same_without_dots(name):
     from stedm_jax.convert.torch_names import torch_name
 
-    leaves, table = named(build(name).abstract), tables(name)[0]
+    leaves, table = named(build_published(name).abstract), tables(name)[0]
     names = {torch_name(path, len(leaf.shape), table)[0] for path, leaf in leaves.items()}
     assert len({each.replace(".", "") for each in names}) == len(names) == len(leaves)

@@ -4,12 +4,10 @@ import os
 import re
 import sys
 from pathlib import Path
-from pkgutil import resolve_name
 
 import jax
 import numpy as np
 import pytest
-from flax import nnx
 from safetensors.numpy import load_file, save_file
 
 from stedm_jax.common.commands import run_command
@@ -19,11 +17,12 @@ from stedm_jax.convert import __main__ as command
 from stedm_jax.convert.export_weights import Trained, export
 from stedm_jax.convert.from_published import unknown_files
 from stedm_jax.convert.model_card import model_card
-from stedm_jax.convert.published_networks import NETWORKS, build, form, tables
+from stedm_jax.convert.published_tables import FORMS, TABLES
 from stedm_jax.convert.registry import ENTRIES, entry
 from stedm_jax.convert.torch_names import from_torch, to_torch
 from stedm_jax.convert.weight_files import read_tensors
 from stedm_jax.models.functional import Functional
+from stedm_jax.models.published_sizes import PUBLISHED, build_published
 from stedm_jax.models.resnet import ResNet
 from stedm_jax.training.param_paths import named, nested
 from stedm_jax.training.weights_folder import is_converted, load_folder
@@ -59,7 +58,7 @@ def network() -> Functional:
 @pytest.fixture
 def small(monkeypatch, network) -> Functional:
     """A network in place of ResNet-18."""
-    monkeypatch.setattr("stedm_jax.convert.from_published.build", lambda name: network)
+    monkeypatch.setattr("stedm_jax.convert.from_published.build_published", lambda name: network)
     return network
 
 
@@ -106,7 +105,7 @@ def test_entries_are_complete_and_their_builders_are_there():
     }
     assert wanted <= known.keys() and not set(command.COMMANDS) & known.keys()
     for each in known.values():
-        assert each.network in NETWORKS and each.license and each.source and each.what
+        assert each.network in PUBLISHED and each.license and each.source and each.what
         assert all(re.fullmatch("[0-9a-f]{8,64}", digest) for digest in each.sha256.values())
         assert each.urls.keys() <= each.sha256.keys() and not (each.gated and each.urls)
         assert all(
@@ -114,17 +113,15 @@ def test_entries_are_complete_and_their_builders_are_there():
         )
         for pattern in (*each.ignore, *each.load_only):
             re.compile(pattern)
-    for name, network in NETWORKS.items():
-        assert issubclass(resolve_name(f"stedm_jax.models.{network.make}"), nnx.Module)
-        assert tables(name) and (form(name) is not None) == (name in ("taef2", "lpips-alex"))
+    assert FORMS.keys() < TABLES.keys() <= {each.network for each in known.values()}
     with pytest.raises(UserError, match="ldm-vq-f4"):
         entry("vq")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", sorted({each.network for each in ENTRIES.values()}))
 def test_networks_can_be_described(name):
-    assert jax.tree.leaves(build(name).abstract)
+    assert jax.tree.leaves(build_published(name).abstract)
 
 
 def test_convert_and_read_back(tmp_path, checkpoint, small, capsys):
@@ -293,7 +290,7 @@ def test_files_beside_the_repository(tmp_path, name, folder, count):
 def exported(tmp_path: Path, network: str) -> tuple[dict, Path]:
     """Random weights of a network of the registry, and where they are exported under the published
     names."""
-    params = random_params(build(network))
+    params = random_params(build_published(network))
     save_folder(tmp_path / "o", params, {"name": network, "network": network})
     run("export", tmp_path / "o", f"--out={tmp_path / 'e'}", "--format=published")
     return params, tmp_path / "e"

@@ -13,7 +13,7 @@ import pytest
 from stedm_jax.common.errors import UserError
 from stedm_jax.convert import __main__ as command
 from stedm_jax.convert.from_run import read_run
-from stedm_jax.convert.published_networks import tables
+from stedm_jax.convert.published_tables import tables
 from stedm_jax.convert.tables import convnext
 from stedm_jax.convert.torch_names import from_torch
 from stedm_jax.convert.weight_files import read_tensors

@@ -5,10 +5,11 @@ import pytest
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.convert import __main__ as command
-from stedm_jax.convert.published_networks import build, tables
+from stedm_jax.convert.published_tables import tables
 from stedm_jax.convert.torch_names import from_torch, our_name, to_torch, torch_name, torch_shape
 from stedm_jax.models.functional import Functional, param_count
 from stedm_jax.models.guided import PublishedGuidedUNet
+from stedm_jax.models.published_sizes import build_published
 from stedm_jax.training.param_paths import named
 from stedm_jax.training.weights_folder import load_folder, write_tensors
 from tests.models.fakes import random_params
@@ -30,7 +31,7 @@ SMALL = {
 
 
 def test_names_and_shapes_at_full_size_go_both_ways():
-    network, (table,) = build("lid-guided"), tables("lid-guided")
+    network, (table,) = build_published("lid-guided"), tables("lid-guided")
     assert (
         param_count(network.abstract) == 401_511_427
         and param_count(network.abstract["unet"]) == 400_920_579
@@ -71,7 +72,7 @@ def test_a_small_one_survives_the_round_trip_and_the_rest_of_the_file_is_left_ou
 @pytest.mark.slow
 def test_the_whole_file_through_the_command(tmp_path):
     """At full size, with what else a checkpoint of latent diffusion holds."""
-    network, (table,) = build("lid-guided"), tables("lid-guided")
+    network, (table,) = build_published("lid-guided"), tables("lid-guided")
     file = {}
     for number, (path, leaf) in enumerate(named(network.abstract).items()):
         name, layout = torch_name(path, len(leaf.shape), table)

@@ -11,9 +11,9 @@ import pytest
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.convert import __main__ as command
-from stedm_jax.convert.published_networks import build
 from stedm_jax.convert.registry import entry
 from stedm_jax.convert.weight_files import read_tensors
+from stedm_jax.models.published_sizes import build_published
 from stedm_jax.training.param_paths import named
 from stedm_jax.training.weights_folder import load_folder
 
@@ -158,7 +158,7 @@ def test_published_files_through_the_command(tmp_path, name):
     torch.save(saved, tmp_path / "a.pth")
     command.main([name, str(tmp_path / "a.pth"), f"--out={tmp_path / 'o'}"])
     params, info = load_folder(tmp_path / "o")
-    abstract = named(build(entry(name).network).abstract)
+    abstract = named(build_published(entry(name).network).abstract)
     lost = [path for path in abstract if path not in named(params)]
     assert (
         lost
