@@ -10,7 +10,7 @@ from stedm_jax.convert.weight_files import Tensors
 from stedm_jax.models import autoencoder as ae
 from stedm_jax.models.functional import Functional, param_count
 from stedm_jax.models.layers import norm_groups
-from stedm_jax.training.param_paths import named as flatten
+from stedm_jax.training.param_paths import named
 from tests.models.fakes import random_params
 
 
@@ -169,8 +169,8 @@ def test_names_are_those_of_ldm_both_ways(kind):
     whole |= {"first_stage_model.loss.logvar": lambda: np.zeros(())}
     found = Tensors(whole).renamed("a.ckpt", known.under, known.strip)
     back = from_torch(found, small(kind).abstract, ldm_autoencoder.TABLE, ignore=known.ignore)
-    for path, leaf in flatten(back).items():
-        np.testing.assert_array_equal(leaf, flatten(params)[path])
+    for path, leaf in named(back).items():
+        np.testing.assert_array_equal(leaf, named(params)[path])
 
 
 def diffusers_peer(kind, channels, multipliers, blocks, latent, codes):

@@ -10,7 +10,7 @@ from stedm_jax.convert.tables.inception import TABLE
 from stedm_jax.convert.torch_names import from_torch, to_torch
 from stedm_jax.models.functional import Functional, param_count
 from stedm_jax.models.inception import Inception, Unit, mean_pool
-from stedm_jax.training.param_paths import named as flatten
+from stedm_jax.training.param_paths import named
 from tests.models.fakes import random_params
 
 # Of the published graph, as TorchScript, for the image of the last test.
@@ -24,7 +24,7 @@ def test_shape_size_and_names():
     x = jax.ShapeDtypeStruct((2, 299, 299, 3), jnp.float32)
     y = jax.eval_shape(NETWORK.apply, NETWORK.abstract, x)
     assert y.shape == (2, 2048) and y.dtype == jnp.float32
-    leaves = flatten(NETWORK.abstract)
+    leaves = named(NETWORK.abstract)
     assert len(leaves) == 376
     kernels = {path: leaf for path, leaf in leaves.items() if path.endswith("kernel")}
     assert param_count(kernels) == 21_751_136 and len(kernels) == 94
@@ -113,7 +113,7 @@ def in_order() -> list[str]:
     inside = ["conv", *chains, "tower_2/conv", *forks, "tower_2_conv"]
     stem = ["conv", "conv_1", "conv_2", "conv_3", "conv_4"]
     blocks = [f"mixed_{number}" if number else "mixed" for number in range(11)]
-    there = flatten(NETWORK.abstract)
+    there = named(NETWORK.abstract)
     names = stem + [f"{block}/{name}" for block in blocks for name in inside]
     return [name for name in names if f"{name}/kernel" in there]
 

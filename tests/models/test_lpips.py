@@ -12,7 +12,7 @@ from stedm_jax.convert.tables import lpips as tables
 from stedm_jax.convert.torch_names import from_torch, to_torch
 from stedm_jax.models.functional import Functional, param_count
 from stedm_jax.models.lpips import LPIPS
-from stedm_jax.training.param_paths import named as flatten
+from stedm_jax.training.param_paths import named
 from tests.models.fakes import random_params
 
 DATA = Path(os.environ.get("STEDM_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
@@ -52,15 +52,15 @@ def test_names_are_those_of_the_flax_file_and_of_the_package(made):
     state = to_torch(params, tables.TABLE)
     assert state["AlexNet_0/Conv_0/kernel"].shape == (11, 11, 3, 64)
     assert state["NetLinLayer_4/Conv_0/kernel"].shape == (1, 1, 256, 1) and len(state) == 15
-    back = flatten(from_torch(state, NETWORK.abstract, tables.TABLE))
+    back = named(from_torch(state, NETWORK.abstract, tables.TABLE))
     package = to_torch(params, tables.PYTORCH)
     assert package["net.slice2.3.weight"].shape == (192, 64, 5, 5)
     assert package["lin2.model.1.weight"].shape == (1, 384, 1, 1)
     package |= {"lins.0.model.1.weight": np.zeros(1), "scaling_layer.shift": np.zeros(1)}
-    again = flatten(
+    again = named(
         from_torch(package, NETWORK.abstract, tables.PYTORCH, ignore=entry("lpips-alex").ignore)
     )
-    for path, leaf in flatten(params).items():
+    for path, leaf in named(params).items():
         np.testing.assert_array_equal(back[path], leaf)
         np.testing.assert_array_equal(again[path], leaf)
 

@@ -7,7 +7,7 @@ from stedm_jax.convert.torch_names import from_torch
 from stedm_jax.models.batch_norm import running_stats
 from stedm_jax.models.functional import Functional
 from stedm_jax.models.resnet import SIZES, ResNet
-from stedm_jax.training.param_paths import named as flatten
+from stedm_jax.training.param_paths import named
 from tests.models.smp_unets import DECODER, compare_with_smp, our_unet, smp_unet, trained_count
 
 COUNTS = {"resnet18": 11_176_512, "resnet34": 21_284_672, "resnet50": 23_508_032}
@@ -31,8 +31,8 @@ def test_five_maps_and_the_published_count(name):
 
 
 def test_group_norm_has_the_same_parameters_without_statistics():
-    batch = flatten(Functional(lambda rngs: ResNet(depths=(1, 1), width=8, rngs=rngs)).abstract)
-    group = flatten(
+    batch = named(Functional(lambda rngs: ResNet(depths=(1, 1), width=8, rngs=rngs)).abstract)
+    group = named(
         Functional(lambda rngs: ResNet(depths=(1, 1), width=8, norm="group", rngs=rngs)).abstract
     )
     assert len(batch) == 7 * 3 - 1 + 2 * 7 - 1 - 3 and not any("running_" in name for name in group)
@@ -81,15 +81,15 @@ def test_a_training_step_of_the_unet_is_that_of_smp(monkeypatch):
     theirs = peers.torch.square(module(peers.to_torch_image(x)) - 0.5).mean()
     theirs.backward()
     assert float(ours) == pytest.approx(theirs.item(), rel=1e-5)
-    after, stats = flatten(peers.mapped(module, network)), flatten(stats)
+    after, stats = named(peers.mapped(module, network)), named(stats)
     assert len(stats) == 2 * (1 + 4 * 2 + 3 + 10)
     assert (
         max(peers.relative_error(value, after[path]) for path, value in stats.items())
         < peers.TOLERANCE
     )
     gradients = {name: value.grad.numpy() for name, value in module.named_parameters()}
-    want = flatten(from_torch(gradients, network.abstract, load_only=(r"/(kernel|scale|bias)$",)))
-    grads = flatten(grads)
+    want = named(from_torch(gradients, network.abstract, load_only=(r"/(kernel|scale|bias)$",)))
+    grads = named(grads)
     top = max(np.abs(value).max() for value in want.values())
     errors = {
         path: np.abs(np.asarray(grads[path]) - value).max() / max(np.abs(value).max(), 1e-3 * top)

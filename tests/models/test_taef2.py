@@ -14,7 +14,7 @@ from stedm_jax.convert.weight_files import read_tensors
 from stedm_jax.evaluation.image_quality import psnr
 from stedm_jax.models.functional import Functional, param_count
 from stedm_jax.models.taef2 import TAEF2
-from stedm_jax.training.param_paths import named as flatten
+from stedm_jax.training.param_paths import named
 from tests.models.fakes import random_params
 
 DATA = Path(os.environ.get("STEDM_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
@@ -52,8 +52,8 @@ def test_names_are_the_published_ones_and_both_kinds_of_file_are_read(tmp_path):
     assert single["decoder.layers.2.pool.1.weight"].shape == (32,)
     for tensors, table in ((two, tables.TABLE), (single, tables.DIFFUSERS)):
         back = from_torch(tensors, small.abstract, table)
-        for path, leaf in flatten(back).items():
-            np.testing.assert_array_equal(leaf, flatten(params)[path])
+        for path, leaf in named(back).items():
+            np.testing.assert_array_equal(leaf, named(params)[path])
 
 
 def test_last_layer_is_where_it_says():
@@ -62,7 +62,7 @@ def test_last_layer_is_where_it_says():
     features = jax.eval_shape(
         lambda p, z: small.apply(p, z, method="decode_features"), small.abstract, z
     )
-    assert flatten(small.abstract)["/".join(TAEF2.last_kernel)].shape == (
+    assert named(small.abstract)["/".join(TAEF2.last_kernel)].shape == (
         3,
         3,
         features.shape[-1],

@@ -7,8 +7,7 @@ from stedm_jax.models.blocks import AttentionBlock, Tokens, timestep_embedding
 from stedm_jax.models.functional import Functional
 from stedm_jax.models.style import StyleExtractor
 from stedm_jax.models.unet import UNet
-from stedm_jax.training.param_paths import named as flatten
-from stedm_jax.training.param_paths import nested as unflatten
+from stedm_jax.training.param_paths import named, nested
 from tests.models.fakes import random_params
 
 SIZES = {
@@ -119,15 +118,15 @@ def test_bfloat16_compute_keeps_float32_outside(network, apply):
 def test_adagn_starts_as_the_unstyled_network():
     styled, plain = unet(multipliers=(1,), style_path="adagn"), unet(multipliers=(1,), style_dim=0)
     params, (x, t, style) = random_params(styled), inputs(4)
-    layers = {path: leaf for path, leaf in flatten(params).items() if "/style_layers/" in path}
+    layers = {path: leaf for path, leaf in named(params).items() if "/style_layers/" in path}
     assert len(layers) == 2 * 5 and "style_block" not in params and "style_embed" not in params
-    fresh = flatten(jax.jit(styled.init)(jax.random.key(0)))
+    fresh = named(jax.jit(styled.init)(jax.random.key(0)))
     assert not any(np.any(fresh[path]) for path in layers)
-    unstyled = {path: leaf for path, leaf in flatten(params).items() if path not in layers}
-    closed = unflatten(unstyled | {path: jnp.zeros_like(leaf) for path, leaf in layers.items()})
+    unstyled = {path: leaf for path, leaf in named(params).items() if path not in layers}
+    closed = nested(unstyled | {path: jnp.zeros_like(leaf) for path, leaf in layers.items()})
     apply = jax.jit(styled.apply)
     y, other = apply(params, x, t, style), apply(params, x, t, style.at[1].add(1.0))
-    want = jax.jit(plain.apply)(unflatten(unstyled), x, t)
+    want = jax.jit(plain.apply)(nested(unstyled), x, t)
     np.testing.assert_allclose(apply(closed, x, t, style), want, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(other[0], y[0], atol=1e-5)
     assert np.abs(other[1] - y[1]).max() > 1e-3 and np.abs(y - want).max() > 1e-3
