@@ -59,7 +59,7 @@ class TorchFile:
         dtype = np.dtype(tensor.dtype)
         if 0 in tensor.shape:
             return np.zeros(tensor.shape, dtype)
-        begin, end = self._sound(tensor.storage.key)
+        begin, end = self._sound(tensor.storage)
         try:
             strides = [stride * dtype.itemsize for stride in tensor.strides]
             view = np.frombuffer(self._map, np.uint8, end - begin, begin)
@@ -70,12 +70,18 @@ class TorchFile:
             raise self._damaged(f"a tensor reaches out of its storage ({error})") from error
         return found != 0 if dtype == np.bool_ else found
 
-    def _sound(self, key: str) -> tuple[int, int]:
-        """Begin and end of a storage whose checksum, if it has one, is right."""
-        begin, end, checksum = self._spans[key]
-        if key not in self._checked:
-            self._compare(memoryview(self._map)[begin:end], checksum, f"the storage {short(key)}")
-            self._checked.add(key)
+    def _sound(self, storage: Storage) -> tuple[int, int]:
+        """Begin and end of a storage that is in the file as it was written."""
+        name = f"the storage {short(storage.key)}"
+        if storage.key not in self._spans:
+            raise self._damaged(f"it has no data for {name}")
+        begin, end, checksum = self._spans[storage.key]
+        needed = _bytes_of(storage)
+        if needed > end - begin:
+            raise self._damaged(f"{name} needs {needed:,} bytes and has {end - begin:,}")
+        if storage.key not in self._checked:
+            self._compare(memoryview(self._map)[begin:end], checksum, name)
+            self._checked.add(storage.key)
         return begin, end
 
     def _compare(self, data: memoryview | bytes, checksum: int, what: str) -> None:
@@ -97,21 +103,7 @@ class TorchFile:
             raise UserError(
                 f"{self.path} holds views of storages as torch before 0.4 wrote them. {_SAVE_ANEW}"
             )
-        storage = Storage(key, STORAGES[kind], count)
-        if self._spans:
-            self._check(storage)
-        return storage
-
-    def _check(self, storage: Storage) -> None:
-        """Refuses a storage that is not in the file, or whose elements do not fit there."""
-        name = f"the storage {short(storage.key)}"
-        if storage.key not in self._spans:
-            raise self._damaged(f"it has no data for {name}")
-        begin, end, _ = self._spans[storage.key]
-        if _bytes_of(storage) > end - begin:
-            raise self._damaged(
-                f"{name} needs {_bytes_of(storage):,} bytes and has {end - begin:,}"
-            )
+        return Storage(key, STORAGES[kind], count)
 
     def _damaged(self, what: str) -> UserError:
         return UserError(
@@ -145,7 +137,6 @@ class TorchFile:
         for name, entry in entries.items():
             if name.startswith(data):
                 self._spans[name.removeprefix(data)] = self._place(entry)
-        self._spans = self._spans or {"": (0, 0, 0)}  # no tensors at all: each is then one too many
         return self._unpickle(io.BytesIO(self._read(entries[pickles[0]])))
 
     def _entries(self, infos: list[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]:
@@ -228,8 +219,6 @@ class TorchFile:
             self._spans[key] = begin, position, 0
         if position > len(stream):
             raise self._damaged(f"{position - len(stream):,} bytes are missing")
-        for storage in used.values():
-            self._check(storage)
         return content
 
 

@@ -46,7 +46,3 @@ def _level(theirs: str, ours: str) -> Table:
         *moved(f"{theirs}.downsamplers.0", f"{ours}/downsample"),
         *moved(f"{theirs}.upsamplers.0", f"{ours}/upsample"),
     )
-
-
-TABLE_F4: Table = table(3)
-TABLE_F8: Table = table(4)
