@@ -1,7 +1,7 @@
 """Files and folders that are there completely or not at all, and their checksums.
 
 What is being written stands beside its place under a hidden name of this process,
-`.NAME.partial-PID`, so that a process that is killed leaves nothing under the final name.
+`.NAME.partial-HOST-PID`, so that a process that is killed leaves nothing under the final name.
 """
 
 import errno
@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +24,7 @@ def partial_path(path: Path) -> Path:
     """Where this process writes what is to become `path`: in the same folder, under a hidden
     name."""
     path = path.absolute()
-    return path.with_name(f".{path.name}{PARTIAL}{os.getpid()}")
+    return path.with_name(f".{path.name}{PARTIAL}{socket.gethostname()}-{os.getpid()}")
 
 
 def is_partial(path: Path) -> bool:

@@ -21,7 +21,8 @@ from stedm_jax.convert.tables import (
     taef2,
 )
 from stedm_jax.convert.torch_names import Table
-from stedm_jax.experiment.saved import saved_settings
+from stedm_jax.experiment.saved import check_made_with, saved_settings
+from stedm_jax.experiment.workdir import Workdir
 from stedm_jax.experiment.segmenters import ABOUT
 from stedm_jax.models.mit import SIZES
 from stedm_jax.models.published_sizes import PUBLISHED
@@ -79,6 +80,7 @@ def read_run(folder: Path) -> Trained:
         hint = f" Name one of {', '.join(there[:20])}." if there else ""
         raise UserError(f"{folder} is no trained stage of a run (it has no checkpoints).{hint}")
     settings, cell = saved_settings(workdir), str(folder.relative_to(workdir))
+    check_made_with(Workdir(workdir), settings, cell)
     section = _section(settings, cell)
     with finished(folder) as (store, step):
         params = jax.tree.map(np.asarray, store.read_params(step))

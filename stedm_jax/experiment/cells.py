@@ -6,7 +6,7 @@ alone.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from stedm_jax.common.errors import UserError
@@ -49,19 +49,20 @@ class Graph:
     """The cells of an experiment, in an order in which each stands after those that it needs.
 
     Args:
-      settings: of the experiment; its `stages` say which cells there are.
+      settings: of the experiment.
+
+    Attributes:
+      cells: name -> every cell that the settings describe.
+      goals: names of the cells of the stages that `settings.stages` names.
     """
 
     def __init__(self, settings: Settings):
-        self.cells: dict[str, Cell] = {}
-        for cell in _cells(settings):
-            if cell.stage in settings.stages:
-                needs = tuple(name for name in cell.needs if name in self.cells)
-                after = tuple(name for name in cell.after if name in self.cells)
-                self.cells[cell.name] = replace(cell, needs=needs, after=after)
+        self.cells = {cell.name: cell for cell in _cells(settings)}
+        self.goals = [name for name, cell in self.cells.items() if cell.stage in settings.stages]
+        reads = results_of(settings.report, "report.") | {"title": settings.title}
+        self.cells["report"] = Cell("report", reads=reads, needs=tuple(self.goals))
         if "report" in settings.stages:
-            reads = results_of(settings.report, "report.") | {"title": settings.title}
-            self.cells["report"] = Cell("report", reads=reads, needs=tuple(self.cells))
+            self.goals.append("report")
 
     def __getitem__(self, name: str) -> Cell:
         return self.cells[name]
@@ -75,10 +76,12 @@ class Graph:
         Raises:
           UserError: a word that names neither.
         """
-        unknown = [word for word in wanted if word not in STAGES and word not in self.cells]
+        known = {*self.cells, *(cell.stage for cell in self.cells.values())}
+        unknown = [word for word in wanted if word not in known]
         if unknown:
+            hint = " (now called generator)" if "diffusion" in unknown else ""
             raise UserError(
-                f"--stage names {', '.join(unknown)}; valid are plan, the stages"
+                f"--stage names {', '.join(unknown)}{hint}; valid are plan, the stages"
                 f" {', '.join(STAGES)}, and the cells {', '.join(self.cells)}."
             )
         return [name for name, cell in self.cells.items() if {name, cell.stage} & set(wanted)]
@@ -93,11 +96,6 @@ class Graph:
                 found.add(each)
                 todo += [*self[each].needs, *self[each].after]
         return found
-
-    def upstream(self, name: str) -> set[str]:
-        """The cells whose results enter the result of one, directly or not."""
-        direct = self[name].needs
-        return set(direct).union(*(self.upstream(each) for each in direct))
 
     def stamps(self, tiles: str) -> dict[str, str]:
         """Cell -> a hash of all that decides its result; under TILES the tiles' own fingerprint.
@@ -126,7 +124,7 @@ def _begins(key: str, names: Sequence[str]) -> bool:
 
 
 def _cells(settings: Settings) -> Iterator[Cell]:
-    """Every cell but the report, whether or not `stages` names its stage."""
+    """Every cell but the report."""
     data = results_of(settings.data, "data.")
     made_by = {key: data.pop(key) for key in ("data.tiles", "data.prepare")}
     base = {"seed": settings.seed, "dtype": settings.dtype} | data
@@ -154,13 +152,15 @@ def _cells(settings: Settings) -> Iterator[Cell]:
 
 
 def _latents(settings: Settings) -> dict[str, Any]:
-    reads = results_of(settings.latents, "latents.")
-    if settings.latents.cache:
-        diffusion = settings.diffusion
-        reads["diffusion.splits"] = dict(diffusion.splits)
-        reads["diffusion.stain_jitter"] = diffusion.stain_jitter
-        reads["diffusion.evaluated"] = bool(diffusion.train.eval_every)
-    return reads
+    if not settings.latents.cache:
+        used = ("cache", "scale", "tiles")
+        return {f"latents.{key}": getattr(settings.latents, key) for key in used}
+    diffusion = settings.diffusion
+    return results_of(settings.latents, "latents.") | {
+        "diffusion.splits": dict(diffusion.splits),
+        "diffusion.stain_jitter": diffusion.stain_jitter,
+        "diffusion.evaluated": bool(diffusion.train.eval_every),
+    }
 
 
 def _guided(settings: Settings, base: Mapping[str, Any]) -> Cell:

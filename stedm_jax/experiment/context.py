@@ -1,7 +1,6 @@
 """What a stage is given: settings, workdir, mesh, tiles and classes, and what earlier cells
 learned."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,7 +20,7 @@ from stedm_jax.data.classes import ClassMap, class_map
 from stedm_jax.data.index import IndexRow
 from stedm_jax.data.pipeline import Source, TileReader, evaluation_batches, training_batches
 from stedm_jax.data.records import TileSet
-from stedm_jax.data.remote import fetch, is_remote, read_manifest
+from stedm_jax.data.remote import fetch, is_remote, parse_manifest, read_manifest
 from stedm_jax.data.sampling import check_shares, divide
 from stedm_jax.data.styles import StylePool
 from stedm_jax.experiment.workdir import Workdir
@@ -239,10 +238,7 @@ def known_tiles(settings: Settings, workdir: Workdir) -> TileSet | None:
     manifest = Path(place) / "manifest.json"
     if not place or not manifest.exists():
         return None
-    try:
-        return TileSet(Path(place), json.loads(manifest.read_text()), {})
-    except ValueError:
-        return TileSet.open(place)  # says what is wrong with it
+    return TileSet(Path(place), parse_manifest(manifest.read_bytes(), place), {})
 
 
 def tiles_now(settings: Settings, workdir: Workdir) -> str:

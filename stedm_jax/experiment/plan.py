@@ -40,7 +40,7 @@ def print_plan(settings: Settings, workdir: Workdir) -> None:
     graph = Graph(settings)
     workdir.check_place()
     mesh = make_mesh(devices=jax.devices()[:1])
-    check_cells(Context(settings, workdir, mesh), list(graph))
+    check_cells(Context(settings, workdir, mesh), graph.goals)
     tiles = known_tiles(settings, workdir)
     if tiles:
         check_tiles(tiles, settings.data)
@@ -49,7 +49,7 @@ def print_plan(settings: Settings, workdir: Workdir) -> None:
     stamps = graph.stamps(tiles_now(settings, workdir))
     print(f"{settings.name}: plan for the workdir {workdir.path}")
     total, left = 0.0, 0.0
-    for name, cell in ((name, graph[name]) for name in graph):
+    for name, cell in ((name, graph[name]) for name in graph.goals):
         state = workdir.state(cell, stamps)
         cost = costs.of(cell)
         total += cost.total
@@ -58,7 +58,7 @@ def print_plan(settings: Settings, workdir: Workdir) -> None:
         needs = f"; needs {', '.join(cell.needs)}" if cell.needs and name != "report" else ""
         print(f"{name:<30} {STATES[state]}" + (f"; {first}" if first else "") + needs)
         if state == STALE:
-            more = [*workdir.differences(cell), *more]
+            more = [workdir.why_stale(cell), *more]
         if cell.stage == "data":
             more = list(_data(settings, workdir, records))
         for line in more:

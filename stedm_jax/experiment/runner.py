@@ -3,20 +3,21 @@
 import importlib
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from collections.abc import Sequence
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.locks import Busy
-from stedm_jax.experiment.cells import Graph
+from stedm_jax.experiment.cells import REMADE, Cell, Graph
 from stedm_jax.experiment.check import check_cells, check_weights, check_whole
 from stedm_jax.experiment.context import Context, tiles_now
 from stedm_jax.experiment.devices import divide_cpu, mesh_of
 from stedm_jax.experiment.learned import Learned
-from stedm_jax.experiment.workdir import DONE, Workdir
+from stedm_jax.experiment.workdir import DONE, PATIENCE, STALE, Workdir
 from stedm_jax.settings.flat import flatten
 from stedm_jax.settings.root import Settings
 from stedm_jax.training import peers
@@ -24,8 +25,6 @@ from stedm_jax.training.hardware import enable_compile_cache
 from stedm_jax.training.signals import Signals
 
 REPORT = "report"
-PATIENCE = 3.0
-"""Seconds to wait for another process to let go of a cell, as one that was killed soon does."""
 PAUSE = 2.0
 """Seconds between two looks at cells that other processes are making."""
 
@@ -81,7 +80,7 @@ def run_cells(
         workdir.writes = peers.first()
         if not workdir.writes:
             stack.enter_context(redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
-        signals = stack.enter_context(Signals(workdir.path))
+        signals = stack.enter_context(Signals(workdir.path, shared=share is not None))
         divide_cpu(settings.mesh.cpu_devices)
         context = Context(settings, workdir, mesh_of(settings), signals)
         stack.callback(_report_damaged, context)
@@ -89,31 +88,48 @@ def run_cells(
         runner.adopt(on_change)
         if settings.compile_cache:
             enable_compile_cache(workdir.path / ".compile_cache")
-        runner.run()
+        runner.run(on_change)
 
 
 class _Runner:
     def __init__(self, context: Context, graph: Graph, wanted: Sequence[str], share: Share | None):
         self.context, self.graph, self.share = context, graph, share
         self.workdir, self.settings = context.workdir, context.settings
-        self.learned, self.tiles = Learned(context), ""
-        self.wanted = graph.select(wanted) if wanted else list(graph)
-        goals = self.wanted
+        self.learned, self.tiles, self.waiting = Learned(context), "", ""
+        self.wanted = graph.select(wanted) if wanted else graph.goals
+        self.cells = self.wanted
         if share:
-            goals = [name for name in goals if name != REPORT][share.number - 1 :: share.of]
-        self.cells = _with_needs(graph, goals) if share else goals
+            goals = [name for name in self.wanted if name != REPORT]
+            self.cells = _with_needs(graph, goals[share.number - 1 :: share.of])
 
     def adopt(self, on_change: str) -> None:
         """Checks everything before anything is deleted and before the configuration is saved."""
-        stamps = self.stamps()
-        done = peers.on_first(lambda: [name for name in self.cells if self.done(name, stamps)])
-        check_cells(self.context, [name for name in self.cells if name not in done])
-        saved, cells = flatten(self.settings), self.cells
+        stamps, cells = self.stamps(), self.cells
+        left = self._left(cells)
+        if on_change == "refuse":
+            peers.on_first(lambda: self.workdir.refuse_stale(self.graph, stamps, cells))
+        self._check_needs(left)
+        check_cells(self.context, left)
+        if "data" not in left and {REPORT} & {*left, *self.wanted}:
+            peers.on_first(lambda: check_whole(self.context))
+        if not self.tiles and on_change != "refuse":
+            cells = [name for name in cells if name == "data"]  # the rest once these are known
+        saved = flatten(self.settings)
         lines = peers.on_first(
             lambda: self.workdir.adopt(self.graph, stamps, cells, saved, on_change)
         )
         for line in lines:
             print(f"changed  {line}", flush=True)
+
+    def _check_needs(self, left: Sequence[str]) -> None:
+        """Refuses cells that need others which have not finished and will not be made."""
+        missing = {need for name in left for need in self.graph.before(name)} - set(left)
+        if lost := self._left([name for name in self.graph if name in missing]):
+            raise UserError(
+                f"{', '.join(left)} needs {', '.join(lost)}, which has not finished in "
+                f"{self.workdir.path}; run the command without --stage, or name those too, and in "
+                "config.stages."
+            )
 
     def stamps(self) -> dict[str, str]:
         """What the cells' records have to say, with the tiles as they are now."""
@@ -121,24 +137,26 @@ class _Runner:
             self.tiles = peers.on_first(lambda: tiles_now(self.settings, self.workdir))
         return self.graph.stamps(self.tiles)
 
-    def done(self, name: str, stamps: Mapping[str, str]) -> bool:
-        """Whether a cell has finished and still holds."""
-        return self.workdir.state(self.graph[name], stamps) == DONE
-
-    def run(self) -> None:
+    def run(self, on_change: str) -> None:
         """Makes the cells, then prints the report."""
         began = time.monotonic()
-        self._say()
+        self._announce()
+        if not self._left(self.cells):
+            print(f"All is done in {self.workdir.path}.", flush=True)
+        if "data" in self._left(self.cells) and not self.tiles:
+            self._make_in_turn("data", wait=bool(self.share))
+            self.adopt(on_change)
         if self.share:
             self._run_share()
         else:
-            self._run_in_order()
+            for name in self.cells:
+                self._make_in_turn(name)
         if REPORT in self.wanted:
             _show(self.workdir)
         print(f"{time.monotonic() - began:.0f} s", flush=True)
 
-    def _say(self) -> None:
-        devices, stamps = jax.devices(), self.stamps()
+    def _announce(self) -> None:
+        devices, left = jax.devices(), self._left(self.cells)
         path, mesh = self.workdir.path, dict(self.context.mesh.shape)
         print(
             f"stedm_jax: {self.settings.name} in {path} on {len(devices)} x"
@@ -150,104 +168,101 @@ class _Runner:
         for key in sorted(mine):
             if base.get(key) != mine[key]:
                 print(f"config  {key} = {mine[key]}", flush=True)
-        states = peers.on_first(
-            lambda: [f"{name} (done)" if self.done(name, stamps) else name for name in self.cells]
-        )
+        states = [name if name in left else f"{name} (done)" for name in self.cells]
         print(f"plan: {', '.join(states)}", flush=True)
 
-    def _run_in_order(self) -> None:
-        left = self._left(self.cells)
-        if not left:
-            print(f"All is done in {self.workdir.path}.", flush=True)
-        for number, name in enumerate(left):
-            self._check_weights(left[number:])
-            self.learned.need(*self.graph[name].needs, *self.graph[name].after)
-            with self._making(name, PATIENCE):
-                self._make(name)
+    def _make_in_turn(self, name: str, wait: bool = False) -> None:
+        """Makes a cell if it is not done; `wait`: until another process has made it."""
+        while self._left([name]):
+            if self._try(name, PATIENCE):
+                return
+            if not wait:
+                raise UserError(
+                    f"Another run is making {name} in {self.workdir.path}; wait for it, share the "
+                    "work with --cells, or give another --workdir."
+                )
+            self._wait_for(name)
 
     def _run_share(self) -> None:
         """Makes what no other process is making, until all cells of this share are done."""
-        waiting = ""
         while left := self._left(self.cells):
-            ready = [name for name in left if not self._left(sorted(self.graph.before(name)))]
-            made = next((name for name in ready if self._try(name)), None)
-            if made is None:
-                if waiting != ready[0]:
-                    waiting = ready[0]
-                    print(f"waiting for {waiting}, which another process is making", flush=True)
-                self._stop_if_asked(f"before {waiting}")
-                time.sleep(PAUSE)
-        if REPORT in self.wanted and not self._left([c for c in self.graph if c != REPORT]):
-            self._try(REPORT)
+            todo = set(left)
+            ready = [name for name in left if not self.graph.before(name) & todo]
+            if not any(self._try(name, 0.0) for name in ready):
+                self._wait_for(ready[0])
+        others = [name for name in self.graph.goals if name != REPORT]
+        if REPORT in self.wanted and not self._left(others) and self._left([REPORT]):
+            self._try(REPORT, 0.0)
 
-    def _try(self, name: str) -> bool:
-        """Makes a cell unless another process is making it."""
-        try:
-            with self._making(name, 0.0):
-                if self._left([name]):
-                    self._check_weights([name])
-                    self._make(name)
-                return True
-        except _Elsewhere:
-            return False
+    def _wait_for(self, name: str) -> None:
+        if name != self.waiting:
+            self.waiting = name
+            print(f"waiting for {name}, which another process is making", flush=True)
+        self._stop_if_asked(f"before {name}")
+        time.sleep(PAUSE)
 
-    @contextmanager
-    def _making(self, name: str, patience: float) -> Iterator[None]:
-        """Holds the lock of a cell on process 0.
-
-        Raises:
-          UserError: another process makes it.
-        """
+    def _try(self, name: str, patience: float) -> bool:
+        """Makes a cell, unless another process made it meanwhile; False if one is making it."""
         with ExitStack() as stack:
 
-            def hold() -> None:
+            def hold() -> bool:
                 try:
                     stack.enter_context(self.workdir.making(name, patience))
                 except Busy:
-                    raise _Elsewhere(
-                        f"Another run is making {name} in {self.workdir.path}; wait for it, share"
-                        " the work with --cells, or give another --workdir."
-                    ) from None
+                    return False
+                return True
 
-            peers.on_first(hold)
-            yield
+            if not peers.on_first(hold):
+                return False
+            if self._left([name]):
+                self._make(name)
+            return True
 
     def _make(self, name: str) -> None:
-        cell, stamp = self.graph[name], self.stamps()[name]
+        """Makes a cell whose lock is held."""
+        cell, stamps = self.graph[name], self.stamps()
+        self._check_needs([name])
         self._stop_if_asked(f"before {name}")
-        peers.on_first(lambda: self.workdir.begin(cell, stamp))
+        if name != "data":
+            check_weights(self.settings, [self.graph[each] for each in self._left(self.cells)])
+        peers.on_first(lambda: self._begin(cell, stamps))
+        if cell.stage == REPORT:
+            self.context.memo.clear()  # frees what only segmenters need
         stage = importlib.import_module(f"stedm_jax.stages.{cell.stage}")
         stage.run(self.context, cell, self.learned)
         if cell.stage == "data":  # the tiles are known only now
             self.tiles = ""
             if REPORT in self.wanted:
                 peers.on_first(lambda: check_whole(self.context))
-        self._share_results()
+
+    def _begin(self, cell: Cell, stamps: dict[str, str]) -> None:
+        if self.workdir.state(cell, stamps) == STALE:
+            if cell.stage not in REMADE:
+                raise UserError(
+                    f"Another run made {cell.name} in {self.workdir.path} with other settings "
+                    f"({self.workdir.why_stale(cell)}). Give another --workdir."
+                )
+            self.workdir.forget(cell)
+        self.workdir.begin(cell, stamps[cell.name])
 
     def _stop_if_asked(self, where: str) -> None:
         if self.context.signals.due(self.context.mesh):
             self.context.signals.end(where)
 
     def _left(self, names: Sequence[str]) -> list[str]:
-        """Those of the cells that have not finished."""
-        self._share_results()
-        stamps = self.stamps()
-        return peers.on_first(lambda: [name for name in names if not self.done(name, stamps)])
+        """Those of the cells that have not finished, or no longer hold.
 
-    def _share_results(self) -> None:
-        """Lets every process know what the cells left, which only process 0 reads from the disk."""
-        self.workdir.known = peers.on_first(
-            lambda: {name: self.workdir.result(name) for name in self.graph}
-        )
+        Also lets every process know what the cells left, which only process 0 reads from the disk.
+        """
+        stamps, workdir = self.stamps(), self.workdir
 
-    def _check_weights(self, names: Sequence[str]) -> None:
-        """Refuses, before hours of training, weights that a later cell could not start from."""
-        if "data" not in names:
-            check_weights(self.settings, [self.graph[name] for name in names])
+        def look() -> list[Any]:
+            known = {name: workdir.result(name) for name in self.graph} if peers.several() else {}
+            left = [name for name in names if workdir.state(self.graph[name], stamps) != DONE]
+            return [known, left]
 
-
-class _Elsewhere(UserError):
-    """Another process is making a cell."""
+        workdir.known, left = peers.on_first(look)
+        return left
 
 
 def _with_needs(graph: Graph, goals: Sequence[str]) -> list[str]:

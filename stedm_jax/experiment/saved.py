@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from stedm_jax.common.errors import UserError
+from stedm_jax.experiment.cells import Graph
 from stedm_jax.experiment.context import Context
 from stedm_jax.experiment.devices import divide_cpu
 from stedm_jax.experiment.workdir import Workdir
@@ -42,3 +43,21 @@ def open_run(folder: Path) -> Context:
     if settings.compile_cache and os.access(cache, os.W_OK):
         enable_compile_cache(cache)
     return Context(settings, Workdir(folder), make_mesh())
+
+
+def check_made_with(workdir: Workdir, settings: Settings, name: str) -> None:
+    """Refuses a cell that was made with other settings than those that the workdir has now.
+
+    Raises:
+      UserError: names the settings.
+    """
+    graph = Graph(settings)
+    if name not in graph.cells:
+        return
+    for cell in (name, *sorted(graph.before(name))):
+        if changed := workdir.differences(graph[cell]):
+            raise UserError(
+                f"{cell} in {workdir.path} was made with settings other than in its "
+                f"config.json ({'; '.join(changed)}). Run the training again, with --on_change=redo "
+                "to make it again or --on_change=keep to use it as it is."
+            )

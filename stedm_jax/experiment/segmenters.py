@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from stedm_jax.common.errors import UserError
 from stedm_jax.common.files import write_json
 from stedm_jax.data.arrays import ArrayStore
 from stedm_jax.data.index import IndexRow
@@ -78,9 +77,12 @@ def real_rows(context: Context) -> dict[str, Rows]:
 
 def synthetic_rows(context: Context, name: str) -> Rows:
     """The tiles of a synthesis set."""
-    tiles = TileSet.open(context.workdir.path / "synthesis" / name / "tiles")
-    table = np.arange(256, dtype=np.uint8)
-    return Rows(context.read(tiles, table), tiles.index(SYNTHETIC))
+    key = "synthetic", name
+    if key not in context.memo:
+        tiles = TileSet.open(context.workdir.path / "synthesis" / name / "tiles")
+        reader = context.read(tiles, np.arange(256, dtype=np.uint8))
+        context.memo[key] = Rows(reader, tiles.index(SYNTHETIC))
+    return context.memo[key]
 
 
 def check_leaks(context: Context, scored: Mapping[str, Rows], made: Rows | None) -> None:
@@ -151,7 +153,7 @@ def learner_of(context: Context, learned: Learned, name: str) -> Learner:
 def _learner(context: Context, learned: Learned, name: str, section: Segmentation) -> Learner:
     settings, classes = context.settings, context.classes
     shown = Shown(classes.colors, classes.foreground, context.tiles.tile)
-    most = _most_patients(context, name)
+    most = _most_patients(context)
     if not settings.arm_entry(name).is_head:
         task = build_segmenter(settings, name, shown, most, context.dtype)
         return Learner(Program(task, section.train, context.mesh), section)
@@ -171,13 +173,13 @@ def _learner(context: Context, learned: Learned, name: str, section: Segmentatio
     return Learner(program, section, frozen, below.used, around, store)
 
 
-def _most_patients(context: Context, name: str) -> int:
-    """Most patients that are scored at once; the judge scores synthetic tiles too, each of which
+def _most_patients(context: Context) -> int:
+    """Most patients that are scored at once. The judge scores synthetic tiles too, each of which
     counts for the patient of its layout."""
-    settings, splits = context.settings, {"val", "test"}
-    if name == JUDGE:
-        splits |= {settings.synthesis_set(each).layouts for each in settings.synthesis.sets}
-    return max(len(context.tiles.patients(split)) for split in splits)
+    settings = context.settings
+    layouts = {settings.synthesis_set(name).layouts for name in settings.synthesis.sets}
+    known = context.tiles.splits
+    return max(len(context.tiles.patients(each)) for each in {"val", "test", *layouts} & {*known})
 
 
 def _below(
@@ -250,12 +252,9 @@ def _store(context: Context, learner: Learner, name: str) -> ArrayStore | None:
 
 
 def about_tiles(context: Context) -> dict[str, Any]:
-    """What was noted of the tiles when segmenters were trained (`about`), so that these need not be
-    there."""
+    """What was noted of the tiles when segmenters were trained, so that these need not be there."""
     file = context.workdir.path / ABOUT
-    if not file.is_file():
-        raise UserError(f"{file} is not there; train the segmenters again.")
-    return json.loads(file.read_text())
+    return json.loads(file.read_text()) if file.is_file() else about(context)
 
 
 def about(context: Context) -> dict[str, Any]:

@@ -26,7 +26,9 @@ from stedm_jax.experiment.cells import REMADE, TILES, Cell, Graph
 FORMAT = 2
 """Of the layout of a workdir; 1 (without a mark) was that of version 0.1."""
 PATIENCE = 3.0
-"""Seconds to wait for another process to let go of a lock."""
+"""Seconds to wait for another process to let go of a cell, as one that was killed soon does."""
+PATIENCE_AT_START = 120.0
+"""Seconds to wait while other processes compare their configurations with the workdir."""
 DONE, BEGUN, STALE, ABSENT = "done", "begun", "stale", "absent"
 
 
@@ -82,38 +84,51 @@ class Workdir:
         return self._read(name, "done.json") if self.writes else self.known.get(name)
 
     def state(self, cell: Cell, stamps: Mapping[str, str]) -> str:
-        """DONE, BEGUN, STALE or ABSENT, by the stamps that the cells should have."""
+        """DONE, BEGUN, STALE or ABSENT, by the stamps that the cells should have.
+
+        Before the tiles are known, only the settings behind the cell itself are compared.
+        """
         recorded, finished = self._read(cell.name, "cell.json"), self._read(cell.name, "done.json")
-        if recorded is None and cell.stage == "data":  # tiles may be prepared there by hand
-            return ABSENT
-        if recorded is None or recorded["stamp"] != stamps[cell.name]:
+        if recorded is None:
+            # Tiles may be prepared in the folder of the data by hand.
+            return STALE if cell.stage != "data" and self._left(cell.name) else ABSENT
+        if stamps[TILES] and cell.stage != "data":
+            same = recorded["stamp"] == stamps[cell.name]
+        else:
+            same = not self.differences(cell)
+        if not same:
             return STALE if self._left(cell.name) else ABSENT
         if finished is None:
             return BEGUN
-        other = cell.stage == "data" and finished["fingerprint"] != stamps[TILES]
+        other = cell.stage == "data" and stamps[TILES] not in ("", finished["fingerprint"])
         return STALE if other else DONE
 
     def differences(self, cell: Cell) -> list[str]:
-        """Why a cell is stale: settings that differ from those behind it, else what changed before
-        it."""
-        recorded = self._read(cell.name, "cell.json") or {}
-        before = recorded.get("reads", {})
+        """The settings behind a cell that differ from the present ones: "key: old -> new"."""
+        recorded = self._read(cell.name, "cell.json")
+        if recorded is None:
+            return []
+        before = recorded["reads"]
         now = json.loads(json.dumps(cell.reads))
-        keys = sorted(before.keys() | now.keys())
-        changed = [
+        return [
             f"{key}: {before.get(key, '(none)')} -> {now.get(key, '(none)')}"
-            for key in keys
+            for key in sorted(before.keys() | now.keys())
             if before.get(key) != now.get(key)
         ]
-        if not changed and cell.stage == "data":
-            return ["the tiles are not those that this run began with"]
-        return changed or ["what it is made from changed"]
+
+    def why_stale(self, cell: Cell) -> str:
+        """What makes a cell stale, in words."""
+        if changed := self.differences(cell):
+            return "; ".join(changed)
+        if cell.stage == "data":
+            return "the tiles are not those that this run began with"
+        return "what it is made from changed"
 
     def begin(self, cell: Cell, stamp: str) -> None:
         """Notes what a cell is made from, before anything is made."""
         if self.writes:
             record = {"stamp": stamp, "reads": cell.reads, "needs": cell.needs}
-            write_json(self.folder(cell.name) / "cell.json", record)
+            write_json(self.folder(cell.name) / "cell.json", record, sync=True)
 
     @contextmanager
     def timed(self, name: str) -> Iterator[dict[str, Any]]:
@@ -125,14 +140,18 @@ class Workdir:
             self.known[name] = result
             return
         clock = self.folder(name) / "seconds.json"
-        before = self._read(name, clock.name) or 0.0
+        try:
+            before = float(clock.read_text())
+        except (OSError, ValueError):  # it only tells the time
+            before = 0.0
         start = time.monotonic()
         try:
             yield result
         finally:
             seconds = before + time.monotonic() - start
             write_json(clock, seconds)
-        write_json(self.path / name / "done.json", result | {"seconds": round(seconds, 4)})
+        done = result | {"seconds": round(seconds, 4)}
+        write_json(self.path / name / "done.json", done, sync=True)
 
     @contextmanager
     def making(self, name: str, patience: float = 0.0) -> Iterator[None]:
@@ -161,7 +180,7 @@ class Workdir:
         if not (self.path / "config.json").exists():
             names = sorted(p.name for p in self.path.iterdir())
             others = [name for name in names if not name.startswith(".") and name != "data"]
-            if others:
+            if others and not next(self.path.glob("**/cell.json"), None):
                 raise UserError(
                     f"{self.path} has no config.json but holds {', '.join(others[:5])}; it is no"
                     " workdir of this program. Give another --workdir."
@@ -177,7 +196,7 @@ class Workdir:
         graph: Graph,
         stamps: Mapping[str, str],
         wanted: Sequence[str],
-        saved: Any,
+        saved: Mapping[str, Any],
         on_change: str,
     ) -> list[str]:
         """Compares wanted cells and those before them with what stands here, and saves the
@@ -188,8 +207,8 @@ class Workdir:
           stamps: of its cells.
           wanted: names of the cells that will be made.
           saved: the flat configuration, for config.json.
-          on_change: what to do with stale cells: "refuse"; "redo", which deletes them; or "keep",
-            which uses them as they are. Cells of REMADE are always deleted.
+          on_change: what to do with stale cells, but those of REMADE: "refuse"; "redo", which
+            deletes them; or "keep", which uses them as they are.
 
         Returns:
           Lines that say what changed.
@@ -204,38 +223,53 @@ class Workdir:
                 f"The workdir {self.path} cannot be written ({error.strerror})."
             ) from error
         with ExitStack() as stack:
-            self._hold(stack, self.path / ".lock", "is starting")
+            self._hold(stack, self.path / ".lock", "is starting", PATIENCE_AT_START)
             self.check_place()
+            if on_change == "refuse":
+                self.refuse_stale(graph, stamps, wanted)
             stale = self.stale(graph, stamps, wanted)
-            asked = [name for name in stale if graph[name].stage not in REMADE]
-            lines = [f"{name}: {'; '.join(self.differences(graph[name]))}" for name in asked]
-            if asked and on_change == "refuse":
-                raise UserError(
-                    f"{self.path} was made with another configuration. That invalidates"
-                    f" {'. '.join(lines)}. Give another --workdir; or --on_change=redo to delete"
-                    " and redo these; or --on_change=keep to use them as they are."
-                )
+            lines = [f"{name}: {self.why_stale(graph[name])}" for name in stale]
             for name in stale:
-                self._hold(stack, self._lock_file(name), f"is making {name}")
-                if on_change == "keep" and name in asked:
+                self._hold(stack, self._lock_file(name), f"is making {name}", PATIENCE)
+                if on_change == "keep":
                     self._keep(graph[name], stamps)
                 else:
-                    self._forget(graph[name])
-            write_json(self.path / "config.json", {"format": FORMAT} | saved)
+                    self.forget(graph[name])
+            write_json(self.path / "config.json", {"format": FORMAT} | dict(saved), sync=True)
             write_json(self.path / "versions.json", versions())
         return lines
 
+    def refuse_stale(self, graph: Graph, stamps: Mapping[str, str], wanted: Sequence[str]) -> None:
+        """Refuses to use cells that other settings, or other tiles, have made.
+
+        Raises:
+          UserError: names them and what changed.
+        """
+        stale = self.stale(graph, stamps, wanted)
+        if stale:
+            lines = [f"{name}: {self.why_stale(graph[name])}" for name in stale]
+            raise UserError(
+                f"{self.path} was made with another configuration. That invalidates"
+                f" {'. '.join(lines)}. Give another --workdir; or --on_change=redo to delete and"
+                " redo these; or --on_change=keep to use them as they are."
+            )
+
     def stale(self, graph: Graph, stamps: Mapping[str, str], wanted: Sequence[str]) -> list[str]:
-        """Those of the wanted cells and of the cells before them that are stale, in order."""
+        """Those of the wanted cells and of the cells before them that are stale, in order, without
+        those of REMADE."""
         involved = set(wanted).union(*(graph.before(name) for name in wanted))
         return [
-            name for name in graph if name in involved and self.state(graph[name], stamps) == STALE
+            name
+            for name in graph
+            if name in involved
+            and graph[name].stage not in REMADE
+            and self.state(graph[name], stamps) == STALE
         ]
 
-    def _hold(self, stack: ExitStack, file: Path, does: str) -> None:
+    def _hold(self, stack: ExitStack, file: Path, does: str, patience: float) -> None:
         file.parent.mkdir(exist_ok=True)
         try:
-            stack.enter_context(locked(file, PATIENCE))
+            stack.enter_context(locked(file, patience))
         except Busy:
             raise UserError(
                 f"Another run {does} in {self.path}; wait for it, or give another --workdir."
@@ -253,11 +287,10 @@ class Workdir:
                 self.path / cell.name / "done.json", finished | {"fingerprint": stamps[TILES]}
             )
 
-    def _forget(self, cell: Cell) -> None:
+    def forget(self, cell: Cell) -> None:
         """Deletes what a cell left. Of data prepared by others only the record goes."""
         folder = self.path / cell.name
-        recorded = (self._read(cell.name, "cell.json") or {}).get("reads")
-        if cell.stage == "data" and recorded == json.loads(json.dumps(cell.reads)):
+        if cell.stage == "data" and not self.differences(cell):
             for name in ("done.json", "cell.json"):
                 (folder / name).unlink(missing_ok=True)
             return
@@ -287,7 +320,5 @@ class Workdir:
         except FileNotFoundError:
             return None
         except ValueError as error:
-            raise UserError(
-                f"{path} is damaged ({error}). Delete the folder {path.parent}, which is then made"
-                " again."
-            ) from error
+            what = f"the folder {path.parent}, which is then made again" if name else "this file"
+            raise UserError(f"{path} is damaged ({error}). Delete {what}.") from error

@@ -30,7 +30,6 @@ from stedm_jax.experiment.held_out import check_held_out
 from stedm_jax.experiment.segmenters import trained
 from stedm_jax.inference.segment import Rules, score_set
 from stedm_jax.inference.trained_segmenter import segmenter_of
-from stedm_jax.settings.arm_networks import JUDGE
 
 
 def score_whole(context: Context, folder: Path, baseline: str | None) -> None:
@@ -57,7 +56,7 @@ def score_whole(context: Context, folder: Path, baseline: str | None) -> None:
     found_by: dict[str, dict[str, Any]] = {name: {} for name in settings.arms}
     dice: dict[str, list[list[float]]] = {name: [] for name in settings.arms}
     for one in trained(context.workdir.path):
-        if one.arm == JUDGE or one.arm not in settings.arms:
+        if one.arm not in settings.arms or one.seed not in settings.segmentation.seeds:
             continue
         segmenter = segmenter_of(context, one.arm, one.seed)
         check_held_out(segmenter.learnt, images)

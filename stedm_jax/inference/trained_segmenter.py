@@ -16,7 +16,7 @@ from stedm_jax.data.stain import Normalizer, read_target
 from stedm_jax.experiment.context import Context
 from stedm_jax.experiment.learn import restore
 from stedm_jax.experiment.learned import Learned, best_of
-from stedm_jax.experiment.saved import open_run
+from stedm_jax.experiment.saved import check_made_with, open_run
 from stedm_jax.experiment.segmenters import about_tiles, trained
 from stedm_jax.settings.arm_networks import JUDGE
 from stedm_jax.settings.root import Settings
@@ -77,8 +77,8 @@ def segmenter_of(context: Context, arm: str, seed: int | None = None) -> Segment
       seed: which of its trainings; None: the first.
 
     Raises:
-      UserError: no such arm or seed, one that the configuration names no more, one that needs more
-        than an image, or a checkpoint that cannot be read.
+      UserError: no such arm or seed, one that the configuration names no more or that was made with
+        other settings, one that needs more than an image, or a checkpoint that cannot be read.
     """
     settings, folder = context.settings, context.workdir.path
     known = trained(folder)
@@ -98,6 +98,7 @@ def segmenter_of(context: Context, arm: str, seed: int | None = None) -> Segment
             "(guided.guide.tokens), which is made of the field around each tile, and an image has "
             "no field around it at its edge. Choose an arm of another network."
         )
+    check_made_with(context.workdir, settings, chosen[0].cell)
     about = about_tiles(context)
     colors = tuple((int(r), int(g), int(b)) for r, g, b in about["colors"])
     names, foreground = tuple(about["classes"]), tuple(about["foreground"])

@@ -170,11 +170,10 @@ def _features(settings: Settings, name: str) -> Iterator[str]:
 
 
 def _generator(settings: Settings, name: str) -> Iterator[str]:
-    mine, first = settings.generator(name), next(iter(settings.diffusion.generators))
+    mine, other = settings.generator(name), settings.diffusion
     yield from _all(replace(settings, diffusion=mine))
     if not settings.latents.cache:
         return
-    other = settings.generator(first)
     same = {
         "splits": mine.splits == other.splits,
         "stain_jitter": mine.stain_jitter == other.stain_jitter,
@@ -182,9 +181,9 @@ def _generator(settings: Settings, name: str) -> Iterator[str]:
     }
     if wrong := [name for name, equal in same.items() if not equal]:
         yield (
-            f"its {', '.join(wrong)} and that of the generator '{first}' differ, but "
-            "config.latents.cache=True keeps one set of latents for both; make them the same, or "
-            "set latents.cache=False."
+            f"its {', '.join(wrong)} and that of config.diffusion differ, but "
+            "config.latents.cache=True keeps one set of latents for all generators; make them the "
+            "same, or set latents.cache=False."
         )
 
 

@@ -1,7 +1,7 @@
 """Stage report: one page with what was learned, from what the other cells left."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,13 @@ from stedm_jax.evaluation.report_content import (
 )
 from stedm_jax.evaluation.report_files import write_report
 from stedm_jax.evaluation.synthesis_quality.measure import load_quality
-from stedm_jax.experiment.cells import Cell
+from stedm_jax.experiment.cells import Cell, Graph
 from stedm_jax.experiment.context import Context, spread
 from stedm_jax.experiment.learned import Learned
 from stedm_jax.experiment.orders import Orders
 from stedm_jax.experiment.segmenters import trained
 from stedm_jax.inference.score_whole import score_whole
 from stedm_jax.settings.flat import flatten
-from stedm_jax.settings.root import STAGES
 from stedm_jax.training import peers
 from stedm_jax.training.logging import read_rows
 
@@ -53,7 +52,8 @@ def run(context: Context, cell: Cell, learned: Learned) -> None:
 
 def _content(context: Context) -> ReportContent:
     settings, path = context.settings, context.workdir.path
-    done = {cell: context.workdir.result(cell) or {} for cell in _finished(context)}
+    results = {cell: context.workdir.result(cell) for cell in Graph(settings).goals}
+    done = {cell: result for cell, result in results.items() if result is not None}
     sets = {
         name: _set(context, name) for name in settings.synthesis.sets if f"quality/{name}" in done
     }
@@ -62,8 +62,8 @@ def _content(context: Context) -> ReportContent:
         intro=settings.report.intro,
         cohort=list(_cohort(context)),
         examples=list(_strips(context)),
-        curves=_curves(path),
-        pictures=dict(drawn(path)),
+        curves=_curves(path, done),
+        pictures=dict(drawn(path, done)),
         results=list(_results(context)),
         classes=context.classes.names,
         colors=context.classes.colors,
@@ -77,14 +77,6 @@ def _content(context: Context) -> ReportContent:
         versions=json.loads((path / "versions.json").read_text()),
         provenance={"tiles": str(context.tiles_path)} | _provenance(path, sets),
     )
-
-
-def _finished(context: Context) -> list[str]:
-    """The cells of this workdir that have finished, in the order of their stages."""
-    path = context.workdir.path
-    names = [str(file.parent.relative_to(path)) for file in path.glob("**/done.json")]
-    known = [name for name in names if name.split("/")[0] in STAGES]
-    return sorted(known, key=lambda name: (STAGES.index(name.split("/")[0]), name))
 
 
 def _set(context: Context, name: str) -> SyntheticSet:
@@ -111,8 +103,8 @@ def _cohort(context: Context) -> Iterator[CohortRow]:
         rows = context.tiles.index(split)
         for patient in context.tiles.patients(split):
             mine = [row for row in rows if row.patient == patient]
-            labelled = sum(row.labelled for row in mine) / (len(mine) * context.tiles.tile**2)
-            yield CohortRow(patient, split, len({row.slide for row in mine}), len(mine), labelled)
+            labeled = sum(row.labelled for row in mine) / (len(mine) * context.tiles.tile**2)
+            yield CohortRow(patient, split, len({row.slide for row in mine}), len(mine), labeled)
 
 
 def _strips(context: Context, tiles: int = 3) -> Iterator[Strip]:
@@ -149,22 +141,25 @@ def _grid(context: Context, name: str) -> np.ndarray:
     )
 
 
-def _curves(path: Path) -> dict[str, list]:
-    files = sorted(path.glob("**/metrics.jsonl"))
-    return {str(file.parent.relative_to(path)): read_rows(file) for file in files}
+def _curves(path: Path, cells: Iterable[str]) -> dict[str, list]:
+    found = {}
+    for cell in cells:
+        file = path / cell / "metrics.jsonl"
+        if file.is_file():
+            found[cell] = read_rows(file)
+    return found
 
 
-def drawn(path: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """What the denoisers have drawn last: (caption, picture, at most PICTURE pixels a side)."""
-    for stage, caption in DRAWN.items():
-        for folder in sorted((path / stage).glob("**/images")):
-            files = sorted(folder.glob("samples-*.png"))
-            if not files:
-                continue
+def drawn(path: Path, cells: Iterable[str]) -> Iterator[tuple[str, np.ndarray]]:
+    """What the denoisers among some cells have drawn last: (caption, picture, at most PICTURE
+    pixels a side)."""
+    for cell in cells:
+        caption, folder = DRAWN.get(cell.split("/")[0]), path / cell / "images"
+        files = sorted(folder.glob("samples-*.png"))
+        if caption and files:
             step, picture = int(files[-1].stem.rpartition("-")[2]), Image.open(files[-1])
             picture = picture.convert("RGB")
             picture.thumbnail((PICTURE, PICTURE))
-            cell = folder.parent.relative_to(path)
             yield f"{cell}, step {step:,}: {caption}{_whose(folder)}", np.asarray(picture)
 
 

@@ -61,9 +61,11 @@ class Signals:
 
     Args:
       workdir: where the file STOP is looked for; None: nowhere.
+      shared: other runs look for it too. It then stays, and counts if it is newer than this run.
     """
 
-    def __init__(self, workdir: Path | None = None) -> None:
+    def __init__(self, workdir: Path | None = None, shared: bool = False) -> None:
+        self._shared, self._began = shared, time.time()
         self.received = 0
         self._file = workdir / STOP if workdir else None
         self._looked, self._there = -1.0, False
@@ -130,6 +132,10 @@ class Signals:
             raise Interrupted(f"Stopped {where}", agreed)
         text = f"Stopped {where}; run the same command to go on."
         if reason == _FILE:
+            if self._shared:
+                raise Stopped(
+                    f"{text} ({self._file} was heard, and stays for other runs.)", 0, agreed
+                )
             if peers.first() and self._file is not None:
                 self._file.unlink(missing_ok=True)
             raise Stopped(f"{text} ({self._file} was heard and removed.)", 0, agreed)
@@ -138,8 +144,17 @@ class Signals:
     def _reason(self) -> int:
         now = time.monotonic()
         if self._file is not None and now - self._looked >= 1.0 and peers.first():
-            self._looked, self._there = now, self._file.exists()
+            self._looked, self._there = now, self._asks()
         return self.received or (_FILE if self._there else 0)
+
+    def _asks(self) -> bool:
+        """Whether the file asks this run to stop."""
+        assert self._file is not None
+        try:
+            written = self._file.stat().st_mtime
+        except FileNotFoundError:
+            return False
+        return written >= self._began or not self._shared
 
     def _note(self, number: int, _: FrameType | None) -> None:
         self.received = number

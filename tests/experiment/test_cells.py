@@ -32,12 +32,12 @@ def several(**changes):
 def changed(before, after):
     """The cells whose stamps differ between two settings."""
     old, new = (Graph(each).stamps("tiles") for each in (before, after))
-    return {name for name in new if old.get(name) != new[name]}
+    return {name for name in new if old.get(name) != new[name]} - {"tiles"}
 
 
 def test_every_stage_of_the_default_has_its_cells_in_order():
     graph = Graph(base())
-    assert list(graph) == [
+    assert graph.goals == [
         "data",
         "autoencoder",
         "latents",
@@ -60,11 +60,11 @@ def test_what_a_cell_needs_stands_before_it():
 
 def test_an_arm_needs_its_own_set_and_a_set_its_own_generator():
     graph = Graph(several())
-    assert graph.upstream("segmentation/a/0") == {
+    assert graph.before("segmentation/a/0") == {
         "data", "autoencoder", "latents", "generator/stedm", "synthesis/one",
     }  # fmt: skip
-    assert "generator/plain" in graph.upstream("segmentation/b/1")
-    assert graph.upstream("segmentation/labelled/0") == {"data"}
+    assert "generator/plain" in graph.before("segmentation/b/1")
+    assert graph.before("segmentation/labelled/0") == {"data"}
 
 
 def test_changing_a_set_invalidates_that_set_and_the_arms_that_read_it():
@@ -155,8 +155,23 @@ def test_select_takes_stages_and_cells_and_refuses_others():
         graph.select(["synthesis/three"])
 
 
-def test_stages_that_are_left_out_are_not_needed():
+def test_stages_choose_goals_and_change_no_stamp():
     settings = several()
-    graph = Graph(replace(settings, stages=("data", "segmentation", "report")))
-    assert graph["segmentation/labelled/0"].needs == ("data",)
-    assert "judge" not in list(graph)
+    few = replace(settings, stages=("data", "segmentation", "report"))
+    graph, less = Graph(settings), Graph(few)
+    assert set(less.goals) < set(graph.goals) and "judge" not in less.goals
+    assert less["segmentation/a/0"].needs == ("data", "synthesis/one")
+    one, other = graph.stamps("t"), less.stamps("t")
+    assert {name for name in one if one[name] != other[name]} == {"report"}
+    assert less.select(["judge", "ssl"]) == ["ssl", "judge"]
+
+
+def test_the_old_name_of_a_stage_is_pointed_out():
+    with pytest.raises(UserError, match="names diffusion \\(now called generator\\)"):
+        Graph(several()).select(["diffusion"])
+
+
+def test_without_a_cache_its_settings_do_not_count():
+    assert not changed(base(), base(latents__copies=2, latents__dtype="bfloat16"))
+    cached = {"latents__cache": True}
+    assert "latents" in changed(base(**cached), base(latents__copies=2, **cached))

@@ -35,7 +35,7 @@ def make(tmp_path, name, changes):
 
 def check_all(context, *stages):
     graph = Graph(context.settings)
-    check_cells(context, graph.select(stages) if stages else list(graph))
+    check_cells(context, graph.select(stages) if stages else graph.goals)
 
 
 @pytest.mark.parametrize(
@@ -110,13 +110,13 @@ def test_a_refused_configuration_deletes_nothing_and_is_not_kept(tmp_path):
     settings = make(tmp_path, "demo.py:tiny", {}).settings
     workdir, graph = Workdir(tmp_path / "run"), Graph(settings)
     stamps = graph.stamps("")
-    workdir.adopt(graph, stamps, list(graph), flatten(settings), "refuse")
+    workdir.adopt(graph, stamps, graph.goals, flatten(settings), "refuse")
     workdir.begin(graph["judge"], stamps["judge"])
     (workdir.path / "judge" / "work").touch()
     saved = (workdir.path / "config.json").read_text()
     other = make(tmp_path, "demo.py:tiny", {"segmentation.train.freeze": ("nothing/.*",)})
     with pytest.raises(UserError, match="nothing"):
-        runner.run_cells(other.settings, workdir, ["judge"], "redo")
+        runner.run_cells(other.settings, workdir, ["data", "judge"], "redo")
     assert (workdir.path / "judge" / "work").exists()
     assert (workdir.path / "config.json").read_text() == saved
 

@@ -58,7 +58,7 @@ def test_the_plan_prints_every_cell_with_its_state(tile_set, tmp_path, capsys):
     print_plan(settings, workdir)
     out = capsys.readouterr().out
     lines = {line.split()[0]: line for line in out.splitlines() if not line.startswith(" ")}
-    assert all(" runs" in lines[name] for name in graph)
+    assert all(" runs" in lines[name] for name in graph.goals)
     assert "needs data, autoencoder, latents, generator/plain" in lines["synthesis/two"]
     assert "32 images in 4 steps" in lines["segmentation/a/1"]
     assert "tiles train 16" in out and not workdir.path.exists()
@@ -68,7 +68,7 @@ def test_the_plan_says_what_is_done_and_what_other_settings_invalidate(tile_set,
     settings = tiny(tile_set.path)
     workdir, graph = Workdir(tmp_path / "run"), Graph(settings)
     stamps = graph.stamps(tile_set.fingerprint)
-    workdir.adopt(graph, stamps, list(graph), flatten(settings), "refuse")
+    workdir.adopt(graph, stamps, graph.goals, flatten(settings), "refuse")
     for name in ("data", "autoencoder"):
         workdir.begin(graph[name], stamps[name])
         with workdir.timed(name) as result:

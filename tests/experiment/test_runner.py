@@ -1,5 +1,7 @@
 """How cells are run: in order, once, by several processes, and after an interruption."""
 
+import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -44,9 +46,9 @@ def workdir(tmp_path):
 
 def test_all_cells_are_made_once_and_in_order(settings, workdir, made, capsys):
     run_cells(settings, workdir, [], "refuse")
-    assert made == list(Graph(settings))
+    assert made == Graph(settings).goals
     run_cells(settings, workdir, [], "refuse")
-    assert made == list(Graph(settings)) and "All is done" in capsys.readouterr().out
+    assert made == Graph(settings).goals and "All is done" in capsys.readouterr().out
 
 
 def test_a_changed_set_is_made_again_with_the_arms_that_read_it(tile_set, settings, workdir, made):
@@ -97,20 +99,20 @@ def test_a_cell_that_fails_stops_the_run_and_the_rest_goes_on(settings, workdir,
             run_cells(settings, workdir, [], "refuse")
     before = list(made)
     run_cells(settings, workdir, [], "refuse")
-    assert made == list(Graph(settings)) and before == made[: len(before)]
+    assert made == Graph(settings).goals and before == made[: len(before)]
 
 
 def test_shares_make_every_cell_once_and_the_last_one_the_report(settings, workdir, made):
     run_cells(settings, workdir, [], "refuse", Share(1, 2))
     half = list(made)
-    assert "report" not in made and len(half) < len(Graph(settings).cells)
+    assert "report" not in made and len(half) < len(Graph(settings).goals)
     run_cells(settings, workdir, [], "refuse", Share(2, 2))
-    assert sorted(made) == sorted(Graph(settings)) and made[-1] == "report"
+    assert sorted(made) == sorted(Graph(settings).goals) and made[-1] == "report"
 
 
 def test_a_share_makes_what_its_cells_need_even_if_no_other_runs(settings, workdir, made):
     graph = Graph(settings)
-    goals = [name for name in graph if name != "report"][6::7]
+    goals = [name for name in graph.goals if name != "report"][6::7]
     run_cells(settings, workdir, [], "refuse", Share(7, 7))
     assert set(goals) <= set(made) <= set(goals).union(*(graph.before(name) for name in goals))
 
@@ -127,7 +129,7 @@ def test_a_share_waits_for_a_cell_that_another_process_makes(settings, workdir, 
     with ThreadPoolExecutor() as pool, elsewhere():
         share = Share(1, 1)
         wanted = ["autoencoder", "latents"]
-        job = pool.submit(runner_of(settings, workdir, wanted, share).run)
+        job = pool.submit(runner_of(settings, workdir, wanted, share).run, "refuse")
         with pytest.raises(TimeoutError):
             job.result(timeout=0.5)
         assert "autoencoder" not in made
@@ -161,6 +163,86 @@ def test_a_second_run_is_refused_while_a_cell_is_being_made(settings, workdir, m
         pytest.raises(UserError, match="is making autoencoder in .* share the work with --cells"),
     ):
         run_cells(settings, workdir, ["autoencoder"], "refuse")
+
+
+def test_a_cell_that_another_run_made_with_other_settings_is_not_taken(
+    tile_set, settings, workdir, made, monkeypatch
+):
+    """Both runs began when the cell was not there."""
+    run_cells(settings, workdir, ["data"], "refuse")
+    mine = runner_of(settings, workdir, ["segmentation/labelled/0"], None)
+    other = tiny(tile_set.path, **SEVERAL, segmentation__ce_weight=0.5)
+    run_cells(other, Workdir(workdir.path), ["segmentation/labelled/0"], "refuse")
+    (workdir.path / "segmentation/labelled/0/scores.json").write_text("{}")
+    with pytest.raises(UserError, match="Another run made segmentation/labelled/0 .*ce_weight"):
+        mine.run("refuse")
+
+
+def test_what_a_cell_needs_must_hold_and_not_only_be_there(tile_set, settings, workdir, made):
+    run_cells(settings, workdir, [], "refuse")
+    changed = tiny(tile_set.path, **SEVERAL, segmentation__ce_weight=0.5)
+    with pytest.raises(UserError, match="That invalidates"):
+        run_cells(changed, workdir, ["report"], "refuse")
+
+
+def test_data_that_was_deleted_is_made_again_and_nothing_else(
+    tile_set, settings, workdir, made, monkeypatch
+):
+    run_cells(settings, workdir, [], "refuse")
+    made.clear()
+    shutil.rmtree(workdir.path / "data")
+    moved = tile_set.path.rename(tile_set.path.with_name("away"))
+    stage = runner.importlib.import_module("any").run
+
+    def run(context, cell, learned):
+        moved.rename(tile_set.path)
+        stage(context, cell, learned)
+
+    monkeypatch.setattr(runner.importlib, "import_module", lambda _: SimpleNamespace(run=run))
+    run_cells(settings, workdir, [], "refuse")
+    assert made == ["data"]
+
+
+def test_cells_that_need_a_stage_that_is_left_out_are_refused_at_the_start(tile_set, workdir, made):
+    stages = ("data", "autoencoder", "latents", "generator", "segmentation", "report")
+    settings = tiny(tile_set.path, stages=stages)
+    with pytest.raises(UserError, match="needs synthesis/synthetic, which has not finished"):
+        run_cells(settings, workdir, [], "refuse")
+    assert not made
+
+
+def test_a_stage_that_is_asked_for_runs_though_the_configuration_leaves_it_out(
+    tile_set, workdir, made
+):
+    run_cells(tiny(tile_set.path), workdir, ["data", "ssl"], "refuse")
+    assert made == ["data", "ssl"]
+
+
+def test_a_report_that_no_longer_holds_is_deleted_when_it_is_made_again(
+    tile_set, settings, workdir, made
+):
+    run_cells(settings, workdir, [], "refuse")
+    (workdir.path / "report" / "table_old.txt").write_text("old")
+    changed = tiny(tile_set.path, **SEVERAL, report__intro="new")
+    run_cells(changed, workdir, ["autoencoder"], "refuse")
+    assert (workdir.path / "report" / "table_old.txt").exists()
+    run_cells(changed, workdir, [], "refuse", Share(1, 1))
+    assert made[-1] == "report" and not (workdir.path / "report" / "table_old.txt").exists()
+
+
+def test_whole_images_are_checked_at_every_start(tile_set, settings, workdir, made):
+    run_cells(settings, workdir, ["data"], "refuse")
+    other = tiny(tile_set.path, **SEVERAL, report__whole="nowhere")
+    with pytest.raises(UserError, match="holds no whole images"):
+        run_cells(other, workdir, [], "refuse")
+
+
+def test_a_stop_file_stops_every_share_once(settings, workdir, made):
+    run_cells(settings, workdir, ["data"], "refuse")
+    (workdir.path / "STOP").touch()
+    os.utime(workdir.path / "STOP", (1, 1))  # of an earlier run
+    run_cells(settings, workdir, ["autoencoder"], "refuse", Share(1, 2))
+    assert made == ["data", "autoencoder"] and (workdir.path / "STOP").exists()
 
 
 @pytest.mark.parametrize("text", ["2", "0/3", "4/3", "a/b", "1/2/3"])

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 
@@ -11,14 +12,14 @@ from tests.experiment.settings import base
 
 def adopt(workdir, settings, on_change="refuse", tiles="t", wanted=None):
     graph = Graph(settings)
-    names = wanted or list(graph)
+    names = wanted or graph.goals
     return workdir.adopt(graph, graph.stamps(tiles), names, flatten(settings), on_change)
 
 
 def states(workdir, settings, tiles="t"):
     graph = Graph(settings)
     stamps = graph.stamps(tiles)
-    return {name: workdir.state(graph[name], stamps) for name in graph}
+    return {name: workdir.state(graph[name], stamps) for name in graph.goals}
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def used(tmp_path):
     adopt(workdir, settings)
     graph = Graph(settings)
     stamps = graph.stamps("t")
-    for name in graph:
+    for name in graph.goals:
         workdir.begin(graph[name], stamps[name])
         with workdir.timed(name) as result:
             result["fingerprint"] = stamps[TILES]
@@ -58,19 +59,18 @@ def test_redo_deletes_what_is_stale_and_nothing_else(used):
     found = states(used, changed)
     assert {name for name, state in found.items() if state == ABSENT} == {
         "synthesis/synthetic",
-        "quality/synthetic",
-        "report",
         *(f"segmentation/labelled+synthetic/{seed}" for seed in (0, 1, 2)),
     }
     assert not (used.path / "synthesis/synthetic").exists()
     assert found["judge"] == found["segmentation/labelled/0"] == DONE
+    assert found["quality/synthetic"] == found["report"] == STALE  # deleted when made again
 
 
 def test_keep_takes_what_is_there_as_it_is(used):
     changed = base(synthesis__guidance__scale=3.0)
     adopt(used, changed, "keep")
     found = states(used, changed)
-    assert found["synthesis/synthetic"] == DONE and found["report"] == ABSENT
+    assert found["synthesis/synthetic"] == DONE
     assert adopt(used, changed) == []
 
 
@@ -84,7 +84,7 @@ def test_only_wanted_cells_and_those_before_them_are_compared(used):
 def test_the_report_is_made_again_without_a_question(used):
     changed = base(report__intro="new")
     assert adopt(used, changed) == []
-    assert states(used, changed)["report"] == ABSENT
+    assert states(used, changed)["report"] == STALE
 
 
 def test_harmless_changes_invalidate_nothing(used):
@@ -99,7 +99,7 @@ def test_tiles_that_changed_under_a_run_are_noticed(used):
     (used.path / "data" / "tiles").mkdir()
     adopt(used, base(), "redo", tiles="other")
     assert (used.path / "data" / "tiles").is_dir()  # the new tiles may lie there
-    assert set(states(used, base(), "other").values()) == {ABSENT}
+    assert set(states(used, base(), "other").values()) == {ABSENT, STALE}
 
 
 def test_tiles_that_changed_can_be_kept(used):
@@ -160,6 +160,26 @@ def test_a_stale_link_is_refused_and_what_it_points_to_stays(used, tmp_path):
     with pytest.raises(UserError, match="autoencoder is a link"):
         adopt(used, base(autoencoder__kl_weight=0.5), "redo")
     assert (elsewhere / "done.json").exists()
+
+
+def test_before_the_tiles_are_known_settings_alone_are_compared(used):
+    shutil.rmtree(used.path / "data")
+    found = states(used, base(), tiles="")
+    assert found["data"] == ABSENT and found["autoencoder"] == found["report"] == DONE
+    with pytest.raises(UserError, match="autoencoder.kl_weight: 1e-06 -> 0.5"):
+        adopt(used, base(autoencoder__kl_weight=0.5), tiles="")
+
+
+def test_a_damaged_clock_costs_nothing(used):
+    (used.path / "judge" / "seconds.json").write_text("")
+    with used.timed("judge"):
+        pass
+    assert used.result("judge")["seconds"] < 100
+
+
+def test_a_lost_config_is_written_again(used):
+    (used.path / "config.json").unlink()
+    assert adopt(used, base()) == []
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"stamp"'])

@@ -240,7 +240,7 @@ def test_generators_share_the_cache_of_latents(change, wrong):
     config.latents.cache = True
     config.diffusion.generators.plain = {"changes": (change,)}
     if wrong:
-        with pytest.raises(UserError, match=f"generator 'styled': its {wrong} and that of"):
+        with pytest.raises(UserError, match=f"generator 'plain': its {wrong} and that of"):
             read_settings(config)
     else:
         read_settings(config)
