@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from stedm_jax.settings.section_reader import Reader
 from stedm_jax.settings.root import Settings
+from stedm_jax.settings.section_reader import Reader
 
 
 def settings_of(config: Any) -> Settings:

@@ -22,8 +22,8 @@ from stedm_jax.convert.tables import (
 )
 from stedm_jax.convert.torch_names import Table
 from stedm_jax.experiment.saved import check_made_with, saved_settings
-from stedm_jax.experiment.workdir import Workdir
 from stedm_jax.experiment.segmenters import ABOUT
+from stedm_jax.experiment.workdir import Workdir
 from stedm_jax.models.mit import SIZES
 from stedm_jax.models.published_sizes import PUBLISHED
 from stedm_jax.settings.arm_networks import JUDGE

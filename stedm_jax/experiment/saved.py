@@ -58,6 +58,6 @@ def check_made_with(workdir: Workdir, settings: Settings, name: str) -> None:
         if changed := workdir.differences(graph[cell]):
             raise UserError(
                 f"{cell} in {workdir.path} was made with settings other than in its "
-                f"config.json ({'; '.join(changed)}). Run the training again, with --on_change=redo "
-                "to make it again or --on_change=keep to use it as it is."
+                f"config.json ({'; '.join(changed)}). Run the training again, with --on_change=redo"
+                " to make it again or --on_change=keep to use it as it is."
             )
