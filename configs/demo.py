@@ -6,9 +6,9 @@ unannotated patients lend their style.
 
 Command: python -m stedm_jax.main --config=configs/demo.py
 Arms: none, and tiny.
-Hardware and time: two shared CPU cores, about 15 minutes from nothing, 2.1 GB.
-Score (README.md): IoU of the test patients 0.563 labelled, 0.685 with synthetic tiles; style
-correlation 0.86; layout IoU 0.54, the judge on real tiles 0.68.
+Hardware and time: two shared CPU cores, 6 to 40 minutes from nothing, 2.5 GB.
+Score (docs/results.md): IoU of the test patients 0.567 labelled, 0.693 with synthetic tiles; style
+correlation 0.86; layout IoU 0.52, the judge on real tiles 0.68.
 """
 
 from configs.base import get_base, short, shrink

@@ -12,7 +12,7 @@ and Grade.csv):
 
 Command: python -m stedm_jax.main --config=configs/glas.py:small
 Hardware and time: two shared CPU cores, 26 minutes, 2.1 GB.
-Score (README.md): IoU of the test patients 0.633 labelled, 0.536 with synthetic tiles: after ten
+Score (docs/results.md): IoU of the test patients 0.633 labelled, 0.536 with synthetic tiles: after ten
 minutes of training these do more harm than good; style correlation 0.77, layout IoU 0.34, the judge
 on real tiles 0.56.
 
@@ -38,8 +38,8 @@ ones and no evidence about new patients:
 
 Time on two shared CPU cores: pathsegdiff 62 minutes, official 105 beside other jobs, an ablation
 five.
-Score (README.md): IoU of tiles 0.692 (pathsegdiff, ldm; random features 0.657) and 0.643 (official;
-0.609), object Dice of test A 0.454 (0.338).
+Score (docs/results.md): IoU of tiles 0.692 (pathsegdiff, ldm; random features 0.657) and 0.643
+(official; 0.609), object Dice of test A 0.454 (0.338).
 """
 
 from configs.base import get_base, short, shrink
