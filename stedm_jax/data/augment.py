@@ -5,6 +5,7 @@ import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -68,32 +69,26 @@ class Window:
 
     def image(self, whole: Image, margin: int) -> UInt8[np.ndarray, "t t 3"]:
         """The tile in an image that has a margin on each side; turned ones are cubic."""
-        if self.angle is None:
-            return self._box(whole, margin)
-        flags = cv2.WARP_INVERSE_MAP | cv2.INTER_CUBIC
-        matrix, size = self._matrix(whole.shape, margin)
-        return cv2.warpAffine(whole, matrix, size, flags=flags, borderMode=cv2.BORDER_REFLECT_101)
+        return self._take(whole, margin, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
 
     def mask(self, whole: UInt8[np.ndarray, "h w"], margin: int) -> UInt8[np.ndarray, "t t"]:
         """The same of a mask: nearest pixels, VOID beyond the record."""
+        return self._take(whole, margin, cv2.INTER_NEAREST, borderValue=(VOID,))
+
+    def _take(self, whole: np.ndarray, margin: int, method: int, **border: Any) -> np.ndarray:
+        tile = whole.shape[0] - 2 * margin
         if self.angle is None:
-            return self._box(whole, margin)
-        flags = cv2.WARP_INVERSE_MAP | cv2.INTER_NEAREST
-        matrix, size = self._matrix(whole.shape, margin)
-        return cv2.warpAffine(whole, matrix, size, flags=flags, borderValue=(VOID,))
-
-    def _box(self, whole: np.ndarray, margin: int) -> np.ndarray:
-        top, left, tile = margin + self.down, margin + self.right, whole.shape[0] - 2 * margin
-        return whole[top : top + tile, left : left + tile]
-
-    def _matrix(self, shape: tuple[int, ...], margin: int) -> tuple[np.ndarray, tuple[int, int]]:
-        """From pixels of the tile to those of the record; and the size of the tile."""
-        tile, angle = shape[0] - 2 * margin, self.angle or 0.0
-        center = np.array([(shape[1] - 1) / 2 + self.right, (shape[0] - 1) / 2 + self.down])
-        cos, sin = math.cos(angle), math.sin(angle)
+            top, left = margin + self.down, margin + self.right
+            return whole[top : top + tile, left : left + tile]
+        center = np.array(
+            [(whole.shape[1] - 1) / 2 + self.right, (whole.shape[0] - 1) / 2 + self.down]
+        )
+        cos, sin = math.cos(self.angle), math.sin(self.angle)
         rotation = np.array([[cos, -sin], [sin, cos]])
         shift = center - rotation @ np.full(2, (tile - 1) / 2)
-        return np.column_stack([rotation, shift]), (tile, tile)
+        # From pixels of the tile to those of the record.
+        matrix, flags = np.column_stack([rotation, shift]), cv2.WARP_INVERSE_MAP | method
+        return cv2.warpAffine(whole, matrix, (tile, tile), flags=flags, **border)
 
 
 @dataclass(frozen=True)

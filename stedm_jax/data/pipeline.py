@@ -179,6 +179,14 @@ class Source:
         """Positions that are drawn from."""
         return range(len(self.rows)) if self.chosen is None else self.chosen
 
+    def check(self) -> None:
+        """Refuses (UserError) tiles whose margin is too small for what is to be done with them."""
+        tiles = self.reader.tiles
+        where = f"the tile set {tiles.path}"
+        self.movement.check(tiles.tile, tiles.margin, where)
+        if self.around:
+            check_around(where, tiles.margin, self.movement)
+
 
 class LoadTile(grain.transforms.RandomMap):
     """Reads and augments the tile that an element (source, position) stands for.
@@ -272,10 +280,7 @@ def tile_dataset(
             "A source of training tiles is empty; check the splits of the tile set and the config."
         )
     for source in sources:
-        tiles = source.reader.tiles
-        source.movement.check(tiles.tile, tiles.margin, f"the tile set {tiles.path}")
-        if source.around:
-            check_around(f"the tile set {tiles.path}", tiles.margin, source.movement)
+        source.check()
     parts = [_order(source, number, seed + 7919 * number) for number, source in enumerate(sources)]
     mixed = grain.MapDataset.mix(parts, weights=[source.weight for source in sources])
     return mixed.seed(seed).random_map(LoadTile(sources, jitter, augment))
@@ -351,8 +356,7 @@ def evaluation_batches(
     """
     part = batch // hosts
     source = Source(reader, rows, 1.0, pool, stored=stored, pixels=stored is None, around=around)
-    if around:
-        check_around(f"the tile set {reader.tiles.path}", reader.tiles.margin, source.movement)
+    source.check()
     load = LoadTile([source], augment=False)
     for start in range(0, len(rows), batch):
         first = start + host * part

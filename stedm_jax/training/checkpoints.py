@@ -5,7 +5,6 @@ one is not used; one whose files are no longer what was written is set aside as 
 and the step before it is used.
 """
 
-import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,6 +20,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import SingleDeviceSharding
 
 from stedm_jax.common.errors import UserError
+from stedm_jax.common.files import write_bytes
 from stedm_jax.training import manifest
 from stedm_jax.training.param_paths import merged, named, split
 from stedm_jax.training.state import TrainState
@@ -123,13 +123,11 @@ class Checkpoints:
     def check_place(self, state: TrainState) -> None:
         """Refuses (UserError) a place that cannot be written or has no room for one checkpoint of
         such a state."""
-        probe = self.dir / f".probe-{os.getpid()}"
+        probe = self.dir / ".probe"
         try:
             self.dir.mkdir(parents=True, exist_ok=True)
-            try:
-                probe.write_bytes(b"0" * 4096)
-            finally:
-                probe.unlink(missing_ok=True)
+            write_bytes(probe, b"0" * 4096)
+            probe.unlink()
         except OSError as error:
             raise UserError(
                 f"{self.dir} cannot be written ({error.strerror}). Give another --workdir, make "

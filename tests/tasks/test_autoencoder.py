@@ -331,9 +331,8 @@ def test_the_start_of_the_discriminator_is_survived(tmp_path, ramp, fall):
             yield {"image": tiles(8, seed=step)}
 
     program = Program(task, config, make_mesh(fsdp=1, devices=jax.devices()[:1]))
-    Loop(
-        program, batches=batches, workdir=tmp_path, seed=0, eval_batches=lambda: iter([judged])
-    ).train()
+    judge = lambda: iter([judged])  # noqa: E731
+    Loop(program, batches=batches, workdir=tmp_path, seed=0, eval_batches=judge).train()
     psnr, adaptive, finite = read_metrics(tmp_path / "metrics.jsonl")
     before, after = psnr[150], {step: value for step, value in psnr.items() if step > 150}
     least = min(after.values())
