@@ -12,9 +12,9 @@ and Grade.csv):
 
 Command: python -m stedm_jax.main --config=configs/glas.py:small
 Hardware and time: two shared CPU cores, 26 minutes, 2.1 GB.
-Score (docs/results.md): IoU of the test patients 0.633 labelled, 0.536 with synthetic tiles: after ten
-minutes of training these do more harm than good; style correlation 0.77, layout IoU 0.34, the judge
-on real tiles 0.56.
+Score (docs/results.md): IoU of the test patients 0.633 labelled, 0.536 with synthetic tiles: after
+ten minutes of training these do more harm than good; style correlation 0.77, layout IoU 0.34, the
+judge on real tiles 0.56.
 
 PathSegDiff (arm pathsegdiff): the same patients, tiles that show as much tissue in half the pixels,
 brought to one stain, so that features and not stains are compared; and, once that has run, what its

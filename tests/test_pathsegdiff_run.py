@@ -19,12 +19,14 @@ WORKDIR = {workdir!r}
 
 def get_config(arm=""):
     config = glas("pathsegdiff")
-    config.data.update({{"tiles": {tiles!r}, "tile": 32, "mpp": 2.0, "groups": (), "foreground": ("tumour",)}})
+    config.data.update({{"tiles": {tiles!r}, "tile": 32, "mpp": 2.0}})
+    config.data.update({{"groups": (), "foreground": ("tumour",)}})
     config.autoencoder.model.update({{"channels": 4, "multipliers": (1, 1, 1)}})
     config.ssl.model.update({{"width": 8, "depth": 1, "heads": 2}})
     config.ssl.head.update({{"hidden": 8, "bottleneck": 4, "prototypes": 16}})
     config.ssl.crops.update({{"global_size": 24, "local_size": 16, "locals": 1}})
-    config.guided.unet.update({{"base": 8, "multipliers": (1, 1), "attention_at": (2,), "heads": 2, "context_dim": 6}})
+    config.guided.unet.update({{"base": 8, "multipliers": (1, 1), "attention_at": (2,)}})
+    config.guided.unet.update({{"heads": 2, "context_dim": 6}})
     config.guided.guide.dim = 6
     for stage in ("autoencoder", "ssl", "guided", "segmentation"):
         config[stage].train.update({{"steps": 2, "batch": 8, "log_every": 1, "visual_every": 0}})
@@ -38,12 +40,16 @@ def get_config(arm=""):
             config[stage].init_from = (f"{{WORKDIR}}/{{stage}}",)
             config[stage].train.steps = 0
         head = {{"real": 1.0, "stain_jitter": 0.0, "network": "ldm"}}
-        section.arms = {{f"t{{t}}": head | {{"changes": (("features.timesteps", (t,)),)}} for t in (50, 300)}}
+        section.arms = {{
+            f"t{{t}}": head | {{"changes": (("features.timesteps", (t,)),)}} for t in (50, 300)
+        }}
         config.report.update({{"ablation": "features.timesteps", "baseline": ""}})
         return config
     arms = {{name: dict(section.arms[name]) for name in ("ldm", "random-ldm", "concat")}}
-    tuned = {{"real": 1.0, "stain_jitter": 0.0, "network": "ldm", "changes": (("head.tune", True),)}}
-    section.arms = arms | {{"tuned": tuned, "jitter": {{"real": 1.0, "stain_jitter": 0.1, "network": "vit"}}}}
+    real = {{"real": 1.0, "stain_jitter": 0.0}}
+    tuned = real | {{"network": "ldm", "changes": (("head.tune", True),)}}
+    jitter = real | {{"stain_jitter": 0.1, "network": "vit"}}
+    section.arms = arms | {{"tuned": tuned, "jitter": jitter}}
     return config
 """
 
