@@ -50,6 +50,7 @@ def get_config(arm: str = ""):
 
 
 def _tiny(config) -> None:
+    config.report.intro = "Six made-up patients and a training of seconds, which shows nothing."
     config.data.prepare = (
         config.data.prepare[0] + " --slides_size=2048 --patients=6",
         config.data.prepare[1],

@@ -197,7 +197,8 @@ def _card(workdir: Path, cell: str, settings: Settings, section: Any) -> dict[st
         "mpp": manifest.get("mpp"),
         "tile": manifest.get("tile"),
         "stain_norm": noted.get("kind") or manifest.get("source", {}).get("stain_norm") or None,
-        "classes": [each["name"] for each in manifest.get("classes", [])],
+        "classes": [name for name, _ in settings.data.groups]
+        or [each["name"] for each in manifest.get("classes", [])],
         "patients": {split: len(names) for split, names in manifest.get("patients", {}).items()},
         "tiles": manifest.get("records", {}),
         "metrics": {name: value for name, value in metrics.items() if isinstance(value, Number)},

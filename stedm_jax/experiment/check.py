@@ -12,13 +12,15 @@ from typing import Any
 from stedm_jax.common.errors import UserError
 from stedm_jax.data.augment import check_around
 from stedm_jax.data.classes import class_map
+from stedm_jax.data.remote import is_remote
 from stedm_jax.data.whole import WholeSet
 from stedm_jax.diffusion.samplers import check_start, timesteps
 from stedm_jax.experiment import guided_cache
 from stedm_jax.experiment.cells import Cell
-from stedm_jax.experiment.context import Context, check_classes
+from stedm_jax.experiment.context import Context, check_classes, known_tiles
 from stedm_jax.experiment.init_weights import check_sources, source_folder
 from stedm_jax.experiment.learned import GUIDE_WEIGHTS, STYLE_WEIGHTS
+from stedm_jax.experiment.orders import Orders
 from stedm_jax.settings.arm_networks import JUDGE
 from stedm_jax.settings.root import Settings
 from stedm_jax.tasks.autoencoder import AutoencoderTask
@@ -123,6 +125,8 @@ class _Check:
     def generator(self, name: str) -> None:
         section, task = self.settings.generator(name), self.denoiser(name)
         self.training(task, section)
+        if self.tiles_are_there:
+            self.context.sources(section.splits, section.style)  # refuses too small style pools
         if section.train.visual_every:
             levels = timesteps("uniform_lambda", section.watch.steps, task.schedule)
             check_start(section.prediction, task.schedule, levels)
@@ -132,6 +136,8 @@ class _Check:
         generator = self.settings.synthesis.sets[name].generator
         task = self.denoiser(generator)
         check_batch(section.batch, self.context.mesh)
+        if self.tiles_are_there:
+            Orders(self.context, section, self.settings.generator(generator).style)
         levels = timesteps(section.spacing, section.steps, task.schedule)
         check_start(task.config.prediction, task.schedule, levels)
         task.guidance(section)
@@ -153,6 +159,12 @@ class _Check:
         return build_generator(
             self.settings, name, self.first, self.shown.colors, self.context.dtype
         )
+
+    @cached_property
+    def tiles_are_there(self) -> bool:
+        """Whether the tile set can be looked at without fetching it."""
+        place = self.context.workdir.fill(self.settings.data.tiles)
+        return not is_remote(place) and known_tiles(self.settings, self.context.workdir) is not None
 
     @cached_property
     def shown(self) -> Shown:

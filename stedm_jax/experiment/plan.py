@@ -7,7 +7,7 @@ import jax
 
 from stedm_jax.common.text import flops
 from stedm_jax.data.schema import SPLITS, SYNTHETIC
-from stedm_jax.experiment.cells import Graph
+from stedm_jax.experiment.cells import REMADE, Graph
 from stedm_jax.experiment.check import check_cells
 from stedm_jax.experiment.context import (
     Context,
@@ -25,7 +25,7 @@ STATES = {
     DONE: "done",
     BEGUN: "goes on",
     ABSENT: "runs",
-    STALE: "was made with other settings",
+    STALE: "is invalid (needs --on_change)",
 }
 SPEEDS = (1e11, 1e13, 3e14)
 """FLOP/s, for a rough idea of the hours: a small CPU, a small GPU, a large one."""
@@ -56,16 +56,17 @@ def print_plan(settings: Settings, workdir: Workdir) -> None:
         left += 0.0 if state == DONE else cost.total
         first, *more = say(cost)
         needs = f"; needs {', '.join(cell.needs)}" if cell.needs and name != "report" else ""
-        print(f"{name:<30} {STATES[state]}" + (f"; {first}" if first else "") + needs)
+        what = "is made again" if state == STALE and cell.stage in REMADE else STATES[state]
+        print(f"{name:<36} {what}" + (f"; {first}" if first else "") + needs)
         if state == STALE:
             more = [workdir.why_stale(cell), *more]
         if cell.stage == "data":
-            more = list(_data(settings, workdir, records))
+            more += _data(settings, workdir, records)
         for line in more:
-            print(f"{'':<30}   {line}")
+            print(f"{'':<36}   {line}")
     for what, number in (("in all", total), ("left", left)):
         hours = [f"{number / speed / 3600:,.2g} h at {speed / 1e12:g} TFLOP/s" for speed in SPEEDS]
-        print(f"{what:<30} {flops(number)}: {', '.join(hours)} kept up")
+        print(f"{what:<36} {flops(number)}: {', '.join(hours)} kept up")
 
 
 def _data(settings: Settings, workdir: Workdir, records: dict[str, int]) -> Iterator[str]:

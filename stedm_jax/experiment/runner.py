@@ -152,7 +152,10 @@ class _Runner:
             for name in self.cells:
                 self._make_in_turn(name)
         if REPORT in self.wanted:
-            _show(self.workdir)
+            if self._left([REPORT]):
+                print("The report is made by the share that finishes last.", flush=True)
+            else:
+                _show(self.workdir)
         print(f"{time.monotonic() - began:.0f} s", flush=True)
 
     def _announce(self) -> None:

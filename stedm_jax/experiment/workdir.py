@@ -111,7 +111,7 @@ class Workdir:
         before = recorded["reads"]
         now = json.loads(json.dumps(cell.reads))
         return [
-            f"{key}: {before.get(key, '(none)')} -> {now.get(key, '(none)')}"
+            f"{key}: {_short(before.get(key, '(none)'))} -> {_short(now.get(key, '(none)'))}"
             for key in sorted(before.keys() | now.keys())
             if before.get(key) != now.get(key)
         ]
@@ -246,11 +246,15 @@ class Workdir:
           UserError: names them and what changed.
         """
         stale = self.stale(graph, stamps, wanted)
+        changed = [name for name in stale if self.differences(graph[name])]
+        rest = [name for name in stale if name not in changed]
+        lines = [f"{name} ({self.why_stale(graph[name])})" for name in changed]
+        if rest:
+            lines.append(f"{', '.join(rest)} ({self.why_stale(graph[rest[0]])})")
         if stale:
-            lines = [f"{name}: {self.why_stale(graph[name])}" for name in stale]
             raise UserError(
                 f"{self.path} was made with another configuration. That invalidates"
-                f" {'. '.join(lines)}. Give another --workdir; or --on_change=redo to delete and"
+                f" {'; '.join(lines)}. Give another --workdir; or --on_change=redo to delete and"
                 " redo these; or --on_change=keep to use them as they are."
             )
 
@@ -322,3 +326,9 @@ class Workdir:
         except ValueError as error:
             what = f"the folder {path.parent}, which is then made again" if name else "this file"
             raise UserError(f"{path} is damaged ({error}). Delete {what}.") from error
+
+
+def _short(value: Any) -> str:
+    """A value in at most 60 characters."""
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,6 +1,7 @@
 """Stage data: prepares the tiles with the commands that the configuration names, and checks
 them."""
 
+import importlib.util
 import os
 import shlex
 import subprocess
@@ -58,6 +59,8 @@ def _prepare(context: Context, template: str) -> None:
         raise UserError(
             f"config.data.prepare names '{module}'; only commands of data_prep can stand there."
         )
+    if importlib.util.find_spec(module) is None:
+        raise UserError(f"config.data.prepare names '{module}', and there is no such command.")
     print(f"data: {command}", flush=True)
     # A command must not outlive a run that was killed: the next one would find it writing.
     environment = os.environ | {PARENT: str(os.getpid())}

@@ -160,6 +160,17 @@ def test_whole_images_of_other_classes_are_refused(tile_set, tmp_path, monkeypat
         check_whole(context)
 
 
+def test_too_few_style_tiles_are_noticed_before_anything_is_trained_or_deleted(tile_set, tmp_path):
+    settings = tiny(tile_set.path, diffusion__style__tiles=500)
+    context = Context(settings, Workdir(tmp_path / "run"), make_mesh())
+    with pytest.raises(UserError, match="style pool is too small"):
+        check_all(context, "generator")
+    settings = tiny(tile_set.path, synthesis__styles="nowhere")
+    context = Context(settings, Workdir(tmp_path / "run"), make_mesh())
+    with pytest.raises(UserError, match="no split 'nowhere'"):
+        check_all(context, "synthesis")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["catch.py", "bcss.py", "bcss.py:own", "glas.py:pathsegdiff"])
 def test_a_plan_needs_no_tiles(tmp_path, name, capsys):

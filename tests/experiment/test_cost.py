@@ -75,6 +75,6 @@ def test_the_plan_says_what_is_done_and_what_other_settings_invalidate(tile_set,
             result["fingerprint"] = tile_set.fingerprint
     print_plan(tiny(tile_set.path, autoencoder__kl_weight=0.5), workdir)
     out = capsys.readouterr().out
-    assert "autoencoder                    was made with other settings" in out
+    assert "autoencoder                          is invalid (needs --on_change)" in out
     assert "autoencoder.kl_weight: 1e-06 -> 0.5" in out
-    assert "data                           done" in out
+    assert "data                                 done" in out

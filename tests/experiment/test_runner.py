@@ -56,7 +56,7 @@ def test_a_changed_set_is_made_again_with_the_arms_that_read_it(tile_set, settin
     made.clear()
     sets = {"one": {"generator": "stedm"}, "two": {"generator": "plain"}}
     changed = tiny(tile_set.path, **SEVERAL | {"synthesis__sets": sets})
-    with pytest.raises(UserError, match=r"synthesis/two: synthesis.steps: 20 -> 3\."):
+    with pytest.raises(UserError, match=r"synthesis/two \(synthesis.steps: 20 -> 3\)"):
         run_cells(changed, workdir, [], "refuse")
     assert not made
     run_cells(changed, workdir, [], "redo")

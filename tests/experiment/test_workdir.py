@@ -46,8 +46,8 @@ def test_a_change_names_the_cells_and_the_key(used):
     with pytest.raises(UserError) as error:
         adopt(used, changed)
     text = str(error.value)
-    assert "synthesis/synthetic: synthesis.guidance.scale: 1.5 -> 3.0" in text
-    assert "segmentation/labelled+synthetic/2: what it is made from changed" in text
+    assert "synthesis/synthetic (synthesis.guidance.scale: 1.5 -> 3.0)" in text
+    assert "segmentation/labelled+synthetic/2 (what it is made from changed)" in text
     assert "generator" not in text and "segmentation/labelled/" not in text
     assert set(states(used, base()).values()) == {DONE}
 
