@@ -17,7 +17,7 @@ Guidance interval (Kynkaanniemi et al. 2024): (1) counts only at noise levels wi
 
 and elsewhere the result is c, whose step then costs one evaluation of the network, not two. In the
 same way `layout_interval` says at which levels u lacks the layout too; elsewhere it lacks the style
-alone. The colour of an image is decided at the highest levels, so an interval that leaves them out
+alone. The color of an image is decided at the highest levels, so an interval that leaves them out
 strengthens the style first, then both.
 """
 

@@ -15,7 +15,7 @@ Betas (0-based t):
                  beta_t = min(1 - f(t + 1) / f(t), 0.999)                         (6)
 
 (4) Ho et al. 2020; (5) Rombach et al. 2022; (6) Nichol and Dhariwal 2021. None of them ends in
-pure noise: at T some of the mean colour of x_0 is left over. Zero terminal SNR (Lin et al. 2024,
+pure noise: at T some of the mean color of x_0 is left over. Zero terminal SNR (Lin et al. 2024,
 algorithm 1) shifts and scales alpha so that the last one is exactly 0 and the first one is kept:
 
     alpha'_t = (alpha_t - alpha_{T-1}) alpha_0 / (alpha_0 - alpha_{T-1})          (7)

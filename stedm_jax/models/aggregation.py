@@ -13,14 +13,12 @@ value of an absent image never matters.
 except for "linear", which sees zeros as its input.
 """
 
-from typing import Unpack
-
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from stedm_jax.models.blocks import Tokens
-from stedm_jax.models.layers import LayerNorm, Options, Slots, attention, linear
+from stedm_jax.models.layers import LayerNorm, Maker, Slots, attention
 
 QUERIES, HEADS = 4, 4
 
@@ -28,7 +26,7 @@ QUERIES, HEADS = 4, 4
 class Aggregation(nnx.Module):
     """One without parameters."""
 
-    def __init__(self, dim: int, count: int, **options: Unpack[Options]):
+    def __init__(self, make: Maker, dim: int, count: int):
         pass
 
 
@@ -70,9 +68,9 @@ class Apart(Aggregation):
 class Linear(nnx.Module):
     """The paper's linear block for exactly `count` images; absent ones count as zero vectors."""
 
-    def __init__(self, dim: int, count: int, **options: Unpack[Options]):
-        self.dtype = options["dtype"]
-        first, second = linear(count * dim, dim, **options), linear(dim, dim, **options)
+    def __init__(self, make: Maker, dim: int, count: int):
+        self.dtype = make.dtype
+        first, second = make.linear(count * dim, dim), make.linear(dim, dim)
         self.layers = Slots({1: first, 3: second})
 
     def __call__(
@@ -90,13 +88,13 @@ class Attention(nnx.Module):
     Images are given no position, so that their order cannot matter.
     """
 
-    def __init__(self, dim: int, count: int, **options: Unpack[Options]):
-        self.dtype = options["dtype"]
+    def __init__(self, make: Maker, dim: int, count: int):
+        self.dtype = make.dtype
         self.norm = LayerNorm(dim)
-        key = options["rngs"].params()
+        key = make.key()
         self.query = nnx.Param(nnx.initializers.normal(1.0)(key, (QUERIES, dim)))
-        self.kv = linear(dim, 2 * dim, **options)
-        self.proj = linear(QUERIES * dim, dim, bias=False, **options)
+        self.kv = make.linear(dim, 2 * dim)
+        self.proj = make.linear(QUERIES * dim, dim, bias=False)
 
     def __call__(
         self, vectors: Float[Array, "b k d"], present: Bool[Array, "b k"]

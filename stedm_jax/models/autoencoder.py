@@ -2,7 +2,7 @@
 
     "kl"  encode -> (mean, log variance) of a normal distribution for each latent value
           KL to N(0, 1) = 1/2 (mean^2 + var - 1 - log var)                                       (1)
-    "vq"  encode -> the latent before quantisation; decode replaces it by the nearest code first
+    "vq"  encode -> the latent before quantization; decode replaces it by the nearest code first
           loss = |sg(z) - code|^2 + beta |z - sg(code)|^2, beta 0.25                             (2)
           LDM's released code has beta on the first term instead: `legacy_codebook`
 
@@ -14,17 +14,16 @@ Group normalization has eps 1e-6 here, and stride-2 convolutions pad (0, 1): on 
 
 import math
 from collections.abc import Sequence
-from typing import Unpack
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from stedm_jax.models.convolution import upsample_nearest
-from stedm_jax.models.layers import GroupNorm, Options, Slots, attention, conv, linear
+from stedm_jax.models.layers import GroupNorm, Maker, Slots, attention
 
 EPS = 1e-6
 BETA = 0.25
@@ -36,10 +35,10 @@ PAIRS = 1 << 27
 class ResnetBlock(nnx.Module):
     """x + conv2(silu(norm2(conv1(silu(norm1(x))))))."""
 
-    def __init__(self, cin: int, cout: int, **options: Unpack[Options]):
+    def __init__(self, make: Maker, cin: int, cout: int):
         self.norm1, self.norm2 = GroupNorm(cin, eps=EPS), GroupNorm(cout, eps=EPS)
-        self.conv1, self.conv2 = conv(cin, cout, 3, **options), conv(cout, cout, 3, **options)
-        self.nin_shortcut = None if cin == cout else conv(cin, cout, 1, **options)
+        self.conv1, self.conv2 = make.conv(cin, cout, 3), make.conv(cout, cout, 3)
+        self.nin_shortcut = None if cin == cout else make.conv(cin, cout, 1)
 
     def __call__(self, x: Float[Array, "b h w cin"]) -> Float[Array, "b h w cout"]:
         h = self.conv1(nnx.silu(self.norm1(x)))
@@ -51,11 +50,9 @@ class AttnBlock(nnx.Module):
     """Self-attention with one head over all positions; LDM keeps the projections as 1x1
     convolutions."""
 
-    def __init__(self, channels: int, **options: Unpack[Options]):
+    def __init__(self, make: Maker, channels: int):
         self.norm = GroupNorm(channels, eps=EPS)
-        self.q, self.k, self.v, self.proj_out = (
-            linear(channels, channels, **options) for _ in range(4)
-        )
+        self.q, self.k, self.v, self.proj_out = (make.linear(channels, channels) for _ in range(4))
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         b, _, _, c = x.shape
@@ -67,10 +64,10 @@ class AttnBlock(nnx.Module):
 class Middle(nnx.Module):
     """ResnetBlock, attention if wanted, ResnetBlock."""
 
-    def __init__(self, channels: int, attn: bool, **options: Unpack[Options]):
-        self.block_1 = ResnetBlock(channels, channels, **options)
-        self.attn_1 = AttnBlock(channels, **options) if attn else None
-        self.block_2 = ResnetBlock(channels, channels, **options)
+    def __init__(self, make: Maker, channels: int, attn: bool):
+        self.block_1 = ResnetBlock(make, channels, channels)
+        self.attn_1 = AttnBlock(make, channels) if attn else None
+        self.block_2 = ResnetBlock(make, channels, channels)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         x = self.block_1(x)
@@ -80,10 +77,10 @@ class Middle(nnx.Module):
 class Resample(nnx.Module):
     """Half the size (stride 2, padded on the far side) or twice the size (repeat, convolve)."""
 
-    def __init__(self, channels: int, up: bool, **options: Unpack[Options]):
+    def __init__(self, make: Maker, channels: int, up: bool):
         self.up = up
         place = {} if up else {"stride": 2, "padding": ((0, 1), (0, 1))}
-        self.conv = conv(channels, channels, 3, **place, **options)
+        self.conv = make.conv(channels, channels, 3, **place)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
         return self.conv(upsample_nearest(x) if self.up else x)
@@ -92,11 +89,11 @@ class Resample(nnx.Module):
 class Level(nnx.Module):
     """The blocks of one resolution and, unless it is the last one, the change of resolution."""
 
-    def __init__(self, cin: int, cout: int, blocks: int, resample: str, **options: Unpack[Options]):
+    def __init__(self, make: Maker, cin: int, cout: int, blocks: int, resample: str):
         inputs = [cin] + [cout] * (blocks - 1)
-        self.block = Slots([ResnetBlock(each, cout, **options) for each in inputs])
-        self.downsample = Resample(cout, False, **options) if resample == "down" else None
-        self.upsample = Resample(cout, True, **options) if resample == "up" else None
+        self.block = Slots([ResnetBlock(make, each, cout) for each in inputs])
+        self.downsample = Resample(make, cout, False) if resample == "down" else None
+        self.upsample = Resample(make, cout, True) if resample == "up" else None
 
     def __call__(self, x: Float[Array, "b h w cin"]) -> Float[Array, "b h2 w2 cout"]:
         for block in self.block:
@@ -111,22 +108,22 @@ class Encoder(nnx.Module):
 
     def __init__(
         self,
+        make: Maker,
         cout: int,
         base: int,
         widths: Sequence[int],
         blocks: int,
         attn: bool,
-        **options: Unpack[Options],
     ):
-        self.conv_in, channels = conv(3, base, 3, **options), base
+        self.conv_in, channels = make.conv(3, base, 3), base
         self.down = Slots()
         for depth, width in enumerate(widths):
             step = "down" if depth < len(widths) - 1 else ""
-            self.down.append(Level(channels, width, blocks, step, **options))
+            self.down.append(Level(make, channels, width, blocks, step))
             channels = width
-        self.mid = Middle(channels, attn, **options)
+        self.mid = Middle(make, channels, attn)
         self.norm_out = GroupNorm(channels, eps=EPS)
-        self.conv_out = conv(channels, cout, 3, **options)
+        self.conv_out = make.conv(channels, cout, 3)
 
     def __call__(self, x: Float[Array, "b h w 3"]) -> Float[Array, "b h2 w2 cout"]:
         h = self.conv_in(x)
@@ -140,23 +137,23 @@ class Decoder(nnx.Module):
 
     def __init__(
         self,
+        make: Maker,
         cin: int,
         widths: Sequence[int],
         blocks: int,
         attn: bool,
-        **options: Unpack[Options],
     ):
         channels = widths[-1]
-        self.conv_in = conv(cin, channels, 3, **options)
-        self.mid = Middle(channels, attn, **options)
+        self.conv_in = make.conv(cin, channels, 3)
+        self.mid = Middle(make, channels, attn)
         levels = []
         for depth, width in reversed(list(enumerate(widths))):
-            levels.append(Level(channels, width, blocks + 1, "up" if depth else "", **options))
+            levels.append(Level(make, channels, width, blocks + 1, "up" if depth else ""))
             channels = width
         # Numbered by resolution, as in LDM: the first one applied is the last one listed.
         self.up = Slots(levels[::-1])
         self.norm_out = GroupNorm(channels, eps=EPS)
-        self.conv_out = conv(channels, 3, 3, **options)
+        self.conv_out = make.conv(channels, 3, 3)
 
     def features(self, z: Float[Array, "b h w cin"]) -> Float[Array, "b h2 w2 c"]:
         """All but the last convolution."""
@@ -169,11 +166,11 @@ class Decoder(nnx.Module):
 class Codebook(nnx.Module):
     """The codes of a VQ autoencoder, with LDM's initial range of 1 / number of codes."""
 
-    def __init__(self, codes: int, channels: int, rngs: nnx.Rngs):
-        def init(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
+    def __init__(self, make: Maker, codes: int, channels: int):
+        def init(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
             return jax.random.uniform(key, shape, dtype, -1.0 / codes, 1.0 / codes)
 
-        self.embedding = nnx.Embed(codes, channels, embedding_init=init, rngs=rngs)
+        self.embedding = nnx.Embed(codes, channels, embedding_init=init, rngs=make.rngs)
 
     def __call__(self, z: Float[Array, "*n c"]) -> Int[Array, "*n"]:
         """Index of the nearest code of each vector, found in full precision."""
@@ -215,6 +212,7 @@ class Autoencoder(nnx.Module):
 
     def __init__(
         self,
+        make: Maker,
         *,
         kind: str,
         channels: int,
@@ -224,19 +222,16 @@ class Autoencoder(nnx.Module):
         codes: int = 8192,
         attention: bool = True,
         legacy_codebook: bool = False,
-        dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
     ):
-        kw: Options = {"rngs": rngs, "dtype": dtype}
-        self.kind, self.dtype = kind, dtype
+        self.kind, self.dtype = kind, make.dtype
         self.beta = (BETA, 1.0) if legacy_codebook else (1.0, BETA)
         moments = latent_channels * (2 if kind == "kl" else 1)
         widths = [channels * multiplier for multiplier in multipliers]
-        self.encoder = Encoder(moments, channels, widths, res_blocks, attention, **kw)
-        self.decoder = Decoder(latent_channels, widths, res_blocks, attention, **kw)
-        self.quant_conv = conv(moments, moments, 1, **kw)
-        self.post_quant_conv = conv(latent_channels, latent_channels, 1, **kw)
-        self.quantize = Codebook(codes, latent_channels, rngs) if kind == "vq" else None
+        self.encoder = Encoder(make, moments, channels, widths, res_blocks, attention)
+        self.decoder = Decoder(make, latent_channels, widths, res_blocks, attention)
+        self.quant_conv = make.conv(moments, moments, 1)
+        self.post_quant_conv = make.conv(latent_channels, latent_channels, 1)
+        self.quantize = Codebook(make, codes, latent_channels) if kind == "vq" else None
 
     def encode(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 m"]:
         """kl: mean and log variance (clipped to [-30, 20]), concatenated; vq: the raw latent."""

@@ -17,7 +17,7 @@ context of zeros (or with no token present) adds nothing but the bias of the pro
 """
 
 import math
-from typing import NamedTuple, Unpack
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,12 +27,10 @@ from jaxtyping import Array, Bool, Float, Num
 from stedm_jax.models.layers import (
     GroupNorm,
     LayerNorm,
-    Options,
+    Maker,
     Slots,
     attention,
-    conv,
     dropout,
-    linear,
     upsample_conv,
     zeros,
 )
@@ -57,21 +55,21 @@ class ResBlock(nnx.Module):
 
     def __init__(
         self,
+        make: Maker,
         cin: int,
         cout: int,
         emb: int,
         *,
         rate: float = 0.0,
         style: int = 0,
-        **options: Unpack[Options],
     ):
         self.rate = rate
-        self.in_layers = Slots({0: GroupNorm(cin), 2: conv(cin, cout, 3, **options)})
-        self.emb_layers = Slots({1: linear(emb, cout, **options)})
-        layers = {1: linear(style, 2 * cout, **options, init=zeros)} if style else {}
+        self.in_layers = Slots({0: GroupNorm(cin), 2: make.conv(cin, cout, 3)})
+        self.emb_layers = Slots({1: make.linear(emb, cout)})
+        layers = {1: make.linear(style, 2 * cout, init=zeros)} if style else {}
         self.style_layers = Slots(layers) if style else None
-        self.out_layers = Slots({0: GroupNorm(cout), 3: conv(cout, cout, 3, **options, init=zeros)})
-        self.skip_connection = None if cin == cout else conv(cin, cout, 1, **options)
+        self.out_layers = Slots({0: GroupNorm(cout), 3: make.conv(cout, cout, 3, init=zeros)})
+        self.skip_connection = None if cin == cout else make.conv(cin, cout, 1)
 
     def __call__(
         self,
@@ -94,11 +92,11 @@ class ResBlock(nnx.Module):
 class AttentionBlock(nnx.Module):
     """Equation (3) over all positions; the projection to q, k, v is ordered head by head."""
 
-    def __init__(self, channels: int, heads: int, **options: Unpack[Options]):
+    def __init__(self, make: Maker, channels: int, heads: int):
         self.heads = heads
         self.norm = GroupNorm(channels)
-        self.qkv = linear(channels, 3 * channels, **options)
-        self.proj_out = linear(channels, channels, init=zeros, **options)
+        self.qkv = make.linear(channels, 3 * channels)
+        self.proj_out = make.linear(channels, channels, init=zeros)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         b, h, w, c = x.shape
@@ -111,8 +109,8 @@ class AttentionBlock(nnx.Module):
 class Downsample(nnx.Module):
     """Half the size by a convolution of stride 2, padded by one on each side."""
 
-    def __init__(self, channels: int, **options: Unpack[Options]):
-        self.op = conv(channels, channels, 3, stride=2, **options)
+    def __init__(self, make: Maker, channels: int):
+        self.op = make.conv(channels, channels, 3, stride=2)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
         return self.op(x)
@@ -121,8 +119,8 @@ class Downsample(nnx.Module):
 class Upsample(nnx.Module):
     """Twice the size by repeating pixels, then a convolution."""
 
-    def __init__(self, channels: int, **options: Unpack[Options]):
-        self.conv = conv(channels, channels, 3, **options)
+    def __init__(self, make: Maker, channels: int):
+        self.conv = make.conv(channels, channels, 3)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
         return upsample_conv(self.conv, x)
@@ -143,12 +141,12 @@ class Tokens(NamedTuple):
 class CrossAttention(nnx.Module):
     """Multi-head attention of `x` to a context; to `x` itself without one."""
 
-    def __init__(self, dim: int, context_dim: int, heads: int, **options: Unpack[Options]):
+    def __init__(self, make: Maker, dim: int, context_dim: int, heads: int):
         self.heads = heads
-        self.to_q = linear(dim, dim, bias=False, **options)
-        self.to_k = linear(context_dim, dim, bias=False, **options)
-        self.to_v = linear(context_dim, dim, bias=False, **options)
-        self.to_out = Slots({0: linear(dim, dim, **options)})
+        self.to_q = make.linear(dim, dim, bias=False)
+        self.to_k = make.linear(context_dim, dim, bias=False)
+        self.to_v = make.linear(context_dim, dim, bias=False)
+        self.to_out = Slots({0: make.linear(dim, dim)})
 
     def __call__(
         self,
@@ -169,8 +167,8 @@ class CrossAttention(nnx.Module):
 class GEGLU(nnx.Module):
     """A linear layer of which one half gates the other."""
 
-    def __init__(self, dim: int, hidden: int, **options: Unpack[Options]):
-        self.proj = linear(dim, 2 * hidden, **options)
+    def __init__(self, make: Maker, dim: int, hidden: int):
+        self.proj = make.linear(dim, 2 * hidden)
 
     def __call__(self, x: Float[Array, "b n c"]) -> Float[Array, "b n e"]:
         value, gate = jnp.split(self.proj(x), 2, axis=-1)
@@ -180,8 +178,8 @@ class GEGLU(nnx.Module):
 class FeedForward(nnx.Module):
     """Equation (6)."""
 
-    def __init__(self, dim: int, **options: Unpack[Options]):
-        self.net = Slots({0: GEGLU(dim, 4 * dim, **options), 2: linear(4 * dim, dim, **options)})
+    def __init__(self, make: Maker, dim: int):
+        self.net = Slots({0: GEGLU(make, dim, 4 * dim), 2: make.linear(4 * dim, dim)})
 
     def __call__(self, x: Float[Array, "b n c"]) -> Float[Array, "b n c"]:
         return self.net[2](self.net[0](x))
@@ -190,10 +188,10 @@ class FeedForward(nnx.Module):
 class TransformerBlock(nnx.Module):
     """Equation (5); `context_dim` 0 makes the second attention one to `x` itself, as published."""
 
-    def __init__(self, dim: int, context_dim: int, heads: int, **options: Unpack[Options]):
-        self.attn1 = CrossAttention(dim, dim, heads, **options)
-        self.attn2 = CrossAttention(dim, context_dim or dim, heads, **options)
-        self.ff = FeedForward(dim, **options)
+    def __init__(self, make: Maker, dim: int, context_dim: int, heads: int):
+        self.attn1 = CrossAttention(make, dim, dim, heads)
+        self.attn2 = CrossAttention(make, dim, context_dim or dim, heads)
+        self.ff = FeedForward(make, dim)
         self.norm1, self.norm2, self.norm3 = LayerNorm(dim), LayerNorm(dim), LayerNorm(dim)
 
     def __call__(
@@ -215,13 +213,13 @@ class SpatialTransformer(nnx.Module):
         context_dim: length of a context token, 0 for no context.
     """
 
-    def __init__(self, channels: int, heads: int, context_dim: int, **options: Unpack[Options]):
-        self.dtype, self.context_dim = options["dtype"], context_dim
+    def __init__(self, make: Maker, channels: int, heads: int, context_dim: int):
+        self.dtype, self.context_dim = make.dtype, context_dim
         self.norm = GroupNorm(channels, eps=1e-6)
-        self.proj_in = conv(channels, channels, 1, **options)
-        block = TransformerBlock(channels, context_dim, heads, **options)
+        self.proj_in = make.conv(channels, channels, 1)
+        block = TransformerBlock(make, channels, context_dim, heads)
         self.transformer_blocks = Slots([block])
-        self.proj_out = conv(channels, channels, 1, **options, init=zeros)
+        self.proj_out = make.conv(channels, channels, 1, init=zeros)
 
     def __call__(
         self, x: Float[Array, "b h w c"], context: Tokens | None = None

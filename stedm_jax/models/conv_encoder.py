@@ -8,14 +8,12 @@ a weight of their own; among the hundreds of others they would hardly count.
 """
 
 from itertools import pairwise
-from typing import Unpack
 
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from stedm_jax.models.layers import GroupNorm, Options, Slots, conv, linear
+from stedm_jax.models.layers import GroupNorm, Maker, Slots
 
 # Mean and deviation of the optical density of tissue, and how much both vary from stain to stain.
 OD_MEAN, OD_STD, OD_SPREAD = 0.5, 0.25, 0.2
@@ -40,35 +38,32 @@ def moments(x: Float[Array, "n h w c"]) -> Float[Array, "n m"]:
 class StridedBlock(nnx.Module):
     """Half the size: a residual block around a strided 1x1 shortcut."""
 
-    def __init__(self, cin: int, cout: int, **options: Unpack[Options]):
+    def __init__(self, make: Maker, cin: int, cout: int):
         self.norm1, self.norm2 = GroupNorm(cin), GroupNorm(cout)
-        self.conv1 = conv(cin, cout, 3, stride=2, **options)
-        self.conv2 = conv(cout, cout, 3, **options)
-        self.shortcut = conv(cin, cout, 1, stride=2, **options)
+        self.conv1 = make.conv(cin, cout, 3, stride=2)
+        self.conv2 = make.conv(cout, cout, 3)
+        self.shortcut = make.conv(cin, cout, 1, stride=2)
 
     def __call__(self, x: Float[Array, "n h w cin"]) -> Float[Array, "n h2 w2 cout"]:
         h = self.conv1(nnx.silu(self.norm1(x)))
         return self.shortcut(x) + self.conv2(nnx.silu(self.norm2(h)))
 
 
-def conv_encoder(width: int, dim: int, remat: bool, **options: Unpack[Options]) -> "ConvEncoder":
+def conv_encoder(make: Maker, width: int, dim: int, remat: bool) -> "ConvEncoder":
     """The style encoder "conv"; `width` 0 stands for 32."""
-    return ConvEncoder(width=width or 32, dim=dim, **options)
+    return ConvEncoder(make, width=width or 32, dim=dim)
 
 
 class ConvEncoder(nnx.Module):
     """Images in [-1, 1] to vectors; channels are width, 2 width, 4 width, 4 width."""
 
-    def __init__(self, *, width: int, dim: int, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
-        options: Options = {"rngs": rngs, "dtype": dtype}
-        self.dtype = dtype
+    def __init__(self, make: Maker, *, width: int, dim: int):
+        self.dtype = make.dtype
         widths = (width, 2 * width, 4 * width, 4 * width)
-        self.stem = conv(3, width, 4, stride=4, padding="VALID", **options)
-        self.blocks = Slots([StridedBlock(a, b, **options) for a, b in pairwise(widths)])
-        self.colour = linear(6, dim, **options)
-        self.head = Slots(
-            {0: linear(2 * sum(widths), dim, **options), 2: linear(dim, dim, **options)}
-        )
+        self.stem = make.conv(3, width, 4, stride=4, padding="VALID")
+        self.blocks = Slots([StridedBlock(make, a, b) for a, b in pairwise(widths)])
+        self.colour = make.linear(6, dim)
+        self.head = Slots({0: make.linear(2 * sum(widths), dim), 2: make.linear(dim, dim)})
 
     def __call__(self, x: Float[Array, "n h w 3"]) -> Float[Array, "n d"]:
         """Height and width of at least 32; what is left over by a division by 4 is not seen."""

@@ -7,14 +7,13 @@ default, is left out.
 """
 
 from collections.abc import Sequence
-from typing import Any, Unpack
+from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from stedm_jax.models.layers import LayerNorm, Mlp, Options, Slots, conv, trunc_normal
+from stedm_jax.models.layers import LayerNorm, Maker, Mlp, Slots, trunc_normal
 
 SIZES: dict[str, dict[str, Any]] = {
     "convnext_tiny": {"depths": (3, 3, 9, 3), "widths": (96, 192, 384, 768)},
@@ -27,8 +26,8 @@ LAYER_SCALE = 1e-6
 class Block(nnx.Module):
     """x + gamma * mlp(norm(depth-wise 7x7 convolution of x))."""
 
-    def __init__(self, dim: int, **options: Unpack[Options]):
-        self.dtype = options["dtype"]
+    def __init__(self, make: Maker, dim: int):
+        self.dtype = make.dtype
         self.conv_dw = nnx.Conv(
             dim,
             dim,
@@ -36,10 +35,11 @@ class Block(nnx.Module):
             padding=((3, 3), (3, 3)),
             feature_group_count=dim,
             kernel_init=trunc_normal,
-            **options,
+            rngs=make.rngs,
+            dtype=make.dtype,
         )
         self.norm = LayerNorm(dim, eps=1e-6)
-        self.mlp = Mlp(dim, 4 * dim, **options)
+        self.mlp = Mlp(make, dim, 4 * dim)
         self.gamma = nnx.Param(jnp.full(dim, LAYER_SCALE, jnp.float32))
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
@@ -50,13 +50,13 @@ class Block(nnx.Module):
 class Stage(nnx.Module):
     """A norm and a strided convolution, where the width changes; then the blocks."""
 
-    def __init__(self, cin: int, dim: int, depth: int, **options: Unpack[Options]):
+    def __init__(self, make: Maker, cin: int, dim: int, depth: int):
         layers = []
         if cin != dim:
             shrink = {"stride": 2, "padding": "VALID", "init": trunc_normal}
-            layers = [LayerNorm(cin, eps=1e-6), conv(cin, dim, 2, **shrink, **options)]
+            layers = [LayerNorm(cin, eps=1e-6), make.conv(cin, dim, 2, **shrink)]
         self.downsample = Slots(layers) if layers else None
-        self.blocks = Slots([Block(dim, **options) for _ in range(depth)])
+        self.blocks = Slots([Block(make, dim) for _ in range(depth)])
 
     def __call__(self, x: Float[Array, "b h w cin"]) -> Float[Array, "b h2 w2 c"]:
         for layer in self.downsample or ():
@@ -72,19 +72,17 @@ class ConvNeXt(nnx.Module):
 
     def __init__(
         self,
+        make: Maker,
         *,
         depths: Sequence[int],
         widths: Sequence[int],
-        dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
     ):
-        options: Options = {"rngs": rngs, "dtype": dtype}
-        self.dtype, self.widths = dtype, tuple(widths)
-        stem = conv(3, widths[0], 4, stride=4, padding="VALID", init=trunc_normal, **options)
+        self.dtype, self.widths = make.dtype, tuple(widths)
+        stem = make.conv(3, widths[0], 4, stride=4, padding="VALID", init=trunc_normal)
         self.stem = Slots([stem, LayerNorm(widths[0], eps=1e-6)])
         inputs = [widths[0], *widths[:-1]]
         sizes = zip(inputs, widths, depths, strict=True)
-        self.stages = Slots([Stage(*each, **options) for each in sizes])
+        self.stages = Slots([Stage(make, *each) for each in sizes])
 
     def __call__(
         self, x: Float[Array, "b h w 3"], train: bool = False, key: Any = None
@@ -98,7 +96,7 @@ class ConvNeXt(nnx.Module):
 
 
 def encoder(
-    name: str, sizes: dict[str, Any], *, norm: str, drop_path: float, **options: Unpack[Options]
+    make: Maker, name: str, sizes: dict[str, Any], *, norm: str, drop_path: float
 ) -> ConvNeXt:
     """One of SIZES, for a segmenter; it has no norm to choose and drops no paths."""
-    return ConvNeXt(**SIZES[name], **options)
+    return ConvNeXt(make, **SIZES[name])

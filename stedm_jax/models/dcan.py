@@ -23,17 +23,16 @@ starts as bilinear interpolation; dropout after `fc6` and `fc7`. With two classe
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple, Unpack
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import lax
-from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from stedm_jax.models.layers import Options, Slots, conv, dropout, to_imagenet
+from stedm_jax.models.layers import Maker, Slots, dropout, to_imagenet
 from stedm_jax.models.vgg import WIDTHS, VggFeatures, pool
 
 STRIDES, DROPOUT, THRESHOLD = (8, 16, 32), 0.5, 0.5
@@ -119,8 +118,8 @@ class Deconvolution(nnx.Module):
 class Level(nnx.Module):
     """A score of one level, at full size."""
 
-    def __init__(self, cin: int, classes: int, stride: int, **options: Unpack[Options]):
-        self.score = conv(cin, classes, 1, **options)
+    def __init__(self, make: Maker, cin: int, classes: int, stride: int):
+        self.score = make.conv(cin, classes, 1)
         self.up = Deconvolution(classes, stride)
 
     def __call__(self, x: Float[Array, "b h w cin"]) -> Float[Array, "b h2 w2 k"]:
@@ -139,24 +138,22 @@ class Dcan(nnx.Module):
 
     def __init__(
         self,
+        make: Maker,
         *,
         classes: int = 2,
         widths: Sequence[int] = WIDTHS,
         hidden: int = 1024,
         imagenet_input: bool = False,
-        dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
     ):
-        options: Options = {"rngs": rngs, "dtype": dtype}
         self.imagenet_input = imagenet_input
-        self.features = VggFeatures(widths, **options)
-        self.fc6 = conv(widths[4], hidden, 3, init=he, **options)
-        self.fc7 = conv(hidden, hidden, 1, init=he, **options)
+        self.features = VggFeatures(make, widths)
+        self.fc6 = make.conv(widths[4], hidden, 3, init=he)
+        self.fc7 = make.conv(hidden, hidden, 1, init=he)
         channels = (widths[3], widths[4], hidden)
 
         def path(logits: int) -> Slots:
             sizes = zip(channels, STRIDES, strict=True)
-            return Slots([Level(cin, logits, stride, **options) for cin, stride in sizes])
+            return Slots([Level(make, cin, logits, stride) for cin, stride in sizes])
 
         self.objects, self.contours = path(classes), path(2)
 

@@ -4,17 +4,16 @@ logits of prototypes.
     h = mlp(x),  three linear layers with GELU between                                  (1)
     logits = (h / |h|) . (w_k / |w_k|)   for each prototype k, without bias               (2)
 
-Dividing by |w_k| is a weight normalisation whose gain stays 1, which DINO found to be the stable
+Dividing by |w_k| is a weight normalization whose gain stays 1, which DINO found to be the stable
 one.
 """
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Float32
 
-from stedm_jax.models.layers import Slots, linear, trunc_normal
+from stedm_jax.models.layers import Maker, Slots, trunc_normal
 
 TINY = 1e-12
 
@@ -29,18 +28,17 @@ class DinoHead(nnx.Module):
 
     def __init__(
         self,
+        make: Maker,
         width: int,
         *,
         hidden: int,
         bottleneck: int,
         prototypes: int,
-        dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
     ):
-        kw, self.dtype = {"rngs": rngs, "dtype": dtype, "init": trunc_normal}, dtype
-        first, second = linear(width, hidden, **kw), linear(hidden, hidden, **kw)
-        self.mlp = Slots({0: first, 2: second, 4: linear(hidden, bottleneck, **kw)})
-        last = nnx.initializers.normal()(rngs.params(), (bottleneck, prototypes), jnp.float32)
+        self.dtype = make.dtype
+        sizes = ((0, width, hidden), (2, hidden, hidden), (4, hidden, bottleneck))
+        self.mlp = Slots({slot: make.linear(a, b, init=trunc_normal) for slot, a, b in sizes})
+        last = nnx.initializers.normal()(make.key(), (bottleneck, prototypes), jnp.float32)
         self.last_layer = nnx.Param(last)
 
     def __call__(self, x: Float[Array, "n c"]) -> Float32[Array, "n k"]:

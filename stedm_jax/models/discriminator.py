@@ -13,11 +13,10 @@ With 3 layers of 64 filters: 2.8 M parameters, patches of 70 pixels. The norm is
 
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PyTree
 
 from stedm_jax.models.batch_norm import BatchNorm
-from stedm_jax.models.layers import GroupNorm, Slots, conv
+from stedm_jax.models.layers import GroupNorm, Maker, Slots
 
 DISCRIMINATOR = "discriminator"
 """Where its parameters stand beside those of the autoencoder that it trains."""
@@ -40,25 +39,24 @@ class Discriminator(nnx.Module):
 
     def __init__(
         self,
+        make: Maker,
         *,
         filters: int = 64,
         layers: int = 3,
         norm: str = "batch",
-        dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
     ):
-        kw = {"padding": ((1, 1), (1, 1)), "init": init, "rngs": rngs, "dtype": dtype}
-        self.dtype = dtype
-        main: dict[int, nnx.Module] = {0: conv(3, filters, 4, stride=2, **kw)}
+        kw = {"padding": ((1, 1), (1, 1)), "init": init}
+        self.dtype = make.dtype
+        main: dict[int, nnx.Module] = {0: make.conv(3, filters, 4, stride=2, **kw)}
         number, channels = 2, filters
         for layer in range(1, layers + 1):
             cout = filters * min(2**layer, 8)
             stride = 2 if layer < layers else 1
-            main[number] = conv(channels, cout, 4, stride=stride, bias=norm != "batch", **kw)
+            main[number] = make.conv(channels, cout, 4, stride=stride, bias=norm != "batch", **kw)
             if norm != "none":
-                main[number + 1] = batch_norm(cout, rngs) if norm == "batch" else GroupNorm(cout)
+                main[number + 1] = batch_norm(make, cout) if norm == "batch" else GroupNorm(cout)
             number, channels = number + 3, cout
-        main[number] = conv(channels, 1, 4, **kw)
+        main[number] = make.conv(channels, 1, 4, **kw)
         self.main, self.layers, self.norm = Slots(main), layers, norm
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 1"]:
@@ -69,9 +67,9 @@ class Discriminator(nnx.Module):
         return self.main[2 + 3 * self.layers](h).astype(jnp.float32)
 
 
-def batch_norm(channels: int, rngs: nnx.Rngs) -> BatchNorm:
+def batch_norm(make: Maker, channels: int) -> BatchNorm:
     """By the batch at hand; begins with scales spread around 1, as published."""
-    scale = 1.0 + init(rngs.params(), (channels,), jnp.float32)
+    scale = 1.0 + init(make.key(), (channels,), jnp.float32)
     return BatchNorm(channels, track=False, scale=scale)
 
 
@@ -81,5 +79,5 @@ def leaky(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
 
 
 def hinge(real: Float[Array, "*n"], made: Float[Array, "*n"]) -> Float[Array, ""]:
-    """What the discriminator minimises: 1/2 mean relu(1 - real) + 1/2 mean relu(1 + made)."""
+    """What the discriminator minimizes: 1/2 mean relu(1 - real) + 1/2 mean relu(1 + made)."""
     return 0.5 * (nnx.relu(1.0 - real).mean() + nnx.relu(1.0 + made).mean())

@@ -17,10 +17,9 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from stedm_jax.models.layers import Options, Slots, conv, dropout, resize, to_imagenet, zeros
+from stedm_jax.models.layers import Maker, Slots, dropout, resize, to_imagenet, zeros
 from stedm_jax.models.vgg import WIDTHS, VggFeatures, pool
 
 DROPOUT = 0.5
@@ -43,22 +42,20 @@ class Fcn8s(nnx.Module):
 
     def __init__(
         self,
+        make: Maker,
         *,
         classes: int,
         widths: Sequence[int] = WIDTHS,
         hidden: int = 4096,
         imagenet_input: bool = False,
-        dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
     ):
-        options: Options = {"rngs": rngs, "dtype": dtype}
         self.imagenet_input = imagenet_input
-        self.features = VggFeatures(widths, **options)
-        wide = conv(widths[-1], hidden, 7, init=he, **options)
-        self.classifier = Slots({0: wide, 3: conv(hidden, hidden, 1, init=he, **options)})
-        self.score_fr = conv(hidden, classes, 1, init=zeros, **options)
-        self.score_pool4 = conv(widths[3], classes, 1, init=zeros, **options)
-        self.score_pool3 = conv(widths[2], classes, 1, init=zeros, **options)
+        self.features = VggFeatures(make, widths)
+        wide = make.conv(widths[-1], hidden, 7, init=he)
+        self.classifier = Slots({0: wide, 3: make.conv(hidden, hidden, 1, init=he)})
+        self.score_fr = make.conv(hidden, classes, 1, init=zeros)
+        self.score_pool4 = make.conv(widths[3], classes, 1, init=zeros)
+        self.score_pool3 = make.conv(widths[2], classes, 1, init=zeros)
 
     def __call__(
         self, x: Float[Array, "b h w 3"], train: bool = False, key: PRNGKeyArray | None = None

@@ -13,7 +13,7 @@ def forward_flops(fn: Callable[..., Any], *abstract_args: Any) -> float:
     """FLOPs of one call of `fn`, where one multiplication with addition counts as two.
 
     `abstract_args` are arrays or `jax.ShapeDtypeStruct`, in nested dicts if need be. Counted on the
-    traced program before XLA's optimisation, so that it takes seconds and no memory at any size.
+    traced program before XLA's optimization, so that it takes seconds and no memory at any size.
     What is done for a CPU alone (`convolution.py`) is not counted.
     """
     with as_published():

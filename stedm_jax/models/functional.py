@@ -25,9 +25,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.extend import random as extend_random
+from jax.typing import DTypeLike
 from jaxtyping import Array, UInt32
 
 from stedm_jax.common.flop_counts import counted_as
+from stedm_jax.models.layers import Maker
 
 Params = dict[str, Any]
 
@@ -95,26 +97,26 @@ class _Stream(nnx.RngStream):
         return key
 
 
-def _rngs(key: jax.Array) -> nnx.Rngs:
-    rngs = nnx.Rngs(key)
-    rngs.default = _Stream(key, tag="default")
-    return rngs
-
-
 class Functional:
     """A network that is described once by `build` and then used through pure functions.
 
     Args:
         build: makes the module; called only under `jax.eval_shape` or inside `init`.
+        dtype: of the computation; parameters and outputs are float32.
     """
 
-    def __init__(self, build: Callable[[nnx.Rngs], nnx.Module]):
-        self.build = build
+    def __init__(self, build: Callable[[Maker], nnx.Module], dtype: DTypeLike = jnp.float32):
+        self.build, self.dtype = build, dtype
 
     @cached_property
     def _split(self) -> tuple[Any, Any]:
         """(graph, abstract state); costs no memory for the parameters."""
-        return nnx.split(nnx.eval_shape(lambda: self.build(_rngs(jax.random.key(0)))))
+        return nnx.split(nnx.eval_shape(lambda: self._module(jax.random.key(0))))
+
+    def _module(self, key: jax.Array) -> nnx.Module:
+        rngs = nnx.Rngs(key)
+        rngs.default = _Stream(key, tag="default")
+        return self.build(Maker(rngs, self.dtype))
 
     @property
     def abstract(self) -> Params:
@@ -124,7 +126,7 @@ class Functional:
     def init(self, key: jax.Array) -> Params:
         """New parameters; `key` is a typed PRNG key and may be traced, so that this can be
         jitted."""
-        return nnx.to_pure_dict(nnx.state(self.build(_rngs(light_key(key))), nnx.Param))
+        return nnx.to_pure_dict(nnx.state(self._module(light_key(key)), nnx.Param))
 
     def module(self, params: Params) -> Any:
         """The module with `params` in it, for a caller that needs several of its methods."""

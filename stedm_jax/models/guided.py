@@ -11,16 +11,14 @@ guide/patch_fc, guide/region_fc.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Unpack
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Num
 
-from stedm_jax.models.functional import Functional
-from stedm_jax.models.layers import Options, linear
+from stedm_jax.models.layers import Maker
 from stedm_jax.models.unet import UNet
 
 TOKENS = ("patch", "region")
@@ -39,15 +37,15 @@ class Guide(nnx.Module):
 
     def __init__(
         self,
+        make: Maker,
         widths: Mapping[str, int],
         dim: int,
         *,
         normalize: bool = True,
-        **options: Unpack[Options],
     ):
         self.tokens, self.normalize = tuple(name for name in TOKENS if name in widths), normalize
         for name in self.tokens:
-            setattr(self, f"{name}_fc", linear(widths[name], dim, **options))
+            setattr(self, f"{name}_fc", make.linear(widths[name], dim))
 
     def __call__(self, embeddings: Embeddings) -> Float[Array, "b n dim"]:
         """Tokens of (b, length) arrays, in the order of TOKENS."""
@@ -61,10 +59,24 @@ class Guide(nnx.Module):
 
 
 class GuidedUNet(nnx.Module):
-    """Equation (2); without a guide a plain UNet, whose transformers see the zero vector."""
+    """Equation (2); without a guide a plain UNet, whose transformers see the zero vector.
 
-    def __init__(self, unet: UNet, guide: Guide | None):
-        self.unet, self.guide = unet, guide
+    Args:
+        widths, dim, normalize: of the guide; without widths there is none.
+        unet: arguments of UNet.
+    """
+
+    def __init__(
+        self,
+        make: Maker,
+        *,
+        widths: Mapping[str, int],
+        dim: int,
+        normalize: bool = True,
+        **unet: Any,
+    ):
+        self.guide = Guide(make, widths, dim, normalize=normalize) if widths else None
+        self.unet = UNet(make, **unet)
 
     def __call__(
         self,
@@ -89,39 +101,3 @@ class GuidedUNet(nnx.Module):
 
     def _context(self, embeddings: Embeddings | None) -> Float[Array, "b n dim"] | None:
         return None if self.guide is None or embeddings is None else self.guide(embeddings)
-
-
-def guided_unet(
-    unet: Functional,
-    widths: Mapping[str, int],
-    dim: int,
-    normalize: bool,
-    dtype: DTypeLike,
-) -> Functional:
-    """A UNet with the linear maps of its guide; without `widths` it has none."""
-
-    def build(rngs: nnx.Rngs) -> GuidedUNet:
-        guide = Guide(widths, dim, normalize=normalize, rngs=rngs, dtype=dtype) if widths else None
-        return GuidedUNet(unet.build(rngs), guide)  # pyright: ignore[reportArgumentType]
-
-    return Functional(build)
-
-
-class PublishedGuidedUNet(GuidedUNet):
-    """LID's model of TCGA-BRCA at 20x, at its size but for what is given."""
-
-    def __init__(
-        self,
-        *,
-        patch: int = 384,
-        region: int = 768,
-        dim: int = 512,
-        rngs: nnx.Rngs,
-        dtype: DTypeLike = jnp.float32,
-        **unet: object,
-    ):
-        widths = {"patch": patch} | ({"region": region} if region else {})
-        super().__init__(
-            UNet(**unet, dtype=dtype, rngs=rngs),  # pyright: ignore[reportArgumentType]
-            Guide(widths, dim, rngs=rngs, dtype=dtype),
-        )

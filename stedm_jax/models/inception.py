@@ -9,15 +9,12 @@ takes the maximum instead. Names are those of the graph: conv, conv_1, conv_2 an
 parameters, (b, 299, 299, 3) in [-1, 1) to (b, 2048), which are not negative.
 """
 
-from typing import Unpack
-
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from stedm_jax.models.layers import Options, torch_init
+from stedm_jax.models.layers import Maker, torch_init
 
 EPS = 1e-3
 SIDE, FEATURES = 299, 2048
@@ -40,6 +37,7 @@ class Unit(nnx.Module):
 
     def __init__(
         self,
+        make: Maker,
         cin: int,
         cout: int,
         height: int = 1,
@@ -47,11 +45,10 @@ class Unit(nnx.Module):
         *,
         stride: int = 1,
         valid: bool = False,
-        **options: Unpack[Options],
     ):
-        self.stride, self.dtype = stride, options["dtype"]
+        self.stride, self.dtype = stride, make.dtype
         self.padding = [(0, 0) if valid else (size // 2, size // 2) for size in (height, width)]
-        key = options["rngs"].params()
+        key = make.key()
         self.kernel = nnx.Param(torch_init(key, (height, width, cin, cout), jnp.float32))
         self.beta = nnx.Param(jnp.zeros(cout, jnp.float32))
         self.mean = nnx.Param(jnp.zeros(cout, jnp.float32))
@@ -74,13 +71,11 @@ class Unit(nnx.Module):
 class Chain(nnx.Module):
     """Units one after another; with `halve` the last one has stride 2."""
 
-    def __init__(
-        self, cin: int, *units: tuple[int, ...], halve: bool = False, **options: Unpack[Options]
-    ):
+    def __init__(self, make: Maker, cin: int, *units: tuple[int, ...], halve: bool = False):
         self.units = len(units)
         for number, (cout, *size) in enumerate(units, start=1):
             last = halve and number == len(units)
-            unit = Unit(cin, cout, *size, stride=1 + last, valid=last, **options)
+            unit = Unit(make, cin, cout, *size, stride=1 + last, valid=last)
             setattr(self, _name("conv", number - 1), unit)
             cin = cout
 
@@ -101,19 +96,19 @@ class Mixed(nnx.Module):
 
     def __init__(
         self,
+        make: Maker,
         cin: int,
         *,
         conv: tuple[int, ...] = (),
         tower: tuple[tuple[int, ...], ...],
         tower_1: tuple[tuple[int, ...], ...] = (),
         pooled: int = 0,
-        **options: Unpack[Options],
     ):
         halve = not pooled
-        self.conv = Unit(cin, *conv, stride=1 + halve, valid=halve, **options) if conv else None
-        self.tower = Chain(cin, *tower, halve=halve, **options)
-        self.tower_1 = Chain(cin, *tower_1, halve=halve, **options) if tower_1 else None
-        self.tower_2 = Chain(cin, (pooled,), **options) if pooled else None
+        self.conv = Unit(make, cin, *conv, stride=1 + halve, valid=halve) if conv else None
+        self.tower = Chain(make, cin, *tower, halve=halve)
+        self.tower_1 = Chain(make, cin, *tower_1, halve=halve) if tower_1 else None
+        self.tower_2 = Chain(make, cin, (pooled,)) if pooled else None
 
     def __call__(self, x: Float[Array, "b h w cin"]) -> Float[Array, "b h2 w2 cout"]:
         branches = [each for each in (self.conv, self.tower, self.tower_1) if each is not None]
@@ -124,17 +119,17 @@ class Mixed(nnx.Module):
 class Wide(nnx.Module):
     """The last blocks: chains that fork into a row and a column, and a pooling."""
 
-    def __init__(self, cin: int, *, maximum: bool, **options: Unpack[Options]):
+    def __init__(self, make: Maker, cin: int, *, maximum: bool):
         self.maximum = maximum
-        self.conv = Unit(cin, 320, **options)
-        self.tower_conv = Unit(cin, 384, **options)
-        self.tower_mixed_conv = Unit(384, 384, 1, 3, **options)
-        self.tower_mixed_conv_1 = Unit(384, 384, 3, 1, **options)
-        self.tower_1_conv = Unit(cin, 448, **options)
-        self.tower_1_conv_1 = Unit(448, 384, 3, 3, **options)
-        self.tower_1_mixed_conv = Unit(384, 384, 1, 3, **options)
-        self.tower_1_mixed_conv_1 = Unit(384, 384, 3, 1, **options)
-        self.tower_2_conv = Unit(cin, 192, **options)
+        self.conv = Unit(make, cin, 320)
+        self.tower_conv = Unit(make, cin, 384)
+        self.tower_mixed_conv = Unit(make, 384, 384, 1, 3)
+        self.tower_mixed_conv_1 = Unit(make, 384, 384, 3, 1)
+        self.tower_1_conv = Unit(make, cin, 448)
+        self.tower_1_conv_1 = Unit(make, 448, 384, 3, 3)
+        self.tower_1_mixed_conv = Unit(make, 384, 384, 1, 3)
+        self.tower_1_mixed_conv_1 = Unit(make, 384, 384, 3, 1)
+        self.tower_2_conv = Unit(make, cin, 192)
 
     def __call__(self, x: Float[Array, "b h w cin"]) -> Float[Array, "b h w cout"]:
         a, b = self.tower_conv(x), self.tower_1_conv_1(self.tower_1_conv(x))
@@ -162,11 +157,10 @@ def halved(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
 class Inception(nnx.Module):
     """The features that FID and its kin compare."""
 
-    def __init__(self, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
-        kw: Options = {"rngs": rngs, "dtype": dtype}
-        self.dtype, cin = dtype, 3
+    def __init__(self, make: Maker):
+        self.dtype, cin = make.dtype, 3
         for number, (cout, side, stride, padded) in enumerate(STEM):
-            unit = Unit(cin, cout, side, side, stride=stride, valid=not padded, **kw)
+            unit = Unit(make, cin, cout, side, side, stride=stride, valid=not padded)
             setattr(self, _name("conv", number), unit)
             cin = cout
         small = {
@@ -174,19 +168,19 @@ class Inception(nnx.Module):
             "tower": ((48,), (64, 5, 5)),
             "tower_1": ((64,), (96, 3, 3), (96, 3, 3)),
         }
-        self.mixed = Mixed(192, **small, pooled=32, **kw)
-        self.mixed_1 = Mixed(256, **small, pooled=64, **kw)
-        self.mixed_2 = Mixed(288, **small, pooled=64, **kw)
-        self.mixed_3 = Mixed(288, conv=(384, 3, 3), tower=((64,), (96, 3, 3), (96, 3, 3)), **kw)
+        self.mixed = Mixed(make, 192, **small, pooled=32)
+        self.mixed_1 = Mixed(make, 256, **small, pooled=64)
+        self.mixed_2 = Mixed(make, 288, **small, pooled=64)
+        self.mixed_3 = Mixed(make, 288, conv=(384, 3, 3), tower=((64,), (96, 3, 3), (96, 3, 3)))
         for number, c in zip((4, 5, 6, 7), (128, 160, 160, 192), strict=True):
             tower = ((c,), (c, 1, 7), (192, 7, 1))
             tower_1 = ((c,), (c, 7, 1), (c, 1, 7), (c, 7, 1), (192, 1, 7))
-            block = Mixed(768, conv=(192,), tower=tower, tower_1=tower_1, pooled=192, **kw)
+            block = Mixed(make, 768, conv=(192,), tower=tower, tower_1=tower_1, pooled=192)
             setattr(self, _name("mixed", number), block)
         tower_1 = ((192,), (192, 1, 7), (192, 7, 1), (192, 3, 3))
-        self.mixed_8 = Mixed(768, tower=((192,), (320, 3, 3)), tower_1=tower_1, **kw)
-        self.mixed_9 = Wide(1280, maximum=False, **kw)
-        self.mixed_10 = Wide(2048, maximum=True, **kw)
+        self.mixed_8 = Mixed(make, 768, tower=((192,), (320, 3, 3)), tower_1=tower_1)
+        self.mixed_9 = Wide(make, 1280, maximum=False)
+        self.mixed_10 = Wide(make, 2048, maximum=True)
 
     def __call__(self, x: Float[Array, "b h w 3"]) -> Float[Array, "b d"]:
         """Features, float32, of images with sides of SMALLEST and more; the published size is

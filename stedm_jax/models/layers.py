@@ -1,12 +1,11 @@
 """Small layers that several networks share, with the numerics of their PyTorch counterparts.
 
 Normalizations run in float32 whatever the compute dtype and give back the dtype they were given.
-Convolutions and linear layers take the compute dtype; their parameters are always float32. Blocks
-hand the `Options` that they are given on to their layers.
+Convolutions and linear layers take the compute dtype; their parameters are always float32.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypedDict, Unpack
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,14 +27,6 @@ Padding = str | Sequence[tuple[int, int]]
 PAIRS = 1 << 25
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Mean and standard deviation of the colors of ImageNet, of images in [0, 1]."""
-
-
-class Options(TypedDict):
-    """What every layer is made with: the source of its random parameters, and the dtype that it
-    computes in."""
-
-    rngs: nnx.Rngs
-    dtype: DTypeLike
 
 
 class Slots(nnx.Module):
@@ -123,50 +114,61 @@ class LayerNorm(nnx.Module):
         return (centered * factor * scale + bias).astype(x.dtype)
 
 
-def conv(
-    cin: int,
-    cout: int,
-    size: int,
-    *,
-    stride: int = 1,
-    padding: Padding | None = None,
-    bias: bool = True,
-    init: Callable[..., Any] = torch_init,
-    **options: Unpack[Options],
-) -> nnx.Conv:
-    """A square convolution; by default padded by `size // 2` on each side, as PyTorch code does."""
-    return nnx.Conv(
-        cin,
-        cout,
-        (size, size),
-        strides=stride,
-        padding=((size // 2, size // 2),) * 2 if padding is None else padding,
-        use_bias=bias,
-        kernel_init=init,
-        conv_general_dilated=convolve,
-        **options,
-    )
+class Maker(NamedTuple):
+    """Makes layers. A block is given one, to make its layers and to hand on to its parts.
 
+    Attributes:
+      rngs: the source of random parameters. dtype: of the computation.
+    """
 
-def linear(
-    cin: int,
-    cout: int,
-    *,
-    bias: bool = True,
-    init: Callable[..., Any] = torch_init,
-    **options: Unpack[Options],
-) -> nnx.Linear:
-    """A linear layer over the last axis."""
-    return nnx.Linear(cin, cout, use_bias=bias, kernel_init=init, **options)
+    rngs: nnx.Rngs
+    dtype: DTypeLike = jnp.float32
+
+    def key(self) -> jax.Array:
+        """A new random key."""
+        return self.rngs.params()
+
+    def conv(
+        self,
+        cin: int,
+        cout: int,
+        size: int,
+        *,
+        stride: int = 1,
+        padding: Padding | None = None,
+        bias: bool = True,
+        init: Callable[..., Any] = torch_init,
+    ) -> nnx.Conv:
+        """A square convolution; by default padded by `size // 2` on each side, as PyTorch code
+        does."""
+        return nnx.Conv(
+            cin,
+            cout,
+            (size, size),
+            strides=stride,
+            padding=((size // 2, size // 2),) * 2 if padding is None else padding,
+            use_bias=bias,
+            kernel_init=init,
+            conv_general_dilated=convolve,
+            rngs=self.rngs,
+            dtype=self.dtype,
+        )
+
+    def linear(
+        self, cin: int, cout: int, *, bias: bool = True, init: Callable[..., Any] = torch_init
+    ) -> nnx.Linear:
+        """A linear layer over the last axis."""
+        how = {"use_bias": bias, "kernel_init": init, "dtype": self.dtype}
+        return nnx.Linear(cin, cout, rngs=self.rngs, **how)
 
 
 class Mlp(nnx.Module):
     """Two linear layers with a GELU between, or a gate where `swiglu`."""
 
-    def __init__(self, width: int, hidden: int, swiglu: bool = False, **options: Unpack[Options]):
+    def __init__(self, make: Maker, width: int, hidden: int, swiglu: bool = False):
         self.swiglu = swiglu
-        self.fc1 = linear(width, hidden, init=trunc_normal, **options)
-        self.fc2 = linear(hidden // (1 + swiglu), width, init=trunc_normal, **options)
+        self.fc1 = make.linear(width, hidden, init=trunc_normal)
+        self.fc2 = make.linear(hidden // (1 + swiglu), width, init=trunc_normal)
 
     def __call__(self, x: Float[Array, "*n c"]) -> Float[Array, "*n c"]:
         x = self.fc1(x)
@@ -177,7 +179,7 @@ class Mlp(nnx.Module):
 
 
 def upsample_conv(layer: nnx.Conv, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 d"]:
-    """Twice the size by repeating each pixel, then `layer`, a 3x3 convolution made by `conv`."""
+    """Twice the size by repeating each pixel, then `layer`, a 3x3 convolution of a Maker."""
     bias = None if layer.bias is None else layer.bias[...]
     x, kernel, bias = layer.promote_dtype((x, layer.kernel[...], bias), dtype=layer.dtype)
     y = doubled(x, kernel)

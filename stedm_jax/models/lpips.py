@@ -7,14 +7,11 @@ Images are in [-1, 1]; a fixed shift and scale then makes them what AlexNet was 
 parameters, names of the published package (`net.slice1.0`, `lin0.model.1`).
 """
 
-from typing import Unpack
-
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from stedm_jax.models.layers import Options, Slots, conv
+from stedm_jax.models.layers import Maker, Slots
 
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 # slice, number in AlexNet, output channels, kernel, stride, padding; a maximum of 3x3, stride 2,
@@ -34,11 +31,11 @@ SMALLEST = 31  # below, a feature has no position left
 class AlexNet(nnx.Module):
     """The five convolutions of AlexNet, each in a slice of its own."""
 
-    def __init__(self, **options: Unpack[Options]):
+    def __init__(self, make: Maker):
         cin = 3
         for slice_, number, cout, size, stride, pad in LAYERS:
             place = {"stride": stride, "padding": ((pad, pad),) * 2}
-            layer = conv(cin, cout, size, **place, **options)
+            layer = make.conv(cin, cout, size, **place)
             setattr(self, f"slice{slice_}", Slots({number: layer}))
             cin = cout
 
@@ -56,8 +53,8 @@ class AlexNet(nnx.Module):
 class Head(nnx.Module):
     """w_l of equation (2); a dropout, number 0, precedes it in the published training."""
 
-    def __init__(self, channels: int, *, rngs: nnx.Rngs):
-        self.model = Slots({1: conv(channels, 1, 1, bias=False, rngs=rngs, dtype=jnp.float32)})
+    def __init__(self, make: Maker, channels: int):
+        self.model = Slots({1: Maker(make.rngs).conv(channels, 1, 1, bias=False)})
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w 1"]:
         return self.model[1](x)
@@ -66,11 +63,11 @@ class Head(nnx.Module):
 class LPIPS(nnx.Module):
     """Distance of pairs of images in [-1, 1]: 0 for equal ones, about 1 for unrelated ones."""
 
-    def __init__(self, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
-        self.dtype = dtype
-        self.net = AlexNet(rngs=rngs, dtype=dtype)
+    def __init__(self, make: Maker):
+        self.dtype = make.dtype
+        self.net = AlexNet(make)
         for level, (_, _, channels, *_) in enumerate(LAYERS):
-            setattr(self, f"lin{level}", Head(channels, rngs=rngs))
+            setattr(self, f"lin{level}", Head(make, channels))
 
     def __call__(
         self, x: Float[Array, "b h w 3"], y: Float[Array, "b h w 3"]

@@ -8,25 +8,15 @@ over the depth (`drop_path`, here 0 unless given, and only where there is a key)
 """
 
 from collections.abc import Sequence
-from typing import Any, Unpack
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from stedm_jax.models.layers import (
-    LayerNorm,
-    Options,
-    Slots,
-    attention,
-    conv,
-    kaiming,
-    linear,
-    trunc_normal,
-)
+from stedm_jax.models.layers import LayerNorm, Maker, Slots, attention, kaiming, trunc_normal
 
 
 def _size(depths: Sequence[int], widths: Sequence[int] = (64, 128, 320, 512)) -> dict[str, Any]:
@@ -60,9 +50,9 @@ class DepthwiseConv(nnx.Module):
     The same sum as a grouped convolution, for which XLA:CPU has no fast path.
     """
 
-    def __init__(self, channels: int, **options: Unpack[Options]):
-        self.dtype = options["dtype"]
-        init, key = nnx.initializers.normal((2.0 / 9) ** 0.5), options["rngs"].params()
+    def __init__(self, make: Maker, channels: int):
+        self.dtype = make.dtype
+        init, key = nnx.initializers.normal((2.0 / 9) ** 0.5), make.key()
         self.kernel = nnx.Param(init(key, (3, 3, 1, channels), jnp.float32))
         self.bias = nnx.Param(jnp.zeros(channels, jnp.float32))
 
@@ -81,8 +71,8 @@ class DepthwiseConv(nnx.Module):
 class DWConv(nnx.Module):
     """Carries the published name `dwconv.dwconv`."""
 
-    def __init__(self, channels: int, **options: Unpack[Options]):
-        self.dwconv = DepthwiseConv(channels, **options)
+    def __init__(self, make: Maker, channels: int):
+        self.dwconv = DepthwiseConv(make, channels)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         return self.dwconv(x)
@@ -91,10 +81,10 @@ class DWConv(nnx.Module):
 class Mlp(nnx.Module):
     """linear -> depth-wise convolution -> GELU -> linear."""
 
-    def __init__(self, dim: int, hidden: int, **options: Unpack[Options]):
-        self.fc1 = linear(dim, hidden, **options, init=trunc_normal)
-        self.dwconv = DWConv(hidden, **options)
-        self.fc2 = linear(hidden, dim, **options, init=trunc_normal)
+    def __init__(self, make: Maker, dim: int, hidden: int):
+        self.fc1 = make.linear(dim, hidden, init=trunc_normal)
+        self.dwconv = DWConv(make, hidden)
+        self.fc2 = make.linear(hidden, dim, init=trunc_normal)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         return self.fc2(nnx.gelu(self.dwconv(self.fc1(x)), approximate=False))
@@ -103,13 +93,13 @@ class Mlp(nnx.Module):
 class ReducedAttention(nnx.Module):
     """Self-attention with keys and values at 1 / reduction of the size."""
 
-    def __init__(self, dim: int, heads: int, reduction: int, **options: Unpack[Options]):
+    def __init__(self, make: Maker, dim: int, heads: int, reduction: int):
         self.heads = heads
-        self.q = linear(dim, dim, **options, init=trunc_normal)
-        self.kv = linear(dim, 2 * dim, **options, init=trunc_normal)
-        self.proj = linear(dim, dim, **options, init=trunc_normal)
+        self.q = make.linear(dim, dim, init=trunc_normal)
+        self.kv = make.linear(dim, 2 * dim, init=trunc_normal)
+        self.proj = make.linear(dim, dim, init=trunc_normal)
         shrink = {"stride": reduction, "padding": "VALID", "init": kaiming}
-        self.sr = conv(dim, dim, reduction, **shrink, **options) if reduction > 1 else None
+        self.sr = make.conv(dim, dim, reduction, **shrink) if reduction > 1 else None
         self.norm = LayerNorm(dim) if reduction > 1 else None
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
@@ -124,10 +114,10 @@ class ReducedAttention(nnx.Module):
 class Block(nnx.Module):
     """x + attention(norm(x)), then x + mlp(norm(x))."""
 
-    def __init__(self, dim: int, heads: int, reduction: int, **options: Unpack[Options]):
+    def __init__(self, make: Maker, dim: int, heads: int, reduction: int):
         self.norm1, self.norm2 = LayerNorm(dim, eps=1e-6), LayerNorm(dim, eps=1e-6)
-        self.attn = ReducedAttention(dim, heads, reduction, **options)
-        self.mlp = Mlp(dim, 4 * dim, **options)
+        self.attn = ReducedAttention(make, dim, heads, reduction)
+        self.mlp = Mlp(make, dim, 4 * dim)
 
     def __call__(
         self, x: Float[Array, "b h w c"], rate: float = 0.0, key: PRNGKeyArray | None = None
@@ -141,8 +131,8 @@ class Block(nnx.Module):
 class PatchEmbed(nnx.Module):
     """A strided convolution with overlap, then a norm."""
 
-    def __init__(self, cin: int, dim: int, size: int, stride: int, **options: Unpack[Options]):
-        self.proj = conv(cin, dim, size, stride=stride, init=kaiming, **options)
+    def __init__(self, make: Maker, cin: int, dim: int, size: int, stride: int):
+        self.proj = make.conv(cin, dim, size, stride=stride, init=kaiming)
         self.norm = LayerNorm(dim)
 
     def __call__(self, x: Float[Array, "b h w cin"]) -> Float[Array, "b h2 w2 c"]:
@@ -159,25 +149,23 @@ class MixTransformer(nnx.Module):
 
     def __init__(
         self,
+        make: Maker,
         *,
         widths: Sequence[int],
         depths: Sequence[int],
         heads: Sequence[int],
         reductions: Sequence[int],
         drop_path: float = 0.0,
-        dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
     ):
-        options: Options = {"rngs": rngs, "dtype": dtype}
-        self.dtype, cin = dtype, 3
+        self.dtype, cin = make.dtype, 3
         self.stages, self.widths, self.drop_path = len(widths), tuple(widths), drop_path
         self.blocks = sum(depths)
         for stage, (dim, depth, number, reduction) in enumerate(
             zip(widths, depths, heads, reductions, strict=True), start=1
         ):
             size, stride = (7, 4) if stage == 1 else (3, 2)
-            setattr(self, f"patch_embed{stage}", PatchEmbed(cin, dim, size, stride, **options))
-            blocks = [Block(dim, number, reduction, **options) for _ in range(depth)]
+            setattr(self, f"patch_embed{stage}", PatchEmbed(make, cin, dim, size, stride))
+            blocks = [Block(make, dim, number, reduction) for _ in range(depth)]
             setattr(self, f"block{stage}", Slots(blocks))
             setattr(self, f"norm{stage}", LayerNorm(dim, eps=1e-6))
             cin = dim
@@ -200,7 +188,7 @@ class MixTransformer(nnx.Module):
 
 
 def encoder(
-    name: str, sizes: dict[str, Any], *, norm: str, drop_path: float, **options: Unpack[Options]
+    make: Maker, name: str, sizes: dict[str, Any], *, norm: str, drop_path: float
 ) -> MixTransformer:
     """One of SIZES, or "mit" of the given sizes, for a segmenter; it has no norm to choose."""
-    return MixTransformer(**SIZES.get(name, sizes), drop_path=drop_path, **options)
+    return MixTransformer(make, **SIZES.get(name, sizes), drop_path=drop_path)

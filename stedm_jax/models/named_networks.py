@@ -4,8 +4,12 @@ A file is imported when its network is asked for, so that a run does not import 
 use. Adding a network is a file and a line here; the configuration's choices are in settings/.
 """
 
+from functools import partial
 from importlib import import_module
 from typing import Any
+
+import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from stedm_jax.models.functional import Functional
 
@@ -53,7 +57,6 @@ def find(path: str) -> Any:
     return getattr(import_module(f"stedm_jax.models.{file}"), name)
 
 
-def network(path: str, *args: Any, **keys: Any) -> Functional:
+def network(path: str, dtype: DTypeLike = jnp.float32, **keys: Any) -> Functional:
     """The network "file:Class" with these arguments of its constructor."""
-    make = find(path)
-    return Functional(lambda rngs: make(*args, **keys, rngs=rngs))
+    return Functional(partial(find(path), **keys), dtype)

@@ -20,11 +20,10 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from stedm_jax.models.batch_norm import BatchNorm, make_norm
-from stedm_jax.models.layers import Options, Slots, conv, resize
+from stedm_jax.models.layers import Maker, Slots, resize
 from stedm_jax.models.segmenter import ConvNormReLU
 
 
@@ -37,16 +36,14 @@ class LinearHead(nnx.Module):
 
     def __init__(
         self,
+        make: Maker,
         channels: Sequence[int],
         *,
         classes: int,
-        dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
     ):
-        self.dtype = dtype
+        self.dtype = make.dtype
         self.norms = Slots([BatchNorm(each) for each in channels])
-        kw = {"bias": False, "rngs": rngs, "dtype": dtype}
-        self.project = Slots([conv(each, classes, 1, **kw) for each in channels])
+        self.project = Slots([make.conv(each, classes, 1, bias=False) for each in channels])
         self.bias = nnx.Param(jnp.zeros(classes, jnp.float32))
 
     def __call__(
@@ -73,22 +70,20 @@ class PixelHead(nnx.Module):
 
     def __init__(
         self,
+        make: Maker,
         channels: Sequence[int],
         *,
         classes: int,
         width: int = 128,
         norm: str = "batch",
-        dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
     ):
-        kw: Options = {"rngs": rngs, "dtype": dtype}
-        self.dtype = dtype
-        self.project = Slots([conv(each, width, 1, bias=False, **kw) for each in channels])
+        self.dtype = make.dtype
+        self.project = Slots([make.conv(each, width, 1, bias=False) for each in channels])
         self.norms = Slots([make_norm(norm, width) for _ in channels])
         half = max(width // 2, 1)
-        first = ConvNormReLU(width * len(channels), width, norm, **kw)
-        self.fuse = Slots([first, ConvNormReLU(width, half, norm, **kw)])
-        self.out = conv(half, classes, 3, **kw)
+        first = ConvNormReLU(make, width * len(channels), width, norm)
+        self.fuse = Slots([first, ConvNormReLU(make, width, half, norm)])
+        self.out = make.conv(half, classes, 3)
 
     def __call__(
         self,

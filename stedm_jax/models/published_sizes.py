@@ -27,7 +27,10 @@ PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
     "ldm-unet": ("unet:UNet", _LDM),
     "stedm-unet": ("unet:UNet", {"style_dim": 512, **_LDM}),
     "lid-unet": ("unet:UNet", _LID),
-    "lid-guided": ("guided:PublishedGuidedUNet", _LID),
+    "lid-guided": (
+        "guided:GuidedUNet",
+        {"widths": {"patch": 384, "region": 768}, "dim": 512, **_LID},
+    ),
     "swin-v2-t": ("swin_v2:SwinV2", {"classes": 1000}),
     "svit": ("svit:SViT", {"out": 512, "count": 10}),
     "vit-hipt256": ("vit:ViT", {"size": "hipt_vit256"}),

@@ -6,15 +6,14 @@ ResNet-50 23,508,032.
 """
 
 from collections.abc import Sequence
-from typing import Any, Unpack
+from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from stedm_jax.models.batch_norm import make_norm
-from stedm_jax.models.layers import Options, Slots, conv, kaiming
+from stedm_jax.models.layers import Maker, Slots, kaiming
 
 SIZES: dict[str, dict[str, Any]] = {
     "resnet18": {"depths": (2, 2, 2, 2), "bottleneck": False},
@@ -36,26 +35,26 @@ class Block(nnx.Module):
 
     def __init__(
         self,
+        make: Maker,
         cin: int,
         width: int,
         stride: int,
         *,
         bottleneck: bool,
         norm: str,
-        **options: Unpack[Options],
     ):
-        kw = {"bias": False, "init": kaiming, **options}
+        kw = {"bias": False, "init": kaiming}
         cout = width * EXPANSION if bottleneck else width
         plan = [(cin, width, 3, stride), (width, width, 3, 1)]
         if bottleneck:
             plan = [(cin, width, 1, 1), (width, width, 3, stride), (width, cout, 1, 1)]
         self.layers = len(plan)
         for number, (a, b, size, step) in enumerate(plan, start=1):
-            setattr(self, f"conv{number}", conv(a, b, size, stride=step, **kw))
+            setattr(self, f"conv{number}", make.conv(a, b, size, stride=step, **kw))
             setattr(self, f"bn{number}", make_norm(norm, b))
         shortcut = []
         if stride > 1 or cin != cout:
-            shortcut = [conv(cin, cout, 1, stride=stride, **kw), make_norm(norm, cout)]
+            shortcut = [make.conv(cin, cout, 1, stride=stride, **kw), make_norm(norm, cout)]
         self.downsample = Slots(shortcut) if shortcut else None
 
     def __call__(
@@ -83,26 +82,22 @@ class ResNet(nnx.Module):
 
     def __init__(
         self,
+        make: Maker,
         *,
         depths: Sequence[int],
         bottleneck: bool = False,
         width: int = 64,
         norm: str = "batch",
-        dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
     ):
-        options: Options = {"rngs": rngs, "dtype": dtype}
-        self.dtype, self.stages = dtype, len(depths)
-        self.conv1 = conv(3, width, 7, stride=2, bias=False, init=kaiming, **options)
+        self.dtype, self.stages = make.dtype, len(depths)
+        self.conv1 = make.conv(3, width, 7, stride=2, bias=False, init=kaiming)
         self.bn1 = make_norm(norm, width)
         widths, cin = [width], width
         for stage, depth in enumerate(depths, start=1):
             narrow, blocks = width * 2 ** (stage - 1), []
             for number in range(depth):
                 stride = 2 if stage > 1 and number == 0 else 1
-                blocks.append(
-                    Block(cin, narrow, stride, bottleneck=bottleneck, norm=norm, **options)
-                )
+                blocks.append(Block(make, cin, narrow, stride, bottleneck=bottleneck, norm=norm))
                 cin = narrow * EXPANSION if bottleneck else narrow
             setattr(self, f"layer{stage}", Slots(blocks))
             widths.append(cin)
@@ -124,7 +119,7 @@ class ResNet(nnx.Module):
 
 
 def encoder(
-    name: str, sizes: dict[str, Any], *, norm: str, drop_path: float, **options: Unpack[Options]
+    make: Maker, name: str, sizes: dict[str, Any], *, norm: str, drop_path: float
 ) -> ResNet:
     """One of SIZES, for a segmenter; it drops no paths."""
-    return ResNet(**SIZES[name], norm=norm, **options)
+    return ResNet(make, **SIZES[name], norm=norm)

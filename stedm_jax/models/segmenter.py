@@ -11,16 +11,15 @@ names, there are no running statistics, and small batches do no harm.
 """
 
 from collections.abc import Sequence
-from typing import Any, Unpack
+from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from stedm_jax.models.batch_norm import make_norm
 from stedm_jax.models.convolution import upsample_nearest
-from stedm_jax.models.layers import Options, Slots, conv, to_imagenet
+from stedm_jax.models.layers import Maker, Slots, to_imagenet
 from stedm_jax.models.named_networks import SEGMENTER_ENCODERS, find
 
 kaiming = nnx.initializers.variance_scaling(2.0, "fan_in", "uniform")
@@ -29,8 +28,8 @@ kaiming = nnx.initializers.variance_scaling(2.0, "fan_in", "uniform")
 class ConvNormReLU(Slots):
     """3x3 convolution without bias, norm, ReLU; numbered 0 and 1 as in smp."""
 
-    def __init__(self, cin: int, cout: int, norm: str, **options: Unpack[Options]):
-        layer = conv(cin, cout, 3, bias=False, init=kaiming, **options)
+    def __init__(self, make: Maker, cin: int, cout: int, norm: str):
+        layer = make.conv(cin, cout, 3, bias=False, init=kaiming)
         super().__init__({0: layer, 1: make_norm(norm, cout)})
 
     def __call__(
@@ -42,9 +41,9 @@ class ConvNormReLU(Slots):
 class DecoderBlock(nnx.Module):
     """Double the size, join the skip, two convolutions."""
 
-    def __init__(self, cin: int, skip: int, cout: int, norm: str, **options: Unpack[Options]):
-        self.conv1 = ConvNormReLU(cin + skip, cout, norm, **options)
-        self.conv2 = ConvNormReLU(cout, cout, norm, **options)
+    def __init__(self, make: Maker, cin: int, skip: int, cout: int, norm: str):
+        self.conv1 = ConvNormReLU(make, cin + skip, cout, norm)
+        self.conv2 = ConvNormReLU(make, cout, cout, norm)
 
     def __call__(
         self,
@@ -68,16 +67,16 @@ class UnetDecoder(nnx.Module):
 
     def __init__(
         self,
+        make: Maker,
         features: Sequence[int],
         channels: Sequence[int],
         norm: str,
-        **options: Unpack[Options],
     ):
         cin, *skips = reversed(features)
         skips += [0] * (len(channels) - len(skips))
         blocks = []
         for skip, cout in zip(skips, channels, strict=True):
-            blocks.append(DecoderBlock(cin, skip, cout, norm, **options))
+            blocks.append(DecoderBlock(make, cin, skip, cout, norm))
             cin = cout
         self.blocks = Slots(blocks)
 
@@ -105,6 +104,7 @@ class Segmenter(nnx.Module):
 
     def __init__(
         self,
+        make: Maker,
         *,
         classes: int,
         encoder: str,
@@ -112,16 +112,14 @@ class Segmenter(nnx.Module):
         norm: str = "group",
         drop_path: float = 0.0,
         imagenet_input: bool = False,
-        dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
         **sizes: Sequence[int],
     ):
-        options: Options = {"rngs": rngs, "dtype": dtype}
         self.imagenet_input = imagenet_input
-        make = find(SEGMENTER_ENCODERS[encoder])
-        self.encoder: Any = make(encoder, sizes, norm=norm, drop_path=drop_path, **options)
-        self.decoder = UnetDecoder(self.encoder.widths, decoder, norm, **options)
-        self.segmentation_head = Slots({0: conv(decoder[-1], classes, 3, **options)})
+        self.encoder: Any = find(SEGMENTER_ENCODERS[encoder])(
+            make, encoder, sizes, norm=norm, drop_path=drop_path
+        )
+        self.decoder = UnetDecoder(make, self.encoder.widths, decoder, norm)
+        self.segmentation_head = Slots({0: make.conv(decoder[-1], classes, 3)})
 
     def __call__(
         self, x: Float[Array, "b h w 3"], train: bool = False, key: PRNGKeyArray | None = None

@@ -4,11 +4,12 @@ Each image goes through one encoder; the vectors of all images of a style are ag
 "svit" reads all the images at once and needs no encoder; "none" gives zeros and has no parameters.
 "tokens" (beyond the paper) leaves the vectors of the images apart, for a denoiser that reads them
 by cross-attention (style_path "cross"): the result is `Tokens`, not a vector.
-The encoder "vit:NAME" is a pathology encoder (vit.py) that is never trained: whoever holds its
+The encoder "vit:NAME" is a pathology encoder (vit.py) that is never trained: the holder of its
 weights runs it and gives its embeddings to `of_embeddings`; only the linear map from them to `dim`
 is a parameter here.
 """
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -20,10 +21,10 @@ from jaxtyping import Array, Bool, Float
 
 from stedm_jax.models.blocks import Tokens
 from stedm_jax.models.functional import Functional
-from stedm_jax.models.layers import Options, linear
+from stedm_jax.models.layers import Maker
 from stedm_jax.models.named_networks import AGGREGATIONS, STYLE_ENCODERS, find
-
-FROZEN = "vit:"
+from stedm_jax.settings.diffusion import Style
+from stedm_jax.settings.names import FROZEN
 
 
 def frozen_size(encoder: str) -> Any:
@@ -49,6 +50,7 @@ class StyleExtractor(nnx.Module):
 
     def __init__(
         self,
+        make: Maker,
         *,
         encoder: str,
         width: int,
@@ -56,21 +58,17 @@ class StyleExtractor(nnx.Module):
         dim: int,
         tiles: int,
         remat: bool = False,
-        dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
     ):
-        options: Options = {"rngs": rngs, "dtype": dtype}
         self.dim, self.remat, self.reads_images = dim, remat, aggregation == "svit"
         unread = aggregation in ("svit", "none")
         frozen = None if unread else frozen_size(encoder)
-        network = project = None
+        reader = project = None
         if frozen:
-            project = linear(frozen.embedding_dim, dim, **options)
+            project = make.linear(frozen.embedding_dim, dim)
         elif not unread:
-            make = find(STYLE_ENCODERS[encoder])
-            network = make(width, dim, remat and tiles == 1, **options)
-        self.encoder, self.project = network, project
-        self.aggregation = find(AGGREGATIONS[aggregation])(dim, tiles, **options)
+            reader = find(STYLE_ENCODERS[encoder])(make, width, dim, remat and tiles == 1)
+        self.encoder, self.project = reader, project
+        self.aggregation = find(AGGREGATIONS[aggregation])(make, dim, tiles)
 
     def __call__(
         self, images: Float[Array, "b k h w 3"], present: Bool[Array, "b k"]
@@ -99,17 +97,14 @@ class StyleExtractor(nnx.Module):
         return self.aggregation(self.project(embeddings).astype(jnp.float32), present)
 
 
-def build_style(style: Any, dtype: DTypeLike) -> Functional:
+def build_style(style: Style, dtype: DTypeLike) -> Functional:
     """The extractor that config.diffusion.style describes."""
     keys = ("encoder", "width", "aggregation", "dim", "tiles", "remat")
     shape = {key: getattr(style, key) for key in keys}
-    return Functional(lambda rngs: StyleExtractor(**shape, dtype=dtype, rngs=rngs))
+    return Functional(partial(StyleExtractor, **shape), dtype)
 
 
-def build_style_guide(style: Any, dtype: DTypeLike) -> Functional | None:
+def build_style_guide(style: Style, dtype: DTypeLike) -> Functional | None:
     """The pathology encoder that reads the style, or None where the encoder is a trained one."""
     size = frozen_size(style.encoder)
-    if size is None:
-        return None
-    vit = find("vit:ViT")
-    return Functional(lambda rngs: vit(size, dtype=dtype, rngs=rngs))
+    return None if size is None else find("vit:vit_network")(size, dtype)

@@ -5,18 +5,15 @@ self-attention reads them: its temperature is learned and a patch does not see i
 2021, "Vision Transformer for Small-Size Datasets"). Mean over patches, then a linear head.
 
 Departures from STEDM's release: positions are fixed sines, so that the size of the images is free;
-a patch is not normalized before its projection, which would take away its colour, and colour is
+a patch is not normalized before its projection, which would take away its color, and color is
 style here; there is no class token and no token of time, which the mean would only dilute.
 """
 
-from typing import Unpack
-
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-from stedm_jax.models.layers import LayerNorm, Options, Slots, attention, conv, linear
+from stedm_jax.models.layers import LayerNorm, Maker, Slots, attention
 
 
 def sine_positions(h: int, w: int, dim: int) -> Float[Array, "hw d"]:
@@ -35,12 +32,12 @@ def sine_positions(h: int, w: int, dim: int) -> Float[Array, "hw d"]:
 class LocalityAttention(nnx.Module):
     """Self-attention with a learned temperature in which no token sees itself."""
 
-    def __init__(self, dim: int, heads: int, head_dim: int, **options: Unpack[Options]):
+    def __init__(self, make: Maker, dim: int, heads: int, head_dim: int):
         self.heads = heads
         self.temperature = nnx.Param(jnp.log(jnp.asarray(head_dim**-0.5, jnp.float32)))
         self.norm = LayerNorm(dim)
-        self.to_qkv = linear(dim, 3 * heads * head_dim, bias=False, **options)
-        self.to_out = linear(heads * head_dim, dim, **options)
+        self.to_qkv = make.linear(dim, 3 * heads * head_dim, bias=False)
+        self.to_out = make.linear(heads * head_dim, dim)
 
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
         b, n, _ = x.shape
@@ -54,9 +51,9 @@ class LocalityAttention(nnx.Module):
 class FeedForward(nnx.Module):
     """norm -> linear -> GELU -> linear."""
 
-    def __init__(self, dim: int, hidden: int, **options: Unpack[Options]):
+    def __init__(self, make: Maker, dim: int, hidden: int):
         self.norm = LayerNorm(dim)
-        self.fc1, self.fc2 = linear(dim, hidden, **options), linear(hidden, dim, **options)
+        self.fc1, self.fc2 = make.linear(dim, hidden), make.linear(hidden, dim)
 
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
         return self.fc2(nnx.gelu(self.fc1(self.norm(x)), approximate=False))
@@ -68,6 +65,7 @@ class SViT(nnx.Module):
 
     def __init__(
         self,
+        make: Maker,
         out: int,
         count: int,
         *,
@@ -77,18 +75,13 @@ class SViT(nnx.Module):
         head_dim: int = 64,
         mlp: int = 256,
         patch: int = 8,
-        dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
     ):
-        options: Options = {"rngs": rngs, "dtype": dtype}
-        self.dtype = dtype
-        self.patch = conv(3 * count, dim, patch, stride=patch, padding="VALID", **options)
-        self.attn = Slots(
-            [LocalityAttention(dim, heads, head_dim, **options) for _ in range(depth)]
-        )
-        self.mlp = Slots([FeedForward(dim, mlp, **options) for _ in range(depth)])
+        self.dtype = make.dtype
+        self.patch = make.conv(3 * count, dim, patch, stride=patch, padding="VALID")
+        self.attn = Slots([LocalityAttention(make, dim, heads, head_dim) for _ in range(depth)])
+        self.mlp = Slots([FeedForward(make, dim, mlp) for _ in range(depth)])
         self.norm = LayerNorm(dim)
-        self.head = linear(dim, out, **options)
+        self.head = make.linear(dim, out)
 
     def __call__(
         self, images: Float[Array, "b k h w 3"], present: Bool[Array, "b k"]

@@ -11,17 +11,15 @@ covers the map. Swin-V2-T: width 96, depths (2, 2, 6, 2), heads (3, 6, 12, 24), 
 
 import math
 from collections.abc import Sequence
-from typing import Unpack
 
 import einops
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from stedm_jax.models.layers import LayerNorm, Options, Slots, conv, linear, trunc_normal
+from stedm_jax.models.layers import LayerNorm, Maker, Slots, trunc_normal
 
 
 def relative_index(window: int) -> Int[np.ndarray, "n n"]:
@@ -57,13 +55,13 @@ def shift_groups(height: int, width: int, window: int, shift: tuple[int, int]) -
 class WindowAttention(nnx.Module):
     """Cosine attention in (shifted) windows with a continuous relative position bias."""
 
-    def __init__(self, dim: int, heads: int, window: int, shift: int, **options: Unpack[Options]):
+    def __init__(self, make: Maker, dim: int, heads: int, window: int, shift: int):
         self.heads, self.window, self.shift = heads, window, shift
-        self.qkv = linear(dim, 3 * dim, **options, init=trunc_normal)
-        self.proj = linear(dim, dim, **options, init=trunc_normal)
+        self.qkv = make.linear(dim, 3 * dim, init=trunc_normal)
+        self.proj = make.linear(dim, dim, init=trunc_normal)
         self.logit_scale = nnx.Param(jnp.full((heads, 1, 1), math.log(10.0), jnp.float32))
-        f32: Options = {**options, "dtype": jnp.float32}
-        self.cpb_mlp = Slots({0: linear(2, 512, **f32), 2: linear(512, heads, bias=False, **f32)})
+        f32 = Maker(make.rngs)
+        self.cpb_mlp = Slots({0: f32.linear(2, 512), 2: f32.linear(512, heads, bias=False)})
 
     def position_bias(self) -> Float[Array, "1 1 heads n n"]:
         table = self.cpb_mlp[2](nnx.relu(self.cpb_mlp[0](jnp.asarray(relative_table(self.window)))))
@@ -113,12 +111,12 @@ class WindowAttention(nnx.Module):
 class Block(nnx.Module):
     """Attention and a two-layer network, each followed by its norm and added."""
 
-    def __init__(self, dim: int, heads: int, window: int, shift: int, **options: Unpack[Options]):
+    def __init__(self, make: Maker, dim: int, heads: int, window: int, shift: int):
         self.norm1, self.norm2 = LayerNorm(dim), LayerNorm(dim)
-        self.attn = WindowAttention(dim, heads, window, shift, **options)
+        self.attn = WindowAttention(make, dim, heads, window, shift)
         xavier = nnx.initializers.xavier_uniform()
-        widen = linear(dim, 4 * dim, **options, init=xavier)
-        self.mlp = Slots({0: widen, 3: linear(4 * dim, dim, **options, init=xavier)})
+        widen = make.linear(dim, 4 * dim, init=xavier)
+        self.mlp = Slots({0: widen, 3: make.linear(4 * dim, dim, init=xavier)})
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         x = x + self.norm1(self.attn(x))
@@ -126,10 +124,10 @@ class Block(nnx.Module):
 
 
 class PatchMerging(nnx.Module):
-    """Half the size, twice the channels: 2x2 neighbours side by side, linear, norm."""
+    """Half the size, twice the channels: 2x2 neighbors side by side, linear, norm."""
 
-    def __init__(self, dim: int, **options: Unpack[Options]):
-        self.reduction = linear(4 * dim, 2 * dim, bias=False, init=trunc_normal, **options)
+    def __init__(self, make: Maker, dim: int):
+        self.reduction = make.linear(4 * dim, 2 * dim, bias=False, init=trunc_normal)
         self.norm = LayerNorm(2 * dim)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c2"]:
@@ -147,6 +145,7 @@ class SwinV2(nnx.Module):
 
     def __init__(
         self,
+        make: Maker,
         *,
         classes: int,
         embed_dim: int = 96,
@@ -154,21 +153,18 @@ class SwinV2(nnx.Module):
         heads: Sequence[int] = (3, 6, 12, 24),
         window: int = 8,
         remat: bool = False,
-        dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
     ):
-        options: Options = {"rngs": rngs, "dtype": dtype}
-        self.remat, self.dtype, dim = remat, dtype, embed_dim
-        stem = {0: conv(3, dim, 4, stride=4, padding="VALID", **options), 2: LayerNorm(dim)}
+        self.remat, self.dtype, dim = remat, make.dtype, embed_dim
+        stem = {0: make.conv(3, dim, 4, stride=4, padding="VALID"), 2: LayerNorm(dim)}
         self.features = Slots([Slots(stem)])
         for stage, (depth, number) in enumerate(zip(depths, heads, strict=True)):
             if stage > 0:
-                self.features.append(PatchMerging(dim, **options))
+                self.features.append(PatchMerging(make, dim))
                 dim *= 2
             shifts = [0 if i % 2 == 0 else window // 2 for i in range(depth)]
-            self.features.append(Slots([Block(dim, number, window, s, **options) for s in shifts]))
+            self.features.append(Slots([Block(make, dim, number, window, s) for s in shifts]))
         self.norm = LayerNorm(dim)
-        self.head = linear(dim, classes, **options, init=trunc_normal)
+        self.head = make.linear(dim, classes, init=trunc_normal)
 
     def __call__(self, x: Float[Array, "n h w 3"]) -> Float[Array, "n classes"]:
         """`classes` numbers from the mean over space of the normalized last features."""
@@ -183,14 +179,14 @@ class SwinV2(nnx.Module):
         return self.head(self.norm(x).mean((1, 2))).astype(jnp.float32)
 
 
-def swin_v2_t(width: int, dim: int, remat: bool, **options: Unpack[Options]) -> SwinV2:
+def swin_v2_t(make: Maker, width: int, dim: int, remat: bool) -> SwinV2:
     """The style encoder "swin_v2_t", which has the published width."""
-    return SwinV2(classes=dim, remat=remat, **options)
+    return SwinV2(make, classes=dim, remat=remat)
 
 
-def swin_v2(width: int, dim: int, remat: bool, **options: Unpack[Options]) -> SwinV2:
+def swin_v2(make: Maker, width: int, dim: int, remat: bool) -> SwinV2:
     """The style encoder "swin_v2", a smaller one; `width` 0 stands for 96."""
     width = width or 96
     heads = tuple(max(1, width * multiplier // 32) for multiplier in (1, 2, 4, 8))
     shape = {"embed_dim": width, "depths": (2, 2, 2, 2), "heads": heads, "window": 4}
-    return SwinV2(classes=dim, remat=remat, **shape, **options)
+    return SwinV2(make, classes=dim, remat=remat, **shape)

@@ -10,16 +10,13 @@ the mirror, with nearest upsampling. TAEF2 has 32 latent channels and (2) in the
 lowest resolution, 2.7 M parameters. Published with images in [0, 1]; here they are in [-1, 1].
 """
 
-from typing import Unpack
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from stedm_jax.models.convolution import upsample_nearest
-from stedm_jax.models.layers import GroupNorm, Options, Slots, conv
+from stedm_jax.models.layers import GroupNorm, Maker, Slots
 
 POOL_GROUPS, POOL_WIDTH = 4, 4
 
@@ -27,14 +24,14 @@ POOL_GROUPS, POOL_WIDTH = 4, 4
 class Block(nnx.Module):
     """Equation (1), or (2) with `pool`."""
 
-    def __init__(self, channels: int, pool: bool, **options: Unpack[Options]):
-        self.conv = Slots({number: conv(channels, channels, 3, **options) for number in (0, 2, 4)})
+    def __init__(self, make: Maker, channels: int, pool: bool):
+        self.conv = Slots({number: make.conv(channels, channels, 3) for number in (0, 2, 4)})
         layers: dict[int, nnx.Module] = {}
         if pool:
             wide = POOL_WIDTH * channels
-            layers[0] = conv(channels, wide, 1, bias=False, **options)
+            layers[0] = make.conv(channels, wide, 1, bias=False)
             layers[1] = GroupNorm(wide, groups=POOL_GROUPS)
-            layers[3] = conv(wide, channels, 1, bias=False, **options)
+            layers[3] = make.conv(wide, channels, 1, bias=False)
         self.pool = Slots(layers) if pool else None
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
@@ -49,7 +46,7 @@ class TAEF2(nnx.Module):
     """Images in [-1, 1] to latents at 1/8 of the size, and back; latents are the same every time.
 
     The interface is that of `autoencoder.Autoencoder`: what encode gives is the latent itself, of
-    which `mode` and `sample` are the identity, and there is no regulariser. Height and width must
+    which `mode` and `sample` are the identity, and there is no regularizer. Height and width must
     be divisible by 8.
 
     Args:
@@ -62,27 +59,25 @@ class TAEF2(nnx.Module):
 
     def __init__(
         self,
+        make: Maker,
         *,
         latent_channels: int = 32,
         channels: int = 64,
         pool: bool = True,
-        dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
         **unread: object,
     ):
-        kw: Options = {"rngs": rngs, "dtype": dtype}
-        self.dtype = dtype
-        down = [conv(3, channels, 3, **kw), Block(channels, False, **kw)]
+        self.dtype = make.dtype
+        down = [make.conv(3, channels, 3), Block(make, channels, False)]
         for level in range(3):
-            down.append(conv(channels, channels, 3, stride=2, bias=False, **kw))
-            down += [Block(channels, pool and level == 2, **kw) for _ in range(3)]
-        self.encoder = Slots([*down, conv(channels, latent_channels, 3, **kw)])
+            down.append(make.conv(channels, channels, 3, stride=2, bias=False))
+            down += [Block(make, channels, pool and level == 2) for _ in range(3)]
+        self.encoder = Slots([*down, make.conv(channels, latent_channels, 3)])
         # Slot 0 is the clamp, 2 a relu; 6, 11 and 16 double the size.
-        up: dict[int, nnx.Module] = {1: conv(latent_channels, channels, 3, **kw)}
+        up: dict[int, nnx.Module] = {1: make.conv(latent_channels, channels, 3)}
         for level, first in enumerate((3, 8, 13)):
-            up |= {first + i: Block(channels, pool and level == 0, **kw) for i in range(3)}
-            up[first + 4] = conv(channels, channels, 3, bias=False, **kw)
-        last = {18: Block(channels, False, **kw), 19: conv(channels, 3, 3, **kw)}
+            up |= {first + i: Block(make, channels, pool and level == 0) for i in range(3)}
+            up[first + 4] = make.conv(channels, channels, 3, bias=False)
+        last = {18: Block(make, channels, False), 19: make.conv(channels, 3, 3)}
         self.decoder = Slots(up | last)
 
     def encode(self, x: Float[Array, "b h w 3"]) -> Float[Array, "b h2 w2 z"]:

@@ -80,8 +80,8 @@ def map_tiles(
     starts, profiles = [], []
     for size, side in zip(whole, sides, strict=True):
         starts.append(tile_starts(size, side, overlap, scale.denominator))
-        scaled = (int(each * scale) for each in (side, overlap, margin))
-        profiles.append(_profiles(*scaled, len(starts[-1])))
+        sizes = [int(each * scale) for each in (side, overlap, margin)]
+        profiles.append(_profiles(*sizes, count=len(starts[-1])))
     rows, columns = (index.ravel() for index in np.indices([len(axis) for axis in starts]))
     places = np.stack([np.asarray(starts[0])[rows], np.asarray(starts[1])[columns]], axis=1)
     part = jax.eval_shape(apply, jax.ShapeDtypeStruct((b, *sides, channels), x.dtype))

@@ -27,7 +27,8 @@ For those who read features out of it: a tap is called after the block whose out
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -46,7 +47,8 @@ from stedm_jax.models.blocks import (
     timestep_embedding,
 )
 from stedm_jax.models.functional import Functional
-from stedm_jax.models.layers import GroupNorm, Options, Slots, conv, linear, zeros
+from stedm_jax.models.layers import GroupNorm, Maker, Slots, zeros
+from stedm_jax.settings.diffusion import Unet as UnetSettings
 
 
 class UNet(nnx.Module):
@@ -59,12 +61,12 @@ class UNet(nnx.Module):
         context_dim: length of a context token, 0 for none; only with "transformer".
         style_dim: length of the style vector or of a style token, 0 for none.
         style_path: as the module's docstring says.
-        dtype: compute dtype; parameters and the output are float32.
         remat: recompute each block in the backward pass, for memory.
     """
 
     def __init__(
         self,
+        make: Maker,
         *,
         in_channels: int,
         out_channels: int,
@@ -78,59 +80,43 @@ class UNet(nnx.Module):
         style_dim: int = 0,
         style_path: str = "middle",
         dropout: float = 0.0,
-        dtype: DTypeLike = jnp.float32,
         remat: bool = False,
-        rngs: nnx.Rngs,
     ):
         paths = (style_path,) if style_dim else ()
         self.cross = "cross" in paths
         context_dim = style_dim if self.cross else context_dim
         self.base, self.style_dim, self.context_dim = base, style_dim, context_dim
-        self.dtype, self.remat = dtype, remat
+        self.dtype, self.remat = make.dtype, remat
         emb = 4 * base
-        options: Options = {"rngs": rngs, "dtype": dtype}
-        block_kw = {"rate": dropout, "style": style_dim if "adagn" in paths else 0, **options}
+        block_kw = {"rate": dropout, "style": style_dim if "adagn" in paths else 0}
 
         def attend(channels: int) -> nnx.Module:
             if attention == "plain" and not self.cross:
-                return AttentionBlock(channels, heads, **options)
-            return SpatialTransformer(channels, heads, context_dim, **options)
+                return AttentionBlock(make, channels, heads)
+            return SpatialTransformer(make, channels, heads, context_dim)
 
         def level(cin: int, cout: int, factor: int) -> Slots:
-            blocks: list[nnx.Module] = [ResBlock(cin, cout, emb, **block_kw)]
+            blocks: list[nnx.Module] = [ResBlock(make, cin, cout, emb, **block_kw)]
             return Slots([*blocks, attend(cout)] if factor in attention_at else blocks)
 
-        self.time_embed = Slots({0: linear(base, emb, **options), 2: linear(emb, emb, **options)})
-        self.input_blocks = Slots([Slots([conv(in_channels, base, 3, **options)])])
-        channels, skips, last = base, [base], len(multipliers) - 1
-        for depth, multiplier in enumerate(multipliers):
-            for _ in range(res_blocks):
-                self.input_blocks.append(level(channels, base * multiplier, 2**depth))
-                channels = base * multiplier
-                skips.append(channels)
-            if depth < last:
-                self.input_blocks.append(Slots([Downsample(channels, **options)]))
-                skips.append(channels)
-
-        first = ResBlock(channels, channels, emb, **block_kw)
-        between = attend(channels)
-        self.middle_block = Slots([first, between, ResBlock(channels, channels, emb, **block_kw)])
+        self.time_embed = Slots({0: make.linear(base, emb), 2: make.linear(emb, emb)})
+        self.input_blocks, skips = _input_blocks(
+            make, in_channels, base, multipliers, res_blocks, level
+        )
+        channels = skips[-1]
+        first, between = ResBlock(make, channels, channels, emb, **block_kw), attend(channels)
+        last = ResBlock(make, channels, channels, emb, **block_kw)
+        self.middle_block = Slots([first, between, last])
         block = embed = None
         if {"middle", "both"} & {*paths}:
-            block = ResBlock(channels, channels, style_dim, rate=dropout, **options)
+            block = ResBlock(make, channels, channels, style_dim, rate=dropout)
         if {"all", "both"} & {*paths}:
-            embed = linear(style_dim, emb, **options)
+            embed = make.linear(style_dim, emb)
         self.style_block, self.style_embed = block, embed
 
-        self.output_blocks = Slots()
-        for depth, multiplier in reversed(list(enumerate(multipliers))):
-            for i in range(res_blocks + 1):
-                step = level(channels + skips.pop(), base * multiplier, 2**depth)
-                channels = base * multiplier
-                if depth > 0 and i == res_blocks:
-                    step.append(Upsample(channels, **options))
-                self.output_blocks.append(step)
-        out = conv(channels, out_channels, 3, **options, init=zeros)
+        self.output_blocks = _output_blocks(make, base, multipliers, res_blocks, level, skips)
+        channels = base * multipliers[0]
+        out = make.conv(channels, out_channels, 3, init=zeros)
         self.out = Slots({0: GroupNorm(channels), 2: out})
 
     def __call__(
@@ -231,15 +217,52 @@ class UNet(nnx.Module):
         return style.astype(self.dtype), tokens
 
 
+def _input_blocks(
+    make: Maker,
+    cin: int,
+    base: int,
+    multipliers: Sequence[int],
+    res_blocks: int,
+    level: Callable[[int, int, int], Slots],
+) -> tuple[Slots, list[int]]:
+    """The blocks on the way down, and the channels of the output of each."""
+    blocks, channels = [Slots([make.conv(cin, base, 3)])], [base]
+    for depth, multiplier in enumerate(multipliers):
+        for _ in range(res_blocks):
+            blocks.append(level(channels[-1], base * multiplier, 2**depth))
+            channels.append(base * multiplier)
+        if depth < len(multipliers) - 1:
+            blocks.append(Slots([Downsample(make, channels[-1])]))
+            channels.append(channels[-1])
+    return Slots(blocks), channels
+
+
+def _output_blocks(
+    make: Maker,
+    base: int,
+    multipliers: Sequence[int],
+    res_blocks: int,
+    level: Callable[[int, int, int], Slots],
+    skips: list[int],
+) -> Slots:
+    """The blocks on the way up; each also reads the output of a block on the way down."""
+    blocks, channels = [], skips[-1]
+    for depth, multiplier in reversed(list(enumerate(multipliers))):
+        for number in range(res_blocks + 1):
+            step = level(channels + skips.pop(), base * multiplier, 2**depth)
+            channels = base * multiplier
+            if depth > 0 and number == res_blocks:
+                step.append(Upsample(make, channels))
+            blocks.append(step)
+    return Slots(blocks)
+
+
 def build_unet(
-    unet: Any, *, in_channels: int, out_channels: int, style_dim: int, dtype: DTypeLike
+    unet: UnetSettings, *, in_channels: int, out_channels: int, style_dim: int, dtype: DTypeLike
 ) -> Functional:
     """The network that config.diffusion.unet or config.guided.unet describes."""
-    keys = ("base", "multipliers", "res_blocks", "attention_at", "heads", "attention")
-    keys += ("context_dim", "style_path", "dropout", "remat")
-    shape = {key: getattr(unet, key) for key in keys}
-    shape |= {"in_channels": in_channels, "out_channels": out_channels, "style_dim": style_dim}
-    return Functional(lambda rngs: UNet(**shape, dtype=dtype, rngs=rngs))
+    shape = {"in_channels": in_channels, "out_channels": out_channels, "style_dim": style_dim}
+    return Functional(partial(UNet, **shape, **vars(unet)), dtype)
 
 
 def tap_channels(base: int, multipliers: Sequence[int], res_blocks: int) -> dict[str, int]:

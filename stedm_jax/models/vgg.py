@@ -2,12 +2,11 @@
 torchvision's vgg16."""
 
 from collections.abc import Sequence
-from typing import Unpack
 
 from flax import nnx
 from jaxtyping import Array, Float
 
-from stedm_jax.models.layers import Options, Slots, conv, kaiming
+from stedm_jax.models.layers import Maker, Slots, kaiming
 
 WIDTHS, CONVOLUTIONS = (64, 128, 256, 512, 512), (2, 2, 3, 3, 3)
 
@@ -24,18 +23,18 @@ class VggFeatures(Slots):
         widths: channels of the stages.
     """
 
-    def __init__(self, widths: Sequence[int], **options: Unpack[Options]):
+    def __init__(self, make: Maker, widths: Sequence[int]):
         plan, layers, number, cin = [], {}, 0, 3
         for width, depth in zip(widths, CONVOLUTIONS, strict=True):
             stage = []
             for _ in range(depth):
-                layers[number] = conv(cin, width, 3, init=kaiming, **options)
+                layers[number] = make.conv(cin, width, 3, init=kaiming)
                 stage.append(number)
                 cin, number = width, number + 2  # torchvision also numbers the ReLU
             plan.append(tuple(stage))
             number += 1  # and the pooling
         super().__init__(layers)
-        self.dtype, self.plan = options["dtype"], tuple(plan)
+        self.dtype, self.plan = make.dtype, tuple(plan)
 
     def __call__(self, x: Float[Array, "b h w 3"]) -> list[Float[Array, "b _h _w _c"]]:
         """The last map of each stage, at 1 to 1/16 of the size, before it is pooled."""

@@ -15,7 +15,6 @@ the file.
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -25,17 +24,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from stedm_jax.common.errors import UserError
-from stedm_jax.models.layers import (
-    IMAGENET,
-    LayerNorm,
-    Mlp,
-    Options,
-    Slots,
-    attention,
-    conv,
-    linear,
-    trunc_normal,
-)
+from stedm_jax.models.functional import Functional
+from stedm_jax.models.layers import IMAGENET, LayerNorm, Maker, Mlp, Slots, attention, trunc_normal
+from stedm_jax.settings.ssl import Ssl
 
 EPS = 1e-6
 BIOPTIMUS = ((0.707223, 0.578729, 0.703617), (0.211883, 0.230117, 0.177517))
@@ -172,8 +163,8 @@ def resampling_matrix(old: int, new: int, kind: str) -> Float[np.ndarray, "new o
 class PatchEmbed(nnx.Module):
     """One linear map of each patch."""
 
-    def __init__(self, width: int, patch: int, **options: Unpack[Options]):
-        self.proj = conv(3, width, patch, stride=patch, padding="VALID", **options)
+    def __init__(self, make: Maker, width: int, patch: int):
+        self.proj = make.conv(3, width, patch, stride=patch, padding="VALID")
 
     def __call__(self, x: Float[Array, "n h w 3"]) -> Float[Array, "n gh gw c"]:
         return self.proj(x)
@@ -182,10 +173,10 @@ class PatchEmbed(nnx.Module):
 class Attention(nnx.Module):
     """Self-attention of all tokens."""
 
-    def __init__(self, width: int, heads: int, **options: Unpack[Options]):
+    def __init__(self, make: Maker, width: int, heads: int):
         self.heads = heads
-        self.qkv = linear(width, 3 * width, init=trunc_normal, **options)
-        self.proj = linear(width, width, init=trunc_normal, **options)
+        self.qkv = make.linear(width, 3 * width, init=trunc_normal)
+        self.proj = make.linear(width, width, init=trunc_normal)
 
     def __call__(self, x: Float[Array, "n t c"]) -> Float[Array, "n t c"]:
         n, t, c = x.shape
@@ -206,11 +197,11 @@ class LayerScale(nnx.Module):
 class Block(nnx.Module):
     """Attention and MLP, each behind a norm and added."""
 
-    def __init__(self, size: ViTSize, **options: Unpack[Options]):
+    def __init__(self, make: Maker, size: ViTSize):
         scaled = size.layer_scale > 0
         self.norm1, self.norm2 = LayerNorm(size.width, eps=EPS), LayerNorm(size.width, eps=EPS)
-        self.attn = Attention(size.width, size.heads, **options)
-        self.mlp = Mlp(size.width, size.hidden, size.swiglu, **options)
+        self.attn = Attention(make, size.width, size.heads)
+        self.mlp = Mlp(make, size.width, size.hidden, size.swiglu)
         self.ls1 = LayerScale(size.width, size.layer_scale) if scaled else None
         self.ls2 = LayerScale(size.width, size.layer_scale) if scaled else None
 
@@ -226,22 +217,21 @@ class ViT(nnx.Module):
 
     Args:
       size: shape, input and embedding; one of VIT_SIZES, or any.
-      dtype: compute dtype; parameters, norms, softmax and outputs are float32.
     """
 
-    def __init__(self, size: ViTSize, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
-        options: Options = {"rngs": rngs, "dtype": dtype}
-        self.size, self.dtype, width = size, dtype, size.width
-        self.patch_embed = PatchEmbed(width, size.patch, **options)
+    def __init__(self, make: Maker, size: ViTSize):
+        self.size, self.dtype, width = size, make.dtype, size.width
+        self.patch_embed = PatchEmbed(make, width, size.patch)
         near_zero = nnx.initializers.normal(1e-6)
-        self.cls_token = nnx.Param(near_zero(rngs.params(), (1, 1, width), jnp.float32))
-        registers = (1, size.registers, width)
-        self.reg_token = (
-            nnx.Param(near_zero(rngs.params(), registers, jnp.float32)) if size.registers else None
-        )
+        self.cls_token = nnx.Param(near_zero(make.key(), (1, 1, width), jnp.float32))
+        registers = None
+        if size.registers:
+            shape = (1, size.registers, width)
+            registers = nnx.Param(near_zero(make.key(), shape, jnp.float32))
+        self.reg_token = registers
         rows = size.grid**2 + (size.prefix if size.embed_prefix else 0)
-        self.pos_embed = nnx.Param(trunc_normal(rngs.params(), (1, rows, width), jnp.float32))
-        self.blocks = Slots([Block(size, **options) for _ in range(size.depth)])
+        self.pos_embed = nnx.Param(trunc_normal(make.key(), (1, rows, width), jnp.float32))
+        self.blocks = Slots([Block(make, size) for _ in range(size.depth)])
         self.norm = LayerNorm(width, eps=EPS)
 
     def normalize(self, images: Float[Array, "n h w 3"]) -> Float[Array, "n h2 w2 3"]:
@@ -302,7 +292,12 @@ class ViT(nnx.Module):
         return jnp.concatenate([x[:, 0], x[:, self.size.prefix :].mean(1)], axis=-1)
 
 
-def ssl_size(ssl: Any) -> ViTSize:
+def vit_network(size: ViTSize, dtype: DTypeLike = jnp.float32) -> Functional:
+    """A Vision Transformer."""
+    return Functional(partial(ViT, size=size), dtype)
+
+
+def ssl_size(ssl: Ssl) -> ViTSize:
     """The Vision Transformer of config.ssl; the grid of its table of positions is that of a global
     crop."""
     model, side = ssl.model, ssl.crops.global_size

@@ -1,1 +1,1 @@
-"""What is learnt: parameters, loss, evaluation and pictures of each trained thing."""
+"""What is learned: parameters, loss, evaluation and pictures of each trained thing."""

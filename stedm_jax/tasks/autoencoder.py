@@ -11,6 +11,8 @@ Parameters are those of the autoencoder; where there is a discriminator its own 
 under the name "discriminator".
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -56,12 +58,11 @@ class AutoencoderTask(FirstStage):
     def __init__(self, config: Autoencoder, dtype: DTypeLike, patients: int = 0):
         super().__init__(config, dtype)
         self.patients = patients
-        self.perceptual = Functional(lambda rngs: LPIPS(rngs=rngs, dtype=dtype))
+        self.perceptual = Functional(LPIPS, dtype)
         against, self.adversary = config.adversarial, None
         if against.weight > 0:
             shape = {"filters": against.filters, "layers": against.layers, "norm": against.norm}
-            discriminator = Functional(lambda rngs: Discriminator(**shape, dtype=dtype, rngs=rngs))
-            self.adversary = Adversary(against, discriminator)
+            self.adversary = Adversary(against, Functional(partial(Discriminator, **shape), dtype))
 
     def groups(self, params: PyTree) -> PyTree:
         """Autoencoder and discriminator, each to be clipped by itself."""

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 
 from jax.typing import DTypeLike
 
-from stedm_jax.models.functional import Functional
-from stedm_jax.models.vit import ViT, ssl_size, vit_size
+from stedm_jax.models.vit import ssl_size, vit_network, vit_size
 from stedm_jax.settings.names import FROZEN
 from stedm_jax.settings.root import Settings
 from stedm_jax.tasks.autoencoder import AutoencoderTask
@@ -67,7 +66,7 @@ def build_guide(settings: Settings, dtype: DTypeLike) -> GuideEncoder | None:
         return None
     ours = source == "ssl"
     size = ssl_size(settings.ssl) if ours else vit_size(source.removeprefix(FROZEN))
-    return GuideEncoder(Functional(lambda rngs: ViT(size, dtype=dtype, rngs=rngs)), size)
+    return GuideEncoder(vit_network(size, dtype), size)
 
 
 def build_guided(

@@ -11,6 +11,7 @@ vector is also the unconditional branch of sampling.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +22,7 @@ from stedm_jax.common.errors import UserError
 from stedm_jax.diffusion.guidance import Guidance
 from stedm_jax.diffusion.samplers import Sampler, sample, timesteps
 from stedm_jax.models.functional import Functional
-from stedm_jax.models.guided import Embeddings, guided_unet
-from stedm_jax.models.unet import build_unet
+from stedm_jax.models.guided import Embeddings, GuidedUNet
 from stedm_jax.models.vit import ViTSize
 from stedm_jax.settings.guided import Guided
 from stedm_jax.tasks.first_stage import FirstStage
@@ -76,15 +76,10 @@ class GuidedTask(LatentDiffusion):
         self.absent = config.guide.region_width if "region" in self.widths else 0
         if self.absent:
             self.widths["region"] = self.absent
-        unet = build_unet(
-            config.unet,
-            in_channels=self.channels,
-            out_channels=self.channels,
-            style_dim=0,
-            dtype=dtype,
-        )
-        guide = config.guide
-        self.network = guided_unet(unet, self.widths, guide.dim, guide.normalise, dtype)
+        guide = {"dim": config.guide.dim, "normalize": config.guide.normalise}
+        unet = {"in_channels": self.channels, "out_channels": self.channels, **vars(config.unet)}
+        make = partial(GuidedUNet, widths=self.widths, **guide, **unet)
+        self.network = Functional(make, dtype)
 
     def init(self, key: PRNGKeyArray) -> PyTree:
         """Fresh parameters: unet and, where there is one, guide."""

@@ -5,6 +5,8 @@ Loss, scores and pictures are those of any segmenter (segmentation.py). The deno
 in the paper, or trained along (`head.tune`); first stage and guide never are.
 """
 
+from typing import Any
+
 import jax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
@@ -42,9 +44,11 @@ class PixelHeadTask(SegmentationTask):
     def build(self, dtype: DTypeLike) -> Functional:
         """The head."""
         head, classes = self.config.head, len(self.colors)
-        keys = {"width": head.width, "norm": head.norm} if head.kind == "convolution" else {}
-        path = HEADS[head.kind]
-        return network(path, self.features.channels, classes=classes, dtype=dtype, **keys)
+        keys: dict[str, Any] = {}
+        if head.kind == "convolution":
+            keys = {"width": head.width, "norm": head.norm}
+        keys |= {"channels": self.features.channels, "classes": classes}
+        return network(HEADS[head.kind], dtype, **keys)
 
     def init(self, key: PRNGKeyArray) -> PyTree:
         """Fresh parameters; those of a tuned denoiser are to be taken from its stage."""

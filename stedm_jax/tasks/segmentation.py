@@ -25,7 +25,7 @@ DICE_EPSILON = 0.01
 
 
 def valid_pixels(mask: UInt8[Array, "b h w"], border: int) -> Bool[Array, "b h w"]:
-    """Pixels that count: labelled, and farther than `border` pixels from the edge."""
+    """Pixels that count: labeled, and farther than `border` pixels from the edge."""
     valid = mask != VOID
     if border:
         inside = jnp.zeros(mask.shape[1:], bool).at[border:-border, border:-border].set(True)
@@ -219,4 +219,4 @@ def network_of(model: SegmenterModel, classes: int, dtype: DTypeLike) -> Functio
     else:
         sizes = model.fcn8s if model.kind == "fcn8s" else model.dcan
         keys |= {"widths": sizes.widths, "hidden": sizes.hidden}
-    return network(SEGMENTERS[model.kind], **keys, dtype=dtype)
+    return network(SEGMENTERS[model.kind], dtype, **keys)

@@ -14,6 +14,7 @@ of the `student`; the first three are state, which the loop replaces. The encode
 init_from = backbone=SOURCE, student/backbone=SOURCE.
 """
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -26,7 +27,7 @@ from stedm_jax.common.errors import UserError
 from stedm_jax.evaluation.collapse import health, named_collapse
 from stedm_jax.models.dino_head import DinoHead
 from stedm_jax.models.functional import Functional
-from stedm_jax.models.vit import ViT, ssl_size
+from stedm_jax.models.vit import ssl_size, vit_network
 from stedm_jax.settings.ssl import Ssl
 from stedm_jax.tasks.images import image_rows, to_bytes, to_network
 from stedm_jax.tasks.recolor import recolor
@@ -69,15 +70,14 @@ class SslTask:
 
     def __init__(self, config: Ssl, dtype: DTypeLike):
         self.config, self.size = config, ssl_size(config)
-        crops, patch, size = config.crops, self.size.patch, self.size
+        crops, patch = config.crops, self.size.patch
         if crops.local_size % patch or crops.global_size % patch:
             raise UserError(
                 f"config.ssl.crops has global_size={crops.global_size} and local_size="
                 f"{crops.local_size}; both must be multiples of the patch of {patch} px."
             )
-        head, width = vars(config.head), size.embedding_dim
-        self.network = Functional(lambda rngs: ViT(size, dtype=dtype, rngs=rngs))
-        self.head = Functional(lambda rngs: DinoHead(width, **head, dtype=dtype, rngs=rngs))
+        head = partial(DinoHead, width=self.size.embedding_dim, **vars(config.head))
+        self.network, self.head = vit_network(self.size, dtype), Functional(head, dtype)
 
     def groups(self, params: PyTree) -> PyTree:
         """Every array of the student by itself: DINO bounds the gradient of each."""
@@ -88,7 +88,7 @@ class SslTask:
         return jax.tree_util.tree_map_with_path(label, params)
 
     def init(self, key: PRNGKeyArray) -> PyTree:
-        """Fresh parameters: the teacher begins as the student, the centre at 0."""
+        """Fresh parameters: the teacher begins as the student, the center at 0."""
         head = self.head.init(jax.random.fold_in(key, 1))
         student = {BACKBONE: self.network.init(key), "head": head}
         center = jnp.zeros(self.config.head.prototypes, jnp.float32)

@@ -13,22 +13,22 @@ PRODUCT = 2 * 4 * SIDE * SIDE
 
 
 class Encoder(nnx.Module):
-    def __init__(self, rngs):
-        self.first, self.second = (nnx.Linear(SIDE, SIDE, rngs=rngs) for _ in range(2))
+    def __init__(self, make):
+        self.first, self.second = (make.linear(SIDE, SIDE) for _ in range(2))
 
     def __call__(self, x):
         return self.second(jnp.tanh(self.first(x)))
 
 
 class Decoder(nnx.Module):
-    def __init__(self, rngs):
-        self.only = nnx.Linear(SIDE, SIDE, rngs=rngs)
+    def __init__(self, make):
+        self.only = make.linear(SIDE, SIDE)
 
     def __call__(self, x):
         return self.only(x)
 
 
-ENCODER, DECODER = Functional(lambda rngs: Encoder(rngs)), Functional(lambda rngs: Decoder(rngs))
+ENCODER, DECODER = Functional(Encoder), Functional(Decoder)
 X, W = jnp.ones((4, SIDE)), jnp.ones((SIDE, SIDE))
 
 

@@ -32,7 +32,7 @@ TABLE = tables("ldm-unet")[0]
 
 @pytest.fixture(scope="module")
 def network() -> Functional:
-    return Functional(lambda rngs: UNet(**SMALL, rngs=rngs))
+    return Functional(lambda make: UNet(make, **SMALL))
 
 
 @pytest.fixture(scope="module")

@@ -52,7 +52,7 @@ def same(ours: dict, theirs: dict) -> bool:
 
 @pytest.fixture(scope="module")
 def network() -> Functional:
-    return Functional(lambda rngs: ResNet(**SMALL, rngs=rngs))
+    return Functional(lambda make: ResNet(make, **SMALL))
 
 
 @pytest.fixture

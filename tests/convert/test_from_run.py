@@ -170,7 +170,7 @@ def segmenter_settings(**model: object) -> dict[str, object]:
 
 def test_an_fcn8s_has_the_names_and_shapes_of_vgg16(tmp_path, trained, capsys):
     """Its two wide convolutions are linear layers there."""
-    network = Functional(lambda rngs: Fcn8s(classes=3, **FCN8S, rngs=rngs))
+    network = Functional(lambda make: Fcn8s(make, classes=3, **FCN8S))
     params = random_params(network)
     settings = segmenter_settings(
         kind="fcn8s", encoder="convnext_tiny"
@@ -317,7 +317,7 @@ def test_smp_loads_every_family_of_segmenters(tmp_path, trained, encoder, peer):
     from safetensors.torch import load_file
 
     network = Functional(
-        lambda rngs: Segmenter(classes=2, encoder=encoder, norm="batch", decoder=DECODER, rngs=rngs)
+        lambda make: Segmenter(make, classes=2, encoder=encoder, norm="batch", decoder=DECODER)
     )
     theirs = smp.Unet(peer, encoder_weights=None, classes=2, decoder_channels=DECODER)
     params = peers.mapped(
@@ -352,7 +352,7 @@ def test_torchvision_loads_an_exported_fcn8s(tmp_path, trained):
     theirs = vgg.VGG(vgg.make_layers(plan), init_weights=False)
     wide = torch.nn.Linear(8 * 49, 24), torch.nn.Linear(24, 24), torch.nn.Linear(24, 5)
     theirs.classifier[0], theirs.classifier[3], theirs.classifier[6] = wide
-    network = Functional(lambda rngs: Fcn8s(classes=2, **FCN8S, rngs=rngs))
+    network = Functional(lambda make: Fcn8s(make, classes=2, **FCN8S))
     params = random_params(network)
     publish(
         trained("segmentation/labelled/0", params, **segmenter_settings(kind="fcn8s")),
@@ -390,8 +390,8 @@ def test_diffusers_loads_an_exported_autoencoder(tmp_path, trained):
             "codes": 16,
         }
         network = Functional(
-            lambda rngs, kind=kind, small=small: Autoencoder(
-                kind=kind, attention=True, **small, rngs=rngs
+            lambda make, kind=kind, small=small: Autoencoder(
+                make, kind=kind, attention=True, **small
             )
         )
         out, params = tmp_path / kind, jax.tree.map(lambda x: x - 0.05, random_params(network))

@@ -8,7 +8,7 @@ from stedm_jax.convert import __main__ as command
 from stedm_jax.convert.published_tables import tables
 from stedm_jax.convert.torch_names import from_torch, our_name, to_torch, torch_name, torch_shape
 from stedm_jax.models.functional import Functional, param_count
-from stedm_jax.models.guided import PublishedGuidedUNet
+from stedm_jax.models.guided import GuidedUNet
 from stedm_jax.models.published_sizes import build_published
 from stedm_jax.training.param_paths import named
 from stedm_jax.training.weights_folder import load_folder, write_tensors
@@ -25,8 +25,7 @@ SMALL = {
     "attention": "transformer",
     "context_dim": 6,
     "dim": 6,
-    "patch": 5,
-    "region": 7,
+    "widths": {"patch": 5, "region": 7},
 }
 
 
@@ -57,7 +56,7 @@ def test_names_and_shapes_at_full_size_go_both_ways():
 
 
 def test_a_small_one_survives_the_round_trip_and_the_rest_of_the_file_is_left_out():
-    network = Functional(lambda rngs: PublishedGuidedUNet(**SMALL, rngs=rngs))
+    network = Functional(lambda make: GuidedUNet(make, **SMALL))
     params, (table,) = random_params(network, 3), tables("lid-guided")
     file = to_torch(params, table)
     assert all(name.startswith(("model.diffusion_model.", "cond_stage_model.")) for name in file)

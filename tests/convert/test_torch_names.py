@@ -103,7 +103,7 @@ def test_a_whole_network_by_the_usual_rules() -> None:
         "reductions": (2, 1),
         "decoder": (16, 8, 8),
     }
-    network = Functional(lambda rngs: Segmenter(classes=2, **small, rngs=rngs))
+    network = Functional(lambda make: Segmenter(make, classes=2, **small))
     rng = np.random.default_rng(0)
     params = {
         path: rng.normal(size=leaf.shape).astype(leaf.dtype)

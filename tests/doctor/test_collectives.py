@@ -120,7 +120,7 @@ def test_the_gradient_of_a_loop_over_parts_is_summed_after_it(mesh) -> None:
 
 def test_searching_a_codebook_in_parts_stays_on_the_device(mesh, monkeypatch) -> None:
     monkeypatch.setattr(autoencoder, "PAIRS", 8 * 16 * 32 // 4)  # four parts
-    search = Functional(lambda rngs: autoencoder.Codebook(32, 3, rngs=rngs))
+    search = Functional(lambda make: autoencoder.Codebook(make, 32, 3))
     given = search.init(jax.random.key(0))
     search_all = lambda z: search.apply(given, z)  # noqa: E731
     module = compiled(mesh, search_all, (P(("data", "fsdp")),), P(("data", "fsdp")), (8, 4, 4, 3))

@@ -37,7 +37,7 @@ def smp_unet(encoder, decoder=(256, 128, 64, 32, 16), **options):
 
 def our_unet(encoder, decoder=(256, 128, 64, 32, 16), norm="batch"):
     return Functional(
-        lambda rngs: Segmenter(classes=2, encoder=encoder, decoder=decoder, norm=norm, rngs=rngs)
+        lambda make: Segmenter(make, classes=2, encoder=encoder, decoder=decoder, norm=norm)
     )
 
 

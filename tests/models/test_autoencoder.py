@@ -14,15 +14,15 @@ from stedm_jax.training.param_paths import named
 from tests.models.fakes import random_params
 
 
-def small(kind, **kw):
+def small(kind, dtype=jnp.float32, **kw):
     sizes = {"channels": 8, "multipliers": (1, 2, 2), "res_blocks": 1, "codes": 32}
-    return Functional(lambda rngs: ae.Autoencoder(kind=kind, **{**sizes, **kw}, rngs=rngs))
+    return Functional(lambda make: ae.Autoencoder(make, kind=kind, **{**sizes, **kw}), dtype)
 
 
 def published(kind, multipliers, latent):
     return Functional(
-        lambda rngs: ae.Autoencoder(
-            kind=kind, channels=128, multipliers=multipliers, latent_channels=latent, rngs=rngs
+        lambda make: ae.Autoencoder(
+            make, kind=kind, channels=128, multipliers=multipliers, latent_channels=latent
         )
     ).abstract
 
@@ -55,7 +55,7 @@ def test_odd_sizes_encode_to_the_size_rounded_down():
 
 
 def test_downsampling_pads_on_the_far_side_only():
-    down = Functional(lambda rngs: ae.Resample(1, False, rngs=rngs, dtype=jnp.float32))
+    down = Functional(lambda make: ae.Resample(make, 1, False))
     kernel = jnp.zeros((3, 3, 1, 1)).at[0, 0].set(1.0)
     params = {"conv": {"kernel": kernel, "bias": jnp.zeros(1)}}
     x = jnp.arange(16.0).reshape(1, 4, 4, 1)
@@ -203,7 +203,8 @@ def check_against_diffusers(kind, multipliers, latent, *, channels, blocks, code
 
     theirs = diffusers_peer(kind, channels, multipliers, blocks, latent, codes)
     network = Functional(
-        lambda rngs: ae.Autoencoder(
+        lambda make: ae.Autoencoder(
+            make,
             kind=kind,
             channels=channels,
             multipliers=multipliers,
@@ -211,7 +212,6 @@ def check_against_diffusers(kind, multipliers, latent, *, channels, blocks, code
             latent_channels=latent,
             codes=codes,
             legacy_codebook=True,
-            rngs=rngs,
         )
     )
     table = diffusers_autoencoder.table(len(multipliers))

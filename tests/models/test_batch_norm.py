@@ -25,7 +25,7 @@ class Two(nnx.Module):
 
 @pytest.fixture(scope="module")
 def network():
-    return Functional(lambda rngs: Two("batch"))
+    return Functional(lambda make: Two("batch"))
 
 
 def images(seed, dtype=jnp.float32):
@@ -91,7 +91,7 @@ def test_group_norm_has_no_statistics():
 
 def test_without_running_statistics_those_of_the_batch_serve_always():
     scale = jnp.array([1.0, 2.0, 3.0, 4.0])
-    free = Functional(lambda rngs: BatchNorm(4, track=False, scale=scale))
+    free = Functional(lambda make: BatchNorm(4, track=False, scale=scale))
     params = free.init(jax.random.key(0))
     assert params.keys() == {"scale", "bias"} and running_stats(free.module(params)) == {}
     tracking = BatchNorm(4, scale=scale)
@@ -103,7 +103,7 @@ def test_without_running_statistics_those_of_the_batch_serve_always():
 def test_the_discriminator_has_this_one():
     from stedm_jax.models import discriminator
 
-    network = Functional(lambda rngs: discriminator.Discriminator(filters=4, layers=1, rngs=rngs))
+    network = Functional(lambda make: discriminator.Discriminator(make, filters=4, layers=1))
     params = network.init(jax.random.key(0))
     assert isinstance(network.module(params).main[3], BatchNorm) and params["main"]["3"].keys() == {
         "scale",

@@ -11,7 +11,7 @@ SMALL = {"depths": (1, 1, 2, 1), "widths": (8, 16, 24, 32)}
 
 
 def test_four_maps_and_the_published_count():
-    network = Functional(lambda rngs: ConvNeXt(**SIZES["convnext_tiny"], rngs=rngs))
+    network = Functional(lambda make: ConvNeXt(make, **SIZES["convnext_tiny"]))
     assert trained_count(network) == 27_818_592
     maps = jax.eval_shape(
         network.apply, network.abstract, jax.ShapeDtypeStruct((1, 64, 96, 3), jnp.float32)
@@ -31,7 +31,7 @@ def test_maps_are_those_of_timm():
     timm = peers.peer("timm")
     sizes = {"depths": SMALL["depths"], "dims": SMALL["widths"]}
     module = peers.randomise(timm.create_model("convnext_tiny", num_classes=0, **sizes))
-    network = Functional(lambda rngs: ConvNeXt(**SMALL, rngs=rngs))
+    network = Functional(lambda make: ConvNeXt(make, **SMALL))
     params = peers.mapped(module, network, ignore=(r"^head\.",))
     x = np.random.default_rng(0).uniform(-1, 1, (1, 64, 96, 3)).astype(np.float32)
     theirs = module.forward_intermediates(peers.to_torch_image(x), intermediates_only=True)

@@ -13,7 +13,7 @@ from stedm_jax.common.flop_counts import traced_flops
 from stedm_jax.models import convolution
 from stedm_jax.models.convolution import PADS, convolve, doubled, upsample_nearest
 from stedm_jax.models.flops import product_flops
-from stedm_jax.models.layers import conv, upsample_conv
+from stedm_jax.models.layers import Maker, upsample_conv
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 
@@ -133,7 +133,7 @@ def test_few_channels_several_devices_and_other_kinds_are_left_to_lax(monkeypatc
 
 
 def test_the_layers_give_what_their_parts_give(always):
-    layer = conv(6, 4, 3, rngs=nnx.Rngs(0), dtype=jnp.bfloat16)
+    layer = Maker(nnx.Rngs(0), jnp.bfloat16).conv(6, 4, 3)
     x, _ = arrays()
     want = layer(upsample_nearest(x))
     assert upsample_conv(layer, x).dtype == want.dtype == jnp.bfloat16

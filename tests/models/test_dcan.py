@@ -20,11 +20,11 @@ SMALL = {"widths": (4, 6, 8, 8, 10), "hidden": 12}
 
 @pytest.fixture(scope="module")
 def network():
-    return Functional(lambda rngs: Dcan(classes=3, **SMALL, rngs=rngs))
+    return Functional(lambda make: Dcan(make, classes=3, **SMALL))
 
 
 def test_outputs_at_the_size_chosen():
-    network = Functional(lambda rngs: Dcan(rngs=rngs))
+    network = Functional(lambda make: Dcan(make))
     assert param_count(network.abstract) == 20_535_128
     assert param_count(network.abstract["features"]) == 14_714_688
     out = jax.eval_shape(
@@ -82,7 +82,7 @@ def test_contours_are_disks_around_the_rim():
 
 def test_a_fresh_deconvolution_interpolates():
     assert bilinear_kernel(8, 2).sum() == pytest.approx(2 * 64)
-    layer = Functional(lambda rngs: Deconvolution(2, 8))
+    layer = Functional(lambda make: Deconvolution(2, 8))
     params = layer.init(jax.random.key(0))
     x = jax.random.normal(jax.random.key(1), (1, 4, 5, 2))
     want = jax.image.resize(x, (1, 32, 40, 2), "bilinear")

@@ -11,7 +11,7 @@ from tests.models.fakes import random_params
 
 
 def head(width, **sizes):
-    return Functional(lambda rngs: DinoHead(width, **sizes, rngs=rngs))
+    return Functional(lambda make: DinoHead(make, width, **sizes))
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def small():
 
 def test_sizes_of_the_paper():
     ssl = Ssl()
-    encoder = Functional(lambda rngs: ViT(ssl_size(ssl), rngs=rngs)).abstract
+    encoder = Functional(lambda make: ViT(make, ssl_size(ssl))).abstract
     assert param_count(encoder) == 21_665_664  # timm's vit_small_patch16_224 without head
     params = head(384, **vars(ssl.head)).abstract
     assert params["last_layer"].shape == (256, 65_536)

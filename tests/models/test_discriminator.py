@@ -9,7 +9,7 @@ from tests.models.fakes import random_params
 
 
 def network(**changes):
-    return Functional(lambda rngs: Discriminator(**changes, rngs=rngs))
+    return Functional(lambda make: Discriminator(make, **changes))
 
 
 def test_published_size_and_one_logit_a_patch():

@@ -17,11 +17,11 @@ SMALL = {"widths": (4, 6, 8, 8, 8), "hidden": 12}
 
 @pytest.fixture(scope="module")
 def network():
-    return Functional(lambda rngs: Fcn8s(classes=3, **SMALL, rngs=rngs))
+    return Functional(lambda make: Fcn8s(make, classes=3, **SMALL))
 
 
 def test_the_published_size():
-    network = Functional(lambda rngs: Fcn8s(classes=2, rngs=rngs))
+    network = Functional(lambda make: Fcn8s(make, classes=2))
     assert param_count(network.abstract) == 134_270_278
     assert param_count(network.abstract["features"]) == 14_714_688
     y = jax.eval_shape(
@@ -145,7 +145,7 @@ def test_whole_network_is_that_of_an_oracle(network):
 def test_full_size_takes_vgg16_of_torchvision():
     from tests import peers
 
-    network = Functional(lambda rngs: Fcn8s(classes=2, rngs=rngs))
+    network = Functional(lambda make: Fcn8s(make, classes=2))
     module = peers.randomise(peers.peer("torchvision.models").vgg16(weights=None))
     loaded = from_torch(
         peers.state_of(module),

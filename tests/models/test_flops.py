@@ -6,7 +6,6 @@ from jax import lax
 
 from stedm_jax.models.flops import forward_flops, product_flops
 from stedm_jax.models.functional import Functional, on_each_device
-from stedm_jax.models.layers import linear
 from stedm_jax.models.published_sizes import PUBLISHED, build_published
 from stedm_jax.models.table import ROWS, Row, measure, table
 
@@ -54,15 +53,14 @@ def test_nested_programs_are_followed():
 
 def test_a_row_counts_what_is_asked_for():
     class Pair(nnx.Module):
-        def __init__(self, rngs):
-            self.one = linear(2, 3, rngs=rngs, dtype=jnp.float32)
-            self.two = linear(3, 4, rngs=rngs, dtype=jnp.float32)
+        def __init__(self, make):
+            self.one, self.two = make.linear(2, 3), make.linear(3, 4)
             self.running_mean = nnx.Param(jnp.zeros(4))
 
         def half(self, x):
             return self.one(x)
 
-    pair = Functional(lambda rngs: Pair(rngs))
+    pair = Functional(Pair)
     both = measure(pair, Row("both", "", ((5, 2),), "", method="half"))
     assert both[:2] == (25, 2 * 5 * 2 * 3 / 1e9)
     assert measure(pair, Row("one", "", ((5, 2),), "", method="half", parts=("one",)))[0] == 9

@@ -21,7 +21,7 @@ PAPER = {
 
 @pytest.fixture(scope="module")
 def network():
-    return Functional(lambda rngs: ConvEncoder(width=4, dim=8, rngs=rngs))
+    return Functional(lambda make: ConvEncoder(make, width=4, dim=8))
 
 
 def test_params_are_a_nested_dict_of_strings_and_float32_arrays(network):
@@ -66,10 +66,10 @@ def test_missing_parameter_is_an_error(network):
 @pytest.mark.parametrize(
     ("build", "count"),
     [
-        (lambda rngs: UNet(**PAPER, style_dim=512, rngs=rngs), 234_635_139),
-        (lambda rngs: UNet(**PAPER, rngs=rngs), 215_229_315),
-        (lambda rngs: SwinV2(classes=1000, rngs=rngs), 28_351_570),
-        (lambda rngs: Segmenter(classes=2, encoder="mit_b2", rngs=rngs), 27_477_154),
+        (lambda make: UNet(make, **PAPER, style_dim=512), 234_635_139),
+        (lambda make: UNet(make, **PAPER), 215_229_315),
+        (lambda make: SwinV2(make, classes=1000), 28_351_570),
+        (lambda make: Segmenter(make, classes=2, encoder="mit_b2"), 27_477_154),
     ],
     ids=["stedm-unet", "unet-without-style", "swin_v2_t", "mit_b2-unet"],
 )

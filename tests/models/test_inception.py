@@ -17,7 +17,7 @@ from tests.models.fakes import random_params
 MEAN, FIRST = 0.246253, (0.130574, 1.108365, 0.0, 0.845852, 0.025248, 0.154570)
 DATA = Path(os.environ.get("STEDM_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 WEIGHTS = Path(os.environ.get("STEDM_WEIGHTS", DATA.parent / "weights"))
-NETWORK = Functional(lambda rngs: Inception(rngs=rngs))
+NETWORK = Functional(lambda make: Inception(make))
 
 
 def test_shape_size_and_names():
@@ -46,7 +46,7 @@ def test_means_leave_the_padding_out():
 
 
 def test_a_unit_is_the_formula_and_keeps_its_names():
-    unit = Functional(lambda rngs: Unit(2, 3, 1, 3, rngs=rngs, dtype=jnp.float32))
+    unit = Functional(lambda make: Unit(make, 2, 3, 1, 3))
     params = random_params(unit)
     params["var"] = jnp.abs(params["var"]) + 0.3
     beta, mean, var = (np.asarray(params[name]) for name in ("beta", "mean", "var"))

@@ -32,13 +32,13 @@ LID_SMALL = LID | {
 
 def stedm(sizes=STEDM, style=512):
     return Functional(
-        lambda rngs: UNet(in_channels=6, out_channels=3, style_dim=style, **sizes, rngs=rngs)
+        lambda make: UNet(make, in_channels=6, out_channels=3, style_dim=style, **sizes)
     )
 
 
 def lid(sizes=LID, context=512):
     kw = {"in_channels": 3, "out_channels": 3, "attention": "transformer", "context_dim": context}
-    return Functional(lambda rngs: UNet(**kw, **sizes, rngs=rngs))
+    return Functional(lambda make: UNet(make, **kw, **sizes))
 
 
 def test_parameter_count_of_lid_at_the_published_size():

@@ -16,7 +16,7 @@ from stedm_jax.training.param_paths import named
 from tests.models.fakes import random_params
 
 DATA = Path(os.environ.get("STEDM_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
-NETWORK = Functional(lambda rngs: LPIPS(rngs=rngs))
+NETWORK = Functional(lambda make: LPIPS(make))
 
 
 @pytest.fixture(scope="module")

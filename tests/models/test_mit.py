@@ -13,7 +13,7 @@ SMALL = {"widths": (8,), "heads": (2,), "reductions": (1,)}
 
 
 def test_depthwise_convolution_is_the_grouped_one():
-    network = Functional(lambda rngs: DepthwiseConv(6, rngs=rngs, dtype=jnp.float32))
+    network = Functional(lambda make: DepthwiseConv(make, 6))
     params = random_params(network)
     params["bias"] = jnp.arange(6.0)
     x = jax.random.normal(jax.random.key(1), (2, 5, 7, 6))
@@ -41,8 +41,8 @@ def test_stochastic_depth_drops_whole_images_and_keeps_the_mean():
 
 def test_stochastic_depth_never_drops_the_first_block():
     """With a rate near 1 most images leave two blocks as they leave the first."""
-    two = Functional(lambda rngs: MixTransformer(**SMALL, depths=(2,), drop_path=0.95, rngs=rngs))
-    one = Functional(lambda rngs: MixTransformer(**SMALL, depths=(1,), rngs=rngs))
+    two = Functional(lambda make: MixTransformer(make, **SMALL, depths=(2,), drop_path=0.95))
+    one = Functional(lambda make: MixTransformer(make, **SMALL, depths=(1,)))
     params = random_params(two)
     first = {**params, "block1": {"0": params["block1"]["0"]}}
     x = jax.random.normal(jax.random.key(1), (8, 8, 8, 3))

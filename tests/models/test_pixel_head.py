@@ -13,7 +13,7 @@ CHANNELS = (6, 10)
 
 def head(kind: str, norm: str = "batch"):
     options = {"width": 8, "norm": norm} if kind == "convolution" else {}
-    return network(HEADS[kind], CHANNELS, classes=3, **options)
+    return network(HEADS[kind], channels=CHANNELS, classes=3, **options)
 
 
 def maps(seed: int = 0):

@@ -15,7 +15,7 @@ COUNTS = {"resnet18": 11_176_512, "resnet34": 21_284_672, "resnet50": 23_508_032
 
 @pytest.mark.parametrize("name", SIZES)
 def test_five_maps_and_the_published_count(name):
-    network = Functional(lambda rngs: ResNet(**SIZES[name], rngs=rngs))
+    network = Functional(lambda make: ResNet(make, **SIZES[name]))
     assert trained_count(network) == COUNTS[name]
     maps = jax.eval_shape(
         network.apply, network.abstract, jax.ShapeDtypeStruct((1, 64, 96, 3), jnp.float32)
@@ -31,9 +31,9 @@ def test_five_maps_and_the_published_count(name):
 
 
 def test_group_norm_has_the_same_parameters_without_statistics():
-    batch = named(Functional(lambda rngs: ResNet(depths=(1, 1), width=8, rngs=rngs)).abstract)
+    batch = named(Functional(lambda make: ResNet(make, depths=(1, 1), width=8)).abstract)
     group = named(
-        Functional(lambda rngs: ResNet(depths=(1, 1), width=8, norm="group", rngs=rngs)).abstract
+        Functional(lambda make: ResNet(make, depths=(1, 1), width=8, norm="group")).abstract
     )
     assert len(batch) == 7 * 3 - 1 + 2 * 7 - 1 - 3 and not any("running_" in name for name in group)
     assert {name: leaf for name, leaf in batch.items() if "running_" not in name} == group
@@ -47,7 +47,7 @@ def test_maps_are_those_of_torchvision(bottleneck):
     resnet = peers.peer("torchvision.models.resnet")
     extraction = peers.peer("torchvision.models.feature_extraction")
     module = resnet.ResNet(resnet.Bottleneck if bottleneck else resnet.BasicBlock, [1, 2, 1, 1])
-    network = Functional(lambda rngs: ResNet(depths=(1, 2, 1, 1), bottleneck=bottleneck, rngs=rngs))
+    network = Functional(lambda make: ResNet(make, depths=(1, 2, 1, 1), bottleneck=bottleneck))
     params = peers.mapped(peers.randomise(module), network, ignore=(r"^fc\.",))
     x = np.random.default_rng(0).uniform(-1, 1, (1, 64, 96, 3)).astype(np.float32)
     nodes = ["relu", "layer1", "layer2", "layer3", "layer4"]

@@ -23,7 +23,7 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def network():
-    return Functional(lambda rngs: Segmenter(classes=4, **SMALL, rngs=rngs))
+    return Functional(lambda make: Segmenter(make, classes=4, **SMALL))
 
 
 @pytest.mark.parametrize("size", [(64, 64), (96, 96), (128, 128), (64, 96)])
@@ -36,7 +36,7 @@ def test_logits_have_the_size_of_the_image(network, size):
 def test_gradients_reach_every_parameter():
     stages = {"widths": (8, 16), "depths": (1, 1), "heads": (1, 2), "reductions": (2, 1)}
     network = Functional(
-        lambda rngs: Segmenter(classes=4, encoder="mit", **stages, decoder=(8, 8, 8), rngs=rngs)
+        lambda make: Segmenter(make, classes=4, encoder="mit", **stages, decoder=(8, 8, 8))
     )
     params = random_params(network)
     x = jax.random.normal(jax.random.key(1), (2, 32, 32, 3))
@@ -48,7 +48,7 @@ def test_gradients_reach_every_parameter():
 
 
 def test_bfloat16_compute_gives_float32_logits():
-    network = Functional(lambda rngs: Segmenter(classes=2, **SMALL, dtype=jnp.bfloat16, rngs=rngs))
+    network = Functional(lambda make: Segmenter(make, classes=2, **SMALL), jnp.bfloat16)
     x = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
     assert jax.eval_shape(network.apply, network.abstract, x).dtype == jnp.float32
 
@@ -67,7 +67,7 @@ def test_parameters_at_the_published_size(encoder, count):
 
 @pytest.mark.parametrize("norm", ["batch", "group"])
 def test_training_gives_statistics_that_lie_over_the_parameters(norm):
-    network = Functional(lambda rngs: Segmenter(classes=2, **SMALL, norm=norm, rngs=rngs))
+    network = Functional(lambda make: Segmenter(make, classes=2, **SMALL, norm=norm))
 
     def train(params, x):
         net = network.module(params)
@@ -100,8 +100,8 @@ def test_colors_of_imagenet():
         "reductions": (2,),
         "decoder": (8, 8),
     }
-    plain = Functional(lambda rngs: Segmenter(classes=2, **stages, rngs=rngs))
-    scaled = Functional(lambda rngs: Segmenter(classes=2, **stages, imagenet_input=True, rngs=rngs))
+    plain = Functional(lambda make: Segmenter(make, classes=2, **stages))
+    scaled = Functional(lambda make: Segmenter(make, classes=2, **stages, imagenet_input=True))
     params, x = random_params(plain), jnp.ones((1, 16, 16, 3)) * 0.3
     both = jax.jit(
         lambda params, x: (scaled.apply(params, x), plain.apply(params, to_imagenet(x)))

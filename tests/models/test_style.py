@@ -16,14 +16,8 @@ FREE = ("mean", "max", "attention")
 
 def extractor(aggregation, tiles=3, encoder="conv", remat=False):
     return Functional(
-        lambda rngs: StyleExtractor(
-            encoder=encoder,
-            width=4,
-            aggregation=aggregation,
-            dim=8,
-            tiles=tiles,
-            remat=remat,
-            rngs=rngs,
+        lambda make: StyleExtractor(
+            make, encoder=encoder, width=4, aggregation=aggregation, dim=8, tiles=tiles, remat=remat
         )
     )
 
@@ -38,7 +32,7 @@ def vectors():
 
 def aggregator(name):
     """(function of vectors and present, with random parameters)."""
-    network = Functional(lambda rngs: find(AGGREGATIONS[name])(8, 3, rngs=rngs, dtype=jnp.float32))
+    network = Functional(lambda make: find(AGGREGATIONS[name])(make, 8, 3))
     params = random_params(network)
     return jax.jit(lambda x, present: network.apply(params, x, present))
 
@@ -95,7 +89,7 @@ def test_attention_takes_any_number_with_the_same_parameters(count):
 
 
 def test_attention_over_empty_bags_has_finite_gradients_in_its_parameters():
-    network = Functional(lambda rngs: agg.Attention(8, 3, rngs=rngs, dtype=jnp.float32))
+    network = Functional(lambda make: agg.Attention(make, 8, 3))
     present = jnp.array([[False, False, False], [True, False, True]])
     unknown = jnp.where(present[..., None], vectors(), jnp.nan)
     gradient = jax.jit(jax.grad(lambda p, x: network.apply(p, x, present).sum(), argnums=(0, 1)))
@@ -117,7 +111,7 @@ def test_mean_and_max_are_what_they_say():
 
 def test_svit_reads_the_images_that_are_present():
     network = Functional(
-        lambda rngs: SViT(out=4, count=2, dim=16, depth=2, heads=2, head_dim=4, mlp=8, rngs=rngs)
+        lambda make: SViT(make, out=4, count=2, dim=16, depth=2, heads=2, head_dim=4, mlp=8)
     )
     params = random_params(network)
     x = jax.random.normal(jax.random.key(0), (2, 2, 16, 24, 3))
@@ -173,8 +167,8 @@ def test_linear_is_the_published_one():
         def forward(self, x):
             return self.layers(x.flatten(1))
 
-    def linear(rngs):
-        return agg.Linear(8, 3, rngs=rngs, dtype=jnp.float32)
+    def linear(make):
+        return agg.Linear(make, 8, 3)
 
     module, x = peers.randomise(Published()), vectors()
     theirs = module(torch.from_numpy(np.array(x)))
@@ -194,7 +188,7 @@ def test_svit_at_the_published_size():
     from tests.models import oracle_svit
 
     module = peers.randomise(oracle_svit.SViT(count=3, out=512))
-    network = Functional(lambda rngs: SViT(out=512, count=3, rngs=rngs))
+    network = Functional(lambda make: SViT(make, out=512, count=3))
     params = jax.tree.map(
         lambda x, like: x.reshape(like.shape), peers.mapped(module, network), network.abstract
     )
@@ -228,7 +222,7 @@ def test_none_has_no_parameters():
 
 @pytest.fixture(scope="module")
 def encoder():
-    return Functional(lambda rngs: ConvEncoder(width=4, dim=8, rngs=rngs))
+    return Functional(lambda make: ConvEncoder(make, width=4, dim=8))
 
 
 def test_conv_encoder_sees_the_absolute_strength_of_the_stain(encoder):
@@ -251,7 +245,7 @@ def test_conv_encoder_has_a_finite_gradient_on_the_dropped_style(encoder):
 def test_conv_encoder_is_not_carried_away_by_the_dropped_style():
     """Freshly initialized, its answer to no style, or to black, is about as large as that to
     tissue."""
-    network = Functional(lambda rngs: ConvEncoder(width=16, dim=64, rngs=rngs))
+    network = Functional(lambda make: ConvEncoder(make, width=16, dim=64))
     params, apply = network.init(jax.random.key(0)), jax.jit(network.apply)
     tissue = jax.random.uniform(jax.random.key(1), (4, 32, 32, 3), minval=0.0, maxval=1.0)
     usual = np.linalg.norm(apply(params, tissue), axis=-1).mean()

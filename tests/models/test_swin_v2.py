@@ -14,7 +14,7 @@ SMALL = {"embed_dim": 8, "depths": (2, 1), "heads": (1, 2), "window": 4}
 
 @pytest.fixture(scope="module")
 def network():
-    return Functional(lambda rngs: SwinV2(classes=5, **SMALL, rngs=rngs))
+    return Functional(lambda make: SwinV2(make, classes=5, **SMALL))
 
 
 @pytest.mark.parametrize("size", [(64, 64), (50, 70), (16, 16), (33, 128)])
@@ -34,7 +34,7 @@ def test_padded_size_has_finite_output_that_depends_on_every_corner(network):
 
 def test_computing_blocks_again_changes_no_gradient(network):
     params = random_params(network)
-    again = Functional(lambda rngs: SwinV2(classes=5, **SMALL, remat=True, rngs=rngs))
+    again = Functional(lambda make: SwinV2(make, classes=5, **SMALL, remat=True))
     x = jax.random.normal(jax.random.key(2), (1, 16, 16, 3))
     loss = lambda p, net: jnp.square(net.apply(p, x)).sum()  # noqa: E731
     kept, new = (jax.jit(jax.grad(loss), static_argnums=1)(params, net) for net in (network, again))
@@ -89,7 +89,7 @@ def test_torchvision_and_all_its_gradients(size):
 
     module = torchvision_swin(24, (2, 2), (3, 6), classes=5)
     network = Functional(
-        lambda rngs: SwinV2(classes=5, embed_dim=24, depths=(2, 2), heads=(3, 6), rngs=rngs)
+        lambda make: SwinV2(make, classes=5, embed_dim=24, depths=(2, 2), heads=(3, 6))
     )
     params = peers.mapped(module, network, ignore=entry("swin-v2-t-imagenet").ignore)
     assert param_count(params) == sum(p.numel() for p in module.parameters())
@@ -126,7 +126,7 @@ def test_torchvision_and_all_its_gradients(size):
 def test_torchvision_at_full_size(size):
     from tests import peers
 
-    module, network = torchvision_swin(), Functional(lambda rngs: SwinV2(classes=1000, rngs=rngs))
+    module, network = torchvision_swin(), Functional(lambda make: SwinV2(make, classes=1000))
     published = peers.peer("torchvision").models.swin_v2_t()
     assert {n: p.shape for n, p in published.state_dict().items()} == {
         n: p.shape for n, p in module.state_dict().items()

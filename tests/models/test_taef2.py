@@ -21,7 +21,7 @@ DATA = Path(os.environ.get("STEDM_DATA", Path(__file__).resolve().parents[3] / "
 
 
 def network(**changes):
-    return Functional(lambda rngs: TAEF2(**changes, rngs=rngs))
+    return Functional(lambda make: TAEF2(make, **changes))
 
 
 def test_shapes_and_size():
@@ -121,7 +121,7 @@ def test_the_pooled_block_equals_a_torch_oracle():
             return (self.conv(x) + x).relu()
 
     theirs = peers.randomise(Oracle())
-    ours = Functional(lambda rngs: Block(8, True, rngs=rngs, dtype=jnp.float32))
+    ours = Functional(lambda make: Block(make, 8, True))
     params = peers.mapped(theirs, ours)
     x = np.random.default_rng(0).normal(size=(2, 6, 10, 8)).astype(np.float32)
     expected = peers.from_torch_image(theirs(peers.to_torch_image(x)))

@@ -11,7 +11,7 @@ ARGS = jnp.ones((2, 16, 8, 3)), jnp.array([3.0, 500.0])
 
 @pytest.fixture(scope="module")
 def network():
-    return Functional(lambda rngs: UNet(in_channels=3, out_channels=3, heads=2, **SIZES, rngs=rngs))
+    return Functional(lambda make: UNet(make, in_channels=3, out_channels=3, heads=2, **SIZES))
 
 
 def convolutions(fn, *args):

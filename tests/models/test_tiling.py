@@ -75,14 +75,14 @@ def test_what_looks_no_farther_than_the_margin_gives_the_result_for_the_whole_im
 
 def test_an_autoencoder_agrees_inside_and_has_no_seam():
     network = Functional(
-        lambda rngs: Autoencoder(
+        lambda make: Autoencoder(
+            make,
             kind="kl",
             channels=16,
             multipliers=(1, 2),
             res_blocks=1,
             latent_channels=3,
             attention=False,
-            rngs=rngs,
         )
     )
     params = random_params(network)

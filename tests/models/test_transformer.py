@@ -17,7 +17,7 @@ F32 = jnp.float32
 
 @pytest.fixture(scope="module")
 def network():
-    return Functional(lambda rngs: SpatialTransformer(8, 2, 6, rngs=rngs, dtype=F32))
+    return Functional(lambda make: SpatialTransformer(make, 8, 2, 6))
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,7 @@ def test_res_block_is_resnet_block():
         groups=32,
         eps=1e-5,
     )
-    network = Functional(lambda rngs: blocks.ResBlock(128, 160, 24, rngs=rngs, dtype=F32))
+    network = Functional(lambda make: blocks.ResBlock(make, 128, 160, 24))
     (x, their_x), (emb, their_emb) = both(2, 6, 6, 128), both(2, 24)
     check(module, network, resnet_table(), (x, emb), (their_x, their_emb))
 
@@ -138,7 +138,7 @@ def test_attention_block_is_attention():
         "residual_connection": True,
     }
     module = Attention(query_dim=32, heads=4, dim_head=8, **kw)
-    network = Functional(lambda rngs: blocks.AttentionBlock(32, 4, rngs=rngs, dtype=F32))
+    network = Functional(lambda make: blocks.AttentionBlock(make, 32, 4))
     table = [
         rule for old, new in diffusers_unet.PLAIN for rule in diffusers_unet._renamed(old, new)
     ]
@@ -164,7 +164,7 @@ def test_spatial_transformer_is_transformer_2d(context_dim):
         norm_num_groups=norm_groups(32),
         cross_attention_dim=context_dim or 32,
     )
-    network = Functional(lambda rngs: SpatialTransformer(32, 4, context_dim, rngs=rngs, dtype=F32))
+    network = Functional(lambda make: SpatialTransformer(make, 32, 4, context_dim))
     (x, their_x), (context, their_context) = (
         both(2, 5, 7, 32),
         both(2, 3, context_dim or 32, seed=1),
@@ -189,7 +189,7 @@ def test_up_and_down():
         (blocks.Downsample, Downsample2D(8, use_conv=True, padding=1, name="op")),
         (blocks.Upsample, Upsample2D(8, use_conv=True)),
     ):
-        network = Functional(lambda rngs, ours=ours: ours(8, rngs=rngs, dtype=F32))
+        network = Functional(lambda make, ours=ours: ours(make, 8))
         table = diffusers_unet._renamed("conv", "op") if ours is blocks.Downsample else ()
         check(module, network, table, (x,), (their_x,))
 

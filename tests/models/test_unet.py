@@ -20,8 +20,8 @@ SIZES = {
 }
 
 
-def unet(**kw):
-    return Functional(lambda rngs: UNet(**{**SIZES, **kw}, rngs=rngs))
+def unet(dtype=jnp.float32, **kw):
+    return Functional(lambda make: UNet(make, **{**SIZES, **kw}), dtype)
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +78,8 @@ def test_parameters_follow_the_style_path():
 
 def test_gradients_reach_every_parameter_and_the_style_encoder():
     style = Functional(
-        lambda rngs: StyleExtractor(
-            encoder="conv", width=4, aggregation="attention", dim=8, tiles=2, rngs=rngs
+        lambda make: StyleExtractor(
+            make, encoder="conv", width=4, aggregation="attention", dim=8, tiles=2
         )
     )
     network = unet(multipliers=(1,), style_path="both", style_dim=8)
@@ -159,8 +159,8 @@ def test_cross_reads_a_set_of_tokens_wherever_there_is_attention():
 
 def test_tokens_of_the_extractor_fit_the_denoiser():
     style = Functional(
-        lambda rngs: StyleExtractor(
-            encoder="conv", width=4, aggregation="tokens", dim=6, tiles=2, rngs=rngs
+        lambda make: StyleExtractor(
+            make, encoder="conv", width=4, aggregation="tokens", dim=6, tiles=2
         )
     )
     network, (x, t, _) = unet(multipliers=(1,), style_path="cross", remat=True), inputs(4)
@@ -186,7 +186,7 @@ def test_timestep_embedding_has_cosines_first():
 
 
 def test_attention_block_splits_qkv_head_by_head():
-    network = Functional(lambda rngs: AttentionBlock(8, 2, rngs=rngs, dtype=jnp.float32))
+    network = Functional(lambda make: AttentionBlock(make, 8, 2))
     params = random_params(network)
     x = jax.random.normal(jax.random.key(0), (1, 2, 2, 8))
     module = network.module(params)

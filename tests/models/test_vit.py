@@ -41,8 +41,8 @@ COUNTS = {
 }
 
 
-def vit(size, **kw):
-    return Functional(lambda rngs: ViT(size, **kw, rngs=rngs))
+def vit(size, dtype=jnp.float32):
+    return Functional(lambda make: ViT(make, size), dtype)
 
 
 def image(*shape, seed=0):

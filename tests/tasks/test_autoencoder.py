@@ -116,7 +116,7 @@ def test_before_the_start_the_loss_and_its_gradient_are_those_without(made, plai
 
 def test_both_sides_learn_as_by_the_book():
     """On a decoder of one multiplication; the next test is for the whole."""
-    network = Functional(lambda rngs: Discriminator(filters=2, layers=1, rngs=rngs))
+    network = Functional(lambda make: Discriminator(make, filters=2, layers=1))
     adversary = Adversary(make().config.adversarial, network)
     image, features = jax.random.normal(jax.random.key(0), (2, 2, 16, 16, 3))
     judging, kernel = random_params(network), jnp.array([0.5, 1.0, -0.3])
@@ -244,7 +244,7 @@ def test_the_ramp_rises_evenly():
 
 def test_the_perceptual_loss_counts_where_its_weights_are(made, plain):
     task, params, batch = made
-    frozen = {PERCEPTUAL: random_params(Functional(lambda rngs: LPIPS(rngs=rngs)))}
+    frozen = {PERCEPTUAL: random_params(Functional(lambda make: LPIPS(make)))}
     loss, parts = jax.jit(task.loss)(params, frozen, batch, KEY, jnp.int32(0))
     expected = parts["l1"] + parts["perceptual"] + task.config.kl_weight * parts["kl"]
     assert float(loss) == pytest.approx(float(expected), rel=1e-5) and parts["perceptual"] > 0
@@ -268,7 +268,7 @@ def test_other_kinds_have_their_own_terms(made, kind, names):
 def test_scores_are_those_of_each_patient(made):
     _, params, _ = made
     task, images = make(patients=3), tiles(4)
-    frozen = {PERCEPTUAL: random_params(Functional(lambda rngs: LPIPS(rngs=rngs)))}
+    frozen = {PERCEPTUAL: random_params(Functional(lambda make: LPIPS(make)))}
     step = jax.jit(task.eval_step)
 
     def sums(weight):

@@ -65,9 +65,9 @@ def test_every_part_learns_and_the_frozen_one_does_not(made):
             lambda p, f: task.loss(p, f, batch, jax.random.key(1), jnp.int32(0))[0], argnums=(0, 1)
         )
     )
-    learnt, still = gradient(params, frozen)
+    learned, still = gradient(params, frozen)
     for part in ("unet", "style", "layout"):
-        assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(learnt[part])) > 0, part
+        assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(learned[part])) > 0, part
     assert all(float(jnp.abs(leaf).max()) == 0 for leaf in jax.tree.leaves(still))
 
 
@@ -209,8 +209,8 @@ def test_a_frozen_pathology_encoder_reads_the_style_and_is_no_parameter(made, mo
 
         return jax.value_and_grad(loss, argnums=(0, 1))(params, frozen)
 
-    loss, (learnt, still) = gradient(params, frozen, batch["styles"])
-    assert float(jnp.abs(learnt["style"]["project"]["kernel"]).max()) > 0
+    loss, (learned, still) = gradient(params, frozen, batch["styles"])
+    assert float(jnp.abs(learned["style"]["project"]["kernel"]).max()) > 0
     assert all(float(jnp.abs(leaf).max()) == 0 for leaf in jax.tree.leaves(still))
     assert loss != gradient(params, frozen, 255 - batch["styles"])[0]
 

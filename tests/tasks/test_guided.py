@@ -50,7 +50,7 @@ def changed(**changes):
 
 def task_of(settings, guided=True) -> GuidedTask:
     first = FirstStage(settings.autoencoder, jnp.float32)
-    encoder = GuideEncoder(Functional(lambda rngs: ViT(SIZE, rngs=rngs)), SIZE)
+    encoder = GuideEncoder(Functional(lambda make: ViT(make, SIZE)), SIZE)
     scale, encoder = LatentScale.unit(3), encoder if guided else None
     return GuidedTask(settings.guided, first, scale, encoder, jnp.float32)
 
@@ -78,9 +78,9 @@ def test_denoiser_and_projection_learn_and_what_is_frozen_does_not(made):
     gradient = jax.jit(
         jax.grad(lambda p, f: task.loss(p, f, batch, jax.random.key(3), STEP)[0], argnums=(0, 1))
     )
-    learnt, still = gradient(params, frozen)
-    assert set(learnt) == {"unet", "guide"} and set(learnt["guide"]) == {"patch_fc"}
-    for part in learnt.values():
+    learned, still = gradient(params, frozen)
+    assert set(learned) == {"unet", "guide"} and set(learned["guide"]) == {"patch_fc"}
+    for part in learned.values():
         assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(part)) > 0
     assert all(float(jnp.abs(leaf).max()) == 0 for leaf in jax.tree.leaves(still))
 
@@ -215,9 +215,9 @@ def test_a_head_learns_and_the_denoiser_with_it_only_where_it_is_tuned(made, sou
         )
         return loss, extra, slopes
 
-    loss, extra, (learnt, still) = step(mine, frozen)
+    loss, extra, (learned, still) = step(mine, frozen)
     assert np.isfinite(loss) and set(extra["state"]) == {HEAD}
-    for part in learnt.values():
+    for part in learned.values():
         assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(part)) > 0
     assert all(float(jnp.abs(leaf).max()) == 0 for leaf in jax.tree.leaves(still))
     for _ in range(8):

@@ -72,10 +72,12 @@ def test_the_gradient_of_a_tuned_denoiser_is_that_of_any_number_of_devices():
 @pytest.mark.parametrize("kind", ["guided", "head", "tuned"])
 def test_the_loss_falls_whatever_the_devices_and_interruptions(tmp_path, kind):
     task, frozen = made(kind)
-    how, learnt, losses = {"batches": batches, "seed": 3, "frozen": frozen}, {}, {}
+    how, learned, losses = {"batches": batches, "seed": 3, "frozen": frozen}, {}, {}
     for devices in (1, 8):
         program = Program(task, settings(6), make_mesh(devices=jax.devices()[:devices]))
-        learnt[devices] = Loop(program, workdir=tmp_path / str(devices), **how).train().state.params
+        learned[devices] = (
+            Loop(program, workdir=tmp_path / str(devices), **how).train().state.params
+        )
         rows = read_rows(tmp_path / str(devices) / "metrics.jsonl")
         losses[devices] = [row["loss"] for row in rows if "loss" in row]
     assert len(losses[1]) == 6
@@ -84,7 +86,7 @@ def test_the_loss_falls_whatever_the_devices_and_interruptions(tmp_path, kind):
     if (
         kind != "tuned"
     ):  # its biases before a norm have no gradient but rounding, of which Adam makes whole steps
-        for one, other in zip(*(jax.tree.leaves(each) for each in learnt.values()), strict=True):
+        for one, other in zip(*(jax.tree.leaves(each) for each in learned.values()), strict=True):
             np.testing.assert_allclose(one, other, rtol=2e-3, atol=2e-3)
 
     one = make_mesh(devices=jax.devices()[:1])
@@ -92,11 +94,11 @@ def test_the_loss_falls_whatever_the_devices_and_interruptions(tmp_path, kind):
     resumed = (
         Loop(Program(task, settings(6), one), workdir=tmp_path / "cut", **how).train().state.params
     )
-    assert toy.same(resumed, learnt[1])
+    assert toy.same(resumed, learned[1])
 
     batch = {name: jnp.asarray(array) for name, array in next(batches(0)).items()}
     loss = jax.jit(
         lambda params: task.loss(params, frozen, batch, jax.random.key(9), jnp.int32(0))[0]
     )
     fresh = loss(Program(task, settings(6), one).init(3).params)
-    assert np.isfinite(fresh) and loss(learnt[1]) < fresh
+    assert np.isfinite(fresh) and loss(learned[1]) < fresh
