@@ -63,7 +63,7 @@ def cells(settings: Settings, workdir: Workdir) -> Iterator[Finding]:
     from."""
     context = Context(settings, workdir, mesh_of(settings))
     graph, refused = Graph(settings), dict[str, str]()
-    names = list(graph)
+    names = graph.goals
     for name in names:
         try:
             check_cells(context, [name])

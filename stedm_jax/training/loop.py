@@ -28,13 +28,7 @@ from stedm_jax.training.logging import MetricLog, read_rows
 from stedm_jax.training.program import Program
 from stedm_jax.training.progress import Progress
 from stedm_jax.training.rng import stream_key
-from stedm_jax.training.sharding import (
-    param_shardings,
-    place,
-    replicated,
-    to_global,
-    to_replicated,
-)
+from stedm_jax.training.sharding import param_shardings, place, replicated, to_global, to_replicated
 from stedm_jax.training.signals import Signals
 from stedm_jax.training.snapshots import Snapshots
 from stedm_jax.training.state import TrainState, count_params

@@ -1,32 +1,33 @@
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs.base import get_base
 from stedm_jax.data.augment import stain_jitter
+from stedm_jax.settings.ssl import SslAugment
 from stedm_jax.tasks.recolor import jitter_stains, recolor
 
 
 @pytest.fixture
 def augment():
-    return get_base().ssl.augment
+    return SslAugment()
 
 
 @pytest.fixture
 def still(augment):
     """No change of color."""
-    augment.update({"stain": 0.0, "colour": 0.0, "grey": 0.0})
-    return augment
+    return replace(augment, stain=0.0, colour=0.0, grey=0.0)
 
 
 def test_without_strength_colors_stay(still):
     views = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 4, 3), dtype=np.uint8)
     out = jax.jit(lambda key, x: recolor(key, x, still))(jax.random.key(0), views)
     np.testing.assert_allclose(out, views / 127.5 - 1.0, atol=1e-6)
-    still.grey = 1.0
-    grey = recolor(jax.random.key(0), jnp.asarray(views), still)
-    np.testing.assert_allclose(grey[..., :1], grey[..., 1:2], atol=1e-6)
+    always = replace(still, grey=1.0)
+    gray = recolor(jax.random.key(0), jnp.asarray(views), always)
+    np.testing.assert_allclose(gray[..., :1], gray[..., 1:2], atol=1e-6)
 
 
 def test_only_the_chosen_views_are_solarized(still):
