@@ -364,7 +364,7 @@ def test_torchvision_loads_an_exported_fcn8s(tmp_path, trained):
     image = np.random.default_rng(0).uniform(-1, 1, (1, 224, 224, 3)).astype(np.float32)
     with torch.no_grad():
         maps = theirs.features(peers.to_torch_image(image))
-        expected = theirs.classifier[0](maps.named(1))
+        expected = theirs.classifier[0](maps.flatten(1))
 
     @jax.jit
     def middle(params, image):
