@@ -27,6 +27,9 @@ from jaxtyping import Array, Float
 from stedm_jax.models.layers import GroupNorm
 
 
+EPS, MOMENTUM = 1e-5, 0.1
+
+
 class Statistic(nnx.Param):
     """A parameter that training replaces and no gradient changes."""
 
@@ -42,12 +45,10 @@ class BatchNorm(nnx.Module):
         self,
         channels: int,
         *,
-        eps: float = 1e-5,
-        momentum: float = 0.1,
         track: bool = True,
         scale: Float[Array, " c"] | None = None,
     ):
-        self.eps, self.momentum, self.track = eps, momentum, track
+        self.track = track
         self.scale = nnx.Param(jnp.ones(channels, jnp.float32) if scale is None else scale)
         self.bias = nnx.Param(jnp.zeros(channels, jnp.float32))
         if track:
@@ -62,7 +63,7 @@ class BatchNorm(nnx.Module):
             mean, var = self._of_batch(values)
         else:
             mean, var = lax.stop_gradient((self.running_mean[...], self.running_var[...]))
-        factor = lax.rsqrt(var + self.eps) * self.scale[...]
+        factor = lax.rsqrt(var + EPS) * self.scale[...]
         out = (values - mean.reshape(wide)) * factor.reshape(wide) + self.bias[...].reshape(wide)
         return out.astype(x.dtype)
 
@@ -80,7 +81,7 @@ class BatchNorm(nnx.Module):
         unbiased = var * (number / (number - 1))
         for kept, new in ((self.running_mean, mean), (self.running_var, unbiased)):
             old = kept[...]
-            kept[...] = lax.stop_gradient(old + self.momentum * (new - old))
+            kept[...] = lax.stop_gradient(old + MOMENTUM * (new - old))
         return mean, var
 
 

@@ -99,6 +99,11 @@ class Style:
                 f"{where}.aggregation is 'svit', which reads the images itself; choose another one "
                 f"for {where}.encoder='{self.encoder}'."
             )
+        if self.aggregation == "attention" and self.dim % 4:
+            yield (
+                f"{where}.dim is {self.dim}; with {where}.aggregation='attention' it must be a "
+                "multiple of 4, as four heads share it."
+            )
 
 
 @section
