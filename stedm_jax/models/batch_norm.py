@@ -26,7 +26,6 @@ from jaxtyping import Array, Float
 
 from stedm_jax.models.layers import GroupNorm
 
-
 EPS, MOMENTUM = 1e-5, 0.1
 
 
