@@ -107,9 +107,7 @@ def check_masks(jobs: Sequence[Job], plan: ClassPlan, reports: Sequence[SlideRep
     """
     masks = {job.key: job.labels for job in jobs if isinstance(job.labels, MaskFile)}
     plain = {
-        key
-        for key, labels in masks.items()
-        if labels.values is None and labels.palette is None and labels.decode is None
+        key for key, labels in masks.items() if labels.values is None and labels.decode is None
     }
     own = [
         report

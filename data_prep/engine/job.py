@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.class_plan import RGB, ClassPlan
+from data_prep.class_plan import ClassPlan
 from data_prep.cohort_table import Row
 
 NOTES = 50
@@ -35,17 +35,14 @@ class MaskFile:
       path: the mask.
       values: of each class the value, or the values, that mean it; None: 0, 1, 2, ... VOID always
         means unlabeled.
-      palette: of each class the color, or the colors, that mean it, for colored masks; in place of
-        values.
-      void: further values (or, with a palette, colors) that mean unlabeled.
+      void: further values that mean unlabeled.
       decode: reads class ids, uint8 (h, w), in its own way, in place of all that; a function of a
         module, or a functools.partial of one.
     """
 
     path: Path
     values: tuple[int | tuple[int, ...], ...] | None = None
-    palette: tuple[RGB | tuple[RGB, ...], ...] | None = None
-    void: tuple[int | RGB, ...] = ()
+    void: tuple[int, ...] = ()
     decode: Callable[[Path], np.ndarray] | None = None
 
 

@@ -56,7 +56,8 @@ def _labels(job: Job) -> Any:
         settings = [getattr(function, "args", ()), getattr(function, "keywords", {})]
         function = getattr(function, "func", function)
         decode = function and [function.__module__, function.__qualname__, repr(settings)]
-        return [_content_of(labels.path), labels.values, labels.palette, labels.void, decode]
+        # The third stands for colors of classes, which earlier versions knew.
+        return [_content_of(labels.path), labels.values, None, labels.void, decode]
     return None
 
 

@@ -15,7 +15,7 @@ from data_prep.image_with_mask import Picture, fit_picture, join_picture, scale_
 from data_prep.tile_grid import Box
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.labels import VOID
-from stedm_jax.imaging.label_file import read_colored_mask, read_mask
+from stedm_jax.imaging.label_file import read_mask
 from stedm_jax.imaging.open_slide import open_slide, read_image
 from stedm_jax.imaging.reader import SlideReader
 from stedm_jax.imaging.slide import Slide, mirrored
@@ -284,12 +284,8 @@ def read_labels(labels: MaskFile, classes: int) -> Mask:
         if mask.dtype != np.uint8 or mask.ndim != 2:
             raise ValueError(f"{labels.decode} gave {mask.dtype} {mask.shape} for {labels.path}")
         return mask
-    numbers = [each for each in labels.void if isinstance(each, int)]
-    if labels.palette is not None:
-        colors = [each for each in labels.void if not isinstance(each, int)]
-        return read_colored_mask(labels.path, labels.palette, colors)
     values = labels.values if labels.values is not None else tuple(range(classes))
-    return read_mask(labels.path, values, numbers)
+    return read_mask(labels.path, values, labels.void)
 
 
 def region_of(regions: Sequence[tuple[str, Polygon]], box: Box, factor: float) -> str:

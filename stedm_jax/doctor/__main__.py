@@ -23,7 +23,6 @@ from stedm_jax.settings.root import Settings
 
 PARTS = ("train", "sampler")
 CACHE = "runs/.doctor"
-STOPPED = "stopped; what was compiled is kept, and the same command goes on after it"
 
 
 def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:

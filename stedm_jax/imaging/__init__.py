@@ -8,7 +8,7 @@ are refused. A mask is what its file stores, turned as its image is.
     open_slide.open_slide(path)     a SlideReader (reader.py): levels in pixels of the file
     open_slide.read_image(path)     the whole of an image
     slide.Slide(path, ...)          blocks of a slide at wanted microns, resampled by area
-    label_file.read_mask(...)       class ids; also read_numbers, read_colored_mask, read_stored
+    label_file.read_mask(...)       class ids; also read_numbers, read_stored
     find_images.find_images(...)    the images of a folder; is_slide, is_result
     microns.choose_mpp(...)         who is believed about the size of a pixel
     pyramid_writer.write_pyramid    a tiled pyramid

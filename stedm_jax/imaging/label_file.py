@@ -9,7 +9,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tifffile
@@ -102,20 +101,19 @@ def read_values(path: Path) -> Integer[np.ndarray, "h w"]:
     nothing.
 
     Raises:
-      UserError: as `read_stored`; or colors, or numbers that are no whole ones.
+      UserError: as `read_stored`; or colors, or numbers that are no integers by their type.
     """
     return whole_numbers(path, read_stored(path).values)
 
 
 def whole_numbers(path: Path, stored: np.ndarray) -> Integer[np.ndarray, "h w"]:
     """What a mask stores, as `read_values` returns it."""
-    with np.errstate(invalid="ignore"):
-        pixels = stored if stored.dtype.kind in "ui" else stored.astype(np.int64)
-    if not np.array_equal(pixels, stored):
+    if stored.dtype.kind not in "uib":
         raise UserError(
-            f"The mask {path} holds {stored.min():g} to {stored.max():g} with fractions, such as "
-            "probabilities; save whole numbers, a class id or an object's number for each pixel."
+            f"The mask {path} holds numbers of type {stored.dtype}, such as probabilities; save "
+            "integers, a class id or an object's number for each pixel."
         )
+    pixels = stored.astype(np.uint8) if stored.dtype == np.bool_ else stored
     if pixels.ndim == 3:
         colors = pixels[..., :3] if pixels.shape[-1] > 2 else pixels[..., :1]
         if np.any(colors != colors[..., :1]):
@@ -165,50 +163,6 @@ def read_numbers(path: Path) -> UInt16[np.ndarray, "h w"]:
             "possible."
         )
     return numbers.astype(np.uint16)
-
-
-def read_colored_mask(
-    path: Path, palette: Sequence[Sequence[Any]], void: Sequence[Sequence[int]] = ()
-) -> UInt8[np.ndarray, "h w"]:
-    """Reads a colored mask as class ids; its alpha counts nothing.
-
-    Args:
-      path: an RGB image, or one with a palette.
-      palette: color of each class, or its colors.
-      void: colors that mean unlabeled.
-
-    Raises:
-      UserError: unreadable, or a color that is no class.
-    """
-    pixels = _colors(path).astype(np.int64)
-    codes = pixels[..., 0] << 16 | pixels[..., 1] << 8 | pixels[..., 2]
-    packed = lambda color: color[0] << 16 | color[1] << 8 | color[2]  # noqa: E731
-    groups = [
-        [packed(color) for color in (each if isinstance(each[0], Sequence) else (each,))]
-        for each in palette
-    ]
-    mask, unknown = _translate(codes, groups, [packed(color) for color in void])
-    if unknown:
-        listed = ", ".join(f"#{code:06x}" for code in unknown[:8])
-        known = ", ".join(f"#{code:06x}" for group in groups for code in group)
-        raise UserError(
-            f"The mask {path} holds the color {listed}, which is no class; valid are {known}."
-        )
-    return mask
-
-
-def _colors(path: Path) -> UInt8[np.ndarray, "h w 3"]:
-    stored = read_stored(path)
-    values = stored.values
-    if values.dtype != np.uint8:
-        raise UserError(f"The mask {path} is of type {values.dtype}; save it as RGB of 8 bits.")
-    if values.ndim == 3 and values.shape[-1] == 2:
-        values = values[..., 0]
-    if stored.palette and values.ndim == 2:
-        table = np.zeros((256, 3), np.uint8)
-        table[list(stored.palette)] = list(stored.palette.values())
-        return table[values]
-    return values[..., :3] if values.ndim == 3 else np.repeat(values[..., None], 3, -1)
 
 
 def _translate(

@@ -135,7 +135,7 @@ def test_missing_and_short_shards_are_named(folder):
     assert begin(folder, SPEC, verify=False) == [("val", 0)]
 
 
-def test_what_was_made_otherwise_is_told_and_deleted(folder):
+def test_what_was_made_otherwise_is_listed_and_deleted(folder):
     assert differences(folder, SPEC) == []
     other = dataclasses.replace(SPEC, about={"autoencoder": "two"}, views={"train": 4, "val": 1})
     assert differences(folder, other) == ["autoencoder: one -> two", "views.train: 2 -> 4"]
@@ -167,7 +167,7 @@ def test_values_that_cannot_be_stored_are_refused(value, dtype, says):
         )
 
 
-def test_a_full_disk_is_told_and_leaves_nothing_half_written(folder, monkeypatch):
+def test_a_full_disk_is_an_error_and_leaves_nothing_half_written(folder, monkeypatch):
     class Full:
         def __init__(self, path, options):
             self.file = open(path, "wb")  # noqa: SIM115

@@ -48,7 +48,7 @@ def test_what_is_written_is_read(made, tmp_path):
     assert not list(tmp_path.glob("*partial*"))
 
 
-def test_damage_is_told(made):
+def test_damage_is_an_error(made):
     there = WholeSet.open(made)
     image, mask = made / there.images[0].image, made / there.images[0].mask
     image.write_bytes(image.read_bytes()[:-3])

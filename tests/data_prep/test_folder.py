@@ -3,6 +3,7 @@ import re
 import cv2
 import numpy as np
 import pytest
+import tifffile
 
 from data_prep.folder import main
 from data_prep.image_with_mask import Picture, fit_picture, scale_picture
@@ -192,6 +193,13 @@ def test_a_colored_mask(folder):
         np.random.default_rng(0).integers(0, 2, (70, 100, 3)).astype(np.uint8),
     )
     assert "masks/0.png is colored" in run(folder)[1][0]["error"]
+
+
+def test_a_mask_of_floating_point(folder):
+    """Refused even though all of its numbers are whole: it may be rounded probabilities."""
+    tifffile.imwrite(folder / "masks" / "0.tif", np.ones((70, 100), np.float32))
+    edit(folder, "0.png,0.png", "0.png,0.tif")
+    assert "masks/0.tif holds numbers of type float32" in run(folder)[1][0]["error"]
 
 
 @pytest.mark.parametrize(

@@ -190,7 +190,7 @@ def test_one_is_killed_and_the_other_stops_within_a_minute(whole, victim) -> Non
 
 
 @pytest.mark.slow
-def test_told_at_different_times_they_leave_at_the_same_step(whole) -> None:
+def test_asked_at_different_times_they_leave_at_the_same_step(whole) -> None:
     folder = whole.parent / "stopped"
     pair = toy_pair(folder, steps=40, sleep=0.2, checkpoint_every=0)
     pair.until("fed 5", 1)
@@ -206,7 +206,7 @@ def test_told_at_different_times_they_leave_at_the_same_step(whole) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["signal", "file"])
-def test_one_told_in_the_middle_of_an_evaluation_ends_both(whole, how) -> None:
+def test_one_asked_in_the_middle_of_an_evaluation_ends_both(whole, how) -> None:
     folder = whole.parent / f"evaluating-{how}"
     pair = toy_pair(folder, steps=40, eval_every=4, checkpoint_every=0, slow_eval=2.0)
     pair.until("evaluates", 1)

@@ -279,7 +279,7 @@ def test_killed_in_the_middle_it_goes_on(small, monkeypatch):
     assert before == after and len(names) == 13
 
 
-def test_told_to_stop_it_keeps_what_is_finished(small, monkeypatch):
+def test_when_asked_to_stop_it_keeps_what_is_finished(small, monkeypatch):
     asked = iter([False] * 6)  # a shard is 4 batches of 8 views
     monkeypatch.setattr(type(small.context.signals), "due", lambda self, mesh: next(asked, True))
     small.context.signals.received = 15
@@ -298,7 +298,7 @@ def test_a_lost_shard_is_made_anew_when_training_begins(small, monkeypatch):
     assert isinstance(cache(small), ArrayStore) and names == ["style-00002.array_record"]
 
 
-def test_too_little_room_is_told_before_anything_is_encoded(small, monkeypatch):
+def test_too_little_room_is_an_error_before_anything_is_encoded(small, monkeypatch):
     usage = shutil.disk_usage(small.context.workdir.path)
     monkeypatch.setattr(encode_views.shutil, "disk_usage", lambda _: usage._replace(free=10))
     monkeypatch.setattr(encode_views, "_Encoder", None)

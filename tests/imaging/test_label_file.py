@@ -13,7 +13,6 @@ from stedm_jax.common.errors import UserError
 from stedm_jax.common.labels import VOID
 from stedm_jax.imaging.as_shown import ORIENTATION
 from stedm_jax.imaging.label_file import (
-    read_colored_mask,
     read_mask,
     read_numbers,
     read_stored,
@@ -57,7 +56,6 @@ def test_nothing_is_done_to_what_is_stored(tmp_path):
         pixels = np.stack([LABELS] * 3) if name == "separate.tif" else pixels
         tifffile.imwrite(tmp_path / name, pixels, **options)
     tifffile.imwrite(tmp_path / "16.tif", LABELS.astype(">u2"), byteorder=">")
-    tifffile.imwrite(tmp_path / "float.tif", LABELS.astype(np.float32))
     for path in sorted(tmp_path.iterdir()):
         expected = LABELS > 1 if path.name == "bits.png" else LABELS
         np.testing.assert_array_equal(read_values(path), expected, path.name)
@@ -96,11 +94,13 @@ def test_a_mask_is_turned_as_its_image_is(tmp_path, orientation):
 
 
 def test_probabilities_are_no_labels(tmp_path):
-    for number, values in enumerate(([0, 0.5, 1], [0.02, 0.97], [0, np.nan], [-0.5, 1])):
-        mask = np.tile(np.array(values, np.float32), (4, 8))
-        tifffile.imwrite(tmp_path / f"{number}.tif", mask)
-        with pytest.raises(UserError, match=rf"{number}\.tif holds .* such as probabilities"):
-            read_mask(tmp_path / f"{number}.tif", (0, 1))
+    """Nor are other numbers of floating point, even where all of them are whole."""
+    for number, values in enumerate(([0, 0.5, 1], [0, np.nan], [0, 1])):
+        for dtype in (np.float32, np.float64):
+            mask = np.tile(np.array(values, dtype), (4, 8))
+            tifffile.imwrite(tmp_path / f"{number}.tif", mask)
+            with pytest.raises(UserError, match=rf"{number}\.tif holds .* of type float\d\d,"):
+                read_mask(tmp_path / f"{number}.tif", (0, 1))
     np.save(tmp_path / "a.npy", mask)
     with pytest.raises(UserError, match=r"a\.npy cannot be read as an image"):
         read_mask(tmp_path / "a.npy", (0, 1))
@@ -127,22 +127,6 @@ def test_numbers_of_objects(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", numbers.astype(np.int32) - 1)
     with pytest.raises(UserError, match="object numbers from -1 to 64787; 0 to 65535"):
         read_numbers(tmp_path / "a.tif")
-
-
-def test_colored_masks(tmp_path):
-    palette = ((255, 0, 0), ((0, 255, 0), (0, 0, 255)))
-    colors = np.array([(255, 0, 0), (0, 255, 0), (0, 0, 255), (9, 9, 9)], np.uint8)
-    expected = np.array([0, 1, 1, VOID])[LABELS]
-    alpha = np.full((*LABELS.shape, 1), 128, np.uint8)  # an overlay: its alpha is no color
-    Image.fromarray(np.dstack([colors[LABELS], alpha])).save(tmp_path / "rgba.png")
-    indexed = Image.fromarray(LABELS)
-    indexed.putpalette(colors.ravel().tolist())
-    indexed.save(tmp_path / "p.png", transparency=0)
-    for name in ("rgba.png", "p.png"):
-        found = read_colored_mask(tmp_path / name, palette, void=((9, 9, 9),))
-        np.testing.assert_array_equal(found, expected)
-    with pytest.raises(UserError, match="holds the color #090909, which is no class"):
-        read_colored_mask(tmp_path / "p.png", palette)
 
 
 def test_pyramids_are_read_at_the_finest_level_that_fits(tmp_path):

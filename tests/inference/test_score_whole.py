@@ -74,8 +74,8 @@ def test_every_arm_and_seed_is_scored(context, images, tmp_path):
         ("labelled", seed, image) for seed in "01" for image in "ab"
     ]
     assert all(row["object_f1"] == row["accuracy"] == "1.0" for row in rows)
-    told = json.loads((tmp_path / "report/whole_summary.json").read_text())
-    assert told["labelled"]["1"]["test"]["patients"] == 2
+    summary = json.loads((tmp_path / "report/whole_summary.json").read_text())
+    assert summary["labelled"]["1"]["test"]["patients"] == 2
     assert (tmp_path / "report/whole_seeds.txt").read_text().count("labelled, seed") == 2
     assert (tmp_path / "report/table_whole.txt").read_text().splitlines()[3].split()[:4] == [
         "test",

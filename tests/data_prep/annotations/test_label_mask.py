@@ -119,6 +119,8 @@ def test_what_is_no_mask_of_the_slide_is_refused(tmp_path):
         read_annotation(save(tmp_path / "c.png", noise), "s.svs", (30, 20))
     with pytest.raises(UserError, match="no ids"):
         read_annotation(save(tmp_path / "i.tif", blocks().astype(np.int16) - 1), "s.svs", (30, 20))
+    with pytest.raises(UserError, match="type float32"):
+        read_annotation(save(tmp_path / "f.tif", blocks().astype(np.float32)), "s.svs", (30, 20))
     path.write_bytes(path.read_bytes()[:60])
     with pytest.raises(UserError, match=r"s\.png"):
         read_annotation(path, "s.svs", (30, 20))
