@@ -64,7 +64,6 @@ def get_config(arm: str = "multipatch"):
     # With it, and attention in parts, four images a chip need 12.0 of 16.9 GB of a TPU v5e;
     # without, 19.3.
     config.diffusion.style.remat = True
-    config.segmentation.border = 64
-    config.segmentation.checkpoint = "best"
+    config.segmentation.update({"border": 64, "border_scored": 128, "checkpoint": "both"})
     config.segmentation.train.eval_every = 1000
     return config

@@ -52,6 +52,7 @@ TINY = (
     "diffusion.style.dim=32",
     "diffusion.style.tiles=2",
     "segmentation.border=0",
+    "segmentation.border_scored=-1",
 )
 """Overrides for the same kind of network, small enough to be compiled in seconds."""
 

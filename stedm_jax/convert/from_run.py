@@ -21,6 +21,7 @@ from stedm_jax.convert.tables import (
     taef2,
 )
 from stedm_jax.convert.torch_names import Table
+from stedm_jax.experiment.counted import best_of
 from stedm_jax.experiment.saved import check_made_with, saved_settings
 from stedm_jax.experiment.segmenters import ABOUT
 from stedm_jax.experiment.workdir import Workdir
@@ -60,7 +61,8 @@ def read_converted(folder: Path) -> Trained:
 
 
 def read_run(folder: Path) -> Trained:
-    """The last checkpoint of a cell that trains (its moving average, where one was kept).
+    """The checkpoint of a cell that counts (its moving average, where one was kept): the last; of a
+    segmenter the one that segmentation.checkpoint names.
 
     Args:
       folder: of the cell: runs/glas/autoencoder, runs/glas/generator/stedm,
@@ -82,7 +84,7 @@ def read_run(folder: Path) -> Trained:
     settings, cell = saved_settings(workdir), str(folder.relative_to(workdir))
     check_made_with(Workdir(workdir), settings, cell)
     section = _section(settings, cell)
-    with finished(folder) as (store, step):
+    with finished(folder, best_of(section)) as (store, step):
         params = jax.tree.map(np.asarray, store.read_params(step))
         origin = {"step": step, "checkpoint": store.fingerprint(step)}
     card = _card(workdir, cell, settings, section) | origin

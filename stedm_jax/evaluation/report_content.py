@@ -10,6 +10,7 @@ from jaxtyping import Int64, UInt8
 from stedm_jax.evaluation.ablation import Ablation
 from stedm_jax.evaluation.synthesis_quality.metric import Quality
 
+Confusion = Mapping[str, Mapping[str, Int64[np.ndarray, "c c"]]]
 HEADLINE = "test"
 """The split whose patients a report is about; other splits are listed beside it."""
 
@@ -40,11 +41,15 @@ class ArmRun:
 
     Attributes:
       confusion: split -> patient -> confusion matrix, truth by prediction, in pixels.
+      checkpoint: which one it is of, "last" or "best".
+      others: confusion by checkpoint, of those that were scored beside it.
     """
 
     arm: str
     seed: int
-    confusion: Mapping[str, Mapping[str, Int64[np.ndarray, "c c"]]]
+    confusion: Confusion
+    checkpoint: str = "last"
+    others: Mapping[str, Confusion] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

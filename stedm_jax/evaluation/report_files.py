@@ -1,7 +1,8 @@
 """The files of a report.
 
 `index.html` and `table.txt` are for people; `summary.json`, `per_patient.csv` and `per_class.csv`
-are for programs; an ablation adds `ablation.csv` and `ablation.png`. All are functions of a
+are for programs; an ablation adds `ablation.csv` and `ablation.png`, and a second checkpoint that
+was scored `per_patient_last.csv`. All are functions of a
 ReportContent only (report_content.py), so that the same content gives the same files.
 """
 
@@ -16,6 +17,7 @@ import numpy as np
 from stedm_jax.common.files import write_bytes, write_text
 from stedm_jax.common.text import table
 from stedm_jax.evaluation.ablation import ablation_chart, ablation_csv
+from stedm_jax.evaluation.checkpoint_scores import HEADER, at_checkpoints, checkpoint_rows
 from stedm_jax.evaluation.class_scores import class_tables
 from stedm_jax.evaluation.confusion import foreground_scores, scores
 from stedm_jax.evaluation.csv_text import to_csv
@@ -39,6 +41,8 @@ def write_report(out: Path, content: ReportContent) -> None:
     if content.results:
         write_text(out / "per_patient.csv", per_patient_csv(content))
         write_text(out / "per_class.csv", per_class_csv(content))
+    for name, other in at_checkpoints(content).items():
+        write_text(out / f"per_patient_{name}.csv", per_patient_csv(other))
     plain = _without_nan(numbers.summary)
     text = json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False)
     write_text(out / "summary.json", text + "\n")
@@ -63,8 +67,9 @@ def per_patient_csv(content: ReportContent) -> str:
             **foreground_scores(matrix, content.foreground),
             "n_tiles": tiles.get(patient, ""),
             "n_pixels": matrix.sum(),
+            "checkpoint": checkpoint,
         }
-        for arm, seed, split, patient, matrix in _ordered(content)
+        for arm, seed, split, patient, matrix, checkpoint in _ordered(content)
     ]
     return to_csv(rows, digits=6)
 
@@ -72,21 +77,22 @@ def per_patient_csv(content: ReportContent) -> str:
 def per_class_csv(content: ReportContent) -> str:
     """A line for each arm, seed, patient and class; pixels are those labeled with the class."""
     rows = []
-    for arm, seed, split, patient, matrix in _ordered(content):
+    for arm, seed, split, patient, matrix, checkpoint in _ordered(content):
         found, pixels = scores(matrix), matrix.sum(axis=1)
         where = {"arm": arm, "seed": seed, "split": split, "patient": patient}
         for k, name in enumerate(content.classes):
             own = {"dice": found.dice[k], "iou": found.iou[k], "pixels": pixels[k]}
+            own["checkpoint"] = checkpoint
             rows.append({**where, "class": name, **own})
     return to_csv(rows, digits=6)
 
 
-def _ordered(content: ReportContent) -> Iterator[tuple[str, int, str, str, np.ndarray]]:
-    """Arm, seed, split, patient and confusion matrix of every result, in order."""
+def _ordered(content: ReportContent) -> Iterator[tuple[str, int, str, str, np.ndarray, str]]:
+    """Arm, seed, split, patient, confusion matrix and checkpoint of every result, in order."""
     for run in sorted(content.results, key=lambda run: (run.arm, run.seed)):
         for split, matrices in sorted(run.confusion.items()):
             for patient, matrix in sorted(matrices.items()):
-                yield run.arm, run.seed, split, patient, matrix
+                yield run.arm, run.seed, split, patient, matrix, run.checkpoint
 
 
 def results_table(numbers: ReportNumbers) -> str:
@@ -106,6 +112,9 @@ def results_table(numbers: ReportNumbers) -> str:
             f"(95% interval {_number(d.low)} to {_number(d.high)}, {d.n} patients; "
             f"Wilcoxon p {_number(c.wilcoxon.p)}, Holm {_number(c.p_holm)})"
         )
+    if rows := checkpoint_rows(numbers.summary):
+        lines = [[*row[:2], _number(row[2]), _number(row[3], 5), _number(row[4])] for row in rows]
+        parts += ["", table([HEADER, *lines], 2, ruled=True)]
     for name, made in sets.items():
         found = made.quality.numbers
         which = f" of {name}" if len(sets) > 1 else ""

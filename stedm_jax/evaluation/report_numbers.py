@@ -14,6 +14,7 @@ from jaxtyping import Float64
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.evaluation.ablation import Point, point
+from stedm_jax.evaluation.checkpoint_scores import at_checkpoints
 from stedm_jax.evaluation.class_scores import class_numbers, class_scores
 from stedm_jax.evaluation.confusion import foreground_scores
 from stedm_jax.evaluation.report_content import HEADLINE, ReportContent
@@ -86,6 +87,7 @@ class ReportNumbers:
             "headline_split": HEADLINE,
             "arms": {arm: self._arm_summary(arm) for arm in self.arms},
             "comparisons": [_comparison_summary(each) for each in self.comparisons],
+            "other_checkpoints": self._other_checkpoints(),
         }
         if sets:
             out["synthesis"] = next(iter(sets.values()))
@@ -117,8 +119,17 @@ class ReportNumbers:
         )
         return {
             "seeds": sum(run.arm == arm for run in runs),
+            "checkpoint": next(run.checkpoint for run in runs if run.arm == arm),
             **self._split_summary(arm, HEADLINE),
             "other_splits": {split: self._split_summary(arm, split) for split in others},
+        }
+
+    def _other_checkpoints(self) -> dict[str, dict[str, Any]]:
+        """Checkpoint -> arm -> its scores at a checkpoint that does not count, on test patients."""
+        others = {name: ReportNumbers(each) for name, each in at_checkpoints(self.content).items()}
+        return {
+            name: {arm: each._split_summary(arm, HEADLINE) for arm in each.arms}
+            for name, each in others.items()
         }
 
     def _split_summary(self, arm: str, split: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from stedm_jax.evaluation.ablation import ablation_chart
+from stedm_jax.evaluation.checkpoint_scores import HEADER, checkpoint_rows
 from stedm_jax.evaluation.class_scores import class_tables
 from stedm_jax.evaluation.figures import (
     DARK,
@@ -72,6 +73,7 @@ def page(numbers: ReportNumbers) -> str:
         },
         charts=_charts(numbers, iou),
         class_tables=class_tables(numbers.summary["arms"]),
+        checkpoints=(HEADER, checkpoint_rows(numbers.summary)),
         labels=LABELS,
         sampled=sampled_names(content.curves),
         configuration=json.dumps(content.config, indent=2, default=str, ensure_ascii=False),

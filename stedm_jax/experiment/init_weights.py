@@ -2,7 +2,8 @@
 
 An entry is SOURCE, or PART=SOURCE where PART is a path in the parameters (unet, style/encoder). A
 source is
-    the folder of a cell        runs/catch/generator/stedm: its moving average, if one was kept
+    the folder of a cell        runs/catch/generator/stedm: its moving average, if one was kept; of
+                                a segmenter the checkpoint that segmentation.checkpoint names
     a folder of weights         what `python -m stedm_jax.convert` wrote
     a name of the registry      weights/NAME, or NAME in the folder that STEDM_WEIGHTS names
 Everything has to fit. With `init_partial`, what a source lacks starts fresh and what the network
@@ -21,6 +22,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from stedm_jax.common.errors import UserError
+from stedm_jax.experiment.counted import best_of_cell
 from stedm_jax.training.checkpoints import finished
 from stedm_jax.training.program import Program
 from stedm_jax.training.rng import stream_key
@@ -153,7 +155,7 @@ def _read(source: str, part: str, key: str) -> tuple[Leaves, str]:
         averages = ", averages over its training" if info.get("averages") else ""
         origin = f"{folder} ({info['name']}{averages}, {info['sha256'][:12]})"
         return _below(leaves, part) or leaves, origin
-    with finished(folder) as (store, step):
+    with finished(folder, best_of_cell(folder)) as (store, step):
         params = jax.tree.map(np.asarray, store.read_params(step))
     return _below(flatten_dict(params, sep="/"), part), f"{folder}, step {step}"
 

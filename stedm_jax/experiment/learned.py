@@ -8,6 +8,7 @@ import jax
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.experiment.context import Context
+from stedm_jax.experiment.counted import best_of
 from stedm_jax.experiment.init_weights import load_weights
 from stedm_jax.experiment.learn import restore, weights_of
 from stedm_jax.experiment.pinned import Weights, identify, pin
@@ -164,8 +165,3 @@ class Learned:
         assert encoder is not None  # there is a guide
         params = load_weights(encoder.network.abstract, guide.weights, GUIDE_WEIGHTS)
         return params, identify(guide.weights, GUIDE_WEIGHTS)
-
-
-def best_of(section: Any) -> tuple[str, str] | None:
-    """Which checkpoint of a segmenter counts, as the loop takes it: None for the last."""
-    return ("iou", "max") if section.checkpoint == "best" else None

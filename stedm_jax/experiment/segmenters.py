@@ -18,9 +18,10 @@ from stedm_jax.data.schema import SYNTHETIC, check_disjoint
 from stedm_jax.data.stain import stain_of
 from stedm_jax.experiment import guided_cache
 from stedm_jax.experiment.context import Batches, Context
+from stedm_jax.experiment.counted import BEST, scored_checkpoints
 from stedm_jax.experiment.held_out import check_report, learned_from
 from stedm_jax.experiment.learn import first_tiles, learn, restore
-from stedm_jax.experiment.learned import Below, Learned, best_of
+from stedm_jax.experiment.learned import Below, Learned
 from stedm_jax.experiment.pinned import Weights, pin
 from stedm_jax.settings.arm_networks import JUDGE
 from stedm_jax.settings.segmentation import Arm, Segmentation
@@ -120,12 +121,18 @@ def learn_and_score(
     if peers.on_first(file.exists):
         return
     learner = learner_of(context, learned, name)
-    params = _learn(context, learner, name, seed, cell, made)
-    matrices = {
-        split: confusion_of(context, learner, name, params, rows) for split, rows in scored.items()
-    }
-    scores = {"arm": name, "seed": seed, "confusion": matrices}
-    peers.on_first(lambda: write_json(file, scores))
+    _learn(context, learner, name, seed, cell, made)
+    matrices = {}
+    for which in scored_checkpoints(learner.section):
+        best = BEST if which == "best" else None
+        params = restore(context, learner.program.task, cell, best=best)[0]
+        matrices[which] = {
+            split: confusion_of(context, learner, name, params, rows)
+            for split, rows in scored.items()
+        }
+    counts = next(iter(matrices))
+    scores = {"arm": name, "seed": seed, "checkpoint": counts, "confusion": matrices.pop(counts)}
+    peers.on_first(lambda: write_json(file, scores | {"others": matrices}))
 
 
 def confusion_of(
@@ -198,8 +205,8 @@ def _below(
 
 def _learn(
     context: Context, learner: Learner, name: str, seed: int, cell: str, made: Rows | None
-) -> Any:
-    """Trains, and returns the parameters to use."""
+) -> None:
+    """Trains; the checkpoints lie in the folder of the cell."""
     settings, section = context.settings, learner.section
     arm = settings.arm_entry(name)
     if learner.used:
@@ -209,7 +216,7 @@ def _learn(
     dataset = shown = tile_dataset(sources, seed=order, jitter=arm.stain_jitter)
     if store is not None:
         dataset = tile_dataset(guided_cache.from_store(settings, sources, store), seed=order)
-    watched = section.checkpoint == "best" or section.train.eval_every > 0
+    watched = section.train.eval_every > 0
     validation = Rows(context.reader, context.rows("val"))
     learn(
         context,
@@ -221,9 +228,8 @@ def _learn(
         visual=first_tiles(shown),
         frozen=learner.frozen,
         eval_batches=_judged(context, learner, store, validation) if watched else None,
-        best=("iou", "max") if watched else None,
+        best=BEST if watched else None,
     )
-    return restore(context, learner.program.task, cell, best=best_of(section))[0]
 
 
 def _judged(context: Context, learner: Learner, store: ArrayStore | None, rows: Rows) -> Batches:
@@ -279,13 +285,17 @@ class Scored:
     Attributes:
       cell: its name.
       arm, seed: which it is.
-      confusion: split -> patient -> confusion matrix (truth, prediction).
+      checkpoint: the one that counts, "last" or "best".
+      confusion: split -> patient -> confusion matrix (truth, prediction), of that checkpoint.
+      others: likewise by checkpoint, of those that were scored beside it.
     """
 
     cell: str
     arm: str
     seed: int
+    checkpoint: str
     confusion: Mapping[str, Mapping[str, Any]]
+    others: Mapping[str, Mapping[str, Mapping[str, Any]]]
 
 
 def trained(workdir: Path) -> list[Scored]:
@@ -296,5 +306,9 @@ def trained(workdir: Path) -> list[Scored]:
         if file.is_file():
             one = json.loads(file.read_text())
             cell = str(file.parent.relative_to(workdir))
-            found.append(Scored(cell, str(one["arm"]), int(one["seed"]), one["confusion"]))
+            which = str(one.get("checkpoint", "last"))
+            others = one.get("others", {})
+            found.append(
+                Scored(cell, str(one["arm"]), int(one["seed"]), which, one["confusion"], others)
+            )
     return found

@@ -14,8 +14,9 @@ from jaxtyping import UInt8
 from stedm_jax.common.errors import UserError
 from stedm_jax.data.stain import Normalizer, read_target
 from stedm_jax.experiment.context import Context
+from stedm_jax.experiment.counted import best_of
 from stedm_jax.experiment.learn import restore
-from stedm_jax.experiment.learned import Learned, best_of
+from stedm_jax.experiment.learned import Learned
 from stedm_jax.experiment.saved import check_made_with, open_run
 from stedm_jax.experiment.segmenters import about_tiles, trained
 from stedm_jax.settings.arm_networks import JUDGE

@@ -30,8 +30,8 @@ STAGES = (
     "segmentation",
     "report",
 )
-SAME_FOR_ARMS = ("arms", "judge", "seeds", "train", "border")
-"""Keys of config.segmentation that no arm may change; border says which pixels are scored."""
+SAME_FOR_ARMS = ("arms", "judge", "seeds", "train", "border", "border_scored")
+"""Keys of config.segmentation that no arm may change; the borders say which pixels count."""
 
 
 @section

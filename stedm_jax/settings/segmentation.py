@@ -185,14 +185,30 @@ class Segmentation(Start):
     seeds: Ints = nonnegative((0, 1, 2), "each arm is trained once for each", some=True)
     ce_weight: float = nonnegative(0.1, "weight of the cross-entropy")
     dice_weight: float = nonnegative(0.9, "weight of the Dice loss")
-    border: int = nonnegative(0, "ignored pixels along the edges, in training and scoring")
+    border: int = nonnegative(0, "ignored pixels along the edges in training")
+    border_scored: int = key(-1, "ignored pixels along the edges in scoring; -1: as border", low=-1)
     checkpoint: str = key(
-        "last", "best: by IoU of the validation patients", choices=("last", "best")
+        "last",
+        "which one counts; best: by IoU of the validation patients; both: the best counts, and the "
+        "last is scored beside it",
+        choices=("last", "best", "both"),
     )
     train: Training = training(11_718, 64, 8e-6)
 
+    @property
+    def scored_border(self) -> int:
+        """Pixels along the edges that are not scored."""
+        return self.border if self.border_scored < 0 else self.border_scored
+
     def problems(self, where: str) -> Iterator[str]:
         """Keys that do not go together."""
+        if self.checkpoint != "last" and not 0 < self.train.eval_every <= self.train.steps:
+            yield (
+                f"{where}.checkpoint is '{self.checkpoint}', but with {where}.train.eval_every="
+                f"{self.train.eval_every} of {self.train.steps} steps only the last checkpoint is "
+                "evaluated, and would be the best; set eval_every from 1 to the number of steps, "
+                f"or {where}.checkpoint='last'."
+            )
         if not self.train.steps:
             yield f"{where}.train.steps is 0; give 1 or more."
         if len(set(self.seeds)) < len(self.seeds):

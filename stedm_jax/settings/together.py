@@ -65,11 +65,13 @@ def _sizes(settings: Settings) -> Iterator[str]:
                 f"config.data.tile={tile} must be a multiple of {2**times} for the networks of "
                 f"config.{network}, which halve a tile {times} times."
             )
-    if 2 * settings.segmentation.border >= tile:
-        yield (
-            f"config.segmentation.border={settings.segmentation.border} leaves nothing of tiles of "
-            f"{tile} px (config.data.tile)."
-        )
+    for name in ("border", "border_scored"):
+        border = getattr(settings.segmentation, name)
+        if 2 * border >= tile:
+            yield (
+                f"config.segmentation.{name}={border} leaves nothing of tiles of {tile} px "
+                "(config.data.tile)."
+            )
 
 
 def _sampling(settings: Settings) -> Iterator[str]:

@@ -177,11 +177,15 @@ def _results(context: Context) -> Iterator[ArmRun]:
     arms, seeds = list(context.settings.arms), context.settings.segmentation.seeds
     known = [one for one in trained(context.workdir.path) if one.arm in arms and one.seed in seeds]
     for one in sorted(known, key=lambda each: (each.seed, arms.index(each.arm))):
-        confusion = {
-            split: {name: np.array(matrix, np.int64) for name, matrix in patients.items()}
-            for split, patients in one.confusion.items()
-        }
-        yield ArmRun(one.arm, one.seed, confusion)
+        others = {which: _matrices(confusion) for which, confusion in one.others.items()}
+        yield ArmRun(one.arm, one.seed, _matrices(one.confusion), one.checkpoint, others)
+
+
+def _matrices(confusion: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, np.ndarray]]:
+    return {
+        split: {name: np.array(matrix, np.int64) for name, matrix in patients.items()}
+        for split, patients in confusion.items()
+    }
 
 
 def _ablation(context: Context) -> Ablation | None:

@@ -186,7 +186,7 @@ class SegmentationTask:
     ) -> dict[str, Array]:
         """Confusion matrix of each patient, int32 (patients, classes, classes)."""
         counted = (batch["weight"] > 0)[:, None, None]
-        valid = valid_pixels(batch["mask"], self.config.border) & counted
+        valid = valid_pixels(batch["mask"], self.config.scored_border) & counted
         guess, mask, patient = self.predict(params, frozen, batch), batch["mask"], batch["patient"]
         counts = patient_confusion(guess, mask, valid, patient, self.patients, len(self.colors))
         return {"confusion": counts}

@@ -145,7 +145,7 @@ def trained(workdir, monkeypatch):
         (workdir / "config.json").write_text(json.dumps(CONFIG | settings))
         store = SimpleNamespace(read_params=lambda step: params, fingerprint=lambda step: "abc")
         monkeypatch.setattr(
-            "stedm_jax.convert.from_run.finished", lambda folder: nullcontext((store, 7))
+            "stedm_jax.convert.from_run.finished", lambda *_: nullcontext((store, 7))
         )
         return workdir / name
 

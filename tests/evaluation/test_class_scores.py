@@ -86,9 +86,12 @@ def test_files_of_a_report(tmp_path):
     rows = list(csv.DictReader((tmp_path / "per_class.csv").open()))
     assert len(rows) == 3 * 2 * 3
     absent = {"arm": "ldm", "seed": "0", "split": "test", "patient": "ann", "class": "necrosis"}
-    assert absent | {"dice": "", "iou": "", "pixels": "0"} in rows
+    assert absent | {"dice": "", "iou": "", "pixels": "0", "checkpoint": "last"} in rows
     missed = {"arm": "ldm", "seed": "0", "split": "test", "patient": "bob", "class": "tumour"}
-    assert missed | {"dice": "0.000000", "iou": "0.000000", "pixels": "4"} in rows
+    assert (
+        missed | {"dice": "0.000000", "iou": "0.000000", "pixels": "4", "checkpoint": "last"}
+        in rows
+    )
     arm = json.loads((tmp_path / "summary.json").read_text())["arms"]["vit"]
     assert arm["pooled_accuracy"] == pytest.approx(23 / 32)
     html = (tmp_path / "index.html").read_text()

@@ -28,6 +28,7 @@ ABOUT = {
 def write_run(folder, arms, trained=(), about=ABOUT):
     config = get_config()
     config.segmentation.arms = arms
+    config.segmentation.train.eval_every = 1
     saved = flatten(config) | {"format": FORMAT}
     (folder / "config.json").write_text(json.dumps(saved))
     for arm, seed in trained:
@@ -67,7 +68,10 @@ def test_a_segmenter_gets_patches_in_the_stain_of_its_tiles(tmp_path, monkeypatc
     assert one.learnt == {"segmentation": ["p1"]}
 
 
-@pytest.mark.parametrize(("checkpoint", "best"), [("best", ("iou", "max")), ("last", None)])
+CHECKPOINTS = [("best", ("iou", "max")), ("both", ("iou", "max")), ("last", None)]
+
+
+@pytest.mark.parametrize(("checkpoint", "best"), CHECKPOINTS)
 def test_an_arm_is_used_at_the_checkpoint_that_it_names(tmp_path, monkeypatch, checkpoint, best):
     class Asked(Exception):
         pass

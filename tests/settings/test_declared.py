@@ -30,6 +30,7 @@ NEW = {
         "report",
     ],
     "diffusion.generators.stedm": {},
+    "segmentation.border_scored": -1,
     "synthesis.sets.synthetic.generator": "stedm",
 }
 

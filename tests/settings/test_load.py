@@ -156,6 +156,10 @@ def test_a_tile_size_that_the_latents_cannot_hold_is_refused():
         ("autoencoder.crop", 50, "autoencoder.crop is 50"),
         ("data.tile", 72, "data.tile=72"),
         ("segmentation.border", 256, "border=256"),
+        ("segmentation.border_scored", 256, "border_scored=256"),
+        ("segmentation.border_scored", -2, "-1 or more"),
+        ("segmentation.checkpoint", "best", "eval_every=0 of 11718 steps only the last"),
+        ("segmentation.checkpoint", "both", "eval_every=0 of 11718 steps only the last"),
     ],
 )
 def test_values_that_would_fail_after_hours_fail_at_once(key, value, says):

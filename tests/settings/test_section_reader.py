@@ -40,7 +40,7 @@ def test_all_mistakes_are_listed_at_once():
     for said in (
         "config.seed is -1; give 0 or more.",
         "config.data.tile=72 must be a multiple of 16",
-        "config.segmentation.checkpoint is 'bset'; valid are last, best.",
+        "config.segmentation.checkpoint is 'bset'; valid are last, best, both.",
         "config.diffusion.train.optimizer.lr is nan; give a finite number.",
         "config.name is 'my-run'; use letters, digits and underscores.",
         "config.diffusion.los is an unknown key. Did you mean 'loss'?",

@@ -68,6 +68,8 @@ def test_weights_to_start_from_are_those_of_the_model_alone():
         ({"changes": (("head.width", 0),)}, "arm 'a' .*head.width is 0; give 1 or more"),
         ({"changes": (("train.steps", 5),)}, "'train.steps', which is the same for all"),
         ({"changes": (("border", 5),)}, "'border', which is the same for all"),
+        ({"changes": (("border_scored", 5),)}, "'border_scored', which is the same for all"),
+        ({"changes": (("checkpoint", "best"),)}, "arm 'a': .*checkpoint is 'best', but .*=0 of"),
         ({"changes": (("model.decoder", (8,)),)}, "arm 'a': config.segmentation.model.decoder has"),
         (
             {"network": "ldm", "changes": (("features.timesteps", (1000,)),)},

@@ -5,7 +5,14 @@ import pytest
 
 from stedm_jax.common.labels import VOID
 from stedm_jax.evaluation.confusion import confusion_matrix
-from stedm_jax.tasks.segmentation import cross_entropy, dice_loss, patient_confusion, valid_pixels
+from stedm_jax.settings.segmentation import Segmentation
+from stedm_jax.tasks.segmentation import (
+    SegmentationTask,
+    cross_entropy,
+    dice_loss,
+    patient_confusion,
+    valid_pixels,
+)
 
 
 @pytest.fixture
@@ -40,6 +47,18 @@ def test_the_border_counts_for_nothing(made):
     inner[:, 2:-2, 2:-2] = mask[:, 2:-2, 2:-2]
     for one, other in zip(losses(logits, mask, border=2), losses(logits, inner), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("scored", "pixels"), [(-1, 36), (0, 64), (3, 4)])
+def test_scoring_has_a_border_of_its_own_or_that_of_training(scored, pixels):
+    config = Segmentation(border=1, border_scored=scored)
+    task = object.__new__(SegmentationTask)
+    task.config, task.patients, task.colors = config, 1, ((0, 0, 0), (9, 9, 9))
+    task.predict = lambda params, frozen, batch: batch["mask"].astype(jnp.int32)
+    batch = {"mask": jnp.ones((1, 8, 8), jnp.uint8), "weight": jnp.ones(1)}
+    batch["patient"] = jnp.zeros(1, jnp.int32)
+    counts = task.eval_step({}, {}, batch, jax.random.key(0))["confusion"]
+    assert counts.tolist() == [[[0, 0], [0, pixels]]]
 
 
 def test_losses_are_low_for_the_truth_and_zero_without_labels(made):
