@@ -100,3 +100,30 @@ def short(steps: int, batch: int, lr: float, **changes: object) -> Any:
         "log_every": 10,
     }
     return training(steps, batch, lr, **quick, **changes)
+
+
+JITTER = {"weak": 0.2, "medium": 0.4, "strong": 0.8}
+"""Strengths of stain jitter, none of which is known to be the best for a cohort."""
+
+
+def rivals(config: Any, real: float = 0.5) -> None:
+    """The arms that a reviewer asks for, with the generators and sets that they need; in place.
+
+    Args:
+      config: of an experiment; whatever arms, sets and generators it has are replaced.
+      real: share of real tiles in the arms that learn from synthetic ones too.
+    """
+    config.diffusion.generators = {
+        "stedm": {},
+        "semantic": {"changes": (("style.source", "none"),)},  # of the paper: layout, no style
+    }
+    config.synthesis.sets = {
+        "stedm": {"generator": "stedm"},
+        "semantic": {"generator": "semantic"},
+    }
+    real_only = {"labelled": 0.0} | {f"jitter-{name}": each for name, each in JITTER.items()}
+    arms = {name: {"real": 1.0, "stain_jitter": each} for name, each in real_only.items()}
+    for name in config.synthesis.sets:
+        arms[name] = {"real": real, "stain_jitter": 0.0, "set": name}
+    config.segmentation.arms = arms
+    config.report.baseline = "labelled"

@@ -4,7 +4,7 @@ Purpose: the paper's settings, tumor against background, for anyone with slides 
 training slides (six a score), 8 validation, 8 test, half resolution, half of the tiles with tumor.
 
 Command: python -m stedm_jax.main --config=configs/her2.py --workdir=runs/her2
-Arms: multipatch (default), nearby, augmented, semantic.
+Arms: multipatch (default), nearby, augmented, semantic, experiment, as in configs/catch.py.
 Data: python -m data_prep.her2 --source=HER2 --out=data/her2 (the layout of the folder:
 data_prep/her2.py).
 Hardware: as configs/catch.py.
@@ -27,7 +27,7 @@ GROUPS = (
 
 
 def get_config(arm: str = "multipatch"):
-    """Arms are the paper's ways of choosing style tiles."""
+    """Arms: those of configs/catch.py."""
     config = get_base()
     config.update(catch(arm))
     config.name = config.name.replace("catch", "her2")

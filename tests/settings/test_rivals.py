@@ -1,0 +1,40 @@
+"""The arms that every experiment of the paper's data sets has to beat."""
+
+import pytest
+
+from configs import catch, flowers, her2
+from stedm_jax.experiment.cells import Graph
+from stedm_jax.settings.load import read_settings
+
+FILES = {"catch": catch, "her2": her2, "flowers": flowers}
+
+
+def settings_of(name):
+    return read_settings(FILES[name].get_config("experiment"))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_set_and_generator_of_an_experiment_is_used(name):
+    settings = settings_of(name)
+    graph = Graph(settings)
+    needed = {need for arm in settings.arms for need in graph.before(f"segmentation/{arm}/0")}
+    assert {f"synthesis/{each}" for each in settings.synthesis.sets} <= needed
+    assert {f"generator/{each}" for each in settings.diffusion.generators} <= needed
+
+
+def test_the_experiments_have_the_same_arms():
+    arms = [list(settings_of(name).arms) for name in FILES]
+    assert arms[0] == arms[1] == arms[2] and arms[0][0] == "labelled"
+    assert {"jitter-strong", "semantic", "stedm"} <= set(arms[0])
+
+
+@pytest.mark.parametrize(("name", "borders"), [("catch", (64, 128)), ("her2", (64, 128))])
+def test_the_borders_are_those_of_the_paper(name, borders):
+    section = settings_of(name).segmentation
+    assert (section.border, section.scored_border) == borders
+    assert section.checkpoint == "both" and section.train.eval_every > 0
+
+
+def test_without_an_experiment_the_arms_are_those_of_the_paper():
+    for module in FILES.values():
+        assert list(read_settings(module.get_config()).arms) == ["labelled", "labelled+synthetic"]
