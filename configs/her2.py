@@ -11,7 +11,6 @@ Hardware: as configs/catch.py.
 Score: not run by us, as the data are private; none claimed.
 """
 
-from configs.base import get_base
 from configs.catch import get_config as catch
 
 MISSING = (
@@ -28,8 +27,7 @@ GROUPS = (
 
 def get_config(arm: str = "multipatch"):
     """Arms: those of configs/catch.py."""
-    config = get_base()
-    config.update(catch(arm))
+    config = catch(arm)
     config.name = config.name.replace("catch", "her2")
     config.title = config.title.replace("CATCH", "HER2")
     config.data.update({"tiles": "data/her2", "missing": MISSING})
