@@ -1,5 +1,5 @@
 """How the names of published networks map to ours, by the networks' names in
-models/published_sizes.py."""
+models/published_sizes.toml."""
 
 from collections.abc import Callable, Mapping
 

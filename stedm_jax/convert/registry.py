@@ -20,7 +20,7 @@ class Entry:
     Attributes:
       name, what, license, source: shown to the user.
       gated: the publisher grants access on request.
-      network: a key of PUBLISHED in models/published_sizes.py.
+      network: one of models/published_sizes.toml.
       key: part of the checkpoint that holds the state dict; "": the only one.
       under: prefixes, of which the first that occurs is taken off; other names are left out.
       strip: prefixes taken off where they occur, one after the other.
