@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 
 from stedm_jax import __version__
-from stedm_jax.common.commands import run_command
+from stedm_jax.common.commands import parse_with_keys, run_command
 from stedm_jax.common.errors import UserError
 from stedm_jax.settings.load import load_config, override, read_settings
 from stedm_jax.settings.root import STAGES
@@ -55,12 +55,7 @@ def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     add("--processes", type=int, default=0, help="how many; or STEDM_PROCESSES")
     add("--process_id", type=int, default=-1, help="which, from 0; or STEDM_PROCESS_ID")
     parser.add_argument("--version", action="version", version=__version__)
-    known, rest = parser.parse_known_args(argv)
-    stray = [word for word in rest if not word.startswith("--config.")]
-    if stray:
-        hint = "; keys are changed as --config.KEY=VALUE" if len(rest) > len(stray) else ""
-        parser.error(f"unknown arguments: {' '.join(stray)}{hint}")
-    return known, [word.removeprefix("--config.") for word in rest]
+    return parse_with_keys(parser, argv)
 
 
 def main(argv: list[str]) -> None:

@@ -28,7 +28,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from stedm_jax.common.commands import run_command
+from stedm_jax.common.commands import parse_with_keys, run_command
 from stedm_jax.common.errors import UserError
 from stedm_jax.settings.load import load_config, override, read_settings
 
@@ -82,11 +82,7 @@ def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     add("--memory_order", **orders, help="of the peer [%(default)s]")
     add("--cudnn_benchmark", action="store_true", help="the peer's cuDNN tries its algorithms")
     add("--json", default="", help="a file to write everything to")
-    known, rest = parser.parse_known_args(argv)
-    stray = [word for word in rest if not word.startswith("--config.")]
-    if stray:
-        parser.error(f"unknown arguments: {' '.join(stray)}")
-    return known, [word.removeprefix("--config.") for word in rest]
+    return parse_with_keys(parser, argv)
 
 
 def _some_of(text: str, valid: tuple[str, ...], flag: str) -> list[str]:

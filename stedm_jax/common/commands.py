@@ -1,10 +1,24 @@
-"""The one wrapper of every command: what a user can repair is one paragraph and an exit status, not
-a traceback."""
+"""What commands share: changes of keys among the arguments, and one wrapper, by which what a user
+can repair is one paragraph and an exit status, not a traceback."""
 
+import argparse
 import sys
 from collections.abc import Callable
 
 from stedm_jax.common.errors import explain
+
+
+def parse_with_keys(
+    parser: argparse.ArgumentParser, argv: list[str]
+) -> tuple[argparse.Namespace, list[str]]:
+    """The arguments of a command that takes a configuration, and the changes of its keys: KEY=VALUE
+    of every --config.KEY=VALUE. Any other word that is not known ends the command."""
+    known, rest = parser.parse_known_args(argv)
+    stray = [word for word in rest if not word.startswith("--config.")]
+    if stray:
+        hint = "; keys are changed as --config.KEY=VALUE" if len(rest) > len(stray) else ""
+        parser.error(f"unknown arguments: {' '.join(stray)}{hint}")
+    return known, [word.removeprefix("--config.") for word in rest]
 
 
 def run_command(main: Callable[[list[str]], int | None]) -> None:

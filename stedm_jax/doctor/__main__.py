@@ -15,7 +15,7 @@ something does.
 import argparse
 from pathlib import Path
 
-from stedm_jax.common.commands import run_command
+from stedm_jax.common.commands import parse_with_keys, run_command
 from stedm_jax.common.errors import UserError
 from stedm_jax.doctor.chips import check_compiler, parse_topology, prepare_environment
 from stedm_jax.settings.load import load_config, override, read_settings
@@ -46,20 +46,16 @@ def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         help="train, sampler, or both; of one: train/GENERATOR, sampler/SET",
     )
     add("--batch_per_chip", type=int, default=0, help="in place of the config's global batches")
-    add("--text", default="", help="a folder to keep the compiled modules in, as text")
     add("--cache", default=CACHE, help=f"what was compiled before; empty: not kept [{CACHE}]")
-    known, rest = parser.parse_known_args(argv)
-    stray = [word for word in rest if not word.startswith("--config.")]
-    if stray:
-        parser.error(f"unknown arguments: {' '.join(stray)}")
+    known, overrides = parse_with_keys(parser, argv)
     if known.topology and not known.config:
         parser.error("--topology needs a --config, which says what to compile")
     if known.batch_per_chip < 0:
         parser.error(f"--batch_per_chip={known.batch_per_chip} is not a number of images")
-    for name in ("part", "batch_per_chip", "text", "cache"):
+    for name in ("part", "batch_per_chip", "cache"):
         if not known.topology and getattr(known, name) != parser.get_default(name):
             parser.error(f"--{name} goes with --topology, which says for what pod to compile")
-    return known, [word.removeprefix("--config.") for word in rest]
+    return known, overrides
 
 
 def main(argv: list[str]) -> int:
@@ -101,7 +97,6 @@ def _pods(settings: Settings, place: str, arguments: argparse.Namespace) -> int:
             topology,
             part,
             pods.global_batch(settings, topology, part, arguments.batch_per_chip),
-            arguments.text,
             arguments.cache,
         )
         for topology in topologies

@@ -32,7 +32,6 @@ class Request:
       topology: as "v5e:4x4".
       part: of the run, as in programs.py.
       images: that one run of the program learns from or makes, over all chips.
-      text_folder: where the compiled module is kept as text; "": nowhere.
       cache: where what the compiler says is kept for the next time; "": nowhere.
     """
 
@@ -41,7 +40,6 @@ class Request:
     topology: str
     part: str
     images: int
-    text_folder: str = ""
     cache: str = ""
 
     def __str__(self) -> str:

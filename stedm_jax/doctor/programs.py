@@ -17,7 +17,6 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
-from stedm_jax.common.files import write_text
 from stedm_jax.common.flop_counts import traced_flops
 from stedm_jax.doctor import answers
 from stedm_jax.doctor.account import Account, Request
@@ -139,8 +138,6 @@ def compiled_account(request: Request) -> Account:
     facts, text = kept or answers.ask(lowered)
     if kept is None and request.cache:
         answers.keep(file, (facts, text))
-    if text and request.text_folder:
-        _write_module(request, text, mesh)
     module = Module(text)
     return Account(
         part=request.part,
@@ -155,11 +152,3 @@ def compiled_account(request: Request) -> Account:
         unknown_loops=sorted(set(module.unknown)),
         **facts,
     )
-
-
-def _write_module(request: Request, text: str, mesh: Mesh) -> None:
-    folder, fsdp = Path(request.text_folder), mesh.shape["fsdp"]
-    folder.mkdir(parents=True, exist_ok=True)
-    images = f"{request.images // mesh.size}" + (f"-fsdp{fsdp}" if fsdp > 1 else "")
-    name = f"{request.topology}-{request.part}-{images}.txt"
-    write_text(folder / name.replace(":", "-").replace("/", "-"), text)

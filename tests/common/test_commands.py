@@ -1,11 +1,12 @@
 """What commands say of errors, and their exit status."""
 
+import argparse
 import errno
 import os
 
 import pytest
 
-from stedm_jax.common.commands import run_command
+from stedm_jax.common.commands import parse_with_keys, run_command
 from stedm_jax.common.errors import UserError, explain
 
 
@@ -51,3 +52,13 @@ def test_a_fault_of_the_program_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError):
         run_command(main)
     assert explain(OSError(errno.EIO, os.strerror(errno.EIO))) is None
+
+
+def test_keys_of_a_configuration_stand_among_the_arguments(capsys):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--batch", type=int)
+    known, keys = parse_with_keys(parser, ["--config.a.b=1", "--batch=2", "--config.c=x=y"])
+    assert known.batch == 2 and keys == ["a.b=1", "c=x=y"]
+    with pytest.raises(SystemExit):
+        parse_with_keys(parser, ["--config.a=1", "--stray"])
+    assert "unknown arguments: --stray; keys are changed as" in capsys.readouterr().err
