@@ -124,6 +124,8 @@ def _named(stage: str, params: dict[str, Any], section: Any, card: Mapping[str, 
         case "autoencoder" if section.model.kind == TAEF2:
             parts, table, files = {"model": own(params)}, taef2.TABLE, taef2.files
             loads = "the encoder and the decoder of TAESD's package"
+        case "autoencoder" if not section.learns:
+            network = f"{network}, a basis that was not learned"
         case "autoencoder":
             parts, table = {"model": own(params)}, ldm_autoencoder.TABLE
             loads = "LDM's autoencoders, without loss and discriminator"

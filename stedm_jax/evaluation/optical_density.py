@@ -10,11 +10,17 @@ that of its style tiles (mean over tiles):
     r_c = Pearson correlation over i of (m_ic, s_ic);  style_correlation = mean_c r_c  (2)
 """
 
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float64, UInt8
+from jaxtyping import Array, Float32, Float64, UInt8
 
 OD_OF_INTENSITY = -np.log10(np.maximum(np.arange(256, dtype=np.float64), 1.0) / 255.0)
 """Equation 1 as a table of the 256 intensities."""
+
+
+def pixel_od(image: UInt8[Array, "*b h w 3"]) -> Float32[Array, "*b h w 3"]:
+    """Equation 1 of every pixel; can be compiled."""
+    return jnp.asarray(OD_OF_INTENSITY, jnp.float32)[image]
 
 
 def mean_od(image: UInt8[np.ndarray, "h w 3"]) -> Float64[np.ndarray, " 3"]:

@@ -153,7 +153,7 @@ def _cells(settings: Settings) -> Iterator[Cell]:
 
 def _latents(settings: Settings) -> dict[str, Any]:
     if not settings.latents.cache:
-        used = ("cache", "scale", "tiles")
+        used = ("cache", "scale", "each", "tiles")
         return {f"latents.{key}": getattr(settings.latents, key) for key in used}
     diffusion = settings.diffusion
     return results_of(settings.latents, "latents.") | {

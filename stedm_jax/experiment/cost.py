@@ -80,6 +80,8 @@ class Costs:
         forward = self.encoder + self.decoder
         network = Network("autoencoder", param_count(self.first.network.abstract), forward)
         what = _training(section.train) if images else _as_it_is(section.init_from)
+        if not section.learns:
+            what = f"{section.model.kind} of {section.model.patch} px, nothing to learn"
         return Cost(what, (network,), TRAINING * images * seen * forward)
 
     def _latents(self, cell: Cell) -> Cost:

@@ -206,6 +206,7 @@ class Autoencoder(nnx.Module):
         kind: "kl" or "vq". channels: width of the first level. latent_channels: of the latent.
         codes: size of the codebook (vq). attention: self-attention in the middle.
         legacy_codebook: beta on the first term of equation (2), as in LDM's code.
+        unread: the other keys of config.autoencoder.model.
     """
 
     last_kernel = ("decoder", "conv_out", "kernel")
@@ -222,6 +223,7 @@ class Autoencoder(nnx.Module):
         codes: int = 8192,
         attention: bool = True,
         legacy_codebook: bool = False,
+        **unread: object,
     ):
         self.kind, self.dtype = kind, make.dtype
         self.beta = (BETA, 1.0) if legacy_codebook else (1.0, BETA)

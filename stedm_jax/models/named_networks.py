@@ -17,6 +17,8 @@ AUTOENCODERS = {
     "kl": "autoencoder:Autoencoder",
     "vq": "autoencoder:Autoencoder",
     "taef2": "taef2:TAEF2",
+    "patches": "patches:Patches",
+    "haar": "patches:Patches",
 }
 STYLE_ENCODERS = {
     "swin_v2_t": "swin_v2:swin_v2_t",

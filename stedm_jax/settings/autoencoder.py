@@ -6,6 +6,8 @@ from stedm_jax.settings.key import Ints, key, nonnegative, positive, section
 from stedm_jax.settings.training import Learned, Training, training
 
 TAEF2 = "taef2"
+EXACT = ("patches", "haar")
+"""Kinds that learn nothing and lose nothing."""
 
 
 @section
@@ -14,8 +16,12 @@ class AutoencoderModel:
 
     kind: str = key(
         "vq",
-        "kind; taef2 has channels 64, latent_channels 32 and reads no other key",
-        choices=("kl", "vq", TAEF2),
+        "kind; taef2 has channels 64, latent_channels 32 and reads no other key; patches (DCT) and "
+        "haar (wavelets) are exact, learn nothing and read `patch` alone",
+        choices=("kl", "vq", TAEF2, *EXACT),
+    )
+    patch: int = key(
+        4, "side of a patch, in px; latents have 3 x patch^2 channels", choices=(2, 4, 8, 16)
     )
     channels: int = positive(128, "channels at full resolution")
     multipliers: Ints = positive((1, 2, 4), "channels of each level over `channels`", some=True)
@@ -24,6 +30,23 @@ class AutoencoderModel:
     codes: int = positive(8192, "codes of the codebook of vq")
     attention: bool = key(True, "attention in the middle block")
     legacy_codebook: bool = key(False, "beta on the other term of the loss, as in LDM's code")
+
+    @property
+    def exact(self) -> bool:
+        """Whether nothing is learned, and nothing lost."""
+        return self.kind in EXACT
+
+    @property
+    def depth(self) -> int:
+        """Channels of the latents, whatever the kind."""
+        return 3 * self.patch**2 if self.exact else self.latent_channels
+
+    @property
+    def halvings(self) -> int:
+        """How often an image is halved."""
+        if self.exact:
+            return self.patch.bit_length() - 1
+        return 3 if self.kind == TAEF2 else len(self.multipliers) - 1
 
 
 @section
@@ -60,13 +83,20 @@ class Autoencoder(Learned):
     train: Training = training(100_000, 64, 1e-4)
 
     @property
+    def learns(self) -> bool:
+        """Whether there is anything to learn."""
+        return not self.model.exact
+
+    @property
     def halvings(self) -> int:
         """How often an image is halved."""
-        return 3 if self.model.kind == TAEF2 else len(self.model.multipliers) - 1
+        return self.model.halvings
 
     def problems(self, where: str) -> Iterator[str]:
         """Keys that do not go together."""
         yield from super().problems(where)
+        if not self.learns:
+            yield from self._nothing_to_learn(where)
         factor, start, steps = 2**self.halvings, self.adversarial.start, self.train.steps
         if self.crop % factor:
             yield (
@@ -84,3 +114,17 @@ class Autoencoder(Learned):
                 f"({where}.train.steps), so that its weight would do nothing; start earlier, or "
                 "set adversarial.weight=0."
             )
+
+    def _nothing_to_learn(self, where: str) -> Iterator[str]:
+        """Keys of a training, where there is none."""
+        wanted = {
+            "train.steps": (self.train.steps, 0),
+            "adversarial.weight": (self.adversarial.weight, 0.0),
+            "init_from": (self.init_from, ()),
+        }
+        for name, (value, only) in wanted.items():
+            if value != only:
+                yield (
+                    f"{where}.{name} is {value}, but {where}.model.kind='{self.model.kind}' has "
+                    f"nothing to learn; set {where}.{name}={only}."
+                )

@@ -13,7 +13,12 @@ class Latents:
     --stage=plan prints both numbers, and the bytes.
     """
 
-    scale: float = nonnegative(1.0, "factor of the latents; 0: measured, each channel by itself")
+    scale: float = nonnegative(1.0, "factor of the latents; 0: measured")
+    each: bool = key(
+        True,
+        "measured for each channel by itself, which raises high frequencies of exact first stages "
+        "(autoencoder.model.kind) to the height of low ones; False: one factor for all channels",
+    )
     tiles: int = positive(1024, "tiles on which it is measured")
     cache: bool = key(False, "computes the latents once and keeps them, for stage generator")
     variants: int = key(

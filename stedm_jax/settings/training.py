@@ -156,6 +156,11 @@ class Learned(Start):
     splits: Shares = nonnegative({"train": 1.0}, "split -> share of a batch")
     train: Training
 
+    @property
+    def learns(self) -> bool:
+        """Whether there is anything to learn."""
+        return True
+
     def problems(self, where: str) -> Iterator[str]:
         """Keys that do not go together."""
         held_out = [split for split in ("val", "test") if self.splits.get(split)]
@@ -166,7 +171,7 @@ class Learned(Start):
             )
         if not any(self.splits.values()):
             yield f"{where}.splits gives no split a share above 0."
-        if not self.train.steps and not self.init_from:
+        if self.learns and not self.train.steps and not self.init_from:
             yield (
                 f"{where}.train.steps is 0; give 1 or more, or 0 together with {where}.init_from "
                 "to take those weights as they are."

@@ -15,8 +15,8 @@ LPIPS = "autoencoder.lpips"
 
 
 def run(context: Context, cell: Cell, learned: Learned) -> None:
-    """Trains, and scores the reconstruction of each validation patient: PSNR, SSIM and, with its
-    weights, LPIPS."""
+    """Trains, and scores the reconstruction of each validation patient: PSNR, SSIM, the kept share
+    of fine detail and, with its weights, LPIPS."""
     settings, section = context.settings, context.settings.autoencoder
     dataset = tile_dataset(
         context.sources(section.splits), seed=settings.seed, jitter=section.stain_jitter

@@ -1,6 +1,9 @@
-"""Stage latents: their scale, as published or measured so that each channel has mean 0 and variance
-1; and with `latents.cache` what the autoencoder gives for every view of every tile that a generator
-learns from."""
+"""Stage latents: their scale, and a cache of them.
+
+The scale is as published, or measured so that each channel has mean 0 and variance 1, or all
+channels together variance 1. With `latents.cache`, what the autoencoder gives for every view of
+every tile that a generator learns from is stored.
+"""
 
 import jax
 import numpy as np
@@ -28,6 +31,8 @@ def run(context: Context, cell: Cell, learned: Learned) -> None:
             mean, std = np.zeros(task.channels), np.full(task.channels, 1.0 / section.scale)
         else:
             mean, std = _measure(context, learned)
+            if not section.each:
+                std = np.full_like(std, np.sqrt(np.mean(np.square(std))))
         if not np.all(np.isfinite(std) & (std > 1e-6)):
             raise UserError(
                 "The latents do not vary in every channel (standard deviations"

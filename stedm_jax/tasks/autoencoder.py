@@ -2,7 +2,7 @@
 
     loss = rec + kl_weight KL(q(z|x) || N(0, 1))          (kl; Rombach et al. 2022)
     loss = rec + codebook_weight L_codebook               (vq)
-    loss = rec                                            (taef2)
+    loss = rec                                            (taef2; patches and haar learn nothing)
     rec  = mean |x - D(z)| + perceptual_weight LPIPS, and what reconstruction.py adds where
            adversarial.weight > 0
 
@@ -21,12 +21,14 @@ from jaxtyping import Array, Float, Int32, PRNGKeyArray, PyTree
 
 from stedm_jax.evaluation.image_quality import (
     WINDOW,
-    mean_over_patients,
+    fine_detail,
     patient_means,
     patient_sums,
     psnr,
     ssim,
 )
+from stedm_jax.evaluation.optical_density import pixel_od
+from stedm_jax.evaluation.statistics import mean_of_defined
 from stedm_jax.models.discriminator import DISCRIMINATOR, Discriminator, own
 from stedm_jax.models.functional import Functional
 from stedm_jax.models.lpips import LPIPS
@@ -157,14 +159,16 @@ class AutoencoderTask(FirstStage):
     def eval_step(
         self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray
     ) -> dict[str, Array]:
-        """Sums of l1, PSNR (dB, peak 2), SSIM and LPIPS (where its weights are) over the images of
-        each patient."""
+        """Sums of l1, PSNR (dB, peak 2), SSIM, LPIPS (where its weights are) and fine detail before
+        and after over the images of each patient."""
         image = to_network(batch["image"])
         decoded = jnp.clip(self._there_and_back(params, image), -1.0, 1.0)
         scores = {
             "psnr": psnr(decoded, image),
             "l1": jnp.mean(jnp.abs(decoded - image), axis=(1, 2, 3)),
         }
+        for name, shown in (("fine_before", batch["image"]), ("fine_after", to_bytes(decoded))):
+            scores[name] = fine_detail(pixel_od(shown))
         smallest = min(image.shape[1:3])
         if smallest >= WINDOW:
             scores["ssim"] = ssim(decoded, image)
@@ -179,12 +183,18 @@ class AutoencoderTask(FirstStage):
         }
 
     def summarize(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
-        """Means over patients, or over images where patients are not numbered."""
-        return mean_over_patients(sums)
+        """Means over patients of what `by_patient` gives."""
+        return {name: mean_of_defined(values) for name, values in self.by_patient(sums).items()}
 
     def by_patient(self, sums: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Score -> mean over the images of each patient, by number; NaN for one without images."""
-        return patient_means(sums)
+        """Score -> mean over the images of each patient, by number; NaN for one without images.
+
+        "energy" is the kept share of fine detail, a ratio of two such means; NaN where tiles have
+        none.
+        """
+        scores = patient_means(sums)
+        before, after = scores.pop("fine_before"), scores.pop("fine_after")
+        return scores | {"energy": after / np.where(before > 0, before, np.nan)}
 
     def visualize(
         self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray

@@ -27,7 +27,7 @@ class FirstStage:
     def __init__(self, config: Autoencoder, dtype: DTypeLike):
         self.config, model = config, config.model
         self.network: Functional = network(AUTOENCODERS[model.kind], dtype, **vars(model))
-        self.channels, self.factor = model.latent_channels, 2**config.halvings
+        self.channels, self.factor = model.depth, 2**config.halvings
         self.tiles = Tiles.of_side(config.tiling, self.factor) if config.tiling else None
 
     def encode(

@@ -211,6 +211,15 @@ def test_a_taef2_goes_out_in_two_files(tmp_path, trained):
         command.main(["export", str(folder), f"--out={tmp_path / 'x'}", "--format=diffusers"])
 
 
+def test_a_basis_goes_out_under_our_names_alone(tmp_path, trained):
+    basis = np.ones((4, 2, 2), np.float32)
+    folder = trained("autoencoder", {"basis": basis}, **{f"{MODEL}kind": "haar"})
+    command.main(["export", str(folder), f"--out={tmp_path / 'o'}"])
+    np.testing.assert_array_equal(load_folder(tmp_path / "o")[0]["basis"], basis)
+    with pytest.raises(UserError, match="no published names"):
+        command.main(["export", str(folder), f"--out={tmp_path / 'x'}", "--format=published"])
+
+
 @pytest.mark.parametrize(
     "model, part",
     (

@@ -5,7 +5,7 @@ import pytest
 from scipy.ndimage import correlate1d
 
 from stedm_jax.evaluation.image_quality import (
-    mean_over_patients,
+    fine_detail,
     patient_means,
     patient_sums,
     psnr,
@@ -64,5 +64,13 @@ def test_means_are_of_patients_and_padding_counts_nothing():
     sums["images"] = patient_sums(jnp.ones(4), weight, patient, 3)
     sums = {name: np.asarray(value) for name, value in sums.items()}
     np.testing.assert_array_equal(patient_means(sums)["score"], [1.0, np.nan, 3.0])
-    assert mean_over_patients(sums) == {"score": 2.0}
-    assert np.isnan(mean_over_patients({"score": np.zeros(2), "images": np.zeros(2)})["score"])
+
+
+def test_fine_detail_is_the_mean_laplacian():
+    point = np.zeros((1, 5, 5, 1), np.float32)
+    point[0, 2, 2] = -1.0
+    ramp = np.arange(5, dtype=np.float32)[None, :, None, None] * np.ones((1, 1, 6, 3))
+    assert float(fine_detail(jnp.asarray(point))[0]) == pytest.approx((4 + 4) / 9)
+    assert float(fine_detail(jnp.asarray(ramp))[0]) == 0
+    with pytest.raises(ValueError, match="3 pixels"):
+        fine_detail(jnp.zeros((1, 2, 9, 3)))

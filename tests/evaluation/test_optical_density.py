@@ -1,5 +1,6 @@
 """Optical density and the style correlation made from it."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -7,6 +8,7 @@ from stedm_jax.evaluation.optical_density import (
     OD_OF_INTENSITY,
     mean_od,
     pearson,
+    pixel_od,
     style_correlation,
 )
 
@@ -16,6 +18,11 @@ def test_known_values():
     assert white == 0.0
     assert middle == pytest.approx(0.9915, abs=1e-3)
     assert least == black == pytest.approx(2.4065, abs=1e-3)
+
+
+def test_pixels_have_the_density_of_the_table():
+    image = np.arange(256, dtype=np.uint8).reshape(2, 1, 128, 1).repeat(3, -1)
+    np.testing.assert_allclose(pixel_od(jnp.asarray(image)), OD_OF_INTENSITY[image], rtol=1e-6)
 
 
 def test_density_adds_up_along_the_light_path():

@@ -52,6 +52,12 @@ def test_a_cost_names_the_network_of_its_arm():
     assert "M parameters" in say(found)[1]
 
 
+def test_a_first_stage_that_learns_nothing_costs_nothing(tile_set):
+    settings = tiny(tile_set.path, autoencoder__model__kind="haar", autoencoder__train__steps=0)
+    found = cost(settings, "autoencoder")
+    assert found.what == "haar of 4 px, nothing to learn" and found.total == 0
+
+
 def test_the_plan_prints_every_cell_with_its_state(tile_set, tmp_path, capsys):
     settings = tiny(tile_set.path, **SEVERAL)
     workdir, graph = Workdir(tmp_path / "run"), Graph(settings)

@@ -42,6 +42,7 @@ KINDS = {
         "codes": 16,
     },
     "taef2": {"kind": "taef2", "channels": 8, "latent_channels": 4},
+    "haar": {"kind": "haar", "patch": 4},
 }
 
 
@@ -59,7 +60,7 @@ class Known(Learned):
     def denoising(self):
         """The task of the generator with parameters drawn by lot."""
         first, frozen, _ = self.autoencoder
-        channels = self.settings.autoencoder.model.latent_channels
+        channels = first.channels
         scale = LatentScale((0.1,) * channels, (0.5,) * channels)
         colors, dtype = self.context.classes.colors, self.context.dtype
         task = build_generator(self.settings, "stedm", first, colors, dtype, scale)
@@ -125,6 +126,7 @@ def batches(known, store=None, count=2, views=True):
         ("kl", {"autoencoder__tiling": 16, "diffusion__splits": {"train": 0.0, "style": 1.0}}),
         ("vq", {"dtype": "bfloat16"}),
         ("taef2", {"diffusion__stain_jitter": 0.0}),
+        ("haar", {"autoencoder__train__steps": 0}),
     ],
 )
 def test_training_from_it_sees_the_latents_of_encoding_at_every_step(

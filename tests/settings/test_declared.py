@@ -29,8 +29,10 @@ NEW = {
         "segmentation",
         "report",
     ],
+    "autoencoder.model.patch": 4,
     "diffusion.generators.stedm": {},
     "segmentation.border_scored": -1,
+    "latents.each": True,
     "synthesis.sets.synthetic.generator": "stedm",
 }
 

@@ -140,6 +140,25 @@ def test_a_value_that_cannot_be_is_refused(key, value, says):
             "aggregation is 'svit'",
         ),
         ({"autoencoder.model.kind": "taef2", "data.tile": 256, "autoencoder.crop": 4}, "crop is 4"),
+        ({"autoencoder.model.kind": "haar", "autoencoder.train.steps": 0}, None),
+        ({"autoencoder.model.kind": "haar"}, "has nothing to learn; set .*train.steps=0"),
+        (
+            {
+                "autoencoder.model.kind": "patches",
+                "autoencoder.train.steps": 0,
+                "autoencoder.init_from": ("x",),
+            },
+            "init_from=()",
+        ),
+        (
+            {
+                "autoencoder.model.kind": "patches",
+                "autoencoder.model.patch": 16,
+                "autoencoder.train.steps": 0,
+                "data.tile": 40,
+            },
+            "must be a multiple of 16 for the networks of config.autoencoder.model",
+        ),
     ],
 )
 def test_values_that_do_not_go_together_are_refused(changes, says):

@@ -6,7 +6,8 @@ from stedm_jax.experiment.cells import Graph
 from stedm_jax.experiment.context import Context
 from stedm_jax.experiment.learned import Learned
 from stedm_jax.experiment.workdir import Workdir
-from stedm_jax.stages import autoencoder
+from stedm_jax.models.patches import dct
+from stedm_jax.stages import autoencoder, latents
 from stedm_jax.training.evaluate import Evaluator
 from stedm_jax.training.loop import TrainResult
 from stedm_jax.training.sharding import make_mesh
@@ -19,7 +20,9 @@ def test_patients_are_scored_once(tile_set, tmp_path, monkeypatch, finished_befo
     mesh = make_mesh(devices=jax.devices()[:1])
     context = Context(settings, Workdir(tmp_path / "run"), mesh)
     names = context.tiles.patients("val")
-    sums = {"psnr": np.arange(1.0, len(names) + 1) * 8, "images": np.full(len(names), 8.0)}
+    eight = np.full(len(names), 8.0)
+    sums = {"psnr": np.arange(1.0, len(names) + 1) * 8, "images": eight}
+    sums |= {"fine_before": eight, "fine_after": eight / 4}
     evaluated = []
 
     def learn(context, program, *_, **__):
@@ -34,5 +37,30 @@ def test_patients_are_scored_once(tile_set, tmp_path, monkeypatch, finished_befo
     monkeypatch.setattr(Evaluator, "sums", count)
     autoencoder.run(context, Graph(settings)["autoencoder"], Learned(context))
     assert len(evaluated) == finished_before
-    scores = {name: {"psnr": float(number)} for number, name in enumerate(sorted(names), start=1)}
-    assert context.workdir.result("autoencoder")["patients"] == scores
+    assert context.workdir.result("autoencoder")["patients"] == {
+        name: {"psnr": float(number), "energy": 0.25}
+        for number, name in enumerate(sorted(names), start=1)
+    }
+
+
+def test_an_exact_first_stage_learns_nothing_and_is_read_back(tile_set, tmp_path):
+    settings = tiny(
+        tile_set.path,
+        autoencoder__model__kind="patches",
+        autoencoder__model__patch=2,
+        autoencoder__train__steps=0,
+        latents__scale=0.0,
+        latents__each=False,
+    )
+    context = Context(settings, Workdir(tmp_path / "run"), make_mesh(devices=jax.devices()[:1]))
+    graph, learned = Graph(settings), Learned(context)
+    autoencoder.run(context, graph["autoencoder"], learned)
+    result = context.workdir.result("autoencoder")
+    assert all(scores["energy"] == 1.0 for scores in result["patients"].values())
+    assert result["metrics"]["energy"] == 1.0 and result["metrics"]["psnr"] > 100
+    task, params, origin = learned.autoencoder
+    np.testing.assert_array_equal(params["basis"], dct(2).astype(np.float32))
+    assert task.factor == 2 and len(origin.sha256) == 64
+    latents.run(context, graph["latents"], learned)
+    scale = learned.scale.scale
+    assert len(scale) == 12 and len(set(scale)) == 1 and 0 < scale[0] < 1

@@ -13,7 +13,7 @@ from stedm_jax.models.discriminator import Discriminator
 from stedm_jax.models.functional import Functional
 from stedm_jax.models.lpips import LPIPS
 from stedm_jax.tasks.autoencoder import DISCRIMINATOR, PERCEPTUAL, AutoencoderTask
-from stedm_jax.tasks.images import to_network
+from stedm_jax.tasks.images import to_bytes, to_network
 from stedm_jax.tasks.reconstruction import Adversary, adaptive_weight, leaf_at, ramp_weight
 from stedm_jax.training.logging import read_rows
 from stedm_jax.training.optim import make_optimizer
@@ -287,13 +287,36 @@ def test_scores_are_those_of_each_patient(made):
         sums([0, 0, 1, 0]),
     )
     found, mean = task.by_patient(whole), task.summarize(whole)
-    assert found.keys() == {"psnr", "l1", "ssim", "lpips"}
+    assert found.keys() == {"psnr", "l1", "ssim", "lpips", "energy"}
+    fine = {name: whole.pop(name) for name in ("fine_before", "fine_after")}
+    kept = fine["fine_after"] / np.where(fine["fine_before"] > 0, fine["fine_before"], np.nan)
+    np.testing.assert_allclose(found.pop("energy"), kept, rtol=1e-6)
+    assert mean["energy"] == pytest.approx(np.nanmean(kept))
     for name, values in found.items():
         expected = first[name].sum(), np.nan, (second[name].sum() + third[name].sum()) / 2
         np.testing.assert_allclose(values, expected, rtol=1e-5)
         np.testing.assert_allclose(mean[name], (expected[0] + expected[2]) / 2, rtol=1e-5)
-    alone = {name: whole[name].sum(keepdims=True) for name in whole}
+    alone = {name: value.sum(keepdims=True) for name, value in (whole | fine).items()}
     assert make().summarize(alone)["psnr"] == pytest.approx(whole["psnr"].sum() / 3)
+
+
+@pytest.mark.parametrize("kind", ["patches", "haar"])
+def test_exact_first_stages_keep_every_byte_by_measurement(kind):
+    task = make(kind, adversarial=0.0, patients=2, model={"patch": 4})
+    assert (task.factor, task.channels) == (4, 48)
+    images, params = jnp.asarray(tiles(2)), task.init(KEY)
+    batch = {"image": images, "patient": jnp.arange(2), "weight": jnp.ones(2)}
+    sums = jax.jit(task.eval_step)(params, {}, batch, KEY)
+    scores = task.summarize({name: np.asarray(value) for name, value in sums.items()})
+    assert scores["energy"] == 1.0 and scores["psnr"] > 100
+    assert (to_bytes(task.decode(params, task.encode(params, to_network(images)))) == images).all()
+
+
+def test_flat_tiles_have_no_share_of_fine_detail():
+    task = make("patches", adversarial=0.0, patients=1)
+    batch = {"image": jnp.full((1, 8, 8, 3), 90, jnp.uint8), "patient": jnp.zeros(1, jnp.int32)}
+    sums = task.eval_step(task.init(KEY), {}, batch | {"weight": jnp.ones(1)}, KEY)
+    assert np.isnan(task.by_patient({k: np.asarray(v) for k, v in sums.items()})["energy"]).all()
 
 
 @pytest.mark.slow
