@@ -45,9 +45,9 @@ def shrink(config: Any) -> None:
     v-prediction with zero terminal SNR, because style is color and the published schedule leaks the
     mean color; a cosine schedule, because small latents lose their structure at less noise than
     large ones; width at full resolution rather than depth, where a short training learns texture;
-    unannotated tiles are trained on too, with an empty layout; the layout is dropped along with
-    every other style, so that guidance strengthens both; and the same stain jitter on a tile and
-    its style tiles, so that layouts are not tied to the stains of the annotated patients.
+    unannotated tiles are trained on too, with an empty layout; layouts are dropped now and then, so
+    that guidance strengthens both; and the same stain jitter on a tile and its style tiles, so that
+    layouts are not tied to the stains of the annotated patients.
     """
     config.dtype = "float32"
     first = config.autoencoder
@@ -71,7 +71,7 @@ def shrink(config: Any) -> None:
     )
     diffusion.style.update({"encoder": "conv", "width": 16, "aggregation": "attention", "dim": 64})
     diffusion.style.update({"tiles": 6, "scope": "patient", "drop": 0.15})
-    diffusion.drop_layout = 0.5
+    diffusion.drop_layout = 0.1
     diffusion.prediction = "v"
     diffusion.loss = "l2"
     diffusion.schedule.update({"name": "cosine", "zero_terminal_snr": True})
@@ -81,7 +81,9 @@ def shrink(config: Any) -> None:
     config.synthesis.update(
         {"batch": 32, "sampler": "dpmpp_2m", "steps": 10, "spacing": "trailing"}
     )
-    config.synthesis.guidance.update({"scale": 2.0, "layout_interval": (0.0, 0.95)})
+    config.synthesis.guidance.update(
+        {"on": "both", "scale": 2.0, "layout_interval": (0.0, 0.95)}
+    )
     segmenter = config.segmentation
     segmenter.model.update(
         {"widths": (16, 32, 64, 96), "depths": (1, 1, 1, 1), "heads": (1, 2, 4, 4)}

@@ -1,24 +1,41 @@
-"""Classifier-free guidance, its rescaling and its interval.
+"""Classifier-free guidance: on the style, on layout and style, or on each with its own strength.
 
-In the paper the condition that is dropped is the *style*; the layout stays in both branches. A
-model that was trained to do without its layout as well (`diffusion.drop_layout`) drops both. With c
-the prediction given the condition and u the one without it:
+A denoiser that has learned with its layout l or its style s dropped knows four predictions: (l, s),
+(-, s), (l, -) and (-, -). With c = (l, s), u the one that `on` names, and m = (-, s):
 
-    g = u + scale (c - u)                               (Ho and Salimans 2022)    (1)
-    g' = g std(c) / std(g)                              (Lin et al. 2024)         (2)
-    result = rescale g' + (1 - rescale) g                                         (3)
+    style      u = (l, -)   g = u + scale (c - u)                                 (1)
+    both       u = (-, -)   g = u + scale (c - u)                                 (2)
+    separate   u = (-, -)   g = u + scale (m - u) + layout_scale (c - m)          (3)
 
-std runs over all axes but the batch. The code released with STEDM takes it over channels and height
-only, and blends g' in (3) with c instead of g; we follow the published equations.
+(1) is the paper's (Ho and Salimans 2022, of the style alone); (3) is equation 3 of Brooks et al.
+2023 (InstructPix2Pix) with the style in the place of their image and the layout in that of their
+text. It costs three evaluations. In this order each difference compares like with like: m - u knows
+no layout on either side, and c - m knows the style on both. The other order would hold (l, -) minus
+(-, -), which is "an annotated patient" minus "any patient", as only annotated patients have layouts
+(docs/experiments.md, "Guidance").
 
-Guidance interval (Kynkaanniemi et al. 2024): (1) counts only at noise levels with
+Rescaling (Lin et al. 2024) undoes the growth of the standard deviation, over all axes but the
+batch:
 
-    lo < (t + 1) / T <= hi                                                        (4)
+    g' = g std(c) / std(g),   result = rescale g' + (1 - rescale) g               (4)
 
-and elsewhere the result is c, whose step then costs one evaluation of the network, not two. In the
-same way `layout_interval` says at which levels u lacks the layout too; elsewhere it lacks the style
-alone. The color of an image is decided at the highest levels, so an interval that leaves them out
-strengthens the style first, then both.
+The code released with STEDM takes std over channels and height only, and blends g' with c instead
+of g; we follow the published equations. (4) shrinks the mean of an image too, thus its color
+towards the mean of all latents. `color` below 1 gives the mean of each channel back to c:
+
+    result += (1 - color) (mean(c) - mean(result))   over height and width        (5)
+
+which is a strength of its own for the lowest frequency alone (Sadat et al. 2025,
+frequency-decoupled guidance). With 0, neither guidance nor rescaling moves the mean.
+
+Guidance interval (Kynkaanniemi et al. 2024): guidance counts only at noise levels with
+
+    lo < (t + 1) / T <= hi                                                        (6)
+
+and elsewhere the result is c, whose step then costs one evaluation of the network. In the same way
+`layout_interval` says at which levels the layout is guided; elsewhere (2) is (1), and layout_scale
+is 1 in (3). The color of an image is decided at the highest levels, so an interval that leaves them
+out strengthens the style first, then both.
 """
 
 from dataclasses import dataclass
@@ -30,36 +47,66 @@ from jaxtyping import Array, Bool, Float, Integer
 
 @dataclass(frozen=True)
 class Guidance:
-    """Strength (eq. 1), rescaling in [0, 1] (eq. 3) and intervals in fractions of T (eq. 4), as
-    settings.synthesis.Guidance."""
+    """Strengths (eqs. 1 to 3), shares of rescaling (eq. 4) and color (eq. 5), and intervals in
+    fractions of T (eq. 6), as settings.synthesis.Guidance."""
 
     scale: float = 1.0
     rescale: float = 0.0
     interval: tuple[float, ...] = (0.0, 1.0)
     layout_interval: tuple[float, ...] = (0.0, 1.0)
+    on: str = "style"
+    layout_scale: float = 1.0
+    color: float = 1.0
 
-    def without_layout(self, t: Integer[Array, " b"], steps: int) -> Bool[Array, " b"]:
-        """At which of these timesteps the unconditional branch lacks the layout too."""
+    @property
+    def branches(self) -> int:
+        """Evaluations of the network at a level that is guided."""
+        return 3 if self.on == "separate" else 2
+
+    def guides_layout(self, t: Integer[Array, " b"], steps: int) -> Bool[Array, " b"]:
+        """At which of these timesteps the layout is guided too."""
         count = (t + 1).astype(jnp.float32)
         lo, hi = self.layout_interval
-        return (count > lo * steps) & (count <= hi * steps)
+        return (count > lo * steps) & (count <= hi * steps) & (self.on != "style")
 
     def active(self, timesteps: Integer[np.ndarray, " n"], steps: int) -> Bool[np.ndarray, " n"]:
         """At which of these timesteps, of a schedule with `steps` levels, guidance counts."""
         level = (timesteps + 1) / steps
         lo, hi = self.interval
-        return (level > lo) & (level <= hi) & (self.scale != 1.0)
+        strengths = (self.scale, self.layout_scale) if self.on == "separate" else (self.scale,)
+        return (level > lo) & (level <= hi) & any(strength != 1.0 for strength in strengths)
 
     def evaluations(self, timesteps: Integer[np.ndarray, " n"], steps: int) -> int:
         """Evaluations of the network that one image costs with these timesteps."""
-        return len(timesteps) + int(self.active(timesteps, steps).sum())
+        return len(timesteps) + (self.branches - 1) * int(self.active(timesteps, steps).sum())
 
     def combine(
-        self, cond: Float[Array, "b *shape"], uncond: Float[Array, "b *shape"]
+        self,
+        cond: Float[Array, "b *shape"],
+        uncond: Float[Array, "b *shape"],
+        styled: Float[Array, "b *shape"] | None = None,
+        layout: Bool[Array, " b"] | None = None,
     ) -> Float[Array, "b *shape"]:
-        """Equations 1 to 3, in float32."""
+        """Equations 1 to 5, in float32.
+
+        Args:
+          cond: c, of layout and style.
+          uncond: u.
+          styled: m, of the style alone; None: equation 1 or 2.
+          layout: of which images the layout is guided too (eq. 3).
+        """
         cond, uncond = cond.astype(jnp.float32), uncond.astype(jnp.float32)
-        guided = uncond + self.scale * (cond - uncond)
+        if styled is None or layout is None:
+            guided = uncond + self.scale * (cond - uncond)
+        else:
+            styled = styled.astype(jnp.float32)
+            strength = jnp.where(layout, self.layout_scale, 1.0)
+            strength = strength.reshape(-1, *(1,) * (cond.ndim - 1))
+            guided = uncond + self.scale * (styled - uncond) + strength * (cond - styled)
+        return self._with_color(cond, self._rescaled(cond, guided))
+
+    def _rescaled(self, cond: Array, guided: Array) -> Array:
+        """Equation 4."""
         if self.rescale == 0.0:
             return guided
         axes = tuple(range(1, cond.ndim))
@@ -67,3 +114,11 @@ class Guidance:
         have = jnp.std(guided, axis=axes, keepdims=True)
         ratio = wanted / jnp.maximum(have, 1e-8)
         return guided * (self.rescale * ratio + (1.0 - self.rescale))
+
+    def _with_color(self, cond: Array, guided: Array) -> Array:
+        """Equation 5."""
+        if self.color == 1.0:
+            return guided
+        axes = tuple(range(1, cond.ndim - 1))
+        moved = jnp.mean(cond - guided, axis=axes, keepdims=True)
+        return guided + (1.0 - self.color) * moved

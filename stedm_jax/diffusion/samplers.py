@@ -42,7 +42,7 @@ UNGUIDED = Guidance()
 Coefficients = Float64[np.ndarray, "4 n"]
 """a, b, c, d of equation 1, each for every step."""
 Denoise = Callable[[Array, Array], Array]
-DenoiseBoth = Callable[[Array, Array], tuple[Array, Array]]
+DenoiseBoth = Callable[[Array, Array], tuple[Array, ...]]
 
 
 def ddim(schedule: Schedule, timesteps: Int32[np.ndarray, " n"], eta: float) -> Coefficients:
@@ -155,9 +155,10 @@ def sample(
     """The clean image, float32, of the noise x_T; traceable, so put it inside jax.jit.
 
     `denoise(x, t)` is the network's prediction of `kind`, given the style, for x (b, ...) float32
-    and t (b,) int32. `denoise_both(x, t)` returns (given the condition, without it) and is best one
-    evaluation of a doubled batch; it runs only at the steps where guidance is active, and each of
-    the two is compiled once whatever the number of steps. `key` is needed for eta > 0.
+    and t (b,) int32. `denoise_both(x, t)` returns what `Guidance.combine` takes: (given the
+    condition, without it, ...). It is best one evaluation of a larger batch; it runs only at the
+    steps where guidance is active, and each of the two is compiled once whatever the number of
+    steps. `key` is needed for eta > 0.
     Raises UserError where eps-prediction should start from a level without signal.
     """
     assert np.all(np.diff(timesteps) < 0) and (key is not None or not sampler.eta)

@@ -167,8 +167,7 @@ class Diffusion(Denoiser):
     style: Style = Style()
     layout_channels: int = positive(3, "channels of the embedded layout")
     drop_layout: float = fraction(
-        0.0,
-        "share of dropped styles whose layout is dropped too: guidance then strengthens both",
+        0.0, "share of dropped layouts, for guidance of the layout; independent of `style.drop`"
     )
     watch: Watch = key(Watch(), "", changes=False)
     generators: Mapping[str, Generator] = key(
@@ -196,10 +195,8 @@ class Diffusion(Denoiser):
                 "cross-attention reads the style images one by one, and nothing else can; set "
                 "both, 'cross' and 'tokens', or neither."
             )
-        if self.drop_layout and not self.style.drop:
-            yield (
-                f"{where}.drop_layout drops layouts along with styles, but {where}.style.drop is 0."
-            )
+        if self.drop_layout == 1:
+            yield f"{where}.drop_layout is 1: no layout would be left to learn from; lower it."
         if self.watch.judge and not self.train.visual_every:
             yield (
                 f"{where}.watch.judge=True asks the judge about what {where}.train.visual_every "

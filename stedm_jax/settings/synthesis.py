@@ -22,17 +22,32 @@ from stedm_jax.settings.training import WIDEST, share_problems
 class Guidance:
     """Classifier-free guidance."""
 
+    on: str = key(
+        "style",
+        "what is strengthened: the style (the paper), layout and style together, or each by its "
+        "own strength, which costs three evaluations",
+        choices=("style", "both", "separate"),
+    )
     scale: float = nonnegative(1.5, "strength; 1: none")
+    layout_scale: float = nonnegative(1.0, "strength of the layout, where `on` is separate")
     rescale: float = fraction(0.7, "share of rescaling")
+    color: float = fraction(
+        1.0, "share of guidance and rescaling that moves the mean color; 0: it stays the style's"
+    )
     interval: Floats = fraction((0.0, 1.0), "noise levels that are guided", length=2)
     layout_interval: Floats = fraction(
         (0.0, 1.0),
-        "noise levels where a dropped layout counts (diffusion.drop_layout)",
+        "noise levels where the layout is guided, unless `on` is style",
         length=2,
     )
 
     def problems(self, where: str) -> Iterator[str]:
         """Keys that do not go together."""
+        if self.layout_scale != 1 and self.on != "separate":
+            yield (
+                f"{where}.layout_scale is {self.layout_scale}, which {where}.on='{self.on}' does "
+                "not read; set on='separate', or layout_scale=1.0."
+            )
         for name in ("interval", "layout_interval"):
             low, high = getattr(self, name)
             if low > high:

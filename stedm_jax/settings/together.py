@@ -78,13 +78,16 @@ def _sampling(settings: Settings) -> Iterator[str]:
     """How the denoiser is trained, and how it is sampled."""
     diffusion, synthesis = settings.diffusion, settings.synthesis
     guidance, averages = synthesis.guidance, diffusion.train.ema
-    low, high = guidance.layout_interval
-    narrow = low > guidance.interval[0] or high < guidance.interval[1]
-    if diffusion.drop_layout == 1 and narrow:
+    unlabelled = any(share for split, share in diffusion.splits.items() if split != "train")
+    if guidance.on != "style" and not (diffusion.drop_layout or unlabelled):
         yield (
-            "config.diffusion.drop_layout is 1: a layout never stays without its style, as it "
-            "would outside config.synthesis.guidance.layout_interval; use a lower drop_layout, or "
-            "a layout_interval as wide as the interval."
+            f"config.synthesis.guidance.on is '{guidance.on}', but the denoiser never learns "
+            "without a layout: set diffusion.drop_layout above 0, or guidance.on='style'."
+        )
+    if guidance.on == "both" and diffusion.style.used and not diffusion.style.drop:
+        yield (
+            "config.synthesis.guidance.on is 'both', but the denoiser never learns without a "
+            "style: set diffusion.style.drop above 0, or guidance.on='separate' with scale=1.0."
         )
     if synthesis.width is not None and not (averages.snapshot_every and averages.tracks):
         yield (

@@ -4,13 +4,13 @@
 
 The layout goes through a 1x1 convolution without bias and is stacked on the noisy latents; the
 style encoder is trained along. With probability `style.drop` the style tiles are replaced by images
-of the constant -2, which is also the unconditional branch of guidance. A share `drop_layout` of
-them loses the layout too (all unlabeled), so that guidance can strengthen both; in the paper it
-strengthens the style alone.
+of the constant -2, and independently of that, with probability `drop_layout`, the layout by one
+without labels. So guidance can strengthen the style (the paper), both, or each by itself.
 """
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from dataclasses import replace
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int32, PRNGKeyArray, PyTree, UInt8
 
 from stedm_jax.common.labels import VOID
 from stedm_jax.diffusion.guidance import Guidance
-from stedm_jax.diffusion.samplers import Sampler, sample, timesteps
+from stedm_jax.diffusion.samplers import DenoiseBoth, Sampler, sample, timesteps
 from stedm_jax.models.blocks import Tokens
 from stedm_jax.models.functional import on_each_device
 from stedm_jax.models.style import build_style, build_style_guide
@@ -51,6 +51,13 @@ class Judge(Protocol):
     ) -> dict[str, Array]:
         """Its confusion matrix for each patient, under "confusion"."""
         ...
+
+
+class Condition(NamedTuple):
+    """What a denoiser is given: the embedded layout, and the style as `style_vector` gives it."""
+
+    layout: Float[Array, "b hs ws d"]
+    style: Float[Array, "b d"] | Tokens | None
 
 
 class DiffusionTask(LatentDiffusion):
@@ -145,8 +152,8 @@ class DiffusionTask(LatentDiffusion):
             style = self.style_vector(params, frozen, images)
         if self.config.drop_layout:
             key = jax.random.fold_in(keys[3], 1)
-            along = jax.random.bernoulli(key, self.config.drop_layout, dropped.shape)
-            mask = jnp.where((dropped & along)[:, None, None], jnp.uint8(VOID), mask)
+            bare = jax.random.bernoulli(key, self.config.drop_layout, dropped.shape)
+            mask = jnp.where(bare[:, None, None], jnp.uint8(VOID), mask)
         layout, drop = self.layout(params, mask), keys[4] if self.config.unet.dropout else None
 
         def predict(noisy: Array, t: Array) -> Array:
@@ -156,9 +163,46 @@ class DiffusionTask(LatentDiffusion):
         return self.denoising_loss(predict, z, t, eps, batch.get("weight")), {}
 
     def guidance(self, synthesis: Synthesis) -> Guidance:
-        """That of a set; none for a model that was trained with nothing to drop."""
-        drops = self.styled or self.config.drop_layout
-        return Guidance(**vars(synthesis.guidance)) if drops else Guidance()
+        """That of a set; of a model without style, the part that is about the layout."""
+        wanted = Guidance(**vars(synthesis.guidance))
+        if self.styled:
+            return wanted
+        if wanted.on == "separate":
+            return replace(wanted, on="both", scale=wanted.layout_scale)
+        return wanted if wanted.on == "both" else Guidance()
+
+    def _branches(
+        self, params: PyTree, guidance: Guidance, given: Condition, none: Condition
+    ) -> DenoiseBoth:
+        """What guidance combines, at a noisy latent and its level: `Guidance.combine`.
+
+        Args:
+          params: of this task.
+          guidance: which conditions it compares.
+          given: layout and style of each image.
+          none: the same, dropped.
+        """
+
+        def branches(x: Array, t: Array) -> tuple[Array, ...]:
+            layout = guidance.guides_layout(t, self.schedule.steps)
+            if guidance.on == "separate":
+                conditions = given, none, Condition(none.layout, given.style)
+                return *self._predict(params, x, t, *conditions), layout
+            kept = jnp.where(layout[:, None, None, None], none.layout, given.layout)
+            return self._predict(params, x, t, given, Condition(kept, none.style))
+
+        return branches
+
+    def _predict(
+        self, params: PyTree, x: Array, t: Array, *conditions: Condition
+    ) -> tuple[Array, ...]:
+        """What the denoiser predicts under each condition, in one evaluation."""
+        stacked = [jnp.concatenate([x, each.layout], axis=-1) for each in conditions]
+        styles = jax.tree.map(lambda *each: _by_image(*each), *(each.style for each in conditions))
+        levels = _by_image(*[t] * len(conditions))
+        out = self.unet.apply(params["unet"], _by_image(*stacked), levels, styles)
+        out = out.reshape(-1, len(conditions), *out.shape[1:])
+        return tuple(out[:, number] for number in range(len(conditions)))
 
     def sample(
         self,
@@ -181,38 +225,25 @@ class DiffusionTask(LatentDiffusion):
           synthesis: how to sample.
           key: for samplers that add noise.
         """
-        layout = self.layout(params, mask)
         images = to_network(styles)
-        cond = self.style_vector(params, frozen, images)
-        uncond = self.style_vector(params, frozen, jnp.full_like(images, DROPPED))
-        empty = layout
-        if self.config.drop_layout:
-            empty = self.layout(params, jnp.full_like(mask, VOID))
+        given, none = (
+            Condition(self.layout(params, layout), self.style_vector(params, frozen, bag))
+            for layout, bag in (
+                (mask, images),
+                (jnp.full_like(mask, VOID), jnp.full_like(images, DROPPED)),
+            )
+        )
         guidance = self.guidance(synthesis)
-
-        def denoise(x: Array, t: Array) -> Array:
-            return self.unet.apply(params["unet"], jnp.concatenate([x, layout], axis=-1), t, cond)
-
-        def denoise_both(x: Array, t: Array) -> tuple[Array, Array]:
-            dropped = guidance.without_layout(t, self.schedule.steps)
-            known = jnp.where(dropped[:, None, None, None], empty, layout)
-            inputs = (jnp.concatenate([x, each], axis=-1) for each in (layout, known))
-            stacked = _pairs(*inputs)
-            both = jax.tree.map(_pairs, cond, uncond)
-            out = self.unet.apply(params["unet"], stacked, _pairs(t, t), both)
-            out = out.reshape(-1, 2, *out.shape[1:])
-            return out[:, 0], out[:, 1]
-
         steps = timesteps(synthesis.spacing, synthesis.steps, self.schedule)
         z = sample(
-            denoise,
+            lambda x, t: self._predict(params, x, t, given)[0],
             self.schedule,
             noise,
             steps,
             Sampler(synthesis.sampler, synthesis.eta),
             self.config.prediction,
             guidance=guidance,
-            denoise_both=denoise_both,
+            denoise_both=self._branches(params, guidance, given, none),
             key=key,
         )
         return self.decode(frozen, z)
@@ -254,6 +285,6 @@ class DiffusionTask(LatentDiffusion):
         return out
 
 
-def _pairs(one: Array, other: Array) -> Array:
-    """Two batches image by image, so that both of an image stay on the device that holds it."""
-    return jnp.stack([one, other], axis=1).reshape(-1, *one.shape[1:])
+def _by_image(*batches: Array) -> Array:
+    """Batches image by image, so that all of an image stay on the device that holds it."""
+    return jnp.stack(batches, axis=1).reshape(-1, *batches[0].shape[1:])

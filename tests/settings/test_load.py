@@ -203,14 +203,16 @@ def test_a_mistake_in_a_config_file_is_one_paragraph(line, tmp_path):
         ("synthesis.guidance.interval", (0.9, 0.1), "guidance.interval is"),
         ("synthesis.guidance.layout_interval", (0.5,), "guidance.layout_interval is"),
         ("diffusion.drop_layout", -0.5, "give 0 to 1"),
-        ("diffusion.style.drop", 0.0, "style.drop is 0"),
-        ("diffusion.drop_layout", 1.0, "never stays without its style"),
+        ("diffusion.style.drop", 0.0, "never learns without a style"),
+        ("diffusion.drop_layout", 0.0, "never learns without a layout"),
+        ("diffusion.drop_layout", 1.0, "no layout would be left"),
+        ("synthesis.guidance.layout_scale", 2.0, "does not read"),
     ],
 )
 def test_guidance_that_cannot_be_is_refused_before_hours_of_training(key, value, says):
     config = get_base()
     config.diffusion.drop_layout = 0.5
-    config.synthesis.guidance.layout_interval = (0.0, 0.95)
+    config.synthesis.guidance.on = "both"
     read_settings(config)
     config.update_from_flattened_dict({key: value})
     with pytest.raises(UserError, match=says):

@@ -126,70 +126,75 @@ def changed(made, drop: float, drop_layout: float, source: str = "multipatch") -
     return remade(task, replace(task.config, drop_layout=drop_layout))
 
 
-@pytest.mark.parametrize(
-    ("drop", "drop_layout", "seen"),
-    [
-        (1.0, 1.0, 0),
-        (1.0, 0.5, 2),
-        *(
-            pytest.param(*each, marks=pytest.mark.slow)
-            for each in ((1.0, 0.0, 4), (0.0, 1.0, 4), (0.5, 1.0, 2))
-        ),
-    ],
-)
-def test_a_layout_is_dropped_only_along_with_its_style(made, drop, drop_layout, seen):
-    """Number of the four images whose layout reaches the loss; where a share is drawn, on average
-    over keys."""
+def reaches(made, drop: float, drop_layout: float, name: str) -> np.ndarray:
+    """(keys, images): whether the layout (mask) or the style (styles) of an image reaches the
+    loss."""
     _, _, params, frozen, batch = made
     task = changed(made, drop, drop_layout)
+    other = {"mask": 1 - batch["mask"], "styles": 255 - batch["styles"]}[name]
 
     @jax.jit
-    def compiled(params, frozen, mask, chosen, key):
-        some = batch | {"mask": mask, "weight": chosen}
-        return task.loss(params, frozen, some, key, jnp.int32(0))[0]
+    def losses(params, frozen, array, key):
+        def one(chosen):
+            some = batch | {name: array, "weight": chosen}
+            return task.loss(params, frozen, some, key, jnp.int32(0))[0]
 
-    def loss(mask, chosen, key):
-        return compiled(params, frozen, mask, chosen, key)
-
-    def differs(row, key):
-        return bool(loss(batch["mask"], row, key) != loss(1 - batch["mask"], row, key))
+        return jax.lax.map(one, jnp.eye(4))
 
     keys = jax.random.split(jax.random.key(5), 12)
-    counts = np.array([sum(differs(row, key) for row in jnp.eye(4)) for key in keys])
-    if drop in (0.0, 1.0) and drop_layout in (0.0, 1.0):
-        assert (counts == seen).all()
-    else:
-        assert seen - 1 < counts.mean() < seen + 1 and counts.std() > 0
+    return np.array(
+        [
+            losses(params, frozen, batch[name], key) != losses(params, frozen, other, key)
+            for key in keys
+        ]
+    )
+
+
+def test_layout_and_style_are_dropped_independently(made):
+    layout, style = (reaches(made, 0.5, 0.5, name) for name in ("mask", "styles"))
+    assert {(True, True), (True, False), (False, True), (False, False)} == set(
+        zip(layout.ravel().tolist(), style.ravel().tolist(), strict=True)
+    )
+    assert 0.3 < layout.mean() < 0.7 and abs((layout & style).mean() - 0.25) < 0.15
+
+
+@pytest.mark.slow
+def test_without_drop_every_layout_counts(made):
+    assert reaches(made, 1.0, 0.0, "mask").all()
+    assert not reaches(made, 1.0, 0.0, "styles").any()
 
 
 @pytest.mark.parametrize(
-    ("drop_layout", "source"),
+    ("on", "source", "interval", "matters"),
     [
-        (0.5, "multipatch"),
-        (0.0, "none"),
-        pytest.param(0.0, "multipatch", marks=pytest.mark.slow),
-        pytest.param(0.5, "none", marks=pytest.mark.slow),
+        ("both", "multipatch", (0.0, 1.0), (False, False)),
+        ("both", "multipatch", (0.0, 0.5), (True, False)),
+        ("separate", "multipatch", (0.0, 1.0), (False, False)),
+        ("style", "none", (0.0, 1.0), (True, False)),
+        pytest.param("style", "multipatch", (0.0, 1.0), (True, False), marks=pytest.mark.slow),
+        pytest.param("both", "none", (0.0, 1.0), (False, False), marks=pytest.mark.slow),
+        pytest.param("separate", "none", (0.0, 1.0), (False, False), marks=pytest.mark.slow),
     ],
 )
-def test_guidance_drops_the_layout_within_its_interval(made, drop_layout, source):
-    """With scale 0 only the unconditional branch is left."""
+def test_with_scale_0_only_the_unconditional_branch_is_left(made, on, source, interval, matters):
+    """Whether layout and style matter to it."""
     settings, _, params, frozen, batch = made
-    task = changed(made, 0.5, drop_layout, source)
+    task = changed(made, 0.5, 0.5, source)
     if source == "none":
         params = jax.tree.map(lambda x: x + 0.05, jax.jit(task.init)(jax.random.key(0)))
     noise = jax.random.normal(jax.random.key(2), (4, 4, 4, 4))
-    for interval in ((0.0, 1.0), (0.0, 0.5)):
-        guidance = Guidance(scale=0.0, rescale=0.0, layout_interval=interval)
-        synthesis = replace(settings.synthesis, guidance=guidance)
+    layout_scale = 0.0 if on == "separate" else 1.0
+    guidance = Guidance(on, 0.0, layout_scale, rescale=0.0, layout_interval=interval)
+    synthesis = replace(settings.synthesis, guidance=guidance)
 
-        @jax.jit
-        def sample(params, frozen, mask, synthesis=synthesis):
-            key = jax.random.key(3)
-            return task.sample(params, frozen, mask, batch["styles"], noise, synthesis, key)
+    @jax.jit
+    def sample(params, frozen, mask, styles):
+        return task.sample(params, frozen, mask, styles, noise, synthesis, jax.random.key(3))
 
-        images = [sample(params, frozen, mask) for mask in (batch["mask"], 1 - batch["mask"])]
-        same = bool((images[0] == images[1]).all())
-        assert same is (drop_layout > 0 and interval == (0.0, 1.0))
+    mask, styles = batch["mask"], batch["styles"]
+    image = sample(params, frozen, mask, styles)
+    others = sample(params, frozen, 1 - mask, styles), sample(params, frozen, mask, 255 - styles)
+    assert tuple(bool((image != other).any()) for other in others) == matters
 
 
 def test_a_frozen_pathology_encoder_reads_the_style_and_is_no_parameter(made, monkeypatch):
