@@ -81,9 +81,7 @@ def shrink(config: Any) -> None:
     config.synthesis.update(
         {"batch": 32, "sampler": "dpmpp_2m", "steps": 10, "spacing": "trailing"}
     )
-    config.synthesis.guidance.update(
-        {"on": "both", "scale": 2.0, "layout_interval": (0.0, 0.95)}
-    )
+    config.synthesis.guidance.update({"on": "both", "scale": 2.0, "layout_interval": (0.0, 0.95)})
     segmenter = config.segmentation
     segmenter.model.update(
         {"widths": (16, 32, 64, 96), "depths": (1, 1, 1, 1), "heads": (1, 2, 4, 4)}

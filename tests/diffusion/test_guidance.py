@@ -56,8 +56,10 @@ def test_each_strength_counts_for_its_own_difference():
     (cond, uncond), styled = branches(), jnp.ones((2, 4, 4, 3))
     layout = jnp.array([True, False])
     guided = Guidance(2.0, on="separate", layout_scale=3.0).combine(cond, uncond, styled, layout)
-    expected = uncond + 2.0 * (styled - uncond) + jnp.array([3.0, 1.0])[:, None, None, None] * (
-        cond - styled
+    expected = (
+        uncond
+        + 2.0 * (styled - uncond)
+        + jnp.array([3.0, 1.0])[:, None, None, None] * (cond - styled)
     )
     np.testing.assert_allclose(guided, expected, atol=1e-5)
     same = Guidance(2.0, on="separate", layout_scale=2.0).combine(

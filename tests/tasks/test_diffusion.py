@@ -184,7 +184,9 @@ def test_with_scale_0_only_the_unconditional_branch_is_left(made, on, source, in
         params = jax.tree.map(lambda x: x + 0.05, jax.jit(task.init)(jax.random.key(0)))
     noise = jax.random.normal(jax.random.key(2), (4, 4, 4, 4))
     layout_scale = 0.0 if on == "separate" else 1.0
-    guidance = Guidance(on, 0.0, layout_scale, rescale=0.0, layout_interval=interval)
+    guidance = Guidance(
+        on=on, scale=0.0, layout_scale=layout_scale, rescale=0.0, layout_interval=interval
+    )
     synthesis = replace(settings.synthesis, guidance=guidance)
 
     @jax.jit
