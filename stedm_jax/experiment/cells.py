@@ -11,6 +11,7 @@ from typing import Any
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.files import sha256_of_json
+from stedm_jax.settings.arm import Arm
 from stedm_jax.settings.arm_networks import JUDGE
 from stedm_jax.settings.flat import results_of
 from stedm_jax.settings.root import STAGES, Settings
@@ -186,14 +187,16 @@ def _segmenter(settings: Settings, name: str, seed: int) -> dict[str, Any]:
     arm = settings.arm_entry(name)
     others = ("model",) if arm.is_head else ("features", "head")
     reads = _read(settings.arm(name), "segmentation", "arms", "judge", "seeds", *others)
-    return reads | {"network": arm.network, "stain_jitter": arm.stain_jitter, "seed_of_arm": seed}
+    reads |= {"network": arm.network, "stain_jitter": arm.stain_jitter, "seed_of_arm": seed}
+    return reads | ({} if arm.splits == Arm.splits else {"splits": arm.real_shares})
 
 
 def _arm(settings: Settings, name: str, seed: int, base: Mapping[str, Any]) -> Cell:
     arm, needs = settings.arm_entry(name), ["data"]
     reads = dict(base) | _segmenter(settings, name, seed) | {"real": arm.real}
-    if arm.real < 1:
-        needs.append(f"synthesis/{settings.set_of(name)}")
+    sets = settings.sets_of(name)
+    reads |= {"sets": sets} if len(sets) > 1 else {}
+    needs += [f"synthesis/{each}" for each in sets]
     if arm.is_head:
         needs += ["autoencoder", "latents", "guided"]
         needs += ["ssl"] if settings.guided.guide.source == "ssl" else []

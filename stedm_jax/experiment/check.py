@@ -16,6 +16,7 @@ from stedm_jax.data.remote import is_remote
 from stedm_jax.data.whole import WholeSet
 from stedm_jax.diffusion.samplers import check_start, timesteps
 from stedm_jax.experiment import guided_cache
+from stedm_jax.experiment.arm_tiles import check_labelled
 from stedm_jax.experiment.cells import Cell
 from stedm_jax.experiment.context import Context, check_classes, known_tiles
 from stedm_jax.experiment.init_weights import check_sources, source_folder
@@ -147,6 +148,8 @@ class _Check:
             check_width(width, train.ema.tracks, train.ema.snapshot_every, train.steps)
 
     def segmenter(self, arm: str) -> None:
+        if self.tiles_are_there:
+            check_labelled(self.context, arm)
         task = build_segmenter(
             self.settings, arm, self.shown, 1, self.context.dtype, self.guide(arm)
         )

@@ -114,13 +114,18 @@ class Context:
         return rows
 
     def sources(
-        self, splits: Mapping[str, float], style: Style | None = None, around: bool = False
+        self,
+        splits: Mapping[str, float],
+        style: Style | None = None,
+        around: bool = False,
+        labelled: bool = False,
     ) -> list[Source]:
         """Sources of training tiles.
 
         Args:
           splits: split -> share of a batch; within a split with labels, kinds of tiles come at the
             shares of data.shares.
+          labelled: the split style has labels too.
           style: gives each source the pool of its split's style tiles.
           around: tiles come with the field around them.
 
@@ -139,7 +144,7 @@ class Context:
                 continue
             rows = self.rows(split)
             pool = StylePool(rows, style.source, style.scope, style.tiles) if style else None
-            shares = data.shares if split != "style" else ()
+            shares = data.shares if labelled or split != "style" else ()
             parts = divide(
                 rows, self.tiles.classes, self.classes, shares=shares, uniform=data.uniform
             )

@@ -19,7 +19,9 @@ def learned_from(context: Context) -> dict[str, list[str]]:
         "ssl": settings.ssl.splits,
         "guided": settings.guided.splits,
     }
-    used = {
+    learned = {split for arm in settings.arms.values() for split in arm.real_shares}
+    used = {"segmentation": {"train"} | learned}
+    used |= {
         name: {split for split, share in each.items() if share} for name, each in splits.items()
     }
     used["generator"] = {
@@ -30,9 +32,9 @@ def learned_from(context: Context) -> dict[str, list[str]]:
     }
     sets = [settings.synthesis_set(name) for name in settings.synthesis.sets]
     used["synthesis"] = {split for one in sets for split in (one.layouts, one.styles)}
-    out = {"segmentation": tiles.patients("train")}
+    out = {}
     for stage, each in used.items():
-        if stage in settings.stages:
+        if stage in settings.stages or stage == "segmentation":
             out[stage] = sorted({name for split in each for name in tiles.patients(split)})
     return out
 

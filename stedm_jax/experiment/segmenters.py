@@ -2,21 +2,18 @@
 patient."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from stedm_jax.common.files import write_json
 from stedm_jax.data.arrays import ArrayStore
-from stedm_jax.data.index import IndexRow
-from stedm_jax.data.pipeline import Source, TileReader, tile_dataset
-from stedm_jax.data.records import TileSet
-from stedm_jax.data.schema import SYNTHETIC, check_disjoint
+from stedm_jax.data.pipeline import tile_dataset
+from stedm_jax.data.schema import check_disjoint
 from stedm_jax.data.stain import stain_of
 from stedm_jax.experiment import guided_cache
+from stedm_jax.experiment.arm_tiles import Rows, arm_sources, learned_patients, real_rows
 from stedm_jax.experiment.context import Batches, Context
 from stedm_jax.experiment.counted import BEST, scored_checkpoints
 from stedm_jax.experiment.held_out import check_report, learned_from
@@ -24,7 +21,7 @@ from stedm_jax.experiment.learn import first_tiles, learn, restore
 from stedm_jax.experiment.learned import Below, Learned
 from stedm_jax.experiment.pinned import Weights, pin
 from stedm_jax.settings.arm_networks import JUDGE
-from stedm_jax.settings.segmentation import Arm, Segmentation
+from stedm_jax.settings.segmentation import Segmentation
 from stedm_jax.tasks.build import Shown, build_segmenter
 from stedm_jax.tasks.guided import GuidedTask
 from stedm_jax.tasks.pixel_head import DENOISER, PixelHeadTask
@@ -35,19 +32,6 @@ from stedm_jax.training.sharding import param_shardings, place
 ABOUT = "segmenters.json"
 """In the workdir: what inference has to know of the tiles."""
 SCORES = "scores.json"
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Tiles to be scored, with where to read them."""
-
-    reader: TileReader
-    rows: list[IndexRow]
-
-    @property
-    def patients(self) -> list[str]:
-        """Names, in the order in which patients are numbered."""
-        return sorted({row.patient for row in self.rows})
 
 
 @dataclass(frozen=True)
@@ -71,39 +55,19 @@ class Learner:
     store: ArrayStore | None = None
 
 
-def real_rows(context: Context) -> dict[str, Rows]:
-    """The tiles of the validation and test patients."""
-    return {split: Rows(context.reader, context.rows(split)) for split in ("val", "test")}
-
-
-def synthetic_rows(context: Context, name: str) -> Rows:
-    """The tiles of a synthesis set."""
-    key = "synthetic", name
-    if key not in context.memo:
-        tiles = TileSet.open(context.workdir.path / "synthesis" / name / "tiles")
-        reader = context.read(tiles, np.arange(256, dtype=np.uint8))
-        context.memo[key] = Rows(reader, tiles.index(SYNTHETIC))
-    return context.memo[key]
-
-
-def check_leaks(context: Context, scored: Mapping[str, Rows], made: Rows | None) -> None:
-    """Refuses to score a patient of the training tiles, or one who lent a style.
+def check_leaks(learned: Iterable[str], scored: Mapping[str, Rows]) -> None:
+    """Refuses to score a patient who was learned from.
 
     Raises:
       UserError: names the patient.
     """
-    learned = set(context.tiles.patients("train"))
-    for row in made.rows if made else []:
-        learned |= {row.patient, row.style_patient}
     check_disjoint(
         {"training": learned} | {split: rows.patients for split, rows in scored.items()},
         "the patients that segmenters learn from and are judged on",
     )
 
 
-def learn_and_score(
-    context: Context, learned: Learned, name: str, seed: int, cell: str, made: Rows | None = None
-) -> None:
+def learn_and_score(context: Context, learned: Learned, name: str, seed: int, cell: str) -> None:
     """Trains an arm, or the judge, with a seed and stores a confusion matrix for each patient.
 
     Args:
@@ -111,17 +75,16 @@ def learn_and_score(
       name: of the arm.
       seed: changes the order of the tiles and the initialization, in the same way in every arm.
       cell: its name.
-      made: the synthetic tiles that it mixes in.
     """
     scored = real_rows(context)
-    check_leaks(context, scored, made)
+    check_leaks(learned_patients(context, name), scored)
     check_report(context)
     peers.on_first(lambda: write_json(context.workdir.path / ABOUT, about(context)))
     file = context.workdir.folder(cell) / SCORES
     if peers.on_first(file.exists):
         return
     learner = learner_of(context, learned, name)
-    _learn(context, learner, name, seed, cell, made)
+    _learn(context, learner, name, seed, cell)
     matrices = {}
     for which in scored_checkpoints(learner.section):
         best = BEST if which == "best" else None
@@ -203,16 +166,14 @@ def _below(
     return context.memo[key], context.memo["store"]
 
 
-def _learn(
-    context: Context, learner: Learner, name: str, seed: int, cell: str, made: Rows | None
-) -> None:
+def _learn(context: Context, learner: Learner, name: str, seed: int, cell: str) -> None:
     """Trains; the checkpoints lie in the folder of the cell."""
     settings, section = context.settings, learner.section
     arm = settings.arm_entry(name)
     if learner.used:
         pin(context.workdir.folder(cell), learner.used)
     order = settings.seed + 1000 * (seed + 1)
-    sources, store = _sources(context, learner, arm, made), _store(context, learner, name)
+    sources, store = arm_sources(context, name, learner.around), _store(context, learner, name)
     dataset = shown = tile_dataset(sources, seed=order, jitter=arm.stain_jitter)
     if store is not None:
         dataset = tile_dataset(guided_cache.from_store(settings, sources, store), seed=order)
@@ -238,23 +199,14 @@ def _judged(context: Context, learner: Learner, store: ArrayStore | None, rows: 
     return context.eval_batches(rows.reader, rows.rows, size, stored=store, around=learner.around)
 
 
-def _sources(context: Context, learner: Learner, arm: Arm, made: Rows | None) -> list[Source]:
-    """Real and synthetic tiles, as an arm mixes them."""
-    splits = {"train": arm.real} if arm.real else {}
-    sources = context.sources(splits, around=learner.around)
-    if arm.real < 1:
-        assert made is not None  # the graph sees to it
-        sources.append(Source(made.reader, made.rows, 1.0 - arm.real, around=learner.around))
-    return sources
-
-
 def _store(context: Context, learner: Learner, name: str) -> ArrayStore | None:
-    """What stands for the tiles of an arm: of real ones only, under the augmentation that it
-    has."""
-    settings = context.settings
+    """What stands for the tiles of an arm: of real ones only, of splits that were stored, under the
+    augmentation that it has."""
+    settings, store = context.settings, learner.store
     arm = settings.arm_entry(name)
-    same = arm.real == 1 and arm.stain_jitter == settings.guided.stain_jitter
-    return learner.store if same else None
+    if store is None or arm.real < 1 or arm.stain_jitter != settings.guided.stain_jitter:
+        return None
+    return store if set(arm.real_shares) <= set(store.spec.tiles) else None
 
 
 def about_tiles(context: Context) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from stedm_jax.common.errors import UserError
+from stedm_jax.settings.arm import Arm
 from stedm_jax.settings.arm_networks import JUDGE, NETWORKS
 from stedm_jax.settings.autoencoder import Autoencoder
 from stedm_jax.settings.data import Data
@@ -13,7 +14,7 @@ from stedm_jax.settings.key import key, nonnegative, positive, section
 from stedm_jax.settings.latents import Latents
 from stedm_jax.settings.report import Report
 from stedm_jax.settings.section_reader import changed
-from stedm_jax.settings.segmentation import Arm, Segmentation
+from stedm_jax.settings.segmentation import Segmentation
 from stedm_jax.settings.ssl import Ssl
 from stedm_jax.settings.synthesis import Synthesis
 
@@ -106,26 +107,30 @@ class Settings:
         entry = _entry(self.synthesis.sets, name, "synthesis.sets")
         return changed(self.synthesis, "synthesis", entry.changes, f"set '{name}'", ("sets",))
 
-    def set_of(self, arm_name: str) -> str:
-        """Name of the set whose tiles an arm learns from; empty where it reads real tiles alone.
+    def sets_of(self, arm_name: str) -> dict[str, float]:
+        """Set -> its share of the synthetic tiles that an arm learns from; empty where it reads
+        real tiles alone.
 
         Raises:
           UserError: no such arm or set, or the arm names none and there are several.
         """
         arm, sets = self.arm_entry(arm_name), self.synthesis.sets
         if arm.real == 1:
-            return ""
-        if not arm.set and len(sets) > 1:
+            return {}
+        where = f"config.segmentation.arms.{arm_name}"
+        if not (arm.set or arm.sets) and len(sets) > 1:
             raise UserError(
                 f"The arm '{arm_name}' learns from synthetic tiles, and there are several sets "
-                f"({', '.join(sets)}); name one: config.segmentation.arms.{arm_name}.set."
+                f"({', '.join(sets)}); name one, {where}.set, or several, {where}.sets."
             )
-        name = arm.set or next(iter(sets), "")
-        if name not in sets:
+        shares = arm.set_shares or dict.fromkeys(sets, 1.0)
+        if unknown := [name for name in shares if name not in sets]:
+            key = "set" if arm.set else "sets"
             raise UserError(
-                f"config.segmentation.arms.{arm_name}.set is '{name}'; there are {', '.join(sets)}."
+                f"{where}.{key} is {getattr(arm, key)!r}, which names {', '.join(unknown)}; there "
+                f"are {', '.join(sets)}."
             )
-        return name
+        return shares
 
     def reads_around(self, arm_name: str) -> bool:
         """Whether an arm needs the field around a tile."""

@@ -2,14 +2,12 @@
 
 from collections.abc import Iterator, Mapping
 
+from stedm_jax.settings.arm import Arm
 from stedm_jax.settings.arm_networks import HEADS, NETWORKS
 from stedm_jax.settings.key import (
-    REQUIRED,
-    Changes,
     Floats,
     Ints,
     Texts,
-    fraction,
     key,
     nonnegative,
     positive,
@@ -137,30 +135,6 @@ class Head:
                 f"{where}.norm is '{self.norm}' with {where}.kind='linear': a head that normalizes "
                 f"each image by itself is not linear. Set {where}.norm='batch'."
             )
-
-
-@section
-class Arm:
-    """A way to train a segmenter, to be compared with others.
-
-    The usual remedies against other stains are arms too: {"real": 1.0, "stain_jitter": 0.2} is HED
-    jitter (Tellez et al., 2018); stain normalization is --stain_norm of data_prep.
-    """
-
-    real: float = fraction(REQUIRED, "share of real tiles in a batch; the rest is synthetic")
-    stain_jitter: float = nonnegative(REQUIRED, "strength of the stain jitter of training")
-    network: str = key("model", "network, if not `model`", choices=tuple(NETWORKS), terse=True)
-    changes: Changes = key(
-        (),
-        '(key of config.segmentation, value) pairs that differ: (("features.timesteps", (150,)),)',
-        terse=True,
-    )
-    set: str = key("", "set of synthetic tiles; empty: the only one", terse=True)
-
-    @property
-    def is_head(self) -> bool:
-        """Whether it trains a head on features."""
-        return self.network in HEADS
 
 
 @section

@@ -131,8 +131,10 @@ def _names(settings: Settings) -> Iterator[str]:
 
 def _arm(settings: Settings, name: str) -> Iterator[str]:
     yield from _all(replace(settings, segmentation=settings.arm(name)))
-    settings.set_of(name)
+    settings.sets_of(name)
     arm, features, guided = settings.arm_entry(name), settings.arm(name).features, settings.guided
+    if name != JUDGE:
+        yield from arm.problems(f"config.segmentation.arms.{name}")
     if settings.reads_around(name):
         region = "the guide of its denoiser has a region token (config.guided.guide.tokens)"
         if arm.real < 1:

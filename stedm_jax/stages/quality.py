@@ -10,15 +10,11 @@ from stedm_jax.data.records import TileSet
 from stedm_jax.data.schema import SYNTHETIC
 from stedm_jax.evaluation.synthesis_quality.measure import measure, save_quality
 from stedm_jax.evaluation.synthesis_quality.metric import Example, Judgment
+from stedm_jax.experiment.arm_tiles import synthetic_rows
 from stedm_jax.experiment.cells import Cell
 from stedm_jax.experiment.context import Context
 from stedm_jax.experiment.learned import Learned
-from stedm_jax.experiment.segmenters import (
-    SCORES,
-    confusion_of,
-    learner_of,
-    synthetic_rows,
-)
+from stedm_jax.experiment.segmenters import SCORES, confusion_of, learner_of
 from stedm_jax.settings.arm_networks import JUDGE
 from stedm_jax.training import peers
 

@@ -67,6 +67,22 @@ def test_an_arm_needs_its_own_set_and_a_set_its_own_generator():
     assert graph.before("segmentation/labelled/0") == {"data"}
 
 
+def test_an_arm_of_several_sets_needs_all_of_them_and_reads_their_weights():
+    def graph(weight):
+        arm = {"real": 0.5, "stain_jitter": 0.0, "sets": (("one", weight), ("two", 1.0))}
+        return Graph(base(**SEVERAL | {"segmentation__arms": {"a": arm}}))
+
+    assert graph(1.0)["segmentation/a/0"].needs == ("data", "synthesis/one", "synthesis/two")
+    one, other = graph(1.0).stamps("t"), graph(3.0).stamps("t")
+    assert one["segmentation/a/0"] != other["segmentation/a/0"]
+
+
+def test_an_arm_with_labels_of_its_own_is_made_anew_and_no_other():
+    arms = ARMS | {"labelled": ARMS["labelled"] | {"splits": (("train", 1.0), ("style", 1.0))}}
+    found = changed(several(), base(**SEVERAL | {"segmentation__arms": arms}))
+    assert found == {"segmentation/labelled/0", "segmentation/labelled/1", "report"}
+
+
 def test_changing_a_set_invalidates_that_set_and_the_arms_that_read_it():
     sets = SETS | {"two": SETS["two"] | {"changes": (("steps", 30),)}}
     after = base(**SEVERAL | {"synthesis__sets": sets})

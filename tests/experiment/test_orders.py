@@ -6,11 +6,12 @@ from dataclasses import replace
 import pytest
 
 from stedm_jax.common.errors import UserError
+from stedm_jax.experiment.arm_tiles import Rows, learned_patients
 from stedm_jax.experiment.cells import Graph
 from stedm_jax.experiment.context import Context, spread
 from stedm_jax.experiment.learned import Learned
 from stedm_jax.experiment.orders import Orders
-from stedm_jax.experiment.segmenters import Rows, check_leaks
+from stedm_jax.experiment.segmenters import check_leaks
 from stedm_jax.experiment.workdir import Workdir
 from stedm_jax.stages import generator
 from stedm_jax.training.sharding import make_mesh
@@ -48,7 +49,7 @@ def test_judging_a_patient_who_was_learned_from_is_refused(make):
         for split, name in (("val", "val"), ("test", "train"))
     }
     with pytest.raises(UserError, match="'train0' in test and training"):
-        check_leaks(context, scored, None)
+        check_leaks(learned_patients(context, "labelled"), scored)
 
 
 def test_orders_are_functions_of_seed_and_number_and_use_the_right_patients(make):

@@ -76,7 +76,13 @@ def test_weights_to_start_from_are_those_of_the_model_alone():
             "arm 'a': features.timesteps has 1000; give numbers from 0 to 999",
         ),
         ({"network": "ldm", "changes": (("features.scales", (0.3,)),)}, "of 64 px ones of 19.2 px"),
-        ({"set": "other", "real": 0.5}, "arms.a.set is 'other'; there are synthetic"),
+        ({"set": "other", "real": 0.5}, "arms.a.set is 'other', which names other; there are sy"),
+        ({"sets": (("other", 1.0),), "real": 0.5}, "arms.a.sets is .* which names other; there"),
+        ({"sets": (("synthetic", 0.0),)}, "arms.a.sets is .*; give weights above 0"),
+        ({"sets": (("synthetic", 1.0),) * 2}, "arms.a.sets is .*, which names one twice"),
+        ({"sets": (("synthetic", 1.0),), "set": "synthetic"}, "are both given"),
+        ({"splits": ()}, r"splits is \(\); give \(split, weight\) pairs of the splits train and"),
+        ({"splits": (("train", 1.0), ("test", 1.0))}, "the others are only for judging"),
     ],
 )
 def test_an_arm_that_would_fail_after_hours_is_refused_at_once(given, says):
@@ -173,21 +179,34 @@ def test_generators_and_sets_change_what_they_say():
     assert difference(settings.synthesis, settings.synthesis_set("strong")) == {
         "guidance.scale": 3.0
     }
-    assert [settings.set_of(name) for name in settings.arms] == ["", "strong", "styled"]
+    sets = [settings.sets_of(name) for name in settings.arms]
+    assert sets == [{}, {"strong": 1.0}, {"styled": 1.0}]
     assert settings.synthesis.sets["plain"].generator == "plain"
 
 
 def test_an_arm_of_0_1_learns_from_the_only_set():
     settings = read_settings(get_base())
-    assert settings.set_of("labelled+synthetic") == "synthetic"
-    assert settings.set_of("labelled") == settings.set_of("judge") == ""
+    assert settings.sets_of("labelled+synthetic") == {"synthetic": 1.0}
+    assert settings.sets_of("labelled") == settings.sets_of("judge") == {}
+
+
+def test_an_arm_mixes_several_sets_and_splits_by_weight():
+    config = several()
+    sets, splits = (("strong", 3.0), ("plain", 1.0)), (("train", 1.0), ("style", 4.0))
+    config.segmentation.arms = {"a": arm(0.5, sets=sets, splits=splits)}
+    settings = read_settings(config)
+    assert settings.sets_of("a") == {"strong": 0.75, "plain": 0.25}
+    assert settings.arms["a"].real_shares == {"train": 0.2, "style": 0.8}
 
 
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
         ({"segmentation.arms": {"a": arm(0.5)}}, "arm 'a' learns .* several sets .plain, strong"),
-        ({"segmentation.arms": {"a": arm(0.5, set="x")}}, "arms.a.set is 'x'; there are plain"),
+        (
+            {"segmentation.arms": {"a": arm(0.5, set="x")}},
+            "arms.a.set is .*x; there are plain",
+        ),
         ({"synthesis.sets": {"s": {"generator": "x"}}}, "s.generator is 'x'; there are plain"),
         ({"synthesis.sets": {"s": {}}}, "synthesis.sets.s.generator is missing"),
         ({"synthesis.sets": {}}, r"synthesis.sets is \{\}; give at least one"),

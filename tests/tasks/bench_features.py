@@ -20,9 +20,9 @@ import numpy as np
 
 from stedm_jax.models.flops import forward_flops
 from stedm_jax.models.unet import tap_channels
+from stedm_jax.settings.arm import Arm
 from stedm_jax.settings.load import load_config, read_settings
 from stedm_jax.settings.root import Settings
-from stedm_jax.settings.segmentation import Arm
 from stedm_jax.tasks.build import Shown, build_autoencoder, build_guided, build_segmenter
 from stedm_jax.tasks.features import Features
 from stedm_jax.tasks.pixel_head import DENOISER, HEAD

@@ -1,0 +1,105 @@
+"""The tiles that an arm learns from, and how they are mixed."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from stedm_jax.common.errors import UserError
+from stedm_jax.data.index import IndexRow
+from stedm_jax.data.pipeline import Source, TileReader
+from stedm_jax.data.records import TileSet
+from stedm_jax.data.schema import SYNTHETIC
+from stedm_jax.experiment.context import Context
+from stedm_jax.settings.arm_networks import JUDGE
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Tiles with where to read them."""
+
+    reader: TileReader
+    rows: list[IndexRow]
+
+    @property
+    def patients(self) -> list[str]:
+        """Names, in the order in which patients are numbered."""
+        return sorted({row.patient for row in self.rows})
+
+
+def real_rows(context: Context) -> dict[str, Rows]:
+    """The tiles of the validation and test patients."""
+    return {split: Rows(context.reader, context.rows(split)) for split in ("val", "test")}
+
+
+def synthetic_rows(context: Context, name: str) -> Rows:
+    """The tiles of a synthesis set."""
+    key = "synthetic", name
+    if key not in context.memo:
+        tiles = TileSet.open(context.workdir.path / "synthesis" / name / "tiles")
+        reader = context.read(tiles, np.arange(256, dtype=np.uint8))
+        context.memo[key] = Rows(reader, tiles.index(SYNTHETIC))
+    return context.memo[key]
+
+
+def learned_patients(context: Context, name: str) -> set[str]:
+    """The patients that an arm learns from: of its real tiles, of the layouts and styles of its
+    synthetic ones, and of the split train in any case."""
+    settings = context.settings
+    found = set(context.tiles.patients("train"))
+    for split in settings.arm_entry(name).real_shares:
+        found |= set(context.tiles.patients(split))
+    for each in settings.sets_of(name):
+        for row in synthetic_rows(context, each).rows:
+            found |= {row.patient, row.style_patient}
+    return found
+
+
+def check_labelled(context: Context, name: str) -> None:
+    """Refuses an arm that is to learn from a split without labels.
+
+    Raises:
+      UserError: names the arm and the split.
+    """
+    for split in context.settings.arm_entry(name).real_shares:
+        if not any(row.labelled for row in context.rows(split)):
+            where = "judge" if name == JUDGE else f"arms.{name}"
+            raise UserError(
+                f"config.segmentation.{where}.splits names '{split}', and the tiles in "
+                f"{context.tiles.path} have no labels there. Take it out, or prepare tiles in "
+                "which these patients are annotated."
+            )
+
+
+def real_sources(context: Context, name: str, around: bool) -> list[Source]:
+    """The real tiles of an arm; their weights add up to 1.
+
+    Raises:
+      UserError: a split without labels or without tiles.
+    """
+    check_labelled(context, name)
+    shares = context.settings.arm_entry(name).real_shares
+    return context.sources(shares, around=around, labelled=True)
+
+
+def arm_sources(context: Context, name: str, around: bool = False) -> list[Source]:
+    """The real and then the synthetic tiles of an arm, at their shares of a batch.
+
+    Args:
+      context: of the run.
+      name: of the arm; "judge" is one.
+      around: tiles come with the field around them.
+
+    Raises:
+      UserError: as `real_sources`.
+    """
+    settings = context.settings
+    real = settings.arm_entry(name).real
+    sources = []
+    if real:
+        found = real_sources(context, name, around)
+        sources = [replace(source, weight=source.weight * real) for source in found]
+    for each, share in settings.sets_of(name).items():
+        made = synthetic_rows(context, each)
+        weight = (1.0 - real) * share
+        sources.append(Source(made.reader, made.rows, weight, around=around))
+    return sources

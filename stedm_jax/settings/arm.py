@@ -1,0 +1,85 @@
+"""Keys of an arm: the tiles that it learns from, and what it trains."""
+
+from collections.abc import Iterator
+
+from stedm_jax.settings.arm_networks import HEADS, NETWORKS
+from stedm_jax.settings.key import (
+    REQUIRED,
+    Changes,
+    Pairs,
+    fraction,
+    key,
+    nonnegative,
+    section,
+)
+
+LABELLED = ("train", "style")
+"""Splits whose tiles an arm may learn from; the others are for judging."""
+
+
+@section
+class Arm:
+    """A way to train a segmenter, to be compared with others.
+
+    The usual remedies against other stains are arms too: {"real": 1.0, "stain_jitter": 0.2} is HED
+    jitter (Tellez et al., 2018), of real and synthetic tiles alike; stain normalization is
+    --stain_norm of data_prep.
+    """
+
+    real: float = fraction(REQUIRED, "share of real tiles in a batch; the rest is synthetic")
+    stain_jitter: float = nonnegative(REQUIRED, "strength of the stain jitter of training")
+    network: str = key("model", "network, if not `model`", choices=tuple(NETWORKS), terse=True)
+    changes: Changes = key(
+        (),
+        '(key of config.segmentation, value) pairs that differ: (("features.timesteps", (150,)),)',
+        terse=True,
+    )
+    set: str = key("", "set of synthetic tiles; empty: the only one", terse=True)
+    sets: Pairs = key(
+        (),
+        "in place of set: (set, weight) pairs that divide the synthetic share of a batch",
+        terse=True,
+    )
+    splits: Pairs = key(
+        (("train", 1.0),),
+        "(split, weight) pairs that divide the real share of a batch, however many tiles each has",
+        terse=True,
+    )
+
+    @property
+    def is_head(self) -> bool:
+        """Whether it trains a head on features."""
+        return self.network in HEADS
+
+    @property
+    def real_shares(self) -> dict[str, float]:
+        """Split -> its share of the real tiles; they add up to 1."""
+        return _shares(self.splits)
+
+    @property
+    def set_shares(self) -> dict[str, float]:
+        """Set -> its share of the synthetic tiles; they add up to 1; empty where none is named."""
+        return _shares(((self.set, 1.0),) if self.set else self.sets)
+
+    def problems(self, where: str) -> Iterator[str]:
+        """Keys that do not go together."""
+        if self.set and self.sets:
+            yield f"{where}.set and {where}.sets are both given; give one of them."
+        for name in ("sets", "splits"):
+            pairs = getattr(self, name)
+            if len(dict(pairs)) < len(pairs):
+                yield f"{where}.{name} is {pairs}, which names one twice."
+            if any(weight <= 0 for _, weight in pairs):
+                yield f"{where}.{name} is {pairs}; give weights above 0."
+        wrong = [split for split, _ in self.splits if split not in LABELLED]
+        if wrong or not self.splits:
+            yield (
+                f"{where}.splits is {self.splits}; give (split, weight) pairs of the splits "
+                f"{' and '.join(LABELLED)}, since the patients of the others are only for judging."
+            )
+
+
+def _shares(pairs: Pairs) -> dict[str, float]:
+    """Weights as shares that add up to 1."""
+    total = sum(weight for _, weight in pairs)
+    return {name: weight / total for name, weight in pairs}
