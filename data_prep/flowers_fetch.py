@@ -4,15 +4,14 @@ TensorFlow Datasets."""
 import re
 import shutil
 import tarfile
-import urllib.error
-import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from data_prep.cohort_table import write_csv
 from data_prep.command import Progress
 from stedm_jax.common.errors import UserError
-from stedm_jax.common.files import atomic_file, sha256_of
+from stedm_jax.common.fetch import fetch
 
 BASE = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/"
 ARCHIVES = {
@@ -37,7 +36,7 @@ def download(folder: Path, base: str = BASE) -> None:
       base: address of the files.
 
     Raises:
-      UserError: no network, or a damaged file.
+      UserError: as `fetch` and `unpack`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name, digest in ARCHIVES.items():
@@ -45,38 +44,20 @@ def download(folder: Path, base: str = BASE) -> None:
             continue
         path = folder / name
         if not path.exists():
-            _fetch(base + name, path)
-        found = sha256_of(path)
-        if digest and found != digest:
-            path.unlink()
-            raise UserError(
-                f"{base}{name} is not the published file (SHA-256 {found}, not {digest}); try "
-                "again later."
-            )
+            fetch(base + name, path, digest, _megabytes(name))
         if name in UNPACKED:
             unpack(path, folder, UNPACKED[name])
 
 
-def _fetch(url: str, path: Path) -> None:
-    try:
-        with (
-            atomic_file(path) as partial,
-            urllib.request.urlopen(url, timeout=60) as answer,
-            partial.open("wb") as file,
-        ):
-            total = int(answer.headers.get("Content-Length") or 0)
-            megabytes = max(total >> 20, 1)
-            progress, done = Progress(path.name, megabytes, "MB"), 0
-            while block := answer.read(1 << 20):
-                file.write(block)
-                done += len(block)
-                progress.update(min(done >> 20, megabytes))
-            if total and done != total:
-                raise OSError(f"it ended after {done} of {total} bytes")
-    except (urllib.error.URLError, OSError, ValueError) as error:
-        raise UserError(
-            f"{url} cannot be fetched ({error}); fetch it by other means into {path.parent}."
-        ) from error
+def _megabytes(name: str) -> Callable[[int, int], None]:
+    """Shows how much of a file is here, given bytes so far and in all."""
+    line = Progress(name, 1, "MB")
+
+    def show(done: int, total: int) -> None:
+        line.total = max(total >> 20, 1)
+        line.update(min(done >> 20, line.total))
+
+    return show
 
 
 def unpack(archive: Path, folder: Path, inside: str) -> None:

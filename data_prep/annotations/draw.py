@@ -105,22 +105,8 @@ def _inside(polygon: Polygon, top: int, left: int, bottom: int, right: int, fact
 def _between(
     rows: Int64[np.ndarray, " n"], columns: Int64[np.ndarray, " n"], height: int, width: int
 ) -> Flags:
-    """Which pixels have an odd number of crossings at or before them in their row.
-
-    64 pixels are one word, which is several times as fast as a parity of bytes.
-    """
-    words = -(-width // 64)
-    places = np.sort((rows * (64 * words) + columns)[columns < width])
-    ends = np.flatnonzero(np.diff(places, append=-1))
-    odd = np.diff(ends, prepend=-1) % 2 == 1  # two crossings at one place cancel out
-    turns = places[ends[odd]]
-    parity = np.zeros(height * words, np.uint64)
-    np.add.at(parity, turns // 64, np.uint64(1) << (turns % 64).astype(np.uint64))
-    for shift in (1, 2, 4, 8, 16, 32):
-        parity ^= parity << np.uint64(shift)
-    parity = parity.reshape(height, words)
-    if words > 1:
-        carried = np.bitwise_xor.accumulate(parity[:, :-1] >> np.uint64(63), axis=1)
-        parity[:, 1:] ^= np.uint64(0) - carried
-    bits = np.unpackbits(parity.astype("<u8", copy=False).view(np.uint8), axis=1, bitorder="little")
-    return bits[:, :width].view(np.bool_)
+    """Which pixels have an odd number of crossings at or before them in their row."""
+    places, counts = np.unique(rows * (width + 1) + columns, return_counts=True)
+    turns = np.zeros(height * (width + 1), np.bool_)
+    turns[places] = counts % 2 == 1  # two crossings at one place cancel out
+    return np.logical_xor.accumulate(turns.reshape(height, width + 1), axis=1)[:, :width]

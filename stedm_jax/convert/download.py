@@ -1,18 +1,11 @@
 """Getting a file of the registry, where it can be had without asking and is known by its
 checksum."""
 
-import hashlib
-import http.client
-import ssl
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 from stedm_jax.common.errors import UserError
-from stedm_jax.common.files import atomic_file
+from stedm_jax.common.fetch import fetch
 from stedm_jax.convert.registry import Entry
-
-_PIECE = 1 << 20
 
 
 def download(entry: Entry, out: Path, *, force: bool = False) -> list[Path]:
@@ -42,35 +35,5 @@ def download(entry: Entry, out: Path, *, force: bool = False) -> list[Path]:
     if there and not force:
         raise UserError(f"{', '.join(there)} exists; give another --out, or --force to replace it.")
     for name, target in targets.items():
-        url = entry.urls[name]
-        try:
-            _fetch(url, target, entry.sha256[name])
-        except (
-            urllib.error.URLError,
-            http.client.HTTPException,
-            ssl.SSLError,
-            TimeoutError,
-            ConnectionError,
-        ) as error:
-            raise UserError(
-                f"{url} could not be fetched ({error}). Try again, or get it by hand."
-            ) from error
+        fetch(entry.urls[name], target, entry.sha256[name])
     return list(targets.values())
-
-
-def _fetch(url: str, target: Path, known: str) -> None:
-    target.absolute().parent.mkdir(parents=True, exist_ok=True)
-    digest, got = hashlib.sha256(), 0
-    with atomic_file(target) as partial:
-        with urllib.request.urlopen(url, timeout=60) as answer, partial.open("wb") as file:
-            promised = answer.headers.get("Content-Length")
-            while piece := answer.read(_PIECE):
-                digest.update(piece)
-                got += file.write(piece)
-        if promised is not None and got < int(promised):
-            raise ConnectionError(f"it broke off after {got:,} of {int(promised):,} bytes")
-        if not digest.hexdigest().startswith(known):
-            raise UserError(
-                f"{url} gave another file than is known (sha256 {digest.hexdigest()}, needed "
-                f"{known}); it was deleted. Get it by hand and compare."
-            )

@@ -146,7 +146,7 @@ def test_download(source, tmp_path, monkeypatch):
     for name in ("imagelabels.mat", "setid.mat"):
         (server / name).write_bytes((source / name).read_bytes())
     base, target = f"{server.as_uri()}/", tmp_path / "F"
-    with pytest.raises(UserError, match=r"imagelabels\.mat is not the published file"):
+    with pytest.raises(UserError, match=r"imagelabels\.mat gave another file than is known"):
         flowers_fetch.download(target, base)
     monkeypatch.setattr(flowers_fetch, "ARCHIVES", dict.fromkeys(flowers_fetch.ARCHIVES, ""))
     flowers_fetch.download(target, base)
@@ -156,7 +156,7 @@ def test_download(source, tmp_path, monkeypatch):
     )
     (server / "setid.mat").unlink()
     (target / "setid.mat").unlink()
-    with pytest.raises(UserError, match=r"setid\.mat cannot be fetched"):
+    with pytest.raises(UserError, match=r"setid\.mat could not be fetched"):
         flowers_fetch.download(target, base)
 
 
