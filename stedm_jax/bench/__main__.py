@@ -15,7 +15,6 @@ Parts:
            update
   task     the train step of stage generator from tiles, with the style encoder and the frozen
            autoencoder; ours alone
-  loader   batches of made-up tiles from a temporary folder, against what the train step consumes
 MFU is the share of what one large matrix product reaches here, in the same dtype, measured in the
 same run; a step counts as three forward passes. On a CPU that others use too, look at the ratio by
 processor time. Sizes come from the config (its first generator and set); compilation is not timed.
@@ -32,7 +31,7 @@ from stedm_jax.common.commands import parse_with_keys, run_command
 from stedm_jax.common.errors import UserError
 from stedm_jax.settings.load import load_config, override, read_settings
 
-PARTS = ("train", "sampler", "task", "loader")
+PARTS = ("train", "sampler", "task")
 PEERS = ("eager", "compile")
 PEER_MODULE = "tests.bench.torch_peer"
 TINY = (
@@ -74,7 +73,7 @@ def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     types = {"choices": ("float32", "bfloat16"), "default": ""}
     add("--dtype", **types, help="[float32 on a CPU, else bfloat16 with float32 parameters]")
     parts = ",".join(PARTS)
-    add("--what", default="train,sampler,loader", help=f"some of {parts} [%(default)s]")
+    add("--what", default="train,sampler", help=f"some of {parts} [%(default)s]")
     add("--seconds", type=float, default=30.0, help="to time each part; at least three rounds")
     add("--peers", default="eager,compile", help="some of eager,compile, or none [%(default)s]")
     add("--peer_module", default=PEER_MODULE, help="the peer [%(default)s]")
@@ -145,25 +144,20 @@ def _peer(arguments: argparse.Namespace, case: Any) -> tuple[Any, str]:
 def run(bench: Any, what: list[str], missing: str, json: str) -> None:
     """Measures the parts one after the other, printing each; `missing` says why there is no
     peer."""
-    from stedm_jax.bench.results import OURS, Part, loader_text, write_results
+    from stedm_jax.bench.results import OURS, Part, write_results
 
     machine = bench.machine()
     for name, value in machine.items():
         print(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
     if missing and {"train", "sampler"} & set(what):
         print(f"only {OURS} is measured: {missing}")
-    parts: dict[str, Part] = {}
-    for name in ("train", "sampler", "task"):
+    parts: list[Part] = []
+    for name in PARTS:
         if name in what:
-            parts[name] = getattr(bench, name)()
-            print(f"\n{parts[name].text()}", flush=True)
-    found: dict[str, Any] = {}
-    if "loader" in what:
-        steps = (parts[name].rows[0].images for name in ("task", "train") if name in parts)
-        found = bench.loader(next(steps, None))
-        print(f"\n{loader_text(found)}")
+            parts.append(getattr(bench, name)())
+            print(f"\n{parts[-1].text()}", flush=True)
     if json:
-        write_results(json, machine, list(parts.values()), found)
+        write_results(json, machine, parts)
         print(f"\nwritten to {json}")
 
 

@@ -3,7 +3,6 @@
 import os
 import platform
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from stedm_jax import __version__
 from stedm_jax.bench import memory, ours
 from stedm_jax.bench.case import Case, random_params
 from stedm_jax.bench.ceiling import CPU_SIDE, OTHER_SIDE, ceiling, our_product
-from stedm_jax.bench.loader import CODECS, TILES, loader_speed, make_tiles
 from stedm_jax.bench.results import OURS, Part, row_of
 from stedm_jax.bench.timing import alternate
 from stedm_jax.common.errors import UserError
@@ -85,19 +83,6 @@ class Bench:
         part = self._part("train step, whole task", ours.task_step(self.case), "")
         part.notes.append("ours alone: the peer has no autoencoder and no style encoder")
         return part
-
-    def loader(self, wanted: float | None) -> dict[str, Any]:
-        """Tiles a second by codec, decoded each time and cached; `wanted`: images a second that the
-        step consumes."""
-        diffusion, data, speeds = self.case.diffusion, self.case.settings.data, {}
-        styles, seconds = diffusion.style.tiles, self.seconds / 4
-        for codec in CODECS:
-            with tempfile.TemporaryDirectory() as folder:
-                tiles = make_tiles(Path(folder) / "tiles", data.tile, codec, max(TILES, styles + 2))
-                for name, cache in (("decoded each time", 0), ("all in the cache", 100_000)):
-                    speed = loader_speed(diffusion, data.threads, tiles, seconds, cache)
-                    speeds[f"{codec}, {name}"] = speed
-        return {"side": data.tile, "styles": styles, "wanted": wanted, "speeds": speeds}
 
     def _params(self) -> Params:
         """Those that the peer has now."""

@@ -124,20 +124,7 @@ def row_of(
     )
 
 
-def write_results(
-    path: str, machine: dict[str, Any], parts: Sequence[Part], loader: dict[str, Any]
-) -> None:
-    """Everything as one JSON object: machine, parts, loader."""
+def write_results(path: str, machine: dict[str, Any], parts: Sequence[Part]) -> None:
+    """Everything as one JSON object: machine, parts."""
     found = [asdict(part) | {"ratio": part.ratio, "cpu_ratio": part.cpu_ratio} for part in parts]
-    write_json(Path(path), {"machine": machine, "parts": found, "loader": loader})
-
-
-def loader_text(found: dict[str, Any]) -> str:
-    """The speeds of the loader against what the step consumes."""
-    about = f"tiles of {found['side']} px, {found['styles']} style tiles an image"
-    rows, wanted = [], found["wanted"]
-    for name, speed in found["speeds"].items():
-        rows.append([name, f"{speed['tiles']:.1f} tiles/s", f"{speed['images']:.2f} images/s"])
-        if wanted:
-            rows[-1].append(f"{speed['images'] / wanted:.3g} times what the step consumes")
-    return "\n  ".join([f"loader, {about}, this process alone:", *table(rows).splitlines()])
+    write_json(Path(path), {"machine": machine, "parts": found})

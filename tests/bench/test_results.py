@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from stedm_jax.bench.results import OURS, Part, loader_text, row_of, write_results
+from stedm_jax.bench.results import OURS, Part, row_of, write_results
 from stedm_jax.bench.timing import Times
 
 
@@ -35,17 +35,9 @@ def test_processor_time_is_not_shown_where_it_says_nothing():
 
 
 def test_text_and_json_say_the_same(tmp_path):
-    loader = {
-        "side": 64,
-        "styles": 2,
-        "wanted": 2.0,
-        "speeds": {"png": {"images": 3.0, "tiles": 9.0}},
-    }
-    assert "1.5 times what the step consumes" in loader_text(loader)
-    assert "consumes" not in loader_text(loader | {"wanted": None})
-    write_results(str(tmp_path / "out.json"), {"device": "none"}, [part()], loader)
+    write_results(str(tmp_path / "out.json"), {"device": "none"}, [part()])
     found = json.loads((tmp_path / "out.json").read_text())
-    assert found["parts"][0]["ratio"] == pytest.approx(0.75) and found["loader"] == loader
+    assert found["parts"][0]["ratio"] == pytest.approx(0.75)
     assert found["parts"][0]["rows"][1]["memory"] is None
     text = part().text()
     assert "0.75 times" in text and "1.0e-06" in text and "a note" in text and "5.00 GB" in text

@@ -1,20 +1,31 @@
-"""The loader alone: tiles a second from records to batches, on a made-up tile set in a temporary
-folder."""
+"""Times the loader alone: tiles a second from records to batches, by codec, decoded each time and
+cached, on a made-up tile set in a temporary folder.
 
+    python -m tests.data.bench_loader [--config=configs/catch.py] [--seconds=8]
+    [--config.data.threads=8]
+
+Compare the images a second with what a train step consumes (python -m stedm_jax.bench).
+"""
+
+import argparse
+import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
-from stedm_jax.bench.timing import Clock
+from stedm_jax.common.commands import parse_with_keys
+from stedm_jax.common.text import table
 from stedm_jax.data.pipeline import Source, TileReader, tile_dataset, training_batches
 from stedm_jax.data.records import SetSpec, TileSet, write_tiles
 from stedm_jax.data.schema import ClassSpec, Tile
 from stedm_jax.data.styles import StylePool
 from stedm_jax.settings.diffusion import Diffusion
+from stedm_jax.settings.load import load_config, override, read_settings
 
 PATIENTS, TILES, BATCH = 2, 16, 8
 CODECS = ("png", "jpeg90")
@@ -53,7 +64,7 @@ def loader_speed(
     tiles: TileSet,
     seconds: float,
     cache_mb: int,
-    clock: Clock = time.perf_counter,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
     """Images (with their style tiles) and decoded tiles a second.
 
@@ -96,3 +107,29 @@ def _picture(rng: np.random.Generator, side: int) -> np.ndarray:
     tone = 0.6 + 0.5 * blobs(side / 40) + 0.4 * blobs(2.0)
     dye = np.exp(-np.abs(tone)[..., None] * np.array([0.4, 0.9, 0.3], np.float32))
     return np.clip(240 * dye + rng.normal(0, 2, (side, side, 3)), 0, 255).astype(np.uint8)
+
+
+def main(argv: list[str]) -> None:
+    """The command: a line for each codec, decoded each time and cached."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", default="configs/catch.py")
+    parser.add_argument("--seconds", type=float, default=8.0, help="for each line")
+    arguments, overrides = parse_with_keys(parser, argv)
+    config, _, _ = load_config(arguments.config)
+    override(config, overrides)
+    settings = read_settings(config)
+    data, diffusion = settings.data, settings.generator(next(iter(settings.diffusion.generators)))
+    count, rows = max(TILES, diffusion.style.tiles + 2), []
+    for codec in CODECS:
+        with tempfile.TemporaryDirectory() as folder:
+            tiles = make_tiles(Path(folder) / "tiles", data.tile, codec, count)
+            for name, cache in (("decoded each time", 0), ("all in the cache", 100_000)):
+                speed = loader_speed(diffusion, data.threads, tiles, arguments.seconds, cache)
+                rates = (f"{speed['tiles']:.1f} tiles/s", f"{speed['images']:.2f} images/s")
+                rows.append((f"{codec}, {name}", *rates))
+    print(f"tiles of {data.tile} px, {diffusion.style.tiles} style tiles an image")
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

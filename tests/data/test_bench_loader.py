@@ -4,8 +4,9 @@ import cv2
 import numpy as np
 import pytest
 
-from stedm_jax.bench.loader import BATCH, _picture, loader_speed, make_tiles
+from stedm_jax.bench.__main__ import TINY
 from tests.bench.sizes import tiny
+from tests.data.bench_loader import BATCH, _picture, loader_speed, main, make_tiles
 
 
 @pytest.mark.parametrize(("style", "read"), [("multipatch", 3), ("none", 1)])
@@ -26,3 +27,10 @@ def test_the_made_up_tiles_cost_about_what_tissue_does():
     side = 128
     picture = _picture(np.random.default_rng(0), side)
     assert 1.5 < len(cv2.imencode(".png", picture)[1]) / side**2 < 2.6
+
+
+@pytest.mark.slow
+def test_the_command_has_a_line_for_each_codec(capsys):
+    main([*(f"--config.{key}" for key in TINY), "--seconds=0"])
+    text = capsys.readouterr().out
+    assert text.count("tiles/s") == 4 and "png, decoded each time" in text and "jpeg90" in text
