@@ -267,10 +267,22 @@ class LoadTile(grain.transforms.RandomMap):
 
 
 def tile_dataset(
-    sources: Sequence[Source], *, seed: int, jitter: float = 0.0, augment: bool = True
+    sources: Sequence[Source],
+    *,
+    seed: int,
+    jitter: float = 0.0,
+    augment: bool = True,
+    then: tuple[int, Sequence[float]] | None = None,
 ) -> grain.MapDataset:
     """An endless data set of shuffled tiles, mixed by weight; element i is a pure function of
     (seed, i).
+
+    Args:
+      sources: of tiles; those of weight 0 give none.
+      seed: of orders and augmentations.
+      jitter: strength of the stain jitter, of the tiles of every source.
+      augment: whether tiles are moved, turned and jittered.
+      then: (n, weights): element n and all after it are mixed by these weights.
 
     Raises:
       UserError: a source without a row, or no source, or tiles with too small a margin.
@@ -282,8 +294,15 @@ def tile_dataset(
     for source in sources:
         source.check()
     parts = [_order(source, number, seed + 7919 * number) for number, source in enumerate(sources)]
-    mixed = grain.MapDataset.mix(parts, weights=[source.weight for source in sources])
+    mixed = _mix(parts, [source.weight for source in sources])
+    if then is not None:
+        mixed = grain.MapDataset.concatenate([mixed.slice(slice(then[0])), _mix(parts, then[1])])
     return mixed.seed(seed).random_map(LoadTile(sources, jitter, augment))
+
+
+def _mix(parts: Sequence[grain.MapDataset], weights: Sequence[float]) -> grain.MapDataset:
+    used = [(part, weight) for part, weight in zip(parts, weights, strict=True) if weight]
+    return grain.MapDataset.mix([part for part, _ in used], [weight for _, weight in used])
 
 
 def _order(source: Source, number: int, seed: int) -> grain.MapDataset:

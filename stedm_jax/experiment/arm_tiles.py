@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass, replace
 
+import grain
 import numpy as np
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.data.index import IndexRow
-from stedm_jax.data.pipeline import Source, TileReader
+from stedm_jax.data.pipeline import Source, TileReader, tile_dataset
 from stedm_jax.data.records import TileSet
 from stedm_jax.data.schema import SYNTHETIC
 from stedm_jax.experiment.context import Context
@@ -70,36 +71,42 @@ def check_labelled(context: Context, name: str) -> None:
             )
 
 
-def real_sources(context: Context, name: str, around: bool) -> list[Source]:
-    """The real tiles of an arm; their weights add up to 1.
-
-    Raises:
-      UserError: a split without labels or without tiles.
-    """
-    check_labelled(context, name)
-    shares = context.settings.arm_entry(name).real_shares
-    return context.sources(shares, around=around, labelled=True)
-
-
-def arm_sources(context: Context, name: str, around: bool = False) -> list[Source]:
-    """The real and then the synthetic tiles of an arm, at their shares of a batch.
+def arm_dataset(
+    context: Context, name: str, seed: int, around: bool = False
+) -> tuple[grain.MapDataset, list[Source]]:
+    """The endless training tiles of an arm, and where they come from: real tiles, then synthetic
+    ones, at their shares of a batch.
 
     Args:
       context: of the run.
       name: of the arm; "judge" is one.
+      seed: of order and augmentation.
       around: tiles come with the field around them.
 
     Raises:
-      UserError: as `real_sources`.
+      UserError: a split without labels or without tiles.
     """
     settings = context.settings
-    real = settings.arm_entry(name).real
-    sources = []
-    if real:
-        found = real_sources(context, name, around)
-        sources = [replace(source, weight=source.weight * real) for source in found]
+    arm, train = settings.arm_entry(name), settings.arm(name).train
+    sources, real = _sources(context, name, around)
+    then = None
+    if arm.then_real:
+        begin = (train.steps - arm.then_real) * train.batch
+        then = begin, real
+    return tile_dataset(sources, seed=seed, jitter=arm.stain_jitter, then=then), sources
+
+
+def _sources(context: Context, name: str, around: bool) -> tuple[list[Source], list[float]]:
+    """The sources of an arm, and their weights where real tiles alone are drawn."""
+    settings = context.settings
+    arm, sources = settings.arm_entry(name), []
+    check_labelled(context, name)
+    if arm.real or arm.then_real:
+        sources = context.sources(arm.real_shares, around=around, labelled=True)
+    alone = [source.weight for source in sources]
+    sources = [replace(source, weight=source.weight * arm.real) for source in sources]
     for each, share in settings.sets_of(name).items():
         made = synthetic_rows(context, each)
-        weight = (1.0 - real) * share
-        sources.append(Source(made.reader, made.rows, weight, around=around))
-    return sources
+        sources.append(Source(made.reader, made.rows, (1.0 - arm.real) * share, around=around))
+        alone.append(0.0)
+    return sources, alone

@@ -196,6 +196,7 @@ def _arm(settings: Settings, name: str, seed: int, base: Mapping[str, Any]) -> C
     reads = dict(base) | _segmenter(settings, name, seed) | {"real": arm.real}
     sets = settings.sets_of(name)
     reads |= {"sets": sets} if len(sets) > 1 else {}
+    reads |= {"then_real": arm.then_real} if arm.then_real else {}
     needs += [f"synthesis/{each}" for each in sets]
     if arm.is_head:
         needs += ["autoencoder", "latents", "guided"]

@@ -13,7 +13,7 @@ from stedm_jax.data.pipeline import tile_dataset
 from stedm_jax.data.schema import check_disjoint
 from stedm_jax.data.stain import stain_of
 from stedm_jax.experiment import guided_cache
-from stedm_jax.experiment.arm_tiles import Rows, arm_sources, learned_patients, real_rows
+from stedm_jax.experiment.arm_tiles import Rows, arm_dataset, learned_patients, real_rows
 from stedm_jax.experiment.context import Batches, Context
 from stedm_jax.experiment.counted import BEST, scored_checkpoints
 from stedm_jax.experiment.held_out import check_report, learned_from
@@ -169,12 +169,11 @@ def _below(
 def _learn(context: Context, learner: Learner, name: str, seed: int, cell: str) -> None:
     """Trains; the checkpoints lie in the folder of the cell."""
     settings, section = context.settings, learner.section
-    arm = settings.arm_entry(name)
     if learner.used:
         pin(context.workdir.folder(cell), learner.used)
     order = settings.seed + 1000 * (seed + 1)
-    sources, store = arm_sources(context, name, learner.around), _store(context, learner, name)
-    dataset = shown = tile_dataset(sources, seed=order, jitter=arm.stain_jitter)
+    dataset, sources = arm_dataset(context, name, order, learner.around)
+    shown, store = dataset, _store(context, learner, name)
     if store is not None:
         dataset = tile_dataset(guided_cache.from_store(settings, sources, store), seed=order)
     watched = section.train.eval_every > 0

@@ -46,6 +46,10 @@ class Arm:
         terse=True,
     )
 
+    then_real: int = nonnegative(
+        0, "the last steps of training, which draw real tiles alone; 0: none", terse=True
+    )
+
     @property
     def is_head(self) -> bool:
         """Whether it trains a head on features."""
@@ -65,6 +69,8 @@ class Arm:
         """Keys that do not go together."""
         if self.set and self.sets:
             yield f"{where}.set and {where}.sets are both given; give one of them."
+        if self.then_real and self.real == 1:
+            yield f"{where}.then_real is {self.then_real}, but {where}.real=1 draws no others."
         for name in ("sets", "splits"):
             pairs = getattr(self, name)
             if len(dict(pairs)) < len(pairs):

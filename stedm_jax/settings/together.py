@@ -135,6 +135,11 @@ def _arm(settings: Settings, name: str) -> Iterator[str]:
     arm, features, guided = settings.arm_entry(name), settings.arm(name).features, settings.guided
     if name != JUDGE:
         yield from arm.problems(f"config.segmentation.arms.{name}")
+    if arm.then_real >= (steps := settings.segmentation.train.steps):
+        yield (
+            f"its then_real is {arm.then_real}, but config.segmentation.train.steps={steps} leaves "
+            "no step before; give a smaller then_real, or real=1.0."
+        )
     if settings.reads_around(name):
         region = "the guide of its denoiser has a region token (config.guided.guide.tokens)"
         if arm.real < 1:

@@ -7,8 +7,12 @@ import pytest
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.data import records
-from stedm_jax.data.pipeline import tile_dataset, training_batches
-from stedm_jax.experiment.arm_tiles import arm_sources, check_labelled, learned_patients
+from stedm_jax.data.pipeline import training_batches
+from stedm_jax.experiment.arm_tiles import (
+    arm_dataset,
+    check_labelled,
+    learned_patients,
+)
 from stedm_jax.experiment.check import check_cells
 from stedm_jax.experiment.context import Context
 from stedm_jax.experiment.workdir import Workdir
@@ -58,11 +62,9 @@ def make(tmp_path, monkeypatch):
     return made
 
 
-def drawn(context, count=2, jitter=0.0):
-    """The gray values of the first batches of 16."""
-    batches = training_batches(
-        tile_dataset(arm_sources(context, "a"), seed=0, jitter=jitter), batch=16, start=0
-    )
+def drawn(context, count=2):
+    """The images of the first batches of 16."""
+    batches = training_batches(arm_dataset(context, "a", 0)[0], batch=16, start=0)
     return [next(batches)["image"] for _ in range(count)]
 
 
@@ -83,10 +85,27 @@ def test_every_batch_has_each_kind_at_its_share(make, arm, wanted):
         assert dict(zip(values.tolist(), counts.tolist(), strict=True)) == wanted
 
 
+@pytest.mark.parametrize("real", [0.0, 0.5])
+def test_the_last_steps_draw_real_tiles_alone_also_after_a_restart(make, real):
+    context = make(real=real, set="one", splits=BOTH, then_real=1)
+    steps, size = (getattr(context.settings.segmentation.train, key) for key in ("steps", "batch"))
+    dataset, _ = arm_dataset(context, "a", 7)
+
+    def batches(start):
+        made = training_batches(dataset, batch=size, start=start)
+        return [next(made)["image"] for _ in range(start, steps + 1)]
+
+    whole, resumed = batches(0), batches(steps - 2)
+    for one, other in zip(whole[steps - 2 :], resumed, strict=True):
+        np.testing.assert_array_equal(one, other)
+    made = [(batch[:, 0, 0, 0] == 30).mean() for batch in whole]
+    assert made == [1.0 - real] * (steps - 1) + [0.0, 0.0]
+    assert np.mean([(batch[:, 0, 0, 0] == 20).mean() for batch in whole[-2:]]) == 0.75
+
+
 def test_stain_jitter_is_of_synthetic_tiles_too(make):
-    plain = make(real=0.0, set="one")
-    assert set(np.unique(drawn(plain)[0])) == {30}
-    jittered = drawn(plain, jitter=0.5)[0]
+    assert set(np.unique(drawn(make(real=0.0, set="one"))[0])) == {30}
+    jittered = drawn(make(real=0.0, set="one", stain_jitter=0.5))[0]
     assert len({image.tobytes() for image in jittered}) > 8
 
 
@@ -94,7 +113,7 @@ def test_a_split_without_labels_is_refused_before_and_in_training(make):
     context = make(labelled=False, real=1.0, splits=BOTH)
     says = "arms.a.splits names 'style', and the tiles in .* have no labels there"
     with pytest.raises(UserError, match=says):
-        arm_sources(context, "a")
+        arm_dataset(context, "a", 0)
     with pytest.raises(UserError, match=says):
         check_cells(context, ["segmentation/a/0"])
     check_labelled(make(labelled=False, real=1.0), "a")

@@ -81,6 +81,8 @@ def test_weights_to_start_from_are_those_of_the_model_alone():
         ({"sets": (("synthetic", 0.0),)}, "arms.a.sets is .*; give weights above 0"),
         ({"sets": (("synthetic", 1.0),) * 2}, "arms.a.sets is .*, which names one twice"),
         ({"sets": (("synthetic", 1.0),), "set": "synthetic"}, "are both given"),
+        ({"then_real": 5}, "then_real is 5, but .*arms.a.real=1 draws no others"),
+        ({"then_real": 200, "real": 0.5}, "arm 'a': its then_real is 200, but .*train.steps=200"),
         ({"splits": ()}, r"splits is \(\); give \(split, weight\) pairs of the splits train and"),
         ({"splits": (("train", 1.0), ("test", 1.0))}, "the others are only for judging"),
     ],
