@@ -14,12 +14,9 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from stedm_jax.models.layers import LayerNorm, Maker, Mlp, Slots, trunc_normal
+from stedm_jax.models.named_networks import named_sizes
 
-SIZES: dict[str, dict[str, Any]] = {
-    "convnext_tiny": {"depths": (3, 3, 9, 3), "widths": (96, 192, 384, 768)},
-    "convnext_small": {"depths": (3, 3, 27, 3), "widths": (96, 192, 384, 768)},
-    "convnext_base": {"depths": (3, 3, 27, 3), "widths": (128, 256, 512, 1024)},
-}
+SIZES = named_sizes("convnext")
 LAYER_SCALE = 1e-6
 
 

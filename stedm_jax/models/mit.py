@@ -17,20 +17,9 @@ from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from stedm_jax.models.layers import LayerNorm, Maker, Slots, attention, kaiming, trunc_normal
+from stedm_jax.models.named_networks import named_sizes
 
-
-def _size(depths: Sequence[int], widths: Sequence[int] = (64, 128, 320, 512)) -> dict[str, Any]:
-    return {"widths": widths, "depths": depths, "heads": (1, 2, 5, 8), "reductions": (8, 4, 2, 1)}
-
-
-SIZES = {
-    "mit_b0": _size((2, 2, 2, 2), (32, 64, 160, 256)),
-    "mit_b1": _size((2, 2, 2, 2)),
-    "mit_b2": _size((3, 4, 6, 3)),
-    "mit_b3": _size((3, 4, 18, 3)),
-    "mit_b4": _size((3, 8, 27, 3)),
-    "mit_b5": _size((3, 6, 40, 3)),
-}
+SIZES = named_sizes("mit")
 
 
 def drop_path(

@@ -1,17 +1,29 @@
-"""The networks that a configuration chooses by name, each in one line: "file:Class".
+"""The networks that a configuration chooses by name: "file:Class", and sizes by name.
 
 A file is imported when its network is asked for, so that a run does not import what it does not
 use. Adding a network is a file and a line here; the configuration's choices are in settings/.
 """
 
+import tomllib
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from stedm_jax.models.functional import Functional
+
+
+def named_sizes(kind: str) -> dict[str, dict[str, Any]]:
+    """Name -> arguments of the constructor of the networks of a kind, from sizes.toml."""
+    sizes = tomllib.loads((Path(__file__).parent / "sizes.toml").read_text())[kind]
+    return {
+        name: {key: tuple(each) if isinstance(each, list) else each for key, each in keys.items()}
+        for name, keys in sizes.items()
+    }
+
 
 AUTOENCODERS = {
     "kl": "autoencoder:Autoencoder",
@@ -35,20 +47,8 @@ AGGREGATIONS = {
     "tokens": "aggregation:Apart",
 }
 SEGMENTERS = {"unet": "segmenter:Segmenter", "fcn8s": "fcn8s:Fcn8s", "dcan": "dcan:Dcan"}
-SEGMENTER_ENCODERS = {
-    "mit": "mit:encoder",
-    "mit_b0": "mit:encoder",
-    "mit_b1": "mit:encoder",
-    "mit_b2": "mit:encoder",
-    "mit_b3": "mit:encoder",
-    "mit_b4": "mit:encoder",
-    "mit_b5": "mit:encoder",
-    "resnet18": "resnet:encoder",
-    "resnet34": "resnet:encoder",
-    "resnet50": "resnet:encoder",
-    "convnext_tiny": "convnext:encoder",
-    "convnext_small": "convnext:encoder",
-    "convnext_base": "convnext:encoder",
+SEGMENTER_ENCODERS = {"mit": "mit:encoder"} | {
+    name: f"{kind}:encoder" for kind in ("mit", "resnet", "convnext") for name in named_sizes(kind)
 }
 HEADS = {"convolution": "pixel_head:PixelHead", "linear": "pixel_head:LinearHead"}
 

@@ -14,12 +14,9 @@ from jaxtyping import Array, Float
 
 from stedm_jax.models.batch_norm import make_norm
 from stedm_jax.models.layers import Maker, Slots, kaiming
+from stedm_jax.models.named_networks import named_sizes
 
-SIZES: dict[str, dict[str, Any]] = {
-    "resnet18": {"depths": (2, 2, 2, 2), "bottleneck": False},
-    "resnet34": {"depths": (3, 4, 6, 3), "bottleneck": False},
-    "resnet50": {"depths": (3, 4, 6, 3), "bottleneck": True},
-}
+SIZES = named_sizes("resnet")
 EXPANSION = 4
 
 

@@ -8,9 +8,7 @@ One class covers ViT-S/16 of DINO and HIPT, UNI2-h, Virchow2 and H0-mini. Names 
 state dict. Any image whose sides the patch divides is taken as it is, with the positions resampled
 to its grid; any other is first resized to the published size.
 
-Sizes are those of the models' cards: the `timm` arguments of UNI2-h, Virchow2 and H0-mini (their
-files are timm state dicts), and HIPT's own code for ViT-256. Three of them are gated: a user brings
-the file.
+Sizes by name stand in sizes.toml. UNI2-h, Virchow2 and H0-mini are gated: a user brings the file.
 """
 
 from dataclasses import dataclass
@@ -26,10 +24,10 @@ from jaxtyping import Array, Float
 from stedm_jax.common.errors import UserError
 from stedm_jax.models.functional import Functional
 from stedm_jax.models.layers import IMAGENET, LayerNorm, Maker, Mlp, Slots, attention, trunc_normal
+from stedm_jax.models.named_networks import named_sizes
 from stedm_jax.settings.ssl import Ssl
 
 EPS = 1e-6
-BIOPTIMUS = ((0.707223, 0.578729, 0.703617), (0.211883, 0.230117, 0.177517))
 PLAIN = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
@@ -85,37 +83,7 @@ class ViTSize:
         return self.width * (2 if self.embedding == "class+mean" else 1)
 
 
-_small = partial(ViTSize, width=384, depth=12, heads=6, patch=16)
-_packed = partial(ViTSize, patch=14, swiglu=True, layer_scale=1e-5, grid=16)
-
-VIT_SIZES: dict[str, ViTSize] = {
-    # HIPT (Chen 2022), HIPT_4K/{hipt_model_utils,vision_transformer}.py: built for 224, run on 256
-    # pixels, so that DINO's resampling of the positions (14 to 16 patches) is part of the model.
-    "hipt_vit256": _small(size=256, mean=PLAIN[0], std=PLAIN[1], resampling="dino"),
-    # DINO (Caron 2021) on ImageNet, as timm's vit_small_patch16_224.dino.
-    "vit_small_patch16": _small(),
-    # UNI2-h (Chen 2024), arguments of the card: ratio 2 * 2.66667, 8 registers, no positions for
-    # the prefix.
-    "uni2_h": _packed(
-        width=1536, depth=24, heads=24, mlp_ratio=2.66667 * 2, registers=8, embed_prefix=False
-    ),
-    # Virchow2 (Zimmermann 2024), config.json: vit_huge_patch14_224 with 4 registers, positions for
-    # all tokens.
-    "virchow2": _packed(
-        width=1280, depth=32, heads=16, mlp_ratio=5.3375, registers=4, embedding="class+mean"
-    ),
-    # H0-mini (Filiot 2025), config.json: DINOv2's ViT-B/14 with 4 registers and a packed SwiGLU.
-    "h0_mini": _packed(
-        width=768,
-        depth=12,
-        heads=12,
-        mlp_ratio=2.66667 * 2,
-        registers=4,
-        embed_prefix=False,
-        mean=BIOPTIMUS[0],
-        std=BIOPTIMUS[1],
-    ),
-}
+VIT_SIZES = {name: ViTSize(**size) for name, size in named_sizes("vit").items()}
 
 
 def vit_size(name: str) -> ViTSize:
