@@ -1,7 +1,7 @@
 """How a score depends on one setting that the arms of an experiment vary: a chart and a table.
 
 Each point is the mean over patients of each patient's mean over seeds, with a 95 % interval
-(patients drawn first, then seeds). Numbers are in their order and are drawn at their value;
+(mean_interval.py). Numbers are in their order and are drawn at their value;
 anything else is in the order of the arms, side by side.
 """
 
@@ -15,12 +15,9 @@ from matplotlib.figure import Figure
 
 from stedm_jax.evaluation.csv_text import to_csv
 from stedm_jax.evaluation.figures import faint
-from stedm_jax.evaluation.statistics import (
-    Interval,
-    bootstrap_differences,
-    mean_of_defined,
-    patient_means,
-)
+from stedm_jax.evaluation.mean_interval import mean_interval
+from stedm_jax.evaluation.score_table import ScoreTable
+from stedm_jax.evaluation.statistics import Interval, mean_of_defined
 
 
 @dataclass(frozen=True)
@@ -43,15 +40,12 @@ class Point:
     dice: float
 
 
-def point(
-    arm: str, setting: Any, iou: Float64[np.ndarray, "s p"], dice: Float64[np.ndarray, "s p"]
-) -> Point:
-    """From tables of seeds and patients, NaN where undefined."""
+def point(arm: str, setting: Any, iou: ScoreTable, dice: ScoreTable) -> Point:
+    """From the scores of an arm by run and patient."""
     if isinstance(setting, list | tuple):
         setting = setting[0] if len(setting) == 1 else tuple(setting)
-    mean, _ = bootstrap_differences(np.zeros_like(iou), iou)
-    mean_dice = mean_of_defined(patient_means(dice))
-    return Point(arm, setting, len(iou), patient_means(iou), mean, mean_dice)
+    seeds = len({run.seed for run in iou.runs})
+    return Point(arm, setting, seeds, iou.means, mean_interval(iou), mean_of_defined(dice.means))
 
 
 def ablation_csv(points: Sequence[Point]) -> str:

@@ -26,21 +26,21 @@ class ClassScores:
     """Scores of one arm on the patients of one split; NaN where undefined.
 
     Attributes:
-      seeds: of the runs.
+      runs: their names; the seeds, without a grid.
       by_patient: (measures, seeds, patients); the measures are accuracy, Dice of each class and its
         mean over classes, IoU of each class and its mean over classes.
       pooled: (measures, seeds).
       pixels: (classes,), labeled with each class, of all patients.
     """
 
-    seeds: tuple[int, ...]
+    runs: tuple[Any, ...]
     by_patient: Float64[np.ndarray, "m s p"]
     pooled: Float64[np.ndarray, "m s"]
     pixels: Int64[np.ndarray, " c"]
 
 
-def class_scores(runs: Mapping[int, Mapping[str, Int64[np.ndarray, "c c"]]]) -> ClassScores:
-    """Scores from confusion matrices by seed and patient; there is at least one."""
+def class_scores(runs: Mapping[Any, Mapping[str, Int64[np.ndarray, "c c"]]]) -> ClassScores:
+    """Scores from confusion matrices by run and patient; there is at least one."""
     people = sorted({name for run in runs.values() for name in run})
     pools = np.stack([sum(run.values()) for run in runs.values()])
     pooled = np.stack([_measures(pool) for pool in pools], axis=1)
@@ -61,8 +61,8 @@ def _measures(matrix: Int64[np.ndarray, "c c"]) -> Float64[np.ndarray, " m"]:
 
 def class_numbers(found: ClassScores, names: Sequence[str]) -> dict[str, Any]:
     """For summary.json: means over seeds, and the same for each seed under `by_seed`."""
-    seeds = enumerate(found.seeds)
-    by_seed = {str(seed): _numbers(found, names, slice(i, i + 1)) for i, seed in seeds}
+    runs = enumerate(found.runs)
+    by_seed = {str(run): _numbers(found, names, slice(i, i + 1)) for i, run in runs}
     return _numbers(found, names, slice(None)) | {"by_seed": by_seed}
 
 

@@ -19,6 +19,8 @@ from jaxtyping import Float64, Int64, Integer, UInt8
 
 from stedm_jax.common.labels import VOID
 
+METRICS = ("iou", "dice", "recall", "precision")
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -71,8 +73,26 @@ def foreground_scores(
 ) -> dict[str, float]:
     """iou, dice, recall and precision, each the mean over the foreground classes that have one."""
     found, chosen = scores(matrix), list(foreground)
-    names = ("iou", "dice", "recall", "precision")
-    return {name: mean_over(getattr(found, name), chosen) for name in names}
+    return {name: mean_over(getattr(found, name), chosen) for name in METRICS}
+
+
+def all_foreground(
+    matrix: Integer[np.ndarray, "c c"], foreground: Iterable[int]
+) -> dict[str, float]:
+    """Scores as `foreground_scores` for calling every pixel foreground: the trivial floor.
+
+    IoU is foreground over labeled pixels. With several foreground classes, every pixel is called
+    one after the other, and the mean is over those that the truth holds.
+    """
+    truth, chosen = matrix.sum(1), list(foreground)
+    found = []
+    for k in [k for k in chosen if truth[k]] or chosen[:1]:
+        called = np.zeros_like(matrix)
+        called[:, k] = truth
+        found.append(foreground_scores(called, (k,)))
+    return {
+        name: mean_over(np.array([x[name] for x in found]), range(len(found))) for name in METRICS
+    }
 
 
 def _ratio(

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from stedm_jax.evaluation.ablation import Ablation
+from stedm_jax.evaluation.score_table import Run
 from stedm_jax.evaluation.synthesis_quality.metric import Quality
 
 Confusion = Mapping[str, Mapping[str, Int64[np.ndarray, "c c"]]]
@@ -43,6 +44,9 @@ class ArmRun:
       confusion: split -> patient -> confusion matrix, truth by prediction, in pixels.
       checkpoint: which one it is of, "last" or "best".
       others: confusion by checkpoint, of those that were scored beside it.
+      draw: of the annotated patients; empty without a grid.
+      generator_seed: of the generator behind its synthetic tiles; None without a grid or a
+        generator.
     """
 
     arm: str
@@ -50,6 +54,19 @@ class ArmRun:
     confusion: Confusion
     checkpoint: str = "last"
     others: Mapping[str, Confusion] = field(default_factory=dict)
+    draw: str = ""
+    generator_seed: int | None = None
+
+    @property
+    def place(self) -> Run:
+        """Draw, seed of the generator, seed."""
+        generator = "" if self.generator_seed is None else str(self.generator_seed)
+        return Run(self.draw, generator, str(self.seed))
+
+    @property
+    def order(self) -> tuple[str, int, int]:
+        """By which the runs of an arm are sorted."""
+        return self.draw, self.generator_seed or 0, self.seed
 
 
 @dataclass(frozen=True)
@@ -72,6 +89,10 @@ class ReportContent:
       classes, colors: of the classes, in the order of the confusion matrices.
       foreground: ids of the classes that scores are means of.
       baseline: the arm that others are compared with, by default the first one in the results.
+      ours, rivals: arms; the best of ours is compared with the best rival (comparison.py).
+      draws: of annotated patients -> their names; empty without a grid.
+      class_shares: name of a set of synthetic tiles -> class -> (share in the real tiles of its
+        arm, share in it).
       synthesis: name of a set of synthetic images -> what is known of it.
       ablation: a setting that arms vary.
       reconstruction: patient -> score -> value, of the autoencoder.
@@ -90,6 +111,10 @@ class ReportContent:
     colors: Sequence[tuple[int, int, int]] = ()
     foreground: Sequence[int] = ()
     baseline: str | None = None
+    ours: Sequence[str] = ()
+    rivals: Sequence[str] = ()
+    draws: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    class_shares: Mapping[str, Mapping[str, tuple[float, float]]] = field(default_factory=dict)
     synthesis: Mapping[str, SyntheticSet] = field(default_factory=dict)
     ablation: Ablation | None = None
     reconstruction: Mapping[str, Mapping[str, float]] = field(default_factory=dict)

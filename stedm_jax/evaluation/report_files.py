@@ -8,7 +8,7 @@ ReportContent only (report_content.py), so that the same content gives the same 
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,9 @@ from stedm_jax.evaluation.confusion import foreground_scores, scores
 from stedm_jax.evaluation.csv_text import to_csv
 from stedm_jax.evaluation.figures import png
 from stedm_jax.evaluation.report_content import ReportContent
-from stedm_jax.evaluation.report_numbers import ReportNumbers, check_results
+from stedm_jax.evaluation.report_numbers import FLOOR, ReportNumbers, check_results
 from stedm_jax.evaluation.report_page import page
+from stedm_jax.evaluation.words import verdict
 
 
 def write_report(out: Path, content: ReportContent) -> None:
@@ -39,10 +40,10 @@ def write_report(out: Path, content: ReportContent) -> None:
     out.mkdir(parents=True, exist_ok=True)
     numbers = ReportNumbers(content)
     if content.results:
-        write_text(out / "per_patient.csv", per_patient_csv(content))
+        write_text(out / "per_patient.csv", per_patient_csv(numbers))
         write_text(out / "per_class.csv", per_class_csv(content))
     for name, other in at_checkpoints(content).items():
-        write_text(out / f"per_patient_{name}.csv", per_patient_csv(other))
+        write_text(out / f"per_patient_{name}.csv", per_patient_csv(ReportNumbers(other)))
     plain = _without_nan(numbers.summary)
     text = json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False)
     write_text(out / "summary.json", text + "\n")
@@ -55,63 +56,59 @@ def write_report(out: Path, content: ReportContent) -> None:
     write_text(out / "index.html", page(numbers))
 
 
-def per_patient_csv(content: ReportContent) -> str:
-    """A line for each arm, seed and patient."""
+def per_patient_csv(numbers: ReportNumbers) -> str:
+    """A line for each run and patient, and what calling every pixel foreground would score."""
+    content = numbers.content
     tiles = {row.patient: row.tiles for row in content.cohort}
     rows = [
         {
-            "arm": arm,
-            "seed": seed,
-            "patient": patient,
-            "split": split,
+            **where,
             **foreground_scores(matrix, content.foreground),
-            "n_tiles": tiles.get(patient, ""),
+            "n_tiles": tiles.get(where["patient"], ""),
             "n_pixels": matrix.sum(),
-            "checkpoint": checkpoint,
         }
-        for arm, seed, split, patient, matrix, checkpoint in _ordered(content)
+        for where, matrix in _ordered(content)
     ]
+    empty = dict.fromkeys(rows[0], "")
+    for split in dict.fromkeys(row["split"] for row in rows):
+        for patient, scores_of in numbers.floor(split).items():
+            where = {"arm": FLOOR, "split": split, "patient": patient}
+            rows.append({**empty, **where, **scores_of, "n_tiles": tiles.get(patient, "")})
     return to_csv(rows, digits=6)
 
 
 def per_class_csv(content: ReportContent) -> str:
-    """A line for each arm, seed, patient and class; pixels are those labeled with the class."""
+    """A line for each run, patient and class; pixels are those labeled with the class."""
     rows = []
-    for arm, seed, split, patient, matrix, checkpoint in _ordered(content):
+    for where, matrix in _ordered(content):
         found, pixels = scores(matrix), matrix.sum(axis=1)
-        where = {"arm": arm, "seed": seed, "split": split, "patient": patient}
         for k, name in enumerate(content.classes):
             own = {"dice": found.dice[k], "iou": found.iou[k], "pixels": pixels[k]}
-            own["checkpoint"] = checkpoint
             rows.append({**where, "class": name, **own})
     return to_csv(rows, digits=6)
 
 
-def _ordered(content: ReportContent) -> Iterator[tuple[str, int, str, str, np.ndarray, str]]:
-    """Arm, seed, split, patient, confusion matrix and checkpoint of every result, in order."""
-    for run in sorted(content.results, key=lambda run: (run.arm, run.seed)):
+def _ordered(content: ReportContent) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
+    """Where every confusion matrix belongs, and the matrix, in order."""
+    for run in sorted(content.results, key=lambda run: (run.arm, *run.order)):
         for split, matrices in sorted(run.confusion.items()):
             for patient, matrix in sorted(matrices.items()):
-                yield run.arm, run.seed, split, patient, matrix, run.checkpoint
+                where = {"arm": run.arm, **run.place._asdict(), "split": split, "patient": patient}
+                yield {**where, "checkpoint": run.checkpoint}, matrix
 
 
 def results_table(numbers: ReportNumbers) -> str:
-    """The last table on the screen: arms, and below it how well the synthetic images do."""
+    """The last table on the screen: arms, what their differences say, and below it how well the
+    synthetic images do."""
     arms, sets = numbers.summary["arms"], numbers.content.synthesis
     rows = [["arm", "seeds", "patients", "IoU mean", "IoU var", "IoU min", "Dice mean", "accuracy"]]
-    for name, arm in arms.items():
-        iou = [_number(arm["patient_iou_mean"]), _number(arm["patient_iou_var"], 5)]
-        others = ("patient_iou_min", "patient_dice_mean", "patient_accuracy_mean")
-        others = [_number(arm[key]) for key in others]
-        rows.append([name, arm["seeds"], arm["n_patients"], *iou, *others])
+    rows += [_arm_row(name, arm) for name, arm in arms.items()]
+    if arms:
+        rows.append(_arm_row(FLOOR, numbers.summary["all_foreground"]))
     parts = [table(rows, ruled=True)] if arms else []
-    for c in numbers.comparisons:
-        d = c.difference
-        parts.append(
-            f"{c.arm} - {c.baseline}: IoU {d.estimate:+.3f} "
-            f"(95% interval {_number(d.low)} to {_number(d.high)}, {d.n} patients; "
-            f"Wilcoxon p {_number(c.wilcoxon.p)}, Holm {_number(c.p_holm)})"
-        )
+    for each in numbers.comparisons:
+        said = verdict(each)
+        parts += [said.headline, *(f"  {line}" for line in said.lines if each.in_family)]
     if rows := checkpoint_rows(numbers.summary):
         lines = [[*row[:2], _number(row[2]), _number(row[3], 5), _number(row[4])] for row in rows]
         parts += ["", table([HEADER, *lines], 2, ruled=True)]
@@ -127,6 +124,13 @@ def results_table(numbers: ReportNumbers) -> str:
         rows = [[_number(x) if isinstance(x, float) else x for x in line] for line in lines]
         parts += ["", table([header, *rows], words, ruled=True)]
     return "\n".join(parts)
+
+
+def _arm_row(name: str, arm: Mapping[str, Any]) -> list[Any]:
+    iou = [_number(arm["patient_iou_mean"]), _number(arm["patient_iou_var"], 5)]
+    others = ("patient_iou_min", "patient_dice_mean", "patient_accuracy_mean")
+    others = [_number(arm.get(key, math.nan)) for key in others]
+    return [name, arm.get("seeds", "-"), arm["n_patients"], *iou, *others]
 
 
 def _number(value: float, digits: int = 3) -> str:

@@ -1,7 +1,8 @@
 """The numbers that follow from the content of a report.
 
-A patient's score in an arm is the mean over seeds; `patient_iou_mean` and `patient_iou_var` are the
-mean and the unbiased variance over patients of that score.
+A patient's score in an arm is the mean over its runs: over draws, in each over the seeds of the
+generator, for each over seeds. `patient_iou_mean` and `patient_iou_var` are the mean and the
+unbiased variance over patients of that score.
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,17 +11,27 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.evaluation.ablation import Point, point
 from stedm_jax.evaluation.checkpoint_scores import at_checkpoints
 from stedm_jax.evaluation.class_scores import class_numbers, class_scores
-from stedm_jax.evaluation.confusion import foreground_scores
+from stedm_jax.evaluation.comparison import (
+    Comparison,
+    Family,
+    compare_family,
+    family_of,
+    validation_score,
+)
+from stedm_jax.evaluation.confusion import METRICS, all_foreground, foreground_scores
 from stedm_jax.evaluation.report_content import HEADLINE, ReportContent
-from stedm_jax.evaluation.statistics import Comparison, compare_arms, patient_means, summarize
+from stedm_jax.evaluation.score_table import Run, ScoreTable, score_table
+from stedm_jax.evaluation.statistics import Summary, summarize
 
-METRICS = ("iou", "dice", "recall", "precision")
+FLOOR = "all foreground"
+"""Name of the row of what calling every pixel foreground would score."""
+CHOSEN_ON = "val"
+"""The split whose patients say which arm is the best of several."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,28 +51,47 @@ class ReportNumbers:
         runs = self.content.results
         return sorted({name for run in runs for name in run.confusion.get(split, ())})
 
-    def runs(self, arm: str, split: str) -> dict[int, Mapping[str, np.ndarray]]:
-        """Confusion matrices by seed, in order, and patient, of the runs that scored this split."""
-        runs = {run.seed: run.confusion for run in self.content.results if run.arm == arm}
-        return {seed: runs[seed][split] for seed in sorted(runs) if split in runs[seed]}
+    def runs(self, arm: str, split: str) -> dict[Run, Mapping[str, np.ndarray]]:
+        """Confusion matrices by run, in order, and patient, of the runs that scored this split."""
+        mine = [run for run in self.content.results if run.arm == arm and split in run.confusion]
+        ordered = sorted(mine, key=lambda run: run.order)
+        return {run.place: run.confusion[split] for run in ordered}
 
-    def tables(
-        self, arm: str, split: str = HEADLINE
-    ) -> dict[str, Float64[np.ndarray, "seeds patients"]]:
-        """Each metric by seed and patient, in the order of `patients`; NaN without a result."""
-        runs, names = self.runs(arm, split), self.patients(split)
-        tables = {metric: np.full((max(len(runs), 1), len(names)), np.nan) for metric in METRICS}
-        for i, matrices in enumerate(runs.values()):
-            for patient, matrix in matrices.items():
-                for metric, value in foreground_scores(matrix, self.content.foreground).items():
-                    tables[metric][i, names.index(patient)] = value
-        return tables
+    def table(self, arm: str, split: str = HEADLINE, metric: str = "iou") -> ScoreTable:
+        """A metric by run and patient, in the order of `patients`; NaN without a result."""
+        found = {
+            run: {
+                patient: foreground_scores(matrix, self.content.foreground)[metric]
+                for patient, matrix in matrices.items()
+            }
+            for run, matrices in self.runs(arm, split).items()
+        }
+        return score_table(found or {Run(): {}}, self.patients(split))
+
+    def floor(self, split: str = HEADLINE) -> dict[str, dict[str, float]]:
+        """Each metric of each patient, in order, if every pixel were called foreground."""
+        truth: dict[str, np.ndarray] = {}
+        for run in self.content.results:
+            truth |= run.confusion.get(split, {})
+        return {
+            name: all_foreground(truth[name], self.content.foreground)
+            for name in self.patients(split)
+        }
+
+    @cached_property
+    def family(self) -> Family:
+        """Which arms are compared."""
+        validation = {arm: validation_score(self.table(arm, CHOSEN_ON)) for arm in self.arms}
+        content = self.content
+        return family_of(self.arms, self.arms[0], content.ours, content.rivals, validation)
 
     @cached_property
     def comparisons(self) -> list[Comparison]:
-        """Every arm against the baseline."""
-        tables = {arm: self.tables(arm)["iou"] for arm in self.arms}
-        return compare_arms(tables, self.arms[0]) if tables else []
+        """Of the family first, then every other arm against the baseline."""
+        if not self.arms:
+            return []
+        shared = {name: frozenset(patients) for name, patients in self.content.draws.items()}
+        return compare_family({arm: self.table(arm) for arm in self.arms}, self.family, shared)
 
     @cached_property
     def ablation_points(self) -> list[Point]:
@@ -69,8 +99,7 @@ class ReportNumbers:
         points = []
         for arm, value in self.content.ablation.values.items() if self.content.ablation else ():
             if arm in self.arms:
-                tables = self.tables(arm)
-                points.append(point(arm, value, tables["iou"], tables["dice"]))
+                points.append(point(arm, value, self.table(arm), self.table(arm, metric="dice")))
         return points
 
     @cached_property
@@ -86,6 +115,8 @@ class ReportNumbers:
             "title": content.title,
             "headline_split": HEADLINE,
             "arms": {arm: self._arm_summary(arm) for arm in self.arms},
+            "all_foreground": self._floor_summary() if self.arms else {},
+            "chosen_on_validation": list(self.family.best or ()) if self.arms else [],
             "comparisons": [_comparison_summary(each) for each in self.comparisons],
             "other_checkpoints": self._other_checkpoints(),
         }
@@ -113,13 +144,13 @@ class ReportNumbers:
         return out
 
     def _arm_summary(self, arm: str) -> dict[str, Any]:
-        runs = self.content.results
-        others = dict.fromkeys(
-            split for run in runs for split in run.confusion if split != HEADLINE
-        )
+        everything = self.content.results
+        mine = [run for run in everything if run.arm == arm]
+        others = {split: 0 for run in everything for split in run.confusion if split != HEADLINE}
         return {
-            "seeds": sum(run.arm == arm for run in runs),
-            "checkpoint": next(run.checkpoint for run in runs if run.arm == arm),
+            "seeds": len({run.seed for run in mine}),
+            "runs": len(mine),
+            "checkpoint": mine[0].checkpoint if mine else "",
             **self._split_summary(arm, HEADLINE),
             "other_splits": {split: self._split_summary(arm, split) for split in others},
         }
@@ -133,34 +164,50 @@ class ReportNumbers:
         }
 
     def _split_summary(self, arm: str, split: str) -> dict[str, Any]:
-        tables, runs = self.tables(arm, split), self.runs(arm, split)
-        found = {metric: summarize(patient_means(table)) for metric, table in tables.items()}
-        iou = found.pop("iou")
+        runs = {run.label: matrices for run, matrices in self.runs(arm, split).items()}
+        found = {metric: summarize(self.table(arm, split, metric).means) for metric in METRICS}
         by_class = class_numbers(class_scores(runs), self.content.classes) if runs else {}
-        return {
-            "n_patients": iou.n,
-            "patient_iou_mean": iou.mean,
-            "patient_iou_var": iou.var,
-            "patient_iou_min": iou.low,
-            "patient_iou_max": iou.high,
-            **{f"patient_{metric}_mean": each.mean for metric, each in found.items()},
-            **by_class,
-        }
+        return _over_patients(found) | by_class
+
+    def _floor_summary(self) -> dict[str, Any]:
+        floor = self.floor().values()
+        return _over_patients(
+            {metric: summarize(np.array([each[metric] for each in floor])) for metric in METRICS}
+        )
+
+
+def _over_patients(found: Mapping[str, Summary]) -> dict[str, Any]:
+    """Metric -> summary, as summary.json has it."""
+    iou = found["iou"]
+    return {
+        "n_patients": iou.n,
+        "patient_iou_mean": iou.mean,
+        "patient_iou_var": iou.var,
+        "patient_iou_min": iou.low,
+        "patient_iou_max": iou.high,
+        **{f"patient_{metric}_mean": found[metric].mean for metric in METRICS if metric != "iou"},
+    }
 
 
 def _comparison_summary(c: Comparison) -> dict[str, Any]:
+    d, v = c.difference, c.variance
     return {
         "arm": c.arm,
         "baseline": c.baseline,
-        "n_patients": c.difference.n,
-        "iou_difference": c.difference.estimate,
-        "iou_difference_ci95": [c.difference.low, c.difference.high],
-        "var_difference": c.variance_difference.estimate,
-        "var_difference_ci95": [c.variance_difference.low, c.variance_difference.high],
-        "wilcoxon_n": c.wilcoxon.n,
-        "wilcoxon_p": c.wilcoxon.p,
-        "wilcoxon_p_holm": c.p_holm,
-        "brown_forsythe_p": c.brown_forsythe.p,
+        "in_family": c.in_family,
+        "n_patients": d.n,
+        "units": d.units,
+        "unit": d.level,
+        "iou_difference": d.estimate,
+        "iou_difference_ci95": [d.low, d.high],
+        "p": d.p,
+        "p_holm": c.p_holm,
+        "sign_flip_p": c.sign_flip,
+        "patients": dict(c.patients),
+        "variance_ratio": v.estimate,
+        "variance_ratio_ci95": [v.low, v.high],
+        "variance_p": v.p,
+        "variance_p_holm": c.variance_p_holm,
     }
 
 

@@ -33,10 +33,10 @@ from stedm_jax.evaluation.figures import (
     style_scatter,
 )
 from stedm_jax.evaluation.panels import VOID_COLOR, fit
-from stedm_jax.evaluation.report_numbers import ReportNumbers
-from stedm_jax.evaluation.statistics import patient_means
+from stedm_jax.evaluation.report_numbers import FLOOR, ReportNumbers
 from stedm_jax.evaluation.synthesis_quality.measure import LABELS
 from stedm_jax.evaluation.synthesis_quality.metric import Quality
+from stedm_jax.evaluation.words import verdict
 
 DASH = "\N{EN DASH}"
 THUMBNAIL = 90
@@ -61,14 +61,17 @@ def page(numbers: ReportNumbers) -> str:
         "thumbnail": lambda image: _picture(fit(image, THUMBNAIL)),
     }
     content = numbers.content
-    iou = {arm: patient_means(numbers.tables(arm)["iou"]) for arm in numbers.arms}
+    iou = {arm: numbers.table(arm).means for arm in numbers.arms}
+    floor = numbers.floor()
     return environment.get_template("report.html").render(
         content=content,
         numbers=numbers.summary,
-        tests=numbers.comparisons,
+        tests=[(each, verdict(each)) for each in numbers.comparisons],
+        family=numbers.family if numbers.arms else None,
         arms=numbers.arms,
+        floor=FLOOR,
         patients={
-            patient: [float(scores[i]) for scores in iou.values()]
+            patient: [floor[patient]["iou"], *(float(scores[i]) for scores in iou.values())]
             for i, patient in enumerate(numbers.patients())
         },
         charts=_charts(numbers, iou),

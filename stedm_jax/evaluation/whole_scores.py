@@ -15,8 +15,10 @@ from jaxtyping import Float64, Int64, Integer, UInt8
 from stedm_jax.common.labels import VOID
 from stedm_jax.common.text import table
 from stedm_jax.evaluation.confusion import confusion_matrix, mean_over, scores
+from stedm_jax.evaluation.mean_interval import mean_difference
 from stedm_jax.evaluation.object_scores import ObjectSums, object_sums
-from stedm_jax.evaluation.statistics import bootstrap_differences, mean_of_defined
+from stedm_jax.evaluation.score_table import of_seeds
+from stedm_jax.evaluation.statistics import mean_of_defined
 
 SHOWN = {
     "accuracy": 4,
@@ -161,8 +163,7 @@ def arms_table(
     Args:
       arms: arm -> seed -> `summary`; shown are the pooled scores of each part, means over seeds.
       patients: arm -> object Dice by seed and patient, the same patients in all.
-      baseline: arm that the means over patients of the others are compared with, by a hierarchical
-        bootstrap.
+      baseline: arm that the means over patients of the others are compared with.
     """
     rows: list[list[Any]] = [["part", "arm", "seeds", *SHOWN]]
     for part in next(iter(next(iter(arms.values())).values())):
@@ -172,7 +173,7 @@ def arms_table(
             rows.append([part, arm, len(seeds), *_shown(means)])
     lines = ["pooled over images, means over seeds", table(rows, words=2)]
     differences = {
-        arm: bootstrap_differences(patients[baseline], scores)[0]
+        arm: mean_difference(of_seeds(patients[baseline]), of_seeds(scores))
         for arm, scores in patients.items()
         if baseline in patients and arm != baseline
     }

@@ -1,6 +1,8 @@
 """Keys of the report."""
 
-from stedm_jax.settings.key import key, positive, section
+from collections.abc import Iterator
+
+from stedm_jax.settings.key import Texts, key, positive, section
 
 
 @section
@@ -11,6 +13,14 @@ class Report:
     styles: int = positive(5, "styles of the grid")
     intro: str = key("", "first paragraph")
     baseline: str = key("", "arm that the others are compared with; empty: labelled, or the first")
+    ours: Texts = key(
+        (),
+        "arms; the best of them on the validation patients is compared with the best of "
+        "report.rivals; empty: all but these and the baseline",
+    )
+    rivals: Texts = key(
+        (), "arms that ours have to beat; empty: every arm is compared with report.baseline"
+    )
     ablation: str = key(
         "", 'a key that arms change ("features.timesteps"): a figure over its values'
     )
@@ -19,3 +29,11 @@ class Report:
         "what --whole of data_prep makes: its test images are segmented whole, and their objects "
         "scored; empty: no",
     )
+
+    def problems(self, where: str) -> Iterator[str]:
+        """Keys that do not go together."""
+        both = [arm for arm in self.ours if arm in self.rivals]
+        if both:
+            yield f"{where}.ours and {where}.rivals both name {', '.join(both)}; leave it in one."
+        if self.ours and not self.rivals:
+            yield f"{where}.ours is {self.ours} without {where}.rivals; name the rivals too."

@@ -104,6 +104,11 @@ def _report(settings: Settings) -> Iterator[str]:
             f"config.report.baseline is '{baseline}', which is no arm; there are "
             f"{', '.join(settings.arms)}."
         )
+    for key in ("ours", "rivals"):
+        for arm in getattr(settings.report, key):
+            if arm not in settings.arms:
+                there = ", ".join(settings.arms)
+                yield f"config.report.{key} names '{arm}', which is no arm; there are {there}."
     known = flatten(settings.segmentation)
     if ablation and ablation not in known:
         yield (

@@ -69,6 +69,8 @@ def _content(context: Context) -> ReportContent:
         colors=context.classes.colors,
         foreground=context.classes.foreground,
         baseline=baseline_of(context),
+        ours=settings.report.ours,
+        rivals=settings.report.rivals,
         synthesis=sets,
         ablation=_ablation(context),
         reconstruction=done.get("autoencoder", {}).get("patients", {}),

@@ -10,6 +10,7 @@ from stedm_jax.evaluation.figures import DARK, LIGHT, png
 from stedm_jax.evaluation.report_content import ArmRun, ReportContent
 from stedm_jax.evaluation.report_files import write_report
 from stedm_jax.evaluation.report_numbers import ReportNumbers
+from stedm_jax.evaluation.score_table import of_seeds
 
 
 def content(values) -> ReportContent:
@@ -59,7 +60,7 @@ def test_the_arms_that_vary_the_key_are_drawn_and_listed(tmp_path, values, setti
 
 
 def test_undefined_scores_do_not_spoil_the_figure():
-    table = np.array([[0.5, np.nan, 0.7]])
+    table = of_seeds(np.array([[0.5, np.nan, 0.7]]))
     each = point("a", (1.0, 0.5), table, table)
     assert each.iou.n == 2 and each.setting == (1.0, 0.5)
     assert png(lambda: ablation_chart("scales", [each])).startswith(b"\x89PNG")

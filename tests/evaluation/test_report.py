@@ -18,7 +18,7 @@ from stedm_jax.evaluation.report_content import (
     SyntheticSet,
 )
 from stedm_jax.evaluation.report_files import per_patient_csv, results_table, write_report
-from stedm_jax.evaluation.report_numbers import ReportNumbers
+from stedm_jax.evaluation.report_numbers import FLOOR, ReportNumbers
 from stedm_jax.evaluation.synthesis_quality.metric import Quality
 
 ARMS, SEEDS, TEST = ("labelled", "labelled+synthetic"), (0, 1, 2), 6
@@ -179,6 +179,10 @@ def test_summary(report):
     (comparison,) = numbers["comparisons"]
     assert comparison["arm"] == "labelled+synthetic"
     assert comparison["iou_difference_ci95"][0] > 0
+    assert comparison["p_holm"] >= comparison["p"] and comparison["in_family"]
+    *_, last = results()
+    floor = [each[1, 1] / 4096 for each in last.confusion["test"].values()]
+    assert numbers["all_foreground"]["patient_iou_mean"] == pytest.approx(np.mean(floor))
     assert numbers["cohort"]["style"]["patients"] == 5
 
 
@@ -200,7 +204,9 @@ def test_several_sets_stand_side_by_side_by_name(tmp_path):
 def test_csv(report):
     with open(report / "per_patient.csv") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == len(ARMS) * len(SEEDS) * (TEST + 2)
+    floor = [row for row in rows if row["arm"] == FLOOR]
+    assert len(rows) - len(floor) == len(ARMS) * len(SEEDS) * (TEST + 2)
+    assert len(floor) == TEST + 2 and floor[0]["recall"] == "1.000000"
     first = rows[0]
     assert (first["arm"], first["patient"], first["split"]) == ("labelled", "patient-00", "test")
     expected = next(results()).confusion["test"]["patient-00"][1, 1] / 1000
@@ -212,7 +218,8 @@ def test_undefined_score_is_empty_in_csv_and_left_out_of_means():
     nothing = np.array([[9, 0], [0, 0]], np.int64)
     run = ArmRun("labelled", 0, {"test": {"p": nothing, "patient-00": matrix(0.5)}})
     made = ReportContent("t", results=[run], classes=("a", "b"), foreground=(1,))
-    assert per_patient_csv(made).splitlines()[1].split(",")[4] == ""
+    first, *_ = csv.DictReader(per_patient_csv(ReportNumbers(made)).splitlines())
+    assert first["patient"] == "p" and first["iou"] == ""
     assert "    1 " in results_table(ReportNumbers(made))
 
 
