@@ -89,7 +89,7 @@ class ReportContent:
       classes, colors: of the classes, in the order of the confusion matrices.
       foreground: ids of the classes that scores are means of.
       baseline: the arm that others are compared with, by default the first one in the results.
-      ours, rivals: arms; the best of ours is compared with the best rival (comparison.py).
+      ours, rivals: arms; the best of ours is compared with the best rival (compared_arms.py).
       draws: of annotated patients -> their names; empty without a grid.
       class_shares: name of a set of synthetic tiles -> class -> (share in the real tiles of its
         arm, share in it).

@@ -16,7 +16,7 @@ from stedm_jax.common.errors import UserError
 from stedm_jax.evaluation.ablation import Point, point
 from stedm_jax.evaluation.checkpoint_scores import at_checkpoints
 from stedm_jax.evaluation.class_scores import class_numbers, class_scores
-from stedm_jax.evaluation.comparison import (
+from stedm_jax.evaluation.compared_arms import (
     Comparison,
     Family,
     compare_family,

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from stedm_jax.evaluation.comparison import Comparison
+from stedm_jax.evaluation.compared_arms import Comparison
 from stedm_jax.evaluation.mean_interval import MeanDifference
 from stedm_jax.evaluation.statistics import LEVEL, Interval
 

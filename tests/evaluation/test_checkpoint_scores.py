@@ -7,7 +7,7 @@ import numpy as np
 
 from stedm_jax.evaluation.report_content import ArmRun, ReportContent
 from stedm_jax.evaluation.report_files import results_table, write_report
-from stedm_jax.evaluation.report_numbers import ReportNumbers
+from stedm_jax.evaluation.report_numbers import FLOOR, ReportNumbers
 
 
 def matrix(hit):
@@ -30,6 +30,7 @@ def read(file):
         return [
             (row["arm"], row["patient"], row["iou"], row["checkpoint"])
             for row in csv.DictReader(lines)
+            if row["arm"] != FLOOR
         ]
 
 

@@ -31,6 +31,8 @@ NEW = {
     ],
     "autoencoder.model.patch": 4,
     "diffusion.generators.stedm": {},
+    "report.ours": [],
+    "report.rivals": [],
     "segmentation.border_scored": -1,
     "latents.each": True,
     "synthesis.sets.synthetic.generator": "stedm",
