@@ -96,7 +96,7 @@ def test_killed_resumed_finished_and_refused(tile_set: TileSet, tmp_path: Path):
         rows = list(csv.DictReader(file))
     assert sorted((row["arm"], row["patient"]) for row in rows if row["split"] == "test") == [
         (arm, patient)
-        for arm in ("labelled", "labelled+synthetic")
+        for arm in ("all foreground", "labelled", "labelled+synthetic")
         for patient in ("test0", "test1")
     ]
     page = (tmp_path / "run/report/index.html").read_text()
