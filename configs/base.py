@@ -77,9 +77,16 @@ def shrink(config: Any) -> None:
     diffusion.schedule.update({"name": "cosine", "zero_terminal_snr": True})
     diffusion.splits = {"train": 0.5, "style": 0.5}
     diffusion.stain_jitter = 0.6
-    # With few steps of a cosine schedule, trailing keeps to the style better than uniform_lambda.
+    # With few steps of a cosine schedule, trailing keeps to the style better than uniform_lambda,
+    # but it ends at too much noise for fine detail.
     config.synthesis.update(
-        {"batch": 32, "sampler": "dpmpp_2m", "steps": 10, "spacing": "trailing"}
+        {
+            "batch": 32,
+            "sampler": "dpmpp_2m",
+            "steps": 10,
+            "spacing": "trailing",
+            "tail": (40, 10),
+        }
     )
     config.synthesis.guidance.update({"on": "both", "scale": 2.0, "layout_interval": (0.0, 0.95)})
     segmenter = config.segmentation

@@ -24,7 +24,7 @@ k = 0 (first order, which is DDIM with eta = 0) at the first step, after a level
 x = D_t. (The published DDIM code ends at level 0 instead, with a trace of noise left.)
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -38,6 +38,9 @@ from stedm_jax.diffusion.parameterization import to_x0
 from stedm_jax.diffusion.schedule import Schedule
 
 NO_SIGNAL = -5.0  # lambda of alpha = 0.0067
+NOISY_END = 0.1
+"""Largest sigma of a last level; at 0.167 components of variance 0.02 keep 63 % of their standard
+deviation."""
 UNGUIDED = Guidance()
 Coefficients = Float64[np.ndarray, "4 n"]
 """a, b, c, d of equation 1, each for every step."""
@@ -88,7 +91,9 @@ def _levels(schedule: Schedule, timesteps: Int32[np.ndarray, " n"]) -> tuple[np.
     return alpha, sigma, np.append(alpha[1:], 1.0), np.append(sigma[1:], 0.0)
 
 
-def timesteps(kind: str, steps: int, schedule: Schedule) -> Int32[np.ndarray, " n"]:
+def timesteps(
+    kind: str, steps: int, schedule: Schedule, tail: Sequence[int] = ()
+) -> Int32[np.ndarray, " n"]:
     """About `steps` of the noise levels of the schedule, from noisy to clean.
 
     uniform_lambda: even in lambda, from the last level to level 0 (Lu et al. 2022): the
@@ -97,6 +102,10 @@ def timesteps(kind: str, steps: int, schedule: Schedule) -> Int32[np.ndarray, " 
     even in t, from the last level but not to level 0 (Lin et al. 2024). uniform_stride: as
     published with LDM, every (T // steps)-th level, counted from 1 so that it may fall short of the
     last one, and generally *more* of them than asked for: "128" of 1000 gives stride 7, 143 steps.
+
+    The last step goes to the clean image at once, which leaves out detail whose variance is below
+    that of the noise there. So trailing needs a `tail` where there are few steps: levels that
+    follow, as far as they lie below its last one.
     """
     total = schedule.steps
     if not 1 <= steps <= total:
@@ -116,7 +125,8 @@ def timesteps(kind: str, steps: int, schedule: Schedule) -> Int32[np.ndarray, " 
     else:
         assert kind == "uniform_lambda", kind
         t = _uniform_lambda(steps, schedule.lambda_table)
-    return t[::-1].astype(np.int32)
+    lower = [level for level in sorted(tail) if level < t[0]]
+    return np.append(lower, t)[::-1].astype(np.int32)
 
 
 def check_start(kind: str, schedule: Schedule, timesteps: Int32[np.ndarray, " n"]) -> None:
@@ -126,6 +136,18 @@ def check_start(kind: str, schedule: Schedule, timesteps: Int32[np.ndarray, " n"
             "A network that predicts eps cannot be sampled from a schedule with zero terminal SNR: "
             "at its last level the noise says nothing about the image. Train it to predict v (or "
             "x0), or set zero_terminal_snr to False."
+        )
+
+
+def check_end(schedule: Schedule, timesteps: Int32[np.ndarray, " n"]) -> None:
+    """Raises UserError where the last level is so noisy that the finest detail is lost."""
+    sigma = float(schedule.sigma[timesteps[-1]])
+    if sigma > NOISY_END:
+        raise UserError(
+            f"Sampling would end at noise level {timesteps[-1]} with sigma {sigma:.3f}, above "
+            f"{NOISY_END}, and lose the finest detail of images. Add lower levels, as "
+            "synthesis.tail=(40, 10), or choose synthesis.spacing='uniform_lambda', or more "
+            "synthesis.steps."
         )
 
 

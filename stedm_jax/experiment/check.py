@@ -14,7 +14,7 @@ from stedm_jax.data.augment import check_around
 from stedm_jax.data.classes import class_map
 from stedm_jax.data.remote import is_remote
 from stedm_jax.data.whole import WholeSet
-from stedm_jax.diffusion.samplers import check_start, timesteps
+from stedm_jax.diffusion.samplers import check_end, check_start, timesteps
 from stedm_jax.experiment import guided_cache
 from stedm_jax.experiment.arm_tiles import check_labelled
 from stedm_jax.experiment.cells import Cell
@@ -139,8 +139,9 @@ class _Check:
         check_batch(section.batch, self.context.mesh)
         if self.tiles_are_there:
             Orders(self.context, section, self.settings.generator(generator).style)
-        levels = timesteps(section.spacing, section.steps, task.schedule)
+        levels = task.levels(section)
         check_start(task.config.prediction, task.schedule, levels)
+        check_end(task.schedule, levels)
         task.guidance(section)
         if section.weights.startswith("ema:"):
             train = task.config.train

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 from stedm_jax.common.text import flops
 from stedm_jax.data.arrays import StoreSpec
 from stedm_jax.data.classes import ClassMap
-from stedm_jax.diffusion.samplers import timesteps
 from stedm_jax.experiment import guided_cache, latent_cache
 from stedm_jax.experiment.cells import Cell
 from stedm_jax.models.flops import forward_flops
@@ -160,7 +159,7 @@ class Costs:
         name = self.settings.synthesis.sets[cell.variant].generator
         task = self.denoiser(name)
         forward, styling = self._evaluation(name)
-        steps = timesteps(section.spacing, section.steps, task.schedule)
+        steps = task.levels(section)
         runs = task.guidance(section).evaluations(steps, task.config.schedule.steps)
         what = f"{section.count:,} images, {len(steps)} steps, {runs} evaluations each"
         each = runs * forward + 2 * styling + self.decoder

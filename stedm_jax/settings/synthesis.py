@@ -8,6 +8,7 @@ from stedm_jax.settings.key import (
     REQUIRED,
     Changes,
     Floats,
+    Ints,
     Pairs,
     fraction,
     key,
@@ -85,6 +86,9 @@ class Synthesis:
         "uniform_stride",
         "of the steps",
         choices=("uniform_lambda", "linspace", "trailing", "uniform_stride"),
+    )
+    tail: Ints = nonnegative(
+        (), "noise levels behind the last of `spacing`, as (40, 10), for the finest detail"
     )
     eta: float = fraction(0.0, "share of fresh noise of ddim")
     guidance: Guidance = Guidance()

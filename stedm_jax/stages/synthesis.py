@@ -112,6 +112,7 @@ def _provenance(section: Synthesis, generator: str) -> dict[str, str]:
         "sampler": section.sampler,
         "steps": str(section.steps),
         "spacing": section.spacing,
+        "tail": str(tuple(section.tail)),
         "eta": str(section.eta),
         "guidance_on": guidance.on,
         "guidance_scale": str(guidance.scale),

@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int32, PRNGKeyArray, PyTree, UInt8
 
@@ -171,6 +172,10 @@ class DiffusionTask(LatentDiffusion):
             return replace(wanted, on="both", scale=wanted.layout_scale)
         return wanted if wanted.on == "both" else Guidance()
 
+    def levels(self, synthesis: Synthesis) -> Int32[np.ndarray, " n"]:
+        """Noise levels that a set is sampled at, falling."""
+        return timesteps(synthesis.spacing, synthesis.steps, self.schedule, synthesis.tail)
+
     def _branches(
         self, params: PyTree, guidance: Guidance, given: Condition, none: Condition
     ) -> DenoiseBoth:
@@ -234,12 +239,11 @@ class DiffusionTask(LatentDiffusion):
             )
         )
         guidance = self.guidance(synthesis)
-        steps = timesteps(synthesis.spacing, synthesis.steps, self.schedule)
         z = sample(
             lambda x, t: self._predict(params, x, t, given)[0],
             self.schedule,
             noise,
-            steps,
+            self.levels(synthesis),
             Sampler(synthesis.sampler, synthesis.eta),
             self.config.prediction,
             guidance=guidance,

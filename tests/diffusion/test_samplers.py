@@ -10,7 +10,14 @@ import pytest
 from stedm_jax.common.errors import UserError
 from stedm_jax.diffusion.guidance import Guidance
 from stedm_jax.diffusion.parameterization import levels, target
-from stedm_jax.diffusion.samplers import SAMPLERS, UNGUIDED, Sampler, sample, timesteps
+from stedm_jax.diffusion.samplers import (
+    SAMPLERS,
+    UNGUIDED,
+    Sampler,
+    check_end,
+    sample,
+    timesteps,
+)
 from stedm_jax.diffusion.schedule import make_schedule
 
 MU, S = 0.7, 0.3
@@ -108,6 +115,39 @@ def test_ancestral_noise_keeps_the_distribution():
     assert float(x0.std()) == pytest.approx(S, abs=0.02)
     np.testing.assert_array_equal(x0, run(1))
     assert not np.array_equal(x0, run(2))
+
+
+def kept(variance, spacing, steps=10, tail=()):
+    """Share of the standard deviation of Gaussian data, of mean 0, that is left of it."""
+    schedule = make_schedule("cosine", zero_terminal_snr=True)
+    alpha, sigma = schedule.alpha_bar**0.5, (1 - schedule.alpha_bar) ** 0.5
+    t = timesteps(spacing, steps, schedule, tail)
+    x, before = sigma[t[0]], 0.0  # pure noise of one standard deviation
+    for level, (a, b, c, _) in zip(t, DPMPP_2M.table(schedule, t), strict=True):
+        gain = alpha[level] * variance / (alpha[level] ** 2 * variance + sigma[level] ** 2)
+        x, before = a * x + b * gain * x + c * before, gain * x
+    return x / variance**0.5
+
+
+def test_a_tail_at_low_noise_keeps_the_finest_detail():
+    detail = [0.02, 0.005]
+    alone = [kept(variance, "trailing") for variance in detail]
+    longer = [kept(variance, "trailing", tail=(40, 10)) for variance in detail]
+    even = [kept(variance, "uniform_lambda") for variance in detail]
+    np.testing.assert_allclose(alone, [0.63, 0.38], atol=0.01)
+    np.testing.assert_allclose(longer, [1.01, 0.91], atol=0.01)
+    np.testing.assert_allclose(even, [1.00, 0.98], atol=0.01)
+
+
+def test_a_tail_follows_below_the_last_level():
+    schedule = make_schedule("cosine", zero_terminal_snr=True)
+    few = timesteps("trailing", 10, schedule, (10, 40))
+    assert few[-4:].tolist() == [199, 99, 40, 10]
+    assert timesteps("trailing", 25, schedule, (40, 10))[-2:].tolist() == [39, 10]
+    check_end(schedule, few)
+    with pytest.raises(UserError, match="sigma 0.16.*synthesis.tail"):
+        check_end(schedule, timesteps("trailing", 10, schedule))
+    check_end(SCHEDULE, timesteps("uniform_stride", 128, SCHEDULE))
 
 
 def test_published_step_quirk():
