@@ -43,6 +43,7 @@ def check_all(context, *stages):
     [
         ("autoencoder", {"autoencoder.train.freeze": ("nothing/.*",)}, "freeze holds 'nothing"),
         ("autoencoder", {"autoencoder.train.batch": 12}, "12"),
+        ("synthesis", {"synthesis.tail": ()}, "synthesis.tail=.40, 10."),
         (
             "generator",
             {"diffusion.prediction": "eps", "diffusion.train.visual_every": 1},
