@@ -40,8 +40,10 @@ RULES = {
     "training": GROUND,
     "tasks": (*GROUND, "models", "diffusion", "evaluation", "training.task"),
     "experiment": (*GROUND, "models", "diffusion", "tasks", "training", "data"),
+    "methods": (*GROUND, "models", "diffusion", "tasks", "training", "data", "experiment"),
     "stages": (
-        *GROUND, "tasks", "training", "data", "evaluation", "experiment", "inference.score_whole",
+        *GROUND, "tasks", "training", "data", "evaluation", "experiment", "methods",
+        "inference.score_whole",
     ),
     "inference": (
         *GROUND, "tasks", "training", "data", "evaluation", "experiment", "imaging", "models",

@@ -1,4 +1,5 @@
-"""Stain normalization by Macenko and by Reinhard, tile by tile: baselines, off unless asked for.
+"""Stain normalization by Macenko and by Reinhard, tile by tile: baselines, off unless asked for;
+and transfer of a tile to the stain of others (`match`).
 
 A tile set that was brought to one stain keeps it in its manifest (`stain_info`), and inference
 brings patches to the same (`read_target`).
@@ -218,6 +219,22 @@ class Normalizer:
         return new
 
 
+def match(kind: str, image: Image, tiles: UInt8[np.ndarray, "k h w 3"]) -> Image:
+    """An image in the stain of some tiles taken together; itself where it or they show none.
+
+    Args:
+      kind: of KINDS.
+    """
+    try:
+        return _target(kind, np.concatenate([*tiles])).give(image, image)
+    except Unfit:
+        return image
+
+
+def _target(kind: str, image: Image) -> Stains | Colors:
+    return find_stains(image) if kind == "macenko" else find_colors(image)
+
+
 def normalizer(kind: str, target: Path | None = None) -> Normalizer:
     """A normalizer towards a target image, or towards the published reference.
 
@@ -238,7 +255,7 @@ def normalizer(kind: str, target: Path | None = None) -> Normalizer:
     except (OSError, UserError, cv2.error):
         raise UserError(f"{what} is no image that can be read.") from None
     try:
-        return Normalizer(find_stains(image) if kind == "macenko" else find_colors(image))
+        return Normalizer(_target(kind, image))
     except Unfit:
         raise UserError(
             f"{what} shows hardly any tissue, or one stain only; give a tile of well-stained "

@@ -84,6 +84,10 @@ def prepare(
     }
     if kind == "sampler":
         batch["index"] = per_image(dtype=jnp.uint32)
+        if settings.synthesis_set(name).reads_tile:
+            batch["tile"] = per_image(side, side, 3)
+        if settings.synthesis_set(name).inverts:
+            batch["own"] = batch["styles"]
     elif settings.latents.cache:
         stored = latent_cache.plan(settings, first, {}, {}).arrays["moments"]
         batch["moments"] = per_image(*stored.shape, dtype=stored.dtype)

@@ -14,6 +14,7 @@ from stedm_jax.common.files import sha256_of_json
 from stedm_jax.settings.arm import Arm
 from stedm_jax.settings.arm_networks import JUDGE
 from stedm_jax.settings.flat import results_of
+from stedm_jax.settings.methods import GENERATOR, METHODS, ignored
 from stedm_jax.settings.root import STAGES, Settings
 
 TILES = "tiles"
@@ -139,12 +140,8 @@ def _cells(settings: Settings) -> Iterator[Cell]:
     yield Cell("judge", reads=base | judge, needs=("data",))
     for name in settings.diffusion.generators:
         yield _generator(settings, name, base)
-    for name, entry in settings.synthesis.sets.items():
-        reads = _read(settings.synthesis_set(name), "synthesis", "sets")
-        grid = {"layouts": settings.report.layouts, "styles": settings.report.styles}
-        generator = f"generator/{entry.generator}"
-        needs = ("data", "autoencoder", "latents", generator)
-        yield Cell("synthesis", name, base | reads | {"grid": grid}, needs)
+    for name in settings.synthesis.sets:
+        yield _synthesis(settings, name, base)
     for name in settings.synthesis.sets:
         yield Cell("quality", name, needs=("data", f"synthesis/{name}", "judge"))
     for seed in settings.segmentation.seeds:
@@ -180,6 +177,22 @@ def _generator(settings: Settings, name: str, base: Mapping[str, Any]) -> Cell:
     watched = diffusion.watch.judge and diffusion.train.visual_every
     needs = ("data", "autoencoder", "latents")
     return Cell("generator", name, dict(base) | reads, needs, (JUDGE,) if watched else ())
+
+
+def _synthesis(settings: Settings, name: str, base: Mapping[str, Any]) -> Cell:
+    """A set without a generator needs only what its method needs."""
+    entry = settings.synthesis.sets[name]
+    reads = dict(base) | _read(
+        settings.synthesis_set(name), "synthesis", "sets", *ignored(entry.method)
+    )
+    reads["method"] = entry.method
+    reads["grid"] = {"layouts": settings.report.layouts, "styles": settings.report.styles}
+    stages = METHODS[entry.method].needs
+    if GENERATOR not in stages:
+        style = settings.style_of(name)
+        reads["style"] = {key: getattr(style, key) for key in ("source", "scope", "tiles")}
+    needs = [f"{each}/{entry.generator}" if each == GENERATOR else each for each in stages]
+    return Cell("synthesis", name, reads, ("data", *needs))
 
 
 def _segmenter(settings: Settings, name: str, seed: int) -> dict[str, Any]:

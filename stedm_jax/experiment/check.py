@@ -24,6 +24,7 @@ from stedm_jax.experiment.learned import GUIDE_WEIGHTS, STYLE_WEIGHTS
 from stedm_jax.experiment.orders import Orders
 from stedm_jax.settings.arm_networks import JUDGE
 from stedm_jax.settings.root import Settings
+from stedm_jax.settings.synthesis import Synthesis
 from stedm_jax.tasks.autoencoder import AutoencoderTask
 from stedm_jax.tasks.build import (
     Shown,
@@ -134,11 +135,14 @@ class _Check:
 
     def synthesis(self, name: str) -> None:
         section = self.settings.synthesis_set(name)
-        generator = self.settings.synthesis.sets[name].generator
+        if self.tiles_are_there:
+            Orders(self.context, section, self.settings.style_of(name))
+        if generator := self.settings.synthesis.sets[name].generator:
+            self.sampling(section, generator)
+
+    def sampling(self, section: Synthesis, generator: str) -> None:
         task = self.denoiser(generator)
         check_batch(section.batch, self.context.mesh)
-        if self.tiles_are_there:
-            Orders(self.context, section, self.settings.generator(generator).style)
         levels = task.levels(section)
         check_start(task.config.prediction, task.schedule, levels)
         check_end(task.schedule, levels)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from stedm_jax.common.text import flops
 from stedm_jax.data.arrays import StoreSpec
 from stedm_jax.data.classes import ClassMap
+from stedm_jax.diffusion.partial import inversion_levels
 from stedm_jax.experiment import guided_cache, latent_cache
 from stedm_jax.experiment.cells import Cell
 from stedm_jax.models.flops import forward_flops
@@ -156,14 +157,22 @@ class Costs:
 
     def _synthesis(self, cell: Cell) -> Cost:
         section = self.settings.synthesis_set(cell.variant)
-        name = self.settings.synthesis.sets[cell.variant].generator
-        task = self.denoiser(name)
-        forward, styling = self._evaluation(name)
+        entry = self.settings.synthesis.sets[cell.variant]
+        if not entry.generator:
+            return Cost(f"{section.count:,} images, {entry.method}")
+        task = self.denoiser(entry.generator)
+        forward, styling = self._evaluation(entry.generator)
         steps = task.levels(section)
         runs = task.guidance(section).evaluations(steps, task.config.schedule.steps)
+        each = 2 * styling + self.decoder
+        if section.reads_tile:
+            bag = task.config.style.tiles if section.match == "latent" else 0
+            each += (1 + bag) * self.encoder + section.keep_detail * self.decoder
+        if section.inverts:
+            runs += len(inversion_levels(steps)) - 1
+            each += styling
         what = f"{section.count:,} images, {len(steps)} steps, {runs} evaluations each"
-        each = runs * forward + 2 * styling + self.decoder
-        return Cost(what, (), section.count * each)
+        return Cost(what, (), section.count * (each + runs * forward))
 
     def _judge(self, cell: Cell) -> Cost:
         return self._segmenter(JUDGE)

@@ -9,8 +9,10 @@ import numpy as np
 from stedm_jax.common.errors import UserError
 from stedm_jax.data.augment import dihedral
 from stedm_jax.data.index import IndexRow
+from stedm_jax.data.pipeline import TileReader
 from stedm_jax.data.sampling import divide
 from stedm_jax.data.schema import check_disjoint
+from stedm_jax.data.stain import KINDS, match
 from stedm_jax.data.styles import StylePool
 from stedm_jax.experiment.context import Context, spread
 from stedm_jax.settings.diffusion import Style
@@ -22,13 +24,20 @@ GRID = 2**31
 
 @dataclass(frozen=True)
 class Order:
-    """What image number `index` is made from."""
+    """What image number `index` is made from.
+
+    Attributes:
+      layout: the tile whose mask, in symmetry number `turn`, is the layout.
+      styles: style tiles, of style_patient.
+      own: style tiles of the layout's own patient, where the tile is inverted.
+    """
 
     index: int
     layout: IndexRow
     turn: int
     style_patient: str
     styles: tuple[IndexRow, ...]
+    own: tuple[IndexRow, ...] = ()
 
 
 class Orders:
@@ -46,7 +55,7 @@ class Orders:
 
     def __init__(self, context: Context, synthesis: Synthesis, style: Style):
         tiles = context.tiles
-        self.seed = context.settings.seed
+        data, self.seed = context.settings.data, context.settings.seed
         area = tiles.tile**2 * synthesis.min_labelled
         rows = context.rows(synthesis.layouts)
         self.layouts = [row for row in rows if row.labelled >= area]
@@ -58,13 +67,16 @@ class Orders:
         self.styles = context.rows(synthesis.styles)
         scope = "multipatch" if style.source in ("nearby", "augmented") else style.source
         self.pool = StylePool(self.styles, scope, style.scope, style.tiles)
+        self.own = StylePool(rows, scope, style.scope, style.tiles) if synthesis.inverts else None
+        self.rows, self.places = rows, {row.record: place for place, row in enumerate(rows)}
+        as_real = not synthesis.shares
         self.parts = divide(
             self.layouts,
             tiles.classes,
             context.classes,
-            shares=synthesis.shares,
-            uniform=context.settings.data.uniform,
-            key="synthesis.shares",
+            shares=data.shares if as_real else synthesis.shares,
+            uniform=data.uniform,
+            key="data.shares" if as_real else "synthesis.shares",
         )
         used = {row.patient for row in (*self.layouts, *self.styles)}
         held_out = {split: tiles.patients(split) for split in ("val", "test")}
@@ -78,9 +90,8 @@ class Orders:
         patients = self.pool.patients
         patient = patients[index % len(patients)]
         chosen = self.pool.choose_for_patient(patient, rng)
-        return Order(
-            index, layout, int(rng.integers(8)), patient, tuple(self.styles[i] for i in chosen)
-        )
+        turn = int(rng.integers(8))
+        return self._order(index, layout, turn, patient, [self.styles[i] for i in chosen])
 
     def grid(self, rows: int, columns: int) -> list[list[Order]]:
         """Each of a few layouts with the style of each of a few patients, at the same noise along a
@@ -94,14 +105,46 @@ class Orders:
             )
             bags[patient] = tuple(self.styles[i] for i in chosen)
         return [
-            [Order(GRID + number, layout, 0, patient, bag) for patient, bag in bags.items()]
+            [self._order(GRID + number, layout, 0, patient, bag) for patient, bag in bags.items()]
             for number, layout in enumerate(layouts)
         ]
 
+    def _order(
+        self, index: int, layout: IndexRow, turn: int, patient: str, styles: Sequence[IndexRow]
+    ) -> Order:
+        own = ()
+        if self.own is not None:
+            rng = np.random.default_rng((self.seed, index, 1))
+            own = tuple(self.rows[i] for i in self.own.choose(self.places[layout.record], rng))
+        return Order(index, layout, turn, patient, tuple(styles), own)
 
-def load(context: Context, orders: Sequence[Order]) -> dict[str, np.ndarray]:
-    """Layouts, style tiles and numbers of a batch of orders, stacked."""
-    masks = [dihedral(context.reader.read(order.layout)[1], order.turn) for order in orders]
-    styles = [np.stack([context.reader.read(row)[0] for row in order.styles]) for order in orders]
+
+def tile_of(reader: TileReader, order: Order) -> tuple[np.ndarray, np.ndarray]:
+    """Image and mask of the tile of a layout, turned."""
+    image, mask = reader.read(order.layout)
+    return dihedral(image, order.turn), dihedral(mask, order.turn)
+
+
+def bag_of(reader: TileReader, order: Order) -> np.ndarray:
+    """Its style tiles, stacked."""
+    return np.stack([reader.read(row)[0] for row in order.styles])
+
+
+def load(
+    reader: TileReader, orders: Sequence[Order], synthesis: Synthesis
+) -> dict[str, np.ndarray]:
+    """Layouts, style tiles and numbers of a batch of orders, stacked; where sampling starts from
+    tiles also these (in the colors of the style tiles, where they are matched on the host), and
+    where these are inverted the style tiles of their own patients."""
+    tiles, masks = zip(*(tile_of(reader, order) for order in orders), strict=True)
+    styles = [bag_of(reader, order) for order in orders]
     numbers = np.array([order.index for order in orders], np.uint32)
-    return {"mask": np.stack(masks), "styles": np.stack(styles), "index": numbers}
+    batch = {"mask": np.stack(masks), "styles": np.stack(styles), "index": numbers}
+    if synthesis.reads_tile:
+        if synthesis.match in KINDS:
+            kind = synthesis.match
+            tiles = [match(kind, tile, bag) for tile, bag in zip(tiles, styles, strict=True)]
+        batch["tile"] = np.stack(tiles)
+    if synthesis.inverts:
+        batch["own"] = np.stack([[reader.read(row)[0] for row in each.own] for each in orders])
+    return batch

@@ -27,9 +27,12 @@ class SamplingTask(Protocol):
         noise: jax.Array,
         synthesis: Any,
         key: jax.Array,
+        tile: jax.Array | None = None,
+        own: jax.Array | None = None,
         /,
     ) -> jax.Array:
-        """Images uint8 (b, h, w, 3) of layouts, style tiles and noise."""
+        """Images uint8 (b, h, w, 3) of layouts, style tiles and noise, or of tiles to start from
+        and the style tiles of their own patients."""
         ...
 
 
@@ -46,7 +49,8 @@ def make_sampler(task: SamplingTask, synthesis: Synthesis, seed: int, mesh: Mesh
         shape = (side, side, task.channels)
         noise = jax.vmap(lambda each: jax.random.normal(each, shape, jnp.float32))(keys)
         fresh = jax.random.fold_in(key, batch["index"][0])
-        return task.sample(params, frozen, batch["mask"], batch["styles"], noise, synthesis, fresh)
+        given = params, frozen, batch["mask"], batch["styles"], noise, synthesis, fresh
+        return task.sample(*given, batch.get("tile"), batch.get("own"))
 
     # Several hosts each get all images, of which the first writes them.
     out = replicated(mesh) if peers.several() else None

@@ -8,7 +8,7 @@ from stedm_jax.settings.arm import Arm
 from stedm_jax.settings.arm_networks import JUDGE, NETWORKS
 from stedm_jax.settings.autoencoder import Autoencoder
 from stedm_jax.settings.data import Data
-from stedm_jax.settings.diffusion import Diffusion
+from stedm_jax.settings.diffusion import Diffusion, Style
 from stedm_jax.settings.guided import Guided
 from stedm_jax.settings.key import key, nonnegative, positive, section
 from stedm_jax.settings.latents import Latents
@@ -106,6 +106,12 @@ class Settings:
         """config.synthesis as it is for a set; errors as `arm`."""
         entry = _entry(self.synthesis.sets, name, "synthesis.sets")
         return changed(self.synthesis, "synthesis", entry.changes, f"set '{name}'", ("sets",))
+
+    def style_of(self, set_name: str) -> Style:
+        """How a set chooses style tiles: as its generator, or as config.diffusion where it has
+        none; errors as `arm`."""
+        generator = _entry(self.synthesis.sets, set_name, "synthesis.sets").generator
+        return (self.generator(generator) if generator else self.diffusion).style
 
     def sets_of(self, arm_name: str) -> dict[str, float]:
         """Set -> its share of the synthetic tiles that an arm learns from; empty where it reads

@@ -44,7 +44,9 @@ class Reader:
                 self.problems[at] = f"{at} is an unknown key.{nearest(name, declared)}"
         for name, field in declared.items():
             at = f"{where}.{name}"
-            if name not in given and not (self.lenient or known(field).terse):
+            if name not in given and known(field).terse:
+                values[name] = field.default
+            elif name not in given and not self.lenient:
                 self.problems[at] = f"{at} is missing; start from configs.base.get_base()."
         return replace(base, **values)  # pyright: ignore
 

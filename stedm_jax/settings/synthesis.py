@@ -1,11 +1,10 @@
-"""Keys of the synthetic tiles: how a denoiser is sampled, and the named sets."""
+"""Keys of the synthetic tiles: how they are made, and the named sets."""
 
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from stedm_jax.settings.key import (
-    REQUIRED,
     Changes,
     Floats,
     Ints,
@@ -16,6 +15,7 @@ from stedm_jax.settings.key import (
     positive,
     section,
 )
+from stedm_jax.settings.methods import DENOISER, METHODS
 from stedm_jax.settings.training import WIDEST, share_problems
 
 
@@ -59,7 +59,8 @@ class Guidance:
 class SynthesisSet:
     """A named set of synthetic tiles."""
 
-    generator: str = key(REQUIRED, "name of one of diffusion.generators")
+    method: str = key(DENOISER, "how its tiles are made", choices=tuple(METHODS), terse=True)
+    generator: str = key("", "of method denoiser: one of diffusion.generators", terse=True)
     changes: Changes = key(
         (), "(key of config.synthesis, value) pairs that differ for it", terse=True
     )
@@ -73,9 +74,7 @@ class Synthesis:
     batch: int = positive(64, "tiles sampled at once, over all devices")
     styles: str = key("style", "split whose patients lend their style")
     layouts: str = key("train", "split whose masks are the layouts")
-    shares: Pairs = key(
-        (("foreground", 0.5), ("rest", 0.5)), "of layouts, as data.shares; (): as they come"
-    )
+    shares: Pairs = key((), "of layouts, as data.shares; (): those of data.shares")
     min_labelled: float = fraction(0.99, "least labeled share of a layout")
     weights: str = key(
         "ema", "ema, params, ema:WIDTH (combined from the snapshots of train.ema), or a folder"
@@ -92,12 +91,44 @@ class Synthesis:
     )
     eta: float = fraction(0.0, "share of fresh noise of ddim")
     guidance: Guidance = Guidance()
+    start: str = key(
+        "noise",
+        "of sampling; tile: the tile of the layout, with noise; inversion: that tile, DDIM-inverted"
+        " in the style of its own patient",
+        choices=("noise", "tile", "inversion"),
+    )
+    strength: float = key(
+        1.0, "share of the noise levels that sampling starts from; 1: all", above=0, high=1
+    )
+    match: str = key(
+        "none",
+        "gives the tile the colors of the style tiles before sampling starts from it (start=tile)",
+        choices=("none", "latent", "reinhard", "macenko"),
+    )
+    keep_detail: bool = key(
+        False, "adds what the autoencoder loses of the tile that sampling started from"
+    )
+    recolor: str = key(
+        "none",
+        "gives finished images the colors of their style tiles",
+        choices=("none", "reinhard", "macenko"),
+    )
     codec: str = key("png", "of the records: png, or jpeg50 to jpeg100")
     sets: Mapping[str, SynthesisSet] = key(
         {"synthetic": SynthesisSet(generator="stedm")},
-        "name -> generator, and what it changes: several sets to compare",
+        "name -> method, generator, and what it changes: several sets to compare",
         some=True,
     )
+
+    @property
+    def reads_tile(self) -> bool:
+        """Whether sampling uses the tile of the layout; from all noise nothing of it is left."""
+        return self.inverts or (self.start == "tile" and (self.strength < 1 or self.keep_detail))
+
+    @property
+    def inverts(self) -> bool:
+        """Whether sampling starts from inverted tiles."""
+        return self.start == "inversion"
 
     @property
     def width(self) -> float | None:
@@ -125,4 +156,18 @@ class Synthesis:
                 f"{where}.weights is '{self.weights}'; valid are ema, params, ema:WIDTH as "
                 "ema:0.07, or a folder that python -m stedm_jax.ema or stedm_jax.convert wrote, "
                 "and there is no such folder."
+            )
+
+    def start_problems(self, where: str) -> Iterator[str]:
+        """Keys of the start that do not go together, where a denoiser makes the tiles."""
+        if self.start == "noise" and (self.strength < 1 or self.keep_detail):
+            key, value = ("strength", self.strength) if self.strength < 1 else ("keep_detail", True)
+            yield (
+                f"{where}.{key} is {value}, which needs a tile to start from; set "
+                f"{where}.start='tile' or 'inversion'."
+            )
+        if self.match != "none" and self.start != "tile":
+            yield (
+                f"{where}.match is '{self.match}', which goes with {where}.start='tile', not "
+                f"'{self.start}'; set it to 'none' (recolor changes colors after sampling)."
             )

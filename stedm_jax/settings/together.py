@@ -6,6 +6,7 @@ from dataclasses import replace
 from stedm_jax.common.errors import UserError
 from stedm_jax.settings.arm_networks import JUDGE
 from stedm_jax.settings.flat import flatten
+from stedm_jax.settings.methods import DENOISER, ignored
 from stedm_jax.settings.root import Settings
 from stedm_jax.settings.section_reader import check, nearest
 
@@ -205,12 +206,21 @@ def _generator(settings: Settings, name: str) -> Iterator[str]:
 
 
 def _set(settings: Settings, name: str) -> Iterator[str]:
-    generator = settings.synthesis.sets[name].generator
-    if generator in settings.diffusion.generators:
-        diffusion, synthesis = settings.generator(generator), settings.synthesis_set(name)
+    entry, at = settings.synthesis.sets[name], f"config.synthesis.sets.{name}"
+    synthesis, generators = settings.synthesis_set(name), ", ".join(settings.diffusion.generators)
+    if entry.method != DENOISER:
+        yield from _all(replace(settings, synthesis=synthesis))
+        if entry.generator:
+            yield (
+                f"{at}.generator is '{entry.generator}', but the method '{entry.method}' uses no "
+                "generator; remove it."
+            )
+        for key, _ in entry.changes:
+            if key.split(".")[0] in ignored(entry.method):
+                yield f"{at}.changes has '{key}', which the method '{entry.method}' does not read."
+    elif entry.generator in settings.diffusion.generators:
+        diffusion = settings.generator(entry.generator)
         yield from _all(replace(settings, diffusion=diffusion, synthesis=synthesis))
+        yield from synthesis.start_problems("config.synthesis")
     else:
-        yield (
-            f"config.synthesis.sets.{name}.generator is '{generator}'; there are "
-            f"{', '.join(settings.diffusion.generators)}."
-        )
+        yield f"{at}.generator is '{entry.generator}'; there are {generators}."

@@ -15,6 +15,7 @@ from stedm_jax.experiment.learn import learn
 from stedm_jax.experiment.learned import Learned
 from stedm_jax.experiment.orders import Order, Orders, load
 from stedm_jax.experiment.pinned import pin
+from stedm_jax.settings.synthesis import Synthesis
 from stedm_jax.training import peers
 from stedm_jax.training.captions import Captions
 from stedm_jax.training.program import Program
@@ -73,7 +74,7 @@ def watched(context: Context, cell: Cell) -> dict[str, np.ndarray]:
     whose = json.dumps({"layouts": layouts, "styles": styles})
     folder = context.workdir.folder(f"{cell.name}/images")
     peers.on_first(lambda: write_text(folder / WHOSE, whose))
-    rows = [load(context, row) for row in orders]
+    rows = [load(context.reader, row, Synthesis()) for row in orders]
     return {name: np.stack([row[name] for row in rows]) for name in ("mask", "styles")}
 
 

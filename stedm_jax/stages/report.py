@@ -127,8 +127,7 @@ def _strips(context: Context, tiles: int = 3) -> Iterator[Strip]:
 
 def _grid(context: Context, name: str) -> np.ndarray:
     settings, tiles = context.settings, context.reader
-    style = settings.generator(settings.synthesis.sets[name].generator).style
-    orders = Orders(context, settings.synthesis_set(name), style)
+    orders = Orders(context, settings.synthesis_set(name), settings.style_of(name))
     wanted = orders.grid(settings.report.layouts, settings.report.styles)
     file = context.workdir.path / "synthesis" / name / "grid.npy"
     images, columns = np.load(file, allow_pickle=False), len(wanted[0])

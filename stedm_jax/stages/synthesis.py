@@ -1,5 +1,5 @@
 """Stage synthesis: new annotated tiles, layouts of labeled patients in styles of patients never
-annotated.
+annotated, made by the method of the set.
 
 Image number n (layout, symmetry, style patient, style tiles, noise) is a pure function of (seed,
 n). Finished batches are kept as parts, so that an interrupted run goes on; in the end they become a
@@ -7,72 +7,62 @@ tile set like any other.
 """
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 
 from stedm_jax.common.files import atomic_file
+from stedm_jax.common.processors import in_threads
 from stedm_jax.data.augment import dihedral
 from stedm_jax.data.records import SetSpec, write_tiles
 from stedm_jax.data.schema import SYNTHETIC, ClassSpec, Tile
+from stedm_jax.data.stain import match
 from stedm_jax.experiment.cells import Cell
 from stedm_jax.experiment.context import Context
-from stedm_jax.experiment.orders import Order, Orders, load
-from stedm_jax.experiment.sampler import make_sampler
+from stedm_jax.experiment.orders import Order, Orders, bag_of
+from stedm_jax.methods.method import Make, prepare
 from stedm_jax.settings.synthesis import Synthesis
 from stedm_jax.training import peers
 from stedm_jax.training.progress import Progress
-from stedm_jax.training.sharding import check_batch, own_rows, to_global
-
-Make = Callable[[Sequence[Order]], np.ndarray]
 
 
-@runtime_checkable
-class Generators(Protocol):
-    """What this stage asks of what the run has learned (experiment/learned.py)."""
+def run(context: Context, cell: Cell, learned: Any) -> None:
+    """Makes the tiles of one of `synthesis.sets`.
 
-    def generator(self, name: str, synthesis: Synthesis) -> tuple[Any, Any, dict[str, str]]:
-        """A trained generator's task and what is frozen below it, its parameters, and
-        provenance."""
-        ...
-
-
-def run(context: Context, cell: Cell, learned: Generators) -> None:
-    """Makes the tiles of one of `synthesis.sets`."""
+    Args:
+      learned: what the run has learned (experiment/learned.py).
+    """
     settings, name = context.settings, cell.variant
     section, entry = settings.synthesis_set(name), settings.synthesis.sets[name]
-    check_batch(section.batch, context.mesh)
-    generator = settings.generator(entry.generator)
-    orders = Orders(context, section, generator.style)
+    orders = Orders(context, section, settings.style_of(name))
     folder = context.workdir.folder(cell.name)
     with context.workdir.timed(cell.name) as result:
-        below, params, checkpoint = learned.generator(entry.generator, section)
-        sampler = make_sampler(below.task, section, settings.seed, context.mesh)
-        rows = own_rows(section.batch, context.mesh)
-
-        def make(wanted: Sequence[Order]) -> np.ndarray:
-            images = []
-            for start in range(0, len(wanted), section.batch):
-                part = list(wanted[start : start + section.batch])
-                filled = part + part[:1] * (section.batch - len(part))
-                mine = to_global(load(context, [filled[row] for row in rows]), context.mesh)
-                images.append(np.asarray(sampler(params, below.frozen, mine))[: len(part)])
-            return np.concatenate(images)
-
+        method = prepare(context, name, orders, learned)
+        make = _recolored(context, section, method.make)
         _make_parts(context, cell, section, orders, make)
         grid = orders.grid(settings.report.layouts, settings.report.styles)
         shown = make([order for row in grid for order in row])
         peers.on_first(lambda: _save(folder / "grid.npy", shown))
-        provenance = checkpoint | _provenance(section, entry.generator)
-        provenance["drop_layout"] = str(generator.drop_layout)
+        provenance = {"method": entry.method, "recolor": section.recolor, **method.provenance}
         provenance["seed"] = str(settings.seed)
         peers.on_first(lambda: _pack(context, cell, section, orders, provenance))
         result["tiles"] = section.count
         result["style_patients"] = orders.pool.patients
     if peers.first():
         shutil.rmtree(folder / "parts", ignore_errors=True)
+
+
+def _recolored(context: Context, section: Synthesis, make: Make) -> Make:
+    """Makes the same images, with the colors of their style tiles where `recolor` asks for it."""
+    if section.recolor == "none":
+        return make
+
+    def recolor(pair: tuple[np.ndarray, Order]) -> np.ndarray:
+        return match(section.recolor, pair[0], bag_of(context.reader, pair[1]))
+
+    return lambda orders: np.stack(in_threads(recolor, zip(make(orders), orders, strict=True)))
 
 
 def _make_parts(
@@ -103,25 +93,6 @@ def _make_parts(
 def _save(file: Path, images: np.ndarray) -> None:
     with atomic_file(file) as partial, partial.open("wb") as handle:
         np.save(handle, images)
-
-
-def _provenance(section: Synthesis, generator: str) -> dict[str, str]:
-    guidance = section.guidance
-    return {
-        "generator": generator,
-        "sampler": section.sampler,
-        "steps": str(section.steps),
-        "spacing": section.spacing,
-        "tail": str(tuple(section.tail)),
-        "eta": str(section.eta),
-        "guidance_on": guidance.on,
-        "guidance_scale": str(guidance.scale),
-        "guidance_layout_scale": str(guidance.layout_scale),
-        "guidance_color": str(guidance.color),
-        "guidance_rescale": str(guidance.rescale),
-        "guidance_interval": str(tuple(guidance.interval)),
-        "guidance_layout_interval": str(tuple(guidance.layout_interval)),
-    }
 
 
 def _pack(

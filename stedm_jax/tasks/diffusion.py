@@ -20,7 +20,8 @@ from jaxtyping import Array, Float, Int32, PRNGKeyArray, PyTree, UInt8
 
 from stedm_jax.common.labels import VOID
 from stedm_jax.diffusion.guidance import Guidance
-from stedm_jax.diffusion.samplers import DenoiseBoth, Sampler, sample, timesteps
+from stedm_jax.diffusion.partial import invert, noised, partial_timesteps
+from stedm_jax.diffusion.samplers import Denoise, DenoiseBoth, Sampler, sample
 from stedm_jax.models.blocks import Tokens
 from stedm_jax.models.functional import on_each_device
 from stedm_jax.models.style import build_style, build_style_guide
@@ -28,6 +29,7 @@ from stedm_jax.models.unet import build_unet
 from stedm_jax.settings.diffusion import Diffusion
 from stedm_jax.settings.synthesis import Guidance as GuidanceSettings
 from stedm_jax.settings.synthesis import Synthesis
+from stedm_jax.tasks.channel_statistics import adain
 from stedm_jax.tasks.fidelity import layout_iou, layout_style_grid, style_correlation
 from stedm_jax.tasks.first_stage import FirstStage
 from stedm_jax.tasks.images import colorize, one_hot_layout, to_network
@@ -172,10 +174,6 @@ class DiffusionTask(LatentDiffusion):
             return replace(wanted, on="both", scale=wanted.layout_scale)
         return wanted if wanted.on == "both" else Guidance()
 
-    def levels(self, synthesis: Synthesis) -> Int32[np.ndarray, " n"]:
-        """Noise levels that a set is sampled at, falling."""
-        return timesteps(synthesis.spacing, synthesis.steps, self.schedule, synthesis.tail)
-
     def _branches(
         self, params: PyTree, guidance: Guidance, given: Condition, none: Condition
     ) -> DenoiseBoth:
@@ -218,6 +216,8 @@ class DiffusionTask(LatentDiffusion):
         noise: Float[Array, "b hs ws c"],
         synthesis: Synthesis,
         key: PRNGKeyArray,
+        tile: UInt8[Array, "b h w 3"] | None = None,
+        own: UInt8[Array, "b k h w 3"] | None = None,
     ) -> UInt8[Array, "b h w 3"]:
         """Images with the given layouts and styles.
 
@@ -229,28 +229,56 @@ class DiffusionTask(LatentDiffusion):
           noise: standard normal.
           synthesis: how to sample.
           key: for samplers that add noise.
+          tile: where sampling starts from tiles, those of the layouts.
+          own: where these are inverted, style tiles of their own patients.
         """
-        images = to_network(styles)
-        given, none = (
-            Condition(self.layout(params, layout), self.style_vector(params, frozen, bag))
-            for layout, bag in (
-                (mask, images),
-                (jnp.full_like(mask, VOID), jnp.full_like(images, DROPPED)),
-            )
+        layout, images = self.layout(params, mask), to_network(styles)
+        given = Condition(layout, self.style_vector(params, frozen, images))
+        none = Condition(
+            self.layout(params, jnp.full_like(mask, VOID)),
+            self.style_vector(params, frozen, jnp.full_like(images, DROPPED)),
         )
-        guidance = self.guidance(synthesis)
+        guidance, levels = self.guidance(synthesis), self.levels(synthesis)
+        start, clean = noise, None
+        if tile is not None and synthesis.reads_tile:
+            clean = self.encode(frozen, tile, None)
+            if own is not None and synthesis.inverts:
+                style = self.style_vector(params, frozen, to_network(own))
+                mine = self._denoise(params, Condition(layout, style))
+                start = invert(mine, self.schedule, clean, levels, self.config.prediction)
+            elif synthesis.strength < 1:
+                start = self._noised(frozen, clean, styles, noise, synthesis)
         z = sample(
-            lambda x, t: self._predict(params, x, t, given)[0],
+            self._denoise(params, given),
             self.schedule,
-            noise,
-            self.levels(synthesis),
+            start,
+            levels,
             Sampler(synthesis.sampler, synthesis.eta),
             self.config.prediction,
             guidance=guidance,
             denoise_both=self._branches(params, guidance, given, none),
             key=key,
         )
+        if synthesis.keep_detail and tile is not None and clean is not None:
+            return self.with_detail(frozen, tile, clean, z)
         return self.decode(frozen, z)
+
+    def _denoise(self, params: PyTree, given: Condition) -> Denoise:
+        return lambda x, t: self._predict(params, x, t, given)[0]
+
+    def levels(self, synthesis: Synthesis) -> Int32[np.ndarray, " n"]:
+        """Noise levels that a set is sampled at, falling."""
+        spacing, steps, tail = synthesis.spacing, synthesis.steps, synthesis.tail
+        return partial_timesteps(spacing, steps, self.schedule, synthesis.strength, tail)
+
+    def _noised(
+        self, frozen: PyTree, clean: Array, styles: Array, noise: Array, synthesis: Synthesis
+    ) -> Array:
+        """Latents of tiles, matched to those of the style tiles where that is asked for, noised to
+        the first level."""
+        if synthesis.match == "latent":
+            clean = adain(clean, self.encode_bags(frozen, styles))
+        return noised(self.schedule, clean, noise, int(self.levels(synthesis)[0]))
 
     def visualize(
         self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray

@@ -81,6 +81,13 @@ class LatentDiffusion(abc.ABC):
         """Scaled latents of images."""
         return self.latents.to_z(self.autoencoder.encode(frozen["first"], to_network(image), key))
 
+    def encode_bags(
+        self, frozen: PyTree, bags: UInt8[Array, "b k h w 3"]
+    ) -> Float[Array, "b k hs ws c"]:
+        """Scaled latents of bags of images."""
+        flat = self.encode(frozen, bags.reshape(-1, *bags.shape[2:]), None)
+        return flat.reshape(*bags.shape[:2], *flat.shape[1:])
+
     def latents_of(
         self, frozen: PyTree, batch: Mapping[str, Array], key: PRNGKeyArray | None
     ) -> Float[Array, "b hs ws c"]:
@@ -95,6 +102,25 @@ class LatentDiffusion(abc.ABC):
     def decode(self, frozen: PyTree, z: Float[Array, "b hs ws c"]) -> UInt8[Array, "b h w 3"]:
         """Images of scaled latents."""
         return to_bytes(self.autoencoder.decode(frozen["first"], self.latents.from_z(z)))
+
+    def with_detail(
+        self,
+        frozen: PyTree,
+        image: UInt8[Array, "b h w 3"],
+        clean: Float[Array, "b hs ws c"],
+        z: Float[Array, "b hs ws c"],
+    ) -> UInt8[Array, "b h w 3"]:
+        """Images of scaled latents z, with what the autoencoder loses of the images that z came
+        from: x + D(z) - D(E(x)).
+
+        Args:
+          image, clean: x and its scaled latents E(x).
+        """
+        new, old = (
+            self.autoencoder.decode(frozen["first"], self.latents.from_z(each))
+            for each in (z, clean)
+        )
+        return to_bytes(to_network(image) + new - old)
 
     def denoising_loss(
         self,

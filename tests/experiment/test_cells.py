@@ -191,3 +191,18 @@ def test_without_a_cache_its_settings_do_not_count():
     assert not changed(base(), base(latents__copies=2, latents__dtype="bfloat16"))
     cached = {"latents__cache": True}
     assert "latents" in changed(base(**cached), base(latents__copies=2, **cached))
+
+
+def of_method(changes=(), **others):
+    sets = {"s": {"method": "reinhard", "changes": changes}}
+    return base(synthesis__sets=sets, **others)
+
+
+def test_a_set_without_a_denoiser_needs_the_data_alone_and_ignores_the_sampling():
+    assert Graph(of_method())["synthesis/s"].needs == ("data",)
+    for harmless in ("steps", "strength", "start", "guidance__scale"):
+        value = {"steps": 9, "strength": 0.5, "start": "tile", "guidance__scale": 9.0}[harmless]
+        after = of_method(**{"synthesis__start": "tile", f"synthesis__{harmless}": value})
+        assert "synthesis/s" not in changed(of_method(), after), harmless
+    assert "synthesis/s" in changed(of_method(), of_method(synthesis__recolor="macenko"))
+    assert "synthesis/s" in changed(of_method(), of_method(diffusion__style__tiles=3))

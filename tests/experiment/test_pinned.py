@@ -16,6 +16,7 @@ from stedm_jax.experiment.context import Context
 from stedm_jax.experiment.learned import STYLE_WEIGHTS, Below, Learned
 from stedm_jax.experiment.pinned import NAME, Weights, identify, pin
 from stedm_jax.experiment.workdir import Workdir
+from stedm_jax.methods import denoising
 from stedm_jax.models.vit import VIT_SIZES, ViTSize
 from stedm_jax.stages import generator, synthesis
 from stedm_jax.tasks.build import build_autoencoder, build_generator
@@ -122,7 +123,7 @@ def test_the_tiles_say_which_guide_they_were_made_with(context, monkeypatch):
         synthesis, "_pack", lambda context, cell, section, orders, about: packed.update(about)
     )
     monkeypatch.setattr(
-        synthesis, "make_sampler", lambda *_: lambda params, frozen, batch: batch["mask"]
+        denoising, "make_sampler", lambda *_: lambda params, frozen, batch: batch["mask"]
     )
     (context.workdir.folder("generator/stedm") / "done.json").write_text("{}")
     guide = save_guide(context, 1)

@@ -36,6 +36,12 @@ NEW = {
     "segmentation.border_scored": -1,
     "latents.each": True,
     "synthesis.sets.synthetic.generator": "stedm",
+    "synthesis.shares": [],
+    "synthesis.start": "noise",
+    "synthesis.strength": 1.0,
+    "synthesis.match": "none",
+    "synthesis.keep_detail": False,
+    "synthesis.recolor": "none",
 }
 
 

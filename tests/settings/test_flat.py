@@ -10,6 +10,7 @@ from stedm_jax.common.errors import UserError
 from stedm_jax.settings.flat import flatten, results_of
 from stedm_jax.settings.load import from_flat, read_settings
 from stedm_jax.settings.root import Settings
+from stedm_jax.settings.synthesis import Synthesis
 from tests.settings.test_declared import DEFAULTS_OF_0_1
 from tests.settings.test_variants import arm, several
 
@@ -33,7 +34,8 @@ def test_entries_without_values_come_back():
 
 def test_a_run_of_0_1_is_read():
     stages = ("data", "autoencoder", "latents", "generator", "synthesis", "segmentation", "report")
-    assert from_flat(DEFAULTS_OF_0_1) == Settings(stages=stages)
+    shares = Synthesis(shares=(("foreground", 0.5), ("rest", 0.5)))
+    assert from_flat(DEFAULTS_OF_0_1) == Settings(stages=stages, synthesis=shares)
 
 
 def test_keys_that_a_run_lacks_have_the_default_and_unknown_ones_are_left_out():

@@ -210,7 +210,7 @@ def test_an_arm_mixes_several_sets_and_splits_by_weight():
             "arms.a.set is .*x; there are plain",
         ),
         ({"synthesis.sets": {"s": {"generator": "x"}}}, "s.generator is 'x'; there are plain"),
-        ({"synthesis.sets": {"s": {}}}, "synthesis.sets.s.generator is missing"),
+        ({"synthesis.sets": {"s": {}}}, "synthesis.sets.s.generator is ''; there are plain"),
         ({"synthesis.sets": {}}, r"synthesis.sets is \{\}; give at least one"),
         ({"diffusion.generators": {}}, r"diffusion.generators is \{\}; give at least one"),
         ({"diffusion.generators": {"a/b": {}}}, "has 'a/b', which is no name"),
@@ -269,3 +269,30 @@ def test_generators_share_the_cache_of_latents(change, wrong):
         read_settings(config)
     config.latents.cache = False
     read_settings(config)
+
+
+@pytest.mark.parametrize(
+    ("entry", "says"),
+    [
+        ({"method": "reinhard", "generator": "plain"}, "uses no generator"),
+        (
+            {"method": "reinhard", "changes": (("steps", 3),)},
+            "'steps', which the method 'reinhard'",
+        ),
+        ({"method": "magic"}, "sets.s.method is 'magic'; valid are denoiser"),
+        ({"generator": "plain", "changes": (("strength", 0.5),)}, "strength is 0.5, which needs a"),
+        ({"generator": "plain", "changes": (("keep_detail", True),)}, "keep_detail is True"),
+        ({"generator": "plain", "changes": (("match", "latent"),)}, "goes with .*start='tile'"),
+        (
+            {"generator": "plain", "changes": (("start", "inversion"), ("match", "reinhard"))},
+            "not 'inversion'",
+        ),
+    ],
+)
+def test_sets_that_go_against_their_method_are_refused(entry, says):
+    config = several()
+    config.segmentation.arms = {"real": {"real": 1.0, "stain_jitter": 0.0}}
+    with config.unlocked():
+        config.synthesis.sets = {"s": entry}
+    with pytest.raises(UserError, match=says):
+        read_settings(config)

@@ -1,0 +1,1 @@
+"""Methods to make synthetic tiles, a file each."""

@@ -1,0 +1,41 @@
+"""How the tiles of a synthesis set are made: what each method needs and which keys it reads.
+
+A method is a line here and a file in stedm_jax/methods.
+"""
+
+from dataclasses import dataclass
+
+GENERATOR = "generator"
+DENOISER = "denoiser"
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to make synthetic tiles.
+
+    Attributes:
+      file: of stedm_jax/methods, which prepares it.
+      needs: stages whose results it uses besides the data; of GENERATOR, the set names one.
+      reads: keys of config.synthesis that not every method reads.
+    """
+
+    file: str
+    needs: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
+
+
+_SAMPLING = ("weights", "sampler", "steps", "spacing", "tail", "eta", "guidance")
+_START = ("start", "strength", "match", "keep_detail")
+METHODS = {
+    DENOISER: Method("denoising", ("autoencoder", "latents", GENERATOR), (*_SAMPLING, *_START)),
+    "reinhard": Method("color_transfer"),
+    "macenko": Method("color_transfer"),
+}
+"""Name -> what it is."""
+CHOOSY = tuple(dict.fromkeys(key for method in METHODS.values() for key in method.reads))
+"""Keys of config.synthesis that some method does not read."""
+
+
+def ignored(method: str) -> tuple[str, ...]:
+    """Keys of config.synthesis that change nothing in a set of a method."""
+    return tuple(key for key in CHOOSY if key not in METHODS[method].reads)
