@@ -45,7 +45,7 @@ class Comparison:
     variance: Interval
     sign_flip: float
     patients: Mapping[str, float] = field(default_factory=dict)
-    in_family: bool = True
+    in_family: bool = False
     p_holm: float = NAN
     variance_p_holm: float = NAN
 

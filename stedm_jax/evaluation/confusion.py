@@ -20,6 +20,8 @@ from jaxtyping import Float64, Int64, Integer, UInt8
 from stedm_jax.common.labels import VOID
 
 METRICS = ("iou", "dice", "recall", "precision")
+FLOOR = "all foreground"
+"""Name of the row of `all_foreground` in tables."""
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,13 @@ from stedm_jax.common.text import table
 from stedm_jax.evaluation.ablation import ablation_chart, ablation_csv
 from stedm_jax.evaluation.checkpoint_scores import HEADER, at_checkpoints, checkpoint_rows
 from stedm_jax.evaluation.class_scores import class_tables
-from stedm_jax.evaluation.confusion import foreground_scores, scores
+from stedm_jax.evaluation.confusion import FLOOR, foreground_scores, scores
 from stedm_jax.evaluation.csv_text import to_csv
 from stedm_jax.evaluation.figures import png
 from stedm_jax.evaluation.report_content import ReportContent
-from stedm_jax.evaluation.report_numbers import FLOOR, ReportNumbers, check_results
+from stedm_jax.evaluation.report_numbers import ReportNumbers, check_results
 from stedm_jax.evaluation.report_page import page
+from stedm_jax.evaluation.score_files import BETWEEN
 from stedm_jax.evaluation.words import verdict
 
 
@@ -66,6 +67,7 @@ def per_patient_csv(numbers: ReportNumbers) -> str:
             **foreground_scores(matrix, content.foreground),
             "n_tiles": tiles.get(where["patient"], ""),
             "n_pixels": matrix.sum(),
+            "annotated": BETWEEN.join(sorted(content.draws.get(where["draw"], ()))),
         }
         for where, matrix in _ordered(content)
     ]

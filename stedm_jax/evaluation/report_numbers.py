@@ -28,8 +28,6 @@ from stedm_jax.evaluation.report_content import HEADLINE, ReportContent
 from stedm_jax.evaluation.score_table import Run, ScoreTable, score_table
 from stedm_jax.evaluation.statistics import Summary, summarize
 
-FLOOR = "all foreground"
-"""Name of the row of what calling every pixel foreground would score."""
 CHOSEN_ON = "val"
 """The split whose patients say which arm is the best of several."""
 

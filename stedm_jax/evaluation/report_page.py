@@ -20,6 +20,7 @@ from PIL import Image
 from stedm_jax.evaluation.ablation import ablation_chart
 from stedm_jax.evaluation.checkpoint_scores import HEADER, checkpoint_rows
 from stedm_jax.evaluation.class_scores import class_tables
+from stedm_jax.evaluation.confusion import FLOOR
 from stedm_jax.evaluation.figures import (
     DARK,
     DARK_COLORS,
@@ -33,7 +34,7 @@ from stedm_jax.evaluation.figures import (
     style_scatter,
 )
 from stedm_jax.evaluation.panels import VOID_COLOR, fit
-from stedm_jax.evaluation.report_numbers import FLOOR, ReportNumbers
+from stedm_jax.evaluation.report_numbers import ReportNumbers
 from stedm_jax.evaluation.synthesis_quality.measure import LABELS
 from stedm_jax.evaluation.synthesis_quality.metric import Quality
 from stedm_jax.evaluation.words import verdict

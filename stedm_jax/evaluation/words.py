@@ -42,7 +42,7 @@ def verdict(c: Comparison, metric: str = "IoU") -> Verdict:
     headline = (
         f"{c.arm} {says} {c.baseline}: mean {metric} {d.estimate:+.3f} (95 % interval "
         f"{d.low:+.3f} to {d.high:+.3f}, {_count(d.n, 'patient')}, {_units(d)}; "
-        f"p = {number(d.p)}{holm})."
+        f"p {number(d.p)}{holm})."
     )
     return Verdict(kind, says, headline, (*_patients(c), _variance(c), _chance(d)))
 
@@ -82,7 +82,7 @@ def _variance(c: Comparison) -> str:
     shown = f"{v.estimate:.2f} times that of {c.baseline} (95 % interval {_limits(v)}"
     verb = "it is " + ("smaller" if v.estimate < 1 else "larger")
     says = verb if p < ALPHA else "no evidence of a difference"
-    return f"Variance between patients: {shown}; p = {number(v.p)}{holm}): {says}."
+    return f"Variance between patients: {shown}; p {number(v.p)}{holm}): {says}."
 
 
 def _chance(d: MeanDifference) -> str:
@@ -103,7 +103,7 @@ def _limits(v: Interval) -> str:
 
 def number(p: float) -> str:
     """A p value with three digits; a dash where it is undefined."""
-    return "-" if math.isnan(p) else "below 0.001" if p < 0.001 else f"{p:.3f}"
+    return "-" if math.isnan(p) else "< 0.001" if p < 0.001 else f"= {p:.3f}"
 
 
 def _count(n: int, thing: str) -> str:

@@ -5,9 +5,10 @@ import json
 
 import numpy as np
 
+from stedm_jax.evaluation.confusion import FLOOR
 from stedm_jax.evaluation.report_content import ArmRun, ReportContent
 from stedm_jax.evaluation.report_files import results_table, write_report
-from stedm_jax.evaluation.report_numbers import FLOOR, ReportNumbers
+from stedm_jax.evaluation.report_numbers import ReportNumbers
 
 
 def matrix(hit):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from stedm_jax.common.errors import UserError
+from stedm_jax.evaluation.confusion import FLOOR
 from stedm_jax.evaluation.panels import style_grid
 from stedm_jax.evaluation.report_content import (
     ArmRun,
@@ -18,7 +19,7 @@ from stedm_jax.evaluation.report_content import (
     SyntheticSet,
 )
 from stedm_jax.evaluation.report_files import per_patient_csv, results_table, write_report
-from stedm_jax.evaluation.report_numbers import FLOOR, ReportNumbers
+from stedm_jax.evaluation.report_numbers import ReportNumbers
 from stedm_jax.evaluation.synthesis_quality.metric import Quality
 
 ARMS, SEEDS, TEST = ("labelled", "labelled+synthetic"), (0, 1, 2), 6
