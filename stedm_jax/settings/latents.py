@@ -16,8 +16,9 @@ class Latents:
     scale: float = nonnegative(1.0, "factor of the latents; 0: measured")
     each: bool = key(
         True,
-        "measured for each channel by itself, which raises high frequencies of exact first stages "
-        "(autoencoder.model.kind) to the height of low ones; False: one factor for all channels",
+        "a factor is measured for each channel; False: one for all, so that the channel that "
+        "varies most has variance 1, as latents of exact first stages need it "
+        "(autoencoder.model.kind)",
     )
     tiles: int = positive(1024, "tiles on which it is measured")
     cache: bool = key(False, "computes the latents once and keeps them, for stage generator")

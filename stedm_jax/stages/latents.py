@@ -1,8 +1,8 @@
 """Stage latents: their scale, and a cache of them.
 
-The scale is as published, or measured so that each channel has mean 0 and variance 1, or all
-channels together variance 1. With `latents.cache`, what the autoencoder gives for every view of
-every tile that a generator learns from is stored.
+The scale is as published, or measured so that each channel has mean 0 and variance 1, or at most
+variance 1 where one factor serves all. With `latents.cache`, what the autoencoder gives for every
+view of every tile that a generator learns from is stored.
 """
 
 import jax
@@ -32,7 +32,7 @@ def run(context: Context, cell: Cell, learned: Learned) -> None:
         else:
             mean, std = _measure(context, learned)
             if not section.each:
-                std = np.full_like(std, np.sqrt(np.mean(np.square(std))))
+                std = np.full_like(std, std.max())
         if not np.all(np.isfinite(std) & (std > 1e-6)):
             raise UserError(
                 "The latents do not vary in every channel (standard deviations"

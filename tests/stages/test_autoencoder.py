@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from stedm_jax.stages import autoencoder, latents
 from stedm_jax.training.evaluate import Evaluator
 from stedm_jax.training.loop import TrainResult
 from stedm_jax.training.sharding import make_mesh
-from tests.experiment.settings import tiny
+from tests.experiment.settings import tiny, unchecked
 
 
 @pytest.mark.parametrize("finished_before", [False, True])
@@ -62,5 +64,9 @@ def test_an_exact_first_stage_learns_nothing_and_is_read_back(tile_set, tmp_path
     np.testing.assert_array_equal(params["basis"], dct(2).astype(np.float32))
     assert task.factor == 2 and len(origin.sha256) == 64
     latents.run(context, graph["latents"], learned)
-    scale = learned.scale.scale
-    assert len(scale) == 12 and len(set(scale)) == 1 and 0 < scale[0] < 1
+    together = learned.scale
+    assert len(together.scale) == 12 and len(set(together.scale)) == 1
+    apart = Learned(replace(context, settings=unchecked(settings, "latents.each", True)))
+    latents.run(apart.context, graph["latents"], apart)
+    assert together.shift == apart.scale.shift and max(apart.scale.scale) == together.scale[0]
+    assert min(apart.scale.scale) < together.scale[0]
