@@ -25,8 +25,8 @@ class Entry:
       under: prefixes, of which the first that occurs is taken off; other names are left out.
       strip: prefixes taken off where they occur, one after the other.
       ignore: regular expressions of names (after that) that are left out.
-      averages: how the names of averages over the training begin (averages.py), where there may be
-        any.
+      averages: how the names of averages over the training begin (published_averages.py), where
+        there may be any.
       load_only: regular expressions of our paths; only these are loaded.
       parts: for weights in several files, stem of a file -> prefix of its names.
       sha256: file name -> checksum, or its first digits, 8 at least, where no more is stated. urls:

@@ -12,6 +12,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from packaging.requirements import Requirement
+
 from stedm_jax.common.processors import cores
 from stedm_jax.doctor.findings import Finding, fail, ok, warn
 
@@ -31,25 +33,19 @@ def python() -> Finding:
 def libraries() -> Iterator[Finding]:
     """Everything that the package requires, in versions that it can work with."""
     wrong, found = [], {}
-    for line in importlib.metadata.requires("stedm_jax") or ():
-        requirement = re.match(r"([\w.\-]+)(?:.*?>=\s*([\w.]+))?", line)
-        if "extra ==" in line or requirement is None:
+    for each in map(Requirement, importlib.metadata.requires("stedm_jax") or ()):
+        if each.marker and not each.marker.evaluate({"extra": ""}):
             continue
-        name, least = requirement.groups()
         try:
-            found[name] = importlib.metadata.version(name)
+            found[each.name] = importlib.metadata.version(each.name)
         except importlib.metadata.PackageNotFoundError:
-            wrong.append(f"{name} is missing")
+            wrong.append(f"{each.name} is missing")
             continue
-        if least and _numbers(found[name]) < _numbers(least):
-            wrong.append(f"{name} {found[name]}, needed {least}")
+        if not each.specifier.contains(found[each.name], prereleases=True):
+            wrong.append(f"{each.name} {found[each.name]}, needed {each.specifier}")
     if wrong:
         yield fail("; ".join(wrong), "pip install -e .   (in the folder of this project)")
     yield ok(", ".join(f"{name} {found[name]}" for name in SHOWN if name in found))
-
-
-def _numbers(version: str) -> list[int]:
-    return [int(part) for part in re.findall(r"\d+", version)[:3]]
 
 
 def openslide() -> Finding:

@@ -11,7 +11,6 @@ are refused. A mask is what its file stores, turned as its image is.
     label_file.read_mask(...)       class ids; also read_numbers, read_stored
     find_images.find_images(...)    the images of a folder; is_slide, is_result
     microns.choose_mpp(...)         who is believed about the size of a pixel
-    pyramid_writer.write_pyramid    a tiled pyramid
 
 The readers: openslide_file.py (vendors' formats), tiff_file.py (tiff_layout.py finds the picture
 among the pages, tiff_tiles.py decodes tiles, tiff_pages.py checks the chain of pages) and
