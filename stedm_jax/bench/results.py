@@ -56,38 +56,17 @@ class Row:
 
 @dataclass
 class Part:
-    """One thing measured: its contenders, how well they agree, and what there is to say."""
+    """One thing measured: its contenders, the FLOPs of a call, and what there is to say."""
 
     name: str
     rows: list[Row]
     flops: float
-    errors: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-
-    @property
-    def ratio(self) -> float | None:
-        """Speed of ours over that of the fastest peer, by least wall time."""
-        return self._ratio("seconds")
-
-    @property
-    def cpu_ratio(self) -> float | None:
-        """As `ratio`, by processor time; None where it says nothing."""
-        return self._ratio("cpu_seconds")
-
-    def _ratio(self, what: str) -> float | None:
-        seconds = {row.name: getattr(row, what) for row in self.rows}
-        ours = seconds.pop(OURS, 0.0)
-        return min(seconds.values()) / ours if seconds and min(*seconds.values(), ours) else None
 
     def text(self) -> str:
         """A few lines for a terminal."""
         lines = [f"{self.name}: {self.flops / 1e9:,.1f} GFLOP of products a call"]
         lines += table([HEAD, *(row.cells() for row in self.rows)]).splitlines()
-        if self.ratio is not None:
-            by_cpu = f", {self.cpu_ratio:.2f} by processor time" if self.cpu_ratio else ""
-            speed = f"{self.ratio:.2f} times the speed of the fastest peer"
-            lines.append(f"{OURS} runs at {speed}{by_cpu}")
-        lines += [f"largest difference in {name}: {each:.1e}" for name, each in self.errors.items()]
         return "\n  ".join([*lines, *self.notes])
 
 
@@ -126,5 +105,4 @@ def row_of(
 
 def write_results(path: str, machine: dict[str, Any], parts: Sequence[Part]) -> None:
     """Everything as one JSON object: machine, parts."""
-    found = [asdict(part) | {"ratio": part.ratio, "cpu_ratio": part.cpu_ratio} for part in parts]
-    write_json(Path(path), {"machine": machine, "parts": found})
+    write_json(Path(path), {"machine": machine, "parts": [asdict(part) for part in parts]})

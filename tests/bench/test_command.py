@@ -15,7 +15,6 @@ from stedm_jax.common.errors import UserError
         (["--config.diffusion.unet.bas=3"], "no key 'diffusion.unet.bas'"),
         (["--what=train,nothing"], "--what=train,nothing"),
         (["--what="], "--what="),
-        (["--peers=jit"], "--peers=jit"),
         (["--batch=-1"], "--batch=-1"),
         (["--seconds=0"], "--seconds=0"),
         (["--json=/nowhere/at/all.json"], "no folder"),
@@ -45,28 +44,19 @@ def test_ours_alone_is_measured_and_reported(tmp_path, capsys):
         "--size=tiny",
         "--batch=2",
         "--device=cpu",
-        "--peers=none",
         "--seconds=0.05",
         f"--json={out}",
     ]
     command.main([*arguments, "--what=train,sampler"])
     text, found = capsys.readouterr().out, json.loads(out.read_text())
-    assert "only stedm_jax is measured: --peers=none" in text
+    assert text.count("GFLOP of products a call") == 2
     train, sampler = found["parts"]
-    assert train["ratio"] is None and len(train["rows"]) == 1
     # Of one image: a step is three forward passes, and the sampler makes two.
     assert train["flops"] == pytest.approx(1.5 * sampler["flops"])
     for part in found["parts"]:
         (row,) = part["rows"]
         assert row["calls"] >= 3 and 0 < row["seconds"] <= row["median"] and row["mfu"] > 0
     assert found["machine"]["batch"] == 2 and found["machine"]["dtype"] == "float32"
-
-
-def test_a_peer_that_is_not_there_is_named_with_what_to_do():
-    arguments = command._arguments(["--peer_module=tests.bench.nothing"])[0]
-    make, missing = command._peer(arguments, None)
-    assert make is None
-    assert "tests.bench.nothing is not here" in missing and "--peer_module" in missing
 
 
 def test_memory_is_what_a_call_adds():

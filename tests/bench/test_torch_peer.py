@@ -8,9 +8,9 @@ import pytest
 
 from stedm_jax.bench import ours
 from stedm_jax.bench.case import random_params
-from stedm_jax.bench.comparison import relative_error
 from stedm_jax.models import convolution
 from tests.bench import torch_peer
+from tests.bench.compare import relative_error
 from tests.bench.sizes import tiny_case
 
 

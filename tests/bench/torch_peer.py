@@ -1,7 +1,7 @@
 """The peer in PyTorch with our weights: a train step and a sampler step that compute what ours do.
 
-`python -m stedm_jax.bench` loads this module, from a checkout of the project, and runs it in turns
-with ours. It is written as one would write it for speed: channels_last, autocast to bfloat16 where
+`python -m tests.bench.compare` runs it in turns with ours. It is written as one would write it for
+speed: channels_last, autocast to bfloat16 where
 ours computes in it, fused attention, fused AdamW, a moving average by one fused call over all
 tensors; eager, and with torch.compile.
 """
