@@ -39,7 +39,10 @@ RULES = {
     "evaluation": GROUND,
     "training": GROUND,
     "tasks": (*GROUND, "models", "diffusion", "evaluation", "training.task"),
-    "experiment": (*GROUND, "models", "diffusion", "tasks", "training", "data"),
+    "experiment": (
+        *GROUND, "models", "diffusion", "tasks", "training", "data",
+        "evaluation.synthesis_quality.versions",
+    ),
     "methods": (*GROUND, "models", "diffusion", "tasks", "training", "data", "experiment"),
     "stages": (
         *GROUND, "tasks", "training", "data", "evaluation", "experiment", "methods",

@@ -22,6 +22,8 @@ from stedm_jax.evaluation.class_scores import class_tables
 from stedm_jax.evaluation.confusion import FLOOR, foreground_scores, scores
 from stedm_jax.evaluation.csv_text import to_csv
 from stedm_jax.evaluation.figures import png
+from stedm_jax.evaluation.quality_table import HEADER as quality_header
+from stedm_jax.evaluation.quality_table import quality_rows
 from stedm_jax.evaluation.report_content import ReportContent
 from stedm_jax.evaluation.report_numbers import ReportNumbers, check_results
 from stedm_jax.evaluation.report_page import page
@@ -122,6 +124,10 @@ def results_table(numbers: ReportNumbers) -> str:
             f"layout IoU {_number(found['layout_iou'])} (the same segmenter on real validation "
             f"tiles: {_number(found['real_val_iou'])})"
         )
+    if sets:
+        rows = quality_rows({name: made.quality.numbers for name, made in sets.items()})
+        lines = [[_number(x) if isinstance(x, float) else x for x in row] for row in rows]
+        parts += ["", table([quality_header, *lines], ruled=True)]
     for words, header, lines in class_tables(arms):
         rows = [[_number(x) if isinstance(x, float) else x for x in line] for line in lines]
         parts += ["", table([header, *rows], words, ruled=True)]

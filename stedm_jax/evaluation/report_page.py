@@ -17,6 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 from PIL import Image
 
+from stedm_jax.evaluation import quality_table
 from stedm_jax.evaluation.ablation import ablation_chart
 from stedm_jax.evaluation.checkpoint_scores import HEADER, checkpoint_rows
 from stedm_jax.evaluation.class_scores import class_tables
@@ -79,6 +80,12 @@ def page(numbers: ReportNumbers) -> str:
         class_tables=class_tables(numbers.summary["arms"]),
         checkpoints=(HEADER, checkpoint_rows(numbers.summary)),
         labels=LABELS,
+        qualities=(
+            quality_table.HEADER,
+            quality_table.quality_rows(
+                {name: each.quality.numbers for name, each in content.synthesis.items()}
+            ),
+        ),
         sampled=sampled_names(content.curves),
         configuration=json.dumps(content.config, indent=2, default=str, ensure_ascii=False),
         colors=(LIGHT_COLORS, DARK_COLORS),

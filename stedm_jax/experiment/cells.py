@@ -11,6 +11,7 @@ from typing import Any
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.files import sha256_of_json
+from stedm_jax.evaluation.synthesis_quality.versions import METRICS
 from stedm_jax.settings.arm import Arm
 from stedm_jax.settings.arm_networks import JUDGE
 from stedm_jax.settings.flat import results_of
@@ -143,7 +144,8 @@ def _cells(settings: Settings) -> Iterator[Cell]:
     for name in settings.synthesis.sets:
         yield _synthesis(settings, name, base)
     for name in settings.synthesis.sets:
-        yield Cell("quality", name, needs=("data", f"synthesis/{name}", "judge"))
+        needs = ("data", f"synthesis/{name}", "judge")
+        yield Cell("quality", name, {"metrics": METRICS}, needs)
     for seed in settings.segmentation.seeds:
         for name in settings.segmentation.arms:
             yield _arm(settings, name, seed, base)

@@ -1,10 +1,13 @@
 """The metrics of synthetic images: by hand, in one pass, and through their files."""
 
+from collections.abc import Hashable
+
 import numpy as np
 import pytest
 
-from stedm_jax.evaluation.confusion import foreground_scores
+from stedm_jax.evaluation.confusion import foreground_scores, scores
 from stedm_jax.evaluation.optical_density import mean_od, style_correlation
+from stedm_jax.evaluation.quality_table import HEADER, quality_rows
 from stedm_jax.evaluation.synthesis_quality import measure as measure_module
 from stedm_jax.evaluation.synthesis_quality.measure import (
     LABELS,
@@ -12,10 +15,19 @@ from stedm_jax.evaluation.synthesis_quality.measure import (
     measure,
     save_quality,
 )
-from stedm_jax.evaluation.synthesis_quality.metric import Example, Judgment, Metric, Quality
+from stedm_jax.evaluation.synthesis_quality.metric import (
+    Example,
+    Judgment,
+    Metric,
+    Quality,
+    RealTile,
+)
+from stedm_jax.evaluation.synthesis_quality.style_correlation import StyleCorrelation
 
 RNG = np.random.default_rng(0)
-TILES = {("style", i): RNG.integers(0, 200 + i, (8, 8, 3), dtype=np.uint8) for i in range(5)}
+TILES: dict[Hashable, np.ndarray] = {
+    ("style", i): RNG.integers(0, 200 + i, (8, 8, 3), dtype=np.uint8) for i in range(5)
+}
 IMAGES = [RNG.integers(0, 150 + 10 * i, (8, 8, 3), dtype=np.uint8) for i in range(7)]
 STYLES = [[("style", i % 5), ("style", (i * i + 1) % 5)] for i in range(7)]
 MASK = np.zeros((8, 8), np.uint8)
@@ -95,3 +107,113 @@ def test_a_metric_is_a_class_in_the_table(monkeypatch):
 def test_the_report_has_a_label_for_every_number_but_the_lowest_channel():
     found = measure(examples(), Judgment()).numbers
     assert set(found) - set(LABELS) == {"style_correlation_min"}
+
+
+def measured(made, real):
+    """What is measured of images by patient, given the patients' real tiles."""
+    images = [
+        Example(image, MASK, [("style", 0)], TILES.__getitem__, name)
+        for name, tiles in made.items()
+        for image in tiles
+    ]
+    there = [
+        RealTile((name, i), name, image)
+        for name, tiles in real.items()
+        for i, image in enumerate(tiles)
+    ]
+    return measure(images, Judgment(), there)
+
+
+def patient(seed, brightness, count=40):
+    """Tiles whose mean brightness and contrast vary."""
+    rng = np.random.default_rng(seed)
+    level, contrast = (
+        rng.normal(brightness, 8, (count, 1, 1, 1)),
+        rng.uniform(5, 25, (count, 1, 1, 1)),
+    )
+    return np.clip(level + contrast * rng.normal(size=(count, 8, 8, 3)), 1, 255).astype(np.uint8)
+
+
+REAL = {"a": patient(0, 80), "b": patient(1, 140), "c": patient(2, 200)}
+
+
+def test_further_real_tiles_are_as_near_as_the_ceiling():
+    made = {"a": patient(3, 80), "b": patient(4, 140), "c": patient(5, 200)}
+    found = measured(made, REAL).numbers
+    assert found["style_error"] == pytest.approx(found["style_error_real"], rel=0.3)
+    assert found["style_slope"] == pytest.approx(1, abs=0.08)
+    assert found["style_slope_real"] == pytest.approx(1, abs=0.08)
+    assert found["kept_detail"] == pytest.approx(1, abs=0.15)
+
+
+def test_one_stain_for_all_patients_has_no_slope_and_a_large_error():
+    found = measured({name: patient(6 + i, 140) for i, name in enumerate(REAL)}, REAL).numbers
+    assert abs(found["style_slope"]) < 0.1
+    assert found["style_error"] > 4 * found["style_error_real"]
+
+
+def test_flat_images_in_the_right_colors_have_an_error_and_no_detail():
+    flat = {
+        name: np.broadcast_to(tiles.mean((1, 2, 3), keepdims=True), tiles.shape).astype(np.uint8)
+        for name, tiles in REAL.items()
+    }
+    found = measured(flat, REAL).numbers
+    assert found["kept_detail"] == 0
+    assert found["style_error"] > 2 * found["style_error_real"]
+
+
+def test_the_error_is_the_mean_distance_of_the_six_distributions():
+    """Gray tiles of 10 % and of 1 % transmission, and the other way round: one optical density
+    apart in the mean of every channel, none in the deviation."""
+    gray = np.full((1, 8, 8, 3), 255, np.uint8)
+    tenth = (gray * 0.1).astype(np.uint8)
+    found = measured({"a": np.repeat(tenth, 4, 0)}, {"a": np.repeat(gray, 8, 0)})
+    expected = -np.log10(25 / 255) / 2
+    assert found.numbers["style_error"] == pytest.approx(expected)
+    assert found.numbers["style_error_real"] == 0
+    assert found.arrays["style_patients"].tolist() == ["a"]
+    np.testing.assert_allclose(found.arrays["style_errors"], [[expected], [0]])
+    assert np.isnan(found.numbers["style_slope"])  # of one patient
+
+
+def test_without_real_tiles_nothing_is_said_about_patients():
+    found = measure(examples(), Judgment()).numbers
+    names = ("style_error", "style_slope", "style_correlation_real", "kept_detail")
+    assert np.isnan([found[name] for name in names]).all()
+
+
+def test_a_real_tile_in_place_of_an_image_is_none_of_its_style_tiles():
+    metric = StyleCorrelation()
+    for image, styles in zip(IMAGES, STYLES, strict=True):
+        metric.update(Example(image, MASK, styles, TILES.__getitem__, "p"))
+    for key in TILES:
+        metric.update_real(RealTile(key, "p", TILES[key]))
+    found = metric._real()
+    for od, styles in zip(found, STYLES, strict=True):
+        others = [mean_od(TILES[key]) for key in TILES if key not in styles]
+        assert any(np.array_equal(od, each) for each in others)
+    number = metric.result(Judgment()).numbers["style_correlation_real"]
+    styles = np.stack([np.mean([mean_od(TILES[key]) for key in keys], axis=0) for keys in STYLES])
+    assert number == style_correlation(found, styles).mean()
+
+
+def test_the_layouts_ceiling_has_the_same_pooling_and_each_class():
+    matrices = MATRICES | {"layouts": MATRICES["val"]}
+    found = measure(examples(), Judgment(matrices, (1, 2))).numbers
+    assert found["layout_iou_real"] == found["real_val_iou"] != found["layout_iou"]
+    ious = np.mean([scores(MATRICES["synthetic"][each]).iou for each in "abc"], axis=0)
+    np.testing.assert_allclose(found["layout_iou_by_class"], ious)
+    assert found["layout_iou"] == pytest.approx(ious[1:].mean())
+
+
+def test_the_table_has_a_line_for_each_set_and_dashes_for_what_was_not_measured():
+    numbers = measured(REAL, REAL).numbers
+    line, other = quality_rows({"restyled": numbers, "old": {"n_images": 7}})
+    assert len(HEADER) == len(line) == len(other) and HEADER[:4] == [
+        "set",
+        "images",
+        "stain error",
+        "real",
+    ]
+    assert line[:2] == ["restyled", 120] and line[3] == numbers["style_error_real"]
+    assert other[1] == 7 and np.isnan(other[2:]).all()

@@ -1,21 +1,33 @@
 """All metrics of a set of synthetic images in one pass, and the files that keep them.
 
 A new metric is a class in a file of its own (metric.py says what it must have) and a line in
-METRICS. Its numbers then appear in summary.json, and those with a label in the report.
+versions.py. Its numbers then appear in summary.json, and those with a label in the report.
 """
 
 import json
 from collections.abc import Iterable
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 
 from stedm_jax.common.files import atomic_file, write_json
-from stedm_jax.evaluation.synthesis_quality.layout_iou import LayoutIou
-from stedm_jax.evaluation.synthesis_quality.metric import Example, Judgment, Metric, Quality
-from stedm_jax.evaluation.synthesis_quality.style_correlation import StyleCorrelation
+from stedm_jax.evaluation.synthesis_quality.metric import (
+    Example,
+    Judgment,
+    Metric,
+    Quality,
+    RealTile,
+)
+from stedm_jax.evaluation.synthesis_quality.versions import METRICS as VERSIONS
 
-METRICS: tuple[type[Metric], ...] = (StyleCorrelation, LayoutIou)
+
+def _metric(name: str) -> type[Metric]:
+    file, _, class_name = name.partition(":")
+    return getattr(import_module(f"{__package__}.{file}"), class_name)
+
+
+METRICS: tuple[type[Metric], ...] = tuple(map(_metric, VERSIONS))
 LABELS: dict[str, str] = {"n_images": "synthetic images"}
 """Name of a number -> how the report labels it, in the order of the report."""
 for each in METRICS:
@@ -24,12 +36,15 @@ for each in METRICS:
 NUMBERS, ARRAYS = "quality.json", "quality.npz"
 
 
-def measure(examples: Iterable[Example], judgment: Judgment) -> Quality:
+def measure(
+    examples: Iterable[Example], judgment: Judgment, real: Iterable[RealTile] = ()
+) -> Quality:
     """The number of images of a set, and the numbers and arrays of every metric.
 
     Args:
       examples: the images, at least one; they are read once.
       judgment: how the judge segments this set and real tiles.
+      real: tiles of the patients whose styles the images have; they are read once.
     """
     metrics = [metric() for metric in METRICS]
     count = 0
@@ -37,6 +52,9 @@ def measure(examples: Iterable[Example], judgment: Judgment) -> Quality:
         count += 1
         for metric in metrics:
             metric.update(example)
+    for tile in real:
+        for metric in metrics:
+            metric.update_real(tile)
     numbers, arrays = {"n_images": count}, {}
     for metric in metrics:
         found = metric.result(judgment)

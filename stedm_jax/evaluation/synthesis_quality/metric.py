@@ -7,6 +7,8 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Integer, UInt8
 
+LAYOUTS = "layouts"
+
 
 @dataclass(frozen=True)
 class Example:
@@ -18,12 +20,28 @@ class Example:
       styles: keys of its style tiles; a tile has the same key wherever it occurs.
       read_style: reads the style tile of a key. A metric that keeps what it needs of a tile reads
         each tile only once.
+      style_patient: whose style it has.
     """
 
     image: UInt8[np.ndarray, "h w 3"]
     mask: UInt8[np.ndarray, "h w"]
     styles: Sequence[Hashable]
     read_style: Callable[[Hashable], UInt8[np.ndarray, "h w 3"]]
+    style_patient: str = ""
+
+
+@dataclass(frozen=True)
+class RealTile:
+    """A real tile of a patient who lends a style: what synthetic images are measured by.
+
+    Attributes:
+      key: as in Example.styles.
+      patient: whose it is.
+    """
+
+    key: Hashable
+    patient: str
+    image: UInt8[np.ndarray, "h w 3"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +50,8 @@ class Judgment:
 
     Attributes:
       confusion: split ("val", "test", "synthetic") -> patient -> confusion matrix, truth by
-        prediction. Empty if there is no such segmenter.
+        prediction. Under LAYOUTS those of the real tiles whose masks are the layouts, each as often
+        as it was drawn. Empty if there is no such segmenter.
       foreground: ids of the foreground classes.
     """
 
@@ -65,6 +84,9 @@ class Metric:
 
     def update(self, example: Example) -> None:
         """Takes in one image of the set; does nothing by default."""
+
+    def update_real(self, tile: RealTile) -> None:
+        """Takes in one real tile of a patient who lends a style; does nothing by default."""
 
     def result(self, judgment: Judgment) -> Quality:
         """The numbers of the set, after its last image."""
