@@ -111,26 +111,46 @@ def short(steps: int, batch: int, lr: float, **changes: object) -> Any:
 
 JITTER = {"weak": 0.2, "medium": 0.4, "strong": 0.8}
 """Strengths of stain jitter, none of which is known to be the best for a cohort."""
+TRANSFERS = ("reinhard", "macenko")
+"""Methods of sets that give labeled tiles the colors of other patients, without a denoiser."""
+FROM_TILE = {"start": "tile", "match": "reinhard", "strength": 0.5, "keep_detail": True}
+"""How a set denoises labeled tiles rather than noise, key of config.synthesis -> value."""
 
 
-def rivals(config: Any, real: float = 0.5) -> None:
+def rivals(config: Any, real: float = 0.5, all_labelled: bool = False) -> None:
     """The arms that a reviewer asks for, with the generators and sets that they need; in place.
 
+    labelled; jitter-...; TRANSFERS; semantic: a denoiser that knows no style; stedm: from noise, as
+    published; stedm-tile: FROM_TILE; transfer+stedm and transfer+tile: mixtures of these with
+    reinhard; stedm-then-real: whose last quarter draws real tiles alone.
+
     Args:
-      config: of an experiment; whatever arms, sets and generators it has are replaced.
+      config: of an experiment, its training of segmenters set; whatever arms, sets and generators
+        it has are replaced.
       real: share of real tiles in the arms that learn from synthetic ones too.
+      all_labelled: adds the upper bound, which needs labels of the style patients in the tiles.
     """
     config.diffusion.generators = {
         "stedm": {},
-        "semantic": {"changes": (("style.source", "none"),)},  # of the paper: layout, no style
+        "semantic": {"changes": (("style.source", "none"),)},
     }
-    config.synthesis.sets = {
-        "stedm": {"generator": "stedm"},
+    config.synthesis.sets = {name: {"method": name} for name in TRANSFERS} | {
         "semantic": {"generator": "semantic"},
+        "stedm": {"generator": "stedm"},
+        "stedm-tile": {"generator": "stedm", "changes": tuple(FROM_TILE.items())},
     }
-    real_only = {"labelled": 0.0} | {f"jitter-{name}": each for name, each in JITTER.items()}
-    arms = {name: {"real": 1.0, "stain_jitter": each} for name, each in real_only.items()}
-    for name in config.synthesis.sets:
-        arms[name] = {"real": real, "stain_jitter": 0.0, "set": name}
+    strengths = {"labelled": 0.0} | {f"jitter-{name}": each for name, each in JITTER.items()}
+    arms: dict[str, Any] = {
+        name: {"real": 1.0, "stain_jitter": each} for name, each in strengths.items()
+    }
+    mixed = {"real": real, "stain_jitter": 0.0}
+    arms |= {name: mixed | {"set": name} for name in config.synthesis.sets}
+    for name, other in (("transfer+stedm", "stedm"), ("transfer+tile", "stedm-tile")):
+        arms[name] = mixed | {"sets": (("reinhard", 1.0), (other, 1.0))}
+    last = config.segmentation.train.steps // 4
+    arms["stedm-then-real"] = mixed | {"set": "stedm", "then_real": last}
+    if all_labelled:
+        splits = (("train", 1.0), ("style", 1.0))
+        arms["all-labelled"] = {"real": 1.0, "stain_jitter": 0.0, "splits": splits}
     config.segmentation.arms = arms
     config.report.baseline = "labelled"

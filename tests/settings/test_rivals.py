@@ -3,6 +3,7 @@
 import pytest
 
 from configs import catch, flowers, her2
+from configs.base import FROM_TILE, rivals
 from stedm_jax.experiment.cells import Graph
 from stedm_jax.settings.load import read_settings
 
@@ -25,7 +26,17 @@ def test_every_set_and_generator_of_an_experiment_is_used(name):
 def test_the_experiments_have_the_same_arms():
     arms = [set(settings_of(name).arms) for name in FILES]
     assert arms[0] == arms[1] == arms[2]
-    assert {"labelled", "jitter-strong", "semantic", "stedm"} <= arms[0]
+    names = "labelled jitter-strong reinhard macenko semantic stedm stedm-tile transfer+stedm"
+    assert {*names.split()} <= arms[0]
+
+
+def test_all_labelled_is_there_where_the_tiles_allow_it():
+    config = catch.get_config()
+    rivals(config, real=0.3, all_labelled=True)
+    settings = read_settings(config)
+    assert settings.arm_entry("all-labelled").real_shares == {"train": 0.5, "style": 0.5}
+    assert {entry.real for entry in settings.arms.values()} == {0.3, 1.0}
+    assert settings.synthesis_set("stedm-tile").strength == FROM_TILE["strength"]
 
 
 @pytest.mark.parametrize(("name", "borders"), [("catch", (64, 128)), ("her2", (64, 128))])
