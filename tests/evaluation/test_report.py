@@ -202,6 +202,14 @@ def test_several_sets_stand_side_by_side_by_name(tmp_path):
     assert lines[1].startswith("synthetic images of <restyled>: style correlation 0.930, layout")
 
 
+def test_what_the_first_stage_keeps_is_shown_by_patient(tmp_path):
+    kept = {"p<1>": {"psnr": 23.456, "energy": 0.217}}
+    write_report(tmp_path, ReportContent("t", reconstruction=kept))
+    html = (tmp_path / "index.html").read_text()
+    assert "p&lt;1&gt;" in html and "0.217" in html and "Energy: kept share" in html
+    assert json.loads((tmp_path / "summary.json").read_text())["reconstruction"] == kept
+
+
 def test_csv(report):
     with open(report / "per_patient.csv") as file:
         rows = list(csv.DictReader(file))
