@@ -103,7 +103,7 @@ class Guidance:
             strength = jnp.where(layout, self.layout_scale, 1.0)
             strength = strength.reshape(-1, *(1,) * (cond.ndim - 1))
             guided = uncond + self.scale * (styled - uncond) + strength * (cond - styled)
-        return self._with_color(cond, self._rescaled(cond, guided))
+        return self._with_color(cond if styled is None else styled, self._rescaled(cond, guided))
 
     def _rescaled(self, cond: Array, guided: Array) -> Array:
         """Equation 4."""
@@ -115,10 +115,10 @@ class Guidance:
         ratio = wanted / jnp.maximum(have, 1e-8)
         return guided * (self.rescale * ratio + (1.0 - self.rescale))
 
-    def _with_color(self, cond: Array, guided: Array) -> Array:
+    def _with_color(self, wanted: Array, guided: Array) -> Array:
         """Equation 5."""
         if self.color == 1.0:
             return guided
-        axes = tuple(range(1, cond.ndim - 1))
-        moved = jnp.mean(cond - guided, axis=axes, keepdims=True)
+        axes = tuple(range(1, wanted.ndim - 1))
+        moved = jnp.mean(wanted - guided, axis=axes, keepdims=True)
         return guided + (1.0 - self.color) * moved

@@ -33,11 +33,19 @@ def add_noise(
 
 
 def distance(
-    name: str, pred: Float[Array, "b *shape"], target: Float[Array, "b *shape"]
+    name: str,
+    pred: Float[Array, "b *shape"],
+    target: Float[Array, "b *shape"],
+    places: Float[Array, "b *places"] | None = None,
 ) -> Float[Array, " b"]:
-    """Mean l1 or l2 distance of each example over all its other axes, in float32."""
+    """Mean l1 or l2 distance of each example over all its other axes, in float32.
+
+    `places`, weights whose shape goes with that of the examples, weigh the distances before.
+    """
     error = pred.astype(jnp.float32) - target.astype(jnp.float32)
     error = jnp.abs(error) if name == "l1" else jnp.square(error)
+    if places is not None:
+        error = error * places
     return jnp.mean(error.reshape(error.shape[0], -1), axis=1)
 
 

@@ -177,8 +177,10 @@ def _generator(settings: Settings, name: str, base: Mapping[str, Any]) -> Cell:
     diffusion = settings.generator(name)
     reads = _read(diffusion, "diffusion", "generators")
     watched = diffusion.watch.judge and diffusion.train.visual_every
-    needs = ("data", "autoencoder", "latents")
-    return Cell("generator", name, dict(base) | reads, needs, (JUDGE,) if watched else ())
+    taught = (JUDGE,) if diffusion.judge.used else ()
+    needs = ("data", "autoencoder", "latents", *taught)
+    after = (JUDGE,) if watched and not taught else ()
+    return Cell("generator", name, dict(base) | reads, needs, after)
 
 
 def _synthesis(settings: Settings, name: str, base: Mapping[str, Any]) -> Cell:

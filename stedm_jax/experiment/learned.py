@@ -86,11 +86,12 @@ class Learned:
         return LatentScale(tuple(result["shift"]), tuple(result["scale"]))
 
     def denoiser(self, name: str, judged: bool = False) -> Below[DiffusionTask]:
-        """The task of a generator; with `judged`, the judge scores its samples."""
+        """The task of a generator; with `judged`, the judge scores its samples, or teaches it."""
         first, params, origin = self.autoencoder
         frozen, used, judge = {"first": params}, {"first": origin}, None
         if judged:
-            judge, frozen["judge"] = self.judge
+            judge, frozen["judge"], origin = self._judge
+            used |= {"judge": origin} if self.settings.generator(name).judge.used else {}
         colors, dtype = self.context.classes.colors, self.context.dtype
         task = build_generator(self.settings, name, first, colors, dtype, self.scale, judge)
         if task.guide is not None:
@@ -112,15 +113,20 @@ class Learned:
         origin |= {f"{part}_sha256": weights["sha256"] for part, weights in noted.items()}
         return below, params, origin
 
-    @cached_property
+    @property
     def judge(self) -> tuple[Any, Any]:
         """The segmenter that judges synthetic images, and its parameters."""
+        return self._judge[:2]
+
+    @cached_property
+    def _judge(self) -> tuple[Any, Any, Weights]:
         self.need(JUDGE)
         classes, tile = self.context.classes, self.settings.data.tile
         shown = Shown(classes.colors, classes.foreground, tile)
         task = build_segmenter(self.settings, JUDGE, shown, 1, self.context.dtype)
         best = best_of(self.settings.arm(JUDGE))
-        return task, restore(self.context, task, JUDGE, best=best)[0]
+        params, origin = restore(self.context, task, JUDGE, best=best)
+        return task, params, weights_of(self.context, JUDGE, origin)
 
     def guided(self) -> Below[GuidedTask]:
         """The task of the guided denoiser, with the first stage and the guide, if there is one."""

@@ -138,6 +138,44 @@ class Watch:
 
 
 @section
+class Places:
+    """Where in an image the denoising loss counts more; the mean weight stays 1."""
+
+    boundary: float = nonnegative(0.0, "added where a boundary between classes runs, to 1")
+    rare: float = fraction(
+        0.0, "exponent of one over a class's share of the batch; 1: every class counts the same"
+    )
+
+    @property
+    def used(self) -> bool:
+        """Whether any place counts more."""
+        return bool(self.boundary or self.rare)
+
+
+@section
+class Judged:
+    """What the denoiser learns from the judge, which is then trained first."""
+
+    layouts: float = fraction(
+        0.0,
+        "share of tiles without labels that get the layout that the judge sees, so that a layout "
+        "does not mean the stain of annotated patients",
+    )
+    sure: float = fraction(0.0, "least probability of a pixel of such a layout")
+    weight: float = nonnegative(
+        0.0, "of the judge's cross-entropy on the clean image predicted at low noise"
+    )
+    below: float = key(
+        0.2, "share of noise levels, the lowest, and of a batch, with that loss", above=0, high=1
+    )
+
+    @property
+    def used(self) -> bool:
+        """Whether the denoiser needs the judge to learn."""
+        return bool(self.layouts or self.weight)
+
+
+@section
 class Generator:
     """A named training of the denoiser."""
 
@@ -169,6 +207,12 @@ class Diffusion(Denoiser):
     drop_layout: float = fraction(
         0.0, "share of dropped layouts, for guidance of the layout; independent of `style.drop`"
     )
+    layout_distance: int = nonnegative(
+        0, "pixels up to which layouts also tell the signed distance to each class; 0: they do not"
+    )
+    layout_edges: bool = key(False, "layouts also show the boundaries between classes")
+    places: Places = Places()
+    judge: Judged = Judged()
     watch: Watch = key(Watch(), "", changes=False)
     generators: Mapping[str, Generator] = key(
         {"stedm": Generator()}, "name -> what it changes: several denoisers to compare", some=True

@@ -90,11 +90,28 @@ def _sampling(settings: Settings) -> Iterator[str]:
             "config.synthesis.guidance.on is 'both', but the denoiser never learns without a "
             "style: set diffusion.style.drop above 0, or guidance.on='separate' with scale=1.0."
         )
+    yield from _judged(settings)
     if synthesis.width is not None and not (averages.snapshot_every and averages.tracks):
         yield (
             f"config.synthesis.weights is '{synthesis.weights}', which is combined from snapshots, "
             "but the training keeps none: set diffusion.train.ema.tracks=(0.05, 0.10) and "
             "diffusion.train.ema.snapshot_every."
+        )
+
+
+def _judged(settings: Settings) -> Iterator[str]:
+    """A denoiser that learns from the judge."""
+    if not settings.diffusion.judge.used:
+        return
+    begin = "config.diffusion.judge has layouts or a weight above 0, "
+    if "judge" not in settings.stages:
+        yield f"{begin}but config.stages does not name judge; add it."
+    if settings.arm(JUDGE).model.kind == "dcan":
+        yield f"{begin}but the judge is a dcan, whose objects teach nothing; choose another kind."
+    if settings.latents.cache and settings.diffusion.judge.layouts:
+        yield (
+            "config.diffusion.judge.layouts shows images to the judge, and with "
+            "config.latents.cache=True these are not read; set one of the two to 0 or False."
         )
 
 

@@ -31,8 +31,8 @@ def run(context: Context, cell: Cell, learned: Learned) -> None:
     validation patients is logged.
     """
     settings, section = context.settings, context.settings.generator(cell.variant)
-    judged = bool(section.watch.judge and section.train.visual_every)
-    below = learned.denoiser(cell.variant, judged)
+    watched_by_judge = section.watch.judge and section.train.visual_every
+    below = learned.denoiser(cell.variant, bool(watched_by_judge or section.judge.used))
     program = Program(below.task, section.train, context.mesh)
     sources = context.sources(section.splits, section.style)
     store, jitter = latent_cache.stored(context, learned), section.stain_jitter

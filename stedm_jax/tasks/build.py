@@ -11,14 +11,16 @@ from collections.abc import Sequence
 from jax.typing import DTypeLike
 
 from stedm_jax.models.vit import ssl_size, vit_network, vit_size
+from stedm_jax.settings.arm_networks import JUDGE
 from stedm_jax.settings.names import FROZEN
 from stedm_jax.settings.root import Settings
 from stedm_jax.tasks.autoencoder import AutoencoderTask
 from stedm_jax.tasks.contour import ContourTask
-from stedm_jax.tasks.diffusion import DiffusionTask, Judge
+from stedm_jax.tasks.diffusion import DiffusionTask
 from stedm_jax.tasks.features import Features
 from stedm_jax.tasks.first_stage import FirstStage
 from stedm_jax.tasks.guided import GuidedTask, GuideEncoder
+from stedm_jax.tasks.judged import Judge
 from stedm_jax.tasks.latent_diffusion import LatentScale
 from stedm_jax.tasks.pixel_head import PixelHeadTask
 from stedm_jax.tasks.segmentation import SegmentationTask, Shown
@@ -48,10 +50,13 @@ def build_generator(
       colors: of the classes.
       dtype: of the computation.
       scale: of the latents; None: they are taken as they are.
-      judge: a segmenter that scores how well samples keep to their layouts.
+      judge: a segmenter that scores how well samples keep to their layouts; None: an abstract one,
+        where the denoiser learns from it.
     """
-    scale = scale or LatentScale.unit(first.channels)
-    return DiffusionTask(settings.generator(name), first, scale, colors, dtype, judge)
+    scale, section = scale or LatentScale.unit(first.channels), settings.generator(name)
+    if judge is None and section.judge.used:
+        judge = build_segmenter(settings, JUDGE, Shown(colors, side=settings.data.tile), 1, dtype)
+    return DiffusionTask(section, first, scale, colors, dtype, judge)
 
 
 def build_ssl(settings: Settings, dtype: DTypeLike) -> SslTask:

@@ -10,7 +10,8 @@ without labels. So guidance can strengthen the style (the paper), both, or each 
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple, Protocol, runtime_checkable
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,10 +21,12 @@ from jaxtyping import Array, Float, Int32, PRNGKeyArray, PyTree, UInt8
 
 from stedm_jax.common.labels import VOID
 from stedm_jax.diffusion.guidance import Guidance
+from stedm_jax.diffusion.losses import add_noise
+from stedm_jax.diffusion.parameterization import to_x0
 from stedm_jax.diffusion.partial import invert, noised, partial_timesteps
 from stedm_jax.diffusion.samplers import Denoise, DenoiseBoth, Sampler, sample
 from stedm_jax.models.blocks import Tokens
-from stedm_jax.models.functional import on_each_device
+from stedm_jax.models.functional import Params, on_each_device
 from stedm_jax.models.style import build_style, build_style_guide
 from stedm_jax.models.unet import build_unet
 from stedm_jax.settings.diffusion import Diffusion
@@ -32,28 +35,13 @@ from stedm_jax.settings.synthesis import Synthesis
 from stedm_jax.tasks.channel_statistics import adain
 from stedm_jax.tasks.fidelity import layout_iou, layout_style_grid, style_correlation
 from stedm_jax.tasks.first_stage import FirstStage
-from stedm_jax.tasks.images import colorize, one_hot_layout, to_network
+from stedm_jax.tasks.images import colorize, to_network
+from stedm_jax.tasks.judged import Judge, See, layout_loss, with_seen
 from stedm_jax.tasks.latent_diffusion import LatentDiffusion, LatentScale
+from stedm_jax.tasks.layouts import depth, describe, place_weights
 
 DROPPED = -2.0
 """Value of a style image that is not there (as published)."""
-
-
-@runtime_checkable
-class Judge(Protocol):
-    """A segmenter that scores how well samples keep to their layouts.
-
-    Attributes:
-      foreground: numbers of the classes that the score is about.
-    """
-
-    foreground: Sequence[int]
-
-    def eval_step(
-        self, params: PyTree, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray
-    ) -> dict[str, Array]:
-        """Its confusion matrix for each patient, under "confusion"."""
-        ...
 
 
 class Condition(NamedTuple):
@@ -75,7 +63,8 @@ class DiffusionTask(LatentDiffusion):
       latents: their scale.
       colors: of each class.
       dtype: of the computation.
-      judge: scores samples during the training; None: there is no such score.
+      judge: scores samples during the training, and teaches where config.judge says so; its
+        parameters are frozen["judge"]. None: there is none.
     """
 
     name = "diffusion"
@@ -106,7 +95,7 @@ class DiffusionTask(LatentDiffusion):
     def init(self, key: PRNGKeyArray) -> PyTree:
         """Fresh parameters: unet, style and layout."""
         keys = jax.random.split(key, 3)
-        shape = (len(self.colors), self.config.layout_channels)
+        shape = (depth(self.config, len(self.colors)), self.config.layout_channels)
         params = {
             "unet": self.unet.init(keys[0]),
             "layout": {"kernel": jax.nn.initializers.lecun_normal()(keys[2], shape, jnp.float32)},
@@ -115,8 +104,20 @@ class DiffusionTask(LatentDiffusion):
 
     def layout(self, params: PyTree, mask: UInt8[Array, "b h w"]) -> Float[Array, "b hs ws d"]:
         """What the denoiser sees of a mask."""
-        size = (mask.shape[1] // self.factor, mask.shape[2] // self.factor)
-        return one_hot_layout(mask, len(self.colors), size) @ params["layout"]["kernel"]
+        described = describe(self.config, mask, len(self.colors), self._size(mask))
+        return described @ params["layout"]["kernel"]
+
+    def _size(self, mask: UInt8[Array, "b h w"]) -> tuple[int, int]:
+        """Height and width of the latents."""
+        return mask.shape[1] // self.factor, mask.shape[2] // self.factor
+
+    @property
+    def abstract_frozen(self) -> dict[str, Params]:
+        """The shapes of what lies frozen below the denoiser."""
+        judge = self.judge if self.config.judge.used else None
+        return super().abstract_frozen | (
+            {} if judge is None else {"judge": judge.network.abstract}
+        )
 
     def style_vector(
         self, params: PyTree, frozen: PyTree, styles: Float[Array, "b k h w 3"]
@@ -143,27 +144,57 @@ class DiffusionTask(LatentDiffusion):
         key: PRNGKeyArray,
         step: Int32[Array, ""],
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
-        """Weighted distance of prediction and target."""
+        """Weighted distance of prediction and target, and the loss of layouts, if there is one."""
         keys = jax.random.split(key, 5)
         z = jax.lax.stop_gradient(self.latents_of(frozen, batch, keys[0]))
         t, eps = self.draw(keys[1], keys[2], z)
         dropped = jax.random.bernoulli(keys[3], self.config.style.drop, (z.shape[0],))
-        style, mask = None, batch["mask"]
+        style = None
         if self.styled:
             images = to_network(batch["styles"])
             images = jnp.where(dropped[:, None, None, None, None], DROPPED, images)
             style = self.style_vector(params, frozen, images)
-        if self.config.drop_layout:
-            key = jax.random.fold_in(keys[3], 1)
-            bare = jax.random.bernoulli(key, self.config.drop_layout, dropped.shape)
-            mask = jnp.where(bare[:, None, None], jnp.uint8(VOID), mask)
+        mask = self._layouts(frozen, batch, keys[3])
         layout, drop = self.layout(params, mask), keys[4] if self.config.unet.dropout else None
+        noisy = add_noise(self.schedule, z, eps, t)
+        stacked = jnp.concatenate([noisy, layout], axis=-1)
+        predicted = self.unet.apply(params["unet"], stacked, t, style, key=drop)
+        places, counted = self.config.places, batch.get("weight")
+        weights = None
+        if places.used:
+            weights = place_weights(places, batch["mask"], len(self.colors), self._size(mask))
+        loss = self.objective(predicted, z, t, eps, counted, weights)
+        if not self.config.judge.weight:
+            return loss, {}
+        clean = to_x0(self.schedule, self.config.prediction, predicted, noisy, t)
+        judged = layout_loss(
+            self._see(frozen),
+            lambda z: self.pixels(frozen, z),
+            clean,
+            mask,
+            (t + 1).astype(jnp.float32) / self.schedule.steps,
+            self.config.judge.below,
+        )
+        parts = {"denoising_loss": loss, "layout_loss": judged}
+        return loss + self.config.judge.weight * judged, parts
 
-        def predict(noisy: Array, t: Array) -> Array:
-            stacked = jnp.concatenate([noisy, layout], axis=-1)
-            return self.unet.apply(params["unet"], stacked, t, style, key=drop)
+    def _see(self, frozen: PyTree) -> See:
+        assert self.judge is not None
+        return partial(self.judge.log_classes, frozen["judge"])
 
-        return self.denoising_loss(predict, z, t, eps, batch.get("weight")), {}
+    def _layouts(
+        self, frozen: PyTree, batch: dict[str, Array], key: PRNGKeyArray
+    ) -> UInt8[Array, "b h w"]:
+        """The masks that the denoiser is given: those of the judge where there are none, and none
+        where they are dropped."""
+        mask, config = batch["mask"], self.config
+        if config.judge.layouts:
+            mask = with_seen(self._see(frozen), config.judge, batch, jax.random.fold_in(key, 2))
+        if config.drop_layout:
+            bare = jax.random.fold_in(key, 1)
+            bare = jax.random.bernoulli(bare, config.drop_layout, mask.shape[:1])
+            mask = jnp.where(bare[:, None, None], jnp.uint8(VOID), mask)
+        return mask
 
     def guidance(self, synthesis: Synthesis) -> Guidance:
         """That of a set; of a model without style, the part that is about the layout."""

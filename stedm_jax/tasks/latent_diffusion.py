@@ -101,7 +101,11 @@ class LatentDiffusion(abc.ABC):
 
     def decode(self, frozen: PyTree, z: Float[Array, "b hs ws c"]) -> UInt8[Array, "b h w 3"]:
         """Images of scaled latents."""
-        return to_bytes(self.autoencoder.decode(frozen["first"], self.latents.from_z(z)))
+        return to_bytes(self.pixels(frozen, z))
+
+    def pixels(self, frozen: PyTree, z: Float[Array, "b hs ws c"]) -> Float[Array, "b h w 3"]:
+        """As `decode`, in about [-1, 1]; gradients pass through it."""
+        return self.autoencoder.decode(frozen["first"], self.latents.from_z(z))
 
     def with_detail(
         self,
@@ -135,10 +139,26 @@ class LatentDiffusion(abc.ABC):
         Args:
           counted: weight of each image, 0 for padding; None: all count.
         """
+        noisy = add_noise(self.schedule, z, eps, t)
+        return self.objective(predict(noisy, t), z, t, eps, counted)
+
+    def objective(
+        self,
+        predicted: Float[Array, "b hs ws c"],
+        z: Float[Array, "b hs ws c"],
+        t: Int32[Array, " b"],
+        eps: Float[Array, "b hs ws c"],
+        counted: Float[Array, " b"] | None = None,
+        places: Float[Array, "b hs ws 1"] | None = None,
+    ) -> Float[Array, ""]:
+        """As `denoising_loss`, of what the network predicted.
+
+        Args:
+          places: weights of the latents of each image; None: all weigh the same.
+        """
         prediction, loss, weighting = self._objective
-        predicted = predict(add_noise(self.schedule, z, eps, t), t)
         wanted = target(self.schedule, prediction, z, eps, t)
-        losses = distance(loss, predicted, wanted)
+        losses = distance(loss, predicted, wanted, places)
         losses = losses * weight(weighting, self.schedule, prediction, t)
         if counted is not None:
             return jnp.sum(losses * counted) / jnp.maximum(counted.sum(), 1.0)

@@ -136,6 +136,12 @@ class SegmentationTask:
             logits = network(to_network(batch["image"]), train=train, key=key)
         return logits, running_stats(network)
 
+    def log_classes(
+        self, params: PyTree, image: Float[Array, "b h w 3"]
+    ) -> Float[Array, "b h w k"]:
+        """Log probabilities of the classes in images in [-1, 1], through which gradients pass."""
+        return jax.nn.log_softmax(self.network.apply(params, image).astype(jnp.float32))
+
     def predict(
         self, params: PyTree, frozen: PyTree, batch: dict[str, Array]
     ) -> Int32[Array, "b h w"]:

@@ -160,6 +160,12 @@ def test_the_judge_comes_first_where_a_generator_is_watched_by_it():
     assert not changed(base(), watched)
 
 
+def test_a_generator_that_learns_from_the_judge_needs_it():
+    taught = base(diffusion__judge__layouts=0.5)
+    assert "judge" in Graph(taught)["generator/stedm"].needs
+    assert "judge" not in Graph(base())["generator/stedm"].needs
+
+
 def test_select_takes_stages_and_cells_and_refuses_others():
     graph = Graph(several())
     assert graph.select(["synthesis", "segmentation/b/1"]) == [

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from configs.demo import get_config
+from stedm_jax.common.labels import VOID
 from stedm_jax.models.vit import VIT_SIZES, ViTSize
+from stedm_jax.settings.diffusion import Judged, Places
 from stedm_jax.settings.synthesis import Guidance
 from stedm_jax.tasks.diffusion import DiffusionTask, LatentScale
 from stedm_jax.tasks.first_stage import FirstStage
@@ -197,6 +199,28 @@ def test_with_scale_0_only_the_unconditional_branch_is_left(made, on, source, in
     image = sample(params, frozen, mask, styles)
     others = sample(params, frozen, 1 - mask, styles), sample(params, frozen, mask, 255 - styles)
     assert tuple(bool((image != other).any()) for other in others) == matters
+
+
+def test_the_judge_teaches_where_the_configuration_says_so(made):
+    _, task, params, frozen, batch = made
+    judge = SegmentationTask(made[0].segmentation, Shown(task.colors), 1, jnp.float32)
+    judge.log_classes = lambda params, image: jax.nn.log_softmax(params * image[..., :2])
+    taught = Judged(layouts=1.0, weight=0.5, below=1.0)
+    config = replace(task.config, judge=taught, places=Places(boundary=1.0), layout_edges=True)
+    task, step = remade(task, config, judge), jnp.int32(0)
+    assert set(task.abstract_frozen) == {"first", "judge"}
+    params = params | {"layout": {"kernel": jnp.full((3, config.layout_channels), 0.3)}}
+    bare = batch | {"mask": jnp.full_like(batch["mask"], VOID)}
+
+    @jax.jit
+    def compiled(params, frozen, sign):
+        return task.loss(params, frozen | {"judge": sign}, bare, jax.random.key(1), step)
+
+    (total, parts), (_, other) = (compiled(params, frozen, sign) for sign in (9.0, -9.0))
+    assert parts["layout_loss"] > 0
+    expected = parts["denoising_loss"] + 0.5 * parts["layout_loss"]
+    np.testing.assert_allclose(total, expected, rtol=1e-6)
+    assert parts["denoising_loss"] != other["denoising_loss"]  # it is given what the judge sees
 
 
 def test_a_frozen_pathology_encoder_reads_the_style_and_is_no_parameter(made, monkeypatch):
