@@ -2,7 +2,6 @@
 that have the mean color of their style tiles."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 
 from stedm_jax.diffusion.schedule import make_schedule
+from stedm_jax.settings.diffusion import Diffusion
 from stedm_jax.settings.synthesis import Guidance, Synthesis
 from stedm_jax.tasks.channel_statistics import adain
 from stedm_jax.tasks.diffusion import DiffusionTask
@@ -42,7 +42,7 @@ class Exact:
 
 class Toy(DiffusionTask):
     def __init__(self):
-        self.config = SimpleNamespace(prediction="x0", drop_layout=0.0, layout_channels=1)  # pyright: ignore
+        self.config = Diffusion(prediction="x0", layout_channels=1)
         self.autoencoder, self.latents = Averages(), LatentScale.unit(3)  # pyright: ignore
         self.schedule, self.unet, self.styled = SCHEDULE, Exact(), True  # pyright: ignore
         self.channels, self.factor, self.colors = 3, FACTOR, ((0, 0, 0), (9, 9, 9))
