@@ -1,7 +1,7 @@
 """Stage quality: how good the images of a synthesis set are, in one pass over them."""
 
 import json
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -51,12 +51,12 @@ def _judgment(context: Context, cell: Cell, learned: Learned) -> Judgment:
     params = learned.judge[1]
     learner = learner_of(context, learned, JUDGE)
     known[SYNTHETIC] = confusion_of(context, learner, JUDGE, params, rows)
-    layouts = _layouts(context, cell.variant, len(rows.rows))
-    key = LAYOUTS, tuple(row.record for row in layouts)
-    if key not in context.memo:  # sets of one seed have the same layouts
-        real = Rows(context.reader, layouts)
-        context.memo[key] = confusion_of(context, learner, JUDGE, params, real)
-    known[LAYOUTS] = context.memo[key]
+    if layouts := _layouts(context, cell.variant, rows.rows):
+        key = LAYOUTS, tuple((row.patient, row.record) for row in layouts)
+        if key not in context.memo:  # sets of one seed have the same layouts
+            real = Rows(context.reader, layouts)
+            context.memo[key] = confusion_of(context, learner, JUDGE, params, real)
+        known[LAYOUTS] = context.memo[key]
     confusion = {
         split: {name: np.array(matrix, np.int64) for name, matrix in patients.items()}
         for split, patients in known.items()
@@ -64,11 +64,14 @@ def _judgment(context: Context, cell: Cell, learned: Learned) -> Judgment:
     return Judgment(confusion, context.classes.foreground)
 
 
-def _layouts(context: Context, name: str, count: int) -> list[IndexRow]:
-    """The tiles whose masks are the layouts of a set, each as often as it was drawn."""
+def _layouts(context: Context, name: str, made: Sequence[IndexRow]) -> list[IndexRow]:
+    """The tiles whose masks are the layouts of a set, each as often as it was drawn; none where the
+    masks of a set are others."""
     settings = context.settings
     orders = Orders(context, settings.synthesis_set(name), settings.style_of(name))
-    return [orders[number].layout for number in range(count)]
+    layouts = [orders[number].layout for number in range(len(made))]
+    same = all(own.patient == row.patient for own, row in zip(layouts, made, strict=True))
+    return layouts if same else []
 
 
 def _real(context: Context, name: str) -> Iterator[RealTile]:
