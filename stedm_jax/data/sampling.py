@@ -10,6 +10,7 @@ kind), and in tiles of a grid, what is drawn in it.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -22,6 +23,7 @@ GLASS = "glass"
 """Kind of a tile that was cut as glass."""
 REST, FOREGROUND = "rest", "foreground"
 
+T = TypeVar("T")
 Shares = Sequence[tuple[str, float]]
 
 
@@ -141,7 +143,7 @@ def _groups(
     return tuple(tuple(group) for group in groups.values())
 
 
-class Rounds:
+class Rounds(Generic[T]):
     """An endless order in which every group comes once a round, and within a group every member
     once a pass.
 
@@ -149,17 +151,17 @@ class Rounds:
     member.
 
     Args:
-      groups: positions, divided into groups.
+      groups: positions, or whatever else, divided into groups.
       seed: of the order.
     """
 
-    def __init__(self, groups: Sequence[Sequence[int]], seed: int):
+    def __init__(self, groups: Sequence[Sequence[T]], seed: int):
         self.groups, self.seed = tuple(tuple(group) for group in groups), seed
 
     def __len__(self) -> int:
         return 2**40
 
-    def __getitem__(self, index: int) -> int:
+    def __getitem__(self, index: int) -> T:
         number, place = divmod(index, len(self.groups))
         group = int(_order(len(self.groups), (self.seed, 0, number))[place])
         members = self.groups[group]

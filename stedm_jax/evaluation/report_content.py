@@ -71,10 +71,19 @@ class ArmRun:
 
 @dataclass(frozen=True)
 class SyntheticSet:
-    """A set of synthetic images: its metrics, and a picture of layouts by styles."""
+    """A set of synthetic images.
+
+    Attributes:
+      quality: its metrics.
+      grid: a picture of layouts by styles.
+      shares: real and synthetic -> class -> its share of the labeled pixels.
+      warning: what to say of shares that differ.
+    """
 
     quality: Quality
     grid: UInt8[np.ndarray, "gh gw 3"] | None = None
+    shares: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    warning: str = ""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.data.augment import check_around
+from stedm_jax.data.class_shares import warning
 from stedm_jax.data.classes import class_map
 from stedm_jax.data.remote import is_remote
 from stedm_jax.data.whole import WholeSet
@@ -21,7 +22,7 @@ from stedm_jax.experiment.cells import Cell
 from stedm_jax.experiment.context import Context, check_classes, known_tiles
 from stedm_jax.experiment.init_weights import check_sources, source_folder
 from stedm_jax.experiment.learned import GUIDE_WEIGHTS, STYLE_WEIGHTS
-from stedm_jax.experiment.orders import Orders
+from stedm_jax.experiment.orders import Orders, StyleOrders, orders_of, real_shares
 from stedm_jax.settings.arm_networks import JUDGE
 from stedm_jax.settings.root import Settings
 from stedm_jax.settings.synthesis import Synthesis
@@ -36,6 +37,7 @@ from stedm_jax.tasks.build import (
 )
 from stedm_jax.tasks.diffusion import DiffusionTask
 from stedm_jax.tasks.guided import GuidedTask
+from stedm_jax.training import peers
 from stedm_jax.training.program import check_training
 from stedm_jax.training.sharding import check_batch
 from stedm_jax.training.snapshots import check_width
@@ -136,9 +138,16 @@ class _Check:
     def synthesis(self, name: str) -> None:
         section = self.settings.synthesis_set(name)
         if self.tiles_are_there:
-            Orders(self.context, section, self.settings.style_of(name))
+            self.shares(name, orders_of(self.context, name))
         if generator := self.settings.synthesis.sets[name].generator:
             self.sampling(section, generator)
+
+    def shares(self, name: str, orders: Orders | StyleOrders) -> None:
+        """Warns of layouts whose classes are not as frequent as in real training."""
+        if isinstance(orders, Orders):
+            text = warning(real_shares(self.context), orders.class_shares)
+            if text and peers.first():
+                print(f"warning  synthesis/{name}: {text}", flush=True)
 
     def sampling(self, section: Synthesis, generator: str) -> None:
         task = self.denoiser(generator)

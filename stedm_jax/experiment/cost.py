@@ -20,6 +20,7 @@ from stedm_jax.experiment.cells import Cell
 from stedm_jax.models.flops import forward_flops
 from stedm_jax.models.functional import Functional, param_count
 from stedm_jax.settings.arm_networks import JUDGE
+from stedm_jax.settings.methods import METHODS, PSEUDO_LABELS
 from stedm_jax.settings.root import Settings
 from stedm_jax.settings.training import Training
 from stedm_jax.tasks.build import (
@@ -159,7 +160,8 @@ class Costs:
         section = self.settings.synthesis_set(cell.variant)
         entry = self.settings.synthesis.sets[cell.variant]
         if not entry.generator:
-            return Cost(f"{section.count:,} images, {entry.method}")
+            what = f"{section.count:,} images, {entry.method}"
+            return Cost(what, (), section.count * self._made_by(cell.variant, entry.method))
         task = self.denoiser(entry.generator)
         forward, styling = self._evaluation(entry.generator)
         steps = task.levels(section)
@@ -173,6 +175,17 @@ class Costs:
             each += styling
         what = f"{section.count:,} images, {len(steps)} steps, {runs} evaluations each"
         return Cost(what, (), section.count * (each + runs * forward))
+
+    def _made_by(self, name: str, method: str) -> float:
+        """FLOPs of an image by a method that has no generator; 0 without a network."""
+        if method == PSEUDO_LABELS:
+            return self._arm(JUDGE)[1]
+        if "autoencoder" not in METHODS[method].needs:
+            return 0.0
+        if method == "reconstruction":
+            return self.encoder + self.decoder
+        section, bag = self.settings.synthesis_set(name), self.settings.style_of(name).tiles
+        return (1 + bag) * self.encoder + (1 + section.keep_detail) * self.decoder
 
     def _judge(self, cell: Cell) -> Cost:
         return self._segmenter(JUDGE)

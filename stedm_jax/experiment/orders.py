@@ -8,14 +8,16 @@ import numpy as np
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.data.augment import dihedral
+from stedm_jax.data.class_shares import expected_shares
 from stedm_jax.data.index import IndexRow
 from stedm_jax.data.pipeline import TileReader
-from stedm_jax.data.sampling import divide
+from stedm_jax.data.sampling import GLASS, Rounds, divide
 from stedm_jax.data.schema import check_disjoint
 from stedm_jax.data.stain import KINDS, match
 from stedm_jax.data.styles import StylePool
 from stedm_jax.experiment.context import Context, spread
 from stedm_jax.settings.diffusion import Style
+from stedm_jax.settings.methods import PSEUDO_LABELS
 from stedm_jax.settings.synthesis import Synthesis
 
 GRID = 2**31
@@ -78,6 +80,7 @@ class Orders:
             uniform=data.uniform,
             key="data.shares" if as_real else "synthesis.shares",
         )
+        self.classes = context.classes
         used = {row.patient for row in (*self.layouts, *self.styles)}
         held_out = {split: tiles.patients(split) for split in ("val", "test")}
         check_disjoint({"synthesis": used, **held_out}, "the patients that synthesis would use")
@@ -92,6 +95,16 @@ class Orders:
         chosen = self.pool.choose_for_patient(patient, rng)
         turn = int(rng.integers(8))
         return self._order(index, layout, turn, patient, [self.styles[i] for i in chosen])
+
+    @property
+    def patients(self) -> list[str]:
+        """Patients who lend their style."""
+        return self.pool.patients
+
+    @property
+    def class_shares(self) -> dict[str, float]:
+        """Class -> its share of the labeled pixels of the layouts, on average."""
+        return expected_shares(self.layouts, self.parts, self.classes)
 
     def grid(self, rows: int, columns: int) -> list[list[Order]]:
         """Each of a few layouts with the style of each of a few patients, at the same noise along a
@@ -117,6 +130,57 @@ class Orders:
             rng = np.random.default_rng((self.seed, index, 1))
             own = tuple(self.rows[i] for i in self.own.choose(self.places[layout.record], rng))
         return Order(index, layout, turn, patient, tuple(styles), own)
+
+
+class StyleOrders:
+    """The orders of a set whose images are the tiles of the style patients themselves: patients in
+    turn, and of each all tiles once before any comes again.
+
+    Args:
+      context: of the run.
+      synthesis: settings of the set.
+
+    Raises:
+      UserError: a patient of the validation or test split would be used.
+    """
+
+    def __init__(self, context: Context, synthesis: Synthesis):
+        self.styles = context.rows(synthesis.styles)
+        tissue = [row for row in self.styles if row.kind != GLASS]
+        self.patients = sorted({row.patient for row in tissue})
+        self.groups = [
+            [row for row in tissue if row.patient == patient] for patient in self.patients
+        ]
+        places = [[(p, i) for i in range(len(group))] for p, group in enumerate(self.groups)]
+        self.rounds = Rounds(places, context.settings.seed)
+        held_out = {split: context.tiles.patients(split) for split in ("val", "test")}
+        check_disjoint(
+            {"synthesis": set(self.patients), **held_out}, "the patients that synthesis would use"
+        )
+
+    def __getitem__(self, index: int) -> Order:
+        patient, place = self.rounds[index]
+        return self._order(index, self.groups[patient][place])
+
+    def grid(self, rows: int, columns: int) -> list[list[Order]]:
+        """Some tiles of a few patients, a column each."""
+        shown = [spread(group, rows) for group in spread(self.groups, columns)]
+        return [
+            [self._order(GRID + number, group[min(number, len(group) - 1)]) for group in shown]
+            for number in range(max(map(len, shown)))
+        ]
+
+    def _order(self, index: int, row: IndexRow) -> Order:
+        return Order(index, row, 0, row.patient, (row,))
+
+
+def orders_of(context: Context, name: str) -> Orders | StyleOrders:
+    """The orders of a set; errors as of their classes."""
+    settings = context.settings
+    section = settings.synthesis_set(name)
+    if settings.synthesis.sets[name].method == PSEUDO_LABELS:
+        return StyleOrders(context, section)
+    return Orders(context, section, settings.style_of(name))
 
 
 def tile_of(reader: TileReader, order: Order) -> tuple[np.ndarray, np.ndarray]:
@@ -148,3 +212,11 @@ def load(
     if synthesis.inverts:
         batch["own"] = np.stack([[reader.read(row)[0] for row in each.own] for each in orders])
     return batch
+
+
+def real_shares(context: Context) -> dict[str, float]:
+    """Class -> its share of the labeled pixels that training on real tiles draws, on average."""
+    rows, data, classes = context.rows("train"), context.settings.data, context.classes
+    known = context.tiles.classes
+    parts = divide(rows, known, classes, shares=data.shares, uniform=data.uniform)
+    return expected_shares(rows, parts, classes)

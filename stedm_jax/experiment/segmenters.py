@@ -145,11 +145,12 @@ def _learner(context: Context, learned: Learned, name: str, section: Segmentatio
 
 def _most_patients(context: Context) -> int:
     """Most patients that are scored at once. The judge scores synthetic tiles too, each of which
-    counts for the patient of its layout."""
+    counts for the patient of its layout, or of its pseudo-labels."""
     settings = context.settings
-    layouts = {settings.synthesis_set(name).layouts for name in settings.synthesis.sets}
+    sets = [settings.synthesis_set(name) for name in settings.synthesis.sets]
+    used = {split for one in sets for split in (one.layouts, one.styles)}
     known = context.tiles.splits
-    return max(len(context.tiles.patients(each)) for each in {"val", "test", *layouts} & {*known})
+    return max(len(context.tiles.patients(each)) for each in {"val", "test", *used} & {*known})
 
 
 def _below(

@@ -1,6 +1,5 @@
 """A denoiser samples each image, from its layout and its style tiles."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,9 +7,8 @@ import numpy as np
 from stedm_jax.experiment.context import Context
 from stedm_jax.experiment.orders import Order, Orders, load
 from stedm_jax.experiment.sampler import make_sampler
-from stedm_jax.methods.method import Prepared
+from stedm_jax.methods.method import Prepared, in_batches
 from stedm_jax.settings.synthesis import Synthesis
-from stedm_jax.training.sharding import own_rows, to_global
 
 
 def prepare(context: Context, name: str, orders: Orders, learned: Any) -> Prepared:
@@ -19,18 +17,13 @@ def prepare(context: Context, name: str, orders: Orders, learned: Any) -> Prepar
     generator = settings.synthesis.sets[name].generator
     below, params, checkpoint = learned.generator(generator, section)
     sampler = make_sampler(below.task, section, settings.seed, context.mesh)
-    rows = own_rows(section.batch, context.mesh)
 
-    def make(wanted: Sequence[Order]) -> np.ndarray:
-        images = []
-        for start in range(0, len(wanted), section.batch):
-            part = list(wanted[start : start + section.batch])
-            filled = part + part[:1] * (section.batch - len(part))
-            batch = load(context.reader, [filled[row] for row in rows], section)
-            mine = to_global(batch, context.mesh)
-            images.append(np.asarray(sampler(params, below.frozen, mine))[: len(part)])
-        return np.concatenate(images)
+    def load_batch(wanted: list[Order]) -> dict[str, np.ndarray]:
+        return load(context.reader, wanted, section)
 
+    make = in_batches(
+        context, section.batch, lambda batch: sampler(params, below.frozen, batch), load_batch
+    )
     provenance = checkpoint | _provenance(section, generator)
     provenance["drop_layout"] = str(settings.generator(generator).drop_layout)
     return Prepared(make, provenance)

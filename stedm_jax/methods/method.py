@@ -9,13 +9,16 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import UInt8
 
 from stedm_jax.common.processors import in_threads
 from stedm_jax.experiment.context import Context
-from stedm_jax.experiment.orders import Order, Orders
+from stedm_jax.experiment.orders import Order, Orders, StyleOrders
 from stedm_jax.settings.methods import METHODS
+from stedm_jax.training import peers
+from stedm_jax.training.sharding import batch_sharding, own_rows, replicated, to_global
 
 Make = Callable[[Sequence[Order]], UInt8[np.ndarray, "b h w c"]]
 """Images of some orders, each a pure function of its order."""
@@ -26,7 +29,7 @@ class Prepared:
     """A method that is ready to make the images of a set.
 
     Attributes:
-      make: images (b, h, w, 3) of some orders.
+      make: images (b, h, w, 3) of some orders; of methods that make masks too, (b, h, w, 4).
       provenance: what every tile notes about how it was made.
     """
 
@@ -34,7 +37,7 @@ class Prepared:
     provenance: Mapping[str, str] = field(default_factory=dict)
 
 
-def prepare(context: Context, name: str, orders: Orders, learned: Any) -> Prepared:
+def prepare(context: Context, name: str, orders: Orders | StyleOrders, learned: Any) -> Prepared:
     """Prepares the method of a set.
 
     Args:
@@ -51,3 +54,42 @@ def prepare(context: Context, name: str, orders: Orders, learned: Any) -> Prepar
 def on_host(image: Callable[[Order], UInt8[np.ndarray, "h w c"]]) -> Make:
     """Makes images one by one, in parallel threads."""
     return lambda orders: np.stack(in_threads(image, orders))
+
+
+def in_batches(
+    context: Context, size: int, run: Callable[[Any], Any], load: Callable[[list[Order]], Any]
+) -> Make:
+    """Makes images in batches of one size, each loaded by the host and divided by the devices.
+
+    Args:
+      context: of the run.
+      size: of a batch.
+      run: images of a batch.
+      load: the arrays of some orders.
+    """
+    rows = own_rows(size, context.mesh)
+
+    def make(wanted: Sequence[Order]) -> np.ndarray:
+        images = []
+        for start in range(0, len(wanted), size):
+            part = list(wanted[start : start + size])
+            filled = part + part[:1] * (size - len(part))
+            batch = to_global(load([filled[row] for row in rows]), context.mesh)
+            images.append(np.asarray(run(batch))[: len(part)])
+        return np.concatenate(images)
+
+    return make
+
+
+def on_devices(
+    context: Context,
+    size: int,
+    images: Callable[[Any, Any], jax.Array],
+    params: Any,
+    load: Callable[[list[Order]], Any],
+) -> Make:
+    """As `in_batches`, of a function of parameters and a batch, which is compiled."""
+    out = replicated(context.mesh) if peers.several() else None
+    divided = batch_sharding(context.mesh)
+    compiled = jax.jit(images, in_shardings=(None, divided), out_shardings=out)
+    return in_batches(context, size, lambda batch: compiled(params, batch), load)

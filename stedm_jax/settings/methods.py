@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 GENERATOR = "generator"
 DENOISER = "denoiser"
+PSEUDO_LABELS = "pseudo_labels"
+"""The method whose tiles are those of the style patients, in place of labelled ones."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,10 @@ METHODS = {
     DENOISER: Method("denoising", ("autoencoder", "latents", GENERATOR), (*_SAMPLING, *_START)),
     "reinhard": Method("color_transfer"),
     "macenko": Method("color_transfer"),
+    "randstainna": Method("randstainna"),
+    "reconstruction": Method("autoencoding", ("autoencoder",)),
+    "latent_adain": Method("autoencoding", ("autoencoder",), ("keep_detail",)),
+    PSEUDO_LABELS: Method("pseudo_labels", ("judge",), ("confidence",)),
 }
 """Name -> what it is."""
 CHOOSY = tuple(dict.fromkeys(key for method in METHODS.values() for key in method.reads))

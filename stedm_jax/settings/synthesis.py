@@ -113,6 +113,9 @@ class Synthesis:
         "gives finished images the colors of their style tiles",
         choices=("none", "reinhard", "macenko"),
     )
+    confidence: float = fraction(
+        0.9, "least probability of a pseudo-label; pixels of a lower one are unlabeled"
+    )
     codec: str = key("png", "of the records: png, or jpeg50 to jpeg100")
     sets: Mapping[str, SynthesisSet] = key(
         {"synthetic": SynthesisSet(generator="stedm")},

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from stedm_jax.data.class_shares import warning
 from stedm_jax.data.records import TileSet
 from stedm_jax.evaluation.ablation import Ablation
 from stedm_jax.evaluation.panels import overlay, style_grid
@@ -23,7 +24,7 @@ from stedm_jax.evaluation.synthesis_quality.measure import load_quality
 from stedm_jax.experiment.cells import Cell, Graph
 from stedm_jax.experiment.context import Context, spread
 from stedm_jax.experiment.learned import Learned
-from stedm_jax.experiment.orders import Orders
+from stedm_jax.experiment.orders import orders_of
 from stedm_jax.experiment.segmenters import trained
 from stedm_jax.inference.score_whole import score_whole
 from stedm_jax.settings.flat import flatten
@@ -82,7 +83,9 @@ def _content(context: Context) -> ReportContent:
 
 
 def _set(context: Context, name: str) -> SyntheticSet:
-    return SyntheticSet(load_quality(context.workdir.path / "quality" / name), _grid(context, name))
+    quality = load_quality(context.workdir.path / "quality" / name)
+    shares = (context.workdir.result(f"synthesis/{name}") or {}).get("class_shares", {})
+    return SyntheticSet(quality, _grid(context, name), shares, warning(**shares) if shares else "")
 
 
 def _provenance(path: Path, sets: Mapping[str, Any]) -> dict[str, str]:
@@ -127,7 +130,7 @@ def _strips(context: Context, tiles: int = 3) -> Iterator[Strip]:
 
 def _grid(context: Context, name: str) -> np.ndarray:
     settings, tiles = context.settings, context.reader
-    orders = Orders(context, settings.synthesis_set(name), settings.style_of(name))
+    orders = orders_of(context, name)
     wanted = orders.grid(settings.report.layouts, settings.report.styles)
     file = context.workdir.path / "synthesis" / name / "grid.npy"
     images, columns = np.load(file, allow_pickle=False), len(wanted[0])

@@ -15,13 +15,22 @@ import numpy as np
 
 from stedm_jax.common.files import atomic_file
 from stedm_jax.common.processors import in_threads
-from stedm_jax.data.augment import dihedral
+from stedm_jax.data.class_shares import shares_of, warning
 from stedm_jax.data.records import SetSpec, write_tiles
 from stedm_jax.data.schema import SYNTHETIC, ClassSpec, Tile
 from stedm_jax.data.stain import match
+from stedm_jax.evaluation.panels import overlay
 from stedm_jax.experiment.cells import Cell
 from stedm_jax.experiment.context import Context
-from stedm_jax.experiment.orders import Order, Orders, bag_of
+from stedm_jax.experiment.orders import (
+    Order,
+    Orders,
+    StyleOrders,
+    bag_of,
+    orders_of,
+    real_shares,
+    tile_of,
+)
 from stedm_jax.methods.method import Make, prepare
 from stedm_jax.settings.synthesis import Synthesis
 from stedm_jax.training import peers
@@ -36,7 +45,7 @@ def run(context: Context, cell: Cell, learned: Any) -> None:
     """
     settings, name = context.settings, cell.variant
     section, entry = settings.synthesis_set(name), settings.synthesis.sets[name]
-    orders = Orders(context, section, settings.style_of(name))
+    orders = orders_of(context, name)
     folder = context.workdir.folder(cell.name)
     with context.workdir.timed(cell.name) as result:
         method = prepare(context, name, orders, learned)
@@ -44,14 +53,25 @@ def run(context: Context, cell: Cell, learned: Any) -> None:
         _make_parts(context, cell, section, orders, make)
         grid = orders.grid(settings.report.layouts, settings.report.styles)
         shown = make([order for row in grid for order in row])
-        peers.on_first(lambda: _save(folder / "grid.npy", shown))
+        peers.on_first(lambda: _save(folder / "grid.npy", _picture(context, shown)))
         provenance = {"method": entry.method, "recolor": section.recolor, **method.provenance}
         provenance["seed"] = str(settings.seed)
-        peers.on_first(lambda: _pack(context, cell, section, orders, provenance))
+        made = peers.on_first(lambda: _pack(context, cell, section, orders, provenance))
         result["tiles"] = section.count
-        result["style_patients"] = orders.pool.patients
+        result["style_patients"] = orders.patients
+        result["class_shares"] = {"real": real_shares(context), "synthetic": made}
+        if (text := warning(**result["class_shares"])) and peers.first():
+            print(f"warning  {cell.name}: {text}", flush=True)
     if peers.first():
         shutil.rmtree(folder / "parts", ignore_errors=True)
+
+
+def _picture(context: Context, images: np.ndarray) -> np.ndarray:
+    """Images for the report, under a tint of their masks where these were made too."""
+    if images.shape[-1] == 3:
+        return images
+    colors = context.classes.colors
+    return np.stack([overlay(each[..., :3], each[..., 3], colors) for each in images])
 
 
 def _recolored(context: Context, section: Synthesis, make: Make) -> Make:
@@ -60,13 +80,15 @@ def _recolored(context: Context, section: Synthesis, make: Make) -> Make:
         return make
 
     def recolor(pair: tuple[np.ndarray, Order]) -> np.ndarray:
-        return match(section.recolor, pair[0], bag_of(context.reader, pair[1]))
+        image, order = pair
+        new = match(section.recolor, image[..., :3], bag_of(context.reader, order))
+        return np.concatenate([new, image[..., 3:]], axis=-1)
 
     return lambda orders: np.stack(in_threads(recolor, zip(make(orders), orders, strict=True)))
 
 
 def _make_parts(
-    context: Context, cell: Cell, section: Synthesis, orders: Orders, make: Make
+    context: Context, cell: Cell, section: Synthesis, orders: Orders | StyleOrders, make: Make
 ) -> None:
     """Makes the batches that are not there yet; each becomes a file of its own."""
     parts = context.workdir.folder(f"{cell.name}/parts")
@@ -99,10 +121,10 @@ def _pack(
     context: Context,
     cell: Cell,
     section: Synthesis,
-    orders: Orders,
+    orders: Orders | StyleOrders,
     provenance: Mapping[str, str],
-) -> None:
-    """Makes a tile set of the parts."""
+) -> dict[str, float]:
+    """Makes a tile set of the parts; the share of each class of its pixels."""
     classes, tiles = context.classes, context.tiles
     folder = context.workdir.path / cell.name
     made_by = {"made_by": "stedm_jax synthesis", "from": str(context.tiles_path)}
@@ -118,9 +140,13 @@ def _pack(
     def made() -> Iterator[Tile]:
         for file in sorted((folder / "parts").glob("*.npy")):
             for offset, image in enumerate(np.load(file, allow_pickle=False)):
-                yield _tile(context, orders[int(file.stem) + offset], image, provenance)
+                tile = _tile(context, orders[int(file.stem) + offset], image, provenance)
+                pixels[:] += np.bincount(tile.mask.ravel(), minlength=256)
+                yield tile
 
+    pixels = np.zeros(256)
     write_tiles(folder / "tiles", spec, made(), overwrite=True)
+    return shares_of(pixels[: len(classes.names)], classes.names)
 
 
 def _tile(context: Context, order: Order, image: np.ndarray, provenance: Mapping[str, str]) -> Tile:
@@ -134,9 +160,11 @@ def _tile(context: Context, order: Order, image: np.ndarray, provenance: Mapping
         "style_split": order.styles[0].split,
         "style_records": " ".join(str(row.record) for row in order.styles),
     }
+    masks = image[..., 3:]  # of methods that make them
+    mask = masks[..., 0] if masks.size else tile_of(context.reader, order)[1]
     return Tile(
-        image=image,
-        mask=dihedral(context.reader.read(layout)[1], order.turn),
+        image=np.ascontiguousarray(image[..., :3]),
+        mask=np.ascontiguousarray(mask),
         patient=layout.patient,
         slide=layout.slide,
         split=SYNTHETIC,

@@ -32,7 +32,7 @@ from stedm_jax.models.unet import build_unet
 from stedm_jax.settings.diffusion import Diffusion
 from stedm_jax.settings.synthesis import Guidance as GuidanceSettings
 from stedm_jax.settings.synthesis import Synthesis
-from stedm_jax.tasks.channel_statistics import adain
+from stedm_jax.tasks.channel_statistics import adain, over_bags
 from stedm_jax.tasks.fidelity import layout_iou, layout_style_grid, style_correlation
 from stedm_jax.tasks.first_stage import FirstStage
 from stedm_jax.tasks.images import colorize, to_network
@@ -308,7 +308,8 @@ class DiffusionTask(LatentDiffusion):
         """Latents of tiles, matched to those of the style tiles where that is asked for, noised to
         the first level."""
         if synthesis.match == "latent":
-            clean = adain(clean, self.encode_bags(frozen, styles))
+            latents = over_bags(lambda tiles: self.encode(frozen, tiles, None), styles)
+            clean = adain(clean, latents)
         return noised(self.schedule, clean, noise, int(self.levels(synthesis)[0]))
 
     def visualize(

@@ -81,13 +81,6 @@ class LatentDiffusion(abc.ABC):
         """Scaled latents of images."""
         return self.latents.to_z(self.autoencoder.encode(frozen["first"], to_network(image), key))
 
-    def encode_bags(
-        self, frozen: PyTree, bags: UInt8[Array, "b k h w 3"]
-    ) -> Float[Array, "b k hs ws c"]:
-        """Scaled latents of bags of images."""
-        flat = self.encode(frozen, bags.reshape(-1, *bags.shape[2:]), None)
-        return flat.reshape(*bags.shape[:2], *flat.shape[1:])
-
     def latents_of(
         self, frozen: PyTree, batch: Mapping[str, Array], key: PRNGKeyArray | None
     ) -> Float[Array, "b hs ws c"]:

@@ -14,6 +14,7 @@ from stedm_jax.experiment import learned
 from stedm_jax.experiment.cells import Graph
 from stedm_jax.experiment.context import Context
 from stedm_jax.experiment.learned import STYLE_WEIGHTS, Below, Learned
+from stedm_jax.experiment.orders import real_shares
 from stedm_jax.experiment.pinned import NAME, Weights, identify, pin
 from stedm_jax.experiment.workdir import Workdir
 from stedm_jax.methods import denoising
@@ -120,10 +121,12 @@ def test_the_tiles_say_which_guide_they_were_made_with(context, monkeypatch):
     packed = {}
     monkeypatch.setattr(learned, "restore", lambda *_, **__: ({}, {"checkpoint_step": "1"}))
     monkeypatch.setattr(
-        synthesis, "_pack", lambda context, cell, section, orders, about: packed.update(about)
+        synthesis,
+        "_pack",
+        lambda context, cell, section, orders, about: packed.update(about) or real_shares(context),
     )
     monkeypatch.setattr(
-        denoising, "make_sampler", lambda *_: lambda params, frozen, batch: batch["mask"]
+        denoising, "make_sampler", lambda *_: lambda params, frozen, batch: batch["styles"][:, 0]
     )
     (context.workdir.folder("generator/stedm") / "done.json").write_text("{}")
     guide = save_guide(context, 1)

@@ -42,6 +42,7 @@ NEW = {
     "synthesis.match": "none",
     "synthesis.keep_detail": False,
     "synthesis.recolor": "none",
+    "synthesis.confidence": 0.9,
 }
 
 
