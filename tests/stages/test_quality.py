@@ -43,14 +43,13 @@ def test_the_judge_sees_the_tiles_of_the_layouts_as_often_as_they_were_drawn(run
         seen.append(rows.rows)
         return {name: [[1, 0], [0, len(seen)]] for name in rows.patients}
 
-    learned = Learned(context)
-    learned.__dict__["judge"] = None, None
+    monkeypatch.setattr(Learned, "judge", (None, None))
     monkeypatch.setattr(quality, "confusion_of", confusion)
     monkeypatch.setattr(quality, "learner_of", lambda *_: None)
     folder = context.workdir.folder("judge")
     (folder / "scores.json").write_text(json.dumps({"confusion": {"val": {}, "test": {}}}))
     for _ in range(2):
-        judgment = quality._judgment(context, cell, learned)
+        judgment = quality._judgment(context, cell, Learned(context))
     wanted = [int(tile.provenance["layout_record"]) for tile in made(context)]
     assert [row.record for row in seen[1]] == wanted and {r.split for r in seen[1]} == {"train"}
     assert len(seen) == 3  # the synthetic tiles twice, the layouts once
