@@ -1,13 +1,11 @@
 """Images with their masks, scaled together: images by area, masks by the nearest pixel."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from stedm_jax.common.errors import UserError
 from stedm_jax.imaging.resample import area_resample
 
 
@@ -17,22 +15,6 @@ class Picture:
 
     image: UInt8[np.ndarray, "h w 3"]
     mask: UInt8[np.ndarray, "h w"]
-
-
-def join_picture(
-    image: Path, pixels: UInt8[np.ndarray, "h w 3"], mask: Path, labels: UInt8[np.ndarray, "lh lw"]
-) -> Picture:
-    """An image with its mask.
-
-    Raises:
-      UserError: sizes differ.
-    """
-    if labels.shape != pixels.shape[:2]:
-        raise UserError(
-            f"The mask {mask} is {labels.shape[1]}x{labels.shape[0]} pixels, its image {image} is "
-            f"{pixels.shape[1]}x{pixels.shape[0]}; give a mask of the same size."
-        )
-    return Picture(pixels, labels)
 
 
 def scale_picture(picture: Picture, ratio: float) -> Picture:

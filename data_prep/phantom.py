@@ -179,9 +179,7 @@ def main(argv: list[str]) -> int:
     add = parser.option
     add("out", None, "folder of the cohort", type=Path, required=True)
     add("patients", 19, "number of patients (19)")
-    parser.add_argument(
-        "--slides_size", "--slides-size", type=int, default=4096, help="side in pixels (4096)"
-    )
+    add("slides_size", 4096, "side in pixels (4096)")
     add("seed", 0, "another seed makes another cohort (0)")
     add("workers", 2, "processes (2)")
     add("overwrite", False, "replace a cohort that stands there")

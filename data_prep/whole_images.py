@@ -63,14 +63,13 @@ def _write(writer: WholeWriter, source: Path, job: Job, plan: ClassPlan) -> None
     if not isinstance(job.labels, MaskFile) or job.mpp is None:
         raise ValueError(f"{job.key} has no mask, or no microns per pixel")
     row, shape = job.row, read_image(job.path).shape[:2]
-    mask = read_labels(job.labels, len(plan.classes))
+    mask = read_labels(job.labels, len(plan.classes), shape)
     numbered = row.extra.get("instances")
     numbers = read_numbers(source / numbered) if numbered else None
-    for what, array in (("mask", mask), ("instances", numbers)):
-        if array is not None and array.shape != shape:
-            raise UserError(
-                f"its {what} are {array.shape} pixels, the image {shape}; make them of one size."
-            )
+    if numbers is not None and numbers.shape != shape:
+        raise UserError(
+            f"its instances are {numbers.shape} pixels, the image {shape}; make them of one size."
+        )
     writer.write(
         job.path, mask, numbers, patient=row.patient, split=row.split, mpp=job.mpp, tags=row.tags
     )

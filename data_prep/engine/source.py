@@ -11,7 +11,7 @@ from jaxtyping import Bool, UInt8
 from data_prep.annotations import Annotation, Polygon, draw_mask, load_annotation, origin_of
 from data_prep.annotations.repair import OUTSIDE
 from data_prep.engine.job import Job, MaskFile, PolygonFiles, SlideReport, Task
-from data_prep.image_with_mask import Picture, fit_picture, join_picture, scale_picture
+from data_prep.image_with_mask import Picture, fit_picture, scale_picture
 from data_prep.tile_grid import Box
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.labels import VOID
@@ -223,10 +223,10 @@ class PictureSource(Source):
         pixels = read_image(job.path)
         self.size = report.size = (pixels.shape[1], pixels.shape[0])
         if isinstance(job.labels, MaskFile) and task.labeled:
-            labels = read_labels(job.labels, len(task.plan.classes))
-            picture = join_picture(job.path, pixels, job.labels.path, labels)
+            mask = read_labels(job.labels, len(task.plan.classes), pixels.shape[:2])
         else:
-            picture = Picture(pixels, np.full(pixels.shape[:2], VOID, np.uint8))
+            mask = np.full(pixels.shape[:2], VOID, np.uint8)
+        picture = Picture(pixels, mask)
         said = (mpp for mpp in (job.mpp, job.fallback_mpp, rules.mpp) if mpp is not None)
         report.mpp = next(said)
         self.factor = rules.mpp / report.mpp
@@ -273,19 +273,30 @@ class PictureSource(Source):
         """See Source."""
 
 
-def read_labels(labels: MaskFile, classes: int) -> Mask:
+def read_labels(labels: MaskFile, classes: int, shape: tuple[int, ...]) -> Mask:
     """Class ids of a mask file.
 
+    Args:
+      labels: the file.
+      classes: how many there are.
+      shape: rows and columns of the image.
+
     Raises:
-      UserError: it is unreadable, or holds what is no class.
+      UserError: it is unreadable, of another size, or holds what is no class.
     """
     if labels.decode is not None:
         mask = np.asarray(labels.decode(labels.path))
         if mask.dtype != np.uint8 or mask.ndim != 2:
             raise ValueError(f"{labels.decode} gave {mask.dtype} {mask.shape} for {labels.path}")
-        return mask
-    values = labels.values if labels.values is not None else tuple(range(classes))
-    return read_mask(labels.path, values, labels.void)
+    else:
+        values = labels.values if labels.values is not None else tuple(range(classes))
+        mask = read_mask(labels.path, values, labels.void)
+    if mask.shape != shape:
+        raise UserError(
+            f"The mask {labels.path} is {mask.shape[1]}x{mask.shape[0]} pixels, its image "
+            f"{shape[1]}x{shape[0]}; give a mask of the same size."
+        )
+    return mask
 
 
 def region_of(regions: Sequence[tuple[str, Polygon]], box: Box, factor: float) -> str:

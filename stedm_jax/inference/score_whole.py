@@ -28,7 +28,7 @@ from stedm_jax.evaluation.whole_scores import (
 from stedm_jax.experiment.context import Context
 from stedm_jax.experiment.held_out import check_held_out
 from stedm_jax.experiment.segmenters import trained
-from stedm_jax.inference.segment import Rules, score_set
+from stedm_jax.inference.segment import score_test
 from stedm_jax.inference.trained_segmenter import segmenter_of
 
 
@@ -60,7 +60,7 @@ def score_whole(context: Context, folder: Path, baseline: str | None) -> None:
             continue
         segmenter = segmenter_of(context, one.arm, one.seed)
         check_held_out(segmenter.learnt, images)
-        found = list(score_set(segmenter, images, Rules()))
+        found = list(score_test(segmenter, images))
         own: Mapping[str, Any] = {"arm": one.arm, "seed": one.seed}
         per_image += [{**own, **row} for row in by_image(found, segmenter.names)]
         per_patient += [{**own, **row} for row in by_patient(found, segmenter.names)]

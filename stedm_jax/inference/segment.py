@@ -1,6 +1,6 @@
 """From an opened image to its mask and objects, and from a set of whole images to scores."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,8 @@ from stedm_jax.inference.view import View, view_image
 
 MOST_PIXELS = 2**28
 """Of a mask; its objects take about 30 bytes a pixel."""
+PART = "official_split"
+"""Tag by which the test is divided, unless a command names another."""
 
 
 @dataclass(frozen=True)
@@ -129,21 +131,15 @@ class Truth:
         )
 
 
-def score_set(
-    segmenter: Segmenter,
-    whole: WholeSet,
-    rules: Rules,
-    splits: Sequence[str] = ("test",),
-    tag: str = "official_split",
-) -> Iterator[ImageScores]:
-    """Segments and scores the images of some splits: what a report needs
+def score_test(segmenter: Segmenter, whole: WholeSet) -> Iterator[ImageScores]:
+    """Segments and scores the test images of a set by the usual rules: what a report needs
     (evaluation/whole_scores.py makes tables of it).
 
     Raises:
       UserError: other classes, or a damaged image.
     """
-    truth = Truth(whole, segmenter)
+    truth, rules = Truth(whole, segmenter), Rules()
     for row in whole.images:
-        if row.split in splits:
+        if row.split == "test":
             view = view_image(whole.file(row), row.mpp, segmenter.mpp)
-            yield truth.score(row, segment(segmenter, view, rules), tag)
+            yield truth.score(row, segment(segmenter, view, rules), PART)

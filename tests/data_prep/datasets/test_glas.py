@@ -165,5 +165,5 @@ def test_whole_images_that_cannot_be_read_stop_no_other(tmp_path, capsys):
         )
         == 1
     )
-    assert "its mask are (10, 10) pixels, the image (120, 160)" in capsys.readouterr().err
+    assert "is 10x10 pixels, its image 160x120" in capsys.readouterr().err
     assert "testA_1" not in {row.name for row in WholeSet.open(tmp_path / "out-whole").images}
