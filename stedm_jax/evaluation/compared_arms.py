@@ -36,6 +36,7 @@ class Comparison:
       difference: of their means. variance: of the arm in that of the other, as a ratio.
       sign_flip: p value of the permutation of signs.
       patients: name -> what it gains.
+      group, other_group: how many patients were labeled for each, in words; empty if all alike.
       in_family: whether Holm's correction covers it. p_holm, variance_p_holm: corrected p values.
     """
 
@@ -45,9 +46,27 @@ class Comparison:
     variance: Interval
     sign_flip: float
     patients: Mapping[str, float] = field(default_factory=dict)
+    group: str = ""
+    other_group: str = ""
     in_family: bool = False
     p_holm: float = NAN
     variance_p_holm: float = NAN
+
+    @property
+    def in_words(self) -> bool:
+        """Whether it is shown in words: those of the family, and few labeled patients against
+        more."""
+        return self.in_family or self.group != self.other_group
+
+    @property
+    def shown(self) -> str:
+        """The arm, with how many patients were labeled for it."""
+        return f"{self.arm} ({self.group})" if self.group else self.arm
+
+    @property
+    def shown_baseline(self) -> str:
+        """The other arm, likewise."""
+        return f"{self.baseline} ({self.other_group})" if self.other_group else self.baseline
 
 
 @dataclass(frozen=True)

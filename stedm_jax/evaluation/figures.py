@@ -179,6 +179,30 @@ def _draw_violin(axes: Axes, place: int, known: np.ndarray) -> None:
         axes.annotate(f"{mean:.3f}", (place + 0.3, mean), va="center", fontsize=9)
 
 
+def patient_rows(arms: Mapping[str, Float64[np.ndarray, " p"]], floor: float) -> Figure:
+    """As `patient_violins`, for many arms: a row for each in the order of the means, the best at
+    the top; the dashed line is the floor."""
+    known = {name: value[~np.isnan(value)] for name, value in arms.items()}
+    means = {name: float(value.mean()) for name, value in known.items() if value.size}
+    order = sorted(means, key=means.__getitem__)
+    figure = Figure(figsize=(7.6, 0.32 * len(order) + 0.9), layout="constrained")
+    axes = figure.add_subplot()
+    axes.axvline(floor, color=faint(), linestyle="--", linewidth=1, zorder=0)
+    for place, name in enumerate(order):
+        color = f"C{[*arms].index(name)}"
+        scores, mean = known[name], means[name]
+        axes.plot(
+            [scores.min(), scores.max()], [place, place], color=faint(), linewidth=1, zorder=1
+        )
+        axes.plot(scores, np.full(scores.size, place), "o", color=color, markersize=4, alpha=0.6)
+        axes.vlines(mean, place - 0.3, place + 0.3, color=color, linewidth=2.5, zorder=3)
+    axes.set_yticks(range(len(order)), [f"{name}   {means[name]:.3f}" for name in order])
+    axes.set_ylim(-0.6, len(order) - 0.4)
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel("IoU")
+    return figure
+
+
 def style_scatter(
     images_od: Float64[np.ndarray, "n 3"],
     style_od: Float64[np.ndarray, "n 3"],

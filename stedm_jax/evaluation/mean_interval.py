@@ -46,11 +46,15 @@ Shared = Mapping[str, frozenset[str]]
 
 @dataclass(frozen=True)
 class MeanDifference(Interval):
-    """An interval with what it rests on: units of which level, the same in both arms or not."""
+    """An interval with what it rests on.
 
-    level: str = LEVELS[-1]
-    units: int = 1
+    Attributes:
+      paired: whether the units of both arms are the same.
+      units: of the arm and of the other: their level, and how many.
+    """
+
     paired: bool = True
+    units: tuple[tuple[str, int], tuple[str, int]] = ((LEVELS[-1], 1), (LEVELS[-1], 1))
 
 
 def mean_interval(table: ScoreTable) -> Interval:
@@ -75,16 +79,19 @@ def mean_difference(a: ScoreTable, b: ScoreTable, shared: Shared | None = None) 
             _run_part(np.stack([*each.units.values()]), _overlap(each, known)) for each in (a, b)
         ]
         found = _interval(b.means - a.means, parts)
-    units = min(len(of_a), len(of_b))
-    return MeanDifference(**vars(found), level=LEVELS[a.level], units=units, paired=paired)
+    units = (LEVELS[b.level], len(of_b)), (LEVELS[a.level], len(of_a))
+    return MeanDifference(**vars(found), paired=paired, units=units)
 
 
 def overlap(draws: Shared) -> float:
     """Mean share of annotated patients that two of the draws have in common.
 
     It is the correlation of their effects if the effect of a draw is the mean of those of its
-    patients: the number in common over the geometric mean of the two numbers.
+    patients: the number in common over the geometric mean of the two numbers. 0 where all draws
+    have the same patients, since then they differ in something else.
     """
+    if len({*draws.values()}) == 1:
+        return 0.0
     pairs = [
         len(one & other) / np.sqrt(len(one) * len(other))
         for one, other in combinations(draws.values(), 2)

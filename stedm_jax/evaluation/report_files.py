@@ -28,7 +28,7 @@ from stedm_jax.evaluation.report_content import ReportContent
 from stedm_jax.evaluation.report_numbers import ReportNumbers, check_results
 from stedm_jax.evaluation.report_page import page
 from stedm_jax.evaluation.score_files import BETWEEN
-from stedm_jax.evaluation.words import verdict
+from stedm_jax.evaluation.words import COLUMNS, line, verdict
 
 
 def write_report(out: Path, content: ReportContent) -> None:
@@ -110,9 +110,7 @@ def results_table(numbers: ReportNumbers) -> str:
     if arms:
         rows.append(_arm_row(FLOOR, numbers.summary["all_foreground"]))
     parts = [table(rows, ruled=True)] if arms else []
-    for each in numbers.comparisons:
-        said = verdict(each)
-        parts += [said.headline, *(f"  {line}" for line in said.lines if each.in_family)]
+    parts += _in_words(numbers)
     if rows := checkpoint_rows(numbers.summary):
         lines = [[*row[:2], _number(row[2]), _number(row[3], 5), _number(row[4])] for row in rows]
         parts += ["", table([HEADER, *lines], 2, ruled=True)]
@@ -132,6 +130,20 @@ def results_table(numbers: ReportNumbers) -> str:
         rows = [[_number(x) if isinstance(x, float) else x for x in line] for line in lines]
         parts += ["", table([header, *rows], words, ruled=True)]
     return "\n".join(parts)
+
+
+def _in_words(numbers: ReportNumbers) -> Iterator[str]:
+    """The comparisons that are shown in words, and a table of the others."""
+    others = []
+    for each in numbers.comparisons:
+        if each.in_words:
+            said = verdict(each)
+            yield from ("", said.headline, *(f"  {text}" for text in said.lines))
+        else:
+            others.append(line(each))
+    if others:
+        yield from ("", "outside of the family, p without correction:")
+        yield table([COLUMNS, *others], words=2, ruled=True)
 
 
 def _arm_row(name: str, arm: Mapping[str, Any]) -> list[Any]:

@@ -6,8 +6,9 @@ unbiased variance over patients of that score.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,14 @@ from stedm_jax.evaluation.class_scores import class_numbers, class_scores
 from stedm_jax.evaluation.compared_arms import (
     Comparison,
     Family,
+    compare,
     compare_family,
+    corrected,
     family_of,
     validation_score,
 )
 from stedm_jax.evaluation.confusion import METRICS, all_foreground, foreground_scores
+from stedm_jax.evaluation.labeled_counts import by_labeled
 from stedm_jax.evaluation.report_content import HEADLINE, ReportContent
 from stedm_jax.evaluation.score_table import Run, ScoreTable, score_table
 from stedm_jax.evaluation.statistics import Summary, summarize
@@ -84,12 +88,35 @@ class ReportNumbers:
         return family_of(self.arms, self.arms[0], content.ours, content.rivals, validation)
 
     @cached_property
+    def groups(self) -> dict[str, "ReportNumbers"]:
+        """The same of the draws with one number of labeled patients each, by that number in
+        words; under "" if there is one number only."""
+        found = by_labeled(self.content)
+        return {label: ReportNumbers(each) for label, each in found.items()} if self.arms else {}
+
+    @cached_property
     def comparisons(self) -> list[Comparison]:
-        """Of the family first, then every other arm against the baseline."""
-        if not self.arms:
-            return []
-        shared = {name: frozenset(patients) for name, patients in self.content.draws.items()}
-        return compare_family({arm: self.table(arm) for arm in self.arms}, self.family, shared)
+        """In each group those of the family first, then every other arm against the baseline; at
+        last, the best of ours against the baseline with more labeled patients."""
+        found = []
+        for label, group in self.groups.items():
+            tables = {arm: group.table(arm) for arm in group.arms}
+            pairs = compare_family(tables, group.family, self._shared)
+            found += [replace(each, group=label, other_group=label) for each in pairs]
+        return corrected([*found, *self._worth()])
+
+    @property
+    def _shared(self) -> dict[str, frozenset[str]]:
+        return {name: frozenset(patients) for name, patients in self.content.draws.items()}
+
+    def _worth(self) -> Iterator[Comparison]:
+        """The best of ours with few labeled patients against the baseline with more."""
+        for (few, ours), (more, theirs) in combinations(self.groups.items(), 2):
+            if ours.family.best and theirs.arms:
+                names = ours.family.best[0], theirs.family.baseline
+                tables = ours.table(names[0]), theirs.table(names[1])
+                made = compare(names, *tables, self._shared)
+                yield replace(made, group=few, other_group=more)
 
     @cached_property
     def ablation_points(self) -> list[Point]:
@@ -114,7 +141,14 @@ class ReportNumbers:
             "headline_split": HEADLINE,
             "arms": {arm: self._arm_summary(arm) for arm in self.arms},
             "all_foreground": self._floor_summary() if self.arms else {},
-            "chosen_on_validation": list(self.family.best or ()) if self.arms else [],
+            "chosen_on_validation": {
+                label: list(each.family.best or ()) for label, each in self.groups.items()
+            },
+            "by_labeled_patients": {
+                label: {arm: each.scores(arm) for arm in each.arms}
+                for label, each in self.groups.items()
+                if label
+            },
             "comparisons": [_comparison_summary(each) for each in self.comparisons],
             "other_checkpoints": self._other_checkpoints(),
         }
@@ -161,11 +195,15 @@ class ReportNumbers:
             for name, each in others.items()
         }
 
+    def scores(self, arm: str, split: str = HEADLINE) -> dict[str, Any]:
+        """Mean, variance and so on over patients, under the names of summary.json."""
+        found = {metric: summarize(self.table(arm, split, metric).means) for metric in METRICS}
+        return _over_patients(found)
+
     def _split_summary(self, arm: str, split: str) -> dict[str, Any]:
         runs = {run.label: matrices for run, matrices in self.runs(arm, split).items()}
-        found = {metric: summarize(self.table(arm, split, metric).means) for metric in METRICS}
         by_class = class_numbers(class_scores(runs), self.content.classes) if runs else {}
-        return _over_patients(found) | by_class
+        return self.scores(arm, split) | by_class
 
     def _floor_summary(self) -> dict[str, Any]:
         floor = self.floor().values()
@@ -190,12 +228,12 @@ def _over_patients(found: Mapping[str, Summary]) -> dict[str, Any]:
 def _comparison_summary(c: Comparison) -> dict[str, Any]:
     d, v = c.difference, c.variance
     return {
-        "arm": c.arm,
-        "baseline": c.baseline,
+        "arm": c.shown,
+        "baseline": c.shown_baseline,
         "in_family": c.in_family,
         "n_patients": d.n,
-        "units": d.units,
-        "unit": d.level,
+        "paired": d.paired,
+        "units": dict(zip(("arm", "baseline"), map(list, d.units), strict=True)),
         "iou_difference": d.estimate,
         "iou_difference_ci95": [d.low, d.high],
         "p": d.p,

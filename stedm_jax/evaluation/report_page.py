@@ -9,6 +9,7 @@ import io
 import json
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from stedm_jax.evaluation.figures import (
     LIGHT,
     LIGHT_COLORS,
     loss_curves,
+    patient_rows,
     patient_violins,
     png,
     sample_curves,
@@ -43,6 +45,8 @@ from stedm_jax.evaluation.words import verdict
 DASH = "\N{EN DASH}"
 THUMBNAIL = 90
 """Pixels of a side of an example tile."""
+MANY = 6
+"""From more arms on, they are drawn in rows, and cards show the chosen ones only."""
 
 
 def page(numbers: ReportNumbers) -> str:
@@ -64,19 +68,20 @@ def page(numbers: ReportNumbers) -> str:
     }
     content = numbers.content
     iou = {arm: numbers.table(arm).means for arm in numbers.arms}
-    floor = numbers.floor()
+    floor = {name: scores["iou"] for name, scores in numbers.floor().items()}
     return environment.get_template("report.html").render(
         content=content,
         numbers=numbers.summary,
         tests=[(each, verdict(each)) for each in numbers.comparisons],
-        family=numbers.family if numbers.arms else None,
+        groups={label: each.family for label, each in numbers.groups.items()},
+        labeled=_by_labeled(numbers),
         arms=numbers.arms,
+        cards=_shown_first(numbers),
+        many=len(numbers.arms) > MANY,
         floor=FLOOR,
-        patients={
-            patient: [floor[patient]["iou"], *(float(scores[i]) for scores in iou.values())]
-            for i, patient in enumerate(numbers.patients())
-        },
-        charts=_charts(numbers, iou),
+        patients=numbers.patients(),
+        patient_scores={FLOOR: list(floor.values())} | {arm: x.tolist() for arm, x in iou.items()},
+        charts=_charts(numbers, iou, floor),
         class_tables=class_tables(numbers.summary["arms"]),
         checkpoints=(HEADER, checkpoint_rows(numbers.summary)),
         labels=LABELS,
@@ -92,13 +97,35 @@ def page(numbers: ReportNumbers) -> str:
     )
 
 
-def _charts(numbers: ReportNumbers, iou: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def _by_labeled(numbers: ReportNumbers) -> tuple[list[str], dict[str, list[str]]]:
+    """Header and rows: mean and variance of each arm, by how many patients were labeled."""
+    shown = (("mean", "patient_iou_mean", 3), ("variance", "patient_iou_var", 5))
+    header = [f"{label}: {name}" for name, _, _ in shown for label in numbers.groups]
+    rows = {}
+    for arm in numbers.arms:
+        scores = [each.scores(arm) for each in numbers.groups.values()]
+        rows[arm] = [_number(one[key], digits) for _, key, digits in shown for one in scores]
+    return header, rows
+
+
+def _shown_first(numbers: ReportNumbers) -> list[str]:
+    """The arms that have a card: all, or of many the baseline and the best."""
+    best = [arm for each in numbers.groups.values() for arm in each.family.best or ()]
+    many = len(numbers.arms) > MANY
+    return list(dict.fromkeys([numbers.arms[0], *best])) if many else numbers.arms
+
+
+def _charts(
+    numbers: ReportNumbers, iou: Mapping[str, np.ndarray], floor: Mapping[str, float]
+) -> dict[str, Any]:
     """The charts by name, None for one that has nothing to show."""
     content, points = numbers.content, numbers.ablation_points
     curves = {name: rows for name, rows in content.curves.items() if rows}
     key = content.ablation.key if content.ablation else ""
+    trivial = float(np.mean([*floor.values()])) if floor else math.nan
+    of_patients = patient_violins if len(iou) <= MANY else partial(patient_rows, floor=trivial)
     return {
-        "patients": _chart(lambda: patient_violins(iou)) if iou else None,
+        "patients": _chart(lambda: of_patients(iou)) if iou else None,
         "ablation": _chart(lambda: ablation_chart(key, points)) if points else None,
         "losses": _chart(lambda: loss_curves(curves)) if curves else None,
         "samples": _chart(lambda: sample_curves(curves)) if sampled_names(curves) else None,

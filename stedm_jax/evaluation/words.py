@@ -35,12 +35,14 @@ def verdict(c: Comparison, metric: str = "IoU") -> Verdict:
     """Of an arm against another."""
     d = c.difference
     if math.isnan(d.low):
-        text = f"{c.arm} and {c.baseline}: {_count(d.n, 'patient')}, too few for a comparison."
+        text = (
+            f"{c.shown} and {c.shown_baseline}: {_count(d.n, 'patient')}, too few for a comparison."
+        )
         return Verdict("", "has too few patients for a comparison with", text, ())
     kind, says = _direction(c)
-    holm = f", after Holm {number(c.p_holm)}" if c.in_family else ""
+    holm = f", after Holm p {number(c.p_holm)}" if c.in_family else ""
     headline = (
-        f"{c.arm} {says} {c.baseline}: mean {metric} {d.estimate:+.3f} (95 % interval "
+        f"{c.shown} {says} {c.shown_baseline}: mean {metric} {d.estimate:+.3f} (95 % interval "
         f"{d.low:+.3f} to {d.high:+.3f}, {_count(d.n, 'patient')}, {_units(d)}; "
         f"p {number(d.p)}{holm})."
     )
@@ -77,9 +79,9 @@ def _variance(c: Comparison) -> str:
     v = c.variance
     if math.isnan(v.p):
         return "Nothing can be said of the variance between patients."
-    holm = f", after Holm {number(c.variance_p_holm)}" if c.in_family else ""
+    holm = f", after Holm p {number(c.variance_p_holm)}" if c.in_family else ""
     p = c.variance_p_holm if c.in_family else v.p
-    shown = f"{v.estimate:.2f} times that of {c.baseline} (95 % interval {_limits(v)}"
+    shown = f"{v.estimate:.2f} times that of {c.shown_baseline} (95 % interval {_limits(v)}"
     verb = "it is " + ("smaller" if v.estimate < 1 else "larger")
     says = verb if p < ALPHA else "no evidence of a difference"
     return f"Variance between patients: {shown}; p {number(v.p)}{holm}): {says}."
@@ -87,14 +89,19 @@ def _variance(c: Comparison) -> str:
 
 def _chance(d: MeanDifference) -> str:
     """What the interval covers."""
-    if d.units < 2:
+    several = list(dict.fromkeys(PLURALS[level] for level, count in d.units if count > 1))
+    if not several:
         return "One run: the interval covers the choice of patients, and not that of runs."
-    paired = "" if d.paired else ", which differ between the two arms"
-    return f"The interval covers the choice of patients and of {PLURALS[d.level]}{paired}."
+    single = (
+        ", but not of the run of the arm that has one" if any(n < 2 for _, n in d.units) else ""
+    )
+    text = f"The interval covers the choice of patients and of {' and '.join(several)}"
+    return f"{text}, but not of the run of the arm that has one." if single else f"{text}."
 
 
 def _units(d: MeanDifference) -> str:
-    return f"{d.units} {PLURALS[d.level]}" if d.units > 1 else "1 run"
+    counts = ["1 run" if n < 2 else f"{n} {PLURALS[level]}" for level, n in d.units]
+    return counts[0] if d.paired else f"{counts[0]} against {counts[1]}, not paired"
 
 
 def _limits(v: Interval) -> str:
@@ -108,3 +115,15 @@ def number(p: float) -> str:
 
 def _count(n: int, thing: str) -> str:
     return f"{n} {thing}{'' if n == 1 else 's'}"
+
+
+COLUMNS = ("arm", "against", "IoU difference", "95 % interval", "p", "variance ratio", "p")
+
+
+def line(c: Comparison) -> list[str]:
+    """A comparison in the columns of COLUMNS."""
+    d, v = c.difference, c.variance
+    interval = "-" if math.isnan(d.low) else f"{d.low:+.3f} to {d.high:+.3f}"
+    ratio = "-" if math.isnan(v.estimate) else f"{v.estimate:.2f}"
+    ps = (number(p).removeprefix("= ") for p in (d.p, v.p))
+    return [c.shown, c.shown_baseline, f"{d.estimate:+.3f}", interval, next(ps), ratio, next(ps)]

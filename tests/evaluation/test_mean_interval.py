@@ -44,7 +44,7 @@ def test_one_run_is_the_paired_t_interval_over_patients():
     ours, theirs = mean_difference(of_seeds(a), of_seeds(b)), stats.ttest_rel(b[0], a[0])
     assert ours.p == pytest.approx(theirs.pvalue)
     assert limits(ours) == pytest.approx(tuple(theirs.confidence_interval()))
-    assert (ours.n, ours.units) == (6, 1)
+    assert ours.n == 6 and ours.units == (("seed", 1), ("seed", 1))
 
 
 def test_runs_that_differ_for_all_patients_at_once_widen_it():
@@ -92,7 +92,7 @@ def test_the_highest_level_that_varies_is_the_unit():
     ]:  # fmt: skip
         a, b = (grid(draws, generators, seeds, rng=i, **values) for i in (0, 1))
         found = mean_difference(a, b)
-        assert (found.level, found.units, found.paired) == (level, units, True)
+        assert found.paired and found.units == ((level, units),) * 2
 
 
 def test_an_arm_without_a_generator_pairs_by_draw_and_seed():
@@ -101,7 +101,7 @@ def test_an_arm_without_a_generator_pairs_by_draw_and_seed():
     a, b = matched(theirs, ours)
     assert {run.draw for run in a.runs} == {"d0", "d1"} and len(a.runs) == 4 and len(b.runs) == 12
     found = mean_difference(theirs, ours)
-    assert (found.level, found.units, found.paired) == ("draw", 2, True)
+    assert found.paired and found.units == (("draw", 2), ("draw", 2))
     inside = [run.draw != "d2" and run.seed != "2" for run in theirs.runs]
     assert found.estimate == pytest.approx(ours.values.mean() - theirs.values[inside].mean())
 
@@ -110,7 +110,8 @@ def test_with_one_draw_the_generator_seeds_of_one_arm_are_in_the_interval():
     theirs = grid(1, 1, 2, made=False, rng=1, patient=0.1, rest=0.01)
     narrow = mean_difference(theirs, grid(1, 3, 2, rng=0, patient=0.1, rest=0.01))
     wide = mean_difference(theirs, grid(1, 3, 2, rng=0, patient=0.1, rest=0.01, generator=0.5))
-    assert not wide.paired and wide.high - wide.low > 2 * (narrow.high - narrow.low)
+    assert not wide.paired and wide.units == (("generator_seed", 3), ("seed", 2))
+    assert wide.high - wide.low > 2 * (narrow.high - narrow.low)
 
 
 def test_seeds_that_are_in_one_arm_only_are_not_paired():
@@ -137,6 +138,7 @@ def test_draws_that_share_patients_widen_it():
     a, b = (grid(3, rng=i, draw=0.2, patient=0.02, rest=0.01) for i in (0, 1))
     plain, shared = mean_difference(a, b), mean_difference(a, b, alike)
     assert limits(mean_difference(a, b, apart)) == limits(plain)
+    assert overlap(dict.fromkeys("xyz", frozenset("ab"))) == 0.0
     ratio = (shared.high - shared.low) / (plain.high - plain.low)
     assert ratio == pytest.approx(np.sqrt(1 + 3 * 0.5 / 0.5), rel=0.05)
 
