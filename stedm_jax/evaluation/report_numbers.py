@@ -62,13 +62,26 @@ class ReportNumbers:
     def table(self, arm: str, split: str = HEADLINE, metric: str = "iou") -> ScoreTable:
         """A metric by run and patient, in the order of `patients`; NaN without a result."""
         found = {
-            run: {
-                patient: foreground_scores(matrix, self.content.foreground)[metric]
-                for patient, matrix in matrices.items()
-            }
-            for run, matrices in self.runs(arm, split).items()
+            run: {patient: scores[metric] for patient, scores in patients.items()}
+            for run, patients in self._scores(arm, split).items()
         }
         return score_table(found or {Run(): {}}, self.patients(split))
+
+    def _scores(self, arm: str, split: str) -> dict[Run, dict[str, dict[str, float]]]:
+        """All metrics by run and patient, computed once."""
+        if (arm, split) not in self._known:
+            self._known[arm, split] = {
+                run: {
+                    patient: foreground_scores(matrix, self.content.foreground)
+                    for patient, matrix in matrices.items()
+                }
+                for run, matrices in self.runs(arm, split).items()
+            }
+        return self._known[arm, split]
+
+    @cached_property
+    def _known(self) -> dict[tuple[str, str], dict[Run, dict[str, dict[str, float]]]]:
+        return {}
 
     def floor(self, split: str = HEADLINE) -> dict[str, dict[str, float]]:
         """Each metric of each patient, in order, if every pixel were called foreground."""
