@@ -73,8 +73,10 @@ class Guidance:
         """At which of these timesteps, of a schedule with `steps` levels, guidance counts."""
         level = (timesteps + 1) / steps
         lo, hi = self.interval
-        strengths = (self.scale, self.layout_scale) if self.on == "separate" else (self.scale,)
-        return (level > lo) & (level <= hi) & any(strength != 1.0 for strength in strengths)
+        used = self.scale != 1.0
+        if self.on == "separate":  # where color is another one even at strengths of 1
+            used = used or self.layout_scale != 1.0 or self.color != 1.0
+        return (level > lo) & (level <= hi) & used
 
     def evaluations(self, timesteps: Integer[np.ndarray, " n"], steps: int) -> int:
         """Evaluations of the network that one image costs with these timesteps."""

@@ -83,6 +83,7 @@ def test_guidance_of_the_layout_drifts_further_and_that_of_the_style_back():
 
 def test_a_color_without_layout_does_not_drift():
     assert abs(drift(replace(SEPARATE, color=0.0))) < 0.03
+    assert abs(drift(Guidance(1.0, on="separate", color=0.0))) < 0.03
 
 
 @pytest.mark.parametrize("guidance", [PLAIN, STYLE, BOTH, SEPARATE])

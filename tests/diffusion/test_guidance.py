@@ -88,3 +88,5 @@ def test_evaluations():
     assert Guidance(2.0, on="separate").evaluations(t, 1000) == 3000
     assert Guidance(1.0, on="separate", layout_scale=2.0).evaluations(t, 1000) == 3000
     assert Guidance(1.0, on="separate").evaluations(t, 1000) == 1000
+    assert Guidance(1.0, on="separate", color=0.0).evaluations(t, 1000) == 3000
+    assert Guidance(1.0, color=0.0).evaluations(t, 1000) == 1000
