@@ -111,8 +111,16 @@ def short(steps: int, batch: int, lr: float, **changes: object) -> Any:
 
 JITTER = {"weak": 0.2, "medium": 0.4, "strong": 0.8}
 """Strengths of stain jitter, none of which is known to be the best for a cohort."""
-TRANSFERS = ("reinhard", "macenko")
-"""Methods of sets that give labeled tiles the colors of other patients, without a denoiser."""
+WITHOUT_DENOISER = (
+    "reinhard",
+    "macenko",
+    "randstainna",
+    "latent_adain",
+    "pseudo_labels",
+    "reconstruction",
+)
+"""Methods of sets: transfer of color to labeled tiles; unannotated tiles with the judge's labels;
+and labeled tiles after the autoencoder, what no image of a denoiser in its latents can surpass."""
 FROM_TILE = {"start": "tile", "match": "reinhard", "strength": 0.5, "keep_detail": True}
 """How a set denoises labeled tiles rather than noise, key of config.synthesis -> value."""
 
@@ -120,9 +128,9 @@ FROM_TILE = {"start": "tile", "match": "reinhard", "strength": 0.5, "keep_detail
 def rivals(config: Any, real: float = 0.5, all_labelled: bool = False) -> None:
     """The arms that a reviewer asks for, with the generators and sets that they need; in place.
 
-    labelled; jitter-...; TRANSFERS; semantic: a denoiser that knows no style; stedm: from noise, as
-    published; stedm-tile: FROM_TILE; transfer+stedm and transfer+tile: mixtures of these with
-    reinhard; stedm-then-real: whose last quarter draws real tiles alone.
+    labelled; jitter-...; WITHOUT_DENOISER; semantic: a denoiser that knows no style; stedm: from
+    noise, as published; stedm-tile: FROM_TILE; transfer+stedm and transfer+tile: mixtures of these
+    with reinhard; stedm-then-real: whose last quarter draws real tiles alone.
 
     Args:
       config: of an experiment, its training of segmenters set; whatever arms, sets and generators
@@ -134,7 +142,7 @@ def rivals(config: Any, real: float = 0.5, all_labelled: bool = False) -> None:
         "stedm": {},
         "semantic": {"changes": (("style.source", "none"),)},
     }
-    config.synthesis.sets = {name: {"method": name} for name in TRANSFERS} | {
+    config.synthesis.sets = {name: {"method": name} for name in WITHOUT_DENOISER} | {
         "semantic": {"generator": "semantic"},
         "stedm": {"generator": "stedm"},
         "stedm-tile": {"generator": "stedm", "changes": tuple(FROM_TILE.items())},

@@ -26,7 +26,7 @@ def test_every_set_and_generator_of_an_experiment_is_used(name):
 def test_the_experiments_have_the_same_arms():
     arms = [set(settings_of(name).arms) for name in FILES]
     assert arms[0] == arms[1] == arms[2]
-    names = "labelled jitter-strong reinhard macenko semantic stedm stedm-tile transfer+stedm"
+    names = "labelled jitter-strong reinhard macenko randstainna pseudo_labels semantic stedm stedm-tile transfer+stedm"
     assert {*names.split()} <= arms[0]
 
 
