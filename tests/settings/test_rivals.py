@@ -3,7 +3,7 @@
 import pytest
 
 from configs import catch, flowers, her2
-from configs.base import FROM_TILE, rivals
+from configs.base import FROM_TILE, WITHOUT_DENOISER, rivals
 from stedm_jax.experiment.cells import Graph
 from stedm_jax.settings.load import read_settings
 
@@ -26,8 +26,8 @@ def test_every_set_and_generator_of_an_experiment_is_used(name):
 def test_the_experiments_have_the_same_arms():
     arms = [set(settings_of(name).arms) for name in FILES]
     assert arms[0] == arms[1] == arms[2]
-    names = "labelled jitter-strong reinhard macenko randstainna pseudo_labels semantic stedm stedm-tile transfer+stedm"
-    assert {*names.split()} <= arms[0]
+    assert {"labelled", "jitter-strong", "semantic", "transfer+stedm", "stedm-tile"} <= arms[0]
+    assert {*WITHOUT_DENOISER} <= arms[0]
 
 
 def test_all_labelled_is_there_where_the_tiles_allow_it():
