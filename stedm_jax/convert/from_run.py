@@ -22,6 +22,7 @@ from stedm_jax.convert.tables import (
 )
 from stedm_jax.convert.torch_names import Table
 from stedm_jax.experiment.counted import best_of
+from stedm_jax.experiment.points import without_point
 from stedm_jax.experiment.saved import check_made_with, saved_settings
 from stedm_jax.experiment.segmenters import ABOUT
 from stedm_jax.experiment.workdir import Workdir
@@ -88,12 +89,12 @@ def read_run(folder: Path) -> Trained:
         params = jax.tree.map(np.asarray, store.read_params(step))
         origin = {"step": step, "checkpoint": store.fingerprint(step)}
     card = _card(workdir, cell, settings, section) | origin
-    return _named(cell.split("/")[0], params, section, card)
+    return _named(without_point(cell).split("/")[0], params, section, card)
 
 
 def _section(settings: Settings, cell: str) -> Any:
     """The settings of what a cell trains: of an arm, those with its network and its changes."""
-    match cell.split("/"):
+    match without_point(cell).split("/"):
         case "generator", name:
             return settings.generator(name)
         case "segmentation", arm, _:
@@ -187,7 +188,7 @@ def _card(workdir: Path, cell: str, settings: Settings, section: Any) -> dict[st
     tiles = Path(settings.data.tiles.replace("{workdir}", str(workdir)))
     manifest = _json(tiles / "manifest.json")
     noted = _json(workdir / ABOUT).get("stain") or {}  # the tiles may be elsewhere by now
-    stage, _, variant = cell.partition("/")
+    stage, _, variant = without_point(cell).partition("/")
     if stage == "segmentation":
         arms = _json(workdir / "report" / "summary.json").get("arms", {})
         metrics = arms.get(variant.split("/")[0], {})

@@ -261,22 +261,23 @@ def _comparison_summary(c: Comparison) -> dict[str, Any]:
 
 
 def check_results(content: ReportContent) -> None:
-    """Raises UserError for a patient in two splits."""
-    split_of: dict[str, str] = {}
-    for patient, split in _memberships(content):
-        if split_of.setdefault(patient, split) != split:
+    """Raises UserError for a patient in two splits of a draw."""
+    split_of: dict[tuple[str, str], str] = {}
+    for draw, patient, split in _memberships(content):
+        known = split_of.setdefault((draw, patient), split)
+        if known != split:
             raise UserError(
-                f"Patient {patient!r} is in the split {split_of[patient]!r} and in {split!r}, so "
+                f"Patient {patient!r} is in the split {known!r} and in {split!r}, so "
                 "the scores would say nothing about unseen patients. Correct the split column of "
                 "the cohort table and prepare the tiles again."
             )
 
 
-def _memberships(content: ReportContent) -> Iterator[tuple[str, str]]:
-    """Patients and their splits, wherever they are mentioned."""
+def _memberships(content: ReportContent) -> Iterator[tuple[str, str, str]]:
+    """Draws, patients and their splits, wherever they are mentioned."""
     for row in content.cohort:
-        yield row.patient, row.split
+        yield "", row.patient, row.split
     for run in content.results:
         for split, matrices in run.confusion.items():
             for patient in matrices:
-                yield patient, split
+                yield run.draw, patient, split

@@ -36,7 +36,7 @@ def synthetic_rows(context: Context, name: str) -> Rows:
     """The tiles of a synthesis set."""
     key = "synthetic", name
     if key not in context.memo:
-        tiles = TileSet.open(context.workdir.path / "synthesis" / name / "tiles")
+        tiles = TileSet.open(context.workdir.path / context.cell(f"synthesis/{name}") / "tiles")
         reader = context.read(tiles, np.arange(256, dtype=np.uint8))
         context.memo[key] = Rows(reader, tiles.index(SYNTHETIC))
     return context.memo[key]

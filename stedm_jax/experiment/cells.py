@@ -6,15 +6,18 @@ alone.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.files import sha256_of_json
 from stedm_jax.evaluation.synthesis_quality.versions import METRICS
+from stedm_jax.experiment.points import cell_name, name_at, point_of
 from stedm_jax.settings.arm import Arm
 from stedm_jax.settings.arm_networks import JUDGE
 from stedm_jax.settings.flat import results_of
+from stedm_jax.settings.grid import Point
 from stedm_jax.settings.methods import GENERATOR, METHODS, ignored
 from stedm_jax.settings.root import STAGES, Settings
 
@@ -34,6 +37,7 @@ class Cell:
       reads: dotted key -> value of every setting that changes the result.
       needs: names of the cells whose results it uses.
       after: names of cells that must have finished before it and change nothing in its result.
+      point: where in the grid, as far as it matters to the cell.
     """
 
     stage: str
@@ -41,11 +45,30 @@ class Cell:
     reads: Mapping[str, Any] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
+    point: Point = Point()
+
+    @cached_property
+    def name(self) -> str:
+        """Its name, which is also its folder in the workdir: STAGE or STAGE/VARIANT, and a point of
+        the grid."""
+        return cell_name(self.stage, self.variant, self.point)
 
     @property
-    def name(self) -> str:
-        """Its name, which is also its folder in the workdir: STAGE or STAGE/VARIANT."""
-        return f"{self.stage}/{self.variant}" if self.variant else self.stage
+    def row(self) -> str:
+        """Its name without its point and without the seed of an arm."""
+        arm = self.variant.rpartition("/")[0] or self.variant
+        return f"{self.stage}/{arm}" if arm else self.stage
+
+    @property
+    def words(self) -> set[str]:
+        """What --stage may call it: by its stage, by its name, or without point or seed."""
+        return {
+            self.stage,
+            self.name,
+            cell_name(self.stage, self.variant),
+            self.row,
+            f"{self.row}{self.point}",
+        }
 
 
 class Graph:
@@ -60,12 +83,13 @@ class Graph:
     """
 
     def __init__(self, settings: Settings):
-        self.cells = {cell.name: cell for cell in _cells(settings)}
+        self.cells = {cell.name: cell for cell in _on_grid(settings)}
         self.goals = [name for name, cell in self.cells.items() if cell.stage in settings.stages]
         reads = results_of(settings.report, "report.") | {"title": settings.title}
         self.cells["report"] = Cell("report", reads=reads, needs=tuple(self.goals))
         if "report" in settings.stages:
             self.goals.append("report")
+        self._stamps: dict[str, dict[str, str]] = {}
 
     def __getitem__(self, name: str) -> Cell:
         return self.cells[name]
@@ -74,20 +98,24 @@ class Graph:
         return iter(self.cells)
 
     def select(self, wanted: Sequence[str]) -> list[str]:
-        """Names of the cells that some words ask for, in order: a stage, or a cell by its name.
+        """Names of the cells that some words ask for, in order: a stage, a cell by its name, or
+        without point or seed all of that name.
 
         Raises:
-          UserError: a word that names neither.
+          UserError: a word that names none.
         """
-        known = {*self.cells, *(cell.stage for cell in self.cells.values())}
-        unknown = [word for word in wanted if word not in known]
+        words = {name: cell.words for name, cell in self.cells.items()}
+        unknown = [word for word in wanted if not any(word in each for each in words.values())]
         if unknown:
             hint = " (now called generator)" if "diffusion" in unknown else ""
+            cells = dict.fromkeys(cell_name(c.stage, c.variant) for c in self.cells.values())
+            points = list(dict.fromkeys(str(c.point) for c in self.cells.values() if str(c.point)))
+            more = f", all of these also at a point of the grid: {', '.join(points)}"
             raise UserError(
                 f"--stage names {', '.join(unknown)}{hint}; valid are plan, the stages"
-                f" {', '.join(STAGES)}, and the cells {', '.join(self.cells)}."
+                f" {', '.join(STAGES)}, and the cells {', '.join(cells)}{more if points else ''}."
             )
-        return [name for name, cell in self.cells.items() if {name, cell.stage} & set(wanted)]
+        return [name for name, known in words.items() if known & set(wanted)]
 
     def before(self, name: str) -> set[str]:
         """The cells that must have finished before one, directly or not."""
@@ -106,13 +134,38 @@ class Graph:
         Args:
           tiles: fingerprint of the tile set; "" before there is one.
         """
-        out = {TILES: tiles}
+        if tiles in self._stamps:
+            return self._stamps[tiles]
+        out = self._stamps[tiles] = {TILES: tiles}
         for name, cell in self.cells.items():
             needed = {each: out[each] for each in cell.needs}
             if "data" in needed:
                 needed[TILES] = tiles
             out[name] = sha256_of_json({"reads": cell.reads, "needs": needed})
         return out
+
+
+def _on_grid(settings: Settings) -> Iterator[Cell]:
+    """Every cell but the report, at every point of the grid where it is another one."""
+    cells, seen = list(_cells(settings)), set[str]()
+    for point in settings.grid.points:
+        for cell in cells:
+            placed = _at(settings, cell, point)
+            if placed.name not in seen:
+                seen.add(placed.name)
+                yield placed
+
+
+def _at(settings: Settings, cell: Cell, point: Point) -> Cell:
+    """A cell at a point of the grid."""
+    mine, reads = point_of(settings, cell.stage, cell.variant, point), dict(cell.reads)
+    if mine.draw:
+        reads |= results_of(settings.grid.draws[mine.draw], "grid.draw.")
+    if mine.generator_seed and cell.stage in ("generator", "synthesis"):
+        reads["grid.generator_seed"] = mine.generator_seed
+    needs = tuple(name_at(settings, name, point) for name in cell.needs)
+    after = tuple(name_at(settings, name, point) for name in cell.after)
+    return replace(cell, reads=reads, needs=needs, after=after, point=mine)
 
 
 def _read(section: Any, name: str, *left_out: str) -> dict[str, Any]:
@@ -127,7 +180,7 @@ def _begins(key: str, names: Sequence[str]) -> bool:
 
 
 def _cells(settings: Settings) -> Iterator[Cell]:
-    """Every cell but the report."""
+    """Every cell but the report, as without a grid."""
     data = results_of(settings.data, "data.")
     made_by = {key: data.pop(key) for key in ("data.tiles", "data.prepare")}
     base = {"seed": settings.seed, "dtype": settings.dtype} | data

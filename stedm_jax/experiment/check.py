@@ -18,12 +18,13 @@ from stedm_jax.data.whole import WholeSet
 from stedm_jax.diffusion.samplers import check_end, check_start, timesteps
 from stedm_jax.experiment import guided_cache
 from stedm_jax.experiment.arm_tiles import check_labelled
-from stedm_jax.experiment.cells import Cell
+from stedm_jax.experiment.cells import Cell, Graph
 from stedm_jax.experiment.context import Context, check_classes, known_tiles
 from stedm_jax.experiment.init_weights import check_sources, source_folder
 from stedm_jax.experiment.learned import GUIDE_WEIGHTS, STYLE_WEIGHTS
 from stedm_jax.experiment.orders import Orders, StyleOrders, orders_of, real_shares
 from stedm_jax.settings.arm_networks import JUDGE
+from stedm_jax.settings.grid import Point
 from stedm_jax.settings.root import Settings
 from stedm_jax.settings.synthesis import Synthesis
 from stedm_jax.tasks.autoencoder import AutoencoderTask
@@ -49,10 +50,16 @@ def check_cells(context: Context, names: Sequence[str]) -> None:
     Raises:
       UserError: as the tasks, and the settings of their trainings.
     """
-    check, settings = _Check(context), context.settings
-    seen = set()
-    for name in names:
-        stage, _, variant = name.partition("/")
+    settings, graph, seen = context.settings, Graph(context.settings), set()
+    checks: dict[str, _Check] = {}
+    for cell in (graph[name] for name in names):
+        stage, variant, draw = cell.stage, cell.variant, cell.point.draw
+        arm = variant.rpartition("/")[0] or JUDGE
+        once = (stage, arm) if stage in (JUDGE, "segmentation") else (stage, variant, draw)
+        if once in seen:
+            continue
+        seen.add(once)
+        check = checks.setdefault(draw, _Check(context.at(Point(draw))))
         if stage == "autoencoder":
             check.training(check.first, settings.autoencoder)
         elif stage == "ssl":
@@ -64,10 +71,7 @@ def check_cells(context: Context, names: Sequence[str]) -> None:
         elif stage == "synthesis":
             check.synthesis(variant)
         elif stage in (JUDGE, "segmentation"):
-            arm = variant.rpartition("/")[0] or JUDGE
-            if arm not in seen:
-                check.segmenter(arm)
-            seen.add(arm)
+            check.segmenter(arm)
 
 
 def check_whole(context: Context) -> None:
@@ -96,7 +100,8 @@ def check_weights(settings: Settings, cells: Iterable[Cell]) -> None:
     Raises:
       UserError: they are not there, or hold no weights.
     """
-    for cell in cells:
+    kinds = {(cell.stage, cell.variant.rpartition("/")[0] or cell.variant): cell for cell in cells}
+    for cell in kinds.values():
         if cell.stage == "autoencoder":
             check_sources(settings.autoencoder.init_from)
             _check_source(settings.autoencoder.lpips, "autoencoder.lpips")

@@ -2,7 +2,7 @@
 learned."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,20 +17,24 @@ from stedm_jax.common.errors import UserError
 from stedm_jax.data.arrays import ArrayStore
 from stedm_jax.data.augment import Movement
 from stedm_jax.data.classes import ClassMap, class_map
+from stedm_jax.data.draws import check_draws, drawn, without_labels
 from stedm_jax.data.index import IndexRow
 from stedm_jax.data.pipeline import Source, TileReader, evaluation_batches, training_batches
 from stedm_jax.data.records import TileSet
 from stedm_jax.data.remote import fetch, is_remote, parse_manifest, read_manifest
 from stedm_jax.data.sampling import check_shares, divide
 from stedm_jax.data.styles import StylePool
+from stedm_jax.experiment.points import name_at
 from stedm_jax.experiment.workdir import Workdir
-from stedm_jax.settings.data import Data
 from stedm_jax.settings.diffusion import Style
+from stedm_jax.settings.grid import Draw, Point
 from stedm_jax.settings.root import Settings
 from stedm_jax.training.signals import Signals
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 Batches = Callable[[], Iterator[dict[str, np.ndarray]]]
+APART = 100_003
+"""Distance of the seeds of two generators of a grid; those of segmenters are 1,000 apart."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,10 @@ class Context:
       mesh: of the devices.
       signals: by which the run is asked to stop.
       damaged: file and record of the tiles that could not be read -> what is wrong.
-      memo: what cells of one run share, such as compiled programs, by a key of its owner.
+      memo: what cells of one run at one point share, by a key of its owner.
+      programs: what cells at all points share, such as compiled programs, likewise.
+      point: of the grid, whose splits and seeds hold.
+      packed: the same run with the splits as packed; None: this is it.
     """
 
     settings: Settings
@@ -52,6 +59,31 @@ class Context:
     signals: Signals = field(default_factory=Signals)
     damaged: dict[str, str] = field(default_factory=dict)
     memo: dict[Any, Any] = field(default_factory=dict)
+    programs: dict[Any, Any] = field(default_factory=dict)
+    point: Point = Point()
+    packed: "Context | None" = None
+
+    def at(self, point: Point) -> "Context":
+        """The run at a point of the grid."""
+        base = self.packed or self
+        if point in (self.point, base.point):
+            return self if point == self.point else base
+        return replace(base, point=point, packed=base, memo={})
+
+    @property
+    def draw(self) -> Draw:
+        """Who is labeled here."""
+        return self.settings.grid.draws.get(self.point.draw, Draw())
+
+    @property
+    def seed(self) -> int:
+        """All random numbers of a generator and of its sets follow from it; with generator seed 0
+        it is that of the run."""
+        return self.settings.seed + APART * (self.point.generator_seed or 0)
+
+    def cell(self, name: str) -> str:
+        """The name, at this point, of a cell that is called so without a grid."""
+        return name_at(self.settings, name, self.point)
 
     @property
     def dtype(self) -> Any:
@@ -69,15 +101,22 @@ class Context:
         return fetch(place) if is_remote(place) else Path(place)
 
     @cached_property
-    def tiles(self) -> TileSet:
-        """The real tiles.
+    def packed_tiles(self) -> TileSet:
+        """The real tiles, as they were packed.
 
         Raises:
           UserError: they are not there, or not of the size and resolution of the configuration.
         """
+        if self.packed:
+            return self.packed.packed_tiles
         tiles = TileSet.open(self.tiles_path)
-        check_tiles(tiles, self.settings.data)
+        check_tiles(tiles, self.settings)
         return tiles
+
+    @cached_property
+    def tiles(self) -> TileSet:
+        """The real tiles, in the splits of the draw; errors as `packed_tiles`."""
+        return drawn(self.packed_tiles, self.draw) if self.point.draw else self.packed_tiles
 
     @cached_property
     def classes(self) -> ClassMap:
@@ -90,7 +129,9 @@ class Context:
 
     @cached_property
     def reader(self) -> TileReader:
-        """Decoded real tiles."""
+        """Decoded real tiles; without the labels of those that the draw takes as unlabeled."""
+        if self.packed:
+            return without_labels(self.packed.reader, self.draw.style)
         return self.read(self.tiles, self.classes.table)
 
     def read(self, tiles: TileSet, table: np.ndarray) -> TileReader:
@@ -220,19 +261,23 @@ def check_classes(tiles: TileSet | None, settings: Settings) -> ClassMap:
     return classes
 
 
-def check_tiles(tiles: TileSet, data: Data) -> None:
-    """Refuses tiles of another size or resolution, or with too small a margin.
+def check_tiles(tiles: TileSet, settings: Settings) -> None:
+    """Refuses tiles of another size or resolution, with too small a margin, or without the patients
+    of a draw.
 
     Raises:
       UserError: says what they are and what they should be.
     """
+    data = settings.data
     if tiles.tile != data.tile or (data.mpp and abs(tiles.mpp / data.mpp - 1) > 0.02):
         raise UserError(
             f"The tiles in {tiles.path} are {tiles.tile} px at {tiles.mpp:g} um/px; the "
             f"configuration says data.tile={data.tile}, data.mpp={data.mpp:g}. Prepare them again, "
             "or change the configuration."
         )
-    Movement(data.shift, data.rotate).check(tiles.tile, tiles.margin, f"the tile set {tiles.path}")
+    where = f"the tile set {tiles.path}"
+    Movement(data.shift, data.rotate).check(tiles.tile, tiles.margin, where)
+    check_draws(settings.grid.draws, tiles.manifest["patients"], where)
 
 
 def known_tiles(settings: Settings, workdir: Workdir) -> TileSet | None:

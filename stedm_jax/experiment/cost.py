@@ -17,6 +17,7 @@ from stedm_jax.data.classes import ClassMap
 from stedm_jax.diffusion.partial import inversion_levels
 from stedm_jax.experiment import guided_cache, latent_cache
 from stedm_jax.experiment.cells import Cell
+from stedm_jax.experiment.points import cell_name
 from stedm_jax.models.flops import forward_flops
 from stedm_jax.models.functional import Functional, param_count
 from stedm_jax.settings.arm_networks import JUDGE
@@ -68,11 +69,15 @@ class Costs:
     def __init__(self, settings: Settings, classes: ClassMap, records: Mapping[str, int]):
         self.settings, self.classes, self.records = settings, classes, records
         self.side = settings.data.tile
+        self._known: dict[str, Cost] = {}
 
     def of(self, cell: Cell) -> Cost:
         """That of a cell; nothing for those that cost next to nothing."""
         make = getattr(self, f"_{cell.stage}", None)
-        return make(cell) if make else Cost("")
+        name = cell_name(cell.stage, cell.variant)  # at all points of a grid the same
+        if name not in self._known:
+            self._known[name] = make(cell) if make else Cost("")
+        return self._known[name]
 
     def _autoencoder(self, cell: Cell) -> Cost:
         section = self.settings.autoencoder

@@ -199,7 +199,7 @@ class _Encoder:
         context, members = self.context, self.spec.members(split, number)
         load = _Load(
             context.reader,
-            context.rows(split)[members.start : members.stop],
+            context.packed_tiles.index(split)[members.start : members.stop],
             self.encoding.views[split],
         )
         threads = context.settings.data.threads

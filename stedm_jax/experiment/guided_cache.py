@@ -28,8 +28,8 @@ from stedm_jax.settings.root import Settings
 from stedm_jax.tasks.guided import GuidedTask
 from stedm_jax.tasks.images import to_network
 
-FOLDER = "guided/cache"
-"""Below the workdir; it can be deleted when the segmenters have been trained."""
+FOLDER = "cache"
+"""Below the cell of the denoiser; it can be deleted when the segmenters have been trained."""
 
 
 def views(settings: Settings) -> Views:
@@ -125,7 +125,7 @@ def stored(context: Context, below: Below[GuidedTask]) -> ArrayStore | None:
     spec = plan(settings, below.task, below.frozen, records, about)
     as_is = {split for split in ("val", "test") if spec.views.get(split, 1) == 1}
     encoding = Encoding(
-        context.workdir.folder(FOLDER),
+        context.workdir.folder(f"{context.cell('guided')}/{FOLDER}"),
         spec,
         {split: None if split in as_is else drawn for split in spec.tiles},
         describe(settings, below.task),

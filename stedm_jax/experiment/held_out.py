@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from stedm_jax.common.errors import UserError
+from stedm_jax.data.draws import splits_of_all
 from stedm_jax.data.whole import WholeImage, WholeSet
 from stedm_jax.experiment.context import Context
 
@@ -12,8 +13,10 @@ LearnedFrom = Mapping[str, Sequence[str]]
 
 
 def learned_from(context: Context) -> dict[str, list[str]]:
-    """What each stage learns from; "segmentation" stands for those whose labels are learned."""
-    settings, tiles = context.settings, context.tiles
+    """What each stage learns from, in any draw; "segmentation" stands for those whose labels are
+    learned."""
+    settings = context.settings
+    draws = splits_of_all(settings.grid.draws, context.packed_tiles.manifest["patients"])
     splits = {
         "autoencoder": settings.autoencoder.splits,
         "ssl": settings.ssl.splits,
@@ -32,11 +35,11 @@ def learned_from(context: Context) -> dict[str, list[str]]:
     }
     sets = [settings.synthesis_set(name) for name in settings.synthesis.sets]
     used["synthesis"] = {split for one in sets for split in (one.layouts, one.styles)}
-    out = {}
-    for stage, each in used.items():
-        if stage in settings.stages or stage == "segmentation":
-            out[stage] = sorted({name for split in each for name in tiles.patients(split)})
-    return out
+    return {
+        stage: sorted({name for draw in draws for split in each for name in draw.get(split, ())})
+        for stage, each in used.items()
+        if stage in settings.stages or stage == "segmentation"
+    }
 
 
 def seen(learned: LearnedFrom, patients: Iterable[str]) -> str:

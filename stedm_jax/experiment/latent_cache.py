@@ -16,13 +16,14 @@ from stedm_jax.data.augment import Views
 from stedm_jax.experiment.context import Context
 from stedm_jax.experiment.encode_views import Encoding, encode_tiles, stored_views
 from stedm_jax.experiment.learned import Learned
+from stedm_jax.settings.grid import MOVABLE
 from stedm_jax.settings.root import Settings
 from stedm_jax.tasks.autoencoder import AutoencoderTask
 from stedm_jax.tasks.images import to_network
 from stedm_jax.training import peers
 
-FOLDER = "latents/cache"
-"""Below the workdir; it can be deleted when the generators have been trained."""
+FOLDER = "cache"
+"""Below the cell of the latents; it can be deleted when the generators have been trained."""
 _NOT_REMADE = ("autoencoder", "tiles")
 """Of what the cache is about; tiles.val is the number of those of a split."""
 
@@ -30,6 +31,11 @@ _NOT_REMADE = ("autoencoder", "tiles")
 def views(settings: Settings) -> Views:
     """The augmentations that are stored of each training tile."""
     return stored_views(settings, settings.diffusion.stain_jitter)
+
+
+def as_it_is(settings: Settings, split: str) -> bool:
+    """Whether the tiles of a split are stored without augmentation: for evaluation only."""
+    return split == "val" and not settings.grid.draws
 
 
 def plan(
@@ -51,7 +57,9 @@ def plan(
     shape = jax.eval_shape(task.moments, task.network.abstract, image).shape[1:]
     diffusion = settings.diffusion
     counts = {split: which.count for split, share in diffusion.splits.items() if share}
-    if diffusion.train.eval_every:
+    if settings.grid.draws:  # each patient may be in each split
+        counts = {split: which.count for split in MOVABLE}
+    elif diffusion.train.eval_every:
         counts["val"] = 1
     about = dict(about) | {
         "seed": settings.seed,
@@ -92,19 +100,19 @@ def _check(context: Context, encoding: Encoding) -> None:
         raise UserError(
             f"The latents in {encoding.folder} were encoded from other tiles or with another"
             f" autoencoder ({'; '.join(other)}). Put the former back; or delete"
-            f" {context.workdir.path / 'latents'} and the folders of the cells after it, which are"
+            f" {encoding.folder.parent} and the folders of the cells after it, which are"
             " then made again."
         )
 
 
 def _encoding(context: Context, learned: Learned) -> Encoding:
-    settings, tiles = context.settings, context.tiles
+    settings, tiles = context.settings, context.packed_tiles
     task, params, origin = learned.autoencoder
     about = {"autoencoder": origin.sha256, "tiles": tiles.fingerprint}
     records = {split: len(tiles.index(split)) for split in tiles.splits}
     spec, drawn = plan(settings, task, records, about), views(settings)
     train = settings.diffusion.train
-    folder = context.workdir.folder(FOLDER)
+    folder = context.workdir.folder(f"{context.cell('latents')}/{FOLDER}")
     if spec.records > train.steps * train.batch and not (folder / ABOUT).exists():
         print(
             f"latents: the cache encodes {spec.records:,} views, and training without it"
@@ -114,7 +122,7 @@ def _encoding(context: Context, learned: Learned) -> Encoding:
     return Encoding(
         folder,
         spec,
-        {split: drawn if split != "val" else None for split in spec.tiles},
+        {split: None if as_it_is(settings, split) else drawn for split in spec.tiles},
         lambda params, image: {"moments": task.moments(params, to_network(image))},
         params,
         max(1, train.batch // context.mesh.size),

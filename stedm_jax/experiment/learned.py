@@ -57,13 +57,14 @@ class Learned:
         self.context, self.settings = context, context.settings
 
     def need(self, *cells: str) -> None:
-        """Refuses to go on before some cells have finished.
+        """Refuses to go on before some cells, called as without a grid, have finished.
 
         Raises:
           UserError: names them.
         """
         workdir = self.context.workdir
-        missing = [cell for cell in cells if workdir.result(cell) is None]
+        names = [self.context.cell(cell) for cell in cells]
+        missing = [name for name in names if workdir.result(name) is None]
         if missing:
             raise UserError(
                 f"This needs {', '.join(missing)}, which has not finished in {workdir.path}; run"
@@ -75,14 +76,15 @@ class Learned:
         """The first stage with its parameters, without a discriminator's, and which they are."""
         self.need("autoencoder")
         task = build_autoencoder(self.settings, self.context.dtype)
-        params, origin = restore(self.context, task, "autoencoder")
-        return task, own(params), weights_of(self.context, "autoencoder", origin)
+        cell = self.context.cell("autoencoder")
+        params, origin = restore(self.context, task, cell)
+        return task, own(params), weights_of(self.context, cell, origin)
 
     @property
     def scale(self) -> LatentScale:
         """Shift and scale of the latents."""
         self.need("latents")
-        result = self.context.workdir.result("latents") or {}
+        result = self.context.workdir.result(self.context.cell("latents")) or {}
         return LatentScale(tuple(result["shift"]), tuple(result["scale"]))
 
     def denoiser(self, name: str, judged: bool = False) -> Below[DiffusionTask]:
@@ -103,8 +105,8 @@ class Learned:
     def generator(self, name: str, synthesis: Synthesis) -> tuple[Below[DiffusionTask], Any, Any]:
         """A trained generator, the parameters that a synthesis set asks for, and their
         provenance."""
-        cell = f"generator/{name}"
-        self.need(cell)
+        self.need(f"generator/{name}")
+        cell = self.context.cell(f"generator/{name}")
         below = self.denoiser(name)
         noted = pin(self.context.workdir.folder(cell), below.used)
         averaged = self.settings.generator(name).train.ema.decay or synthesis.weights != "ema"
@@ -125,8 +127,9 @@ class Learned:
         shown = Shown(classes.colors, classes.foreground, tile)
         task = build_segmenter(self.settings, JUDGE, shown, 1, self.context.dtype)
         best = best_of(self.settings.arm(JUDGE))
-        params, origin = restore(self.context, task, JUDGE, best=best)
-        return task, params, weights_of(self.context, JUDGE, origin)
+        cell = self.context.cell(JUDGE)
+        params, origin = restore(self.context, task, cell, best=best)
+        return task, params, weights_of(self.context, cell, origin)
 
     def guided(self) -> Below[GuidedTask]:
         """The task of the guided denoiser, with the first stage and the guide, if there is one."""
@@ -153,9 +156,10 @@ class Learned:
             below.frozen["denoiser"] = jax.jit(below.task.init)(key)
             return below
         self.need("guided")
-        pin(self.context.workdir.folder("guided"), below.used)
-        below.frozen["denoiser"], origin = restore(self.context, below.task, "guided")
-        below.used["denoiser"] = weights_of(self.context, "guided", origin)
+        cell = self.context.cell("guided")
+        pin(self.context.workdir.folder(cell), below.used)
+        below.frozen["denoiser"], origin = restore(self.context, below.task, cell)
+        below.used["denoiser"] = weights_of(self.context, cell, origin)
         return below
 
     def _guide(self) -> tuple[Any, Weights]:
@@ -163,10 +167,9 @@ class Learned:
         guide = self.settings.guided.guide
         if guide.source == "ssl":
             self.need("ssl")
-            params, origin = restore(
-                self.context, build_ssl(self.settings, self.context.dtype), "ssl"
-            )
-            return params[BACKBONE], weights_of(self.context, "ssl", origin)
+            task, cell = build_ssl(self.settings, self.context.dtype), self.context.cell("ssl")
+            params, origin = restore(self.context, task, cell)
+            return params[BACKBONE], weights_of(self.context, cell, origin)
         encoder = build_guide(self.settings, self.context.dtype)
         assert encoder is not None  # there is a guide
         params = load_weights(encoder.network.abstract, guide.weights, GUIDE_WEIGHTS)

@@ -57,7 +57,7 @@ class Orders:
 
     def __init__(self, context: Context, synthesis: Synthesis, style: Style):
         tiles = context.tiles
-        data, self.seed = context.settings.data, context.settings.seed
+        data, self.seed = context.settings.data, context.seed
         area = tiles.tile**2 * synthesis.min_labelled
         rows = context.rows(synthesis.layouts)
         self.layouts = [row for row in rows if row.labelled >= area]

@@ -17,6 +17,8 @@ from stedm_jax.experiment.context import (
     tiles_now,
 )
 from stedm_jax.experiment.cost import Costs, say
+from stedm_jax.experiment.grid_plan import print_grid
+from stedm_jax.experiment.points import on_grid
 from stedm_jax.experiment.workdir import ABSENT, BEGUN, DONE, STALE, Workdir
 from stedm_jax.settings.root import Settings
 from stedm_jax.training.sharding import make_mesh
@@ -43,17 +45,17 @@ def print_plan(settings: Settings, workdir: Workdir) -> None:
     check_cells(Context(settings, workdir, mesh), graph.goals)
     tiles = known_tiles(settings, workdir)
     if tiles:
-        check_tiles(tiles, settings.data)
+        check_tiles(tiles, settings)
     records = tiles.manifest["records"] if tiles else {}
     costs = Costs(settings, check_classes(tiles, settings), records)
     stamps = graph.stamps(tiles_now(settings, workdir))
     print(f"{settings.name}: plan for the workdir {workdir.path}")
-    total, left = 0.0, 0.0
-    for name, cell in ((name, graph[name]) for name in graph.goals):
-        state = workdir.state(cell, stamps)
-        cost = costs.of(cell)
-        total += cost.total
-        left += 0.0 if state == DONE else cost.total
+    states = {name: workdir.state(graph[name], stamps) for name in graph.goals}
+    if on_grid(settings):
+        print_grid(workdir, graph, costs, states)
+        return
+    for name, state in states.items():
+        cell, cost = graph[name], costs.of(graph[name])
         first, *more = say(cost)
         needs = f"; needs {', '.join(cell.needs)}" if cell.needs and name != "report" else ""
         what = "is made again" if state == STALE and cell.stage in REMADE else STATES[state]
@@ -64,7 +66,9 @@ def print_plan(settings: Settings, workdir: Workdir) -> None:
             more += _data(settings, workdir, records)
         for line in more:
             print(f"{'':<36}   {line}")
-    for what, number in (("in all", total), ("left", left)):
+    total = sum(costs.of(graph[name]).total for name in states)
+    done = sum(costs.of(graph[name]).total for name in states if states[name] == DONE)
+    for what, number in (("in all", total), ("left", total - done)):
         hours = [f"{number / speed / 3600:,.2g} h at {speed / 1e12:g} TFLOP/s" for speed in SPEEDS]
         print(f"{what:<36} {flops(number)}: {', '.join(hours)} kept up")
 

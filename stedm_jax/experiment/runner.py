@@ -17,6 +17,7 @@ from stedm_jax.experiment.check import check_cells, check_weights, check_whole
 from stedm_jax.experiment.context import Context, tiles_now
 from stedm_jax.experiment.devices import divide_cpu, mesh_of
 from stedm_jax.experiment.learned import Learned
+from stedm_jax.experiment.points import on_grid
 from stedm_jax.experiment.workdir import DONE, PATIENCE, STALE, Workdir
 from stedm_jax.settings.flat import flatten
 from stedm_jax.settings.root import Settings
@@ -95,7 +96,7 @@ class _Runner:
     def __init__(self, context: Context, graph: Graph, wanted: Sequence[str], share: Share | None):
         self.context, self.graph, self.share = context, graph, share
         self.workdir, self.settings = context.workdir, context.settings
-        self.learned, self.tiles, self.waiting = Learned(context), "", ""
+        self.learned, self.tiles, self.waiting = Learned(context), "", ""  # learned at one point
         self.wanted = graph.select(wanted) if wanted else graph.goals
         self.cells = self.wanted
         if share:
@@ -126,7 +127,7 @@ class _Runner:
         missing = {need for name in left for need in self.graph.before(name)} - set(left)
         if lost := self._left([name for name in self.graph if name in missing]):
             raise UserError(
-                f"{', '.join(left)} needs {', '.join(lost)}, which has not finished in "
+                f"{some(left)} needs {some(lost)}, which has not finished in "
                 f"{self.workdir.path}; run the command without --stage, or name those too, and in "
                 "config.stages."
             )
@@ -171,6 +172,10 @@ class _Runner:
         for key in sorted(mine):
             if base.get(key) != mine[key]:
                 print(f"config  {key} = {mine[key]}", flush=True)
+        if on_grid(self.settings):
+            cells = f"{len(self.cells) - len(left)} of {len(self.cells)} cells are done"
+            print(f"plan: {cells}; --stage=plan lists them", flush=True)
+            return
         states = [name if name in left else f"{name} (done)" for name in self.cells]
         print(f"plan: {', '.join(states)}", flush=True)
 
@@ -230,9 +235,12 @@ class _Runner:
             check_weights(self.settings, [self.graph[each] for each in self._left(self.cells)])
         peers.on_first(lambda: self._begin(cell, stamps))
         if cell.stage == REPORT:
-            self.context.memo.clear()  # frees what only segmenters need
+            self.context.memo.clear()  # these free what only segmenters need
+            self.context.programs.clear()
         stage = importlib.import_module(f"stedm_jax.stages.{cell.stage}")
-        stage.run(self.context, cell, self.learned)
+        if self.learned.context.point != cell.point:
+            self.learned = Learned(self.context.at(cell.point))
+        stage.run(self.learned.context, cell, self.learned)
         if cell.stage == "data":  # the tiles are known only now
             self.tiles = ""
             if REPORT in self.wanted:
@@ -266,6 +274,12 @@ class _Runner:
 
         workdir.known, left = peers.on_first(look)
         return left
+
+
+def some(names: Sequence[str], most: int = 20) -> str:
+    """The first of many names."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{', '.join(names[:most])}{more}"
 
 
 def _with_needs(graph: Graph, goals: Sequence[str]) -> list[str]:

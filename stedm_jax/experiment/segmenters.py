@@ -3,12 +3,13 @@ patient."""
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from stedm_jax.common.files import write_json
 from stedm_jax.data.arrays import ArrayStore
+from stedm_jax.data.draws import splits_of_all
 from stedm_jax.data.pipeline import tile_dataset
 from stedm_jax.data.schema import check_disjoint
 from stedm_jax.data.stain import stain_of
@@ -21,6 +22,7 @@ from stedm_jax.experiment.learn import first_tiles, learn, restore
 from stedm_jax.experiment.learned import Below, Learned
 from stedm_jax.experiment.pinned import Weights, pin
 from stedm_jax.settings.arm_networks import JUDGE
+from stedm_jax.settings.grid import Point
 from stedm_jax.settings.segmentation import Segmentation
 from stedm_jax.tasks.build import Shown, build_segmenter
 from stedm_jax.tasks.guided import GuidedTask
@@ -94,8 +96,9 @@ def learn_and_score(context: Context, learned: Learned, name: str, seed: int, ce
             for split, rows in scored.items()
         }
     counts = next(iter(matrices))
-    scores = {"arm": name, "seed": seed, "checkpoint": counts, "confusion": matrices.pop(counts)}
-    peers.on_first(lambda: write_json(file, scores | {"others": matrices}))
+    which = {"arm": name, **asdict(context.point), "seed": seed, "checkpoint": counts}
+    scores = which | {"confusion": matrices.pop(counts), "others": matrices}
+    peers.on_first(lambda: write_json(file, scores))
 
 
 def confusion_of(
@@ -111,13 +114,15 @@ def confusion_of(
 
 
 def learner_of(context: Context, learned: Learned, name: str) -> Learner:
-    """The learner of an arm or of the judge, made once a run."""
+    """The learner of an arm or of the judge, made once a run; of a head, once at each point, since
+    what lies below it learned there."""
     section = context.settings.arm(name)
     is_head = context.settings.arm_entry(name).is_head
+    memo = context.memo if is_head else context.programs
     key = "learner", is_head, repr(section)
-    if key not in context.memo:
-        context.memo[key] = _learner(context, learned, name, section)
-    return context.memo[key]
+    if key not in memo:
+        memo[key] = _learner(context, learned, name, section)
+    return memo[key]
 
 
 def _learner(context: Context, learned: Learned, name: str, section: Segmentation) -> Learner:
@@ -134,7 +139,7 @@ def _learner(context: Context, learned: Learned, name: str, section: Segmentatio
     if task.tunes:  # the denoiser is among what is trained
         frozen = {part: params for part, params in frozen.items() if part != DENOISER}
         if section.features.weights == "trained":
-            guided = context.workdir.path / "guided"
+            guided = context.workdir.path / context.cell("guided")
             starts = tuple(f"{part}={guided}" for part in task.features.task.network.abstract)
             section = replace(section, init_from=(*section.init_from, *starts))
     around = settings.reads_around(name)
@@ -144,13 +149,13 @@ def _learner(context: Context, learned: Learned, name: str, section: Segmentatio
 
 
 def _most_patients(context: Context) -> int:
-    """Most patients that are scored at once. The judge scores synthetic tiles too, each of which
-    counts for the patient of its layout, or of its pseudo-labels."""
+    """Most patients that are scored at once, in any draw. The judge scores synthetic tiles too,
+    each of which counts for the patient of its layout, or of its pseudo-labels."""
     settings = context.settings
     sets = [settings.synthesis_set(name) for name in settings.synthesis.sets]
-    used = {split for one in sets for split in (one.layouts, one.styles)}
-    known = context.tiles.splits
-    return max(len(context.tiles.patients(each)) for each in {"val", "test", *used} & {*known})
+    scored = {"val", "test"} | {split for one in sets for split in (one.layouts, one.styles)}
+    draws = splits_of_all(settings.grid.draws, context.packed_tiles.manifest["patients"])
+    return max(len(names) for draw in draws for split, names in draw.items() if split in scored)
 
 
 def _below(
@@ -236,7 +241,7 @@ class Scored:
 
     Attributes:
       cell: its name.
-      arm, seed: which it is.
+      arm, seed, point: which it is.
       checkpoint: the one that counts, "last" or "best".
       confusion: split -> patient -> confusion matrix (truth, prediction), of that checkpoint.
       others: likewise by checkpoint, of those that were scored beside it.
@@ -248,19 +253,23 @@ class Scored:
     checkpoint: str
     confusion: Mapping[str, Mapping[str, Any]]
     others: Mapping[str, Mapping[str, Mapping[str, Any]]]
+    point: Point = Point()
+
+    @property
+    def name(self) -> str:
+        """The arm, at its point of the grid."""
+        return f"{self.arm}{self.point}"
 
 
 def trained(workdir: Path) -> list[Scored]:
-    """The segmenters of a workdir that were trained to the end, the judge last."""
-    files = [*sorted(workdir.glob(f"segmentation/*/*/{SCORES}")), workdir / JUDGE / SCORES]
+    """The segmenters of a workdir that were trained to the end, the judges last."""
+    arms, judges = workdir.glob(f"segmentation/*/*/{SCORES}"), workdir.glob(f"{JUDGE}*/{SCORES}")
     found = []
-    for file in files:
-        if file.is_file():
-            one = json.loads(file.read_text())
-            cell = str(file.parent.relative_to(workdir))
-            which = str(one.get("checkpoint", "last"))
-            others = one.get("others", {})
-            found.append(
-                Scored(cell, str(one["arm"]), int(one["seed"]), which, one["confusion"], others)
-            )
+    for file in (*sorted(arms), *sorted(judges)):
+        one = json.loads(file.read_text())
+        cell, which = str(file.parent.relative_to(workdir)), str(one.get("checkpoint", "last"))
+        point = Point(one.get("draw", ""), one.get("generator_seed"))
+        others = one.get("others", {})
+        arm, seed = str(one["arm"]), int(one["seed"])
+        found.append(Scored(cell, arm, seed, which, one["confusion"], others, point))
     return found

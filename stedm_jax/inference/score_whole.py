@@ -7,6 +7,7 @@ by side) and whole_seeds.txt (a table for every arm and seed).
 """
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -58,17 +59,17 @@ def score_whole(context: Context, folder: Path, baseline: str | None) -> None:
     for one in trained(context.workdir.path):
         if one.arm not in settings.arms or one.seed not in settings.segmentation.seeds:
             continue
-        segmenter = segmenter_of(context, one.arm, one.seed)
+        segmenter = segmenter_of(context, one.name, one.seed)
         check_held_out(segmenter.learnt, images)
         found = list(score_test(segmenter, images))
-        own: Mapping[str, Any] = {"arm": one.arm, "seed": one.seed}
+        own: Mapping[str, Any] = {"arm": one.arm, **asdict(one.point), "seed": one.seed}
         per_image += [{**own, **row} for row in by_image(found, segmenter.names)]
         per_patient += [{**own, **row} for row in by_patient(found, segmenter.names)]
-        found_by[one.arm][str(one.seed)] = summary(found, segmenter.names)
+        found_by[one.arm][f"{one.seed}{one.point}"] = summary(found, segmenter.names)
         patients = grouped(found, ("patient",))
         own_dice = [pooled(each, segmenter.names)["object_dice"] for _, each in patients]
         dice[one.arm].append(own_dice)
-        print(f"[report] {one.arm}, seed {one.seed}: {len(found)} whole images", flush=True)
+        print(f"[report] {one.name}, seed {one.seed}: {len(found)} whole images", flush=True)
     found_by = {name: seeds for name, seeds in found_by.items() if seeds}
     write_text(folder / "whole_images.csv", to_csv(per_image))
     write_text(folder / "whole_patients.csv", to_csv(per_patient))

@@ -74,7 +74,7 @@ def segmenter_of(context: Context, arm: str, seed: int | None = None) -> Segment
 
     Args:
       context: the run; one process.
-      arm: its name; "judge" is one.
+      arm: its name; "judge" is one; on a grid ARM@DRAW.SEED, or the first of that arm.
       seed: which of its trainings; None: the first.
 
     Raises:
@@ -83,11 +83,12 @@ def segmenter_of(context: Context, arm: str, seed: int | None = None) -> Segment
     """
     settings, folder = context.settings, context.workdir.path
     known = trained(folder)
-    chosen = [one for one in known if one.arm == arm and seed in (None, one.seed)]
+    chosen = [one for one in known if arm in (one.arm, one.name) and seed in (None, one.seed)]
     if not chosen:
-        listed = ", ".join(f"{one.arm} with seed {one.seed}" for one in known) or "none"
+        listed = ", ".join(f"{one.name} with seed {one.seed}" for one in known) or "none"
         asked = f"arm '{arm}'" + ("" if seed is None else f" with seed {seed}")
         raise UserError(f"{folder} has no trained {asked}; trained are: {listed}.")
+    context, arm = context.at(chosen[0].point), chosen[0].arm
     if arm not in (JUDGE, *settings.arms):
         raise UserError(
             f"{folder / 'config.json'} names no arm '{arm}' any more, and so not what network it "

@@ -16,7 +16,7 @@ def prepare(context: Context, name: str, orders: Orders, learned: Any) -> Prepar
     settings, section = context.settings, context.settings.synthesis_set(name)
     generator = settings.synthesis.sets[name].generator
     below, params, checkpoint = learned.generator(generator, section)
-    sampler = make_sampler(below.task, section, settings.seed, context.mesh)
+    sampler = make_sampler(below.task, section, context.seed, context.mesh)
 
     def load_batch(wanted: list[Order]) -> dict[str, np.ndarray]:
         return load(context.reader, wanted, section)

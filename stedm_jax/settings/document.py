@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
-from typing import Any
+from typing import Any, get_args
 
 from stedm_jax.settings.key import REQUIRED, known
 from stedm_jax.settings.root import Settings
@@ -35,7 +35,8 @@ def _section(node: Any, where: str, changes: bool, seen: dict[type, Any]) -> Ite
         if is_dataclass(value):
             below.append((value, at, changes and about.changes))
             continue
-        if isinstance(value, Mapping) and is_dataclass(entry := next(iter(value.values()))):
+        if isinstance(value, Mapping) and is_dataclass(get_args(kind)[1]):
+            entry = next(iter(value.values()), None) or get_args(kind)[1]()
             below.append((entry, f"{at}.NAME", changes))
         if first == where or value != getattr(like, field.name):
             required = where.endswith("NAME") and field.default is REQUIRED

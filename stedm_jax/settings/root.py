@@ -9,6 +9,7 @@ from stedm_jax.settings.arm_networks import JUDGE, NETWORKS
 from stedm_jax.settings.autoencoder import Autoencoder
 from stedm_jax.settings.data import Data
 from stedm_jax.settings.diffusion import Diffusion, Style
+from stedm_jax.settings.grid import Grid
 from stedm_jax.settings.guided import Guided
 from stedm_jax.settings.key import key, nonnegative, positive, section
 from stedm_jax.settings.latents import Latents
@@ -72,6 +73,7 @@ class Settings:
     guided: Guided = Guided()
     synthesis: Synthesis = Synthesis()
     segmentation: Segmentation = Segmentation()
+    grid: Grid = Grid()
     report: Report = Report()
 
     @property

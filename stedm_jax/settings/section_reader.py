@@ -59,7 +59,8 @@ class Reader:
             return self._wrong(at, given, "it holds several keys", defaults)
         if about.some and not given:
             return self._wrong(at, dict(given), about.limits, defaults)
-        kind, like = get_args(kind)[1], next(iter(defaults.values()))
+        kind = get_args(kind)[1]
+        like = next(iter(defaults.values()), None) or kind()
         return {
             name: self._value(kind, about, like, each, f"{at}.{name}")
             for name, each in sorted(given.items())

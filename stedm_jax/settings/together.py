@@ -36,6 +36,11 @@ def _all(settings: Settings) -> Iterator[str]:
     yield from _sizes(settings)
     yield from _sampling(settings)
     yield from _report(settings)
+    if settings.guided.cache and settings.grid.draws:
+        yield (
+            "config.guided.cache=True keeps what is made of tiles by their packed splits, and "
+            "config.grid.draws change these; set guided.cache=False."
+        )
     crop, tile = settings.autoencoder.crop, settings.data.tile
     if settings.autoencoder.lpips and (crop or tile) < SMALLEST_FOR_LPIPS:
         yield (
@@ -146,8 +151,8 @@ def _names(settings: Settings) -> Iterator[str]:
     }
     for group, names in named.items():
         for name in names:
-            if not name or "/" in name or "." in name:
-                yield f"config.{group} has '{name}', which is no name; use no dots or slashes."
+            if not name or set("/.@") & set(name):
+                yield f"config.{group} has '{name}', which is no name; use no dots, slashes or @."
     if JUDGE in settings.arms:
         yield f"config.segmentation.arms has '{JUDGE}', which is the name of the judge."
 

@@ -39,13 +39,14 @@ def run(context: Context, cell: Cell, learned: Learned) -> None:
     if store is not None:
         views, jitter = latent_cache.views(settings), 0.0
         sources = [replace(source, views=views, stored=store, pixels=False) for source in sources]
-    dataset = tile_dataset(sources, seed=settings.seed, jitter=jitter)
+    dataset = tile_dataset(sources, seed=context.seed, jitter=jitter)
     evaluated = None
     if section.train.eval_every:
         rows, style = context.rows("val"), section.style
         pool = StylePool(rows, style.source, style.scope, style.tiles)
         batch = section.train.batch
-        evaluated = context.eval_batches(context.reader, rows, batch, pool, store)
+        known = None if settings.grid.draws else store  # which has augmented tiles alone
+        evaluated = context.eval_batches(context.reader, rows, batch, pool, known)
     with context.workdir.timed(cell.name) as result:
         result["frozen"] = pin(context.workdir.folder(cell.name), below.used)
         trained = learn(
@@ -53,6 +54,7 @@ def run(context: Context, cell: Cell, learned: Learned) -> None:
             program,
             section,
             cell.name,
+            seed=context.seed,
             dataset=dataset,
             frozen=below.frozen,
             eval_batches=evaluated,

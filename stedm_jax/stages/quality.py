@@ -41,7 +41,7 @@ def run(context: Context, cell: Cell, learned: Learned) -> None:
 
 def _judgment(context: Context, cell: Cell, learned: Learned) -> Judgment:
     """How the judge, if there is one, segments this set and real tiles."""
-    file = context.workdir.path / JUDGE / SCORES
+    file = context.workdir.path / context.cell(JUDGE) / SCORES
     known: dict[str, Any] | None = peers.on_first(
         lambda: json.loads(file.read_text())["confusion"] if file.is_file() else None
     )
@@ -90,11 +90,11 @@ def _real(context: Context, name: str) -> Iterator[RealTile]:
 
 def _examples(context: Context, name: str) -> Iterator[Example]:
     """The images of a set with their style tiles."""
-    made = TileSet.open(context.workdir.path / "synthesis" / name / "tiles")
+    made = TileSet.open(context.workdir.path / context.cell(f"synthesis/{name}") / "tiles")
 
     def read_style(key: Hashable) -> np.ndarray:
         split, record = cast(tuple[str, int], key)
-        return context.reader.read(context.tiles.index(split)[record])[0]
+        return context.reader.read(context.packed_tiles.index(split)[record])[0]
 
     for number in range(len(made.index(SYNTHETIC))):
         tile = made.read(SYNTHETIC, number)

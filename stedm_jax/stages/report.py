@@ -1,7 +1,7 @@
 """Stage report: one page with what was learned, from what the other cells left."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from stedm_jax.data.class_shares import warning
+from stedm_jax.data.draws import splits_of
 from stedm_jax.data.records import TileSet
 from stedm_jax.evaluation.ablation import Ablation
 from stedm_jax.evaluation.panels import overlay, style_grid
@@ -20,11 +21,12 @@ from stedm_jax.evaluation.report_content import (
     SyntheticSet,
 )
 from stedm_jax.evaluation.report_files import write_report
-from stedm_jax.evaluation.synthesis_quality.measure import load_quality
+from stedm_jax.evaluation.synthesis_quality.measure import load_quality, mean_quality
 from stedm_jax.experiment.cells import Cell, Graph
 from stedm_jax.experiment.context import Context, spread
 from stedm_jax.experiment.learned import Learned
 from stedm_jax.experiment.orders import orders_of
+from stedm_jax.experiment.points import without_point
 from stedm_jax.experiment.segmenters import trained
 from stedm_jax.inference.score_whole import score_whole
 from stedm_jax.settings.flat import flatten
@@ -53,18 +55,21 @@ def run(context: Context, cell: Cell, learned: Learned) -> None:
 
 def _content(context: Context) -> ReportContent:
     settings, path = context.settings, context.workdir.path
-    results = {cell: context.workdir.result(cell) for cell in Graph(settings).goals}
+    graph = Graph(settings)
+    results = {cell: context.workdir.result(cell) for cell in graph.goals}
     done = {cell: result for cell, result in results.items() if result is not None}
-    sets = {
-        name: _set(context, name) for name in settings.synthesis.sets if f"quality/{name}" in done
-    }
+    first = context.at(settings.grid.points[0])  # what is no number is shown of this point
+    shown = [cell for cell in done if cell == first.cell(without_point(cell))]
+    cells = [graph[cell] for cell in done]
+    found = {name: _set(context, cells, name) for name in settings.synthesis.sets}
+    sets = {name: each for name, each in found.items() if each}
     return ReportContent(
         title=settings.title or settings.name,
         intro=settings.report.intro,
         cohort=list(_cohort(context)),
         examples=list(_strips(context)),
-        curves=_curves(path, done),
-        pictures=dict(drawn(path, done)),
+        curves=_curves(path, shown),
+        pictures=dict(drawn(path, shown)),
         results=list(_results(context)),
         classes=context.classes.names,
         colors=context.classes.colors,
@@ -74,25 +79,50 @@ def _content(context: Context) -> ReportContent:
         rivals=settings.report.rivals,
         synthesis=sets,
         ablation=_ablation(context),
-        reconstruction=done.get("autoencoder", {}).get("patients", {}),
-        stages={cell: result["seconds"] for cell, result in done.items()},
+        draws=_draws(context),
+        reconstruction=done.get(first.cell("autoencoder"), {}).get("patients", {}),
+        stages=_seconds(done),
         config=flatten(settings),
         versions=json.loads((path / "versions.json").read_text()),
-        provenance={"tiles": str(context.tiles_path)} | _provenance(path, sets),
+        provenance={"tiles": str(context.tiles_path)} | _provenance(first, sets),
     )
 
 
-def _set(context: Context, name: str) -> SyntheticSet:
-    quality = load_quality(context.workdir.path / "quality" / name)
-    shares = (context.workdir.result(f"synthesis/{name}") or {}).get("class_shares", {})
-    return SyntheticSet(quality, _grid(context, name), shares, warning(**shares) if shares else "")
+def _seconds(done: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """Seconds of each cell, over all points of a grid."""
+    found: dict[str, float] = {}
+    for cell, result in done.items():
+        name = without_point(cell)
+        found[name] = found.get(name, 0.0) + result["seconds"]
+    return found
 
 
-def _provenance(path: Path, sets: Mapping[str, Any]) -> dict[str, str]:
+def _draws(context: Context) -> dict[str, list[str]]:
+    """Draw -> its labeled patients."""
+    packed = context.packed_tiles.manifest["patients"]
+    draws = context.settings.grid.draws
+    return {name: splits_of(draw, packed)["train"] for name, draw in draws.items()}
+
+
+def _set(context: Context, cells: Sequence[Cell], name: str) -> SyntheticSet | None:
+    """The means of its numbers over the points of a grid, and a picture of the first; None where it
+    was measured at none."""
+    there = [cell for cell in cells if cell.row == f"quality/{name}"]
+    if not there:
+        return None
+    quality = mean_quality([load_quality(context.workdir.path / cell.name) for cell in there])
+    first = context.at(there[0].point)
+    made = context.workdir.result(first.cell(f"synthesis/{name}")) or {}
+    shares = made.get("class_shares", {})
+    return SyntheticSet(quality, _grid(first, name), shares, warning(**shares) if shares else "")
+
+
+def _provenance(context: Context, sets: Mapping[str, Any]) -> dict[str, str]:
     """Where the synthetic images come from; of several sets, under the name of each."""
-    found = {}
+    found, path = {}, context.workdir.path
     for name in sets:
-        source = TileSet.open(path / "synthesis" / name / "tiles").manifest["source"]
+        folder = path / context.cell(f"synthesis/{name}") / "tiles"
+        source = TileSet.open(folder).manifest["source"]
         found |= source if len(sets) == 1 else {f"{name}, {key}": source[key] for key in source}
     return found
 
@@ -132,7 +162,7 @@ def _grid(context: Context, name: str) -> np.ndarray:
     settings, tiles = context.settings, context.reader
     orders = orders_of(context, name)
     wanted = orders.grid(settings.report.layouts, settings.report.styles)
-    file = context.workdir.path / "synthesis" / name / "grid.npy"
+    file = context.workdir.path / context.cell(f"synthesis/{name}") / "grid.npy"
     images, columns = np.load(file, allow_pickle=False), len(wanted[0])
     rows = [list(images[start : start + columns]) for start in range(0, len(images), columns)]
     return style_grid(
@@ -178,11 +208,15 @@ def _whose(folder: Path) -> str:
 
 def _results(context: Context) -> Iterator[ArmRun]:
     """The segmenters of this configuration, by seed and in the order of the arms."""
-    arms, seeds = list(context.settings.arms), context.settings.segmentation.seeds
-    known = [one for one in trained(context.workdir.path) if one.arm in arms and one.seed in seeds]
+    arms = list(context.settings.arms)
+    graph = Graph(context.settings)
+    known = [
+        one for one in trained(context.workdir.path) if one.arm in arms and one.cell in graph.cells
+    ]
     for one in sorted(known, key=lambda each: (each.seed, arms.index(each.arm))):
         others = {which: _matrices(confusion) for which, confusion in one.others.items()}
-        yield ArmRun(one.arm, one.seed, _matrices(one.confusion), one.checkpoint, others)
+        found = one.arm, one.seed, _matrices(one.confusion), one.checkpoint, others
+        yield ArmRun(*found, one.point.draw, one.point.generator_seed)
 
 
 def _matrices(confusion: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, np.ndarray]]:

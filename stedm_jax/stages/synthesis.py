@@ -55,7 +55,7 @@ def run(context: Context, cell: Cell, learned: Any) -> None:
         shown = make([order for row in grid for order in row])
         peers.on_first(lambda: _save(folder / "grid.npy", _picture(context, shown)))
         provenance = {"method": entry.method, "recolor": section.recolor, **method.provenance}
-        provenance["seed"] = str(settings.seed)
+        provenance["seed"] = str(context.seed)
         made = peers.on_first(lambda: _pack(context, cell, section, orders, provenance))
         result["tiles"] = section.count
         result["style_patients"] = orders.patients

@@ -212,7 +212,10 @@ def test_stage_diffusion_trains_judges_and_draws_with_it(tile_set, tmp_path, mon
     run(known)
     seen = {}
 
-    def learn(context, program, section, cell, *, dataset, visual, labels, frozen, eval_batches):
+    def learn(
+        context, program, section, cell, *, dataset, visual, labels, frozen, eval_batches, seed
+    ):
+        assert seed == context.settings.seed
         seen.update(train=dataset[0], drawn=visual(), named=labels(), judged=next(eval_batches()))
         return TrainResult(program.state, {"loss": 1.0}, 1, 0.0)
 

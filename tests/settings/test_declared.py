@@ -43,6 +43,8 @@ NEW = {
     "synthesis.keep_detail": False,
     "synthesis.recolor": "none",
     "synthesis.confidence": 0.9,
+    "grid.draws": {},
+    "grid.generator_seeds": [0],
 }
 
 

@@ -5,9 +5,10 @@ versions.py. Its numbers then appear in summary.json, and those with a label in 
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -74,3 +75,21 @@ def load_quality(folder: Path) -> Quality:
     """What `save_quality` wrote."""
     with np.load(folder / ARRAYS) as arrays:
         return Quality(json.loads((folder / NUMBERS).read_text()), dict(arrays))
+
+
+def mean_quality(found: Sequence[Quality]) -> Quality:
+    """Of the same set at several points of a grid: the mean of each number, and the arrays of the
+    first."""
+    first = found[0]
+    if len(found) == 1:
+        return first
+    numbers = {name: _mean([each.numbers[name] for each in found]) for name in first.numbers}
+    return Quality(numbers, first.arrays)
+
+
+def _mean(values: Sequence[Any]) -> Any:
+    """Of numbers, or item by item of lists of one length; else the first."""
+    try:
+        return np.mean(np.array(values, float), axis=0).tolist()
+    except (TypeError, ValueError):
+        return values[0]
