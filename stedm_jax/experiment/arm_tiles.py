@@ -62,7 +62,7 @@ def check_labelled(context: Context, name: str) -> None:
       UserError: names the arm and the split.
     """
     for split in context.settings.arm_entry(name).real_shares:
-        if not any(row.labelled for row in context.rows(split)):
+        if not any(row.labelled for row in context.labelled_rows(split)):
             where = "judge" if name == JUDGE else f"arms.{name}"
             raise UserError(
                 f"config.segmentation.{where}.splits names '{split}', and the tiles in "

@@ -154,6 +154,12 @@ class Context:
             )
         return rows
 
+    def labelled_rows(self, split: str) -> list[IndexRow]:
+        """As `rows`, with the labels of patients whom the draw takes as unlabeled; of these splits
+        only what was packed with labels."""
+        rows = [self.packed_tiles.index(row.split)[row.record] for row in self.rows(split)]
+        return [row for row in rows if row.split != "style"] if self.point.draw else rows
+
     def sources(
         self,
         splits: Mapping[str, float],
@@ -166,7 +172,7 @@ class Context:
         Args:
           splits: split -> share of a batch; within a split with labels, kinds of tiles come at the
             shares of data.shares.
-          labelled: the split style has labels too.
+          labelled: the labels of the split style are read too.
           style: gives each source the pool of its split's style tiles.
           around: tiles come with the field around them.
 
@@ -183,7 +189,7 @@ class Context:
         for split, share in splits.items():
             if not share:
                 continue
-            rows = self.rows(split)
+            rows = self.labelled_rows(split) if labelled else self.rows(split)
             pool = StylePool(rows, style.source, style.scope, style.tiles) if style else None
             shares = data.shares if labelled or split != "style" else ()
             parts = divide(
@@ -191,7 +197,7 @@ class Context:
             )
             for part in parts:
                 source = Source(
-                    self.reader,
+                    (labelled and self.packed or self).reader,
                     rows,
                     share * part.weight,
                     pool,
