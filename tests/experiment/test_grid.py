@@ -9,6 +9,7 @@ import pytest
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.labels import VOID
 from stedm_jax.experiment import runner
+from stedm_jax.experiment.arm_tiles import Rows, arm_dataset, check_labelled, learned_patients
 from stedm_jax.experiment.cells import Graph
 from stedm_jax.experiment.context import APART, Context
 from stedm_jax.experiment.held_out import learned_from
@@ -16,7 +17,7 @@ from stedm_jax.experiment.orders import Orders
 from stedm_jax.experiment.plan import print_plan
 from stedm_jax.experiment.points import without_point
 from stedm_jax.experiment.runner import run_cells
-from stedm_jax.experiment.segmenters import Rows, check_leaks, trained
+from stedm_jax.experiment.segmenters import check_leaks, trained
 from stedm_jax.experiment.workdir import Workdir
 from stedm_jax.settings.grid import Draw, Point
 from stedm_jax.training.sharding import make_mesh
@@ -30,7 +31,7 @@ EXACT = {"autoencoder__train__steps": 0, "autoencoder__init_from": ("somewhere",
 
 @pytest.fixture
 def context(tile_set, tmp_path):
-    settings = tiny(tile_set.path, **GRID)
+    settings = tiny(tile_set.path, **GRID, data__shares=(), synthesis__shares=())
     return Context(settings, Workdir(tmp_path / "run"), make_mesh())
 
 
@@ -173,10 +174,23 @@ def test_a_patient_may_be_judged_in_one_draw_and_learned_from_in_another(tile_se
     context = Context(settings, Workdir(tmp_path / "run"), make_mesh())
     one, two = context.at(Point("one")), context.at(Point("two"))
     scored = {"val": Rows(one.reader, one.rows("val"))}
-    check_leaks(one, scored, None)
+    check_leaks(learned_patients(one, "labelled"), scored)
     with pytest.raises(UserError, match="'train0' in training and val"):
-        check_leaks(two, scored, None)
+        check_leaks(learned_patients(two, "labelled"), scored)
     assert learned_from(context)["segmentation"] == ["train0", "train1"]
+
+
+def test_an_arm_on_all_labels_reads_those_that_a_draw_hides(tile_set, tmp_path):
+    arms = {"all": {"real": 1.0, "stain_jitter": 0.0, "splits": (("train", 0.5), ("style", 0.5))}}
+    settings = tiny(tile_set.path, **GRID, segmentation__arms=arms, data__shares=())
+    context = Context(settings, Workdir(tmp_path / "run"), make_mesh())
+    _, sources = arm_dataset(context.at(Point("two")), "all", 0)
+    found = {source.rows[0].patient: source for source in sources}
+    assert set(found) == {"train0", "train1"}
+    hidden = found["train0"]
+    assert all((hidden.reader.read(row)[1] != VOID).any() for row in hidden.rows)
+    with pytest.raises(UserError, match="arms.all.splits names 'style', and the tiles"):
+        check_labelled(context.at(Point("one")), "all")
 
 
 def test_every_cell_is_run_at_its_point_and_programs_are_shared(context, monkeypatch, capsys):
@@ -203,7 +217,6 @@ def test_every_cell_is_run_at_its_point_and_programs_are_shared(context, monkeyp
 
 def test_the_plan_has_a_row_for_all_points(context, capsys):
     settings = context.settings
-    context.workdir.folder("judge@one")
     print_plan(settings, context.workdir)
     lines = capsys.readouterr().out.splitlines()
     rows = {line.split()[0]: line.split()[1:] for line in lines if line}
