@@ -40,7 +40,7 @@ def data(settings: Settings, workdir: Workdir) -> Iterator[Finding]:
 
 
 def _local_tiles(settings: Settings, tiles: TileSet) -> Iterator[Finding]:
-    check_tiles(tiles, settings.data)
+    check_tiles(tiles, settings)
     counts = ", ".join(f"{split} {len(tiles.index(split)):,}" for split in tiles.splits)
     yield ok(f"{tiles.path}: {tiles.tile} px at {tiles.mpp:g} um/px; {counts}")
     yield ok(", ".join(check_classes(tiles, settings).names), name="classes")
