@@ -89,7 +89,7 @@ def changed(known, key, value):
     """The same run with another setting."""
     settings = unchecked(known.settings, key, value)
     other = Known(dataclasses.replace(known.context, settings=settings))
-    other.context.__dict__["tiles"] = known.context.tiles
+    other.context.__dict__["packed_tiles"] = known.context.packed_tiles
     return other
 
 
