@@ -100,8 +100,6 @@ class ReportContent:
       baseline: the arm that others are compared with, by default the first one in the results.
       ours, rivals: arms; the best of ours is compared with the best rival (compared_arms.py).
       draws: of annotated patients -> their names; empty without a grid.
-      class_shares: name of a set of synthetic tiles -> class -> (share in the real tiles of its
-        arm, share in it).
       synthesis: name of a set of synthetic images -> what is known of it.
       ablation: a setting that arms vary.
       reconstruction: patient -> score -> value, of the autoencoder.
@@ -123,7 +121,6 @@ class ReportContent:
     ours: Sequence[str] = ()
     rivals: Sequence[str] = ()
     draws: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    class_shares: Mapping[str, Mapping[str, tuple[float, float]]] = field(default_factory=dict)
     synthesis: Mapping[str, SyntheticSet] = field(default_factory=dict)
     ablation: Ablation | None = None
     reconstruction: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
