@@ -60,6 +60,17 @@ class Cell:
         return f"{self.stage}/{arm}" if arm else self.stage
 
     @property
+    def remade(self) -> bool:
+        """Whether it costs so little that it is made again without a question where it no longer
+        holds."""
+        return self.stage in REMADE or "choose" in self.reads
+
+    @property
+    def everywhere(self) -> bool:
+        """Whether it uses the results of the cells that it needs at all points of the grid."""
+        return self.reads.get("choose_over") == "grid"
+
+    @property
     def words(self) -> set[str]:
         """What --stage may call it: by its stage, by its name, or without point or seed."""
         return {
@@ -148,12 +159,13 @@ class Graph:
 def _on_grid(settings: Settings) -> Iterator[Cell]:
     """Every cell but the report, at every point of the grid where it is another one."""
     cells, seen = list(_cells(settings)), set[str]()
-    for point in settings.grid.points:
-        for cell in cells:
-            placed = _at(settings, cell, point)
-            if placed.name not in seen:
-                seen.add(placed.name)
-                yield placed
+    for last in (False, True):  # what needs cells of all points stands after these
+        for point in settings.grid.points:
+            for cell in cells:
+                placed = _at(settings, cell, point)
+                if cell.everywhere == last and placed.name not in seen:
+                    seen.add(placed.name)
+                    yield placed
 
 
 def _at(settings: Settings, cell: Cell, point: Point) -> Cell:
@@ -163,7 +175,9 @@ def _at(settings: Settings, cell: Cell, point: Point) -> Cell:
         reads |= results_of(settings.grid.draws[mine.draw], "grid.draw.")
     if mine.generator_seed and cell.stage in ("generator", "synthesis"):
         reads["grid.generator_seed"] = mine.generator_seed
-    needs = tuple(name_at(settings, name, point) for name in cell.needs)
+    points = settings.grid.points if cell.everywhere else (point,)
+    found = (name_at(settings, name, each) for each in points for name in cell.needs)
+    needs = tuple(dict.fromkeys(found))
     after = tuple(name_at(settings, name, point) for name in cell.after)
     return replace(cell, reads=reads, needs=needs, after=after, point=mine)
 
@@ -199,9 +213,11 @@ def _cells(settings: Settings) -> Iterator[Cell]:
     for name in settings.synthesis.sets:
         needs = ("data", f"synthesis/{name}", "judge")
         yield Cell("quality", name, {"metrics": METRICS}, needs)
-    for seed in settings.segmentation.seeds:
-        for name in settings.segmentation.arms:
-            yield _arm(settings, name, seed, base)
+    arms, seeds = settings.segmentation.arms, settings.segmentation.seeds
+    for seed in seeds:
+        yield from (_arm(settings, name, seed, base) for name in arms if not arms[name].choose)
+    for seed in seeds:
+        yield from (_choice(settings, name, seed) for name in arms if arms[name].choose)
 
 
 def _latents(settings: Settings) -> dict[str, Any]:
@@ -259,6 +275,14 @@ def _segmenter(settings: Settings, name: str, seed: int) -> dict[str, Any]:
     reads = _read(settings.arm(name), "segmentation", "arms", "judge", "seeds", *others)
     reads |= {"network": arm.network, "stain_jitter": arm.stain_jitter, "seed_of_arm": seed}
     return reads | ({} if arm.splits == Arm.splits else {"splits": arm.real_shares})
+
+
+def _choice(settings: Settings, name: str, seed: int) -> Cell:
+    """An arm that takes one of others, by what all of their seeds score."""
+    arm, seeds = settings.arm_entry(name), settings.segmentation.seeds
+    reads = {"choose": arm.choose, "choose_over": arm.choose_over, "seed_of_arm": seed}
+    needs = tuple(f"segmentation/{each}/{one}" for each in arm.choose for one in seeds)
+    return Cell("segmentation", f"{name}/{seed}", reads, needs)
 
 
 def _arm(settings: Settings, name: str, seed: int, base: Mapping[str, Any]) -> Cell:

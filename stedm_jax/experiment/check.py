@@ -167,6 +167,8 @@ class _Check:
             check_width(width, train.ema.tracks, train.ema.snapshot_every, train.steps)
 
     def segmenter(self, arm: str) -> None:
+        if self.settings.arm_entry(arm).choose:
+            return
         if self.tiles_are_there:
             check_labelled(self.context, arm)
         task = build_segmenter(

@@ -196,7 +196,9 @@ class Costs:
         return self._segmenter(JUDGE)
 
     def _segmentation(self, cell: Cell) -> Cost:
-        return self._segmenter(cell.variant.rpartition("/")[0])
+        name = cell.variant.rpartition("/")[0]
+        options = self.settings.arm_entry(name).choose
+        return Cost(f"takes one of {', '.join(options)}") if options else self._segmenter(name)
 
     def _segmenter(self, name: str) -> Cost:
         """Of a head, what is frozen below it runs forward only."""

@@ -7,7 +7,7 @@ import jax
 
 from stedm_jax.common.text import flops
 from stedm_jax.data.schema import SPLITS, SYNTHETIC
-from stedm_jax.experiment.cells import REMADE, Graph
+from stedm_jax.experiment.cells import Graph
 from stedm_jax.experiment.check import check_cells
 from stedm_jax.experiment.context import (
     Context,
@@ -58,7 +58,7 @@ def print_plan(settings: Settings, workdir: Workdir) -> None:
         cell, cost = graph[name], costs.of(graph[name])
         first, *more = say(cost)
         needs = f"; needs {', '.join(cell.needs)}" if cell.needs and name != "report" else ""
-        what = "is made again" if state == STALE and cell.stage in REMADE else STATES[state]
+        what = "is made again" if state == STALE and cell.remade else STATES[state]
         print(f"{name:<36} {what}" + (f"; {first}" if first else "") + needs)
         if state == STALE:
             more = [workdir.why_stale(cell), *more]

@@ -12,7 +12,7 @@ import jax
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.locks import Busy
-from stedm_jax.experiment.cells import REMADE, Cell, Graph
+from stedm_jax.experiment.cells import Cell, Graph
 from stedm_jax.experiment.check import check_cells, check_weights, check_whole
 from stedm_jax.experiment.context import Context, tiles_now
 from stedm_jax.experiment.devices import divide_cpu, mesh_of
@@ -248,7 +248,7 @@ class _Runner:
 
     def _begin(self, cell: Cell, stamps: dict[str, str]) -> None:
         if self.workdir.state(cell, stamps) == STALE:
-            if cell.stage not in REMADE:
+            if not cell.remade:
                 raise UserError(
                     f"Another run made {cell.name} in {self.workdir.path} with other settings "
                     f"({self.workdir.why_stale(cell)}). Give another --workdir."

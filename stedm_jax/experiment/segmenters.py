@@ -241,10 +241,12 @@ class Scored:
 
     Attributes:
       cell: its name.
-      arm, seed, point: which it is.
+      arm, seed: which it is.
       checkpoint: the one that counts, "last" or "best".
       confusion: split -> patient -> confusion matrix (truth, prediction), of that checkpoint.
       others: likewise by checkpoint, of those that were scored beside it.
+      point: of the grid.
+      taken: cell of the segmenter that it is, of an arm that chose it; else empty.
     """
 
     cell: str
@@ -254,6 +256,7 @@ class Scored:
     confusion: Mapping[str, Mapping[str, Any]]
     others: Mapping[str, Mapping[str, Mapping[str, Any]]]
     point: Point = Point()
+    taken: str = ""
 
     @property
     def name(self) -> str:
@@ -271,5 +274,6 @@ def trained(workdir: Path) -> list[Scored]:
         point = Point(one.get("draw", ""), one.get("generator_seed"))
         others = one.get("others", {})
         arm, seed = str(one["arm"]), int(one["seed"])
-        found.append(Scored(cell, arm, seed, which, one["confusion"], others, point))
+        taken = str(one.get("taken", ""))
+        found.append(Scored(cell, arm, seed, which, one["confusion"], others, point, taken))
     return found

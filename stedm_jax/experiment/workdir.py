@@ -21,7 +21,7 @@ from typing import Any
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.files import is_partial, write_json
 from stedm_jax.common.locks import Busy, locked
-from stedm_jax.experiment.cells import REMADE, TILES, Cell, Graph
+from stedm_jax.experiment.cells import TILES, Cell, Graph
 
 FORMAT = 2
 """Of the layout of a workdir; 1 (without a mark) was that of version 0.1."""
@@ -207,8 +207,8 @@ class Workdir:
           stamps: of its cells.
           wanted: names of the cells that will be made.
           saved: the flat configuration, for config.json.
-          on_change: what to do with stale cells, but those of REMADE: "refuse"; "redo", which
-            deletes them; or "keep", which uses them as they are.
+          on_change: what to do with stale cells, but those that are `remade`: "refuse"; "redo",
+            which deletes them; or "keep", which uses them as they are.
 
         Returns:
           Lines that say what changed.
@@ -260,13 +260,13 @@ class Workdir:
 
     def stale(self, graph: Graph, stamps: Mapping[str, str], wanted: Sequence[str]) -> list[str]:
         """Those of the wanted cells and of the cells before them that are stale, in order, without
-        those of REMADE."""
+        those that are `remade`."""
         involved = set(wanted).union(*(graph.before(name) for name in wanted))
         return [
             name
             for name in graph
             if name in involved
-            and graph[name].stage not in REMADE
+            and not graph[name].remade
             and self.state(graph[name], stamps) == STALE
         ]
 

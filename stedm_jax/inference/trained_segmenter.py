@@ -88,7 +88,11 @@ def segmenter_of(context: Context, arm: str, seed: int | None = None) -> Segment
         listed = ", ".join(f"{one.name} with seed {one.seed}" for one in known) or "none"
         asked = f"arm '{arm}'" + ("" if seed is None else f" with seed {seed}")
         raise UserError(f"{folder} has no trained {asked}; trained are: {listed}.")
-    context, arm = context.at(chosen[0].point), chosen[0].arm
+    one = chosen[0]
+    if one.taken:
+        check_made_with(context.workdir, settings, one.cell)
+        one = next(each for each in known if each.cell == one.taken)
+    context, arm = context.at(one.point), one.arm
     if arm not in (JUDGE, *settings.arms):
         raise UserError(
             f"{folder / 'config.json'} names no arm '{arm}' any more, and so not what network it "
@@ -100,13 +104,13 @@ def segmenter_of(context: Context, arm: str, seed: int | None = None) -> Segment
             "(guided.guide.tokens), which is made of the field around each tile, and an image has "
             "no field around it at its edge. Choose an arm of another network."
         )
-    check_made_with(context.workdir, settings, chosen[0].cell)
+    check_made_with(context.workdir, settings, one.cell)
     about = about_tiles(context)
     colors = tuple((int(r), int(g), int(b)) for r, g, b in about["colors"])
     names, foreground = tuple(about["classes"]), tuple(about["foreground"])
     shown = Shown(colors, foreground, int(about["tile"]))
     task, frozen = _task(context, arm, shown)
-    params = restore(context, task, chosen[0].cell, best=best_of(settings.arm(arm)))[0]
+    params = restore(context, task, one.cell, best=best_of(settings.arm(arm)))[0]
     by_device = batch_sharding(context.mesh)
     maps = jax.jit(task.maps, out_shardings=by_device)
     stain = _stain(about["stain"])

@@ -7,6 +7,7 @@ from stedm_jax.settings.key import (
     REQUIRED,
     Changes,
     Pairs,
+    Texts,
     fraction,
     key,
     nonnegative,
@@ -50,6 +51,20 @@ class Arm:
         0, "the last steps of training, which draw real tiles alone; 0: none", terse=True
     )
 
+    choose: Texts = key(
+        (),
+        "names of other arms, of which at least one with real=1: trains nothing and takes the one "
+        "that does best on validation patients, but the first with real=1 unless the gain is "
+        "larger than its standard error",
+        terse=True,
+    )
+    choose_over: str = key(
+        "point",
+        "grid: choose by the validation patients of all draws and generator seeds of config.grid",
+        choices=("point", "grid"),
+        terse=True,
+    )
+
     @property
     def is_head(self) -> bool:
         """Whether it trains a head on features."""
@@ -67,6 +82,12 @@ class Arm:
 
     def problems(self, where: str) -> Iterator[str]:
         """Keys that do not go together."""
+        trained = ("network", "changes", "set", "sets", "splits", "then_real")
+        if self.choose and (given := [n for n in trained if getattr(self, n) != getattr(Arm, n)]):
+            yield (
+                f"{where}.choose is given together with {', '.join(given)}, but an arm that "
+                "chooses trains nothing; give one or the other."
+            )
         if self.set and self.sets:
             yield f"{where}.set and {where}.sets are both given; give one of them."
         if self.then_real and self.real == 1:

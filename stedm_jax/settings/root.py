@@ -117,12 +117,15 @@ class Settings:
 
     def sets_of(self, arm_name: str) -> dict[str, float]:
         """Set -> its share of the synthetic tiles that an arm learns from; empty where it reads
-        real tiles alone.
+        real tiles alone. Of an arm that chooses: all sets of those that it chooses from.
 
         Raises:
           UserError: no such arm or set, or the arm names none and there are several.
         """
         arm, sets = self.arm_entry(arm_name), self.synthesis.sets
+        if arm.choose:
+            found = (each for name in arm.choose for each in self.sets_of(name))
+            return dict.fromkeys(found, 0.0)
         if arm.real == 1:
             return {}
         where = f"config.segmentation.arms.{arm_name}"

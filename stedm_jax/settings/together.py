@@ -157,12 +157,30 @@ def _names(settings: Settings) -> Iterator[str]:
         yield f"config.segmentation.arms has '{JUDGE}', which is the name of the judge."
 
 
+def _choice(settings: Settings, name: str) -> Iterator[str]:
+    """Of an arm that takes one of others."""
+    options = settings.arm_entry(name).choose
+    where = f"config.segmentation.arms.{name}.choose"
+    if name == JUDGE:
+        yield "it is the judge, which has to be trained; set config.segmentation.judge.choose=()."
+    known = {each: settings.arms.get(each) for each in options}
+    wrong = [each for each, arm in known.items() if arm is None or arm.choose]
+    if wrong:
+        there = ", ".join(each for each, arm in settings.arms.items() if not arm.choose)
+        yield f"{where} names {', '.join(wrong)}; arms that are trained are {there}."
+    elif not any(arm and arm.real == 1 for arm in known.values()):
+        yield f"{where} names no arm with real=1, to be kept where no other convinces; add one."
+
+
 def _arm(settings: Settings, name: str) -> Iterator[str]:
     yield from _all(replace(settings, segmentation=settings.arm(name)))
+    if name != JUDGE:
+        yield from settings.arm_entry(name).problems(f"config.segmentation.arms.{name}")
+    if settings.arm_entry(name).choose and (found := list(_choice(settings, name))):
+        yield from found
+        return
     settings.sets_of(name)
     arm, features, guided = settings.arm_entry(name), settings.arm(name).features, settings.guided
-    if name != JUDGE:
-        yield from arm.problems(f"config.segmentation.arms.{name}")
     if arm.then_real >= (steps := settings.segmentation.train.steps):
         yield (
             f"its then_real is {arm.then_real}, but config.segmentation.train.steps={steps} leaves "

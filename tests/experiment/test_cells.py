@@ -77,6 +77,43 @@ def test_an_arm_of_several_sets_needs_all_of_them_and_reads_their_weights():
     assert one["segmentation/a/0"] != other["segmentation/a/0"]
 
 
+AUTO = {"real": 1.0, "stain_jitter": 0.0, "choose": ("labelled", "a")}
+
+
+def test_an_arm_that_chooses_needs_all_seeds_of_the_others_and_is_made_anew_unasked():
+    arms = ARMS | {"auto": AUTO}
+    before, after = (
+        Graph(base(**SEVERAL | {"segmentation__arms": arms, "segmentation__seeds": seeds}))
+        for seeds in ((0, 1), (0, 1, 2))
+    )
+    wanted = [f"segmentation/{arm}/{seed}" for arm in ("labelled", "a") for seed in (0, 1)]
+    assert before["segmentation/auto/1"].needs == tuple(wanted)
+    changed = before.stamps("t")["segmentation/auto/1"] != after.stamps("t")["segmentation/auto/1"]
+    assert changed and before["segmentation/auto/1"].remade
+    assert not before["segmentation/a/1"].remade
+    names = list(before)
+    assert all(names.index(need) < names.index("segmentation/auto/0") for need in wanted)
+
+
+@pytest.mark.parametrize("over", ["point", "grid"])
+def test_an_arm_that_chooses_on_a_grid(over):
+    arms = ARMS | {"auto": AUTO | {"choose_over": over}}
+    draws = {name: {"train": (name,), "val": ("v",)} for name in ("p", "q")}
+    changes = {"segmentation__arms": arms, "segmentation__seeds": (0,)}
+    changes |= {"grid__draws": draws, "grid__generator_seeds": (0, 1)}
+    graph = Graph(base(**SEVERAL | changes))
+    own = ("segmentation/labelled@q/0", "segmentation/a@q.1/0")
+    points = ("p.0", "p.1", "q.0", "q.1")
+    every = {f"segmentation/a@{point}/0" for point in points}
+    every |= {f"segmentation/labelled@{draw}/0" for draw in ("p", "q")}
+    needs = graph["segmentation/auto@q.1/0"].needs
+    assert needs == own if over == "point" else set(needs) == every
+    seen = set()
+    for name in graph:
+        assert {*graph[name].needs, *graph[name].after} <= seen
+        seen.add(name)
+
+
 def test_an_arm_with_labels_of_its_own_is_made_anew_and_no_other():
     arms = ARMS | {"labelled": ARMS["labelled"] | {"splits": (("train", 1.0), ("style", 1.0))}}
     found = changed(several(), base(**SEVERAL | {"segmentation__arms": arms}))

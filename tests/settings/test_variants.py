@@ -83,6 +83,9 @@ def test_weights_to_start_from_are_those_of_the_model_alone():
         ({"sets": (("synthetic", 1.0),), "set": "synthetic"}, "are both given"),
         ({"then_real": 5}, "then_real is 5, but .*arms.a.real=1 draws no others"),
         ({"then_real": 200, "real": 0.5}, "arm 'a': its then_real is 200, but .*train.steps=200"),
+        ({"choose": ("b",)}, "arms.a.choose names b; arms that are trained are "),
+        ({"choose": ("a",)}, "arms.a.choose names a; arms that are trained are "),
+        ({"choose": ("b",), "network": "dcan"}, "choose is given together with network"),
         ({"splits": ()}, r"splits is \(\); give \(split, weight\) pairs of the splits train and"),
         ({"splits": (("train", 1.0), ("test", 1.0))}, "the others are only for judging"),
     ],
@@ -117,6 +120,7 @@ def test_a_missing_key_of_an_arm_is_named():
     ("given", "says"),
     [
         ({"real": 0.5}, "judge learns from real tiles only"),
+        ({"choose": ("labelled",)}, "it is the judge, which has to be trained"),
         ({"network": "ldm"}, "the judge is a network of its own: one of model, resnet18-unet"),
         ({"changes": (("model.kind", "unet3"),)}, "arm 'judge'.*kind is 'unet3'"),
     ],
@@ -169,6 +173,16 @@ def several():
         "strong": arm(0.2, set="strong"),
     }
     return config
+
+
+def test_an_arm_that_chooses_has_one_on_real_tiles_to_fall_back_on():
+    config = several()
+    with config.segmentation.unlocked():
+        config.segmentation.arms.auto = arm(choose=("styled", "real"))
+        assert read_settings(config).sets_of("auto") == {"styled": 0.0}
+        config.segmentation.arms.auto = arm(choose=("styled", "strong"))
+    with pytest.raises(UserError, match="auto.choose names no arm with real=1"):
+        read_settings(config)
 
 
 def test_generators_and_sets_change_what_they_say():
