@@ -1,5 +1,6 @@
 """The tiles that an arm learns from, and how they are mixed."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import grain
@@ -9,6 +10,7 @@ from stedm_jax.common.errors import UserError
 from stedm_jax.data.index import IndexRow
 from stedm_jax.data.pipeline import Source, TileReader, tile_dataset
 from stedm_jax.data.records import TileSet
+from stedm_jax.data.rejected import Rejected, believed
 from stedm_jax.data.schema import SYNTHETIC
 from stedm_jax.experiment.context import Context
 from stedm_jax.settings.arm_networks import JUDGE
@@ -72,7 +74,11 @@ def check_labelled(context: Context, name: str) -> None:
 
 
 def arm_dataset(
-    context: Context, name: str, seed: int, around: bool = False
+    context: Context,
+    name: str,
+    seed: int,
+    around: bool = False,
+    rejected: Mapping[str, Rejected] | None = None,
 ) -> tuple[grain.MapDataset, list[Source]]:
     """The endless training tiles of an arm, and where they come from: real tiles, then synthetic
     ones, at their shares of a batch.
@@ -82,13 +88,14 @@ def arm_dataset(
       name: of the arm; "judge" is one.
       seed: of order and augmentation.
       around: tiles come with the field around them.
+      rejected: set -> pixels whose labels are not learned.
 
     Raises:
       UserError: a split without labels or without tiles.
     """
     settings = context.settings
     arm, train = settings.arm_entry(name), settings.arm(name).train
-    sources, real = _sources(context, name, around)
+    sources, real = _sources(context, name, around, rejected or {})
     then = None
     if arm.then_real:
         begin = (train.steps - arm.then_real) * train.batch
@@ -96,7 +103,9 @@ def arm_dataset(
     return tile_dataset(sources, seed=seed, jitter=arm.stain_jitter, then=then), sources
 
 
-def _sources(context: Context, name: str, around: bool) -> tuple[list[Source], list[float]]:
+def _sources(
+    context: Context, name: str, around: bool, rejected: Mapping[str, Rejected]
+) -> tuple[list[Source], list[float]]:
     """The sources of an arm, and their weights where real tiles alone are drawn."""
     settings = context.settings
     arm, sources = settings.arm_entry(name), []
@@ -107,6 +116,8 @@ def _sources(context: Context, name: str, around: bool) -> tuple[list[Source], l
     sources = [replace(source, weight=source.weight * arm.real) for source in sources]
     for each, share in settings.sets_of(name).items():
         made = synthetic_rows(context, each)
-        sources.append(Source(made.reader, made.rows, (1.0 - arm.real) * share, around=around))
+        doubt = rejected.get(each)
+        reader = believed(made.reader, doubt) if doubt else made.reader
+        sources.append(Source(reader, made.rows, (1.0 - arm.real) * share, around=around))
         alone.append(0.0)
     return sources, alone

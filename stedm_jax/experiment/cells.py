@@ -291,7 +291,8 @@ def _arm(settings: Settings, name: str, seed: int, base: Mapping[str, Any]) -> C
     sets = settings.sets_of(name)
     reads |= {"sets": sets} if len(sets) > 1 else {}
     reads |= {"then_real": arm.then_real} if arm.then_real else {}
-    needs += [f"synthesis/{each}" for each in sets]
+    reads |= {"reject": arm.reject} if arm.reject else {}
+    needs += [f"synthesis/{each}" for each in sets] + ([JUDGE] if arm.reject else [])
     if arm.is_head:
         needs += ["autoencoder", "latents", "guided"]
         needs += ["ssl"] if settings.guided.guide.source == "ssl" else []

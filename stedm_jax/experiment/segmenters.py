@@ -11,12 +11,14 @@ from stedm_jax.common.files import write_json
 from stedm_jax.data.arrays import ArrayStore
 from stedm_jax.data.draws import splits_of_all
 from stedm_jax.data.pipeline import tile_dataset
+from stedm_jax.data.rejected import Rejected
 from stedm_jax.data.schema import check_disjoint
 from stedm_jax.data.stain import stain_of
 from stedm_jax.experiment import guided_cache
 from stedm_jax.experiment.arm_tiles import Rows, arm_dataset, learned_patients, real_rows
 from stedm_jax.experiment.context import Batches, Context
 from stedm_jax.experiment.counted import BEST, scored_checkpoints
+from stedm_jax.experiment.doubt import Doubt, doubt
 from stedm_jax.experiment.held_out import check_report, learned_from
 from stedm_jax.experiment.learn import first_tiles, learn, restore
 from stedm_jax.experiment.learned import Below, Learned
@@ -86,7 +88,8 @@ def learn_and_score(context: Context, learned: Learned, name: str, seed: int, ce
     if peers.on_first(file.exists):
         return
     learner = learner_of(context, learned, name)
-    _learn(context, learner, name, seed, cell)
+    doubts = doubts_of(context, learned, name)
+    _learn(context, learner, name, seed, cell, {key: each.rejected for key, each in doubts.items()})
     matrices = {}
     for which in scored_checkpoints(learner.section):
         best = BEST if which == "best" else None
@@ -98,6 +101,8 @@ def learn_and_score(context: Context, learned: Learned, name: str, seed: int, ce
     counts = next(iter(matrices))
     which = {"arm": name, **asdict(context.point), "seed": seed, "checkpoint": counts}
     scores = which | {"confusion": matrices.pop(counts), "others": matrices}
+    if doubts:
+        scores["rejected"] = {key: each.shares for key, each in doubts.items()}
     peers.on_first(lambda: write_json(file, scores))
 
 
@@ -172,13 +177,27 @@ def _below(
     return context.memo[key], context.memo["store"]
 
 
-def _learn(context: Context, learner: Learner, name: str, seed: int, cell: str) -> None:
+def doubts_of(context: Context, learned: Learned, name: str) -> dict[str, Doubt]:
+    """Set -> what the judge rejects of it; empty where an arm rejects nothing."""
+    factor = context.settings.arm_entry(name).reject
+    sets = context.settings.sets_of(name) if factor else ()
+    return {each: doubt(context, learned, each, factor) for each in sets}
+
+
+def _learn(
+    context: Context,
+    learner: Learner,
+    name: str,
+    seed: int,
+    cell: str,
+    rejected: Mapping[str, Rejected],
+) -> None:
     """Trains; the checkpoints lie in the folder of the cell."""
     settings, section = context.settings, learner.section
     if learner.used:
         pin(context.workdir.folder(cell), learner.used)
     order = settings.seed + 1000 * (seed + 1)
-    dataset, sources = arm_dataset(context, name, order, learner.around)
+    dataset, sources = arm_dataset(context, name, order, learner.around, rejected)
     shown, store = dataset, _store(context, learner, name)
     if store is not None:
         dataset = tile_dataset(guided_cache.from_store(settings, sources, store), seed=order)
@@ -247,6 +266,7 @@ class Scored:
       others: likewise by checkpoint, of those that were scored beside it.
       point: of the grid.
       taken: cell of the segmenter that it is, of an arm that chose it; else empty.
+      rejected: set -> style patient -> class -> share of the pixels that were not learned.
     """
 
     cell: str
@@ -257,6 +277,7 @@ class Scored:
     others: Mapping[str, Mapping[str, Mapping[str, Any]]]
     point: Point = Point()
     taken: str = ""
+    rejected: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -274,6 +295,6 @@ def trained(workdir: Path) -> list[Scored]:
         point = Point(one.get("draw", ""), one.get("generator_seed"))
         others = one.get("others", {})
         arm, seed = str(one["arm"]), int(one["seed"])
-        taken = str(one.get("taken", ""))
-        found.append(Scored(cell, arm, seed, which, one["confusion"], others, point, taken))
+        more = point, str(one.get("taken", "")), one.get("rejected", {})
+        found.append(Scored(cell, arm, seed, which, one["confusion"], others, *more))
     return found

@@ -51,6 +51,12 @@ class Arm:
         0, "the last steps of training, which draw real tiles alone; 0: none", terse=True
     )
 
+    reject: float = nonnegative(
+        0.0,
+        "pixels of synthetic tiles are not learned where their loss under the judge exceeds so "
+        "many times the mean of their class on validation patients (FreeMask: 1.25); 0: all are",
+        terse=True,
+    )
     choose: Texts = key(
         (),
         "names of other arms, of which at least one with real=1: trains nothing and takes the one "
@@ -82,7 +88,7 @@ class Arm:
 
     def problems(self, where: str) -> Iterator[str]:
         """Keys that do not go together."""
-        trained = ("network", "changes", "set", "sets", "splits", "then_real")
+        trained = ("network", "changes", "set", "sets", "splits", "then_real", "reject")
         if self.choose and (given := [n for n in trained if getattr(self, n) != getattr(Arm, n)]):
             yield (
                 f"{where}.choose is given together with {', '.join(given)}, but an arm that "
@@ -90,8 +96,9 @@ class Arm:
             )
         if self.set and self.sets:
             yield f"{where}.set and {where}.sets are both given; give one of them."
-        if self.then_real and self.real == 1:
-            yield f"{where}.then_real is {self.then_real}, but {where}.real=1 draws no others."
+        for name in ("then_real", "reject"):
+            if self.real == 1 and (value := getattr(self, name)):
+                yield f"{where}.{name} is {value}, but {where}.real=1 draws no synthetic tiles."
         for name in ("sets", "splits"):
             pairs = getattr(self, name)
             if len(dict(pairs)) < len(pairs):

@@ -186,6 +186,13 @@ def _arm(settings: Settings, name: str) -> Iterator[str]:
             f"its then_real is {arm.then_real}, but config.segmentation.train.steps={steps} leaves "
             "no step before; give a smaller then_real, or real=1.0."
         )
+    if arm.reject and JUDGE not in settings.stages:
+        yield f"its reject is {arm.reject:g}, which needs the judge; name it in config.stages."
+    if arm.reject and settings.arm(JUDGE).model.kind == "dcan":
+        yield (
+            f"its reject is {arm.reject:g}, which needs the probability of each class, and the "
+            "judge is a dcan; choose another config.segmentation.judge.network, or reject=0."
+        )
     if settings.reads_around(name):
         region = "the guide of its denoiser has a region token (config.guided.guide.tokens)"
         if arm.real < 1:

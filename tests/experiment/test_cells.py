@@ -77,6 +77,13 @@ def test_an_arm_of_several_sets_needs_all_of_them_and_reads_their_weights():
     assert one["segmentation/a/0"] != other["segmentation/a/0"]
 
 
+def test_an_arm_that_rejects_pixels_needs_the_judge():
+    arms = {"a": ARMS["a"] | {"reject": 1.25}, "b": ARMS["b"]}
+    graph = Graph(base(**SEVERAL | {"segmentation__arms": arms}))
+    assert graph["segmentation/a/0"].needs == ("data", "synthesis/one", "judge")
+    assert graph["segmentation/b/0"].needs == ("data", "synthesis/two")
+
+
 AUTO = {"real": 1.0, "stain_jitter": 0.0, "choose": ("labelled", "a")}
 
 
