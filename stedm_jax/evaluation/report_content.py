@@ -47,6 +47,8 @@ class ArmRun:
       draw: of the annotated patients; empty without a grid.
       generator_seed: of the generator behind its synthetic tiles; None without a grid or a
         generator.
+      chosen: the arm that it is, of an arm that takes one of others; else empty.
+      rejected: set -> style patient -> class -> share of the pixels that were not learned.
     """
 
     arm: str
@@ -56,6 +58,8 @@ class ArmRun:
     others: Mapping[str, Confusion] = field(default_factory=dict)
     draw: str = ""
     generator_seed: int | None = None
+    chosen: str = ""
+    rejected: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
 
     @property
     def place(self) -> Run:

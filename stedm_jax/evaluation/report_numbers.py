@@ -15,6 +15,7 @@ import numpy as np
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.evaluation.ablation import Point, point
+from stedm_jax.evaluation.arm_notes import choices, rejected_shares
 from stedm_jax.evaluation.checkpoint_scores import at_checkpoints
 from stedm_jax.evaluation.class_scores import class_numbers, class_scores
 from stedm_jax.evaluation.compared_arms import (
@@ -164,6 +165,8 @@ class ReportNumbers:
             },
             "comparisons": [_comparison_summary(each) for each in self.comparisons],
             "other_checkpoints": self._other_checkpoints(),
+            "choices": choices(content.results),
+            "rejected": rejected_shares(content.results),
         }
         if sets:
             out["synthesis"] = next(iter(sets.values()))

@@ -20,6 +20,7 @@ from PIL import Image
 
 from stedm_jax.evaluation import quality_table
 from stedm_jax.evaluation.ablation import ablation_chart
+from stedm_jax.evaluation.arm_notes import rejected_table
 from stedm_jax.evaluation.checkpoint_scores import HEADER, checkpoint_rows
 from stedm_jax.evaluation.class_scores import class_tables
 from stedm_jax.evaluation.confusion import FLOOR
@@ -83,6 +84,7 @@ def page(numbers: ReportNumbers) -> str:
         patient_scores={FLOOR: list(floor.values())} | {arm: x.tolist() for arm, x in iou.items()},
         charts=_charts(numbers, iou, floor),
         class_tables=class_tables(numbers.summary["arms"]),
+        rejected=rejected_table(numbers.summary["rejected"]),
         checkpoints=(HEADER, checkpoint_rows(numbers.summary)),
         labels=LABELS,
         qualities=(

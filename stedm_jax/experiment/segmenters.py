@@ -266,6 +266,7 @@ class Scored:
       others: likewise by checkpoint, of those that were scored beside it.
       point: of the grid.
       taken: cell of the segmenter that it is, of an arm that chose it; else empty.
+      chosen: the arm of that cell.
       rejected: set -> style patient -> class -> share of the pixels that were not learned.
     """
 
@@ -277,6 +278,7 @@ class Scored:
     others: Mapping[str, Mapping[str, Mapping[str, Any]]]
     point: Point = Point()
     taken: str = ""
+    chosen: str = ""
     rejected: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
 
     @property
@@ -295,6 +297,7 @@ def trained(workdir: Path) -> list[Scored]:
         point = Point(one.get("draw", ""), one.get("generator_seed"))
         others = one.get("others", {})
         arm, seed = str(one["arm"]), int(one["seed"])
-        more = point, str(one.get("taken", "")), one.get("rejected", {})
+        taken, chosen = str(one.get("taken", "")), str(one.get("chosen", ""))
+        more = point, taken, chosen, one.get("rejected", {})
         found.append(Scored(cell, arm, seed, which, one["confusion"], others, *more))
     return found

@@ -216,7 +216,8 @@ def _results(context: Context) -> Iterator[ArmRun]:
     for one in sorted(known, key=lambda each: (each.seed, arms.index(each.arm))):
         others = {which: _matrices(confusion) for which, confusion in one.others.items()}
         found = one.arm, one.seed, _matrices(one.confusion), one.checkpoint, others
-        yield ArmRun(*found, one.point.draw, one.point.generator_seed)
+        at = one.point.draw, one.point.generator_seed
+        yield ArmRun(*found, *at, one.chosen, one.rejected)
 
 
 def _matrices(confusion: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, np.ndarray]]:

@@ -65,9 +65,10 @@ def _take(context: Context, name: str, seed: int, cell: str) -> dict[str, Any]:
     reference = next(each for each in arm.choose if settings.arms[each].real == 1)
     tables = validation_tables(runs, context.classes.foreground)
     chosen, gains = choose_arm(tables, reference)
+    taken = _scores(context, chosen, seed)
     scores = {
-        **_scores(context, chosen, seed),
         **{"arm": name, **asdict(context.point), "seed": seed},
+        **{key: taken[key] for key in ("checkpoint", "confusion", "others")},
         "chosen": chosen,
         "taken": context.cell(f"segmentation/{chosen}/{seed}"),
         "gains": {each.arm: [each.gain, each.error, each.n] for each in gains},
