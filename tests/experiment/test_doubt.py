@@ -88,9 +88,11 @@ def context(tmp_path):
     return Context(settings, Workdir(tmp_path / "run"), make_mesh())
 
 
-def test_what_the_judge_misreads_is_rejected_and_told_by_style_patient_and_class(context):
+def test_what_the_judge_misreads_is_rejected_and_told_by_style_patient_and_class(
+    context, monkeypatch
+):
+    monkeypatch.setattr(Learned, "judge", (Judge(), {}))
     learned = Learned(context)
-    learned.__dict__["judge"] = Judge(), {}
     found = doubt(context, learned, "synthetic", 1.25)
     np.testing.assert_allclose(context.memo["class means"], 0.5, atol=5e-3)
     assert found.shares == {
