@@ -25,6 +25,7 @@ from stedm_jax.experiment.learned import GUIDE_WEIGHTS, STYLE_WEIGHTS
 from stedm_jax.experiment.orders import Orders, StyleOrders, orders_of, real_shares
 from stedm_jax.settings.arm_networks import JUDGE
 from stedm_jax.settings.grid import Point
+from stedm_jax.settings.methods import ADAIN, ADAIN_KEY
 from stedm_jax.settings.root import Settings
 from stedm_jax.settings.synthesis import Synthesis
 from stedm_jax.tasks.autoencoder import AutoencoderTask
@@ -114,9 +115,16 @@ def check_weights(settings: Settings, cells: Iterable[Cell]) -> None:
             section = settings.generator(cell.variant)
             check_sources(section.init_from)
             _check_source(section.style.weights, STYLE_WEIGHTS)
+        elif cell.stage == "synthesis":
+            _check_set(settings, cell.variant)
         elif cell.stage in (JUDGE, "segmentation"):
             arm = cell.variant.rpartition("/")[0] or JUDGE
             check_sources(settings.arm(arm).init_from)
+
+
+def _check_set(settings: Settings, name: str) -> None:
+    if settings.synthesis.sets[name].method == ADAIN:
+        _check_source(settings.synthesis_set(name).adain, ADAIN_KEY)
 
 
 def _check_source(source: str, key: str) -> None:

@@ -20,8 +20,9 @@ from stedm_jax.experiment.cells import Cell
 from stedm_jax.experiment.points import cell_name
 from stedm_jax.models.flops import forward_flops
 from stedm_jax.models.functional import Functional, param_count
+from stedm_jax.models.named_networks import STYLE_TRANSFER, network
 from stedm_jax.settings.arm_networks import JUDGE
-from stedm_jax.settings.methods import METHODS, PSEUDO_LABELS
+from stedm_jax.settings.methods import ADAIN, METHODS, PSEUDO_LABELS
 from stedm_jax.settings.root import Settings
 from stedm_jax.settings.training import Training
 from stedm_jax.tasks.build import (
@@ -185,12 +186,23 @@ class Costs:
         """FLOPs of an image by a method that has no generator; 0 without a network."""
         if method == PSEUDO_LABELS:
             return self._arm(JUDGE)[1]
+        if method == ADAIN:
+            return self._style_transfer(self.settings.style_of(name).tiles)
         if "autoencoder" not in METHODS[method].needs:
             return 0.0
         if method == "reconstruction":
             return self.encoder + self.decoder
         section, bag = self.settings.synthesis_set(name), self.settings.style_of(name).tiles
         return (1 + bag) * self.encoder + (1 + section.keep_detail) * self.decoder
+
+    def _style_transfer(self, bag: int) -> float:
+        """FLOPs of a published AdaIN, with a bag of style tiles."""
+        net, image = network(STYLE_TRANSFER), _image(self.side)
+        features = jax.eval_shape(
+            lambda params, x: net.apply(params, x, method="encode"), net.abstract, image
+        )
+        encoding = _forward(net, image, method="encode")
+        return (1 + bag) * encoding + _forward(net, features, method="decode")
 
     def _judge(self, cell: Cell) -> Cost:
         return self._segmenter(JUDGE)

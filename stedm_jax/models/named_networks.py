@@ -50,6 +50,7 @@ SEGMENTERS = {"unet": "segmenter:Segmenter", "fcn8s": "fcn8s:Fcn8s", "dcan": "dc
 SEGMENTER_ENCODERS = {"mit": "mit:encoder"} | {
     name: f"{kind}:encoder" for kind in ("mit", "resnet", "convnext") for name in named_sizes(kind)
 }
+STYLE_TRANSFER = "style_transfer:StyleTransfer"
 HEADS = {"convolution": "pixel_head:PixelHead", "linear": "pixel_head:LinearHead"}
 
 

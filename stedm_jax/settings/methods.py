@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 GENERATOR = "generator"
 DENOISER = "denoiser"
+ADAIN = "adain"
+ADAIN_KEY = "synthesis.adain"
+"""The key that names its weights."""
 PSEUDO_LABELS = "pseudo_labels"
 """The method whose tiles are those of the style patients, in place of labelled ones."""
 
@@ -35,6 +38,7 @@ METHODS = {
     "randstainna": Method("randstainna"),
     "reconstruction": Method("autoencoding", ("autoencoder",)),
     "latent_adain": Method("autoencoding", ("autoencoder",), ("keep_detail",)),
+    ADAIN: Method("arbitrary_style", reads=("adain",)),
     PSEUDO_LABELS: Method("pseudo_labels", ("judge",), ("confidence",)),
 }
 """Name -> what it is."""

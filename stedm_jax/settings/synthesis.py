@@ -116,6 +116,9 @@ class Synthesis:
     confidence: float = fraction(
         0.9, "least probability of a pseudo-label; pixels of a lower one are unlabeled"
     )
+    adain: str = key(
+        "", "of method adain: a converted folder, or adain-vgg19, with encoder and decoder"
+    )
     codec: str = key("png", "of the records: png, or jpeg50 to jpeg100")
     sets: Mapping[str, SynthesisSet] = key(
         {"synthetic": SynthesisSet(generator="stedm")},

@@ -6,7 +6,7 @@ from dataclasses import replace
 from stedm_jax.common.errors import UserError
 from stedm_jax.settings.arm_networks import JUDGE
 from stedm_jax.settings.flat import flatten
-from stedm_jax.settings.methods import DENOISER, ignored
+from stedm_jax.settings.methods import ADAIN, ADAIN_KEY, DENOISER, ignored
 from stedm_jax.settings.root import Settings
 from stedm_jax.settings.section_reader import check, nearest
 
@@ -261,6 +261,12 @@ def _set(settings: Settings, name: str) -> Iterator[str]:
             yield (
                 f"{at}.generator is '{entry.generator}', but the method '{entry.method}' uses no "
                 "generator; remove it."
+            )
+        if entry.method == ADAIN and not synthesis.adain:
+            yield (
+                f"config.{ADAIN_KEY} is empty, and the method 'adain' of {at} needs the published "
+                "encoder and decoder: name a folder of converted weights, or adain-vgg19 (python "
+                "-m stedm_jax.convert list); latent_adain needs none."
             )
         for key, _ in entry.changes:
             if key.split(".")[0] in ignored(entry.method):

@@ -15,6 +15,7 @@ from stedm_jax.experiment.cells import Graph
 from stedm_jax.experiment.context import Context
 from stedm_jax.experiment.orders import bag_of, load, orders_of, real_shares, tile_of
 from stedm_jax.experiment.workdir import Workdir
+from stedm_jax.methods import arbitrary_style
 from stedm_jax.methods.method import prepare
 from stedm_jax.settings.synthesis import Synthesis
 from stedm_jax.stages import synthesis
@@ -203,3 +204,27 @@ def test_class_shares_of_layouts_are_those_of_real_training_by_default(make):
     assert shares["real"] == real_shares(context)
     for name, share in shares["real"].items():
         assert shares["synthetic"][name] == pytest.approx(share, abs=0.1)
+
+
+class Identity:
+    """In place of AdaIN's networks: the features are the colors."""
+
+    abstract = {"w": jnp.zeros(1)}
+
+    def apply(self, params, x, method):
+        return x
+
+
+def test_adain_gives_features_the_statistics_of_the_style(make, monkeypatch):
+    context, cell = make("adain", changes=(("adain", "somewhere"),))
+    assert cell.needs == ("data",)
+    monkeypatch.setattr(arbitrary_style, "network", lambda *_: Identity())
+    monkeypatch.setattr(arbitrary_style, "load_weights", lambda *_: Identity.abstract)
+    monkeypatch.setattr(arbitrary_style, "identify", lambda *_: SimpleNamespace(sha256="2" * 64))
+    orders = orders_of(context, "s")
+    wanted = [orders[n] for n in range(4)]
+    method = prepare(context, "s", orders, None)
+    assert method.provenance["adain_sha256"] == "2" * 64
+    for image, order in zip(method.make(wanted), wanted, strict=True):
+        bag = bag_of(context.reader, order)
+        np.testing.assert_allclose(image.mean(axis=(0, 1)), bag.mean(axis=(0, 1, 2)), atol=4)

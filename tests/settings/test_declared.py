@@ -45,6 +45,7 @@ NEW = {
     "synthesis.confidence": 0.9,
     "grid.draws": {},
     "grid.generator_seeds": [0],
+    "synthesis.adain": "",
 }
 
 

@@ -295,6 +295,7 @@ def test_generators_share_the_cache_of_latents(change, wrong):
             {"method": "reinhard", "changes": (("steps", 3),)},
             "'steps', which the method 'reinhard'",
         ),
+        ({"method": "adain"}, "synthesis.adain is empty, and the method 'adain'"),
         ({"method": "magic"}, "sets.s.method is 'magic'; valid are denoiser"),
         ({"generator": "plain", "changes": (("strength", 0.5),)}, "strength is 0.5, which needs a"),
         ({"generator": "plain", "changes": (("keep_detail", True),)}, "keep_detail is True"),
