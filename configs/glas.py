@@ -18,9 +18,12 @@ judge on real tiles 0.56.
 
 What helps (arm experiment): three draws each of four and of one annotated patient, two seeds of the
 denoiser and two of the segmenter, all crossed; the ways to use unannotated patients that need no
-denoiser beside the ones that do. --stage=plan prints the hours, --cells=1/2 a share:
+denoiser beside the ones that do. The tiles have the labels of all patients, and a draw hides those
+of the three who lend their style from all but arm all-labelled. --stage=plan prints the hours,
+--cells=1/2 makes a share:
 
-    python -m data_prep.glas --source=GLAS --mpp=2.48 --tile=64 --stride=32 --out=data/glas64
+    python -m data_prep.glas --source=GLAS --mpp=2.48 --tile=64 --stride=32 \
+        --splits="train:1,3,4,5,7,10,16;val:8,11,14;test:2,6,9,12,13,15" --out=data/glas64
     python -m stedm_jax.main --config=configs/glas.py:experiment --stage=plan
     python -m stedm_jax.main --config=configs/glas.py:experiment
 
@@ -67,13 +70,17 @@ ABLATIONS = {
     "ablate_magnification": ("features.scales", ((1.0,), (0.5,), (1.0, 0.5))),
 }
 """Arm of this file -> key of config.segmentation, and its values."""
+STYLE = ("7", "10", "16")
 DRAWS = {
-    "four-a": {"train": ("1", "3", "4", "5"), "val": ("8", "11", "14")},
-    "four-b": {"train": ("3", "4", "5", "11"), "val": ("1", "8", "14")},
-    "four-c": {"train": ("1", "4", "5", "11"), "val": ("3", "8", "14")},
-    "one-a": {"train": ("1",), "val": ("8", "11", "14")},
-    "one-b": {"train": ("3",), "val": ("8", "11", "14")},
-    "one-c": {"train": ("4",), "val": ("8", "11", "14")},
+    name: {"train": train, "val": val, "style": STYLE}
+    for name, train, val in (
+        ("four-a", ("1", "3", "4", "5"), ("8", "11", "14")),
+        ("four-b", ("3", "4", "5", "11"), ("1", "8", "14")),
+        ("four-c", ("1", "4", "5", "11"), ("3", "8", "14")),
+        ("one-a", ("1",), ("8", "11", "14")),
+        ("one-b", ("3",), ("8", "11", "14")),
+        ("one-c", ("4",), ("8", "11", "14")),
+    )
 }
 """Of arm experiment: who is annotated. The style and the test patients are always the same."""
 ARMS = ("small", "experiment", "pathsegdiff", "official", *ABLATIONS)
@@ -89,8 +96,9 @@ widths; its decoder and norms are small already (shrink)."""
 
 
 MISSING_64 = MISSING.replace("--out=data/glas128", f"{TILES_64} --out=data/glas64-reinhard")
+SPLITS = "train:1,3,4,5,7,10,16;val:8,11,14;test:2,6,9,12,13,15"
 MISSING_PLAIN = MISSING.replace(
-    "--out=data/glas128", "--mpp=2.48 --tile=64 --stride=32 --out=data/glas64"
+    "--out=data/glas128", f'--mpp=2.48 --tile=64 --stride=32 --splits="{SPLITS}" --out=data/glas64'
 )
 OFFICIAL = "data/glas64-official"
 MISSING_OFFICIAL = MISSING.replace(
