@@ -156,7 +156,7 @@ def _experiment():
     config.grid.generator_seeds = (0, 1)
     # Nothing is lost and nothing has to be learned: docs/results.md, "First stage".
     config.autoencoder.model.update({"kind": "patches", "patch": 4})
-    config.autoencoder.train.steps = 0
+    config.autoencoder.splits, config.autoencoder.train.steps = {"train": 1.0}, 0
     config.latents.scale = 1.0
     diffusion = config.diffusion
     diffusion.unet.base = 80
