@@ -39,6 +39,8 @@ def get_config(arm: str = "augmented"):
     config.data.groups = (("background", ("background",)), ("flower", ("flower",)))
     config.data.foreground = ("flower",)
     config.diffusion.style.update(styles[arm])
+    config.segmentation.checkpoint = "both"
+    config.segmentation.train.eval_every = 1000
     if arm == "experiment":
         rivals(config, real=0.2)
     return config

@@ -43,7 +43,12 @@ def test_all_labelled_is_there_where_the_tiles_allow_it():
 def test_the_borders_are_those_of_the_paper(name, borders):
     section = settings_of(name).segmentation
     assert (section.border, section.scored_border) == borders
-    assert section.checkpoint == "both" and section.train.eval_every > 0
+
+
+def test_both_checkpoints_are_scored_as_in_the_paper():
+    sections = [read_settings(module.get_config()).segmentation for module in FILES.values()]
+    assert {section.checkpoint for section in sections} == {"both"}
+    assert all(section.train.eval_every > 0 for section in sections)
 
 
 def test_without_an_experiment_the_arms_are_those_of_the_paper():
