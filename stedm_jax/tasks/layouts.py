@@ -14,6 +14,8 @@ pixels of the batch, n the number of its classes, e = 1 where a boundary between
 (in the manner of the weight map of Ronneberger et al. 2015, U-Net, equation 2).
 """
 
+from functools import partial
+
 import einops
 import jax
 import jax.numpy as jnp
@@ -93,8 +95,14 @@ def _distance(pixels: Bool[Array, "b h w k"], reach: int) -> Float[Array, "b h w
     for axis in (1, 2):
         padding = [(reach, reach) if each == axis else (0, 0) for each in range(4)]
         padded = jnp.pad(square, padding, constant_values=float(reach**2))
-        length = square.shape[axis]
-        for shift in range(-reach, reach + 1):
-            moved = jax.lax.slice_in_dim(padded, reach + shift, reach + shift + length, axis=axis)
-            square = jnp.minimum(square, moved + float(shift**2))
+        square = jax.lax.fori_loop(0, 2 * reach + 1, partial(_nearer, padded, reach, axis), square)
     return jnp.sqrt(square)
+
+
+def _nearer(padded: Array, reach: int, axis: int, number: Array, square: Array) -> Array:
+    """Squared distances, where pixels that are number - reach farther along an axis may be nearer.
+
+    In a loop, since XLA would inline the first axis into every shift of the second.
+    """
+    moved = jax.lax.dynamic_slice_in_dim(padded, number, square.shape[axis], axis=axis)
+    return jnp.minimum(square, moved + jnp.square((number - reach).astype(jnp.float32)))
