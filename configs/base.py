@@ -121,6 +121,8 @@ WITHOUT_DENOISER = (
 )
 """Methods of sets: transfer of color to labeled tiles; unannotated tiles with the judge's labels;
 and labeled tiles after the autoencoder, what no image of a denoiser in its latents can surpass."""
+CHOICE = ("labelled", "jitter-strong", "reinhard", "stedm", "stedm-tile", "transfer+stedm")
+"""Arms that the arm auto chooses from."""
 FROM_TILE = {"start": "tile", "match": "reinhard", "strength": 0.5, "keep_detail": True}
 """How a set denoises labeled tiles rather than noise, key of config.synthesis -> value."""
 
@@ -130,7 +132,9 @@ def rivals(config: Any, real: float = 0.5, all_labelled: bool = False) -> None:
 
     labelled; jitter-...; WITHOUT_DENOISER; semantic: a denoiser that knows no style; stedm: from
     noise, as published; stedm-tile: FROM_TILE; transfer+stedm and transfer+tile: mixtures of these
-    with reinhard; stedm-then-real: whose last quarter draws real tiles alone.
+    with reinhard; stedm-then-real: whose last quarter draws real tiles alone; stedm-believed:
+    without the pixels that the judge does not believe; auto: the one of CHOICE that validation
+    patients choose.
 
     Args:
       config: of an experiment, its training of segmenters set; whatever arms, sets and generators
@@ -157,6 +161,8 @@ def rivals(config: Any, real: float = 0.5, all_labelled: bool = False) -> None:
         arms[name] = mixed | {"sets": (("reinhard", 1.0), (other, 1.0))}
     last = config.segmentation.train.steps // 4
     arms["stedm-then-real"] = mixed | {"set": "stedm", "then_real": last}
+    arms["stedm-believed"] = mixed | {"set": "stedm", "reject": 1.25}
+    arms["auto"] = {"real": 1.0, "stain_jitter": 0.0, "choose": CHOICE}
     if all_labelled:
         splits = (("train", 1.0), ("style", 1.0))
         arms["all-labelled"] = {"real": 1.0, "stain_jitter": 0.0, "splits": splits}

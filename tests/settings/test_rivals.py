@@ -3,7 +3,7 @@
 import pytest
 
 from configs import catch, flowers, her2
-from configs.base import FROM_TILE, WITHOUT_DENOISER, rivals
+from configs.base import CHOICE, FROM_TILE, WITHOUT_DENOISER, rivals
 from stedm_jax.experiment.cells import Graph
 from stedm_jax.settings.load import read_settings
 
@@ -27,7 +27,7 @@ def test_the_experiments_have_the_same_arms():
     arms = [set(settings_of(name).arms) for name in FILES]
     assert arms[0] == arms[1] == arms[2]
     assert {"labelled", "jitter-strong", "semantic", "transfer+stedm", "stedm-tile"} <= arms[0]
-    assert {*WITHOUT_DENOISER} <= arms[0]
+    assert {*WITHOUT_DENOISER, "auto", *CHOICE} <= arms[0]
 
 
 def test_all_labelled_is_there_where_the_tiles_allow_it():
