@@ -164,6 +164,7 @@ def test_killed_while_it_prepares_data(tmp_path: Path):
         sys.executable,
         "-m",
         "stedm_jax.main",
+        "stedm_jax.evaluate",
         "--config=configs/demo.py:tiny",
         f"--workdir={workdir}",
     ]

@@ -217,7 +217,9 @@ class ReportNumbers:
         return _over_patients(found)
 
     def _split_summary(self, arm: str, split: str) -> dict[str, Any]:
-        runs = {run.label: matrices for run, matrices in self.runs(arm, split).items()}
+        found = self.runs(arm, split)
+        alone = len({run.seed for run in found}) == len(found)  # no grid: the seed says it all
+        runs = {run.seed if alone else run.label: matrices for run, matrices in found.items()}
         by_class = class_numbers(class_scores(runs), self.content.classes) if runs else {}
         return self.scores(arm, split) | by_class
 

@@ -24,7 +24,7 @@ class Run(NamedTuple):
 
     @property
     def label(self) -> str:
-        """Its place in one word; without a grid, the seed."""
+        """Its place in one word."""
         return "/".join(part for part in self if part)
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -70,6 +71,7 @@ def test_the_files(content, tmp_path):
     gain = more["jitter"]["patient_iou_mean"] - few["jitter"]["patient_iou_mean"]
     assert gain == pytest.approx(0.05, abs=0.02)
     assert summary["arms"]["stedm"]["runs"] == 24 and summary["arms"]["stedm"]["seeds"] == 2
+    assert "ab/1/0" in summary["arms"]["stedm"]["by_seed"]
     with (tmp_path / "per_patient.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["arm"] == "stedm"]
     assert {(row["draw"], row["generator_seed"], row["seed"]) for row in rows} == {
@@ -87,3 +89,9 @@ def test_the_table_on_the_screen_says_in_words_what_was_asked(content):
     assert asked.count("stedm (1 labeled patient) does better than") == 3
     assert others.count("arm2 (1 labeled patient)") == 1
     assert "labelled (2 labeled patients): mean IoU" in text
+
+
+def test_without_a_grid_runs_are_named_by_seed(content):
+    run = next(each for each in content.results if each.arm == "stedm")
+    alone = ReportNumbers(replace(content, results=[replace(run, draw="")], draws={}))
+    assert [*alone.summary["arms"]["stedm"]["by_seed"]] == ["0"]
