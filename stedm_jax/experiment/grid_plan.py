@@ -60,8 +60,9 @@ def print_grid(workdir: Workdir, graph: Graph, costs: Costs, states: Mapping[str
     cells, done = sum(row.cells for row in rows), sum(len(row.seconds) for row in rows)
     lines.append(["in all", done, cells, "", _hours(total), _hours(left)])
     print(table([HEADER, *lines], ruled=True))
-    how = "of the cells that are done" if any(row.seconds for row in rows) else "of a small CPU"
-    print(f"hours: as measured; where no such cell is done, at {speed / 1e9:.3g} GFLOP/s, {how}")
+    timed = any(row.seconds and row.flops for row in rows)
+    how = "as those that are done" if timed else "as a small CPU"
+    print(f"hours as measured; where no such cell is done, at {speed / 1e9:.3g} GFLOP/s, {how}")
 
 
 def measured_speed(rows: Sequence[Row]) -> float:
