@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 
 from stedm_jax.common.errors import UserError
-from stedm_jax.data.records import TileSet
 from stedm_jax.data.schema import ClassSpec
 from stedm_jax.data.whole import WholeSet, WholeWriter
 from stedm_jax.evaluation.objects import to_objects
@@ -100,9 +99,8 @@ def test_patients_that_were_learned_from_are_refused(
     assert not (tmp_path / "report/whole_images.csv").exists()
     context = on_tiles(context, tile_set)
     check_report(context)
-    monkeypatch.setattr(
-        TileSet, "patients", lambda self, split: ["a"] if split == "style" else ["c"]
-    )
+    splits = {"train": ["c"], "style": ["a"]}
+    monkeypatch.setitem(context.packed_tiles.manifest, "patients", splits)
     with pytest.raises(UserError, match="learned from: 'a' by synthesis. Scores"):
         check_report(context)
 
