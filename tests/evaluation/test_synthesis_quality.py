@@ -12,6 +12,7 @@ from stedm_jax.evaluation.synthesis_quality import measure as measure_module
 from stedm_jax.evaluation.synthesis_quality.measure import (
     LABELS,
     load_quality,
+    mean_quality,
     measure,
     save_quality,
 )
@@ -217,3 +218,13 @@ def test_the_table_has_a_line_for_each_set_and_dashes_for_what_was_not_measured(
     ]
     assert line[:2] == ["restyled", 120] and line[3] == numbers["style_error_real"]
     assert other[1] == 7 and np.isnan(other[2:]).all()
+
+
+def test_a_set_at_several_points_has_the_means_of_its_numbers():
+    one, two = (
+        Quality({"n_images": 4, "a": 1.0 + x, "b": [x, 2.0], "c": {"x": 1}}, {"d": np.full(2, x)})
+        for x in (0.0, 1.0)
+    )
+    found = mean_quality([one, two])
+    assert found.numbers == {"n_images": 4, "a": 1.5, "b": [0.5, 2.0], "c": {"x": 1}}
+    np.testing.assert_array_equal(found.arrays["d"], one.arrays["d"])

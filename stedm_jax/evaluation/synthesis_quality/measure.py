@@ -89,6 +89,8 @@ def mean_quality(found: Sequence[Quality]) -> Quality:
 
 def _mean(values: Sequence[Any]) -> Any:
     """Of numbers, or item by item of lists of one length; else the first."""
+    if all(value == values[0] for value in values):
+        return values[0]
     try:
         return np.mean(np.array(values, float), axis=0).tolist()
     except (TypeError, ValueError):
