@@ -184,6 +184,7 @@ def _ours(config):
     with transferred colors, pixels that the judge does not believe are left out."""
     generators, sets = config.diffusion.generators, config.synthesis.sets
     arms = config.segmentation.arms
+    del arms["auto"]
     generators["informed"] = {"changes": (("judge.layouts", 0.5),)}
     sets["informed"] = {"generator": "informed"}
     sets["recolored"] = {"generator": "informed", "changes": (("recolor", "reinhard"),)}
