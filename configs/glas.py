@@ -203,7 +203,8 @@ def _ours(config):
     arms["auto"] = {
         "real": 1.0,
         "stain_jitter": 0.0,
-        "choose": tuple(name for name in arms if name not in bounds[1:]),
+        "choose": ("labelled", "jitter-strong", "reinhard", "recolored", "transfer+recolored"),
+        "choose_over": "grid",
     }
     config.report.ours = tuple(ours)
     config.report.rivals = tuple(name for name in arms if name not in (*ours, *bounds, "auto"))
