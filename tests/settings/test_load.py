@@ -244,7 +244,7 @@ def test_guidance_that_cannot_be_is_refused_before_hours_of_training(key, value,
     ],
 )
 def test_settings_that_would_do_nothing_or_fail_late_are_refused(changes, says):
-    config, _, _ = load_config(str(ROOT / "configs/demo.py"))
+    config, _, _ = load_config(str(ROOT / "configs/demo.py:tiny"))
     for key, value in changes.items():
         config.update_from_flattened_dict({key: value})
     with pytest.raises(UserError, match=says):
