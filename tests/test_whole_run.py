@@ -164,7 +164,6 @@ def test_killed_while_it_prepares_data(tmp_path: Path):
         sys.executable,
         "-m",
         "stedm_jax.main",
-        "stedm_jax.evaluate",
         "--config=configs/demo.py:tiny",
         f"--workdir={workdir}",
     ]
@@ -235,6 +234,7 @@ def test_mistakes_end_in_one_paragraph(arguments, says, tmp_path):
     "module",
     [
         "stedm_jax.main",
+        "stedm_jax.evaluate",
         *(
             f"data_prep.{name}"
             for name in [
