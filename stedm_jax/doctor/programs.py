@@ -2,7 +2,7 @@
 chip: nothing is loaded and nothing computed.
 
 A part of a run is "train" or "sampler", or names one of several generators or sets: "train/NAME",
-"sampler/SET". Without a name it is the first.
+"sampler/SET". Without a name it is the first; of sets, the first that a denoiser makes.
 """
 
 import math
@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.common.flop_counts import traced_flops
 from stedm_jax.doctor import answers
 from stedm_jax.doctor.account import Account, Request
@@ -38,13 +39,19 @@ def named(settings: Settings, part: str) -> tuple[str, str, int]:
     """What a part is (train or sampler), the generator or set that it names, and its global batch.
 
     Raises:
-      UserError: there is no such generator or set.
+      UserError: there is no such generator or set, or one that no denoiser makes.
     """
     kind, _, name = part.partition("/")
     if kind == "train":
         name = name or next(iter(settings.diffusion.generators))
         return kind, name, settings.generator(name).train.batch
-    name = name or next(iter(settings.synthesis.sets))
+    sampled = [each for each, entry in settings.synthesis.sets.items() if entry.generator]
+    name = name or next(iter(sampled), "")
+    if name not in sampled:
+        raise UserError(
+            f"The part sampler{f'/{name}' if name else ''} is no set that a denoiser makes; those "
+            f"in config.synthesis.sets are {', '.join(sampled) or 'none'}."
+        )
     return kind, name, settings.synthesis_set(name).batch
 
 

@@ -65,12 +65,20 @@ def test_each_generator_and_set_is_a_part_of_its_own(tmp_path: Path) -> None:
         "stedm": {},
         "wide": {"changes": (("unet.base", 32), ("train.batch", 24))},
     }
+    config.synthesis.sets = {
+        "reinhard": {"method": "reinhard"},
+        "synthetic": {"generator": "stedm"},
+    }
+    for arm in ("labelled", "labelled+synthetic"):
+        config.segmentation.arms[arm].set = "synthetic"
     settings = read_settings(config)
     assert named(settings, "train") == ("train", "stedm", config.diffusion.train.batch)
     assert named(settings, "train/wide") == ("train", "wide", 24)
     assert named(settings, "sampler") == ("sampler", "synthetic", config.synthesis.batch)
     with pytest.raises(UserError, match="nothing"):
         named(settings, "train/nothing")
+    with pytest.raises(UserError, match="sampler/reinhard is no set .* are synthetic"):
+        named(settings, "sampler/reinhard")
     sizes = [
         prepare(settings, Workdir(tmp_path), make_mesh(), part, IMAGES)[1]["parameters"]
         for part in ("train", "train/wide")
