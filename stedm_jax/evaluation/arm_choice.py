@@ -60,7 +60,9 @@ def choose_arm(tables: Mapping[str, Table], reference: str) -> tuple[str, list[G
 
 
 def _gain(arm: str, d: Table) -> Gain:
-    """Equations 1 and 2."""
+    """Equations 1 and 2. Over a grid, arms without a generator stand at each of its seeds with the
+    same runs, which count once."""
+    d = np.stack([*{row.tobytes(): row for row in d}.values()])
     by_patient = patient_means(d)
     known = by_patient[~np.isnan(by_patient)]
     n = known.size

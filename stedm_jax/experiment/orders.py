@@ -70,7 +70,9 @@ class Orders:
         scope = "multipatch" if style.source in ("nearby", "augmented") else style.source
         self.pool = StylePool(self.styles, scope, style.scope, style.tiles)
         self.own = StylePool(rows, scope, style.scope, style.tiles) if synthesis.inverts else None
-        self.rows, self.places = rows, {row.record: place for place, row in enumerate(rows)}
+        # A draw may bring records of several packed splits together, each numbered from 0.
+        self.rows = rows
+        self.places = {(row.split, row.record): place for place, row in enumerate(rows)}
         as_real = not synthesis.shares
         self.parts = divide(
             self.layouts,
@@ -128,7 +130,8 @@ class Orders:
         own = ()
         if self.own is not None:
             rng = np.random.default_rng((self.seed, index, 1))
-            own = tuple(self.rows[i] for i in self.own.choose(self.places[layout.record], rng))
+            place = self.places[layout.split, layout.record]
+            own = tuple(self.rows[i] for i in self.own.choose(place, rng))
         return Order(index, layout, turn, patient, tuple(styles), own)
 
 

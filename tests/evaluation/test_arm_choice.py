@@ -40,6 +40,15 @@ def test_runs_that_disagree_do_not_convince():
     assert chosen(arm=arm)[0] == "labelled"
 
 
+def test_runs_that_stand_at_several_generator_seeds_count_once():
+    arm = LABELLED + [[0.12, 0.22, 0.32], [0.08, 0.18, 0.28]]
+    (_, once), (_, twice) = (
+        choose_arm({"labelled": np.tile(LABELLED, (n, 1)), "arm": np.tile(arm, (n, 1))}, "labelled")
+        for n in (1, 2)
+    )
+    assert twice == once
+
+
 def test_of_several_that_convince_the_largest_gain_is_taken():
     name, gains = chosen(
         small=LABELLED + 0.05, large=LABELLED + 0.1, wild=LABELLED + np.array([0.0, 0.0, 0.9])

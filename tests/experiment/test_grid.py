@@ -168,6 +168,20 @@ def test_what_is_made_in_a_draw_keeps_to_its_patients(context):
     assert two.seed == context.seed + 3 * APART and context.seed == context.settings.seed
 
 
+def test_inverted_tiles_have_style_tiles_of_their_own_patient(tile_set, tmp_path):
+    # Both patients have the same record numbers, each in the split it was packed in.
+    draw = {"train": ("train0", "val0"), "val": ("val1",), "style": ("train1",)}
+    settings = tiny(tile_set.path, grid__draws={"a": draw}, data__shares=(), synthesis__shares=())
+    at = Context(settings, Workdir(tmp_path / "run"), make_mesh()).at(Point("a"))
+    inverted = replace(settings.synthesis, start="inversion")
+    orders = Orders(at, inverted, settings.diffusion.style)
+    made = [orders[n] for n in range(12)]
+    assert {order.layout.patient for order in made} == {"train0", "val0"}
+    for order in made:
+        assert {row.patient for row in order.own} == {order.layout.patient}
+        assert order.layout not in order.own
+
+
 def test_a_patient_may_be_judged_in_one_draw_and_learned_from_in_another(tile_set, tmp_path):
     draws = {"one": {"val": ("train0",)}, "two": {}}
     settings = tiny(tile_set.path, grid__draws=draws)
