@@ -79,6 +79,7 @@ def test_the_files(content, tmp_path):
     }
     assert {row["annotated"] for row in rows if row["draw"] == "ab"} == {"p;q"}
     page = (tmp_path / "index.html").read_text()
+    assert "<td>ab</td><td>p, q</td>" in page and "hides those of its style" in page
     assert "By labeled patients" in page and page.count('class="card') < 6
     assert "with 2 labeled patients? Both were chosen on the" in page.replace("\n", " ")
 
