@@ -113,10 +113,7 @@ class LatentDiffusion(abc.ABC):
         Args:
           image, clean: x and its scaled latents E(x).
         """
-        new, old = (
-            self.autoencoder.decode(frozen["first"], self.latents.from_z(each))
-            for each in (z, clean)
-        )
+        new, old = self.pixels(frozen, z), self.pixels(frozen, clean)
         return to_bytes(to_network(image) + new - old)
 
     def denoising_loss(

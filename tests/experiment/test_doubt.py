@@ -88,7 +88,7 @@ def context(tmp_path):
     return Context(settings, Workdir(tmp_path / "run"), make_mesh())
 
 
-def test_what_the_judge_misreads_is_rejected_and_told_by_style_patient_and_class(
+def test_what_the_judge_misreads_is_rejected_and_reported_by_style_patient_and_class(
     context, monkeypatch
 ):
     monkeypatch.setattr(Learned, "judge", (Judge(), {}))

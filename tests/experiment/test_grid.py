@@ -115,7 +115,7 @@ def test_impossible_grids_are_refused(grid, says):
 @pytest.mark.parametrize(
     ("draw", "says"),
     [
-        ({"train": ("nobody",)}, r"draws.a.train names 'nobody', who is not there; there are st"),
+        ({"train": ("P99",)}, r"draws.a.train names 'P99', who is not there; there are st"),
         ({"style": ("test0",)}, "names 'test0', who is a test patient and stays one"),
         ({"val": ("style0",)}, "names 'style0', who was packed as style, without labels"),
         ({"val": ("train0", "train1")}, "draws.a leaves no patient in train"),
