@@ -11,7 +11,8 @@ from stedm_jax.settings.key import known
 
 
 def to_dict(node: Any, results: bool = False) -> Any:
-    """A section as nested dicts; with `results`, without the keys that change no result."""
+    """A section as nested dicts; with `results`, without the keys that change no result, among them
+    those added `later` that have their default."""
     if isinstance(node, Mapping | ConfigDict):
         return {name: to_dict(each, results) for name, each in node.items()}
     if not is_dataclass(node):
@@ -19,7 +20,8 @@ def to_dict(node: Any, results: bool = False) -> Any:
     found = {}
     for field in fields(node):
         about, value = known(field), getattr(node, field.name)
-        if (about.changes or not results) and not (about.terse and value == field.default):
+        left_out = about.terse or (about.later and results)
+        if (about.changes or not results) and not (left_out and value == field.default):
             found[field.name] = to_dict(value, results)
     return found
 

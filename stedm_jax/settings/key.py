@@ -29,6 +29,8 @@ class Key:
       length: of a tuple. some: a tuple or dict is not empty.
       changes: False if the key changes no result.
       terse: in entries of a dict (arms, sets): not written where it has its default.
+      later: added when there were runs already; at its default it enters no stamp, so that cells
+        made before hold.
     """
 
     meaning: str = ""
@@ -41,6 +43,7 @@ class Key:
     some: bool = False
     changes: bool = True
     terse: bool = False
+    later: bool = False
 
     @property
     def limits(self) -> str:

@@ -1,6 +1,7 @@
 """Settings as dotted keys, as config.json has them, and back."""
 
 import json
+from dataclasses import fields, is_dataclass
 
 import pytest
 
@@ -8,6 +9,7 @@ from configs.base import get_base
 from configs.glas import get_config as glas
 from stedm_jax.common.errors import UserError
 from stedm_jax.settings.flat import flatten, results_of
+from stedm_jax.settings.key import key, known, section
 from stedm_jax.settings.load import from_flat, read_settings
 from stedm_jax.settings.root import Settings
 from stedm_jax.settings.synthesis import Synthesis
@@ -85,5 +87,25 @@ def test_keys_that_change_no_result_are_those_of_0_1():
     settings = read_settings(get_base())
     stages = ("autoencoder", "ssl", "diffusion", "guided", "segmentation")
     wanted = {f"{stage}.train.{key}" for stage in stages for key in OF_TRAININGS} | set(HARMLESS)
-    assert flatten(settings).keys() - results_of(settings).keys() == wanted
+    assert flatten(settings).keys() - results_of(settings).keys() == wanted | added(settings)
     assert results_of(settings.report, "report.")["report.layouts"] == 6
+
+
+def added(section, prefix=""):
+    """Full names of the keys declared with `later`."""
+    names = {f"{prefix}{field.name}" for field in fields(section) if known(field).later}
+    for field in fields(section):
+        if is_dataclass(value := getattr(section, field.name)):
+            names |= added(value, f"{prefix}{field.name}.")
+    return names
+
+
+@section
+class Grown:
+    old: int = key(1, "")
+    new: int = key(2, "", later=True)
+
+
+def test_a_key_that_was_added_changes_a_result_where_it_has_another_value():
+    assert results_of(Grown()) == {"old": 1} and flatten(Grown()) == {"old": 1, "new": 2}
+    assert results_of(Grown(new=3)) == {"old": 1, "new": 3}
