@@ -127,10 +127,18 @@ FROM_TILE = {"start": "tile", "match": "reinhard", "strength": 0.5, "keep_detail
 """How a set denoises labeled tiles rather than noise, key of config.synthesis -> value."""
 
 
+def normalized(*arms: str) -> dict[str, Any]:
+    """An arm each that scores the segmenters of another one on patients in the stain of the labeled
+    tiles; it trains nothing."""
+    same = {"real": 1.0, "stain_jitter": 0.0, "normalize": "reinhard"}
+    return {f"{name}-normalized": same | {"choose": (name,)} for name in arms}
+
+
 def rivals(config: Any, real: float = 0.5, all_labelled: bool = False) -> None:
     """The arms that a reviewer asks for, with the generators and sets that they need; in place.
 
-    labelled; jitter-...; WITHOUT_DENOISER; semantic: a denoiser that knows no style; stedm: from
+    labelled; jitter-...; WITHOUT_DENOISER; ...-normalized: labelled and reinhard, on patients
+    brought to the stain of the labeled tiles; semantic: a denoiser that knows no style; stedm: from
     noise, as published; stedm-tile: FROM_TILE; transfer+stedm and transfer+tile: mixtures of these
     with reinhard; stedm-then-real: whose last quarter draws real tiles alone; stedm-believed:
     without the pixels that the judge does not believe; auto: the one of CHOICE that validation
@@ -159,6 +167,7 @@ def rivals(config: Any, real: float = 0.5, all_labelled: bool = False) -> None:
     arms |= {name: mixed | {"set": name} for name in config.synthesis.sets}
     for name, other in (("transfer+stedm", "stedm"), ("transfer+tile", "stedm-tile")):
         arms[name] = mixed | {"sets": (("reinhard", 1.0), (other, 1.0))}
+    arms |= normalized("labelled", "reinhard")
     last = config.segmentation.train.steps // 4
     arms["stedm-then-real"] = mixed | {"set": "stedm", "then_real": last}
     arms["stedm-believed"] = mixed | {"set": "stedm", "reject": 1.25}

@@ -20,12 +20,14 @@ What helps (arm experiment): three draws each of four and of one annotated patie
 denoiser and two of the segmenter, all crossed; the ways to use unannotated patients that need no
 denoiser beside the ones that do. The tiles have the labels of all patients, and a draw hides those
 of the three who lend their style from all but arm all-labelled. --stage=plan prints the hours,
---cells=1/2 makes a share:
+--cells=1/2 makes a share. Arm denoisers: the published denoiser, one that knows no style, and one
+change at a time of ours, on one draw each:
 
     python -m data_prep.glas --source=GLAS --mpp=2.48 --tile=64 --stride=32 \
         --splits="train:1,3,4,5,7,10,16;val:8,11,14;test:2,6,9,12,13,15" --out=data/glas64
     python -m stedm_jax.main --config=configs/glas.py:experiment --stage=plan
     python -m stedm_jax.main --config=configs/glas.py:experiment
+    python -m stedm_jax.main --config=configs/glas.py:denoisers
 
 PathSegDiff (arm pathsegdiff): the same patients, tiles that show as much tissue in half the pixels,
 brought to one stain, so that features and not stains are compared; and, once that has run, what its
@@ -53,7 +55,7 @@ Score (docs/results.md): IoU of tiles 0.692 (pathsegdiff, ldm; random features 0
 (official; 0.609), object Dice of test A 0.454 (0.338).
 """
 
-from configs.base import get_base, rivals, short, shrink
+from configs.base import FROM_TILE, get_base, normalized, rivals, short, shrink
 
 MISSING = (
     "The GlaS images (research use only) come from the GlaS challenge at MICCAI 2015. Unpack them "
@@ -83,7 +85,13 @@ DRAWS = {
     )
 }
 """Of arm experiment: who is annotated. The style and the test patients are always the same."""
-ARMS = ("small", "experiment", "pathsegdiff", "official", *ABLATIONS)
+TRANSFERS = ("randstainna", "reinhard", "macenko", "latent_adain", "pseudo_labels")
+"""Sets without a denoiser."""
+RECOLORED = {"generator": "informed", "changes": (("recolor", "reinhard"),)}
+MIXED = {"real": 0.5, "stain_jitter": 0.0}
+BOTH = MIXED | {"sets": (("reinhard", 1.0), ("recolored", 1.0))}
+OURS = ("recolored", "transfer+recolored", "transfer+recolored-believed")
+ARMS = ("small", "experiment", "denoisers", "pathsegdiff", "official", *ABLATIONS)
 HEADS = ("ldm", "random-ldm", "vit", "concat")
 LINEAR = (("head.kind", "linear"),)
 BASELINES = {
@@ -107,16 +115,16 @@ MISSING_OFFICIAL = MISSING.replace(
 
 
 def get_config(arm: str = "small"):
-    """Arms: "small", STEDM; "experiment", STEDM among its rivals; "pathsegdiff",
-    PathSegDiff and its baselines; "official", the same on the challenge's split, and its scores of
-    whole images; "ablate_...", linear heads alone, after "pathsegdiff" has run in its usual
-    workdir."""
+    """Arms: "small", STEDM; "experiment", the best of STEDM among its rivals; "denoisers", its
+    parts; "pathsegdiff", PathSegDiff and its baselines; "official", the same on the challenge's
+    split, and its scores of whole images; "ablate_...", linear heads alone, after "pathsegdiff" has
+    run in its usual workdir."""
     arm = arm or "small"
     if arm not in ARMS:
         raise ValueError(f"configs/glas.py has no arm '{arm}'; it has {', '.join(ARMS)}")
     if arm in ABLATIONS:
         return _ablation(arm)
-    made_by = {"small": _small, "experiment": _experiment}
+    made_by = {"small": _small, "experiment": _experiment, "denoisers": _denoisers}
     return (made_by | {"pathsegdiff": _pathsegdiff, "official": _official})[arm]()
 
 
@@ -147,13 +155,10 @@ def _small():
     return config
 
 
-def _experiment():
+def _grid():
+    """What the arms experiment and denoisers share."""
     config = _glas()
-    config.name = "glas_experiment"
-    config.title = "GlaS, what unannotated patients are worth"
     config.data.update({"tiles": "data/glas64", "missing": MISSING_PLAIN, "tile": 64, "mpp": 2.48})
-    config.grid.draws = DRAWS
-    config.grid.generator_seeds = (0, 1)
     # Nothing is lost and nothing has to be learned: docs/results.md, "First stage".
     config.autoencoder.model.update({"kind": "patches", "patch": 4})
     config.autoencoder.splits, config.autoencoder.train.steps = {"train": 1.0}, 0
@@ -169,7 +174,40 @@ def _experiment():
     segmentation.seeds = (0, 1)
     segmentation.train = short(800, 16, 2e-3)
     rivals(config, all_labelled=True)
-    _ours(config)
+    config.diffusion.generators["informed"] = {"changes": (("judge.layouts", 0.5),)}
+    config.synthesis.sets["recolored"] = RECOLORED
+    config.segmentation.arms["recolored"] = MIXED | {"set": "recolored"}
+    config.segmentation.arms["transfer+recolored"] = BOTH
+    config.segmentation.arms["transfer+recolored-believed"] = BOTH | {"reject": 1.25}
+    return config
+
+
+def _experiment():
+    """What goes beyond the published method: layouts in the stains of style patients are learned
+    from the judge, samples are given the exact colors of their style tiles, new content is mixed
+    with transferred colors, pixels that the judge does not believe are left out."""
+    config = _grid()
+    config.name = "glas_experiment"
+    config.title = "GlaS, what unannotated patients are worth"
+    config.grid.draws = DRAWS
+    config.grid.generator_seeds = (0, 1)
+    config.diffusion.generators = {"informed": config.diffusion.generators["informed"]}
+    sets, arms = config.synthesis.sets, config.segmentation.arms
+    config.synthesis.sets = {name: sets[name] for name in (*TRANSFERS, "recolored")}
+    bounds = ("labelled", "all-labelled")
+    trained = (*bounds, "jitter-medium", "jitter-strong", *TRANSFERS, *OURS)
+    again = normalized("labelled", "all-labelled", "jitter-strong", "reinhard", *OURS)
+    config.segmentation.arms = {name: arms[name] for name in trained} | again
+    config.segmentation.arms["auto"] = {
+        "real": 1.0,
+        "stain_jitter": 0.0,
+        "choose": ("labelled", "jitter-strong", "reinhard", "recolored", "transfer+recolored"),
+        "choose_over": "grid",
+    }
+    ours = (*OURS, *(f"{name}-normalized" for name in OURS))
+    known = {*ours, *bounds, "all-labelled-normalized", "auto"}
+    config.report.ours = ours
+    config.report.rivals = tuple(name for name in config.segmentation.arms if name not in known)
     config.report.intro = (
         "Colon tissue of sixteen patients, split by patient. Four of them, or one, are annotated; "
         "three others lend their style. Every arm is scored on the same six test patients, most of "
@@ -178,36 +216,37 @@ def _experiment():
     return config
 
 
-def _ours(config):
-    """What goes beyond the published method: layouts in the stains of style patients are learned
-    from the judge, samples are given the exact colors of their style tiles, new content is mixed
-    with transferred colors, pixels that the judge does not believe are left out."""
-    generators, sets = config.diffusion.generators, config.synthesis.sets
-    arms = config.segmentation.arms
-    del arms["auto"]
-    generators["informed"] = {"changes": (("judge.layouts", 0.5),)}
+def _denoisers():
+    """One draw of four and one of one annotated patient, one generator seed: every use of a
+    denoiser, and one change at a time of the arm recolored."""
+    config = _grid()
+    config.name = "glas_denoisers"
+    config.title = "GlaS, which parts of a denoiser's arm count"
+    config.grid.draws = {name: DRAWS[name] for name in ("four-a", "one-a")}
+    config.grid.generator_seeds = (0,)
+    sets, arms = config.synthesis.sets, config.segmentation.arms
+    del sets["reconstruction"], arms["reconstruction"], arms["auto"]  # the first stage is exact
     sets["informed"] = {"generator": "informed"}
-    sets["recolored"] = {"generator": "informed", "changes": (("recolor", "reinhard"),)}
-    mixed = {"real": 0.5, "stain_jitter": 0.0}
-    both = mixed | {"sets": (("reinhard", 1.0), ("recolored", 1.0))}
-    arms["jitter+transfer"] = {"real": 0.5, "stain_jitter": 0.2, "set": "reinhard"}
-    arms["informed"] = mixed | {"set": "informed"}
-    arms["recolored"] = mixed | {"set": "recolored"}
-    arms["recolored-believed"] = mixed | {"set": "recolored", "reject": 1.25}
-    arms["transfer+recolored"] = both
-    arms["transfer+recolored-believed"] = both | {"reject": 1.25}
-    arms["jitter+transfer+recolored"] = both | {"stain_jitter": 0.2}
-    ours = [name for name in arms if "stedm" in name or "tile" in name or "recolored" in name]
-    ours.append("informed")
-    bounds = ("labelled", "all-labelled", "reconstruction")
-    arms["auto"] = {
-        "real": 1.0,
-        "stain_jitter": 0.0,
-        "choose": ("labelled", "jitter-strong", "reinhard", "recolored", "transfer+recolored"),
-        "choose_over": "grid",
-    }
-    config.report.ours = tuple(ours)
-    config.report.rivals = tuple(name for name in arms if name not in (*ours, *bounds, "auto"))
+    arms["informed"] = MIXED | {"set": "informed"}
+    arms["recolored-believed"] = MIXED | {"set": "recolored", "reject": 1.25}
+    for percent in (25, 75):
+        arms[f"recolored-real-{percent}"] = MIXED | {"set": "recolored", "real": percent / 100}
+    for percent in (30, 50, 80):
+        name = f"recolored-tile-{percent}"
+        start = FROM_TILE | {"strength": percent / 100}
+        sets[name] = {"generator": "informed", "changes": (*start.items(), ("recolor", "reinhard"))}
+        arms[name] = MIXED | {"set": name}
+    arms["jitter+transfer+recolored"] = BOTH | {"stain_jitter": 0.2}
+    ours = ("stedm", "tile", "recolored", "informed")
+    config.report.ours = tuple(name for name in arms if any(part in name for part in ours))
+    bounds = ("labelled", "all-labelled")
+    rest = (name for name in arms if name not in (*config.report.ours, *bounds))
+    config.report.rivals = tuple(rest)
+    config.report.intro = (
+        "Colon tissue of sixteen patients, split by patient. What a denoiser can be used for, and "
+        "what happens when one part of it is changed."
+    )
+    return config
 
 
 def _pathsegdiff():

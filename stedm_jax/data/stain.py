@@ -226,12 +226,13 @@ def match(kind: str, image: Image, tiles: UInt8[np.ndarray, "k h w 3"]) -> Image
       kind: of KINDS.
     """
     try:
-        return _target(kind, np.concatenate([*tiles])).give(image, image)
+        return find(kind, np.concatenate([*tiles])).give(image, image)
     except Unfit:
         return image
 
 
-def _target(kind: str, image: Image) -> Stains | Colors:
+def find(kind: str, image: Image) -> Stains | Colors:
+    """Stain of an image by a method of KINDS; errors as find_stains and find_colors."""
     return find_stains(image) if kind == "macenko" else find_colors(image)
 
 
@@ -255,7 +256,7 @@ def normalizer(kind: str, target: Path | None = None) -> Normalizer:
     except (OSError, UserError, cv2.error):
         raise UserError(f"{what} is no image that can be read.") from None
     try:
-        return Normalizer(_target(kind, image))
+        return Normalizer(find(kind, image))
     except Unfit:
         raise UserError(
             f"{what} shows hardly any tissue, or one stain only; give a tile of well-stained "

@@ -8,12 +8,17 @@ import numpy as np
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.data.index import IndexRow
+from stedm_jax.data.normalized import normalized
 from stedm_jax.data.pipeline import Source, TileReader, tile_dataset
 from stedm_jax.data.records import TileSet
 from stedm_jax.data.rejected import Rejected, believed
 from stedm_jax.data.schema import SYNTHETIC
-from stedm_jax.experiment.context import Context
+from stedm_jax.data.stain import Unfit
+from stedm_jax.experiment.context import Context, spread
 from stedm_jax.settings.arm_networks import JUDGE
+
+MEASURED = 256
+"""Most tiles by which a stain is measured."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,35 @@ class Rows:
 def real_rows(context: Context) -> dict[str, Rows]:
     """The tiles of the validation and test patients."""
     return {split: Rows(context.reader, context.rows(split)) for split in ("val", "test")}
+
+
+def normalized_rows(context: Context, name: str) -> dict[str, Rows]:
+    """The tiles of the validation and test patients in the stain of the real tiles that an arm
+    learns from, as its `normalize` says.
+
+    Raises:
+      UserError: those show no stain.
+    """
+    arm, real = context.settings.arm_entry(name), real_rows(context)
+    shares = context.settings.arm_entry(arm.choose[0]).real_shares
+    target = [row for split in shares for row in context.labelled_rows(split)]
+
+    def sample(rows: list[IndexRow]) -> np.ndarray:
+        return np.concatenate([context.reader.read(row)[0] for row in spread(rows, MEASURED)])
+
+    samples = {
+        patient: sample([row for row in rows.rows if row.patient == patient])
+        for rows in real.values()
+        for patient in rows.patients
+    }
+    try:
+        reader = normalized(context.reader, arm.normalize, samples, sample(target))
+    except Unfit:
+        raise UserError(
+            f"config.segmentation.arms.{name}.normalize is '{arm.normalize}', but the labeled "
+            f"tiles of {', '.join(shares)} show no stain; take the arm out."
+        ) from None
+    return {split: Rows(reader, rows.rows) for split, rows in real.items()}
 
 
 def synthetic_rows(context: Context, name: str) -> Rows:

@@ -278,8 +278,12 @@ def _segmenter(settings: Settings, name: str, seed: int) -> dict[str, Any]:
 
 
 def _choice(settings: Settings, name: str, seed: int) -> Cell:
-    """An arm that takes one of others, by what all of their seeds score."""
+    """An arm that takes one of others, by what all of their seeds score; or scores one again."""
     arm, seeds = settings.arm_entry(name), settings.segmentation.seeds
+    if arm.normalize:
+        reads = {"choose": arm.choose, "normalize": arm.normalize}
+        needs = ("data", f"segmentation/{arm.choose[0]}/{seed}")
+        return Cell("segmentation", f"{name}/{seed}", reads, needs)
     reads = {"choose": arm.choose, "choose_over": arm.choose_over, "seed_of_arm": seed}
     needs = tuple(f"segmentation/{each}/{one}" for each in arm.choose for one in seeds)
     return Cell("segmentation", f"{name}/{seed}", reads, needs)

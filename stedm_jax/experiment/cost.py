@@ -209,8 +209,11 @@ class Costs:
 
     def _segmentation(self, cell: Cell) -> Cost:
         name = cell.variant.rpartition("/")[0]
-        options = self.settings.arm_entry(name).choose
-        return Cost(f"takes one of {', '.join(options)}") if options else self._segmenter(name)
+        arm = self.settings.arm_entry(name)
+        if arm.normalize:
+            return Cost(f"scores {arm.choose[0]} in one stain")
+        options = ", ".join(arm.choose)
+        return Cost(f"takes one of {options}") if options else self._segmenter(name)
 
     def _segmenter(self, name: str) -> Cost:
         """Of a head, what is frozen below it runs forward only."""

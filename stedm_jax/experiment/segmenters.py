@@ -15,7 +15,13 @@ from stedm_jax.data.rejected import Rejected
 from stedm_jax.data.schema import check_disjoint
 from stedm_jax.data.stain import stain_of
 from stedm_jax.experiment import guided_cache
-from stedm_jax.experiment.arm_tiles import Rows, arm_dataset, learned_patients, real_rows
+from stedm_jax.experiment.arm_tiles import (
+    Rows,
+    arm_dataset,
+    learned_patients,
+    normalized_rows,
+    real_rows,
+)
 from stedm_jax.experiment.context import Batches, Context
 from stedm_jax.experiment.counted import BEST, scored_checkpoints
 from stedm_jax.experiment.doubt import Doubt, doubt
@@ -90,6 +96,28 @@ def learn_and_score(context: Context, learned: Learned, name: str, seed: int, ce
     learner = learner_of(context, learned, name)
     doubts = doubts_of(context, learned, name)
     _learn(context, learner, name, seed, cell, {key: each.rejected for key, each in doubts.items()})
+    scores = {"arm": name, **asdict(context.point), "seed": seed}
+    scores |= _scores(context, learner, name, cell, scored)
+    if doubts:
+        scores["rejected"] = {key: each.shares for key, each in doubts.items()}
+    peers.on_first(lambda: write_json(file, scores))
+
+
+def score_normalized(context: Context, learned: Learned, name: str, seed: int, cell: str) -> None:
+    """Scores the segmenter of another arm on patients who are brought to the stain of its real
+    tiles; arguments as learn_and_score."""
+    (other,) = context.settings.arm_entry(name).choose
+    taken = context.cell(f"segmentation/{other}/{seed}")
+    scores = {"arm": name, **asdict(context.point), "seed": seed, "taken": taken}
+    learner = learner_of(context, learned, other)
+    scores |= _scores(context, learner, other, taken, normalized_rows(context, name))
+    peers.on_first(lambda: write_json(context.workdir.folder(cell) / SCORES, scores))
+
+
+def _scores(
+    context: Context, learner: Learner, name: str, cell: str, scored: Mapping[str, Rows]
+) -> dict[str, Any]:
+    """Confusion matrices of each checkpoint that is scored, the one that counts apart."""
     matrices = {}
     for which in scored_checkpoints(learner.section):
         best = BEST if which == "best" else None
@@ -99,11 +127,7 @@ def learn_and_score(context: Context, learned: Learned, name: str, seed: int, ce
             for split, rows in scored.items()
         }
     counts = next(iter(matrices))
-    which = {"arm": name, **asdict(context.point), "seed": seed, "checkpoint": counts}
-    scores = which | {"confusion": matrices.pop(counts), "others": matrices}
-    if doubts:
-        scores["rejected"] = {key: each.shares for key, each in doubts.items()}
-    peers.on_first(lambda: write_json(file, scores))
+    return {"checkpoint": counts, "confusion": matrices.pop(counts), "others": matrices}
 
 
 def confusion_of(

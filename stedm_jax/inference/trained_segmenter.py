@@ -91,6 +91,12 @@ def segmenter_of(context: Context, arm: str, seed: int | None = None) -> Segment
     one = chosen[0]
     if one.taken:
         check_made_with(context.workdir, settings, one.cell)
+        if settings.arm_entry(one.arm).normalize:
+            raise UserError(
+                f"The arm '{one.arm}' scores patients in the stain of the training tiles, measured "
+                "by all tiles of a patient; images alone are not brought to it. Choose the arm "
+                f"'{settings.arm_entry(one.arm).choose[0]}', whose segmenter it is."
+            )
         one = next(each for each in known if each.cell == one.taken)
     context, arm = context.at(one.point), one.arm
     if arm not in (JUDGE, *settings.arms):

@@ -24,7 +24,7 @@ class Arm:
 
     The usual remedies against other stains are arms too: {"real": 1.0, "stain_jitter": 0.2} is HED
     jitter (Tellez et al., 2018), of real and synthetic tiles alike; stain normalization is
-    --stain_norm of data_prep.
+    `normalize`, by patient, or --stain_norm of data_prep, by tile.
     """
 
     real: float = fraction(REQUIRED, "share of real tiles in a batch; the rest is synthetic")
@@ -70,6 +70,13 @@ class Arm:
         choices=("point", "grid"),
         terse=True,
     )
+    normalize: str = key(
+        "",
+        "choose names one arm, whose segmenters are scored again, on patients who are brought to "
+        "the stain of the real training tiles, each measured by all of its tiles",
+        choices=("", "reinhard", "macenko"),
+        terse=True,
+    )
 
     @property
     def is_head(self) -> bool:
@@ -93,6 +100,11 @@ class Arm:
             yield (
                 f"{where}.choose is given together with {', '.join(given)}, but an arm that "
                 "chooses trains nothing; give one or the other."
+            )
+        if self.normalize and (len(self.choose) != 1 or self.choose_over == "grid"):
+            yield (
+                f"{where}.normalize is '{self.normalize}', which scores the segmenters of one "
+                f"other arm again; name it: {where}.choose=('labelled',), without choose_over."
             )
         if self.set and self.sets:
             yield f"{where}.set and {where}.sets are both given; give one of them."

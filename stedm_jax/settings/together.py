@@ -168,6 +168,9 @@ def _choice(settings: Settings, name: str) -> Iterator[str]:
     if wrong:
         there = ", ".join(each for each, arm in settings.arms.items() if not arm.choose)
         yield f"{where} names {', '.join(wrong)}; arms that are trained are {there}."
+    elif settings.arm_entry(name).normalize:
+        if any(arm and arm.is_head for arm in known.values()):
+            yield f"{where} names a head on features; normalize is for networks of their own."
     elif not any(arm and arm.real == 1 for arm in known.values()):
         yield f"{where} names no arm with real=1, to be kept where no other convinces; add one."
 

@@ -3,7 +3,7 @@ patient by patient.
 
 An arm says which tiles a batch is made of, and perhaps which network is trained; by default the
 segmenter is the same in all of them. An arm may also train nothing, and take one of the others by
-validation patients.
+validation patients, or score one again on patients in another stain.
 """
 
 import json
@@ -19,7 +19,7 @@ from stedm_jax.evaluation.confusion import foreground_scores
 from stedm_jax.experiment.cells import Cell
 from stedm_jax.experiment.context import Context
 from stedm_jax.experiment.learned import Learned
-from stedm_jax.experiment.segmenters import SCORES, learn_and_score
+from stedm_jax.experiment.segmenters import SCORES, learn_and_score, score_normalized
 from stedm_jax.training import peers
 
 Runs = Sequence[Mapping[str, Any]]
@@ -35,7 +35,9 @@ def run(context: Context, cell: Cell, learned: Learned) -> None:
     """
     name, seed = cell.variant.rsplit("/", 1)
     with context.workdir.timed(cell.name) as result:
-        if context.settings.arms[name].choose:
+        if context.settings.arms[name].normalize:
+            score_normalized(context, learned, name, int(seed), cell.name)
+        elif context.settings.arms[name].choose:
             result |= take_arm(context, name, int(seed), cell.name)
         else:
             learn_and_score(context, learned, name, int(seed), cell.name)

@@ -102,6 +102,13 @@ def test_an_arm_that_chooses_needs_all_seeds_of_the_others_and_is_made_anew_unas
     assert all(names.index(need) < names.index("segmentation/auto/0") for need in wanted)
 
 
+def test_an_arm_in_one_stain_needs_the_same_seed_of_the_arm_that_it_scores():
+    one_stain = {"real": 1.0, "stain_jitter": 0.0, "choose": ("a",), "normalize": "reinhard"}
+    graph = Graph(base(**SEVERAL | {"segmentation__arms": ARMS | {"stain": one_stain}}))
+    assert graph["segmentation/stain/1"].needs == ("data", "segmentation/a/1")
+    assert graph["segmentation/stain/1"].remade
+
+
 @pytest.mark.parametrize("over", ["point", "grid"])
 def test_an_arm_that_chooses_on_a_grid(over):
     arms = ARMS | {"auto": AUTO | {"choose_over": over}}

@@ -86,6 +86,7 @@ def test_weights_to_start_from_are_those_of_the_model_alone():
         ({"choose": ("b",)}, "arms.a.choose names b; arms that are trained are "),
         ({"choose": ("a",)}, "arms.a.choose names a; arms that are trained are "),
         ({"choose": ("b",), "network": "dcan"}, "choose is given together with network"),
+        ({"normalize": "reinhard"}, "normalize is 'reinhard', which scores .* of one other arm"),
         ({"reject": 1.25}, "reject is 1.25, but .*arms.a.real=1 draws no synthetic tiles"),
         ({"reject": 1.25, "real": 0.5}, "arm 'a': its reject is 1.25, which needs the judge; name"),
         ({"splits": ()}, r"splits is \(\); give \(split, weight\) pairs of the splits train and"),
@@ -185,6 +186,13 @@ def test_an_arm_that_chooses_has_one_on_real_tiles_to_fall_back_on():
         config.segmentation.arms.auto = arm(choose=("styled", "strong"))
     with pytest.raises(UserError, match="auto.choose names no arm with real=1"):
         read_settings(config)
+
+
+def test_a_head_is_not_scored_in_one_stain():
+    config = glas("pathsegdiff")
+    again = arm(choose=("ldm",), normalize="reinhard")
+    with pytest.raises(UserError, match="a.choose names a head on features; normalize is for"):
+        settings_of(config, a=again, ldm=arm(network="ldm"))
 
 
 def test_generators_and_sets_change_what_they_say():
