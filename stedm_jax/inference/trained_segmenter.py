@@ -18,7 +18,7 @@ from stedm_jax.experiment.counted import best_of
 from stedm_jax.experiment.learn import restore
 from stedm_jax.experiment.learned import Learned
 from stedm_jax.experiment.saved import check_made_with, open_run
-from stedm_jax.experiment.segmenters import about_tiles, trained
+from stedm_jax.experiment.segmenters import Scored, about_tiles, trained
 from stedm_jax.settings.arm_networks import JUDGE
 from stedm_jax.settings.root import Settings
 from stedm_jax.tasks.build import Shown, build_segmenter
@@ -82,22 +82,7 @@ def segmenter_of(context: Context, arm: str, seed: int | None = None) -> Segment
         other settings, one that needs more than an image, or a checkpoint that cannot be read.
     """
     settings, folder = context.settings, context.workdir.path
-    known = trained(folder)
-    chosen = [one for one in known if arm in (one.arm, one.name) and seed in (None, one.seed)]
-    if not chosen:
-        listed = ", ".join(f"{one.name} with seed {one.seed}" for one in known) or "none"
-        asked = f"arm '{arm}'" + ("" if seed is None else f" with seed {seed}")
-        raise UserError(f"{folder} has no trained {asked}; trained are: {listed}.")
-    one = chosen[0]
-    if one.taken:
-        check_made_with(context.workdir, settings, one.cell)
-        if settings.arm_entry(one.arm).normalize:
-            raise UserError(
-                f"The arm '{one.arm}' scores patients in the stain of the training tiles, measured "
-                "by all tiles of a patient; images alone are not brought to it. Choose the arm "
-                f"'{settings.arm_entry(one.arm).choose[0]}', whose segmenter it is."
-            )
-        one = next(each for each in known if each.cell == one.taken)
+    one = _wanted(context, arm, seed)
     context, arm = context.at(one.point), one.arm
     if arm not in (JUDGE, *settings.arms):
         raise UserError(
@@ -132,6 +117,28 @@ def segmenter_of(context: Context, arm: str, seed: int | None = None) -> Segment
         context.mesh.size,
         about["learnt"],
     )
+
+
+def _wanted(context: Context, arm: str, seed: int | None) -> Scored:
+    """The training that an arm with a seed stands for; errors as segmenter_of."""
+    settings, folder = context.settings, context.workdir.path
+    known = trained(folder)
+    chosen = [one for one in known if arm in (one.arm, one.name) and seed in (None, one.seed)]
+    if not chosen:
+        listed = ", ".join(f"{one.name} with seed {one.seed}" for one in known) or "none"
+        asked = f"arm '{arm}'" + ("" if seed is None else f" with seed {seed}")
+        raise UserError(f"{folder} has no trained {asked}; trained are: {listed}.")
+    one = chosen[0]
+    if one.taken:
+        check_made_with(context.workdir, settings, one.cell)
+        if settings.arm_entry(one.arm).normalize:
+            raise UserError(
+                f"The arm '{one.arm}' scores patients in the stain of the training tiles, measured "
+                "by all tiles of a patient; images alone are not brought to it. Choose the arm "
+                f"'{settings.arm_entry(one.arm).choose[0]}', whose segmenter it is."
+            )
+        one = next(each for each in known if each.cell == one.taken)
+    return one
 
 
 def _task(context: Context, arm: str, shown: Shown) -> tuple[SegmentationTask, Any]:
