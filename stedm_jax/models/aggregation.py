@@ -9,8 +9,8 @@ value of an absent image never matters.
     attention   mean + what a few learned queries read from the images: any number, any order
     none        zeros, the baseline without style
     tokens      the vectors as they are, for cross-attention: `Tokens` in place of (b, d)
-("svit" is another one, but takes images: see svit.py.) With no image at all the result is zero,
-except for "linear", which sees zeros as its input.
+("svit" and "svit_any_size" are others, but take images: see svit.py.) With no image at all the
+result is zero, except for "linear", which sees zeros as its input.
 """
 
 import jax.numpy as jnp

@@ -43,6 +43,7 @@ AGGREGATIONS = {
     "linear": "aggregation:Linear",
     "attention": "aggregation:Attention",
     "svit": "svit:SViT",
+    "svit_any_size": "svit_any_size:SViTAnySize",
     "none": "aggregation:Empty",
     "tokens": "aggregation:Apart",
 }

@@ -1,7 +1,8 @@
 """The style extractor of STEDM: style images -> style vector (Oettl et al., ECCV 2024, section 3).
 
 Each image goes through one encoder; the vectors of all images of a style are aggregated to one.
-"svit" reads all the images at once and needs no encoder; "none" gives zeros and has no parameters.
+"svit" and "svit_any_size" read all the images at once and need no encoder; "none" gives zeros and
+has no parameters.
 "tokens" (beyond the paper) leaves the vectors of the images apart, for a denoiser that reads them
 by cross-attention (style_path "cross"): the result is `Tokens`, not a vector.
 The encoder "vit:NAME" is a pathology encoder (vit.py) that is never trained: the holder of its
@@ -24,7 +25,7 @@ from stedm_jax.models.functional import Functional
 from stedm_jax.models.layers import Maker
 from stedm_jax.models.named_networks import AGGREGATIONS, STYLE_ENCODERS, find
 from stedm_jax.settings.diffusion import Style
-from stedm_jax.settings.names import FROZEN
+from stedm_jax.settings.names import FROZEN, READ_IMAGES
 
 
 def frozen_size(encoder: str) -> Any:
@@ -45,7 +46,8 @@ class StyleExtractor(nnx.Module):
         remat: for memory, the images of a style go through the encoder one after another and are
             computed again in the backward pass; with one image it is each block of a Swin encoder
             that is.
-        tiles: the number k of style images; only "linear" and "svit" depend on it.
+        tiles: the number k of style images; only "linear" and both "svit" depend on it.
+        svit_side: of the images that the positions of "svit" are learned for, in pixels.
     """
 
     def __init__(
@@ -57,10 +59,11 @@ class StyleExtractor(nnx.Module):
         aggregation: str,
         dim: int,
         tiles: int,
+        svit_side: int = 0,
         remat: bool = False,
     ):
-        self.dim, self.remat, self.reads_images = dim, remat, aggregation == "svit"
-        unread = aggregation in ("svit", "none")
+        self.dim, self.remat, self.reads_images = dim, remat, aggregation in READ_IMAGES
+        unread = aggregation in (*READ_IMAGES, "none")
         frozen = None if unread else frozen_size(encoder)
         reader = project = None
         if frozen:
@@ -68,7 +71,8 @@ class StyleExtractor(nnx.Module):
         elif not unread:
             reader = find(STYLE_ENCODERS[encoder])(make, width, dim, remat and tiles == 1)
         self.encoder, self.project = reader, project
-        self.aggregation = find(AGGREGATIONS[aggregation])(make, dim, tiles)
+        more = {"side": svit_side} if aggregation == "svit" else {}
+        self.aggregation = find(AGGREGATIONS[aggregation])(make, dim, tiles, **more)
 
     def __call__(
         self, images: Float[Array, "b k h w 3"], present: Bool[Array, "b k"]
@@ -98,8 +102,8 @@ class StyleExtractor(nnx.Module):
 
 
 def build_style(style: Style, dtype: DTypeLike) -> Functional:
-    """The extractor that config.diffusion.style describes."""
-    keys = ("encoder", "width", "aggregation", "dim", "tiles", "remat")
+    """The extractor that config.diffusion.style describes; of "svit", svit_side is not 0."""
+    keys = ("encoder", "width", "aggregation", "dim", "tiles", "svit_side", "remat")
     shape = {key: getattr(style, key) for key in keys}
     return Functional(partial(StyleExtractor, **shape), dtype)
 

@@ -52,7 +52,7 @@ def measure(network: Functional, row: Row) -> tuple[int, float, float]:
     leaves = jax.tree_util.tree_leaves_with_path(counted)
     learned = [leaf for path, leaf in leaves if "running_" not in str(path[-1])]
     inputs = [jax.ShapeDtypeStruct(tuple(shape), jnp.float32) for shape in row.inputs]
-    if row.network == "svit":  # which of its images are there
+    if row.network.startswith("svit"):  # which of its images are there
         inputs[1] = jax.ShapeDtypeStruct(tuple(row.inputs[1]), jnp.bool)
 
     def call(params: Any, *inputs: Any) -> Any:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from stedm_jax.settings.key import Changes, Ints, fraction, key, nonnegative, positive, section
-from stedm_jax.settings.names import FROZEN, STYLE_ENCODERS
+from stedm_jax.settings.names import FROZEN, READ_IMAGES, STYLE_ENCODERS
 from stedm_jax.settings.training import Ema, Learned, Optimizer, Training
 
 LOSSES = ("l1", "l2")
@@ -68,8 +68,19 @@ class Style:
     width: int = nonnegative(96, "width of the encoder; 0: as published")
     aggregation: str = key(
         "mean",
-        "how several tiles become one style",
-        choices=("mean", "max", "linear", "attention", "svit", "none", "tokens"),
+        "how several tiles become one style; svit is the published one, of images of one size",
+        choices=("mean", "max", "linear", "attention", *READ_IMAGES, "none", "tokens"),
+    )
+    svit_side: int = nonnegative(
+        0,
+        "side in pixels that svit has learned positions for, as published 512; 0: data.tile; for "
+        "tiles of another size they are interpolated",
+        later=True,
+    )
+    keep_block: bool = key(
+        False,
+        "a denoiser without style keeps the style block and gives it zeros, as published",
+        later=True,
     )
     dim: int = positive(512, "length of the style vector")
     tiles: int = positive(10, "style tiles of an image")
@@ -94,10 +105,20 @@ class Style:
                 "together: a pathology encoder vit:NAME is not trained and needs weights, and no "
                 "other encoder takes any."
             )
-        if frozen and self.aggregation == "svit":
+        if frozen and self.aggregation in READ_IMAGES:
             yield (
-                f"{where}.aggregation is 'svit', which reads the images itself; choose another one "
-                f"for {where}.encoder='{self.encoder}'."
+                f"{where}.aggregation is '{self.aggregation}', which reads the images itself; "
+                f"choose another one for {where}.encoder='{self.encoder}'."
+            )
+        if self.svit_side and self.aggregation != "svit":
+            yield (
+                f"{where}.svit_side is {self.svit_side}, which {where}.aggregation="
+                f"'{self.aggregation}' does not read; set it to 0, or aggregation='svit'."
+            )
+        if self.keep_block and self.used:
+            yield (
+                f"{where}.keep_block is True, which is for denoisers without style; set "
+                f"{where}.source='none', or keep_block=False."
             )
         if self.aggregation == "attention" and self.dim % 4:
             yield (

@@ -12,3 +12,5 @@ SEGMENTER_ENCODERS = (
     *("resnet18", "resnet34", "resnet50"),
     *("convnext_tiny", "convnext_small", "convnext_base"),
 )
+READ_IMAGES = ("svit", "svit_any_size")
+"""Aggregations that read the style images themselves, without an encoder."""

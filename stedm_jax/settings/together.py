@@ -71,6 +71,12 @@ def _sizes(settings: Settings) -> Iterator[str]:
                 f"config.data.tile={tile} must be a multiple of {2**times} for the networks of "
                 f"config.{network}, which halve a tile {times} times."
             )
+    style = settings.diffusion.style
+    if style.used and style.aggregation == "svit" and (tile % 8 or style.svit_side % 8):
+        yield (
+            f"config.data.tile={tile} and config.diffusion.style.svit_side={style.svit_side} must "
+            "be multiples of 8, the side of a patch of svit."
+        )
     for name in ("border", "border_scored"):
         border = getattr(settings.segmentation, name)
         if 2 * border >= tile:

@@ -7,6 +7,7 @@ frozen below a task is its `abstract_frozen`.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from jax.typing import DTypeLike
 
@@ -54,6 +55,9 @@ def build_generator(
         where the denoiser learns from it.
     """
     scale, section = scale or LatentScale.unit(first.channels), settings.generator(name)
+    if section.style.aggregation == "svit" and not section.style.svit_side:
+        style = replace(section.style, svit_side=settings.data.tile)
+        section = replace(section, style=style)
     if judge is None and section.judge.used:
         judge = build_segmenter(settings, JUDGE, Shown(colors, side=settings.data.tile), 1, dtype)
     return DiffusionTask(section, first, scale, colors, dtype, judge)

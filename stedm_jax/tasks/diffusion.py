@@ -85,7 +85,7 @@ class DiffusionTask(LatentDiffusion):
             config.unet,
             in_channels=self.channels + config.layout_channels,
             out_channels=self.channels,
-            style_dim=config.style.dim if self.styled else 0,
+            style_dim=config.style.dim if self.styled or config.style.keep_block else 0,
             dtype=dtype,
         )
         self.style = build_style(config.style, dtype)

@@ -9,6 +9,7 @@ from stedm_jax.models.functional import Functional, param_count
 from stedm_jax.models.named_networks import AGGREGATIONS, find
 from stedm_jax.models.style import StyleExtractor
 from stedm_jax.models.svit import SViT
+from stedm_jax.models.svit_any_size import SViTAnySize
 from tests.models.fakes import random_params
 
 FREE = ("mean", "max", "attention")
@@ -17,7 +18,14 @@ FREE = ("mean", "max", "attention")
 def extractor(aggregation, tiles=3, encoder="conv", remat=False):
     return Functional(
         lambda make: StyleExtractor(
-            make, encoder=encoder, width=4, aggregation=aggregation, dim=8, tiles=tiles, remat=remat
+            make,
+            encoder=encoder,
+            width=4,
+            aggregation=aggregation,
+            dim=8,
+            tiles=tiles,
+            svit_side=32,
+            remat=remat,
         )
     )
 
@@ -109,19 +117,50 @@ def test_mean_and_max_are_what_they_say():
     np.testing.assert_allclose(aggregator("mean")(x, present)[1], x[1, 1])
 
 
-def test_svit_reads_the_images_that_are_present():
-    network = Functional(
-        lambda make: SViT(make, out=4, count=2, dim=16, depth=2, heads=2, head_dim=4, mlp=8)
-    )
-    params = random_params(network)
-    x = jax.random.normal(jax.random.key(0), (2, 2, 16, 24, 3))
+SMALL = {"out": 4, "count": 2, "dim": 16, "depth": 2, "heads": 2, "head_dim": 4, "mlp": 8}
+
+
+@pytest.fixture(scope="module")
+def svit():
+    network = Functional(lambda make: SViT(make, side=16, **SMALL))
+    return jax.jit(network.apply), random_params(network)
+
+
+@pytest.mark.parametrize("size", ["one", "any"])
+def test_svit_reads_the_images_that_are_present(size, svit):
+    network = Functional(lambda make: SViTAnySize(make, **SMALL))
+    apply, params = svit if size == "one" else (jax.jit(network.apply), random_params(network))
+    x = jax.random.normal(jax.random.key(0), (2, 2, 16, 16 if size == "one" else 24, 3))
     present = jnp.array([[True, False], [True, True]])
-    apply = jax.jit(network.apply)
     y = apply(params, x, present)
     assert y.shape == (2, 4)
-    other = apply(params, x.at[:, 1].add(1.0), present)
+    other = apply(params, x.at[:, 1].multiply(-2.0), present)
     np.testing.assert_allclose(other[0], y[0], atol=1e-6)
     assert np.abs(other[1] - y[1]).max() > 1e-4
+
+
+def test_svit_interpolates_its_positions_for_another_size(svit):
+    """Where positions rise evenly along an axis, those of twice as many patches lie between."""
+    apply, params = svit
+    network = Functional(lambda make: SViT(make, side=32, **SMALL))
+    extra, patches = jnp.split(params["pos_embedding"], [2], axis=1)
+    low, high = patches[:, :1], patches[:, 1:2]
+    rows, steps = (
+        jnp.concatenate([extra, *(low + share * (high - low) for share in shares)], axis=1)
+        for shares in ((0, 0, 1, 1), [share for share in (0, 0.25, 0.75, 1) for _ in range(4)])
+    )
+    x, present = jax.random.normal(jax.random.key(1), (1, 2, 32, 32, 3)), jnp.ones((1, 2), bool)
+    finer = jax.jit(network.apply)(params | {"pos_embedding": steps}, x, present)
+    np.testing.assert_allclose(
+        apply(params | {"pos_embedding": rows}, x, present), finer, rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(("count", "parameters"), [(10, 7_258_630), (1, 6_812_806)])
+def test_svit_has_as_many_parameters_as_published(count, parameters):
+    network = Functional(lambda make: SViT(make, out=512, count=count, side=512))
+    assert param_count(network.abstract) == parameters
+    assert network.abstract["pos_embedding"].shape == (1, 4098, 256)
 
 
 def test_the_extractor_treats_images_alike():
@@ -183,20 +222,25 @@ def test_linear_is_the_published_one():
 
 
 @pytest.mark.parity
-def test_svit_at_the_published_size():
+@pytest.mark.parametrize("size", ["one", "any"])
+def test_svit_at_the_published_size(size):
     from tests import peers
-    from tests.models import oracle_svit
+    from tests.models.oracle_svit import SViT as Published
+    from tests.models.oracle_svit_any_size import SViTAnySize as AnySize
 
-    module = peers.randomise(oracle_svit.SViT(count=3, out=512))
-    network = Functional(lambda make: SViT(make, out=512, count=3))
-    params = jax.tree.map(
-        lambda x, like: x.reshape(like.shape), peers.mapped(module, network), network.abstract
-    )
+    one = size == "one"
+    module = Published(count=3, out=512, side=40) if one else AnySize(count=3, out=512)
+    ours = SViT if one else SViTAnySize
+    network = Functional(lambda make: ours(make, out=512, count=3, **{"side": 40} if one else {}))
+    module = peers.randomise(module)
+    params = peers.mapped(module, network)
     assert param_count(params) == sum(p.numel() for p in module.parameters())
-    x = jax.random.normal(jax.random.key(0), (2, 3, 32, 48, 3))
+    x = jax.random.normal(jax.random.key(0), (2, 3, 40, 40 if one else 48, 3))
     theirs = module(peers.torch.from_numpy(np.moveaxis(np.array(x), -1, 2)))
     weights = np.random.default_rng(1).normal(size=(2, 512)).astype(np.float32)
     (theirs * peers.torch.from_numpy(weights)).sum().backward()
+    for value in module.parameters():
+        value.grad = peers.torch.zeros_like(value) if value.grad is None else value.grad
 
     @jax.jit
     def both(params):

@@ -91,3 +91,13 @@ def test_what_is_frozen_below_a_denoiser_has_shapes(tasks):
     assert tasks["diffusion"].abstract_frozen == {"first": first}
     below = tasks["guided"].abstract_frozen
     assert below["first"] == first and below["guide"] == tasks["ssl"].network.abstract
+
+
+@pytest.mark.parametrize(("side", "patches"), [(0, 64), (512, 4096)])
+def test_svit_has_positions_for_the_tiles_or_for_the_side_that_is_asked_for(side, patches):
+    made = settings(diffusion__style__aggregation="svit", diffusion__style__svit_side=side)
+    assert made.data.tile == 64
+    first = build_autoencoder(made, jnp.float32)
+    task = build_generator(made, "stedm", first, SHOWN.colors, jnp.float32)
+    positions = task.style.abstract["aggregation"]["pos_embedding"]
+    assert positions.shape == (1, patches + 2, 256)

@@ -121,6 +121,22 @@ def test_without_style_there_is_no_style_encoder(made):
     shapes = jax.eval_shape(semantic.init, jax.random.key(0))
     assert set(shapes) == {"unet", "layout"}
     assert semantic.style_vector(shapes, {}, jnp.zeros((1, 1, 8, 8, 3))) is None
+    assert "style_block" not in shapes["unet"]
+
+
+def test_without_style_the_block_may_stay_and_is_given_zeros(made):
+    _, task, params, _, _ = made
+    kept = styled(task, source="none", keep_block=True)
+    mine = {name: params[name] for name in ("unet", "layout")}
+    assert jax.tree.map(jnp.shape, mine) == jax.tree.map(
+        lambda x: x.shape, jax.eval_shape(kept.init, jax.random.key(0))
+    )
+    x = jnp.ones((2, 4, 4, 4 + task.config.layout_channels))
+    t, style = jnp.array([3, 3]), jnp.array([[0.0], [1.0]]) * jnp.ones((2, 8))
+    zeros, ones = jax.jit(task.unet.apply)(params["unet"], x, t, style)
+    given_none = jax.jit(kept.unet.apply)(mine["unet"], x, t)
+    np.testing.assert_allclose(given_none, jnp.stack([zeros, zeros]), rtol=1e-5, atol=1e-6)
+    assert np.abs(ones - zeros).max() > 1e-3
 
 
 def changed(made, drop: float, drop_layout: float, source: str = "multipatch") -> DiffusionTask:
