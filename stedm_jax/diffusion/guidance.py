@@ -19,9 +19,10 @@ batch:
 
     g' = g std(c) / std(g),   result = rescale g' + (1 - rescale) g               (4)
 
-The code released with STEDM takes std over channels and height only, and blends g' with c instead
-of g; we follow the published equations. (4) shrinks the mean of an image too, thus its color
-towards the mean of all latents. `color` below 1 gives the mean of each channel back to c:
+The code released with STEDM takes std over channels and height only (`std_axes`), and blends g'
+with c instead of g (`blend_given`); the defaults are the published equations. (4) shrinks the mean
+of an image too, thus its color towards the mean of all latents. `color` below 1 gives the mean of
+each channel back to c:
 
     result += (1 - color) (mean(c) - mean(result))   over height and width        (5)
 
@@ -48,7 +49,13 @@ from jaxtyping import Array, Bool, Float, Integer
 @dataclass(frozen=True)
 class Guidance:
     """Strengths (eqs. 1 to 3), shares of rescaling (eq. 4) and color (eq. 5), and intervals in
-    fractions of T (eq. 6), as settings.synthesis.Guidance."""
+    fractions of T (eq. 6), as settings.synthesis.Guidance.
+
+    Attributes:
+      std_axes: of (batch, height, width, channels), over which eq. 4 takes std; (): all but the
+        batch.
+      blend_given: eq. 4 blends with c in place of g.
+    """
 
     scale: float = 1.0
     rescale: float = 0.0
@@ -57,6 +64,8 @@ class Guidance:
     on: str = "style"
     layout_scale: float = 1.0
     color: float = 1.0
+    std_axes: tuple[int, ...] = ()
+    blend_given: bool = False
 
     @property
     def branches(self) -> int:
@@ -111,10 +120,12 @@ class Guidance:
         """Equation 4."""
         if self.rescale == 0.0:
             return guided
-        axes = tuple(range(1, cond.ndim))
+        axes = self.std_axes or tuple(range(1, cond.ndim))
         wanted = jnp.std(cond, axis=axes, keepdims=True)
         have = jnp.std(guided, axis=axes, keepdims=True)
         ratio = wanted / jnp.maximum(have, 1e-8)
+        if self.blend_given:
+            return self.rescale * ratio * guided + (1.0 - self.rescale) * cond
         return guided * (self.rescale * ratio + (1.0 - self.rescale))
 
     def _with_color(self, wanted: Array, guided: Array) -> Array:

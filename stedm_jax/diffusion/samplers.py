@@ -21,7 +21,8 @@ h = lambda_s - lambda_t, h_p the step before, k = h / (2 h_p):
 
 k = 0 (first order, which is DDIM with eta = 0) at the first step, after a level without signal
 (h_p infinite), and at the last one: it ends at alpha = 1, sigma = 0, where (3) and (4) both give
-x = D_t. (The published DDIM code ends at level 0 instead, with a trace of noise left.)
+x = D_t. LDM's code, and so STEDM's, ends at level 0 instead (`Sampler.to_level_0`), with a trace of
+noise left: sigma is 0.0387 there.
 """
 
 from collections.abc import Callable, Sequence
@@ -48,17 +49,21 @@ Denoise = Callable[[Array, Array], Array]
 DenoiseBoth = Callable[[Array, Array], tuple[Array, ...]]
 
 
-def ddim(schedule: Schedule, timesteps: Int32[np.ndarray, " n"], eta: float) -> Coefficients:
-    """Equations 2 and 3."""
-    alpha, sigma, alpha_s, sigma_s = _levels(schedule, timesteps)
+def ddim(
+    schedule: Schedule, timesteps: Int32[np.ndarray, " n"], eta: float, end: float = 1.0
+) -> Coefficients:
+    """Equations 2 and 3; `end` is the alpha_bar that the last step goes to."""
+    alpha, sigma, alpha_s, sigma_s = _levels(schedule, timesteps, end)
     noise = eta * sigma_s / sigma * np.sqrt(1.0 - (alpha / alpha_s) ** 2)
     a = np.sqrt(sigma_s**2 - noise**2) / sigma
     return np.stack([a, alpha_s - a * alpha, np.zeros_like(a), noise])
 
 
-def dpmpp_2m(schedule: Schedule, timesteps: Int32[np.ndarray, " n"], eta: float) -> Coefficients:
-    """Equations 4 and 5; eta is 0."""
-    alpha, sigma, alpha_s, sigma_s = _levels(schedule, timesteps)
+def dpmpp_2m(
+    schedule: Schedule, timesteps: Int32[np.ndarray, " n"], eta: float, end: float = 1.0
+) -> Coefficients:
+    """Equations 4 and 5; eta is 0, and `end` as for ddim."""
+    alpha, sigma, alpha_s, sigma_s = _levels(schedule, timesteps, end)
     a = sigma_s / sigma
     b, k = alpha_s - a * alpha, np.zeros_like(a)
     if len(a) > 2:
@@ -72,23 +77,28 @@ SAMPLERS = {"ddim": ddim, "dpmpp_2m": dpmpp_2m}
 
 @dataclass(frozen=True)
 class Sampler:
-    """One of SAMPLERS; eta is the share of fresh noise (ddim only)."""
+    """One of SAMPLERS; eta is the share of fresh noise (ddim only). With to_level_0 the last step
+    goes to level 0 of the schedule rather than to the clean image."""
 
     name: str = "dpmpp_2m"
     eta: float = 0.0
+    to_level_0: bool = False
 
     def table(
         self, schedule: Schedule, timesteps: Int32[np.ndarray, " n"]
     ) -> Float64[np.ndarray, "n 4"]:
         """a, b, c, d of equation 1 for each step; timesteps strictly decreasing."""
-        return SAMPLERS[self.name](schedule, timesteps, self.eta).T
+        end = float(schedule.alpha_bar[0]) if self.to_level_0 else 1.0
+        return SAMPLERS[self.name](schedule, timesteps, self.eta, end).T
 
 
-def _levels(schedule: Schedule, timesteps: Int32[np.ndarray, " n"]) -> tuple[np.ndarray, ...]:
+def _levels(
+    schedule: Schedule, timesteps: Int32[np.ndarray, " n"], end: float
+) -> tuple[np.ndarray, ...]:
     """alpha and sigma of each step's level, and of the level that it goes to."""
-    alpha_bar = schedule.alpha_bar[timesteps]
+    alpha_bar = np.append(schedule.alpha_bar[timesteps], end)
     alpha, sigma = np.sqrt(alpha_bar), np.sqrt(1.0 - alpha_bar)
-    return alpha, sigma, np.append(alpha[1:], 1.0), np.append(sigma[1:], 0.0)
+    return alpha[:-1], sigma[:-1], alpha[1:], sigma[1:]
 
 
 def timesteps(

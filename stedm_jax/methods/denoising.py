@@ -26,6 +26,8 @@ def prepare(context: Context, name: str, orders: Orders, learned: Any) -> Prepar
     )
     provenance = checkpoint | _provenance(section, generator)
     provenance["drop_layout"] = str(settings.generator(generator).drop_layout)
+    if section.as_published_code:
+        provenance["as_published_code"] = "True"
     return Prepared(make, provenance)
 
 

@@ -29,7 +29,8 @@ class Method:
     reads: tuple[str, ...] = ()
 
 
-_SAMPLING = ("weights", "sampler", "steps", "spacing", "tail", "eta", "guidance")
+_STEPS = ("sampler", "steps", "spacing", "tail", "eta")
+_SAMPLING = ("weights", *_STEPS, "guidance", "as_published_code")
 _START = ("start", "strength", "match", "keep_detail")
 METHODS = {
     DENOISER: Method("denoising", ("autoencoder", "latents", GENERATOR), (*_SAMPLING, *_START)),

@@ -90,6 +90,12 @@ class Synthesis:
         (), "noise levels behind the last of `spacing`, as (40, 10), for the finest detail"
     )
     eta: float = fraction(0.0, "share of fresh noise of ddim")
+    as_published_code: bool = key(
+        False,
+        "samples as the code released with STEDM where it departs from the paper: ends at level 0, "
+        "rescales guidance by its own formula, truncates images to bytes",
+        later=True,
+    )
     guidance: Guidance = Guidance()
     start: str = key(
         "noise",
@@ -149,6 +155,11 @@ class Synthesis:
             yield f"{where}.codec is '{self.codec}'; use png, or jpeg50 to jpeg100."
         if self.eta and self.sampler != "ddim":
             yield f"{where}.eta is {self.eta}; it must be 0 for {where}.sampler='{self.sampler}'."
+        if self.as_published_code and self.sampler != "ddim":
+            yield (
+                f"{where}.as_published_code is True, but {where}.sampler is '{self.sampler}', which"
+                " that code does not have; set sampler='ddim', or as_published_code=False."
+            )
         if self.weights.startswith("ema:"):
             if self.width is None or not 0 < self.width < WIDEST:
                 yield (

@@ -35,7 +35,7 @@ from stedm_jax.settings.synthesis import Synthesis
 from stedm_jax.tasks.channel_statistics import adain, over_bags
 from stedm_jax.tasks.fidelity import layout_iou, layout_style_grid, style_correlation
 from stedm_jax.tasks.first_stage import FirstStage
-from stedm_jax.tasks.images import colorize, to_network
+from stedm_jax.tasks.images import colorize, to_bytes, to_network
 from stedm_jax.tasks.judged import Judge, See, layout_loss, with_seen
 from stedm_jax.tasks.latent_diffusion import LatentDiffusion, LatentScale
 from stedm_jax.tasks.layouts import depth, describe, place_weights
@@ -199,6 +199,8 @@ class DiffusionTask(LatentDiffusion):
     def guidance(self, synthesis: Synthesis) -> Guidance:
         """That of a set; of a model without style, the part that is about the layout."""
         wanted = Guidance(**vars(synthesis.guidance))
+        if synthesis.as_published_code:
+            wanted = replace(wanted, std_axes=(1, 3), blend_given=True)
         if self.styled:
             return wanted
         if wanted.on == "separate":
@@ -284,15 +286,17 @@ class DiffusionTask(LatentDiffusion):
             self.schedule,
             start,
             levels,
-            Sampler(synthesis.sampler, synthesis.eta),
+            Sampler(synthesis.sampler, synthesis.eta, to_level_0=synthesis.as_published_code),
             self.config.prediction,
             guidance=guidance,
             denoise_both=self._branches(params, guidance, given, none),
             key=key,
         )
         if synthesis.keep_detail and tile is not None and clean is not None:
-            return self.with_detail(frozen, tile, clean, z)
-        return self.decode(frozen, z)
+            pixels = self.with_detail(frozen, tile, clean, z)
+        else:
+            pixels = self.pixels(frozen, z)
+        return to_bytes(pixels, truncated=synthesis.as_published_code)
 
     def _denoise(self, params: PyTree, given: Condition) -> Denoise:
         return lambda x, t: self._predict(params, x, t, given)[0]

@@ -14,9 +14,11 @@ def to_network(image: UInt8[Array, "*b h w c"]) -> Float32[Array, "*b h w c"]:
     return image.astype(jnp.float32) / 127.5 - 1.0
 
 
-def to_bytes(image: Float[Array, "*b h w c"]) -> UInt8[Array, "*b h w c"]:
-    """[-1, 1], clipped, to bytes."""
-    return jnp.clip(jnp.round((image.astype(jnp.float32) + 1.0) * 127.5), 0, 255).astype(jnp.uint8)
+def to_bytes(image: Float[Array, "*b h w c"], truncated: bool = False) -> UInt8[Array, "*b h w c"]:
+    """[-1, 1], clipped, to bytes: rounded, or truncated as the code released with STEDM does."""
+    levels = (image.astype(jnp.float32) + 1.0) * 127.5
+    whole = jnp.floor(levels) if truncated else jnp.round(levels)
+    return jnp.clip(whole, 0, 255).astype(jnp.uint8)
 
 
 def one_hot_layout(

@@ -106,15 +106,15 @@ class LatentDiffusion(abc.ABC):
         image: UInt8[Array, "b h w 3"],
         clean: Float[Array, "b hs ws c"],
         z: Float[Array, "b hs ws c"],
-    ) -> UInt8[Array, "b h w 3"]:
-        """Images of scaled latents z, with what the autoencoder loses of the images that z came
-        from: x + D(z) - D(E(x)).
+    ) -> Float[Array, "b h w 3"]:
+        """As `pixels`, with what the autoencoder loses of the images that z came from:
+        x + D(z) - D(E(x)).
 
         Args:
           image, clean: x and its scaled latents E(x).
         """
         new, old = self.pixels(frozen, z), self.pixels(frozen, clean)
-        return to_bytes(to_network(image) + new - old)
+        return to_network(image) + new - old
 
     def denoising_loss(
         self,

@@ -1,5 +1,7 @@
 """Guidance: identities of the three equations and the interval."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,6 +35,15 @@ def test_partial_rescale_blends_with_guided():
     full = Guidance(3.0, rescale=1.0).combine(cond, uncond)
     part = Guidance(3.0, rescale=0.7).combine(cond, uncond)
     np.testing.assert_allclose(part, 0.7 * full + 0.3 * none, atol=1e-5)
+
+
+def test_the_published_code_takes_std_over_channels_and_height_and_blends_with_the_given():
+    cond, uncond = branches()
+    code = Guidance(4.0, rescale=1.0, std_axes=(1, 3), blend_given=True)
+    full = code.combine(cond, uncond)
+    np.testing.assert_allclose(full.std(axis=(1, 3)), cond.std(axis=(1, 3)), rtol=1e-5)
+    part = replace(code, rescale=0.7).combine(cond, uncond)
+    np.testing.assert_allclose(part, 0.7 * full + 0.3 * cond, atol=1e-5)
 
 
 def test_intervals_partition_the_levels():

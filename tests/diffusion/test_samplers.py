@@ -249,3 +249,77 @@ def test_tables_are_those_of_the_equations():
     noise = Sampler("ddim", 1.0).table(SCHEDULE, t)[:-1, 3]
     expected = sigma[1:] / sigma[:-1] * np.sqrt(1 - alpha[:-1] ** 2 / alpha[1:] ** 2)
     np.testing.assert_allclose(noise, expected)
+
+
+def test_the_published_128_steps_are_143_of_stride_7_from_level_995_to_1():
+    t = timesteps("uniform_stride", 128, SCHEDULE)
+    np.testing.assert_array_equal(t[::-1], np.arange(143) * 7 + 1)
+
+
+def test_the_published_end_is_level_0_with_its_trace_of_noise():
+    t = timesteps("uniform_stride", 128, SCHEDULE)
+    plain, published = DDIM.table(SCHEDULE, t), PUBLISHED.table(SCHEDULE, t)
+    np.testing.assert_array_equal(plain[:-1], published[:-1])
+    np.testing.assert_array_equal(plain[-1], [0, 1, 0, 0])
+    sigma_0 = 0.0015**0.5
+    a, b, c, d = published[-1]
+    assert a == pytest.approx(sigma_0 / SCHEDULE.sigma[1]) and c == d == 0
+    assert a * SCHEDULE.alpha[1] + b == pytest.approx((1 - sigma_0**2) ** 0.5)
+    assert sigma_0 == pytest.approx(0.0387, abs=5e-5)
+
+
+PUBLISHED = Sampler("ddim", to_level_0=True)
+
+
+def published_code(eps, x, t, scale, rescale):
+    """What the released code does, in its axes (b, c, h, w) and float64: `eps(x, t, style)`."""
+    bars = SCHEDULE.alpha_bar[t]
+    for level, bar, before in zip(t, bars, [*bars[1:], SCHEDULE.alpha_bar[0]], strict=True):
+        given, none = eps(x, level, 1.0), eps(x, level, 0.0)
+        guided = none + scale * (given - none)
+        spread, wanted = (np.std(e, axis=(1, 2), keepdims=True, ddof=1) for e in (guided, given))
+        noise = rescale * guided * wanted / spread + (1 - rescale) * given
+        clean = (x - np.sqrt(1 - bar) * noise) / np.sqrt(bar)
+        x = np.sqrt(before) * clean + np.sqrt(1 - before) * noise
+    return x
+
+
+def test_the_published_sampler():
+    """Step by step as LDM's formulas have it, with a network that mixes everything a little."""
+    rng = np.random.default_rng(0)
+    mix, x_T = rng.normal(size=(3, 3)) / 3, rng.normal(size=(2, 3, 4, 6))
+
+    def network(x, t, style, mix, sin):  # channels last
+        wave = sin(3.0 * (x @ mix) + 0.01 * t + style) + style * (x @ mix) ** 2
+        return 0.9 * x + 0.1 * wave
+
+    def theirs_eps(x, t, style):
+        return np.moveaxis(network(np.moveaxis(x, 1, -1), t, style, mix, np.sin), -1, 1)
+
+    t = timesteps("uniform_stride", 128, SCHEDULE)
+    theirs = published_code(theirs_eps, x_T, t, 1.5, 0.7)
+
+    def denoise(x, t, style):
+        level = t[:, None, None, None].astype(jnp.float32)
+        return network(x, level, style, jnp.asarray(mix, jnp.float32), jnp.sin)
+
+    def sampled(sampler, **fields):
+        return sample(
+            lambda x, t: denoise(x, t, 1.0),
+            SCHEDULE,
+            jnp.asarray(np.moveaxis(x_T, 1, -1), jnp.float32),
+            t,
+            sampler,
+            "eps",
+            guidance=Guidance(1.5, 0.7, **fields),
+            denoise_both=lambda x, t: (denoise(x, t, 1.0), denoise(x, t, 0.0)),
+        )
+
+    def error(ours):
+        return np.abs(np.moveaxis(np.asarray(ours), -1, 1) - theirs).max() / np.abs(theirs).max()
+
+    code = {"std_axes": (1, 3), "blend_given": True}
+    assert error(sampled(PUBLISHED, **code)) < 1e-4
+    other_axes = {"std_axes": (2, 3), "blend_given": True}
+    for departs in (sampled(DDIM, **code), sampled(PUBLISHED), sampled(PUBLISHED, **other_axes)):
+        assert error(departs) > 1e-3

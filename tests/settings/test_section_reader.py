@@ -139,6 +139,11 @@ def test_a_value_that_cannot_be_is_refused(key, value, says):
             },
             "aggregation is 'svit'",
         ),
+        (
+            {"synthesis.sampler": "dpmpp_2m", "synthesis.as_published_code": True},
+            "as_published_code is True, but .*sampler is 'dpmpp_2m'",
+        ),
+        ({"synthesis.as_published_code": True}, None),
         ({"diffusion.style.svit_side": 512}, "svit_side is 512, which .*'mean' does not read"),
         (
             {"diffusion.style.aggregation": "svit", "diffusion.style.svit_side": 500},

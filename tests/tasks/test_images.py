@@ -15,6 +15,12 @@ def test_out_of_range_is_clipped():
     np.testing.assert_array_equal(to_bytes(jnp.array([[[[-3.0, 3.0]]]])), [[[[0, 255]]]])
 
 
+def test_bytes_are_rounded_or_truncated():
+    values = jnp.array([[[[-1.0, 0.9, 1.7]]]]) / 127.5 - 1.0
+    np.testing.assert_array_equal(to_bytes(values), [[[[0, 1, 2]]]])
+    np.testing.assert_array_equal(to_bytes(values, truncated=True), [[[[0, 0, 1]]]])
+
+
 def test_layouts_are_area_averages_and_unlabelled_is_zero():
     mask = np.zeros((1, 8, 8), np.uint8)
     mask[:, :, 4:] = 1

@@ -13,6 +13,7 @@ from stedm_jax.settings.diffusion import Diffusion
 from stedm_jax.settings.synthesis import Guidance, Synthesis
 from stedm_jax.tasks.channel_statistics import adain
 from stedm_jax.tasks.diffusion import DiffusionTask
+from stedm_jax.tasks.images import to_network
 from stedm_jax.tasks.latent_diffusion import LatentScale
 
 FACTOR, VARIANCE = 4, 0.01
@@ -123,3 +124,21 @@ def test_an_inverted_tile_comes_back_under_its_own_style_and_moves_to_another():
     moved = coarse(sample(**options)) - coarse(TILE)
     wanted = np.asarray(STYLES.mean(axis=(1, 2, 3)) - TILE.mean(axis=(1, 2)))
     np.testing.assert_allclose(moved, np.broadcast_to(wanted[:, None, None], moved.shape), atol=6)
+
+
+def test_the_published_code_ends_at_level_0_and_truncates():
+    """In one step from pure noise, where the exact clean image is the style."""
+    image = sample(tile=None, own=None, sampler="ddim", steps=1, as_published_code=True)
+    style = Toy().style_vector({}, {}, to_network(STYLES))[:, None, None]
+    noise = jax.random.normal(jax.random.key(2), (4, 4, 4, 3))
+    latents = SCHEDULE.alpha[0] * style + SCHEDULE.sigma[0] * noise
+    cut = (np.asarray(Averages().decode({}, latents)) + 1) * 127.5 - image
+    assert cut.min() > -1e-3 and cut.max() < 1 + 1e-3 and abs(cut.mean() - 0.5) < 0.1
+    assert np.abs(SCHEDULE.sigma[0] * noise * 127.5).max() > 1.5
+
+
+def test_the_published_code_rescales_by_its_own_formula():
+    plain = Synthesis()
+    published = replace(plain, as_published_code=True)
+    expected = replace(Toy().guidance(plain), std_axes=(1, 3), blend_given=True)
+    assert Toy().guidance(published) == expected != Toy().guidance(plain)
