@@ -1,5 +1,5 @@
 """Augmentation of tiles on the host: where in its margin a tile is taken and at which angle, the
-eight symmetries of a square, stain jitter, affine copies as style; and the field around a tile."""
+eight symmetries of a square, stain jitter; and the field around a tile."""
 
 import math
 import zlib
@@ -229,22 +229,3 @@ def stain_jitter(images: Sequence[Image], strength: float, rng: np.random.Genera
         np.clip(255.0 * 10.0 ** -(table[image] @ matrix + offset), 0, 255).astype(np.uint8)
         for image in images
     ]
-
-
-def affine_copy(image: Image, rng: np.random.Generator) -> Image:
-    """A distorted copy of an image, the paper's "augmented" style.
-
-    Flips, scale 0.8 to 1.2, translation up to 10 %, any rotation, shear up to 20 degrees, reflected
-    border (STEDM, section on style sampling).
-    """
-    size = np.array(image.shape[1::-1], np.float64)
-    angle, shear = rng.uniform(0, 2 * np.pi), np.deg2rad(rng.uniform(-20, 20))
-    flip = rng.choice([-1.0, 1.0], 2)
-    rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    sheared = rotation @ np.array([[1.0, np.tan(shear)], [0.0, 1.0]])
-    linear = sheared @ np.diag(flip) * rng.uniform(0.8, 1.2)
-    center = (size - 1) / 2
-    shift = center - linear @ center + rng.uniform(-0.1, 0.1, 2) * size
-    matrix = np.column_stack([linear, shift])
-    width, height = image.shape[1], image.shape[0]
-    return cv2.warpAffine(image, matrix, (width, height), borderMode=cv2.BORDER_REFLECT_101)

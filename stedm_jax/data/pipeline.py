@@ -14,16 +14,9 @@ import grain
 import numpy as np
 
 from stedm_jax.common.errors import UserError
+from stedm_jax.data.affine import Affine
 from stedm_jax.data.arrays import ArrayStore
-from stedm_jax.data.augment import (
-    Movement,
-    View,
-    Views,
-    affine_copy,
-    check_around,
-    dihedral,
-    field_around,
-)
+from stedm_jax.data.augment import Movement, View, Views, check_around, dihedral, field_around
 from stedm_jax.data.index import IndexRow
 from stedm_jax.data.records import TileSet
 from stedm_jax.data.sampling import Rounds
@@ -256,14 +249,24 @@ class LoadTile(grain.transforms.RandomMap):
         pool, reader = source.pool, source.reader
         if pool is None:
             return []
-        side = reader.tiles.tile
+        side, margin = reader.tiles.tile, reader.tiles.margin
+
+        def read(i: int) -> np.ndarray:
+            own = image if i == position else None
+            return reader.read_whole(source.rows[i])[0] if own is None else own
+
         if pool.source == "none":
             return [np.full((side, side, 3), 255, np.uint8)] * pool.count
         if pool.source == "augmented":
-            whole = reader.read_whole(source.rows[position])[0] if image is None else image
-            return [affine_copy(core(whole, reader.tiles.margin), rng) for _ in range(pool.count)]
+            whole, published = core(read(position), margin), pool.as_published_code
+            return [Affine.draw(rng, published).image(whole) for _ in range(pool.count)]
+        if (around := pool.around) is not None:
+            return [around.cut(position, *around.draw(rng), read) for _ in range(pool.count)]
         reach = source.movement.margin(side) / side if self.augment else 0.0
-        return [reader.read(source.rows[i])[0] for i in pool.choose(position, rng, reach)]
+        tiles = [core(read(i), margin) for i in pool.choose(position, rng, reach)]
+        if pool.as_published_code and pool.source == "multipatch" and self.augment:
+            return [dihedral(tile, 2 * int(rng.integers(4))) for tile in tiles]  # the two flips
+        return tiles
 
 
 def tile_dataset(

@@ -6,7 +6,15 @@ import numpy as np
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.data.index import IndexRow
+from stedm_jax.data.nearby import Surroundings
+from stedm_jax.data.records import TileSet
 from stedm_jax.data.sampling import GLASS
+from stedm_jax.settings.diffusion import Style
+
+MOST_GLASS = 0.7
+"""Mean share of cuts that may be empty; around a tile that stands alone it is 0.75."""
+LOOKED_AT = 256
+"""Tiles that the share is measured around."""
 
 
 class StylePool:
@@ -16,18 +24,29 @@ class StylePool:
     Args:
       rows: the tiles to choose from; positions in this list are what `choose` returns.
       source: "multipatch": other tiles of the same slide or patient, without any pixel of the tile
-        itself as long as there are such; "nearby": tiles of the same slide whose corner is within
-        one tile width, which may overlap it (where there are none, the nearest); "augmented" and
-        "none" need no pool.
+        itself as long as there are such; "nearby_grid": tiles of the same slide whose corner is
+        within one tile width, which may overlap it (where there are none, the nearest); the others
+        need no pool.
       scope: "slide" or "patient", for "multipatch".
       count: style tiles for each tile.
+      around: for "nearby", what its images are cut from.
+      as_published_code: tiles are changed as diffusion.style.as_published_code says.
 
     Raises:
       UserError: a patient (slide) with too few tiles.
     """
 
-    def __init__(self, rows: Sequence[IndexRow], source: str, scope: str, count: int):
+    def __init__(
+        self,
+        rows: Sequence[IndexRow],
+        source: str,
+        scope: str,
+        count: int,
+        around: Surroundings | None = None,
+        as_published_code: bool = False,
+    ):
         self.source, self.scope, self.count = source, scope, count
+        self.around, self.as_published_code = around, as_published_code
         self._rows = list(rows)
         members: dict[tuple[str, ...], list[int]] = {}
         slides: dict[tuple[str, str, str], list[int]] = {}
@@ -86,7 +105,7 @@ class StylePool:
         if not others.size:
             return [position] * self.count
         away = np.abs(self._corners[others] - self._corners[position]).max(axis=1)
-        if self.source == "nearby":
+        if self.source == "nearby_grid":
             fit = others[away <= self._near[position]]
             fit = fit if fit.size else others[away == away.min()]  # of scattered tiles, the nearest
         else:
@@ -101,6 +120,34 @@ class StylePool:
         keys = [key for key, lenders in self._lenders.items() if key[1] == patient and lenders.size]
         lenders = self._lenders[keys[int(rng.integers(len(keys)))]]
         return [int(i) for i in rng.choice(lenders, self.count, replace=lenders.size < self.count)]
+
+
+def pool_of(rows: Sequence[IndexRow], style: Style, tiles: TileSet) -> StylePool:
+    """The pool of rows of a tile set, for training with a style.
+
+    Raises:
+      UserError: as StylePool; or "nearby", of tiles that have no neighbors.
+    """
+    around = Surroundings(rows, tiles.tile, tiles.margin) if style.source == "nearby" else None
+    if around is not None:
+        _check_neighbors(rows, around, tiles)
+    published = style.as_published_code
+    return StylePool(rows, style.source, style.scope, style.tiles, around, published)
+
+
+def _check_neighbors(rows: Sequence[IndexRow], around: Surroundings, tiles: TileSet) -> None:
+    tissue = [position for position, row in enumerate(rows) if row.kind != GLASS]
+    some = tissue[:: -(-len(tissue) // LOOKED_AT)] if tissue else []
+    glass = 1 - around.covered(some) if some else 0.0
+    if glass > MOST_GLASS:
+        raise UserError(
+            "config.diffusion.style.source='nearby' cuts style images at any place around a tile, "
+            f"out of what was packed, and {glass:.0%} of that would be empty: the tiles of split "
+            f"'{rows[0].split}' of {tiles.path} have no positions, or no neighbors. Pack them on a "
+            "grid (data_prep.slides without --sample), or give data_prep.folder their slide, x "
+            "and y; or set diffusion.style.source to 'nearby_grid' (the nearest whole tile), "
+            "'multipatch' or 'augmented'."
+        )
 
 
 def _step(corners: np.ndarray) -> int:

@@ -245,6 +245,8 @@ def _guided(settings: Settings, base: Mapping[str, Any]) -> Cell:
 def _generator(settings: Settings, name: str, base: Mapping[str, Any]) -> Cell:
     diffusion = settings.generator(name)
     reads = _read(diffusion, "diffusion", "generators")
+    if diffusion.style.source == "nearby":  # which meant nearby_grid in version 0.1
+        reads["nearby"] = "any place"
     watched = diffusion.watch.judge and diffusion.train.visual_every
     taught = (JUDGE,) if diffusion.judge.used else ()
     needs = ("data", "autoencoder", "latents", *taught)
@@ -264,6 +266,8 @@ def _synthesis(settings: Settings, name: str, base: Mapping[str, Any]) -> Cell:
     if GENERATOR not in stages:
         style = settings.style_of(name)
         reads["style"] = {key: getattr(style, key) for key in ("source", "scope", "tiles")}
+        if style.as_published_code:
+            reads["style"]["as_published_code"] = True
     needs = [f"{each}/{entry.generator}" if each == GENERATOR else each for each in stages]
     return Cell("synthesis", name, reads, ("data", *needs))
 

@@ -14,6 +14,7 @@ from stedm_jax.data.augment import check_around
 from stedm_jax.data.class_shares import warning
 from stedm_jax.data.classes import class_map
 from stedm_jax.data.remote import is_remote
+from stedm_jax.data.styles import pool_of
 from stedm_jax.data.whole import WholeSet
 from stedm_jax.diffusion.samplers import check_end, check_start, timesteps
 from stedm_jax.experiment import guided_cache
@@ -144,6 +145,8 @@ class _Check:
         self.training(task, section)
         if self.tiles_are_there:
             self.context.sources(section.splits, section.style)  # refuses too small style pools
+            if section.train.eval_every:
+                pool_of(self.context.rows("val"), section.style, self.context.tiles)
         if section.train.visual_every:
             levels = timesteps("uniform_lambda", section.watch.steps, task.schedule)
             check_start(section.prediction, task.schedule, levels)

@@ -23,7 +23,7 @@ from stedm_jax.data.pipeline import Source, TileReader, evaluation_batches, trai
 from stedm_jax.data.records import TileSet
 from stedm_jax.data.remote import fetch, is_remote, parse_manifest, read_manifest
 from stedm_jax.data.sampling import check_shares, divide
-from stedm_jax.data.styles import StylePool
+from stedm_jax.data.styles import StylePool, pool_of
 from stedm_jax.experiment.points import name_at
 from stedm_jax.experiment.workdir import Workdir
 from stedm_jax.settings.diffusion import Style
@@ -190,7 +190,7 @@ class Context:
             if not share:
                 continue
             rows = self.labelled_rows(split) if labelled else self.rows(split)
-            pool = StylePool(rows, style.source, style.scope, style.tiles) if style else None
+            pool = pool_of(rows, style, self.tiles) if style else None
             shares = data.shares if labelled or split != "style" else ()
             parts = divide(
                 rows, self.tiles.classes, self.classes, shares=shares, uniform=data.uniform

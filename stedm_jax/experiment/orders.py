@@ -2,11 +2,13 @@
 patient."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 import numpy as np
 
 from stedm_jax.common.errors import UserError
+from stedm_jax.data.affine import Affine
 from stedm_jax.data.augment import dihedral
 from stedm_jax.data.class_shares import expected_shares
 from stedm_jax.data.index import IndexRow
@@ -22,6 +24,8 @@ from stedm_jax.settings.synthesis import Synthesis
 
 GRID = 2**31
 """Numbers from here on are those of the grid of layouts and styles in the report."""
+PUBLISHED_SHARE = 0.5
+"""Share of style tiles that the code released with STEDM distorts at synthesis, if any."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,8 @@ class Order:
       layout: the tile whose mask, in symmetry number `turn`, is the layout.
       styles: style tiles, of style_patient.
       own: style tiles of the layout's own patient, where the tile is inverted.
+      distorted: how the layout and its tile are distorted, after the turn; None: they are not.
+      styles_distorted: the same of each style tile, or ().
     """
 
     index: int
@@ -40,6 +46,8 @@ class Order:
     style_patient: str
     styles: tuple[IndexRow, ...]
     own: tuple[IndexRow, ...] = ()
+    distorted: Affine | None = None
+    styles_distorted: tuple[Affine | None, ...] = ()
 
 
 class Orders:
@@ -67,9 +75,12 @@ class Orders:
                 f"{synthesis.min_labelled:.0%}; lower synthesis.min_labelled."
             )
         self.styles = context.rows(synthesis.styles)
-        scope = "multipatch" if style.source in ("nearby", "augmented") else style.source
-        self.pool = StylePool(self.styles, scope, style.scope, style.tiles)
-        self.own = StylePool(rows, scope, style.scope, style.tiles) if synthesis.inverts else None
+        source = "none" if style.source == "none" else "multipatch"
+        self.pool = StylePool(self.styles, source, style.scope, style.tiles)
+        self.own = StylePool(rows, source, style.scope, style.tiles) if synthesis.inverts else None
+        self.published, self.augment_layouts = style.as_published_code, synthesis.augment_layouts
+        distorts = self.published and style.source == "augmented"
+        self.augment_styles = PUBLISHED_SHARE if distorts else 0.0
         # A draw may bring records of several packed splits together, each numbered from 0.
         self.rows = rows
         self.places = {(row.split, row.record): place for place, row in enumerate(rows)}
@@ -96,7 +107,14 @@ class Orders:
         patient = patients[index % len(patients)]
         chosen = self.pool.choose_for_patient(patient, rng)
         turn = int(rng.integers(8))
-        return self._order(index, layout, turn, patient, [self.styles[i] for i in chosen])
+        order = self._order(index, layout, turn, patient, [self.styles[i] for i in chosen])
+        rng = np.random.default_rng((self.seed, index, 2))
+        distorted = self._distortion(self.augment_layouts, rng)
+        styles = tuple(self._distortion(self.augment_styles, rng) for _ in chosen)
+        return replace(order, distorted=distorted, styles_distorted=styles)
+
+    def _distortion(self, share: float, rng: np.random.Generator) -> Affine | None:
+        return Affine.draw(rng, self.published) if rng.random() < share else None
 
     @property
     def patients(self) -> list[str]:
@@ -187,14 +205,18 @@ def orders_of(context: Context, name: str) -> Orders | StyleOrders:
 
 
 def tile_of(reader: TileReader, order: Order) -> tuple[np.ndarray, np.ndarray]:
-    """Image and mask of the tile of a layout, turned."""
-    image, mask = reader.read(order.layout)
-    return dihedral(image, order.turn), dihedral(mask, order.turn)
+    """Image and mask of the tile of a layout, turned and distorted."""
+    image, mask = (dihedral(each, order.turn) for each in reader.read(order.layout))
+    if order.distorted is None:
+        return image, mask
+    return order.distorted.image(image), order.distorted.mask(mask)
 
 
 def bag_of(reader: TileReader, order: Order) -> np.ndarray:
     """Its style tiles, stacked."""
-    return np.stack([reader.read(row)[0] for row in order.styles])
+    tiles = [reader.read(row)[0] for row in order.styles]
+    pairs = zip_longest(tiles, order.styles_distorted)
+    return np.stack([tile if by is None else by.image(tile) for tile, by in pairs])
 
 
 def load(

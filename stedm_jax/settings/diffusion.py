@@ -55,8 +55,10 @@ class Style:
 
     source: str = key(
         "multipatch",
-        "tiles that lend their style",
-        choices=("multipatch", "nearby", "augmented", "none"),
+        "style images in training; multipatch: other tiles of the slide or patient; nearby: cut at "
+        "any place within one side of the tile; nearby_grid: neighboring tiles; augmented: the "
+        "tile itself, distorted",
+        choices=("multipatch", "nearby", "nearby_grid", "augmented", "none"),
     )
     scope: str = key(
         "slide", "multipatch draws from the same slide or patient", choices=("slide", "patient")
@@ -85,6 +87,13 @@ class Style:
     dim: int = positive(512, "length of the style vector")
     tiles: int = positive(10, "style tiles of an image")
     drop: float = fraction(0.25, "share of dropped styles, for guidance")
+    as_published_code: bool = key(
+        False,
+        "as the code released with STEDM: augmented scales and shears each axis by itself, always "
+        "shifts by 10 % to the right and down, and distorts half of the style tiles at synthesis; "
+        "multipatch flips each style tile in training",
+        later=True,
+    )
     remat: bool = key(
         False,
         "one style tile after another, computed again in the backward pass, for memory",

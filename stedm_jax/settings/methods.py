@@ -31,15 +31,20 @@ class Method:
 
 _STEPS = ("sampler", "steps", "spacing", "tail", "eta")
 _SAMPLING = ("weights", *_STEPS, "guidance", "as_published_code")
+_LAYOUTS = ("augment_layouts",)
 _START = ("start", "strength", "match", "keep_detail")
 METHODS = {
-    DENOISER: Method("denoising", ("autoencoder", "latents", GENERATOR), (*_SAMPLING, *_START)),
-    "reinhard": Method("color_transfer"),
-    "macenko": Method("color_transfer"),
-    "randstainna": Method("randstainna"),
-    "reconstruction": Method("autoencoding", ("autoencoder",)),
-    "latent_adain": Method("autoencoding", ("autoencoder",), ("keep_detail",)),
-    ADAIN: Method("arbitrary_style", reads=("adain",)),
+    DENOISER: Method(
+        "denoising",
+        ("autoencoder", "latents", GENERATOR),
+        (*_LAYOUTS, *_SAMPLING, *_START),
+    ),
+    "reinhard": Method("color_transfer", reads=_LAYOUTS),
+    "macenko": Method("color_transfer", reads=_LAYOUTS),
+    "randstainna": Method("randstainna", reads=_LAYOUTS),
+    "reconstruction": Method("autoencoding", ("autoencoder",), _LAYOUTS),
+    "latent_adain": Method("autoencoding", ("autoencoder",), (*_LAYOUTS, "keep_detail")),
+    ADAIN: Method("arbitrary_style", reads=(*_LAYOUTS, "adain")),
     PSEUDO_LABELS: Method("pseudo_labels", ("judge",), ("confidence",)),
 }
 """Name -> what it is."""

@@ -75,6 +75,12 @@ class Synthesis:
     styles: str = key("style", "split whose patients lend their style")
     layouts: str = key("train", "split whose masks are the layouts")
     shares: Pairs = key((), "of layouts, as data.shares; (): those of data.shares")
+    augment_layouts: float = fraction(
+        0.0,
+        "share of layouts that are distorted as style.source=augmented does it, the tile too where "
+        "a method reads it",
+        later=True,
+    )
     min_labelled: float = fraction(0.99, "least labeled share of a layout")
     weights: str = key(
         "ema", "ema, params, ema:WIDTH (combined from the snapshots of train.ema), or a folder"

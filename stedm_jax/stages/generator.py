@@ -7,7 +7,7 @@ import numpy as np
 
 from stedm_jax.common.files import write_text
 from stedm_jax.data.pipeline import tile_dataset
-from stedm_jax.data.styles import StylePool
+from stedm_jax.data.styles import pool_of
 from stedm_jax.experiment import latent_cache
 from stedm_jax.experiment.cells import Cell
 from stedm_jax.experiment.context import Context
@@ -42,8 +42,8 @@ def run(context: Context, cell: Cell, learned: Learned) -> None:
     dataset = tile_dataset(sources, seed=context.seed, jitter=jitter)
     evaluated = None
     if section.train.eval_every:
-        rows, style = context.rows("val"), section.style
-        pool = StylePool(rows, style.source, style.scope, style.tiles)
+        rows = context.rows("val")
+        pool = pool_of(rows, section.style, context.tiles)
         batch = section.train.batch
         known = None if settings.grid.draws else store  # which has augmented tiles alone
         evaluated = context.eval_batches(context.reader, rows, batch, pool, known)

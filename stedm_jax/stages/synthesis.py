@@ -160,6 +160,8 @@ def _tile(context: Context, order: Order, image: np.ndarray, provenance: Mapping
         "style_split": order.styles[0].split,
         "style_records": " ".join(str(row.record) for row in order.styles),
     }
+    if order.distorted is not None:
+        own["layout_affine"] = " ".join(f"{each:.9g}" for each in order.distorted.numbers)
     masks = image[..., 3:]  # of methods that make them
     mask = masks[..., 0] if masks.size else tile_of(context.reader, order)[1]
     return Tile(

@@ -23,7 +23,7 @@ from stedm_jax.common.text import table
 from stedm_jax.data.pipeline import Source, TileReader, tile_dataset, training_batches
 from stedm_jax.data.records import SetSpec, TileSet, write_tiles
 from stedm_jax.data.schema import ClassSpec, Tile
-from stedm_jax.data.styles import StylePool
+from stedm_jax.data.styles import pool_of
 from stedm_jax.settings.diffusion import Diffusion
 from stedm_jax.settings.load import load_config, override, read_settings
 
@@ -83,7 +83,7 @@ def loader_speed(
     reader = TileReader(tiles, np.arange(256, dtype=np.uint8), cache_mb)
     pool = None
     if style.source != "none":
-        pool = StylePool(rows, style.source, style.scope, style.tiles)
+        pool = pool_of(rows, style, tiles)
     source = Source(reader, rows, 1.0, pool)
     dataset = tile_dataset([source], seed=0, jitter=diffusion.stain_jitter)
     batches: Iterator[Any] = training_batches(dataset, batch=BATCH, start=0, threads=threads)

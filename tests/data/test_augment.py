@@ -3,7 +3,7 @@ import pytest
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.labels import VOID
-from stedm_jax.data.augment import Movement, affine_copy, dihedral, stain_jitter
+from stedm_jax.data.augment import Movement, dihedral, stain_jitter
 from stedm_jax.data.schema import core
 
 
@@ -37,18 +37,6 @@ def test_jitter_moves_colours_more_when_stronger():
         return np.mean([np.abs(each.astype(int) - image()).mean() for each in out])
 
     assert moved(0.05) < moved(0.3) < moved(0.6)
-
-
-def test_affine_copy_keeps_the_colours_and_moves_the_pixels():
-    flat = np.full((32, 32, 3), 77, np.uint8)
-    np.testing.assert_array_equal(affine_copy(flat, np.random.default_rng(0)), flat)
-    assert (affine_copy(image(), np.random.default_rng(0)) != image()).any()
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_affine_copy_is_a_function_of_the_generator(seed):
-    a, b = (affine_copy(image(), np.random.default_rng(seed)) for _ in range(2))
-    np.testing.assert_array_equal(a, b)
 
 
 def ramp(side):

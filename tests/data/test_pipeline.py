@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from stedm_jax.common.errors import UserError
-from stedm_jax.data.augment import Movement
+from stedm_jax.data.augment import Movement, dihedral
 from stedm_jax.data.classes import class_map
 from stedm_jax.data.pipeline import (
     Source,
@@ -251,7 +251,7 @@ def test_style_tiles_are_pixels_of_the_same_slide_where_coordinates_coincide(tmp
             made.append(make_tile("train", "p", x, image=image, slide=f"s{slide}", extent=32.0))
     tiles = written(tmp_path / "tiles", made)
     rows, reader = tiles.index("train"), TileReader(tiles, IDENTITY, 10)
-    for source in ("multipatch", "nearby"):
+    for source in ("multipatch", "nearby_grid"):
         pool = StylePool(rows, source, "slide", 2)
         for batch in take(tile_dataset([Source(reader, rows, 1.0, pool)], seed=0), 0, 4):
             own, lent = batch["image"][:, 0, 0, 0], batch["styles"][:, :, 0, 0, 0]
@@ -274,3 +274,19 @@ def test_style_tiles_of_multipatch_show_no_pixel_of_the_moved_tile(tmp_path):
     for batch in take(tile_dataset([source], seed=0), 0, 6):
         for image, styles in zip(batch["image"], batch["styles"], strict=True):
             assert not set(image[..., 0].ravel().tolist()) & set(styles[..., 0].ravel().tolist())
+
+
+def test_style_tiles_of_the_published_code_are_flipped_each_by_itself(tmp_path):
+    made = [make_tile("train", "p", n) for n in range(4)]
+    tiles = written(tmp_path / "tiles", made)
+    rows, reader = tiles.index("train"), TileReader(tiles, IDENTITY, 10)
+    flipped = {
+        dihedral(tile.image, 2 * flips).tobytes(): flips for tile in made for flips in range(4)
+    }
+    pool = StylePool(rows, "multipatch", "slide", 2, as_published_code=True)
+    batches = take(tile_dataset([Source(reader, rows, 1.0, pool)], seed=0), 0, 6)
+    found = [[flipped[tile.tobytes()] for tile in bag] for b in batches for bag in b["styles"]]
+    assert {each for bag in found for each in bag} == {0, 1, 2, 3}
+    assert any(one != other for one, other in found)
+    (batch,) = evaluation_batches(reader, rows, {"p": 0}, batch=4, pool=pool)
+    assert {flipped[tile.tobytes()] for bag in batch["styles"] for tile in bag} == {0}

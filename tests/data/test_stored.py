@@ -97,7 +97,12 @@ VIEWS = [
 
 @pytest.mark.parametrize(
     ("views", "pool"),
-    [(VIEWS[1], "multipatch"), (VIEWS[2], "nearby"), (VIEWS[1], "augmented"), (VIEWS[0], "none")],
+    [
+        (VIEWS[1], "multipatch"),
+        (VIEWS[2], "nearby_grid"),
+        (VIEWS[1], "augmented"),
+        (VIEWS[0], "none"),
+    ],
 )
 def test_what_is_stored_goes_with_mask_and_styles_as_the_image_does(wide, tmp_path, views, pool):
     store = store_pixels(tmp_path / "set", wide, views)

@@ -39,7 +39,7 @@ def test_style_tiles_are_of_the_same_patient_and_never_the_tile_itself(scope):
 
 def test_nearby_stays_within_one_tile_width():
     table = rows()
-    pool = StylePool(table, "nearby", "slide", 2)
+    pool = StylePool(table, "nearby_grid", "slide", 2)
     for position in range(40):
         for i in pool.choose(position, np.random.default_rng(position)):
             assert table[i].slide == table[position].slide
@@ -67,7 +67,7 @@ def test_nearby_is_not_misled_by_a_last_column_that_was_shifted_inwards():
         IndexRow("style", n, "p", "s", "", x, y, 0, 1.0, "", (0,))
         for n, (x, y) in enumerate((x, y) for y in (0, 128, 256) for x in (0, 128, 256, 260))
     ]
-    pool = StylePool(table, "nearby", "slide", 1)
+    pool = StylePool(table, "nearby_grid", "slide", 1)
     found = {i for seed in range(200) for i in pool.choose(5, np.random.default_rng(seed))}
     assert found == {0, 1, 2, 4, 6, 8, 9, 10}
 
@@ -89,18 +89,18 @@ def test_nearby_knows_the_width_of_a_tile_whatever_the_packing():
         row(250, 250),
         row(50, 50, slide="other"),
     ]
-    assert found(StylePool(scattered, "nearby", "slide", 1), 0) == {1, 2}
+    assert found(StylePool(scattered, "nearby_grid", "slide", 1), 0) == {1, 2}
     dense = [row(x) for x in range(0, 500, 25)]
-    assert found(StylePool(dense, "nearby", "slide", 1), 0) == {1, 2, 3, 4}
+    assert found(StylePool(dense, "nearby_grid", "slide", 1), 0) == {1, 2, 3, 4}
 
 
 def test_a_tile_that_stands_alone_takes_the_nearest_and_only_then_itself():
     table = [row(0), row(400), row(1000), row(0, slide="alone")]
-    pool = StylePool(table, "nearby", "slide", 2)
+    pool = StylePool(table, "nearby_grid", "slide", 2)
     assert found(pool, 0) == {1} and found(pool, 2) == {1} and found(pool, 3) == {3}
 
 
-@pytest.mark.parametrize("source", ["multipatch", "nearby"])
+@pytest.mark.parametrize("source", ["multipatch", "nearby_grid"])
 def test_glass_never_lends_style(source):
     table = [row(100 * n, kind="glass" if n % 3 == 0 else "") for n in range(12)]
     pool = StylePool(table, source, "slide", 2)
@@ -116,7 +116,7 @@ def test_multipatch_leaves_out_what_overlaps_the_tile_itself():
     table = [row(0), row(100), row(200), row(203), row(203, slide="other"), row(0, slide="other")]
     assert found(StylePool(table, "multipatch", "slide", 1), 2) == {0, 1}
     assert found(StylePool(table, "multipatch", "patient", 1), 2) == {0, 1, 4, 5}
-    assert 3 in found(StylePool(table, "nearby", "slide", 1), 2)
+    assert 3 in found(StylePool(table, "nearby_grid", "slide", 1), 2)
     overlapping = [row(0), row(10), row(20)]
     assert found(StylePool(overlapping, "multipatch", "slide", 1), 1) == {0, 2}
 

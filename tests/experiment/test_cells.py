@@ -263,3 +263,18 @@ def test_a_set_without_a_denoiser_needs_the_data_alone_and_ignores_the_sampling(
         assert "synthesis/s" not in changed(of_method(), after), harmless
     assert "synthesis/s" in changed(of_method(), of_method(synthesis__recolor="macenko"))
     assert "synthesis/s" in changed(of_method(), of_method(diffusion__style__tiles=3))
+
+
+@pytest.mark.parametrize(
+    ("source", "published", "reads"),
+    [("nearby", False, True), ("nearby_grid", False, False), ("multipatch", True, False)],
+)
+def test_generators_that_learned_from_the_grid_as_nearby_are_made_anew(source, published, reads):
+    style = {"source": source, "as_published_code": published}
+    changes = {f"diffusion__style__{key}": value for key, value in style.items()}
+    found = Graph(several(**changes))["generator/stedm"].reads
+    assert ("nearby" in found) == reads
+    assert ("diffusion.style.as_published_code" in found) == published
+    if published:
+        key = "diffusion__style__as_published_code"
+        assert "synthesis/s" in changed(of_method(), of_method(**{key: True}))

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from stedm_jax.common.errors import UserError
@@ -10,7 +11,7 @@ from stedm_jax.experiment.arm_tiles import Rows, learned_patients
 from stedm_jax.experiment.cells import Graph
 from stedm_jax.experiment.context import Context, spread
 from stedm_jax.experiment.learned import Learned
-from stedm_jax.experiment.orders import Orders
+from stedm_jax.experiment.orders import Orders, bag_of, tile_of
 from stedm_jax.experiment.segmenters import check_leaks
 from stedm_jax.experiment.workdir import Workdir
 from stedm_jax.stages import generator
@@ -99,3 +100,30 @@ def test_what_has_not_finished_is_refused(make):
 
 def test_spread_is_even_and_never_repeats():
     assert spread(list(range(10)), 4) == [0, 3, 6, 9] and spread([1, 2], 5) == [1, 2]
+
+
+def test_layouts_are_distorted_with_their_tiles_at_the_share_that_is_asked_for(make):
+    plain, context = orders(make()), make(synthesis__augment_layouts=0.5)
+    some = orders(context)
+    moved = [some[n] for n in range(60)]
+    assert 15 < sum(order.distorted is not None for order in moved) < 45
+    same = [replace(order, distorted=None) for order in moved]
+    assert same == [plain[n] for n in range(60)] and moved == [some[n] for n in range(60)]
+    order = next(order for order in moved if order.distorted is not None)
+    before, after = (tile_of(context.reader, each) for each in (same[order.index], order))
+    for way, one, other in zip(("image", "mask"), before, after, strict=True):
+        np.testing.assert_array_equal(getattr(order.distorted, way)(one), other)
+    assert some.grid(1, 1)[0][0].distorted is None
+
+
+def test_the_published_code_distorts_half_of_the_augmented_style_tiles_at_synthesis(make):
+    context = make(diffusion__style__source="augmented", diffusion__style__as_published_code=True)
+    found = [orders(context)[n] for n in range(40)]
+    drawn = [each for order in found for each in order.styles_distorted]
+    assert 0.3 < sum(each is not None for each in drawn) / len(drawn) < 0.7
+    bags = [(order, order.styles_distorted[0]) for order in found]
+    order, by = next((order, by) for order, by in bags if by is not None)
+    own = context.reader.read(order.styles[0])[0]
+    np.testing.assert_array_equal(bag_of(context.reader, order)[0], by.image(own))
+    paper = orders(make(diffusion__style__source="augmented"))
+    assert not any(any(paper[n].styles_distorted) for n in range(20))
