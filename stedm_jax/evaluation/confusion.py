@@ -7,12 +7,14 @@ false negatives FN of a class:
     recall = TP / (TP + FN)                precision = TP / (TP + FP)             (2)
 
 Where a denominator is 0 the score is undefined: NaN, never 0. So a class that is neither in the
-truth nor in the prediction of a patient says nothing about this patient. Unlabeled pixels (255)
-are left out before anything is counted.
+truth nor in the prediction of a patient says nothing about this patient, unless
+segmentation.as_published_code gives it the IoU 0. Unlabeled pixels (255) are left out before
+anything is counted.
 """
 
+import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float64, Int64, Integer, UInt8
@@ -22,6 +24,10 @@ from stedm_jax.common.labels import VOID
 METRICS = ("iou", "dice", "recall", "precision")
 FLOOR = "all foreground"
 """Name of the row of `all_foreground` in tables."""
+AS_PUBLISHED = (
+    "Scores as in the code released with STEDM: where a patient has none of a class, in truth and "
+    "prediction, its IoU is 0."
+)
 
 
 @dataclass(frozen=True)
@@ -71,10 +77,18 @@ def mean_over(values: Float64[np.ndarray, " c"], classes: Iterable[int]) -> floa
 
 
 def foreground_scores(
-    matrix: Integer[np.ndarray, "c c"], foreground: Iterable[int]
+    matrix: Integer[np.ndarray, "c c"], foreground: Iterable[int], absent: float = math.nan
 ) -> dict[str, float]:
-    """iou, dice, recall and precision, each the mean over the foreground classes that have one."""
+    """iou, dice, recall and precision, each the mean over the foreground classes that have one.
+
+    Args:
+      matrix: of a patient.
+      foreground: class ids.
+      absent: IoU of a class that is neither in truth nor in prediction, where anything is labeled.
+    """
     found, chosen = scores(matrix), list(foreground)
+    if matrix.any():
+        found = replace(found, iou=np.where(np.isnan(found.iou), absent, found.iou))
     return {name: mean_over(getattr(found, name), chosen) for name in METRICS}
 
 

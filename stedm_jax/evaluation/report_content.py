@@ -1,5 +1,6 @@
 """What a report is made of."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -101,6 +102,7 @@ class ReportContent:
       results: of the trained segmenters, in the order of the arms.
       classes, colors: of the classes, in the order of the confusion matrices.
       foreground: ids of the classes that scores are means of.
+      iou_of_absent: of a class that neither truth nor prediction of a patient has.
       baseline: the arm that others are compared with, by default the first one in the results.
       ours, rivals: arms; the best of ours is compared with the best rival (compared_arms.py).
       draws: of annotated patients -> their names; empty without a grid.
@@ -121,6 +123,7 @@ class ReportContent:
     classes: Sequence[str] = ()
     colors: Sequence[tuple[int, int, int]] = ()
     foreground: Sequence[int] = ()
+    iou_of_absent: float = math.nan
     baseline: str | None = None
     ours: Sequence[str] = ()
     rivals: Sequence[str] = ()

@@ -19,7 +19,7 @@ from stedm_jax.common.text import table
 from stedm_jax.evaluation.ablation import ablation_chart, ablation_csv
 from stedm_jax.evaluation.checkpoint_scores import HEADER, at_checkpoints, checkpoint_rows
 from stedm_jax.evaluation.class_scores import class_tables
-from stedm_jax.evaluation.confusion import FLOOR, foreground_scores, scores
+from stedm_jax.evaluation.confusion import AS_PUBLISHED, FLOOR, foreground_scores, scores
 from stedm_jax.evaluation.csv_text import to_csv
 from stedm_jax.evaluation.figures import png
 from stedm_jax.evaluation.quality_table import HEADER as quality_header
@@ -66,7 +66,7 @@ def per_patient_csv(numbers: ReportNumbers) -> str:
     rows = [
         {
             **where,
-            **foreground_scores(matrix, content.foreground),
+            **foreground_scores(matrix, content.foreground, content.iou_of_absent),
             "n_tiles": tiles.get(where["patient"], ""),
             "n_pixels": matrix.sum(),
             "annotated": BETWEEN.join(sorted(content.draws.get(where["draw"], ()))),
@@ -110,6 +110,7 @@ def results_table(numbers: ReportNumbers) -> str:
     if arms:
         rows.append(_arm_row(FLOOR, numbers.summary["all_foreground"]))
     parts = [table(rows, ruled=True)] if arms else []
+    parts += [AS_PUBLISHED] if numbers.content.iou_of_absent == 0 else []
     parts += _in_words(numbers)
     if rows := checkpoint_rows(numbers.summary):
         lines = [[*row[:2], _number(row[2]), _number(row[3], 5), _number(row[4])] for row in rows]

@@ -73,7 +73,9 @@ class ReportNumbers:
         if (arm, split) not in self._known:
             self._known[arm, split] = {
                 run: {
-                    patient: foreground_scores(matrix, self.content.foreground)
+                    patient: foreground_scores(
+                        matrix, self.content.foreground, self.content.iou_of_absent
+                    )
                     for patient, matrix in matrices.items()
                 }
                 for run, matrices in self.runs(arm, split).items()

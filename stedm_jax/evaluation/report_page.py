@@ -23,7 +23,7 @@ from stedm_jax.evaluation.ablation import ablation_chart
 from stedm_jax.evaluation.arm_notes import rejected_table
 from stedm_jax.evaluation.checkpoint_scores import HEADER, checkpoint_rows
 from stedm_jax.evaluation.class_scores import class_tables
-from stedm_jax.evaluation.confusion import FLOOR
+from stedm_jax.evaluation.confusion import AS_PUBLISHED, FLOOR
 from stedm_jax.evaluation.figures import (
     DARK,
     DARK_COLORS,
@@ -61,6 +61,7 @@ def page(numbers: ReportNumbers) -> str:
     )
     environment.tests["nan"] = math.isnan
     environment.globals |= {"zip": zip, "n_colors": len(LIGHT_COLORS), "void_color": VOID_COLOR}
+    environment.globals["as_published"] = AS_PUBLISHED
     environment.filters |= {
         "number": _number,
         "signed": _signed,

@@ -32,7 +32,7 @@ STAGES = (
     "segmentation",
     "report",
 )
-SAME_FOR_ARMS = ("arms", "judge", "seeds", "train", "border", "border_scored")
+SAME_FOR_ARMS = ("arms", "judge", "seeds", "train", "border", "border_scored", "as_published_code")
 """Keys of config.segmentation that no arm may change; the borders say which pixels count."""
 
 

@@ -167,7 +167,18 @@ class Segmentation(Start):
         "last is scored beside it",
         choices=("last", "best", "both"),
     )
+    as_published_code: bool = key(
+        False,
+        "as the code released with STEDM: a class that a batch lacks counts in Dice, and where a "
+        "patient has none of a class, in truth and prediction, its IoU is 0",
+        later=True,
+    )
     train: Training = training(11_718, 64, 8e-6)
+
+    @property
+    def iou_of_absent(self) -> float:
+        """IoU of a class that neither truth nor prediction of a patient has; NaN: undefined."""
+        return 0.0 if self.as_published_code else float("nan")
 
     @property
     def scored_border(self) -> int:

@@ -74,6 +74,7 @@ def _content(context: Context) -> ReportContent:
         classes=context.classes.names,
         colors=context.classes.colors,
         foreground=context.classes.foreground,
+        iou_of_absent=settings.segmentation.iou_of_absent,
         baseline=baseline_of(context),
         ours=settings.report.ours,
         rivals=settings.report.rivals,

@@ -65,7 +65,9 @@ def _take(context: Context, name: str, seed: int, cell: str) -> dict[str, Any]:
         for each in arm.choose
     }
     reference = next(each for each in arm.choose if settings.arms[each].real == 1)
-    tables = validation_tables(runs, context.classes.foreground)
+    tables = validation_tables(
+        runs, context.classes.foreground, settings.segmentation.iou_of_absent
+    )
     chosen, gains = choose_arm(tables, reference)
     taken = _scores(context, chosen, seed)
     scores = {
@@ -85,15 +87,18 @@ def _scores(context: Context, arm: str, seed: int) -> dict[str, Any]:
     return json.loads((context.workdir.path / cell / SCORES).read_text())
 
 
-def validation_tables(runs: Mapping[str, Runs], foreground: Sequence[int]) -> dict[str, Table]:
-    """IoU of each arm by run and validation patient, NaN where a run did not score a patient."""
+def validation_tables(
+    runs: Mapping[str, Runs], foreground: Sequence[int], absent: float
+) -> dict[str, Table]:
+    """IoU of each arm by run and validation patient, NaN where a run did not score a patient;
+    `foreground` and `absent` as for foreground_scores."""
     each = [one["confusion"]["val"] for of_arm in runs.values() for one in of_arm]
     patients = sorted({patient for matrices in each for patient in matrices})
 
     def iou(matrices: Mapping[str, Any], patient: str) -> float:
         if patient not in matrices:
             return float("nan")
-        return foreground_scores(np.array(matrices[patient], np.int64), foreground)["iou"]
+        return foreground_scores(np.array(matrices[patient], np.int64), foreground, absent)["iou"]
 
     return {
         arm: np.array([[iou(one["confusion"]["val"], p) for p in patients] for one in of_arm])

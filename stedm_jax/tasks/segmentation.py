@@ -49,11 +49,13 @@ def dice_loss(
     mask: UInt8[Array, "b h w"],
     valid: Bool[Array, "b h w"],
     foreground: Sequence[int],
+    absent: bool = False,
 ) -> Float[Array, ""]:
     """1 - soft Dice over the whole batch, averaged over the foreground classes that are present in
     it.
 
-    A class of which the batch has no pixel takes part in cross-entropy only.
+    A class of which the batch has no pixel takes part in cross-entropy only; with `absent`, as in
+    the code released with STEDM, it counts like the others, and costs nearly 1.
     """
     probability = jax.nn.softmax(logits.astype(jnp.float32))
     losses, present = [], []
@@ -62,7 +64,7 @@ def dice_loss(
         guess = jnp.where(valid, probability[..., number], 0.0)
         overlap, total = jnp.sum(truth * guess), truth.sum() + guess.sum()
         losses.append(1.0 - (2.0 * overlap + DICE_EPSILON) / (total + DICE_EPSILON))
-        present.append((truth.sum() > 0).astype(jnp.float32))
+        present.append(((truth.sum() > 0) | absent).astype(jnp.float32))
     weight = jnp.stack(present)
     return jnp.sum(jnp.stack(losses) * weight) / jnp.maximum(weight.sum(), 1.0)
 
@@ -183,7 +185,8 @@ class SegmentationTask:
         logits, state = self.logits(params, frozen, batch, train=True, key=key)
         valid = valid_pixels(batch["mask"], self.config.border)
         ce = cross_entropy(logits, batch["mask"], valid)
-        dice = dice_loss(logits, batch["mask"], valid, self.foreground)
+        absent = self.config.as_published_code
+        dice = dice_loss(logits, batch["mask"], valid, self.foreground, absent)
         total = self.config.ce_weight * ce + self.config.dice_weight * dice
         return total, {"ce": ce, "dice_loss": dice, STATE: state}
 
@@ -199,7 +202,11 @@ class SegmentationTask:
 
     def summarize(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
         """Mean over patients of the IoU of the foreground."""
-        ious = [foreground_scores(matrix, self.foreground)["iou"] for matrix in sums["confusion"]]
+        absent = self.config.iou_of_absent
+        ious = [
+            foreground_scores(matrix, self.foreground, absent)["iou"]
+            for matrix in sums["confusion"]
+        ]
         defined = [iou for iou in ious if not np.isnan(iou)]
         return {"iou": float(np.mean(defined)) if defined else float("nan")}
 

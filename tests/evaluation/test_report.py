@@ -232,6 +232,21 @@ def test_undefined_score_is_empty_in_csv_and_left_out_of_means():
     assert "    1 " in results_table(ReportNumbers(made))
 
 
+def test_as_published_the_undefined_score_is_0_and_the_report_says_so(tmp_path):
+    nothing = np.array([[9, 0], [0, 0]], np.int64)
+    run = ArmRun("labelled", 0, {"test": {"p": nothing, "patient-00": matrix(0.5)}})
+    shape = {"classes": ("a", "b"), "foreground": (1,)}
+    made = ReportContent("t", results=[run], **shape, iou_of_absent=0.0)
+    write_report(tmp_path, made)
+    first, *_ = csv.DictReader((tmp_path / "per_patient.csv").read_text().splitlines())
+    assert (first["iou"], first["dice"]) == ("0.000000", "")
+    arm = json.loads((tmp_path / "summary.json").read_text())["arms"]["labelled"]
+    assert arm["patient_iou_mean"] == pytest.approx(0.25) and arm["n_patients"] == 2
+    said = "Scores as in the code released with STEDM"
+    assert all(said in (tmp_path / name).read_text() for name in ("table.txt", "index.html"))
+    assert said not in results_table(ReportNumbers(ReportContent("t", results=[run], **shape)))
+
+
 def test_same_content_same_files(tmp_path):
     for folder in ("a", "b"):
         write_report(tmp_path / folder, dataclasses.replace(content(), curves={}, synthesis={}))

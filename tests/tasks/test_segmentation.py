@@ -90,3 +90,27 @@ def test_confusion_by_patient_equals_the_one_on_the_host(made):
         mine = np.asarray(patient) == number
         expected = confusion_matrix(mask[mine], np.asarray(prediction)[mine], 3)
         np.testing.assert_array_equal(counts[number], expected)
+
+
+@pytest.mark.parametrize(("as_published", "total"), [(False, 0.136), (True, 1.036)])
+def test_a_batch_without_tumor_counts_in_dice_as_published_only(as_published, total):
+    """0.1 CE of 1.36, and 0.9 of a Dice loss that is nearly 1."""
+    task = object.__new__(SegmentationTask)
+    task.config = Segmentation(as_published_code=as_published)
+    task.foreground = (1,)
+    background = np.exp(-1.36)
+    logits = jnp.log(jnp.array([background, 1 - background], jnp.float32))
+    logits = jnp.broadcast_to(logits, (2, 32, 32, 2))
+    task.logits = lambda *_, **__: (logits, {})
+    batch = {"mask": jnp.zeros((2, 32, 32), jnp.uint8)}
+    found, _ = task.loss({}, {}, batch, jax.random.key(0), jnp.int32(0))
+    assert float(found) == pytest.approx(total, abs=5e-4)
+
+
+@pytest.mark.parametrize(("as_published", "mean"), [(False, 0.5), (True, 0.25)])
+def test_the_best_checkpoint_is_chosen_by_the_scores_that_count(as_published, mean):
+    """A patient with tumor, one without, and one whose pixels are all unlabeled."""
+    task = object.__new__(SegmentationTask)
+    task.config, task.foreground = Segmentation(as_published_code=as_published), (1,)
+    sums = {"confusion": np.array([[[0, 5], [0, 5]], [[9, 0], [0, 0]], [[0, 0], [0, 0]]])}
+    assert task.summarize(sums)["iou"] == pytest.approx(mean)
