@@ -2,10 +2,20 @@
 can repair is one paragraph and an exit status, not a traceback."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 
 from stedm_jax.common.errors import explain
+
+NUMBERS = {
+    "jax_enable_x64": False,
+    "jax_default_prng_impl": "threefry2x32",
+    "jax_threefry_partitionable": True,
+    "jax_random_seed_offset": 0,
+}
+"""Options of JAX by which the same seed gives other random numbers, with the values that hold
+here."""
 
 
 def parse_with_keys(
@@ -21,13 +31,27 @@ def parse_with_keys(
     return known, [word.removeprefix("--config.") for word in rest]
 
 
+def fix_numbers() -> None:
+    """Takes NUMBERS out of the environment, with a line on stderr, and out of a JAX that read it:
+    results follow from the settings alone."""
+    for name, value in NUMBERS.items():
+        given = os.environ.pop(name.upper(), None)
+        if given is not None:
+            text = f"{name.upper()}={given} is ignored: it would change the numbers of a seed"
+            print(text, file=sys.stderr, flush=True)
+        if jax := sys.modules.get("jax"):
+            jax.config.update(name, value)
+
+
 def run_command(main: Callable[[list[str]], int | None]) -> None:
-    """Runs a command with the program's arguments and exits with its status (None: 0).
+    """Runs a command with the program's arguments and exits with its status (None: 0); the
+    environment changes no random numbers (`fix_numbers`).
 
     A UserError, a full disk and an interruption become one paragraph on stderr (status 2, 2 and
     130). A SystemExit of a subclass that carries a text (a run that was asked to stop) prints it
     and exits with its code.
     """
+    fix_numbers()
     try:
         status = main(sys.argv[1:]) or 0
     except BaseException as error:

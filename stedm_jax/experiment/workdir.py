@@ -228,6 +228,10 @@ class Workdir:
             if on_change == "refuse":
                 self.refuse_stale(graph, stamps, wanted)
             stale = self.stale(graph, stamps, wanted)
+            again = () if on_change == "keep" else stale
+            for name in (*again, *self.stale(graph, stamps, wanted, remade=True)):
+                if name != "data":
+                    self._refuse_link(self.path / name)  # before anything is deleted
             lines = [f"{name}: {self.why_stale(graph[name])}" for name in stale]
             for name in stale:
                 self._hold(stack, self._lock_file(name), f"is making {name}", PATIENCE)
@@ -258,15 +262,21 @@ class Workdir:
                 " redo these; or --on_change=keep to use them as they are."
             )
 
-    def stale(self, graph: Graph, stamps: Mapping[str, str], wanted: Sequence[str]) -> list[str]:
-        """Those of the wanted cells and of the cells before them that are stale, in order, without
-        those that are `remade`."""
+    def stale(
+        self,
+        graph: Graph,
+        stamps: Mapping[str, str],
+        wanted: Sequence[str],
+        remade: bool = False,
+    ) -> list[str]:
+        """Those of the wanted cells and of the cells before them that are stale, in order: of those
+        that are `remade`, or of the others."""
         involved = set(wanted).union(*(graph.before(name) for name in wanted))
         return [
             name
             for name in graph
             if name in involved
-            and not graph[name].remade
+            and graph[name].remade == remade
             and self.state(graph[name], stamps) == STALE
         ]
 
@@ -298,12 +308,9 @@ class Workdir:
             for name in ("done.json", "cell.json"):
                 (folder / name).unlink(missing_ok=True)
             return
-        if folder.is_symlink():
-            raise UserError(
-                f"{folder} is a link, and what it points to is out of date. Delete it yourself, or"
-                " give another --workdir."
-            )
+        self._refuse_link(folder)
         try:
+            (folder / "done.json").unlink(missing_ok=True)  # first: what is left is no result
             shutil.rmtree(folder)
         except OSError as error:
             raise UserError(
@@ -311,10 +318,18 @@ class Workdir:
                 f" {error.filename}). Delete it yourself, or give another --workdir."
             ) from error
 
+    def _refuse_link(self, folder: Path) -> None:
+        if folder.is_symlink():
+            raise UserError(
+                f"{folder} is a link, and what it points to is out of date. Delete it yourself, or"
+                " give another --workdir."
+            )
+
     def _left(self, name: str) -> bool:
         """Whether a cell has left anything beside its own record."""
         known = {"seconds.json", "cell.json"}
-        files = (path for path in (self.path / name).rglob("*") if path.is_file())
+        paths = (self.path / name).rglob("*")
+        files = (path for path in paths if path.is_file() or path.is_symlink())
         return any(path.name not in known and not is_partial(path) for path in files)
 
     def _read(self, name: str, file: str) -> Any:

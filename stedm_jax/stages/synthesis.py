@@ -7,7 +7,7 @@ tile set like any other.
 """
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +56,8 @@ def run(context: Context, cell: Cell, learned: Any) -> None:
         peers.on_first(lambda: _save(folder / "grid.npy", _picture(context, shown)))
         provenance = {"method": entry.method, "recolor": section.recolor, **method.provenance}
         provenance["seed"] = str(context.seed)
-        made = peers.on_first(lambda: _pack(context, cell, section, orders, provenance))
-        result["tiles"] = section.count
+        packed = peers.on_first(lambda: _pack(context, cell, section, orders, provenance))
+        made, result["tiles"] = packed
         result["style_patients"] = orders.patients
         result["class_shares"] = {"real": real_shares(context), "synthetic": made}
         if (text := warning(**result["class_shares"])) and peers.first():
@@ -90,26 +90,40 @@ def _recolored(context: Context, section: Synthesis, make: Make) -> Make:
 def _make_parts(
     context: Context, cell: Cell, section: Synthesis, orders: Orders | StyleOrders, make: Make
 ) -> None:
-    """Makes the batches that are not there yet; each becomes a file of its own."""
+    """Makes the images that are in no part yet; each batch becomes a part, a file of its own."""
     parts = context.workdir.folder(f"{cell.name}/parts")
-    there = set(peers.on_first(lambda: [file.name for file in parts.glob("*.npy")]))
-    starts = range(0, section.count, section.batch)
-    progress = Progress(cell.name, len(starts), section.batch)
-    for number, start in enumerate(starts, start=1):
-        numbers = range(start, min(start + section.batch, section.count))
-        file = parts / f"{start:08d}.npy"
-        if file.name in there:
-            continue
+    there = peers.on_first(lambda: [[part.start, part.stop] for _, part in _parts(parts)])
+    known = {n for start, stop in there for n in range(start, stop)}
+    batches = list(_batches([n for n in range(section.count) if n not in known], section.batch))
+    before = max(0, -(-section.count // section.batch) - len(batches))
+    progress = Progress(cell.name, before + len(batches), section.batch)
+    for number, numbers in enumerate(batches, start=before + 1):
         with context.signals.politely():
             images = make([orders[n] for n in numbers])
             if peers.first():
-                _save(file, images)
+                _save(parts / f"{numbers[0]:08d}-{numbers[-1] + 1:08d}.npy", images)
             if context.signals.due(context.mesh):
-                done = numbers[-1] + 1
+                done = section.count - sum(map(len, batches[number - before :]))
                 context.signals.end(
                     f"after {done} of {section.count} synthetic tiles, which are saved"
                 )
         progress.advance(number)
+
+
+def _batches(numbers: Sequence[int], most: int) -> Iterator[range]:
+    """Numbers in ascending order as ranges without gaps, of at most so many."""
+    start = 0
+    for end in range(1, len(numbers) + 1):
+        gap = end == len(numbers) or numbers[end] != numbers[end - 1] + 1
+        if gap or end - start == most:
+            yield range(numbers[start], numbers[end - 1] + 1)
+            start = end
+
+
+def _parts(folder: Path) -> list[tuple[Path, range]]:
+    """The parts there, with the numbers of their images, which are their names."""
+    files = sorted(folder.glob("*-*.npy"))
+    return [(file, range(*map(int, file.stem.split("-")))) for file in files]
 
 
 def _save(file: Path, images: np.ndarray) -> None:
@@ -123,8 +137,8 @@ def _pack(
     section: Synthesis,
     orders: Orders | StyleOrders,
     provenance: Mapping[str, str],
-) -> dict[str, float]:
-    """Makes a tile set of the parts; the share of each class of its pixels."""
+) -> tuple[dict[str, float], int]:
+    """Makes a tile set of the parts: the share of each class of its pixels, and its tiles."""
     classes, tiles = context.classes, context.tiles
     folder = context.workdir.path / cell.name
     made_by = {"made_by": "stedm_jax synthesis", "from": str(context.tiles_path)}
@@ -138,15 +152,19 @@ def _pack(
     )
 
     def made() -> Iterator[Tile]:
-        for file in sorted((folder / "parts").glob("*.npy")):
-            for offset, image in enumerate(np.load(file, allow_pickle=False)):
-                tile = _tile(context, orders[int(file.stem) + offset], image, provenance)
+        for file, numbers in _parts(folder / "parts"):
+            images = np.load(file, allow_pickle=False)
+            for number, image in zip(numbers, images, strict=True):
+                if number in done or number >= section.count:
+                    continue  # parts of a run with another batch or count
+                done.add(number)
+                tile = _tile(context, orders[number], image, provenance)
                 pixels[:] += np.bincount(tile.mask.ravel(), minlength=256)
                 yield tile
 
-    pixels = np.zeros(256)
+    pixels, done = np.zeros(256), set[int]()
     write_tiles(folder / "tiles", spec, made(), overwrite=True)
-    return shares_of(pixels[: len(classes.names)], classes.names)
+    return shares_of(pixels[: len(classes.names)], classes.names), len(done)
 
 
 def _tile(context: Context, order: Order, image: np.ndarray, provenance: Mapping[str, str]) -> Tile:

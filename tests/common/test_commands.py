@@ -4,6 +4,8 @@ import argparse
 import errno
 import os
 
+import jax
+import numpy as np
 import pytest
 
 from stedm_jax.common.commands import parse_with_keys, run_command
@@ -43,6 +45,24 @@ def test_the_status_of_a_command_is_its_own(monkeypatch):
         with pytest.raises(SystemExit) as left:
             run_command(lambda argv, value=returned: value if argv == ["--a"] else 9)
         assert left.value.code == status
+
+
+def test_the_environment_changes_no_random_numbers(monkeypatch, capsys):
+    def draw(argv=None):
+        return np.asarray(jax.random.normal(jax.random.key(3), (2,)))
+
+    known = draw()
+    given = {"JAX_ENABLE_X64": "1", "JAX_RANDOM_SEED_OFFSET": "7", "JAX_DEFAULT_PRNG_IMPL": "rbg"}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+        read = {"1": True, "7": 7}.get(value, value)
+        jax.config.update(name.lower(), read)  # as JAX does where it is imported
+    drawn = []
+    with pytest.raises(SystemExit):
+        run_command(lambda argv: drawn.append(draw()))
+    np.testing.assert_array_equal(drawn[0], known)
+    assert drawn[0].dtype == np.float32 and not set(given) & set(os.environ)
+    assert "JAX_ENABLE_X64=1 is ignored" in capsys.readouterr().err
 
 
 def test_a_fault_of_the_program_keeps_its_traceback():

@@ -162,6 +162,26 @@ def test_a_stale_link_is_refused_and_what_it_points_to_stays(used, tmp_path):
     assert (elsewhere / "done.json").exists()
 
 
+@pytest.mark.parametrize("name", ["autoencoder", "segmentation/labelled/0", "report"])
+def test_a_stale_link_is_refused_before_anything_is_deleted(used, tmp_path, name):
+    elsewhere = (used.path / name).rename(tmp_path / "elsewhere")
+    (used.path / name).symlink_to(elsewhere)
+    with pytest.raises(UserError, match=f"{name} is a link"):
+        adopt(used, base(), "redo", tiles="other")
+    assert set(states(used, base()).values()) == {DONE}
+
+
+def test_what_a_link_in_a_folder_leads_to_is_work_that_was_left(tmp_path):
+    workdir, graph = Workdir(tmp_path / "run"), Graph(base())
+    adopt(workdir, base())
+    workdir.begin(graph["judge"], graph.stamps("t")["judge"])
+    (tmp_path / "disk" / "7").mkdir(parents=True)
+    (tmp_path / "run/judge/checkpoints").symlink_to(tmp_path / "disk")
+    assert states(workdir, base(), "other")["judge"] == STALE
+    adopt(workdir, base(), "redo", tiles="other")
+    assert not (tmp_path / "run/judge").exists() and (tmp_path / "disk/7").exists()
+
+
 def test_before_the_tiles_are_known_settings_alone_are_compared(used):
     shutil.rmtree(used.path / "data")
     found = states(used, base(), tiles="")

@@ -76,6 +76,31 @@ def test_a_set_without_a_denoiser_is_made_of_the_data_alone(make):
         assert records == [each.record for each in order.styles]
 
 
+@pytest.mark.parametrize(("batch", "count"), [(3, 8), (5, 8), (8, 20), (4, 6)])
+def test_images_of_a_killed_run_come_once_though_batch_and_count_changed(
+    make, monkeypatch, batch, count
+):
+    """Parts are known by the numbers that they hold; what was packed is what is reported."""
+    context, cell = make("reinhard", synthesis__batch=4, synthesis__count=12)
+    save, saved = synthesis._save, []
+
+    def killed(file, images):
+        saved.append(file)
+        if len(saved) == 3:
+            raise KeyboardInterrupt
+        save(file, images)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(synthesis, "_save", killed)
+        synthesis.run(context, cell, None)
+    later, cell = make("reinhard", synthesis__batch=batch, synthesis__count=count)
+    synthesis.run(later, cell, None)
+    made = TileSet.open(context.workdir.path / cell.name / "tiles")
+    numbers = [made.read(SYNTHETIC, n).provenance["index"] for n in range(count)]
+    assert len(made.index(SYNTHETIC)) == count == later.workdir.result(cell.name)["tiles"]
+    assert numbers == [str(number) for number in range(count)]
+
+
 def test_tiles_to_start_from_are_turned_and_matched_as_their_mask(make):
     context, _ = make("reinhard")
     orders = orders_of(context, "s")
