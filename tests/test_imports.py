@@ -53,7 +53,7 @@ RULES = {
     ),
     "doctor": (*GROUND, "models", "diffusion", "tasks", "training", "data", "experiment", "bench"),
     "bench": (*GROUND, "models", "diffusion", "tasks", "training", "data", "experiment"),
-    "convert": (*GROUND, "models", "tasks", "training", "data", "experiment"),
+    "convert": (*GROUND, "models", "diffusion", "tasks", "training", "data", "experiment"),
     "evaluate": (*GROUND, "evaluation"),
     "main.py": (*GROUND, "experiment", "training"),
     "ema.py": (*GROUND, "training"),

@@ -101,14 +101,20 @@ def convert(argv: list[str]) -> None:
     # These bring NumPy and JAX.
     from stedm_jax.convert.from_published import convert as read
     from stedm_jax.convert.from_published import unknown_files
+    from stedm_jax.convert.stedm_checkpoint import NAME, advice
+    from stedm_jax.convert.stedm_checkpoint import convert as convert_checkpoint
     from stedm_jax.training.weights_folder import new_folder, write_params
 
     patterns = [each for each in arguments.load_only.split(",") if each]
+    options = {"key": arguments.key, "weights": arguments.weights}
+    if chosen.name == NAME and patterns:
+        raise UserError(f"{NAME} is taken whole; leave out --load_only.")
     with new_folder(arguments.out, arguments.force) as folder:
-        params, info = read(
-            chosen, arguments.file, key=arguments.key, weights=arguments.weights, load_only=patterns
-        )
-        write_params(folder, params, info)
+        if chosen.name == NAME:
+            info = convert_checkpoint(chosen, arguments.file, folder, **options)
+        else:
+            params, info = read(chosen, arguments.file, **options, load_only=patterns)
+            write_params(folder, params, info)
     for file in unknown_files(chosen, info):
         print(
             f"note: {file} is not the file whose checksum the registry has (sha256 "
@@ -133,6 +139,8 @@ def convert(argv: list[str]) -> None:
             f"{len(lost)} arrays of the network are not in the result: {', '.join(lost[:5])}{more}"
         )
     print(f"license: {chosen.license}")
+    if chosen.name == NAME:
+        print(advice(arguments.out, info))
 
 
 def _download(argv: list[str]) -> None:
@@ -154,8 +162,7 @@ def _download(argv: list[str]) -> None:
 def _export(argv: list[str]) -> None:
     # These bring NumPy and JAX.
     from stedm_jax.convert.export_weights import FORMATS, export
-    from stedm_jax.convert.from_run import read_converted, read_run
-    from stedm_jax.training.weights_folder import is_converted
+    from stedm_jax.convert.from_run import read
 
     parser = _parser(" export", "Writes weights as safetensors, with a model card.")
     parser.add_argument(
@@ -179,7 +186,7 @@ def _export(argv: list[str]) -> None:
     )
     arguments = parser.parse_args(argv)
     source, out = arguments.source, arguments.out
-    trained = read_converted(source) if is_converted(source) else read_run(source)
+    trained = read(source)
     if arguments.licence:
         trained = replace(trained, card={**trained.card, "licence": arguments.licence})
     export(trained, out, arguments.format, arguments.force)

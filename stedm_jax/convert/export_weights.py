@@ -1,6 +1,6 @@
 """Our weights out: safetensors under our names or the published ones, with a model card."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,8 @@ class Trained:
       loads: what the published names are those of; "": there are none.
       tables: part -> table to the published names; the usual rules where there is none.
       form: makes the published files of the only part, where they are not one file.
+      whole: stem of a file -> what makes all of its tensors under published names, of more than the
+        parts; in place of `tables` and `form`.
       diffusers: of an autoencoder that diffusers can load, the table to its names there, and
         config.json.
     """
@@ -45,6 +47,7 @@ class Trained:
     loads: str = ""
     tables: Mapping[str, Table] = field(default_factory=dict)
     form: Form | None = None
+    whole: Mapping[str, Callable[[], Mapping[str, np.ndarray]]] = field(default_factory=dict)
     diffusers: tuple[Table, dict[str, Any]] | None = None
 
 
@@ -99,7 +102,8 @@ def _files(trained: Trained, format: str) -> Iterator[tuple[str, Mapping[str, np
                 "denoiser that were exported once have them only in their stage's folder in the "
                 "run."
             )
-        for part, params in trained.parts.items():
+        yield from ((f"{stem}.safetensors", make()) for stem, make in trained.whole.items())
+        for part, params in trained.parts.items() if not trained.whole else ():
             tensors = to_torch(params, trained.tables.get(part, ()))
             files = trained.form(tensors) if trained.form else {part: tensors}
             yield from ((f"{stem}.safetensors", each) for stem, each in files.items())

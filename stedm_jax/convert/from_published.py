@@ -13,6 +13,7 @@ from stedm_jax.common.files import sha256_of
 from stedm_jax.convert.published_averages import averaged
 from stedm_jax.convert.published_tables import tables
 from stedm_jax.convert.registry import Entry
+from stedm_jax.convert.stedm_checkpoint import NAME, is_checkpoint
 from stedm_jax.convert.torch_names import Table, from_torch, our_name, torch_name
 from stedm_jax.convert.weight_files import Tensors, read_tensors
 from stedm_jax.models.published_sizes import build_published
@@ -49,6 +50,11 @@ def convert(
             f"{path} was converted already; init_from takes it as it is, and export writes it anew."
         )
     everything = read_tensors(path, key=key or entry.key, parts=entry.parts)
+    if is_checkpoint(everything):
+        raise UserError(
+            f"{path} is a whole checkpoint of STEDM, not one of {entry.name}. Convert it as "
+            f"{NAME}: python -m stedm_jax.convert {NAME} {path} --out=weights/{NAME}"
+        )
     tensors = everything.renamed(str(path), entry.under, entry.strip)
     chosen = tuple(load_only) or entry.load_only
     abstract = build_published(entry.network).abstract

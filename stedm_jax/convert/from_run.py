@@ -12,6 +12,8 @@ import numpy as np
 from stedm_jax.common.errors import UserError
 from stedm_jax.convert.export_weights import Trained
 from stedm_jax.convert.published_tables import FORMS, tables
+from stedm_jax.convert.stedm_checkpoint import GENERATOR, NAME
+from stedm_jax.convert.stedm_export import FILE, exportable, of_run, read_checkpoint
 from stedm_jax.convert.tables import (
     convnext,
     diffusers_autoencoder,
@@ -30,12 +32,22 @@ from stedm_jax.models.mit import SIZES
 from stedm_jax.models.published_sizes import PUBLISHED
 from stedm_jax.settings.arm_networks import JUDGE
 from stedm_jax.settings.autoencoder import TAEF2, AutoencoderModel
+from stedm_jax.settings.diffusion import Diffusion
 from stedm_jax.settings.names import MIT
 from stedm_jax.settings.root import Settings
 from stedm_jax.settings.segmentation import Fcn8s, SegmenterModel
 from stedm_jax.tasks.autoencoder import own
 from stedm_jax.training.checkpoints import finished
-from stedm_jax.training.weights_folder import load_folder
+from stedm_jax.training.weights_folder import INFO, is_converted, load_folder
+
+
+def read(folder: Path) -> Trained:
+    """What a converted folder or the folder of a trained cell holds; errors as below."""
+    place = folder.parent if folder.name == GENERATOR else folder
+    info = _json(place / INFO)
+    if info.get("network") == NAME:  # a whole checkpoint, in several folders
+        return read_checkpoint(place, _published_card(info), info["names"])
+    return read_converted(folder) if is_converted(folder) else read_run(folder)
 
 
 def read_converted(folder: Path) -> Trained:
@@ -46,7 +58,16 @@ def read_converted(folder: Path) -> Trained:
       UserError: it is damaged.
     """
     params, info = load_folder(folder)
-    card = info.get("card") or {
+    card = info.get("card") or _published_card(info)
+    parts, name = {"model": params}, str(info["network"])
+    if name not in PUBLISHED:
+        return Trained(parts, name, card)
+    names = {"model": tables(name)[0]}
+    return Trained(parts, name, card, "the network as published", names, FORMS.get(name))
+
+
+def _published_card(info: Mapping[str, Any]) -> dict[str, Any]:
+    return {
         "title": info["name"],
         "licence": info.get("licence"),
         "intended_use": "What its publisher says; not a medical device.",
@@ -54,11 +75,6 @@ def read_converted(folder: Path) -> Trained:
         "data": f"weights published by others: {info.get('source', 'unknown')}",
         "what": info.get("what"),
     }
-    parts, name = {"model": params}, str(info["network"])
-    if name not in PUBLISHED:
-        return Trained(parts, name, card)
-    names = {"model": tables(name)[0]}
-    return Trained(parts, name, card, "the network as published", names, FORMS.get(name))
 
 
 def read_run(folder: Path) -> Trained:
@@ -89,7 +105,35 @@ def read_run(folder: Path) -> Trained:
         params = jax.tree.map(np.asarray, store.read_params(step))
         origin = {"step": step, "checkpoint": store.fingerprint(step)}
     card = _card(workdir, cell, settings, section) | origin
-    return _named(without_point(cell).split("/")[0], params, section, card)
+    stage = without_point(cell).split("/")[0]
+    if stage == "generator" and exportable(params, section):
+        return _whole(workdir, cell, settings, params, section, card)
+    return _named(stage, params, section, card)
+
+
+def _whole(
+    workdir: Path, cell: str, settings: Settings, params: Any, section: Diffusion, card: Any
+) -> Trained:
+    """A denoiser as the released code has it, with the first stage where that is LDM's."""
+    _, _, point = cell.partition("@")
+    names = ("autoencoder", f"autoencoder@{point.split('.')[0]}")
+    found = [workdir / name for name in names if (workdir / name / "checkpoints").is_dir()]
+    quantized = settings.autoencoder.model.kind == "vq"
+    loads = "a checkpoint of the code released with STEDM"
+    if not (found and quantized):
+        why = "there is none here" if quantized else "it is none of the kind vq"
+        loads += f", without the first stage: {why}"
+    if settings.latents.scale != 1:
+        loads += "; its latents are scaled, which that code does not do"
+
+    def file() -> Mapping[str, np.ndarray]:
+        first = None
+        if found and quantized:
+            with finished(found[0], None) as (store, step):
+                first = own(jax.tree.map(np.asarray, store.read_params(step)))
+        return of_run(params, section, first, card["step"])
+
+    return Trained(params, "stage generator of stedm_jax", card, loads, whole={FILE: file})
 
 
 def _section(settings: Settings, cell: str) -> Any:
@@ -113,9 +157,10 @@ def _named(stage: str, params: dict[str, Any], section: Any, card: Mapping[str, 
     loads, files, diffusers = "", None, None
     match stage:
         case "generator":
-            styled, parts = "style_block" in params["unet"], params
-            table = ldm_unet.STEDM_TABLE if styled else ldm_unet.TABLE
-            loads = f"{'STEDM' if styled else 'LDM'}'s UNet (unet); our own for the rest"
+            parts, table = params, ldm_unet.STEDM_TABLE
+            if "style_block" not in params["unet"]:
+                table = ldm_unet.TABLE
+            loads = "LDM's UNet, with STEDM's style block where there is one; our own for the rest"
         case "guided":
             table = ldm_unet.GUIDED_TABLE
             loads = (
@@ -138,7 +183,7 @@ def _named(stage: str, params: dict[str, Any], section: Any, card: Mapping[str, 
         case _:
             table, loads = _segmenter(section.model)
     tables = {"unet" if stage == "generator" else "model": table}
-    return Trained(parts, network, card, loads, tables, files, diffusers)
+    return Trained(parts, network, card, loads, tables, files, diffusers=diffusers)
 
 
 def _segmenter(model: SegmenterModel) -> tuple[Table, str]:

@@ -25,6 +25,7 @@ TABLES: dict[str, tuple[Table, ...]] = {
     "kl-f4": _F4,
     "kl-f8": (ldm_autoencoder.TABLE, diffusers_autoencoder.table(4)),
     "ldm-unet": (ldm_unet.TABLE,),
+    "stedm-unet": (ldm_unet.STEDM_TABLE,),
     "lid-unet": (ldm_unet.TABLE,),
     "lid-guided": (ldm_unet.GUIDED_TABLE,),
     "vgg16-fcn8s": (fcn8s.TABLE,),

@@ -84,6 +84,31 @@ class Tensors(Mapping):
         left = [name for name in self.left_out if name not in names]
         return Tensors(kept | new, left, self.files)
 
+    def merged(self, plain: Callable[[str], str], where: str) -> "Tensors":
+        """These under other names; of those that get the same one, the first.
+
+        Args:
+          plain: gives the other name.
+          where: the file, for errors.
+
+        Raises:
+          UserError: two that get the same name differ.
+        """
+        groups: dict[str, list[str]] = {}
+        for name in self:
+            groups.setdefault(plain(name), []).append(name)
+        for first, *others in groups.values():
+            one = self[first] if others else None
+            for other in others:
+                if not _equal(one, self[other]):
+                    raise UserError(
+                        f"{where} has two copies of one tensor, {short(first)} and {short(other)}, "
+                        "which differ; as published they are the same. Save the file anew from the "
+                        "model that is meant."
+                    )
+        readers = {name: self._readers[first] for name, (first, *_) in groups.items()}
+        return Tensors(readers, self.left_out, self.files)
+
     def renamed(self, where: str, under: Sequence[str], strip: Sequence[str]) -> "Tensors":
         """Only the names that begin with the first of `under` that occurs, without it and without
         the prefixes `strip`.
@@ -119,6 +144,12 @@ class Tensors(Mapping):
                 f"{', '.join(map(short, begin[:20]))}. It is another file than this entry is for."
             )
         return Tensors(out, left, self.files)
+
+
+def _equal(one: Any, other: np.ndarray) -> bool:
+    """Whether two arrays are the same bit for bit."""
+    same = one.shape == other.shape and one.dtype == other.dtype
+    return same and one.tobytes() == other.tobytes()
 
 
 def read_tensors(path: Path, *, key: str = "", parts: Mapping[str, str] | None = None) -> Tensors:

@@ -255,8 +255,11 @@ class Diffusion(Denoiser):
         """Keys that do not go together."""
         yield from super().problems(where)
         cross, tokens = self.unet.style_path == "cross", self.style.aggregation == "tokens"
-        if not self.train.steps and self.init_from:
-            yield f"{where}.train.steps is 0; give 1 or more."
+        if not self.train.steps and self.init_partial:
+            yield (
+                f"{where}.train.steps is 0, and {where}.init_partial=True would leave as it was drawn "
+                "what init_from lacks; set init_partial=False, or give 1 step or more."
+            )
         if self.unet.context_dim:
             yield (
                 f"{where}.unet.context_dim is {self.unet.context_dim}, but this denoiser is given "

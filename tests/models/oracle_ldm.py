@@ -3,7 +3,7 @@ else in mind.
 
 It keeps tensors as (b, c, h, w), builds its attention out of matrix products and knows nothing of
 our layers, so that the same mistake is unlikely twice. `style` puts the style block where STEDM's
-release has it: middle_block.1.
+release has it: middle_block.1.block.
 """
 
 import math
@@ -172,7 +172,7 @@ class UNet(nn.Module):
             if depth + 1 < len(multipliers):
                 self.input_blocks.append(nn.ModuleList([Down(c)]))
                 widths.append(c)
-        styled = [Res(c, c, style)] if style else []
+        styled = [nn.ModuleDict({"block": Res(c, c, style)})] if style else []
         self.middle_block = nn.ModuleList([Res(c, c, emb), *styled, attend(c), Res(c, c, emb)])
         self.output_blocks = nn.ModuleList()
         for depth in reversed(range(len(multipliers))):
@@ -190,10 +190,11 @@ class UNet(nn.Module):
         emb, skips = self.time_embed(embed_time(t, self.base)), []
 
         def run(step, x):
-            for number, block in enumerate(step):
+            for block in step:
                 if isinstance(block, Res):
-                    styled = step is self.middle_block and number == 1
-                    x = block(x, style if styled else emb)
+                    x = block(x, emb)
+                elif isinstance(block, nn.ModuleDict):
+                    x = block["block"](x, style)
                 elif isinstance(block, Spatial):
                     x = block(x, *context)
                 else:

@@ -129,7 +129,14 @@ def test_a_value_that_cannot_be_is_refused(key, value, says):
         ({"segmentation.head.kind": "linear", "segmentation.head.norm": "group"}, "is not linear"),
         ({"synthesis.sampler": "dpmpp_2m", "synthesis.eta": 0.5}, "it must be 0"),
         ({"guided.cache": True, "guided.guide.tokens": ("patch", "region")}, "guided.cache keeps"),
-        ({"diffusion.train.steps": 0, "diffusion.init_from": ("x",)}, "train.steps is 0"),
+        (
+            {
+                "diffusion.train.steps": 0,
+                "diffusion.init_from": ("x",),
+                "diffusion.init_partial": True,
+            },
+            "train.steps is 0",
+        ),
         ({"guided.train.steps": 0, "guided.init_from": ("x",)}, None),
         (
             {

@@ -24,12 +24,12 @@ def _below(theirs: str, ours: str) -> Table:
 
 
 STEDM_TABLE: Table = (
-    *_below("middle_block.1", "style_block"),
+    *_below("middle_block.1.block", "style_block"),
     *_below("middle_block.2", "middle_block/1"),
     *_below("middle_block.3", "middle_block/2"),
     *TABLE,
 )
-"""With the style block as the second of the middle's four."""
+"""With the style block, in a module around it, as the second of the middle's four."""
 
 GUIDED_TABLE: Table = (
     *_below("model.diffusion_model", "unet"),
