@@ -7,13 +7,18 @@ al. 2022).
 Command: python -m stedm_jax.main --config=configs/catch.py --workdir=runs/catch
 Arms: multipatch (default), nearby, augmented, semantic (no style: the paper's diffusion baseline),
 for example --config=configs/catch.py:nearby; experiment: multipatch, and all the arms that it has
-to beat (configs/base.py, rivals).
+to beat (configs/base.py, rivals); published: multipatch with a checkpoint of the released code,
+from which it makes the set and trains the segmenters, and nothing else is trained:
+python -m stedm_jax.convert stedm FILE --out=weights/stedm
+python -m stedm_jax.main --config=configs/catch.py:published
+with what the conversion says of the style, as --config.diffusion.style.aggregation=max.
 Data: python -m data_prep.catch --source=CATCH --out=data/catch
 (42 annotated slides, 203 of style, 35 and 70 of validation and test; what no polygon covers is
 background within the bounding box of a slide's polygons, as in the authors' code).
 Weights: starts from ldm-vq-f4, ldm-landscape and mit-b2-imagenet, as the paper does; python -m
 stedm_jax.convert list says where to get them, python -m stedm_jax.convert NAME FILE
---out=weights/NAME prepares each. To start from nothing:
+--out=weights/NAME prepares each. The released code starts from the last weights of ldm-landscape,
+not from their averages: convert it with --weights=raw for that. To start from nothing:
 --config.autoencoder.init_from=() --config.autoencoder.train.steps=100000
 --config.diffusion.init_from=() --config.segmentation.init_from=()
 Hardware: 8 accelerators of 40 GB or more; the published pipeline costs about 5 EFLOP for sampling
@@ -42,8 +47,8 @@ REST = ("Dermis", "Epidermis", "Subcutis", "Bone", "Cartilage", "Inflamm/Necrosi
 
 
 def get_config(arm: str = "multipatch"):
-    """Arms are the paper's ways of choosing style tiles; "experiment": multipatch among its
-    rivals."""
+    """Arms are the paper's ways of choosing style tiles; "experiment": multipatch among its rivals;
+    "published": multipatch, of a denoiser that was trained elsewhere."""
     arm = arm or "multipatch"
     styles = {
         "multipatch": {"source": "multipatch", "tiles": 10},
@@ -51,7 +56,7 @@ def get_config(arm: str = "multipatch"):
         "augmented": {"source": "augmented", "tiles": 1},
         "semantic": {"source": "none", "tiles": 1},
     }
-    styles["experiment"] = styles["multipatch"]
+    styles["experiment"] = styles["published"] = styles["multipatch"]
     if arm not in styles:
         raise ValueError(f"configs/catch.py has no arm '{arm}'; it has {', '.join(styles)}")
     config = get_base()
@@ -69,6 +74,10 @@ def get_config(arm: str = "multipatch"):
     config.diffusion.style.remat = True
     config.segmentation.update({"border": 64, "border_scored": 128, "checkpoint": "both"})
     config.segmentation.train.eval_every = 1000
+    if arm == "published":
+        config.autoencoder.init_from = ("stedm/autoencoder",)
+        config.diffusion.update({"init_from": ("stedm/generator",), "init_partial": False})
+        config.diffusion.train.steps = 0
     if arm == "experiment":
         rivals(config, real=0.2)
     return config

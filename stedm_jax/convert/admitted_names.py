@@ -1,5 +1,5 @@
-"""What a pickle of weights may name: a short list. Everything else is refused before anything is
-made of it.
+"""What a pickle of weights may name: a short list, and classes of packages that can do no harm,
+which are dropped. Everything else is refused before anything is made of it.
 
 A pickle is a program that calls what it names. Our reader (unpickle.py) never imports or calls
 anything, so nothing could be executed anyway; but a file that names `os.system` is hostile and
@@ -70,7 +70,8 @@ _EXACT = {
 """Module -> the only names of it, with which the state of a training is stored."""
 
 _PACKAGES = "torch numpy pytorch_lightning lightning lightning_fabric lightning_utilities omegaconf"
-"""Of these packages classes may be named; the objects are dropped."""
+"""Of these packages only classes may be named; as of packages unknown here, the objects are
+dropped. Checkpoints hold some beside the weights: callbacks, settings of a training."""
 _CLASS = re.compile(r"_?[A-Z][A-Za-z0-9_]*(\.[A-Z][A-Za-z0-9_]*)*")
 _MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*")
 _NEVER = (
@@ -122,6 +123,8 @@ def admit(module: str, name: str, where: str) -> Name:
             "it with anything else; get the weights from their publisher, as safetensors where "
             "there is a choice."
         )
+    if a_class:
+        return found
     raise UserError(
         f"{where} names {found}, an object of a package that weights are not stored with; it was "
         "not made, and the file is refused. If it comes from its publisher, let them or yourself "

@@ -50,11 +50,7 @@ def convert(
             f"{path} was converted already; init_from takes it as it is, and export writes it anew."
         )
     everything = read_tensors(path, key=key or entry.key, parts=entry.parts)
-    if is_checkpoint(everything):
-        raise UserError(
-            f"{path} is a whole checkpoint of STEDM, not one of {entry.name}. Convert it as "
-            f"{NAME}: python -m stedm_jax.convert {NAME} {path} --out=weights/{NAME}"
-        )
+    _not_whole(everything, entry, path)
     tensors = everything.renamed(str(path), entry.under, entry.strip)
     chosen = tuple(load_only) or entry.load_only
     abstract = build_published(entry.network).abstract
@@ -85,6 +81,14 @@ def convert(
         "left_out": dict(sorted(Counter(name.split(".")[0] for name in left).items())),
         "averages": averages,
     }
+
+
+def _not_whole(tensors: Tensors, entry: Entry, path: Path) -> None:
+    if is_checkpoint(tensors):
+        raise UserError(
+            f"{path} is a whole checkpoint of STEDM, not one of {entry.name}. Convert it as "
+            f"{NAME}: python -m stedm_jax.convert {NAME} {path} --out=weights/{NAME}"
+        )
 
 
 def _check(patterns: Sequence[str]) -> None:

@@ -5,7 +5,8 @@ source is
     the folder of a cell        runs/catch/generator/stedm: its moving average, if one was kept; of
                                 a segmenter the checkpoint that segmentation.checkpoint names
     a folder of weights         what `python -m stedm_jax.convert` wrote
-    a name of the registry      weights/NAME, or NAME in the folder that STEDM_WEIGHTS names
+    a name of the registry      weights/NAME, or NAME in the folder that STEDM_WEIGHTS names; of
+                                several networks NAME/generator, NAME/autoencoder
 Everything has to fit. With `init_partial`, what a source lacks starts fresh and what the network
 lacks is left out; the same holds for what the task calls optional (a discriminator) where one side
 lacks it as a whole. What was loaded from where is printed.
@@ -101,15 +102,17 @@ def source_folder(source: str, key: str = "init_from") -> Path:
       UserError: it is not there, or holds no weights.
     """
     folder = Path(source)
-    if not folder.exists() and len(folder.parts) == 1:
-        folder = Path(os.environ.get(WEIGHTS, "weights")) / source
+    name, *part = folder.parts or ("",)
+    if not folder.exists() and (not part or part in (["generator"], ["autoencoder"])):
+        weights = Path(os.environ.get(WEIGHTS, "weights"))
+        folder = weights / source
         if not folder.exists():
             raise UserError(
                 f"{key} names '{source}', which is no folder here, and no weights of the registry"
                 f" that were converted: {folder} is not there. python -m stedm_jax.convert list"
                 " shows the registry and where its files are to be had; then run python -m"
-                f" stedm_jax.convert {source} FILE --out={folder}, or set {WEIGHTS} to the folder"
-                " that holds it."
+                f" stedm_jax.convert {name} FILE --out={weights / name}, or set {WEIGHTS} to the"
+                " folder that holds it."
             )
     if (folder / INFO).is_file() and not is_converted(folder):
         raise UserError(

@@ -257,8 +257,8 @@ class Diffusion(Denoiser):
         cross, tokens = self.unet.style_path == "cross", self.style.aggregation == "tokens"
         if not self.train.steps and self.init_partial:
             yield (
-                f"{where}.train.steps is 0, and {where}.init_partial=True would leave as it was drawn "
-                "what init_from lacks; set init_partial=False, or give 1 step or more."
+                f"{where}.train.steps is 0, so that with {where}.init_partial=True all that "
+                "init_from lacks would stay random; set init_partial=False, or give 1 step or more."
             )
         if self.unet.context_dim:
             yield (

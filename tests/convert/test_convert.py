@@ -86,6 +86,7 @@ def test_entries_are_complete_and_their_builders_are_there():
         "ldm-kl-f4",
         "ldm-kl-f8",
         "ldm-landscape",
+        "stedm",
         "lid-tcga-brca",
         "lid-tcga-brca-guided",
         "hipt-vit256",

@@ -103,14 +103,18 @@ def test_a_generator_in_both_formats(tmp_path, workdir):
     }
     np.testing.assert_array_equal(params["layout"]["kernel"], 2)  # the moving average
     command.main(["export", str(folder), f"--out={tmp_path / 'theirs'}", "--format=published"])
-    unet = read_tensors(tmp_path / "theirs" / "unet.safetensors")
-    assert unet["middle_block.2.qkv.weight"].shape == (
-        12,
-        4,
-        1,
-    )  # the style block is the second of the middle
-    assert unet["middle_block.1.in_layers.2.weight"].shape == (4, 4, 3, 3)
+    state = read_tensors(tmp_path / "theirs" / "stedm.safetensors")
+    for top in ("_model.model", "model.model"):  # the style block is the second of the middle
+        middle = f"{top}.diffusion_model.middle_block"
+        assert state[f"{middle}.2.qkv.weight"].shape == (12, 4, 1)
+        assert state[f"{middle}.1.block.in_layers.2.weight"].shape == (4, 4, 3, 3)
+    assert state["model.model_ema.diffusion_modelmiddle_block1blockin_layers2weight"].max() == 2
+    assert state["_model.model_ema.num_updates"] == 7
+    assert state["model.cond_stage_model.channel_mapper.weight"].shape == (3, 2, 1, 1)
+    assert state["_model._agg_block._embedder.head.bias"].shape == (4,)
+    np.testing.assert_allclose(state["model.betas"][[0, -1]], (0.0015, 0.0205), rtol=1e-5)
     text = (tmp_path / "theirs" / "README.md").read_text()
+    assert "without the first stage: there is none here" in text
     assert "| train | 2 | 9 |" in text and "classes: tumour" in text and "- mpp: 0.5" in text
     with pytest.raises(UserError, match="an autoencoder of the kind"):
         command.main(["export", str(folder), f"--out={tmp_path / 'x'}", "--format=diffusers"])
