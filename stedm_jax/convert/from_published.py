@@ -12,7 +12,8 @@ from stedm_jax.common.errors import UserError
 from stedm_jax.common.files import sha256_of
 from stedm_jax.convert.published_averages import averaged
 from stedm_jax.convert.published_tables import tables
-from stedm_jax.convert.registry import Entry
+from stedm_jax.convert.registry import SMP_UNET, Entry
+from stedm_jax.convert.smp_unet import recognized
 from stedm_jax.convert.stedm_checkpoint import NAME, is_checkpoint
 from stedm_jax.convert.torch_names import Table, from_torch, our_name, torch_name
 from stedm_jax.convert.weight_files import Tensors, read_tensors
@@ -53,9 +54,12 @@ def convert(
     _not_whole(everything, entry, path)
     tensors = everything.renamed(str(path), entry.under, entry.strip)
     chosen = tuple(load_only) or entry.load_only
-    abstract = build_published(entry.network).abstract
+    network, shape = entry.network, {}
+    if network == SMP_UNET:
+        network, shape = recognized(tensors, str(path))
+    abstract = build_published(network, **shape).abstract
     wanted = named(abstract)
-    table, *others = tables(entry.network)
+    table, *others = tables(network)
     if others:  # that by which most names of the file are names of the network
         table = max((table, *others), key=lambda each: len(_known(tensors, each, wanted)))
     names = [torch_name(each, len(leaf.shape), table)[0] for each, leaf in wanted.items()]
@@ -72,6 +76,7 @@ def convert(
     loaded = named(params)
     left = [*tensors.left_out, *(tensors.keys() - _known(tensors, table, loaded))]
     return params, _about(entry) | {
+        "network": network,
         "files": {file.name: sha256_of(file) for file in tensors.files},
         "load_only": list(chosen),
         "loaded": len(loaded),

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from stedm_jax.convert.tables import (
+    convnext,
     diffusers_autoencoder,
     fcn8s,
     inception,
@@ -15,6 +16,8 @@ from stedm_jax.convert.tables import (
     taef2,
 )
 from stedm_jax.convert.torch_names import Table
+from stedm_jax.models.convnext import SIZES as CONVNEXTS
+from stedm_jax.models.published_sizes import unet_name
 
 Form = Callable[[Mapping[str, np.ndarray]], dict[str, dict[str, np.ndarray]]]
 """Tensors under published names -> those of each published file, by its name without ending."""
@@ -32,7 +35,7 @@ TABLES: dict[str, tuple[Table, ...]] = {
     "taef2": (taef2.TABLE, taef2.DIFFUSERS),
     "lpips-alex": (lpips.PYTORCH, lpips.TABLE),
     "inception-fid": (inception.TABLE,),
-}
+} | {unet_name(encoder): (convnext.TABLE,) for encoder in CONVNEXTS}
 """Network -> its tables: that which knows most names of a file is taken, the first for export under
 the published names. Of the others our names are the published ones."""
 FORMS: dict[str, Form] = {"taef2": taef2.files, "lpips-alex": lpips.files}

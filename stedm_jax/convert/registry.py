@@ -12,6 +12,8 @@ from pathlib import Path
 
 from stedm_jax.common.errors import UserError
 
+SMP_UNET = "smp-unet"
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -20,7 +22,7 @@ class Entry:
     Attributes:
       name, what, license, source: shown to the user.
       gated: the publisher grants access on request.
-      network: one of models/published_sizes.toml.
+      network: one of models/published_sizes.toml; SMP_UNET: whichever smp.Unet the file holds.
       key: part of the checkpoint that holds the state dict; "": the only one.
       under: prefixes, of which the first that occurs is taken off; other names are left out.
       strip: prefixes taken off where they occur, one after the other.

@@ -194,8 +194,11 @@ class Segmentation(Start):
                 "evaluated, and would be the best; set eval_every from 1 to the number of steps, "
                 f"or {where}.checkpoint='last'."
             )
-        if not self.train.steps:
-            yield f"{where}.train.steps is 0; give 1 or more."
+        if not self.train.steps and not self.init_from:
+            yield (
+                f"{where}.train.steps is 0; give 1 or more, or 0 together with {where}.init_from "
+                "to score those weights as they are."
+            )
         if len(set(self.seeds)) < len(self.seeds):
             yield f"{where}.seeds is {self.seeds}, which has a seed twice."
         if self.judge.real != 1:

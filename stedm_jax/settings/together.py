@@ -190,7 +190,7 @@ def _arm(settings: Settings, name: str) -> Iterator[str]:
         return
     settings.sets_of(name)
     arm, features, guided = settings.arm_entry(name), settings.arm(name).features, settings.guided
-    if arm.then_real >= (steps := settings.segmentation.train.steps):
+    if 0 < arm.then_real >= (steps := settings.segmentation.train.steps):
         yield (
             f"its then_real is {arm.then_real}, but config.segmentation.train.steps={steps} leaves "
             "no step before; give a smaller then_real, or real=1.0."
