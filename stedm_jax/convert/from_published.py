@@ -54,14 +54,10 @@ def convert(
     _not_whole(everything, entry, path)
     tensors = everything.renamed(str(path), entry.under, entry.strip)
     chosen = tuple(load_only) or entry.load_only
-    network, shape = entry.network, {}
-    if network == SMP_UNET:
-        network, shape = recognized(tensors, str(path))
-    abstract = build_published(network, **shape).abstract
+    network, abstract = _network(entry, tensors, str(path))
     wanted = named(abstract)
-    table, *others = tables(network)
-    if others:  # that by which most names of the file are names of the network
-        table = max((table, *others), key=lambda each: len(_known(tensors, each, wanted)))
+    # That by which most names of the file are names of the network; the first, where all are equal.
+    table = max(tables(network), key=lambda each: len(_known(tensors, each, wanted)))
     names = [torch_name(each, len(leaf.shape), table)[0] for each, leaf in wanted.items()]
     tensors, averages = averaged(tensors, everything, names, entry.averages, weights, str(path))
     params = from_torch(
@@ -86,6 +82,14 @@ def convert(
         "left_out": dict(sorted(Counter(name.split(".")[0] for name in left).items())),
         "averages": averages,
     }
+
+
+def _network(entry: Entry, tensors: Tensors, where: str) -> tuple[str, dict[str, Any]]:
+    """The name of the network, and the shapes of its parameters."""
+    if entry.network != SMP_UNET:
+        return entry.network, build_published(entry.network).abstract
+    network, shape = recognized(tensors, where)
+    return network, build_published(network, **shape).abstract
 
 
 def _not_whole(tensors: Tensors, entry: Entry, path: Path) -> None:
