@@ -56,8 +56,9 @@ def convert(
     chosen = tuple(load_only) or entry.load_only
     network, abstract = _network(entry, tensors, str(path))
     wanted = named(abstract)
-    # That by which most names of the file are names of the network; the first, where all are equal.
-    table = max(tables(network), key=lambda each: len(_known(tensors, each, wanted)))
+    table, *others = tables(network)
+    if others:  # that by which most names of the file are names of the network
+        table = max((table, *others), key=lambda each: len(_known(tensors, each, wanted)))
     names = [torch_name(each, len(leaf.shape), table)[0] for each, leaf in wanted.items()]
     tensors, averages = averaged(tensors, everything, names, entry.averages, weights, str(path))
     params = from_torch(
