@@ -12,13 +12,20 @@ from stedm_jax.convert import __main__ as command
 from stedm_jax.convert.published_tables import tables
 from stedm_jax.convert.torch_names import to_torch
 from stedm_jax.convert.weight_files import read_tensors
+from stedm_jax.data.records import TileSet
+from stedm_jax.data.schema import SYNTHETIC
+from stedm_jax.experiment.runner import run_cells
+from stedm_jax.experiment.workdir import Workdir
 from stedm_jax.models.autoencoder import Autoencoder
 from stedm_jax.models.functional import Functional
 from stedm_jax.models.style import build_style
 from stedm_jax.models.unet import build_unet
+from stedm_jax.settings.diffusion import Diffusion
+from stedm_jax.settings.root import Settings
 from stedm_jax.training.param_paths import named, nested
 from stedm_jax.training.weights_folder import load_folder
 from tests.convert import stedm_file
+from tests.experiment.settings import base
 
 FIRST = Functional(partial(Autoencoder, **stedm_file.FIRST))
 BUILT = {"build_unet": cache(build_unet), "build_style": cache(build_style)}
@@ -126,3 +133,60 @@ def test_other_entries_name_this_one_and_this_one_the_others(convert, first):
         convert({"model.diffusion_model.out.0.bias": np.ones(3)})
     with pytest.raises(UserError, match="leave out --load_only"):
         convert(file, "--load_only=style")
+
+
+def settings_of_a_run(tiles: Path, weights: Path, kind: str) -> Settings:
+    """As configs/catch.py:published, of small networks."""
+    changes: dict[str, object] = {
+        "data__tiles": str(tiles),
+        "data__tile": 32,
+        "dtype": "float32",
+        "compile_cache": False,
+        "autoencoder__train__steps": 0,
+        "autoencoder__init_from": (str(weights / "autoencoder"),),
+        "diffusion__train__steps": 0,
+        "diffusion__init_from": (str(weights / "generator"),),
+        "synthesis__steps": 2,
+        "synthesis__tail": (20, 2),
+        "synthesis__count": 8,
+        "synthesis__batch": 8,
+        "segmentation__border": 4,
+        "segmentation__border_scored": 4,
+    }
+    changes |= {f"autoencoder__model__{key}": value for key, value in stedm_file.FIRST.items()}
+    for part in ("unet", "style"):
+        small, usual = getattr(stedm_file.DENOISER, part), getattr(Diffusion(), part)
+        own = {key: value for key, value in vars(small).items() if value != vars(usual)[key]}
+        changes |= {f"diffusion__{part}__{key}": value for key, value in own.items()}
+    style = {"source": "none", "keep_block": True} if kind == "none" else {"aggregation": kind}
+    changes |= {f"diffusion__style__{key}": value for key, value in style.items()}
+    return base(**changes | {"diffusion__style__tiles": stedm_file.TILES})
+
+
+SLOWER = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("max", "linear", "svit", "none")]
+
+
+@pytest.mark.parametrize("kind", ("mean", *SLOWER))
+def test_a_run_makes_images_with_a_checkpoint_and_gives_it_back(
+    convert, first, tile_set, tmp_path, kind
+):
+    file = stedm_file.tensors("mean" if kind == "max" else kind, first)
+    settings = settings_of_a_run(tile_set.path, convert(file, "--weights=raw"), kind)
+    workdir = Workdir(tmp_path / "run")
+    stages = ["data", "autoencoder", "latents", "generator", "synthesis"]
+    run_cells(settings, workdir, stages, "refuse")
+    made = TileSet.open(workdir.path / "synthesis" / "synthetic" / "tiles")
+    images = np.stack([made.read(SYNTHETIC, number).image for number in range(8)])
+    assert len(made.index(SYNTHETIC)) == 8 and images.std((1, 2, 3)).min() > 0
+    generator = str(workdir.path / "generator" / "stedm")
+    command.main(["export", generator, f"--out={tmp_path / 'e'}", "--format=published"])
+    found = read_tensors(tmp_path / "e")
+    tables = tuple(f".{name}" for name in (*stedm_file.TABLES, "num_updates"))
+    learned = {name for name in file if not name.endswith(tables)}
+    if kind in ("linear", "svit"):  # what is around them has no name of ours
+        learned = {name for name in learned if ".seq." not in name and ".vit." not in name}
+    assert learned <= set(found) and "_model.model_ema.num_updates" in found
+    for name in learned:
+        if ".relative_" not in name and ".model_ema." not in name:
+            np.testing.assert_array_equal(found[name], file[name], err_msg=name)
+        assert found[name].shape == file[name].shape
