@@ -114,6 +114,12 @@ def source_folder(source: str, key: str = "init_from") -> Path:
                 f" stedm_jax.convert {name} FILE --out={weights / name}, or set {WEIGHTS} to the"
                 " folder that holds it."
             )
+    parts = [str(each.parent) for each in sorted(folder.glob(f"*/{INFO}"))]
+    if (folder / INFO).is_file() and parts:
+        raise UserError(
+            f"{key} names '{source}', which holds several networks; name one of them: "
+            f"{', '.join(parts)}."
+        )
     if (folder / INFO).is_file() and not is_converted(folder):
         raise UserError(
             f"{key} names '{source}', which is an export under published names; export with"

@@ -125,7 +125,7 @@ def tensors(kind: str, first: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     one = {f"diffusion_model.{name}": each for name, each in random(unet()).items()}
     out = {f"model.{name}": each for name, each in one.items()}
     out |= {f"model_ema.{name.replace('.', '')}": each + 1 for name, each in one.items()}
-    out |= {"model_ema.decay": np.float32(0.9999), "model_ema.num_updates": np.array(7)}
+    out |= {"model_ema.decay": np.float32(0.9999), "model_ema.num_updates": np.int32(7)}
     out |= {f"first_stage_model.{name}": each for name, each in first.items()}
     out |= random({"cond_stage_model.channel_mapper.weight": (3, 2, 1, 1)})
     out |= {name: rng.normal(size=() if name == "scale_factor" else 1000) for name in TABLES}
@@ -152,3 +152,7 @@ def lightning(path: Path, state: dict[str, np.ndarray]) -> Path:
     content = {"epoch": 3, "global_step": 7, "pytorch-lightning_version": "2.1.0"}
     content |= {"state_dict": stored, "hyper_parameters": hyper, "data": own}
     return write_zip(path, content | {"optimizer_states": [{"state": {0: moments}}]})
+
+
+class Foreign:
+    """An object of a package that is not installed where the file is read."""

@@ -16,6 +16,7 @@ KINDS = {
     "float16": "HalfStorage",
     "bfloat16": "BFloat16Storage",
     "int64": "LongStorage",
+    "int32": "IntStorage",
     "uint8": "ByteStorage",
     "bool": "BoolStorage",
 }

@@ -58,6 +58,20 @@ def test_a_converted_folder_by_path_and_by_name(program, tmp_path, monkeypatch, 
         initial_params(program, ("ldm-vq-f4",), False, 0)
 
 
+def test_a_folder_of_several_networks(program, tmp_path, monkeypatch) -> None:
+    given, weights = jax.tree.map(np.asarray, program.init(1).params), tmp_path / "weights"
+    monkeypatch.setenv("STEDM_WEIGHTS", str(weights))
+    with pytest.raises(UserError, match=f"convert stedm FILE --out={weights / 'stedm'}, or"):
+        initial_params(program, ("stedm/generator",), False, 0)
+    for name in ("autoencoder", "generator"):
+        save_folder(weights / "stedm" / name, given, INFO)
+    (weights / "stedm" / "convert.json").write_text("{}")
+    found = initial_params(program, ("stedm/generator",), False, 0)
+    assert toy.same(found, jax.tree.map(jnp.asarray, given))
+    with pytest.raises(UserError, match="several networks; name one of them: .*/autoencoder, "):
+        initial_params(program, ("stedm",), False, 0)
+
+
 def test_what_does_not_fit_is_listed_and_a_part_has_to_be_asked_for(
     program, tmp_path, capsys
 ) -> None:
