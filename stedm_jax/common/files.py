@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from stedm_jax.common.errors import UserError
+
 PARTIAL = ".partial-"
 _REPLACED = "-old"
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
@@ -130,6 +132,25 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any, sync: bool = False) -> None:
     """Writes a value as indented JSON, completely or not at all; `sync` as for `atomic_file`."""
     write_bytes(path, json.dumps(value, indent=1).encode(), sync)
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file of a run.
+
+    Raises:
+      UserError: it is empty or damaged; says what to delete.
+      FileNotFoundError: it is not there.
+    """
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        done = path.with_name("done.json")
+        what = f"it and {done}" if path != done and done.exists() else "this file"
+        what = f"the folder {path.parent}" if path.name == "cell.json" else what
+        raise UserError(
+            f"{path} is empty or damaged ({error}). Delete {what}, and run the same command again, "
+            "which makes again what is missing."
+        ) from error
 
 
 def sha256_of(path: Path) -> str:

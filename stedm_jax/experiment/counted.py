@@ -1,10 +1,10 @@
 """Which checkpoint of a segmenter counts: in scores, for the judge, in inference, for exports, and
 where another training starts from it."""
 
-import json
 from pathlib import Path
 from typing import Any
 
+from stedm_jax.common.files import read_json
 from stedm_jax.settings.segmentation import Segmentation
 
 BEST = "iou", "max"
@@ -26,5 +26,5 @@ def best_of(section: Any) -> tuple[str, str] | None:
 def best_of_cell(folder: Path) -> tuple[str, str] | None:
     """As `best_of`, of a cell by its folder; of a folder without cell.json the last counts."""
     file = folder / "cell.json"
-    reads = json.loads(file.read_text())["reads"] if file.is_file() else {}
+    reads = read_json(file)["reads"] if file.is_file() else {}
     return None if reads.get(KEY, "last") == "last" else BEST

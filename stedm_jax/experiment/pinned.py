@@ -3,13 +3,12 @@
 The folder of a cell keeps `frozen.json`: part -> where its weights came from, and their SHA-256.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from stedm_jax.common.errors import UserError
-from stedm_jax.common.files import write_json
+from stedm_jax.common.files import read_json, write_json
 from stedm_jax.experiment.init_weights import source_folder
 from stedm_jax.training import peers
 from stedm_jax.training.checkpoints import finished
@@ -37,7 +36,7 @@ def identify(source: str, key: str) -> Weights:
     """
     folder = source_folder(source, key)
     if is_converted(folder):
-        return Weights(str(folder), json.loads((folder / INFO).read_text())["sha256"])
+        return Weights(str(folder), read_json(folder / INFO)["sha256"])
     with finished(folder) as (store, step):
         return Weights(f"{folder}, step {step}", store.fingerprint(step))
 
@@ -62,7 +61,7 @@ def _pin(folder: Path, used: Mapping[str, Weights]) -> dict[str, dict[str, str]]
     file = folder / NAME
     known: dict[str, dict[str, str]] = {}
     if file.exists() and ((folder / "checkpoints").exists() or (folder / "done.json").exists()):
-        known = json.loads(file.read_text())
+        known = read_json(file)
     for part, now in used.items():
         before = Weights(**known[part]) if part in known else now
         if before.sha256 != now.sha256:

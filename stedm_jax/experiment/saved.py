@@ -1,10 +1,10 @@
 """A run that was made before, opened for reading."""
 
-import json
 import os
 from pathlib import Path
 
 from stedm_jax.common.errors import UserError
+from stedm_jax.common.files import read_json
 from stedm_jax.experiment.cells import Graph
 from stedm_jax.experiment.context import Context
 from stedm_jax.experiment.devices import divide_cpu
@@ -28,7 +28,7 @@ def saved_settings(folder: Path) -> Settings:
             "training."
         )
     Workdir(folder).check_place()
-    return from_flat(json.loads(file.read_text()), str(file))
+    return from_flat(read_json(file), str(file))
 
 
 def open_run(folder: Path) -> Context:

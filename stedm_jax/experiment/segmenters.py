@@ -1,13 +1,12 @@
 """Segmenters: what each arm and the judge train, on which tiles, and how they are scored patient by
 patient."""
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from stedm_jax.common.files import write_json
+from stedm_jax.common.files import read_json, write_json
 from stedm_jax.data.arrays import ArrayStore
 from stedm_jax.data.draws import splits_of_all
 from stedm_jax.data.pipeline import tile_dataset
@@ -260,7 +259,7 @@ def _store(context: Context, learner: Learner, name: str) -> ArrayStore | None:
 def about_tiles(context: Context) -> dict[str, Any]:
     """What was noted of the tiles when segmenters were trained, so that these need not be there."""
     file = context.workdir.path / ABOUT
-    return json.loads(file.read_text()) if file.is_file() else about(context)
+    return read_json(file) if file.is_file() else about(context)
 
 
 def about(context: Context) -> dict[str, Any]:
@@ -316,7 +315,7 @@ def trained(workdir: Path) -> list[Scored]:
     arms, judges = workdir.glob(f"segmentation/*/*/{SCORES}"), workdir.glob(f"{JUDGE}*/{SCORES}")
     found = []
     for file in (*sorted(arms), *sorted(judges)):
-        one = json.loads(file.read_text())
+        one = read_json(file)
         cell, which = str(file.parent.relative_to(workdir)), str(one.get("checkpoint", "last"))
         point = Point(one.get("draw", ""), one.get("generator_seed"))
         others = one.get("others", {})

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from stedm_jax.common.errors import UserError
-from stedm_jax.common.files import is_partial, write_json
+from stedm_jax.common.files import is_partial, read_json, write_json
 from stedm_jax.common.locks import Busy, locked
 from stedm_jax.experiment.cells import TILES, Cell, Graph
 
@@ -335,12 +335,9 @@ class Workdir:
     def _read(self, name: str, file: str) -> Any:
         path = self.path / name / file
         try:
-            return json.loads(path.read_text())
+            return read_json(path)
         except FileNotFoundError:
             return None
-        except ValueError as error:
-            what = f"the folder {path.parent}, which is then made again" if name else "this file"
-            raise UserError(f"{path} is damaged ({error}). Delete {what}.") from error
 
 
 def _short(value: Any) -> str:

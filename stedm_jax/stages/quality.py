@@ -1,11 +1,11 @@
 """Stage quality: how good the images of a synthesis set are, in one pass over them."""
 
-import json
 from collections.abc import Hashable, Iterator, Sequence
 from typing import Any, cast
 
 import numpy as np
 
+from stedm_jax.common.files import read_json
 from stedm_jax.data.index import IndexRow
 from stedm_jax.data.records import TileSet
 from stedm_jax.data.sampling import GLASS
@@ -43,7 +43,7 @@ def _judgment(context: Context, cell: Cell, learned: Learned) -> Judgment:
     """How the judge, if there is one, segments this set and real tiles."""
     file = context.workdir.path / context.cell(JUDGE) / SCORES
     known: dict[str, Any] | None = peers.on_first(
-        lambda: json.loads(file.read_text())["confusion"] if file.is_file() else None
+        lambda: read_json(file)["confusion"] if file.is_file() else None
     )
     if known is None:
         return Judgment()

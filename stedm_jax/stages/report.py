@@ -1,6 +1,5 @@
 """Stage report: one page with what was learned, from what the other cells left."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from stedm_jax.common.files import read_json
 from stedm_jax.data.class_shares import warning
 from stedm_jax.data.draws import splits_of
 from stedm_jax.data.records import TileSet
@@ -84,7 +84,7 @@ def _content(context: Context) -> ReportContent:
         reconstruction=done.get(first.cell("autoencoder"), {}).get("patients", {}),
         stages=_seconds(done),
         config=flatten(settings),
-        versions=json.loads((path / "versions.json").read_text()),
+        versions=read_json(path / "versions.json"),
         provenance={"tiles": str(context.tiles_path)} | _provenance(first, sets),
     )
 
@@ -203,7 +203,7 @@ def _whose(folder: Path) -> str:
     file = folder / WHOSE
     if not file.is_file():
         return ""
-    names = json.loads(file.read_text())
+    names = read_json(file)
     return f"; layouts of {', '.join(names['layouts'])}, styles of {', '.join(names['styles'])}"
 
 

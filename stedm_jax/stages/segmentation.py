@@ -6,14 +6,13 @@ segmenter is the same in all of them. An arm may also train nothing, and take on
 validation patients, or score one again on patients in another stain.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from stedm_jax.common.files import write_json
+from stedm_jax.common.files import read_json, write_json
 from stedm_jax.evaluation.arm_choice import Table, choose_arm
 from stedm_jax.evaluation.confusion import foreground_scores
 from stedm_jax.experiment.cells import Cell
@@ -84,7 +83,7 @@ def _take(context: Context, name: str, seed: int, cell: str) -> dict[str, Any]:
 def _scores(context: Context, arm: str, seed: int) -> dict[str, Any]:
     """What an arm left at a point."""
     cell = context.cell(f"segmentation/{arm}/{seed}")
-    return json.loads((context.workdir.path / cell / SCORES).read_text())
+    return read_json(context.workdir.path / cell / SCORES)
 
 
 def validation_tables(

@@ -1,5 +1,5 @@
-"""Stopping politely: SIGTERM, Ctrl-C or a file STOP end a run where nothing is lost; a second
-signal ends it at once.
+"""Stopping politely: SIGTERM, Ctrl-C, SIGHUP, SIGUSR1 or a file STOP end a run where nothing is
+lost; SIGTERM or Ctrl-C once more ends it at once.
 
 Within `politely()` a signal is only noted, and the work done there asks `due()` now and then;
 elsewhere it ends the run where it is. That is safe because every file is written completely or not
@@ -26,13 +26,16 @@ from jax.sharding import Mesh
 from stedm_jax.training import peers
 from stedm_jax.training.sharding import replicated, to_global
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+ASKED = (signal.SIGTERM, signal.SIGINT)
+WARNED = (signal.SIGHUP, signal.SIGUSR1)
+"""What schedulers and terminals send some time before SIGTERM, which then must not end at once."""
+SIGNALS = (*ASKED, *WARNED)
 STOP = "STOP"
 """File in the workdir that asks a run to end; it is removed when it was heard."""
 REQUEUE = "STEDM_REQUEUE"
 """Environment variable: exit status after SIGTERM (default 0), for schedulers that start a run
 again by its status."""
-_FILE = 1  # its number among those of signals
+_FILE = 64  # its number among those of signals
 
 
 class Stopped(SystemExit):
@@ -83,7 +86,9 @@ class Signals:
             os.set_blocking(self._pipe[1], False)
             self._wakeup = signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
             threading.Thread(target=self._listen, name="signals", daemon=True).start()
-            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+            # nohup ignores SIGHUP, for good
+            heard = [each for each in SIGNALS if signal.getsignal(each) != signal.SIG_IGN]
+            self._before = {number: signal.signal(number, self._note) for number in heard}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -170,8 +175,8 @@ class Signals:
             number = byte[0]
             if number not in SIGNALS:
                 continue
-            heard, name = heard + 1, signal.Signals(number).name
-            if heard > 1:
+            heard, name = heard + (number in ASKED), signal.Signals(number).name
+            if heard > 1 and number in ASKED:
                 _say(f"\n{name} once more: ends at once\n")
                 os._exit(128 + number)
             self.received = number

@@ -5,6 +5,9 @@ import pytest
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.experiment.cells import TILES, Graph
+from stedm_jax.experiment.counted import best_of_cell
+from stedm_jax.experiment.saved import saved_settings
+from stedm_jax.experiment.segmenters import trained
 from stedm_jax.experiment.workdir import ABSENT, BEGUN, DONE, STALE, Workdir, versions
 from stedm_jax.settings.flat import flatten
 from tests.experiment.settings import base
@@ -205,8 +208,25 @@ def test_a_lost_config_is_written_again(used):
 @pytest.mark.parametrize("text", ["", "{", '{"stamp"'])
 def test_a_damaged_record_names_the_file_and_what_to_delete(used, text):
     (used.path / "judge" / "cell.json").write_text(text)
-    with pytest.raises(UserError, match=r"judge/cell.json is damaged .* Delete the folder"):
+    with pytest.raises(UserError, match=r"judge/cell.json is empty or .* the folder .*judge"):
         adopt(used, base())
+
+
+@pytest.mark.parametrize("text", ["", '{"confusion": {', "\0\0"])
+def test_every_reader_of_a_run_names_a_damaged_file_and_what_to_delete(used, text):
+    folder, root = used.path / "segmentation/labelled/0", used.path
+    (folder / "scores.json").write_text(text)
+    with pytest.raises(UserError, match=r"scores.json is empty .*Delete it and .*0/done.json"):
+        trained(root)
+    (folder / "done.json").write_text(text)
+    with pytest.raises(UserError, match=r"done.json is empty or damaged .*Delete this file"):
+        used.result("segmentation/labelled/0")
+    (root / "config.json").write_text(text)
+    with pytest.raises(UserError, match=r"config.json is empty or damaged"):
+        saved_settings(root)
+    (root / "judge/cell.json").write_text(text)
+    with pytest.raises(UserError, match=r"cell.json is empty or damaged"):
+        best_of_cell(root / "judge")
 
 
 def test_a_cell_is_made_by_one_process_at_a_time(used, monkeypatch):

@@ -73,6 +73,33 @@ def test_ctrl_c_finishes_the_step_saves_and_is_raised_again(tmp_path) -> None:
     ]  # of all steps
 
 
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
+def test_what_schedulers_send_saves_and_the_sigterm_after_it_does_not_cut_that_off(
+    tmp_path, number
+) -> None:
+    def batches(start: int):
+        for step, batch in enumerate(toy.batches(start)):
+            if step == 3:
+                for each in (number, number, signal.SIGTERM):
+                    os.kill(os.getpid(), each)
+                    time.sleep(0.05)  # equal ones close together are one
+            yield batch
+
+    with pytest.raises(Stopped, match="step 4"):
+        toy.run(tmp_path, batches=batches)
+    assert Checkpoints(tmp_path / "checkpoints").latest() == 4
+
+
+def test_a_hangup_that_nohup_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Signals() as signals:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not signals.leaving()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_a_signal_while_a_checkpoint_is_written_loses_nothing(tmp_path, monkeypatch) -> None:
     seal, asked = Checkpoints._seal, []
 

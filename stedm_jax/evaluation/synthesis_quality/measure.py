@@ -4,7 +4,6 @@ A new metric is a class in a file of its own (metric.py says what it must have) 
 versions.py. Its numbers then appear in summary.json, and those with a label in the report.
 """
 
-import json
 from collections.abc import Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from stedm_jax.common.files import atomic_file, write_json
+from stedm_jax.common.files import atomic_file, read_json, write_json
 from stedm_jax.evaluation.synthesis_quality.metric import (
     Example,
     Judgment,
@@ -74,7 +73,7 @@ def save_quality(folder: Path, quality: Quality) -> None:
 def load_quality(folder: Path) -> Quality:
     """What `save_quality` wrote."""
     with np.load(folder / ARRAYS) as arrays:
-        return Quality(json.loads((folder / NUMBERS).read_text()), dict(arrays))
+        return Quality(read_json(folder / NUMBERS), dict(arrays))
 
 
 def mean_quality(found: Sequence[Quality]) -> Quality:
