@@ -2,7 +2,9 @@
 can repair is one paragraph and an exit status, not a traceback."""
 
 import argparse
+import io
 import os
+import re
 import sys
 from collections.abc import Callable
 
@@ -43,17 +45,33 @@ def fix_numbers() -> None:
             jax.config.update(name, value)
 
 
+def expand_home(word: str) -> str:
+    """An argument with the home folder in place of "~" at the start of its path, also where a shell
+    leaves it alone, as in --workdir=~/runs."""
+    option = found.group() if (found := re.match(r"--[\w.-]+=", word)) else ""
+    path = word.removeprefix(option)
+    return option + os.path.expanduser(path) if path == "~" or path.startswith("~/") else word
+
+
+def _print_anything() -> None:
+    """Lets consoles of any encoding show names of files: what one cannot show is escaped."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def run_command(main: Callable[[list[str]], int | None]) -> None:
     """Runs a command with the program's arguments and exits with its status (None: 0); the
     environment changes no random numbers (`fix_numbers`).
 
     A UserError, a full disk and an interruption become one paragraph on stderr (status 2, 2 and
     130). A SystemExit of a subclass that carries a text (a run that was asked to stop) prints it
-    and exits with its code.
+    and exits with its code. "~" begins a path in the home folder (`expand_home`).
     """
+    _print_anything()
     fix_numbers()
     try:
-        status = main(sys.argv[1:]) or 0
+        status = main([expand_home(word) for word in sys.argv[1:]]) or 0
     except BaseException as error:
         plain_exit = type(error) is SystemExit
         explained = None if plain_exit else explain(error)

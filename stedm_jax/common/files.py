@@ -19,14 +19,25 @@ from stedm_jax.common.errors import UserError
 
 PARTIAL = ".partial-"
 _REPLACED = "-old"
+_LONGEST = 128
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
+
+
+def _start(path: Path) -> str:
+    """How the hidden names of what is to become `path` begin; of a long name that is its beginning
+    and a checksum, so that they have no more than the 255 bytes of a file system."""
+    name = os.fsencode(path.name)
+    if len(name) > _LONGEST:
+        digest = hashlib.sha256(name).hexdigest()[:16]
+        return f".{name[:_LONGEST].decode(errors='ignore')}{digest}{PARTIAL}"
+    return f".{path.name}{PARTIAL}"
 
 
 def partial_path(path: Path) -> Path:
     """Where this process writes what is to become `path`: in the same folder, under a hidden
     name."""
     path = path.absolute()
-    return path.with_name(f".{path.name}{PARTIAL}{socket.gethostname()}-{os.getpid()}")
+    return path.with_name(f"{_start(path)}{socket.gethostname()[:64]}-{os.getpid()}")
 
 
 def is_partial(path: Path) -> bool:
@@ -96,7 +107,7 @@ def sweep(path: Path) -> None:
     """Removes what processes that were killed left beside `path`, and brings back a folder that one
     of them was about to replace. Call it only where no other process is writing `path`."""
     for left in sorted(path.absolute().parent.iterdir()):
-        if not left.name.startswith(f".{path.name}{PARTIAL}"):
+        if not left.name.startswith(_start(path)):
             continue
         if left.name.endswith(_REPLACED) and not path.exists():
             left.rename(path)

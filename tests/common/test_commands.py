@@ -3,12 +3,14 @@
 import argparse
 import errno
 import os
+import subprocess
+import sys
 
 import jax
 import numpy as np
 import pytest
 
-from stedm_jax.common.commands import parse_with_keys, run_command
+from stedm_jax.common.commands import expand_home, parse_with_keys, run_command
 from stedm_jax.common.errors import UserError, explain
 
 
@@ -82,3 +84,39 @@ def test_keys_of_a_configuration_stand_among_the_arguments(capsys):
     with pytest.raises(SystemExit):
         parse_with_keys(parser, ["--config.a=1", "--stray"])
     assert "unknown arguments: --stray; keys are changed as" in capsys.readouterr().err
+
+
+def test_the_home_folder_is_found_where_the_shell_leaves_it(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    for word, expected in (
+        ("--workdir=~/x", "--workdir=/home/me/x"),
+        ("--config.data.tiles=~/a=~/b", "--config.data.tiles=/home/me/a=~/b"),
+        ("~/x y", "/home/me/x y"),
+        ("--out=~", "--out=/home/me"),
+        ("--out=a~/b", "--out=a~/b"),
+        ("--out=~none", "--out=~none"),
+        ("--flag", "--flag"),
+        ("a=~/b", "a=~/b"),
+    ):
+        assert expand_home(word) == expected
+    monkeypatch.setattr("sys.argv", ["x", "--a=~/b"])
+    with pytest.raises(SystemExit) as left:
+        run_command(lambda argv: 0 if argv == ["--a=/home/me/b"] else 9)
+    assert left.value.code == 0
+
+
+def test_a_console_of_any_encoding_shows_any_name():
+    """Of a file in Latin-1 too, whose name is no UTF-8."""
+    code = """
+from stedm_jax.common.commands import run_command
+from stedm_jax.common.errors import UserError
+def main(argv):
+    print("0.5 \\u00b5m, \\udcfc.png", flush=True)
+    raise UserError("no \\u00fc")
+run_command(main)
+"""
+    for encoding in ("ascii", "utf-8"):
+        environment = os.environ | {"PYTHONIOENCODING": encoding}
+        found = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment)
+        assert found.returncode == 2 and b"m, \\udcfc.png" in found.stdout
+        assert b"UnicodeEncodeError" not in found.stderr and b"error: no " in found.stderr

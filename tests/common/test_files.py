@@ -111,3 +111,17 @@ def test_checksums(tmp_path):
     known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert sha256_of(tmp_path / "a") == known
     assert sha256_of_json({"b": 1, "a": 2}) == sha256_of_json({"a": 2, "b": 1})
+
+
+def test_the_longest_names_that_a_file_system_takes(tmp_path):
+    """Also of two files whose names begin alike."""
+    for name in ("a" * 255, "\u00e9" * 127, "a" * 254 + "b"):
+        path = tmp_path / name
+        with atomic_file(path) as partial:
+            partial.write_text(name)
+        assert path.read_text() == name
+    one, other = (partial_path(tmp_path / ("a" * 254 + end)) for end in "ab")
+    one.touch(), other.touch()
+    assert one != other and is_partial(one)
+    sweep(tmp_path / ("a" * 255))
+    assert other.exists() and not one.exists()
