@@ -26,16 +26,34 @@ def to_objects(
         found = ndimage.distance_transform_edt(labels == 0, return_indices=True)
         away, (rows, columns) = cast(tuple[np.ndarray, np.ndarray], found)
         labels = np.where(away <= grow, labels[rows, columns], 0)
-    kept = np.bincount(labels.ravel(), minlength=count + 1) >= max(least, 1)
+    return at_least(labels, least)
+
+
+def at_least(objects: Integer[np.ndarray, "h w"], least: int) -> Int32[np.ndarray, "h w"]:
+    """The objects of `least` pixels or more, numbered anew from 1 in their order."""
+    kept = np.bincount(objects.ravel(), minlength=1) >= max(least, 1)
     kept[0] = False
-    return np.where(kept, np.cumsum(kept), 0).astype(np.int32)[labels]
+    return np.where(kept, np.cumsum(kept), 0).astype(np.int32)[objects]
+
+
+def usual_classes(
+    classes: UInt8[np.ndarray, "h w"],
+    objects: Integer[np.ndarray, "h w"],
+    foreground: Sequence[int],
+) -> UInt8[np.ndarray, " n"]:
+    """The most frequent foreground class of each object; entry 0 stands for no object."""
+    front, width = np.isin(classes, foreground), int(max(foreground)) + 1
+    pixels = objects[front].astype(np.int64) * width + classes[front]
+    length = (int(objects.max(initial=0)) + 1) * width
+    counts = np.bincount(pixels, minlength=length).reshape(-1, width)
+    return np.array(foreground, np.uint8)[np.argmax(counts[:, list(foreground)], axis=1)]
 
 
 def classes_in_objects(
     classes: UInt8[np.ndarray, "h w"],
     objects: Integer[np.ndarray, "h w"],
     foreground: Sequence[int],
-    rest: int,
+    rest: int | UInt8[np.ndarray, "h w"],
 ) -> UInt8[np.ndarray, "h w"]:
     """Class ids that agree with the objects: foreground inside of them, and nowhere else.
 
@@ -44,15 +62,11 @@ def classes_in_objects(
       objects: numbers, 0 for none. A pixel of an object that is not foreground gets the object's
         most frequent foreground class.
       foreground: classes of objects.
-      rest: what a foreground pixel outside of all objects becomes.
+      rest: what a foreground pixel outside of all objects becomes, everywhere or by pixel.
     """
-    front, width = np.isin(classes, foreground), int(max(foreground)) + 1
-    pixels = objects[front].astype(np.int64) * width + classes[front]
-    length = (int(objects.max(initial=0)) + 1) * width
-    counts = np.bincount(pixels, minlength=length).reshape(-1, width)
-    usual = np.array(foreground, np.uint8)[np.argmax(counts[:, list(foreground)], axis=1)]
+    front, usual = np.isin(classes, foreground), usual_classes(classes, objects, foreground)
     inside = np.where(front, classes, usual[objects])
-    return np.where(objects > 0, inside, np.where(front, np.uint8(rest), classes))
+    return np.where(objects > 0, inside, np.where(front, np.asarray(rest, np.uint8), classes))
 
 
 def fill_holes(mask: Bool[np.ndarray, "h w"], most: int) -> Bool[np.ndarray, "h w"]:

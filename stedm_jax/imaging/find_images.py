@@ -48,28 +48,27 @@ def find_images(folder: Path) -> list[Path]:
     """Images and slides of a folder and those below it, in order; of a file, itself.
 
     Hidden files are none (`.DS_Store`, `._A.png` of macOS, what is half written), and neither are
-    results of inference, which is said.
+    results of inference and files of unknown endings; how many there are is said.
 
     Raises:
       UserError: there is none, or two would give results of the same name.
     """
     if folder.is_file():
+        if is_result(folder):
+            raise UserError(f"{folder} is a result of stedm_jax.inference, and no image.")
         return [folder]
-    found, results = [], 0
+    found: list[Path] = []
+    passed: Counter[str] = Counter()
     for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if hidden or path.suffix.lower() not in KNOWN or not path.is_file():
+        if path.is_dir() or path.parent.with_suffix(".mrxs").is_file():
             continue
-        if is_result(path):
-            results += 1
+        if why := _passed_over(path, folder):
+            passed[why] += 1
         else:
             found.append(path)
-    if results:
-        print(
-            f"{results} files in {folder} are results of stedm_jax.inference and passed over",
-            file=sys.stderr,
-            flush=True,
-        )
+    if passed:
+        said = ", ".join(f"{count} {why}" for why, count in passed.most_common())
+        print(f"passed over in {folder}: {said}", file=sys.stderr, flush=True)
     if not found:
         raise UserError(
             f"There is no image in {folder}; known are files that end in {', '.join(KNOWN)}."
@@ -82,3 +81,15 @@ def find_images(folder: Path) -> list[Path]:
             f"{', '.join(twice)}."
         )
     return found
+
+
+def _passed_over(path: Path, folder: Path) -> str:
+    """Why a file of a folder is no image, in words after a number; "" if it is one."""
+    if any(part.startswith(".") for part in path.relative_to(folder).parts):
+        return "hidden"
+    if not path.is_file():
+        return "that lead nowhere"
+    if is_result(path):
+        return "results of stedm_jax.inference"
+    suffix = path.suffix.lower()
+    return "" if suffix in KNOWN else f"of the unknown ending '{suffix}'"

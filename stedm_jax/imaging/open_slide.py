@@ -80,8 +80,13 @@ def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     """
     reader = open_slide(path)
     try:
-        width, height = reader.level_sizes[0]
-        check_size(path, width, height)
-        return reader.read_level(0, 0, 0, height, width)
+        return read_whole(reader)
     finally:
         reader.close()
+
+
+def read_whole(reader: SlideReader) -> UInt8[np.ndarray, "h w 3"]:
+    """The whole of an open image. Raises UserError where it is damaged, or too large."""
+    width, height = reader.level_sizes[0]
+    check_size(reader.path, width, height)
+    return reader.read_level(0, 0, 0, height, width)

@@ -26,6 +26,8 @@ class SlideReader(ABC):
       sides: microns along x and along y of a pixel of level 0, if the file says so.
       ignored: a resolution that its tags say and no microscope has, else "".
       origin: x, y in level-0 pixels of the part that was scanned, where the file says so.
+      beside: width and height of other pictures in the file, where nothing says that they are
+        previews.
       is_slide: whether it is a scanner's file: it has several levels, or a format that says its
         microns.
     """
@@ -36,6 +38,7 @@ class SlideReader(ABC):
     sides: tuple[float, float] | None = None
     ignored: str = ""
     origin: tuple[int, int] = (0, 0)
+    beside: tuple[tuple[int, int], ...] = ()
     is_slide: bool = False
 
     @abstractmethod

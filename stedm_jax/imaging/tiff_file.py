@@ -44,6 +44,7 @@ class TiffFile(SlideReader):
         sizes, self._orientation = [level.size for level in self._levels], layout.orientation
         self.path, self.level_sizes = path, tuple(turned_size(self._orientation, s) for s in sizes)
         self.downsamples = tuple((width / w + height / h) / 2 for w, h in sizes)
+        self.beside = layout.beside
         self.is_slide = layout.is_ome or len(levels) > 1
         sides = layout.sides and turned_size(self._orientation, layout.sides)
         self.sides, self.ignored = sensible_sides(sides)

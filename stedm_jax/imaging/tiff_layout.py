@@ -37,12 +37,14 @@ class Layout:
       orientation: the tag of that name, 1 where rows run downward and columns to the right.
       sides: microns along x and along y of a stored pixel, as OME-XML or else the tags say.
       is_ome: whether it is an OME-TIFF.
+      beside: width and height of pages that are neither levels nor said to be previews or masks.
     """
 
     levels: tuple[Pages, ...]
     orientation: int
     sides: Sides | None
     is_ome: bool
+    beside: tuple[tuple[int, int], ...] = ()
 
 
 def key_page(page: tifffile.TiffPage | tifffile.TiffFrame) -> tifffile.TiffPage:
@@ -91,7 +93,16 @@ def layout_of(path: Path, file: tifffile.TiffFile) -> Layout:
         levels, pixels = _ome_levels(path, file, xml) if xml else (_plain_levels(path, file), None)
         key = key_page(levels[0][0])
         sides = ome_sides(pixels) or tag_sides(key)
-        return Layout(tuple(levels), orientation_of(key), sides, xml is not None)
+        beside = _beside(file, levels)
+        return Layout(tuple(levels), orientation_of(key), sides, xml is not None, beside)
+
+
+def _beside(file: tifffile.TiffFile, levels: Sequence[Pages]) -> tuple[tuple[int, int], ...]:
+    used = {page.offset for pages in levels for page in pages}
+    pages = [page for each in file.pages if not (page := each.aspage()).is_mask]
+    return tuple(
+        size_of([page]) for page in pages if not page.is_reduced and page.offset not in used
+    )
 
 
 def _ome_levels(

@@ -1,18 +1,29 @@
-"""Masks as GeoJSON that QuPath opens: an annotation for each object, along the edges of its pixels,
-holes and all."""
+"""Masks as GeoJSON that QuPath opens: a feature for each object, holes and all, along the edges of
+its pixels or simplified."""
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import shapely
 from jaxtyping import Integer, UInt8
 
 from stedm_jax.evaluation.objects import classes_in_objects
 from stedm_jax.imaging.contours import outlines
 
-WIDTH = 256
-"""Room for the classes of an object."""
+KINDS = ("annotation", "detection")
+"""What QuPath makes of features. It lists annotations one by one; of detections it shows ten
+thousands and more at once."""
+MOST_CHANGE = 0.05
+"""By which share of its area simplification may change an object."""
+SMALLER = 0.75
+"""A tolerance, as a share of the one that was asked for, that is tried where that changes an object
+too much. Small objects, whose sides are all about a pixel long, need it."""
+DECIMALS = 3
+"""Of coordinates, in pixels of the file."""
+
+Kind = Literal["annotation", "detection"]
 
 
 def features(
@@ -23,8 +34,10 @@ def features(
     foreground: Sequence[int],
     scale: float = 1.0,
     corner: tuple[float, float] = (0.0, 0.0),
+    tolerance: float = 0.0,
+    kind: Kind = "annotation",
 ) -> Iterator[dict[str, Any]]:
-    """GeoJSON features of the foreground.
+    """GeoJSON features of the foreground, made one at a time.
 
     Args:
       mask: class of each pixel. objects: numbers, 0 for none; an object of several foreground
@@ -32,27 +45,64 @@ def features(
       names, colors, foreground: of the classes.
       scale, corner: pixels of the file for each of the mask, and x, y in the file of the mask's
         corner.
+      tolerance: by how many pixels of the mask an outline may leave the edges of pixels, so that it
+        has fewer points; 0: exact.
+      kind: one of KINDS.
     """
-    filled = classes_in_objects(mask, objects, foreground, 0)
-    keys = np.where(objects > 0, objects.astype(np.int64) * WIDTH + filled, 0)
-    found, labels = np.unique(np.append(keys, 0), return_inverse=True)
-    areas = outlines(labels[:-1].reshape(mask.shape).astype(np.int32))
+    width = len(names)
+    inside = classes_in_objects(mask, objects, foreground, 0)
+    keys = np.where(objects > 0, objects.astype(np.int64) * width + inside, 0)
+    there = np.flatnonzero(np.bincount(keys.ravel()))
+    there = there[there > 0]
+    labels = np.zeros(int(there.max(initial=0)) + 1, np.int32)
+    labels[there] = np.arange(1, len(there) + 1)
+    areas = outlines(labels[keys])
+    del keys, inside
     for label, parts in groupby(areas, lambda area: area[0]):
-        polygons = [
-            [(np.vstack([ring, ring[:1]]) * scale + corner).tolist() for ring in rings]
-            for _, rings in parts
-        ]
-        number, kind = divmod(int(found[label]), WIDTH)
-        several = len(polygons) > 1
+        shape = shapely.MultiPolygon([(rings[0], rings[1:]) for _, rings in parts])
+        number, own = divmod(int(there[label - 1]), width)
         yield {
             "type": "Feature",
-            "geometry": {
-                "type": "MultiPolygon" if several else "Polygon",
-                "coordinates": polygons if several else polygons[0],
-            },
+            "geometry": _geometry(simplified(shape, tolerance), scale, corner),
             "properties": {
-                "objectType": "annotation",
-                "classification": {"name": names[kind], "color": list(colors[kind])},
+                "objectType": kind,
+                "classification": {"name": names[own], "color": list(colors[own])},
                 "name": f"object {number}",
             },
         }
+
+
+def simplified(shape: shapely.MultiPolygon, tolerance: float) -> shapely.MultiPolygon:
+    """The shape with fewer points (Douglas and Peucker, 1973, without crossings), none of them
+    farther than `tolerance` from where it was: valid, with the same parts and holes, and an area
+    that differs by no more than MOST_CHANGE. Where that cannot be, the shape itself."""
+    for allowed in (tolerance, SMALLER * tolerance):
+        if not allowed:
+            break
+        less = shape.simplify(allowed)
+        if isinstance(less, shapely.Polygon):
+            less = shapely.MultiPolygon([less])
+        same = isinstance(less, shapely.MultiPolygon) and _holes(less) == _holes(shape)
+        if same and less.is_valid and abs(less.area - shape.area) <= MOST_CHANGE * shape.area:
+            return less
+    return shape
+
+
+def _holes(shape: shapely.MultiPolygon) -> list[int]:
+    """How many there are in each part."""
+    return [len(part.interiors) for part in shape.geoms]
+
+
+def _geometry(
+    shape: shapely.MultiPolygon, scale: float, corner: tuple[float, float]
+) -> dict[str, Any]:
+    polygons = [
+        [
+            np.round(np.asarray(ring.coords) * scale + corner, DECIMALS).tolist()
+            for ring in (part.exterior, *part.interiors)
+        ]
+        for part in shape.geoms
+    ]
+    if len(polygons) > 1:
+        return {"type": "MultiPolygon", "coordinates": polygons}
+    return {"type": "Polygon", "coordinates": polygons[0]}

@@ -1,6 +1,7 @@
 """The files that inference writes, and what they must not take the place of."""
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,18 +12,38 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from stedm_jax.common.errors import UserError
-from stedm_jax.common.files import atomic_file, write_text
+from stedm_jax.common.files import atomic_file
 from stedm_jax.imaging.find_images import RESULT, is_result
 
 REPORT = "report.jsonl"
 TABLES = ("images.csv", "patients.csv", "summary.json")
 MOST_OBJECTS = 65535
+LONGEST = 255
+"""Bytes of the name of a file."""
 
 
 def outputs_of(out: Path, name: str, objects: bool) -> list[Path]:
     """The mask and the outlines of an image and, where asked for, the numbers of its objects."""
     kinds = (".png", ".geojson", *(["_objects.png"] if objects else []))
     return [out / f"{name}{kind}" for kind in kinds]
+
+
+def check_length(out: Path, name: str) -> None:
+    """Refuses an image whose results would have names that no file system takes.
+
+    Raises:
+      UserError: names it.
+    """
+    for path in outputs_of(out, name, objects=True):
+        if len(os.fsencode(path.name)) > LONGEST:
+            raise UserError(
+                f"{path.name} has more than the {LONGEST} bytes that the name of a file can have; "
+                "give the image a shorter name."
+            )
+
+
+def _is_there(path: Path) -> bool:
+    return len(os.fsencode(path.name)) <= LONGEST and path.exists()
 
 
 def check_outputs(out: Path, names: Sequence[str], objects: bool, inputs: Iterable[Path]) -> None:
@@ -49,7 +70,7 @@ def check_outputs(out: Path, names: Sequence[str], objects: bool, inputs: Iterab
     report = out / REPORT
     ours = report.is_file() and report.read_bytes()[:8] in (b"", b'{"image"')
     for path in [*writers, report, *(out / table for table in TABLES)]:
-        if not path.exists():
+        if not _is_there(path):
             continue
         if _identity(path) in read:
             raise UserError(
@@ -84,9 +105,13 @@ def write_numbers(path: Path, objects: Integer[np.ndarray, "h w"]) -> None:
 
 
 def write_outlines(path: Path, features: Iterable[dict[str, Any]]) -> None:
-    """Features as a GeoJSON file."""
-    about = {"type": "FeatureCollection", "written_by": RESULT.decode(), "features": list(features)}
-    write_text(path, json.dumps(about))
+    """Features as a GeoJSON file, a line each, written as they come."""
+    head = {"type": "FeatureCollection", "written_by": RESULT.decode(), "features": []}
+    with atomic_file(path) as partial, partial.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(head).removesuffix("]}"))
+        for number, feature in enumerate(features):
+            file.write((",\n" if number else "\n") + json.dumps(feature))
+        file.write("\n]}\n")
 
 
 def _save(path: Path, picture: Image.Image) -> None:

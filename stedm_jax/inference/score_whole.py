@@ -29,7 +29,7 @@ from stedm_jax.evaluation.whole_scores import (
 from stedm_jax.experiment.context import Context
 from stedm_jax.experiment.held_out import check_held_out
 from stedm_jax.experiment.segmenters import trained
-from stedm_jax.inference.segment import score_test
+from stedm_jax.inference.segment import Rules, score_test
 from stedm_jax.inference.trained_segmenter import segmenter_of
 
 
@@ -53,6 +53,7 @@ def score_whole(context: Context, folder: Path, baseline: str | None) -> None:
         return
     settings = context.settings
     images = WholeSet.open(Path(context.workdir.fill(settings.report.whole)))
+    rules = Rules(least=settings.report.whole_least, hole=settings.report.whole_hole)
     per_image, per_patient = [], []
     found_by: dict[str, dict[str, Any]] = {name: {} for name in settings.arms}
     dice: dict[str, list[list[float]]] = {name: [] for name in settings.arms}
@@ -61,7 +62,7 @@ def score_whole(context: Context, folder: Path, baseline: str | None) -> None:
             continue
         segmenter = segmenter_of(context, one.name, one.seed)
         check_held_out(segmenter.learnt, images)
-        found = list(score_test(segmenter, images))
+        found = list(score_test(segmenter, images, rules))
         own: Mapping[str, Any] = {"arm": one.arm, **asdict(one.point), "seed": one.seed}
         per_image += [{**own, **row} for row in by_image(found, segmenter.names)]
         per_patient += [{**own, **row} for row in by_patient(found, segmenter.names)]

@@ -1,15 +1,21 @@
 """From an opened image to its mask and objects, and from a set of whole images to scores."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Int32, UInt8
+from jaxtyping import Float32, Int32, Integer, UInt8
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.data.classes import class_map
 from stedm_jax.data.whole import WholeImage, WholeSet
-from stedm_jax.evaluation.objects import to_objects
+from stedm_jax.evaluation.objects import (
+    at_least,
+    classes_in_objects,
+    fill_holes,
+    to_objects,
+    usual_classes,
+)
 from stedm_jax.evaluation.whole_scores import ImageScores, score_image
 from stedm_jax.inference.fuse import Patches, fuse_bands, resize_bands
 from stedm_jax.inference.trained_segmenter import Segmenter
@@ -29,14 +35,14 @@ class Rules:
       overlap, margin: of patches, as shares of their side.
       batch: patches at once, rounded up to a multiple of the devices.
       least, hole: area in square microns of the smallest object that is kept, and of the largest
-        hole that is filled.
+        hole that is filled; 0: all objects are kept, no hole is filled.
     """
 
     overlap: float = 0.25
     margin: float = 0.0625
     batch: int = 16
-    least: float = 100.0
-    hole: float = 100.0
+    least: float = 0.0
+    hole: float = 0.0
 
     def patches(self, segmenter: Segmenter) -> Patches:
         """In pixels of a segmenter.
@@ -57,16 +63,40 @@ class Rules:
 
 
 @dataclass(frozen=True)
+class Amount:
+    """Objects, and their area in square microns."""
+
+    objects: int = 0
+    um2: float = 0.0
+
+    def __add__(self, other: "Amount") -> "Amount":
+        return Amount(self.objects + other.objects, self.um2 + other.um2)
+
+
+@dataclass(frozen=True)
 class Segmented:
-    """A mask of class ids, and numbers of the objects of its foreground, 0 for none."""
+    """A mask, and the objects of its foreground, which is there and nowhere else.
+
+    Attributes:
+      mask: class ids.
+      objects: numbers, 0 for none.
+      kept, dropped: of each class of the foreground, the objects that are there, and those that
+        were smaller than `Rules.least`. An object counts for its most frequent class, its pixels
+        each for their own.
+      filled: square microns of the holes that were filled.
+    """
 
     mask: UInt8[np.ndarray, "h w"]
     objects: Int32[np.ndarray, "h w"]
+    kept: dict[int, Amount] = field(default_factory=dict)
+    dropped: dict[int, Amount] = field(default_factory=dict)
+    filled: float = 0.0
 
 
 def segment(segmenter: Segmenter, view: View, rules: Rules) -> Segmented:
     """Fuses patches, brings the maps to the size of the mask, decides, and makes objects of the
-    foreground.
+    foreground. A pixel of the foreground that belongs to no object gets its most probable other
+    class.
 
     Raises:
       UserError: more than MOST_PIXELS.
@@ -74,20 +104,53 @@ def segment(segmenter: Segmenter, view: View, rules: Rules) -> Segmented:
     height, width = view.size
     if height * width > MOST_PIXELS:
         raise UserError(
-            f"Its mask would have {height} x {width} pixels, and {MOST_PIXELS:,} is the most at "
+            f"Its mask would have {width} x {height} pixels, and {MOST_PIXELS:,} is the most at "
             "once; give a --region."
         )
-    classes, core = np.empty((height, width), np.uint8), np.empty((height, width), np.bool_)
+    classes, rest = (np.empty((height, width), np.uint8) for _ in range(2))
+    core = np.empty((height, width), np.bool_)
     bands = fuse_bands(segmenter.predict, view.picture, rules.patches(segmenter))
     for top, maps in resize_bands(bands, view.picture.shape, view.size):
         rows = slice(top, top + len(maps))
         classes[rows], core[rows] = segmenter.task.decide(maps)
-    area = view.mpp**2
+        rest[rows] = _not_foreground(maps, segmenter)
+    area, front = view.mpp**2, segmenter.foreground
     grow = round(segmenter.task.grow * segmenter.mpp / view.mpp)
-    objects = to_objects(
-        core, least=round(rules.least / area), hole=round(rules.hole / area), grow=grow
+    closed = fill_holes(core, round(rules.hole / area))
+    found = to_objects(closed, grow=grow)
+    objects = at_least(found, round(rules.least / area))
+    lost = np.where(objects == 0, found, 0)
+    return Segmented(
+        classes_in_objects(classes, objects, front, rest),
+        objects,
+        _amounts(classes, objects, front, area),
+        _amounts(classes, lost, front, area),
+        float(np.count_nonzero(closed) - np.count_nonzero(core)) * area,
     )
-    return Segmented(segmenter.task.mask_of(classes, objects), objects)
+
+
+def _not_foreground(
+    maps: Float32[np.ndarray, "h w m"], segmenter: Segmenter
+) -> UInt8[np.ndarray, "h w"]:
+    """The most probable class that has no objects; of any class where all have."""
+    classes = range(len(segmenter.names))
+    others = [number for number in classes if number not in segmenter.foreground] or list(classes)
+    return np.array(others, np.uint8)[np.argmax(maps[..., others], axis=-1)]
+
+
+def _amounts(
+    classes: UInt8[np.ndarray, "h w"],
+    objects: Integer[np.ndarray, "h w"],
+    foreground: tuple[int, ...],
+    area: float,
+) -> dict[int, Amount]:
+    """Objects of each class, and their area; `area` is that of a pixel."""
+    usual = usual_classes(classes, objects, foreground)
+    there = np.bincount(objects.ravel(), minlength=len(usual)) > 0
+    inside = classes_in_objects(classes, objects, foreground, 0)[objects > 0]
+    pixels = np.bincount(inside, minlength=256)
+    counts = np.bincount(usual[1:][there[1:]], minlength=256)
+    return {each: Amount(int(counts[each]), float(pixels[each]) * area) for each in foreground}
 
 
 def part_of(row: WholeImage, tag: str) -> str:
@@ -131,14 +194,14 @@ class Truth:
         )
 
 
-def score_test(segmenter: Segmenter, whole: WholeSet) -> Iterator[ImageScores]:
-    """Segments and scores the test images of a set by the usual rules: what a report needs
+def score_test(segmenter: Segmenter, whole: WholeSet, rules: Rules) -> Iterator[ImageScores]:
+    """Segments and scores the test images of a set: what a report needs
     (evaluation/whole_scores.py makes tables of it).
 
     Raises:
       UserError: other classes, or a damaged image.
     """
-    truth, rules = Truth(whole, segmenter), Rules()
+    truth = Truth(whole, segmenter)
     for row in whole.images:
         if row.split == "test":
             view = view_image(whole.file(row), row.mpp, segmenter.mpp)

@@ -1,6 +1,8 @@
 """A trained segmenter of a workdir, ready to be used on images; the tiles it learned from need not
 be there."""
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -41,6 +43,7 @@ class Segmenter:
       mpp, tile: um per pixel, and side in pixels, of the tiles it learned from.
       devices: what a batch is divided by.
       learnt: stage -> patients that it learned from, as far as is known.
+      identity: a checksum of its weights, and of what it knows about the tiles.
     """
 
     task: SegmentationTask
@@ -53,6 +56,7 @@ class Segmenter:
     tile: int
     devices: int
     learnt: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    identity: str = ""
 
 
 def load_segmenter(folder: Path, arm: str, seed: int | None = None) -> Segmenter:
@@ -116,7 +120,15 @@ def segmenter_of(context: Context, arm: str, seed: int | None = None) -> Segment
         int(about["tile"]),
         context.mesh.size,
         about["learnt"],
+        _identity((params, frozen), {**about, "learnt": None, "arm": arm}),
     )
+
+
+def _identity(weights: Any, about: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for array in jax.tree.leaves(weights):
+        digest.update(np.asarray(array).tobytes())
+    return digest.hexdigest()
 
 
 def _wanted(context: Context, arm: str, seed: int | None) -> Scored:

@@ -1,11 +1,13 @@
 """Images and slides at the resolution of a network, in pieces.
 
 A slide is read as packing reads it (`imaging.slide.Slide`), so that a network sees the pixels that
-it learned from; an ordinary image is scaled as a whole, and its mask keeps its size.
+it learned from. An ordinary image is shrunk as a whole or enlarged in pieces, which takes no more
+memory than the image, and its mask keeps its size.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -14,11 +16,13 @@ from jaxtyping import UInt8
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.imaging.microns import trusted
-from stedm_jax.imaging.open_slide import open_slide, read_image
+from stedm_jax.imaging.open_slide import open_slide, read_whole
 from stedm_jax.imaging.slide import Slide
 from stedm_jax.inference.fuse import Picture, held
 
 Region = tuple[int, int, int, int]
+MOST_PIXELS = 2**30
+"""Of an image at the resolution of a network: hours of work."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ class View:
       mpp: microns per pixel of that mask.
       scale: pixels of the file (of level 0) for each pixel of the mask.
       corner: x, y of the mask's corner, as QuPath counts: from the part that was scanned.
+      beside: width and height of pictures in the file that are left out.
       close: closes the file.
     """
 
@@ -40,6 +45,7 @@ class View:
     mpp: float
     scale: float = 1.0
     corner: tuple[float, float] = (0.0, 0.0)
+    beside: tuple[tuple[int, int], ...] = ()
     close: Callable[[], None] = lambda: None
 
 
@@ -47,34 +53,56 @@ def view_image(path: Path, mpp: float, wanted: float) -> View:
     """An ordinary image of `mpp` microns per pixel for a network of `wanted`.
 
     Raises:
-      UserError: it is unreadable.
+      UserError: it is unreadable, or more than MOST_PIXELS at `wanted`.
     """
-    image = read_image(path)
+    reader = open_slide(path)
+    try:
+        image, beside = read_whole(reader), reader.beside
+    finally:
+        reader.close()
     size = (image.shape[0], image.shape[1])
     ratio = mpp / wanted
-    if abs(ratio - 1) >= 0.01:
-        height, width = (max(1, round(side * ratio)) for side in size)
-        how = cv2.INTER_AREA if ratio < 1 else cv2.INTER_LINEAR
-        image = cv2.resize(image, (width, height), interpolation=how)
-    return View(held(image), size, mpp)
+    if abs(ratio - 1) < 0.01:
+        return View(held(image), size, mpp, beside=beside)
+    height, width = (max(1, round(side * ratio)) for side in size)
+    if ratio < 1:
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+        return View(held(image), size, mpp, beside=beside)
+    if height * width > MOST_PIXELS:
+        raise UserError(
+            f"{path} would have {width} x {height} pixels at the {wanted:g} um of the network, and "
+            f"{MOST_PIXELS:,} is the most. If its pixels have {mpp:g} um, cut it into several."
+        )
+    steps = (size[0] / height, size[1] / width)
+    picture = Picture((height, width), partial(_enlarged, held(image), steps))
+    return View(picture, size, mpp, beside=beside)
 
 
-def _read(
+def _enlarged(
+    source: Picture, steps: tuple[float, float], y: int, x: int, height: int, width: int
+) -> UInt8[np.ndarray, "h w 3"]:
+    """A box of a picture that is made larger, linear between the centers of its pixels; `steps` are
+    its pixels for one of the box, down and across."""
+    axes = zip((y, x), (height, width), source.shape, steps, strict=True)
+    rows, columns = (
+        np.clip((np.arange(first, first + count) + 0.5) * step - 0.5, 0, side - 1)
+        for first, count, side, step in axes
+    )
+    top, left = int(rows[0]), int(columns[0])
+    piece = source.read(top, left, int(rows[-1]) + 2 - top, int(columns[-1]) + 2 - left)
+    where = np.meshgrid((columns - left).astype(np.float32), (rows - top).astype(np.float32))
+    return cv2.remap(piece, *where, cv2.INTER_LINEAR)
+
+
+def _of_slide(
     slide: Slide, mpp: float, y: int, x: int, height: int, width: int
 ) -> UInt8[np.ndarray, "h w 3"]:
     """A box of a slide at a resolution, which may be finer than the slide's."""
     ratio = mpp / slide.mpp
     if ratio >= 0.99:
         return slide.read(mpp, y, x, height, width)
-    sides = zip((y, x), (height, width), slide.size[::-1], strict=True)
-    rows, columns = (  # linear between the centers of the slide's pixels
-        np.clip((np.arange(first, first + count) + 0.5) * ratio - 0.5, 0, side - 1)
-        for first, count, side in sides
-    )
-    top, left = int(rows[0]), int(columns[0])
-    piece = slide.read(slide.mpp, top, left, int(rows[-1]) + 2 - top, int(columns[-1]) + 2 - left)
-    where = np.meshgrid((columns - left).astype(np.float32), (rows - top).astype(np.float32))
-    return cv2.remap(piece, *where, cv2.INTER_LINEAR)
+    source = Picture(slide.size[::-1], partial(slide.read, slide.mpp))
+    return _enlarged(source, (ratio, ratio), y, x, height, width)
 
 
 def view_slide(path: Path, mpp: float | None, wanted: float, region: Region | None = None) -> View:
@@ -109,5 +137,5 @@ def view_slide(path: Path, mpp: float | None, wanted: float, region: Region | No
         min(max(round(w / scale), 1), most_wide - left),
     )
     corner = (left * scale - reader.origin[0], top * scale - reader.origin[1])
-    picture = Picture(size, lambda y, x, *box: _read(slide, wanted, top + y, left + x, *box))
-    return View(picture, size, wanted, scale, corner, slide.close)
+    picture = Picture(size, lambda y, x, *box: _of_slide(slide, wanted, top + y, left + x, *box))
+    return View(picture, size, wanted, scale, corner, reader.beside, slide.close)

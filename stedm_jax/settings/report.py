@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from stedm_jax.settings.key import Texts, key, positive, section
+from stedm_jax.settings.key import Texts, key, nonnegative, positive, section
 
 
 @section
@@ -28,6 +28,12 @@ class Report:
         "",
         "what --whole of data_prep makes: its test images are segmented whole, and their objects "
         "scored; empty: no",
+    )
+    whole_least: float = nonnegative(
+        0.0, "square microns of the smallest object of whole images that is kept", later=True
+    )
+    whole_hole: float = nonnegative(
+        0.0, "square microns of the largest hole in them that is filled", later=True
     )
 
     def problems(self, where: str) -> Iterator[str]:

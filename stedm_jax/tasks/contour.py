@@ -19,7 +19,6 @@ from jaxtyping import Array, Bool, Float, Int32, PRNGKeyArray, PyTree, UInt8
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.labels import VOID
-from stedm_jax.evaluation.objects import classes_in_objects
 from stedm_jax.models.dcan import THRESHOLD, auxiliary_weight, contour_target, dilate
 from stedm_jax.models.functional import Functional
 from stedm_jax.tasks.images import to_network
@@ -54,7 +53,6 @@ class ContourTask(SegmentationTask):
                 "foreground, and config.data.foreground names every class; leave out the one that "
                 "lies between objects."
             )
-        self.background = rest[0]
         return super().build(dtype)
 
     def loss(
@@ -93,13 +91,6 @@ class ContourTask(SegmentationTask):
         classes = np.argmax(maps[..., :-1], axis=-1).astype(np.uint8)
         inside = maps[..., list(self.foreground)].sum(-1) >= THRESHOLD
         return classes, inside & (maps[..., -1] < THRESHOLD)
-
-    def mask_of(
-        self, classes: UInt8[np.ndarray, "h w"], objects: Int32[np.ndarray, "h w"]
-    ) -> UInt8[np.ndarray, "h w"]:
-        """Objects are foreground, in their most frequent such class where a pixel has none; nothing
-        else is."""
-        return classes_in_objects(classes, objects, self.foreground, self.background)
 
     def predict(
         self, params: PyTree, frozen: PyTree, batch: dict[str, Array]

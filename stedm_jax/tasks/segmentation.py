@@ -167,12 +167,6 @@ class SegmentationTask:
         classes = np.argmax(maps, axis=-1).astype(np.uint8)
         return classes, np.isin(classes, self.foreground)
 
-    def mask_of(
-        self, classes: UInt8[np.ndarray, "h w"], objects: Int32[np.ndarray, "h w"]
-    ) -> UInt8[np.ndarray, "h w"]:
-        """The mask of a whole image, once its objects are known."""
-        return classes
-
     def loss(
         self,
         params: PyTree,

@@ -29,7 +29,15 @@ def test_hidden_files_and_results_are_no_images(tmp_path, capsys):
         (tmp_path / name).write_bytes(b"\0\5\x16\7")
     (tmp_path / "a_mask.png").write_bytes(b"\x89PNG....tEXtSoftware\0" + RESULT)
     assert find_images(tmp_path) == [tmp_path / "a.png"]
-    assert "1 files in" in (found := capsys.readouterr().err) and "passed over" in found
+    (tmp_path / "notes.TXT").touch()
+    assert find_images(tmp_path) == [tmp_path / "a.png"]
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == (
+        f"passed over in {tmp_path}: 4 hidden, 1 results of stedm_jax.inference, "
+        "1 of the unknown ending '.txt'"
+    )
+    with pytest.raises(UserError, match=r"a_mask\.png is a result of"):
+        find_images(tmp_path / "a_mask.png")
 
 
 def test_what_is_a_slide(tmp_path):

@@ -158,7 +158,11 @@ def test_what_is_refused_before_anything_runs(whole, tmp_path):
         (folder, ["--mpp=900"], "no microscope.*0.05 to 5"),
         (folder, ["--mpp=1", "--region=1,2"], "X,Y,WIDTH,HEIGHT"),
         (folder, ["--mpp=1", "--overlap=0.7"], r"overlap is 0\.5 at most"),
-        (folder, ["--mpp=1", "--least=-1"], "areas"),
+        (folder, ["--mpp=1", "--least=-1"], "is an area in square microns; give 0 or more"),
+        (folder, ["--mpp=1", "--simplify=nan"], "is a length in microns"),
+        (folder, ["--mpp=1", "--table=t.csv"], "give --truth too"),
+        (folder, ["--mpp=1", "--region=0,0,9,9"], "has none; leave it out"),
+        (folder, ["--mpp=1", f"--truth={tmp_path}"], r"no mask of these images; one is .*x\.png"),
         (tmp_path / "none", ["--mpp=1"], "There is no .*none"),
         (whole, ["--splits=train"], "has test, val"),
         (whole, [f"--truth={folder}"], "holds its truth already"),
@@ -233,7 +237,7 @@ def test_results_within_the_folder_of_images_are_not_segmented_again(tmp_path, c
         assert command(tmp_path, folder, *options) == 0
         said = capsys.readouterr()
         assert "1 of 1 images are segmented" in said.out
-        assert ("2 files in" in said.err) == bool(again)
+        assert ("3 results of" in said.err) == bool(again)
     found = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.png"))
     assert found == ["._A.png", "A.png", "masks/A.png", "masks/A_objects.png"]
     np.testing.assert_array_equal(np.asarray(Image.open(folder / "masks/A.png")), discs())

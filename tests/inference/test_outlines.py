@@ -58,6 +58,52 @@ def test_filled_holes_and_mixed_objects():
     assert written(np.zeros_like(mask), np.zeros_like(whole))["features"] == []
 
 
+@pytest.mark.parametrize(("side", "least"), [(6, 0.85), (60, 0.97)])
+def test_simplified_they_have_few_points_and_nearly_the_same_area(side, least):
+    """An ellipse of a nucleus, and of a gland with a lumen."""
+    y, x = np.mgrid[: 4 * side, : 4 * side] - 2 * side + 0.3
+    far = (x / 1.3) ** 2 + (y + 0.3 * x) ** 2
+    mask = ((far <= side**2) & (far >= (side / 3) ** 2 * (side > 10))).astype(np.uint8)
+    exact, less = (
+        written(mask, mask.astype(np.int32), tolerance=tolerance)["features"][0]["geometry"]
+        for tolerance in (0.0, 1.0)
+    )
+    points = [sum(map(len, each["coordinates"])) for each in (exact, less)]
+    one, other = shapely.geometry.shape(exact), shapely.geometry.shape(less)
+    assert points[1] < 0.5 * points[0] and one.area == mask.sum()
+    assert abs(other.area - one.area) <= 0.05 * one.area
+    assert other.intersection(one).area / other.union(one).area > least
+    assert one.hausdorff_distance(other) < 1.001
+    assert len(exact["coordinates"]) == len(less["coordinates"])
+
+
+def test_detections_in_the_same_place():
+    mask = np.zeros((8, 8), np.uint8)
+    mask[2:4, 3:6] = 1
+    options = {"scale": 0.1, "corner": (1.0, 2.0), "tolerance": 1.0, "kind": "detection"}
+    (one,) = written(mask, mask.astype(np.int32), **options)["features"]
+    assert one["properties"]["objectType"] == "detection"
+    assert one["geometry"]["coordinates"] == [[[1.3, 2.2], [1.3, 2.4], [1.6, 2.4], [1.6, 2.2],
+                                               [1.3, 2.2]]]  # fmt: skip
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from([0.5, 1.0, 2.0, 7.0]))
+def test_simplified_they_are_valid_and_keep_parts_and_holes(seed, tolerance):
+    pixels = (np.random.default_rng(seed).random((20, 20)) < 0.6).astype(np.uint8)
+    pixels[4, 5] = 1
+    exact, less = (
+        shapely.geometry.shape(
+            written(pixels, pixels.astype(np.int32), tolerance=each)["features"][0]["geometry"]
+        )
+        for each in (0.0, tolerance)
+    )
+    parts = [getattr(shape, "geoms", [shape]) for shape in (exact, less)]
+    assert less.is_valid and abs(less.area - exact.area) <= 0.05 * exact.area
+    holes = [[len(part.interiors) for part in each] for each in parts]
+    assert holes[0] == holes[1]
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10_000))
 def test_areas_are_counts_of_pixels(seed):

@@ -9,7 +9,7 @@ import pytest
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.labels import VOID
-from stedm_jax.evaluation.objects import to_objects
+from stedm_jax.evaluation.objects import classes_in_objects, to_objects
 from stedm_jax.settings.segmentation import Dcan, Segmentation, SegmenterModel
 from stedm_jax.tasks.contour import ContourTask, contours_of
 from stedm_jax.tasks.segmentation import Shown
@@ -103,7 +103,7 @@ def test_objects_of_perfect_maps_are_those_of_the_truth(task, monkeypatch):
     classes, core = task.decide(maps)
     objects = to_objects(core, grow=task.grow)
     assert objects.max() == 2 and to_objects(mask > 0).max() == 1
-    final = task.mask_of(classes, objects)
+    final = classes_in_objects(classes, objects, task.foreground, 0)
     assert (final != mask).mean() < 0.05  # corners come back round
     monkeypatch.setattr(task, "maps", lambda params, frozen, image: jnp.asarray(maps)[None])
     predicted = np.asarray(task.predict({}, {}, {"image": jnp.zeros((1, 32, 32, 3), jnp.uint8)}))[0]
@@ -114,7 +114,9 @@ def test_objects_of_perfect_maps_are_those_of_the_truth(task, monkeypatch):
 def test_what_is_no_object_is_background_and_every_object_is_foreground(task):
     classes = np.array([[0, 1, 1, 2], [0, 0, 1, 2]], np.uint8)
     objects = np.array([[1, 1, 1, 0], [1, 2, 0, 0]], np.int32)
-    np.testing.assert_array_equal(task.mask_of(classes, objects), [[1, 1, 1, 0], [1, 1, 0, 0]])
+    np.testing.assert_array_equal(
+        classes_in_objects(classes, objects, task.foreground, 0), [[1, 1, 1, 0], [1, 1, 0, 0]]
+    )
 
 
 def test_maps_and_scores_of_a_batch(task):
