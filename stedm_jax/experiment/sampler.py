@@ -18,7 +18,7 @@ class SamplingTask(Protocol):
     factor: int
     channels: int
 
-    def sample(
+    def sample_pixels(
         self,
         params: Any,
         frozen: Any,
@@ -31,18 +31,24 @@ class SamplingTask(Protocol):
         own: jax.Array | None = None,
         /,
     ) -> jax.Array:
-        """Images uint8 (b, h, w, 3) of layouts, style tiles and noise, or of tiles to start from
-        and the style tiles of their own patients."""
+        """Pixels (b, h, w, 3) of layouts, style tiles and noise, or of tiles to start from and the
+        style tiles of their own patients."""
+        ...
+
+    def to_images(self, pixels: jax.Array, synthesis: Any, /) -> jax.Array:
+        """Pixels as images, uint8."""
         ...
 
 
 def make_sampler(task: SamplingTask, synthesis: Synthesis, seed: int, mesh: Mesh) -> Any:
-    """The jitted `(params, frozen, batch of orders.load) -> images`.
+    """The jitted `(params, frozen, batch of orders.load) -> images, which of them are finite`.
 
     The noise of image n depends on the seed and n only.
     """
 
-    def sample(params: Any, frozen: Any, batch: dict[str, jax.Array]) -> jax.Array:
+    def sample(
+        params: Any, frozen: Any, batch: dict[str, jax.Array]
+    ) -> tuple[jax.Array, jax.Array]:
         key = jax.random.fold_in(jax.random.key(seed), 0x5A)
         keys = jax.vmap(lambda n: jax.random.fold_in(key, n))(batch["index"])
         side = batch["mask"].shape[1] // task.factor
@@ -50,7 +56,9 @@ def make_sampler(task: SamplingTask, synthesis: Synthesis, seed: int, mesh: Mesh
         noise = jax.vmap(lambda each: jax.random.normal(each, shape, jnp.float32))(keys)
         fresh = jax.random.fold_in(key, batch["index"][0])
         given = params, frozen, batch["mask"], batch["styles"], noise, synthesis, fresh
-        return task.sample(*given, batch.get("tile"), batch.get("own"))
+        pixels = task.sample_pixels(*given, batch.get("tile"), batch.get("own"))
+        finite = jnp.isfinite(pixels).all(axis=(1, 2, 3))
+        return task.to_images(pixels, synthesis), finite
 
     # Several hosts each get all images, of which the first writes them.
     out = replicated(mesh) if peers.several() else None

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.experiment.context import Context
 from stedm_jax.experiment.orders import Order, Orders, load
 from stedm_jax.experiment.sampler import make_sampler
@@ -21,9 +22,19 @@ def prepare(context: Context, name: str, orders: Orders, learned: Any) -> Prepar
     def load_batch(wanted: list[Order]) -> dict[str, np.ndarray]:
         return load(context.reader, wanted, section)
 
-    make = in_batches(
-        context, section.batch, lambda batch: sampler(params, below.frozen, batch), load_batch
-    )
+    def images(batch: dict[str, Any]) -> Any:
+        made, finite = sampler(params, below.frozen, batch)
+        if not np.all(finite):
+            raise UserError(
+                f"The denoiser '{generator}' makes images that are not finite for the set '{name}' "
+                f"(config.synthesis.sets.{name}), so nothing of this batch is kept. Compare its "
+                "guidance with that of other sets (a large guidance.scale overflows), set "
+                "config.dtype='float32', or look for jumps of the loss in the generator's "
+                "metrics.jsonl."
+            )
+        return made
+
+    make = in_batches(context, section.batch, images, load_batch)
     provenance = checkpoint | _provenance(section, generator)
     provenance["drop_layout"] = str(settings.generator(generator).drop_layout)
     if section.as_published_code:

@@ -11,7 +11,7 @@ without labels. So guidance can strengthen the style (the paper), both, or each 
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -240,7 +240,17 @@ class DiffusionTask(LatentDiffusion):
         out = out.reshape(-1, len(conditions), *out.shape[1:])
         return tuple(out[:, number] for number in range(len(conditions)))
 
-    def sample(
+    def sample(self, *given: Any) -> UInt8[Array, "b h w 3"]:
+        """Images of the pixels that `sample_pixels` makes of the same arguments."""
+        return self.to_images(self.sample_pixels(*given), given[5])
+
+    def to_images(
+        self, pixels: Float[Array, "b h w 3"], synthesis: Synthesis
+    ) -> UInt8[Array, "b h w 3"]:
+        """Pixels as bytes."""
+        return to_bytes(pixels, truncated=synthesis.as_published_code)
+
+    def sample_pixels(
         self,
         params: PyTree,
         frozen: PyTree,
@@ -251,8 +261,8 @@ class DiffusionTask(LatentDiffusion):
         key: PRNGKeyArray,
         tile: UInt8[Array, "b h w 3"] | None = None,
         own: UInt8[Array, "b k h w 3"] | None = None,
-    ) -> UInt8[Array, "b h w 3"]:
-        """Images with the given layouts and styles.
+    ) -> Float[Array, "b h w 3"]:
+        """Pixels in [-1, 1] with the given layouts and styles.
 
         Args:
           params: of this task.
@@ -293,10 +303,8 @@ class DiffusionTask(LatentDiffusion):
             key=key,
         )
         if synthesis.keep_detail and tile is not None and clean is not None:
-            pixels = self.with_detail(frozen, tile, clean, z)
-        else:
-            pixels = self.pixels(frozen, z)
-        return to_bytes(pixels, truncated=synthesis.as_published_code)
+            return self.with_detail(frozen, tile, clean, z)
+        return self.pixels(frozen, z)
 
     def _denoise(self, params: PyTree, given: Condition) -> Denoise:
         return lambda x, t: self._predict(params, x, t, given)[0]

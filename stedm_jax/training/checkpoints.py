@@ -340,14 +340,22 @@ def finished(
     folder: Path, best: tuple[str, str] | None = None
 ) -> Iterator[tuple[Checkpoints, int]]:
     """The checkpoints of a stage's folder and their last step, or the best by `best`; closed
-    afterwards.
+    afterwards. Where no step has a finite score, it is the last, and that is printed.
 
     Raises:
       UserError: there is no whole one.
     """
     store = Checkpoints(folder / "checkpoints", keep=1, best=best)
     try:
-        step = store.best_step() if best else store.latest()
+        step = store.best_step()
+        if step is None:
+            step = store.latest()
+            if best and step is not None:
+                print(
+                    f"note: no checkpoint of {folder} has a finite {best[0]}, as where the "
+                    f"validation tiles have no foreground; the last one, step {step}, is taken",
+                    flush=True,
+                )
         if step is None:
             raise UserError(f"{folder} holds no whole checkpoint; run its stage first.")
         yield store, step

@@ -48,7 +48,8 @@ def test_the_train_step_is_traced_from_shapes_alone(tmp_path: Path) -> None:
 def test_the_sampler_is_that_of_the_stage(tmp_path: Path) -> None:
     trace, held = prepared(tmp_path / "run", "sampler")
     assert set(held) == {"parameters", "frozen", "batch"}
-    out = trace().out_info
+    out, finite = trace().out_info
+    assert finite.shape == (IMAGES,)
     assert (out.shape, str(out.dtype)) == ((IMAGES, 64, 64, 3), "uint8")
 
 

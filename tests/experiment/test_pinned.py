@@ -117,6 +117,23 @@ def test_another_guide_is_refused_by_resume_and_by_synthesis(context, monkeypatc
         run(*make, OTHER)
 
 
+def sampler_of(finite):
+    def sample(params, frozen, batch):
+        images = batch["styles"][:, 0]
+        return images, np.full(len(images), finite)
+
+    return sample
+
+
+def test_images_that_are_not_finite_are_not_packed(context, monkeypatch):
+    monkeypatch.setattr(learned, "restore", lambda *_, **__: ({}, {"checkpoint_step": "1"}))
+    monkeypatch.setattr(denoising, "make_sampler", lambda *_: sampler_of(finite=False))
+    (context.workdir.folder("generator/stedm") / "done.json").write_text("{}")
+    save_guide(context, 1)
+    with pytest.raises(UserError, match="'stedm' makes images that are not finite for the set 'sy"):
+        run(synthesis, context, "synthesis/synthetic")
+
+
 def test_the_tiles_say_which_guide_they_were_made_with(context, monkeypatch):
     packed = {}
     monkeypatch.setattr(learned, "restore", lambda *_, **__: ({}, {"checkpoint_step": "1"}))
@@ -125,9 +142,7 @@ def test_the_tiles_say_which_guide_they_were_made_with(context, monkeypatch):
         "_pack",
         lambda context, *_: packed.update(_[-1]) or (real_shares(context), 8),
     )
-    monkeypatch.setattr(
-        denoising, "make_sampler", lambda *_: lambda params, frozen, batch: batch["styles"][:, 0]
-    )
+    monkeypatch.setattr(denoising, "make_sampler", lambda *_: sampler_of(finite=True))
     (context.workdir.folder("generator/stedm") / "done.json").write_text("{}")
     guide = save_guide(context, 1)
     run(synthesis, context, "synthesis/synthetic")

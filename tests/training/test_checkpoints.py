@@ -9,7 +9,7 @@ import pytest
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.training import manifest
-from stedm_jax.training.checkpoints import Checkpoints
+from stedm_jax.training.checkpoints import Checkpoints, finished
 from stedm_jax.training.program import Program
 from stedm_jax.training.sharding import make_mesh
 from tests.training import toy
@@ -199,6 +199,16 @@ def test_a_damaged_step_asked_for_by_number_is_refused(tmp_path, two) -> None:
     (dir / "10" / "params" / "_METADATA").write_text("{}")
     with pytest.raises(UserError, match=r"step 10.*\[20\]"):
         Checkpoints(dir).restore_params(abstract_of().params, 10)
+
+
+def test_where_no_score_is_finite_the_last_is_the_best(tmp_path, capsys) -> None:
+    store = Checkpoints(tmp_path / "checkpoints", best=("score", "max"))
+    for step in (1, 2):
+        store.save(step, state_of(step), {"score": float("nan")})
+    store.close()
+    with finished(tmp_path, ("score", "max")) as (_, step):
+        assert step == 2
+    assert "no checkpoint of" in capsys.readouterr().out
 
 
 def test_keeps_the_last_and_the_best(tmp_path) -> None:
