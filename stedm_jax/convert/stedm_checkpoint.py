@@ -36,6 +36,7 @@ from stedm_jax.convert.tables import ldm_autoencoder
 from stedm_jax.convert.tables.ldm_unet import STEDM_TABLE
 from stedm_jax.convert.torch_names import LAYOUTS, from_torch, torch_name
 from stedm_jax.convert.weight_files import Tensors, read_tensors
+from stedm_jax.diffusion.schedule import make_schedule
 from stedm_jax.models.published_sizes import build_published
 from stedm_jax.models.style import build_style
 from stedm_jax.models.unet import build_unet
@@ -71,7 +72,8 @@ def convert(
 
     Returns:
       What convert.json says: as for other entries; `style`, keys of config.diffusion.style that
-      follow from the file; `names`, all tensors of the file.
+      follow from the file; `usual_schedule`, whether its noise schedule is the default one;
+      `names`, all tensors of the file.
 
     Raises:
       UserError: the file cannot be read or is another one, its copies of a tensor differ, or names
@@ -104,7 +106,7 @@ def convert(
     info = {"name": NAME, "network": NAME, "what": entry.what, **about, "averages": averages}
     info |= {"loaded": loaded, "parameters": parameters, "not_loaded": []}
     info |= {"left_out": dict(sorted(Counter(tensors.left_out).items()))}
-    info |= {"style": style, "other": sorted(other), "names": list(everything)}
+    info |= {"style": style, "usual_schedule": _usual_schedule(other), "names": list(everything)}
     write_json(folder / INFO, info)
     return info
 
@@ -117,11 +119,21 @@ def advice(out: Path, info: Mapping[str, Any]) -> str:
         keys = [f"{keys[0]}, or 'max', which has the same tensors: the file does not say which"]
     if info["averages"]:
         keys.append("the released code samples the last weights, not the averages taken here")
+    if not info["usual_schedule"]:
+        keys.append(
+            "the noise schedule of the file is not the default: set config.diffusion.schedule"
+        )
     return (
         f"{'; '.join(keys)}\nnext: --config.diffusion.init_from={out / GENERATOR} "
         f"--config.autoencoder.init_from={out / AUTOENCODER}, both with train.steps=0; "
         "configs/catch.py:published does so for weights/stedm"
     )
+
+
+def _usual_schedule(tables: Mapping[str, np.ndarray]) -> bool:
+    """Whether the noise schedule of a file is that of the configuration's defaults."""
+    kept, usual = tables.get("alphas_cumprod"), make_schedule(**vars(DENOISER.schedule)).alpha_bar
+    return kept is None or (kept.shape == usual.shape and np.allclose(kept, usual, rtol=1e-3))
 
 
 def _below(tensors: Tensors, begin: str) -> Tensors:
@@ -145,8 +157,8 @@ def _style(tensors: Tensors, names: StyleNames, where: str) -> dict[str, Any]:
     if names.kind == "none":
         return {"source": "none", "keep_block": True}
     out: dict[str, Any] = {"aggregation": names.kind}
-    dim = tensors[STYLE_BLOCK.replace("in_layers.0.", "emb_layers.1.")].shape[1]
     try:
+        dim = tensors[STYLE_BLOCK.replace("in_layers.0.", "emb_layers.1.")].shape[1]
         if names.kind == "linear":
             out["tiles"] = tensors[f"{names.aggregation}1.weight"].shape[1] // dim
         elif names.kind == "svit":

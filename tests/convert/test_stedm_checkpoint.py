@@ -113,6 +113,10 @@ def test_parameters_are_where_a_run_looks_for_them(convert, first, capsys):
     np.testing.assert_array_equal(book, first["quantize.embedding.weight"])
     text = capsys.readouterr().out
     assert "aggregation='linear', tiles=3" in text and "--config.autoencoder.init_from=" in text
+    assert "set config.diffusion.schedule" in text  # its tables are random
+    usual = schedule_tables(Diffusion())["alphas_cumprod"]
+    convert(file | {f"{top}.alphas_cumprod": usual for top in ("_model", "model")})
+    assert "set config.diffusion.schedule" not in capsys.readouterr().out
 
 
 def test_copies_that_differ_are_refused(convert, first):
