@@ -1,4 +1,5 @@
-"""The one entry: python -m stedm_jax.main --config=configs/demo.py [--workdir=DIR] [--stage=a,b].
+"""The one entry: python -m stedm_jax.main --config=configs/demo.py [--workdir=DIR] [--stage=a,b];
+python -m stedm_jax, or stedm_jax where it is installed, is the same.
 
 Makes the cells of the experiment in order in the workdir. The same command again goes on from
 there.
@@ -47,6 +48,7 @@ def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         default="refuse",
         help="what to do with finished cells that a changed configuration invalidates",
     )
+    add("--verbose", action="store_true", help="print all settings that differ from the defaults")
     several = parser.add_argument_group(
         "several processes, where no scheduler announces them (launch/README.md)"
     )
@@ -85,7 +87,8 @@ def main(argv: list[str]) -> None:
         return
     share = runner.Share.parse(arguments.cells)
     with distributed.joined(arguments.coordinator, arguments.processes, arguments.process_id):
-        runner.run_cells(settings, workdir, wanted, arguments.on_change, share)
+        verbose = arguments.verbose
+        runner.run_cells(settings, workdir, wanted, arguments.on_change, share, verbose)
 
 
 def cli() -> None:

@@ -56,6 +56,7 @@ RULES = {
     "convert": (*GROUND, "models", "diffusion", "tasks", "training", "data", "experiment"),
     "evaluate": (*GROUND, "evaluation"),
     "main.py": (*GROUND, "experiment", "training"),
+    "__main__.py": ("main",),
     "ema.py": (*GROUND, "training"),
 }  # fmt: skip
 

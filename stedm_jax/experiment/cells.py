@@ -66,6 +66,11 @@ class Cell:
         return self.stage in REMADE or "choose" in self.reads
 
     @property
+    def restores(self) -> tuple[str, ...]:
+        """The cells whose checkpoints it may read, if they left any."""
+        return () if self.stage == "report" or "choose" in self.reads else self.needs
+
+    @property
     def everywhere(self) -> bool:
         """Whether it uses the results of the cells that it needs at all points of the grid."""
         return self.reads.get("choose_over") == "grid"

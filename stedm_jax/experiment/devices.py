@@ -4,6 +4,7 @@ import os
 
 import jax
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.common.processors import cores
 from stedm_jax.settings.root import Settings
 from stedm_jax.training.sharding import make_mesh
@@ -25,6 +26,25 @@ def divide_cpu(count: int) -> None:
     jax.config.update("jax_num_cpu_devices", count or min(8, 2 ** (cores().bit_length() - 1)))
 
 
+def devices() -> list[jax.Device]:
+    """All devices.
+
+    Raises:
+      UserError: JAX finds none of the platforms that JAX_PLATFORMS names.
+    """
+    try:
+        return jax.devices()
+    except (AssertionError, RuntimeError) as error:
+        named = os.environ.get("JAX_PLATFORMS", "")
+        raise UserError(
+            f"JAX finds no device with JAX_PLATFORMS={named or '(not set)'} "
+            f"({str(error).strip() or type(error).__name__}). Unset it, or set "
+            "JAX_PLATFORMS=cpu; a GPU or TPU needs its driver and pip install -e '.[cuda]' or "
+            "'.[tpu]'."
+        ) from error
+
+
 def mesh_of(settings: Settings) -> jax.sharding.Mesh:
-    """The mesh that the settings describe, over all devices."""
+    """The mesh that the settings describe, over all devices; errors as `devices`."""
+    devices()
     return make_mesh(settings.mesh.data, settings.mesh.fsdp)

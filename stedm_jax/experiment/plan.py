@@ -3,12 +3,10 @@ nothing."""
 
 from collections.abc import Iterator
 
-import jax
-
 from stedm_jax.common.text import flops
 from stedm_jax.data.schema import SPLITS, SYNTHETIC
 from stedm_jax.experiment.cells import Graph
-from stedm_jax.experiment.check import check_cells
+from stedm_jax.experiment.check import check_cells, check_weights
 from stedm_jax.experiment.context import (
     Context,
     check_classes,
@@ -17,6 +15,7 @@ from stedm_jax.experiment.context import (
     tiles_now,
 )
 from stedm_jax.experiment.cost import Costs, say
+from stedm_jax.experiment.devices import devices
 from stedm_jax.experiment.grid_plan import print_grid
 from stedm_jax.experiment.points import on_grid
 from stedm_jax.experiment.workdir import ABSENT, BEGUN, DONE, STALE, Workdir
@@ -41,8 +40,9 @@ def print_plan(settings: Settings, workdir: Workdir) -> None:
     """
     graph = Graph(settings)
     workdir.check_place()
-    mesh = make_mesh(devices=jax.devices()[:1])
+    mesh = make_mesh(devices=devices()[:1])
     check_cells(Context(settings, workdir, mesh), graph.goals)
+    check_weights(settings, [graph[name] for name in graph.goals])
     tiles = known_tiles(settings, workdir)
     if tiles:
         check_tiles(tiles, settings)
@@ -75,11 +75,12 @@ def print_plan(settings: Settings, workdir: Workdir) -> None:
 
 def _data(settings: Settings, workdir: Workdir, records: dict[str, int]) -> Iterator[str]:
     """Where the tiles are, or how they are made."""
-    data = settings.data
+    data, place = settings.data, workdir.fill(settings.data.tiles)
     if records:
         counts = [f"{split} {records[split]}" for split in (*SPLITS, SYNTHETIC) if split in records]
-        yield f"{workdir.fill(data.tiles)}: tiles {', '.join(counts)}"
+        yield f"{place}: tiles {', '.join(counts)}"
     elif data.prepare:
+        yield f"{place} is not there yet; it is made by"
         yield from (f"python -m {workdir.fill(command)}" for command in data.prepare)
     else:
-        yield f"{data.tiles or '(none)'} is not there. {data.missing}"
+        yield f"{place or 'config.data.tiles (which is empty)'} is not there. {data.missing}"

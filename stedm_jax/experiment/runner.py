@@ -3,7 +3,7 @@
 import importlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +26,8 @@ from stedm_jax.training.hardware import enable_compile_cache
 from stedm_jax.training.signals import Signals
 
 REPORT = "report"
+SHOWN = 20
+"""Settings that differ from the defaults and are printed."""
 PAUSE = 2.0
 """Seconds between two looks at cells that other processes are making."""
 
@@ -58,6 +60,7 @@ def run_cells(
     wanted: Sequence[str],
     on_change: str,
     share: Share | None = None,
+    verbose: bool = False,
 ) -> None:
     """Makes cells in their order; finished ones are skipped.
 
@@ -71,6 +74,7 @@ def run_cells(
       on_change: what to do with cells made with other settings, as `Workdir.adopt` takes it.
       share: of several runs that fill one workdir, which cells this one is responsible for. What
         these need is made by whoever comes first.
+      verbose: print all settings that differ from the defaults, not SHOWN of them.
 
     Raises:
       UserError: the configuration does not go with the workdir, or a stage meets something the user
@@ -85,7 +89,7 @@ def run_cells(
         divide_cpu(settings.mesh.cpu_devices)
         context = Context(settings, workdir, mesh_of(settings), signals)
         stack.callback(_report_damaged, context)
-        runner = _Runner(context, Graph(settings), wanted, share)
+        runner = _Runner(context, Graph(settings), wanted, share, verbose)
         runner.adopt(on_change)
         if settings.compile_cache:
             enable_compile_cache(workdir.path / ".compile_cache")
@@ -93,10 +97,19 @@ def run_cells(
 
 
 class _Runner:
-    def __init__(self, context: Context, graph: Graph, wanted: Sequence[str], share: Share | None):
+    def __init__(
+        self,
+        context: Context,
+        graph: Graph,
+        wanted: Sequence[str],
+        share: Share | None,
+        verbose: bool = False,
+    ):
+        self.verbose = verbose
         self.context, self.graph, self.share = context, graph, share
         self.workdir, self.settings = context.workdir, context.settings
         self.learned, self.tiles, self.waiting = Learned(context), "", ""  # learned at one point
+        self.named = bool(wanted)
         self.wanted = graph.select(wanted) if wanted else graph.goals
         self.cells = self.wanted
         if share:
@@ -131,6 +144,8 @@ class _Runner:
                 f"{self.workdir.path}; run the command without --stage, or name those too, and in "
                 "config.stages."
             )
+        restored = {need for name in left for need in self.graph[name].restores}
+        peers.on_first(lambda: self.workdir.refuse_lost(sorted(restored - set(left))))
 
     def stamps(self) -> dict[str, str]:
         """What the cells' records have to say, with the tiles as they are now."""
@@ -143,6 +158,8 @@ class _Runner:
         began = time.monotonic()
         self._announce()
         if not self._left(self.cells):
+            if self.named:
+                peers.on_first(lambda: self.workdir.refuse_lost(self.wanted))
             print(f"All is done in {self.workdir.path}.", flush=True)
         if "data" in self._left(self.cells) and not self.tiles:
             self._make_in_turn("data", wait=bool(self.share))
@@ -169,9 +186,11 @@ class _Runner:
             flush=True,
         )
         base, mine = flatten(Settings()), flatten(self.settings)
-        for key in sorted(mine):
-            if base.get(key) != mine[key]:
-                print(f"config  {key} = {mine[key]}", flush=True)
+        lines = [f"config  {key} = {mine[key]}" for key in sorted(mine) if _new(key, base, mine)]
+        for line in lines if self.verbose else lines[:SHOWN]:
+            print(line if self.verbose else shorten(line), flush=True)
+        if (more := len(lines) - SHOWN) > 0 and not self.verbose:
+            print(f"config  and {more} more that differ (--verbose, or config.json)", flush=True)
         if on_grid(self.settings):
             cells = f"{len(self.cells) - len(left)} of {len(self.cells)} cells are done"
             print(f"plan: {cells}; --stage=plan lists them", flush=True)
@@ -274,6 +293,15 @@ class _Runner:
 
         workdir.known, left = peers.on_first(look)
         return left
+
+
+def _new(key: str, base: Mapping[str, Any], mine: Mapping[str, Any]) -> bool:
+    return base.get(key) != mine[key]
+
+
+def shorten(line: str, most: int = 100) -> str:
+    """A line in at most so many characters."""
+    return line if len(line) <= most else f"{line[: most - 3]}..."
 
 
 def some(names: Sequence[str], most: int = 20) -> str:

@@ -7,7 +7,7 @@ from stedm_jax.common.errors import UserError
 from stedm_jax.common.files import read_json
 from stedm_jax.experiment.cells import Graph
 from stedm_jax.experiment.context import Context
-from stedm_jax.experiment.devices import divide_cpu
+from stedm_jax.experiment.devices import devices, divide_cpu
 from stedm_jax.experiment.workdir import Workdir
 from stedm_jax.settings.load import from_flat
 from stedm_jax.settings.root import Settings
@@ -42,7 +42,7 @@ def open_run(folder: Path) -> Context:
     cache = folder / ".compile_cache"
     if settings.compile_cache and os.access(cache, os.W_OK):
         enable_compile_cache(cache)
-    return Context(settings, Workdir(folder), make_mesh())
+    return Context(settings, Workdir(folder), make_mesh(devices=devices()))
 
 
 def check_made_with(workdir: Workdir, settings: Settings, name: str) -> None:

@@ -124,6 +124,21 @@ class Workdir:
             return "the tiles are not those that this run began with"
         return "what it is made from changed"
 
+    def refuse_lost(self, names: Sequence[str]) -> None:
+        """Refuses cells that have finished a training whose checkpoints are gone.
+
+        Raises:
+          UserError: names them, and what to delete to train them again.
+        """
+        for name in names:
+            folder = self.path / name
+            trained = (folder / "metrics.jsonl").exists() and (folder / "done.json").exists()
+            if trained and not any(folder.glob("checkpoints/*/MANIFEST.json")):
+                raise UserError(
+                    f"{name} has finished, but its checkpoints were deleted: {folder}/checkpoints "
+                    f"holds none. Put them back; or delete the folder {folder} to train it again."
+                )
+
     def begin(self, cell: Cell, stamp: str) -> None:
         """Notes what a cell is made from, before anything is made."""
         if self.writes:

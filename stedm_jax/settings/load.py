@@ -2,9 +2,10 @@
 
 import ast
 import importlib.util
+import inspect
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -55,7 +56,7 @@ def load_config(spec: str) -> tuple[Any, str, str]:
         )
     root = str(file.resolve().parent.parent)
     if root not in sys.path:
-        sys.path.insert(0, root)  # the file finds its base beside it, wherever the command is run
+        sys.path.append(root)  # the file finds its base beside it, wherever the command is run
     module_spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
     if module_spec is None or module_spec.loader is None:
         raise UserError(f"{path} is not a Python file.")
@@ -64,7 +65,7 @@ def load_config(spec: str) -> tuple[Any, str, str]:
         module_spec.loader.exec_module(module)
         if not hasattr(module, "get_config"):
             raise UserError(f"The config file {path} has no get_config(arm).")
-        return module.get_config(arm), file.stem, arm
+        return _called(module.get_config, arm, path), file.stem, arm
     except SyntaxError as error:
         raise UserError(
             f"The config file {path} does not parse: line {error.lineno}: {error.msg}."
@@ -80,30 +81,46 @@ def load_config(spec: str) -> tuple[Any, str, str]:
         ) from error
 
 
+def _called(get_config: Any, arm: str, path: str) -> Any:
+    """The configuration; a get_config() without parameters has no arms."""
+    if inspect.signature(get_config).parameters:
+        return get_config(arm)
+    if arm:
+        raise UserError(
+            f"The config file {path} has no arms: its get_config() takes none. Leave out ':{arm}',"
+            " or write get_config(arm)."
+        )
+    return get_config()
+
+
 def override(config: Any, assignments: list[str]) -> None:
     """Applies "--config.a.b=value" overrides in place.
 
     Raises:
-      UserError: an unknown key (with the nearest known one) or a value of another type.
+      UserError: lists every unknown key (with the nearest known one) and value of another type.
     """
     flat = flatten(config)
-    for assignment in assignments:
-        key, given, text = assignment.partition("=")
-        if key not in flat:
-            raise UserError(f"The configuration has no key '{key}'.{nearest(key, flat)}")
-        if not given:
-            raise UserError(f"'--config.{key}' needs a value: --config.{key}=VALUE.")
-        parent, kind, (*parents, leaf) = config, Settings, key.split(".")
-        for part in (*parents, leaf):
-            kind = type_hints(kind)[part] if is_dataclass(kind) else get_args(kind)[1]
-        for part in parents:
-            parent = parent[part]
-        try:
-            parent[leaf] = convert(kind, _parse(kind, text))
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(
-                f"config.{key} is of type {type_name(kind)} ({parent[leaf]!r}); '{text}' is not."
-            ) from error
+    refuse(wrong for each in assignments for wrong in _assign(config, flat, each))
+
+
+def _assign(config: Any, flat: Mapping[str, Any], assignment: str) -> Iterator[str]:
+    """Makes one change, or yields what is wrong with it."""
+    key, given, text = assignment.partition("=")
+    if key not in flat:
+        yield f"The configuration has no key '{key}'.{nearest(key, flat)}"
+        return
+    if not given:
+        yield f"'--config.{key}' needs a value: --config.{key}=VALUE."
+        return
+    parent, kind, (*parents, leaf) = config, Settings, key.split(".")
+    for part in (*parents, leaf):
+        kind = type_hints(kind)[part] if is_dataclass(kind) else get_args(kind)[1]
+    for part in parents:
+        parent = parent[part]
+    try:
+        parent[leaf] = convert(kind, _parse(kind, text))
+    except (KeyError, TypeError, ValueError):
+        yield f"config.{key} is of type {type_name(kind)} ({parent[leaf]!r}); '{text}' is not."
 
 
 def _parse(kind: Any, text: str) -> Any:

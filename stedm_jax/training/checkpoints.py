@@ -357,7 +357,12 @@ def finished(
                     flush=True,
                 )
         if step is None:
-            raise UserError(f"{folder} holds no whole checkpoint; run its stage first.")
+            what = "run its stage first"
+            if (folder / "done.json").exists():
+                what = (
+                    f"it was deleted after the stage had finished; delete {folder} to train again"
+                )
+            raise UserError(f"{folder} holds no whole checkpoint; {what}.")
         yield store, step
     finally:
         store.close()

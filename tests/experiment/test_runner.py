@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from stedm_jax.common.errors import UserError
-from stedm_jax.experiment import runner
+from stedm_jax.experiment import devices, runner
 from stedm_jax.experiment.cells import Graph
 from stedm_jax.experiment.runner import Share, run_cells
 from stedm_jax.experiment.workdir import Workdir
@@ -76,6 +76,42 @@ def test_an_added_arm_is_trained_alone(tile_set, settings, workdir, made):
     changed = tiny(tile_set.path, **SEVERAL | {"segmentation__arms": arms})
     run_cells(changed, workdir, [], "refuse")
     assert made == ["segmentation/jitter/0", "segmentation/jitter/1", "report"]
+
+
+def test_deleted_checkpoints_are_said_to_be_that(settings, workdir, made):
+    run_cells(settings, workdir, [], "refuse")
+    folder = workdir.path / "generator/plain"
+    (folder / "metrics.jsonl").touch()
+    run_cells(settings, workdir, [], "refuse")  # all is done, and nothing needs them
+    says = r"generator/plain has finished, but its checkpoints were deleted"
+    with pytest.raises(UserError, match=says):
+        run_cells(settings, workdir, ["generator/plain"], "refuse")
+    shutil.rmtree(workdir.path / "synthesis/two")
+    made.clear()
+    with pytest.raises(UserError, match=says):
+        run_cells(settings, workdir, [], "refuse")
+    shutil.rmtree(folder)
+    run_cells(settings, workdir, [], "refuse")
+    assert made == ["generator/plain", "synthesis/two"]
+
+
+def test_the_settings_that_differ_fill_at_most_a_screen(settings, workdir, made, capsys):
+    run_cells(settings, workdir, ["data"], "refuse")
+    short = [line for line in capsys.readouterr().out.splitlines() if line.startswith("config")]
+    run_cells(settings, workdir, ["data"], "refuse", verbose=True)
+    long = [line for line in capsys.readouterr().out.splitlines() if line.startswith("config")]
+    assert len(short) == runner.SHOWN + 1 < len(long) and max(map(len, short)) <= 100
+    assert f"and {len(long) - runner.SHOWN} more" in short[-1]
+
+
+def test_a_platform_that_is_not_there_is_named(settings, workdir, monkeypatch):
+    def fails():
+        raise AssertionError
+
+    monkeypatch.setattr(devices.jax, "devices", fails)
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    with pytest.raises(UserError, match="no device with JAX_PLATFORMS=cuda .*AssertionError"):
+        run_cells(settings, workdir, [], "refuse")
 
 
 def test_single_cells_are_made_if_what_they_need_is_there(settings, workdir, made):

@@ -1,4 +1,5 @@
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,32 @@ def test_wrong_overrides_are_refused(assignment, says):
         says = "of type tuple of"
     with pytest.raises(UserError, match=says):
         override(config, [assignment])
+
+
+def test_several_wrong_overrides_are_reported_at_once():
+    wrong = ["diffusion.train.step=3", "seed=1", "diffusion.train.batch=many", "data.tiles"]
+    with pytest.raises(UserError, match=r"3 mistakes:(?s:.)*steps(?s:.)*many(?s:.)*needs a value"):
+        override(get_base(), wrong)
+
+
+def test_a_config_without_arms_is_called_without(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from configs.base import get_base\n\ndef get_config():\n    return get_base()\n"
+    )
+    assert flatten(load_config(str(file))[0]) == flatten(get_base())
+    with pytest.raises(UserError, match=r"has no arms: .* Leave out ':small'"):
+        load_config(f"{file}:small")
+
+
+def test_files_beside_a_config_take_no_library_s_place(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "colorsys.py").write_text("raise ValueError('not the one of Python')\n")
+    file = tmp_path / "mine/mine.py"
+    text = "import colorsys\nfrom configs.base import get_base\n\n"
+    file.write_text(f"{text}def get_config():\n    return get_base()\n")
+    sys.modules.pop("colorsys", None)
+    assert load_config(str(file))[1] == "mine"
 
 
 def test_overrides_keep_their_types():
