@@ -136,8 +136,9 @@ def write_bytes(path: Path, data: bytes, sync: bool = False) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a UTF-8 text file completely or not at all."""
-    write_bytes(path, text.encode())
+    """Writes a UTF-8 text file completely or not at all; bytes of file names that are no UTF-8 are
+    escaped."""
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_json(path: Path, value: Any, sync: bool = False) -> None:

@@ -101,13 +101,13 @@ def choose_mpp(
 
 
 def tag_sides(page: tifffile.TiffPage) -> Sides | None:
-    """Microns along x and y by the tags of resolution."""
+    """Microns along x and y by the tags of resolution: two numbers, or one that is no fraction."""
     unit = PER_UNIT.get(int(page.tags.valueof(296, default=2)))
-    values = [page.tags.valueof(code) for code in (282, 283)]
-    if unit is None or any(not value or not value[0] or not value[1] for value in values):
+    stored = [page.tags.valueof(code) for code in (282, 283)]
+    x, y = ((*value, 1) if isinstance(value, tuple) else (value, 1) for value in stored)
+    if unit is None or not (x[0] and x[1] and y[0] and y[1]):
         return None
-    x, y = (unit * value[1] / value[0] for value in values)
-    return x, y
+    return unit * x[1] / x[0], unit * y[1] / y[0]
 
 
 def ome_pixels(xml: str, number: int) -> ElementTree.Element | None:

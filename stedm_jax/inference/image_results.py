@@ -201,7 +201,7 @@ class Results:
     def amounts(self) -> str:
         """What was kept and dropped of each class, as a table of text."""
         least = f"smaller than --least={self.args.least:g} um2"
-        rows: list[list[str]] = [["class", "objects", "um2", "dropped objects", "um2", "of area"]]
+        rows: list[list[str]] = [["class", "objects", "um2", "dropped", "um2 dropped", "of all"]]
         for name, kept in self.kept.items():
             lost = self.dropped.get(name, Amount())
             share = lost.um2 / (kept.um2 + lost.um2) if lost.objects else 0.0

@@ -79,10 +79,10 @@ def simplified(shape: shapely.MultiPolygon, tolerance: float) -> shapely.MultiPo
     for allowed in (tolerance, SMALLER * tolerance):
         if not allowed:
             break
-        less = shape.simplify(allowed)
-        if isinstance(less, shapely.Polygon):
-            less = shapely.MultiPolygon([less])
-        same = isinstance(less, shapely.MultiPolygon) and _holes(less) == _holes(shape)
+        found = shape.simplify(allowed)
+        parts = [part for part in getattr(found, "geoms", [found]) if part.geom_type == "Polygon"]
+        less = shapely.MultiPolygon(parts)
+        same = _holes(less) == _holes(shape)
         if same and less.is_valid and abs(less.area - shape.area) <= MOST_CHANGE * shape.area:
             return less
     return shape

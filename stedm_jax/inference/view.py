@@ -101,7 +101,8 @@ def _of_slide(
     ratio = mpp / slide.mpp
     if ratio >= 0.99:
         return slide.read(mpp, y, x, height, width)
-    source = Picture(slide.size[::-1], partial(slide.read, slide.mpp))
+    wide, high = slide.size
+    source = Picture((high, wide), partial(slide.read, slide.mpp))
     return _enlarged(source, (ratio, ratio), y, x, height, width)
 
 

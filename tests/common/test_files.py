@@ -113,6 +113,11 @@ def test_checksums(tmp_path):
     assert sha256_of_json({"b": 1, "a": 2}) == sha256_of_json({"a": 2, "b": 1})
 
 
+def test_names_that_are_no_utf8_can_be_written_about(tmp_path):
+    write_text(tmp_path / "a.txt", "\u00fc \udcfc")
+    assert (tmp_path / "a.txt").read_bytes() == b"\xc3\xbc \\udcfc"
+
+
 def test_the_longest_names_that_a_file_system_takes(tmp_path):
     """Also of two files whose names begin alike."""
     for name in ("a" * 255, "\u00e9" * 127, "a" * 254 + "b"):

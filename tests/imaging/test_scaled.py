@@ -1,7 +1,10 @@
 """Microns, levels, blocks and borders."""
 
+import struct
+
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -10,6 +13,7 @@ from data_prep.tiff import write_pyramid
 from data_prep.tile_grid import blocks, grid
 from stedm_jax.common.errors import UserError
 from stedm_jax.imaging import slide as scaled
+from stedm_jax.imaging.open_slide import open_slide
 from stedm_jax.imaging.slide import Slide, mirrored
 from tests.imaging.pictures import noise, waves, write_ome
 
@@ -245,3 +249,20 @@ def test_the_kidney_slide_does_not_say_its_microns(real_data):
         assert slide.shape(1.0) == (1715, 1367)
         whole = slide.overview(1.0)
         np.testing.assert_array_equal(slide.read(1.0, 300, 500, 256, 256), whole[300:556, 500:756])
+
+
+def test_a_resolution_that_is_stored_as_one_number(tmp_path):
+    """Of type FLOAT, as some programs write it, in place of a fraction."""
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(
+        path, noise(70, 70), photometric="rgb", resolution=(1, 1), resolutionunit="CENTIMETER"
+    )
+    with tifffile.TiffFile(path) as file:
+        entries = [file.pages.first.tags[code].offset for code in (282, 283)]
+    data = bytearray(path.read_bytes())
+    for entry, value in zip(entries, (20000.0, 10000.0), strict=True):
+        data[entry + 2 : entry + 12] = struct.pack("<HIf", 11, 1, value)
+    path.write_bytes(data)
+    reader = open_slide(path)
+    assert reader.sides == (0.5, 1.0)
+    reader.close()

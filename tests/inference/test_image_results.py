@@ -97,7 +97,7 @@ def test_nothing_is_dropped_unless_asked_for_and_what_is_is_said(use, folder, ca
     line, said = lines(folder)["a"], capsys.readouterr().out
     assert line["dropped"] == {"gland": {"objects": 30, "um2": 480}} and line["filled_um2"] == 4
     assert "a: 1 objects, 30 dropped" in said
-    assert "gland        1  400               30  480    54.5%" in said
+    assert "gland        1  400       30          480   54.5%" in said
     assert "30 objects were dropped, smaller than --least=17 um2" in said
 
 
