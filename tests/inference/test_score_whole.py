@@ -84,6 +84,18 @@ def test_every_arm_and_seed_is_scored(context, images, tmp_path):
     ]
 
 
+def test_small_objects_and_holes_count_as_the_settings_say(context, images, tmp_path):
+    """The smaller of the two objects is dropped, and the hole of the other one filled."""
+    for least, hole, found in ((0, 0, (1.0, 1.0)), (1200, 300, (2 / 3, None))):
+        settings = unchecked(context.settings, "report.whole_least", float(least))
+        settings = unchecked(settings, "report.whole_hole", float(hole))
+        score(replace(context, settings=settings))
+        with (tmp_path / "report/whole_images.csv").open() as file:
+            row = next(csv.DictReader(file))
+        assert float(row["object_f1"]) == pytest.approx(found[0])
+        assert (float(row["accuracy"]) == 1.0) == (found[1] == 1.0)
+
+
 def test_no_set_there(context):
     with pytest.raises(UserError, match="--whole of data_prep"):
         score(context)

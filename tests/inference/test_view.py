@@ -1,5 +1,6 @@
 import json
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -111,3 +112,19 @@ def test_an_ordinary_image_keeps_its_size_for_the_mask(tmp_path):
     assert np.abs(view.picture.read(0, 0, 40, 50) - want).max() <= 1
     assert view_image(path, 1.24, 1.24).picture.shape == (80, 100)
     assert view_image(path, 2.48, 1.24).picture.shape == (160, 200)
+
+
+def test_an_image_is_enlarged_in_pieces(tmp_path):
+    """Each as it lies in the whole, which would be 0.8 GB here."""
+    image = waves(70, 110)
+    Image.fromarray(image).save(tmp_path / "a.png")
+    view = view_image(tmp_path / "a.png", 1.0, 0.4)
+    whole = cv2.resize(image, (275, 175), interpolation=cv2.INTER_LINEAR)
+    assert view.picture.shape == (175, 275) and view.size == (70, 110)
+    for box in ((0, 0, 175, 275), (60, 31, 40, 50), (170, 270, 5, 5)):
+        y, x, height, width = box
+        expected = whole[y : y + height, x : x + width].astype(int)
+        assert np.abs(view.picture.read(*box) - expected).max() <= 2
+    large = view_image(tmp_path / "a.png", 1.0, 0.0054)
+    assert large.picture.shape == (12963, 20370)
+    assert large.picture.read(12900, 20300, 63, 70).shape == (63, 70, 3)
