@@ -22,6 +22,7 @@ from stedm_jax.settings.methods import GENERATOR, METHODS, ignored
 from stedm_jax.settings.root import STAGES, Settings
 
 TILES = "tiles"
+STEPS = ".train.steps"
 REMADE = ("quality", "report")
 """Stages that cost so little that a result which no longer holds is made again without a
 question."""
@@ -154,11 +155,45 @@ class Graph:
             return self._stamps[tiles]
         out = self._stamps[tiles] = {TILES: tiles}
         for name, cell in self.cells.items():
-            needed = {each: out[each] for each in cell.needs}
-            if "data" in needed:
-                needed[TILES] = tiles
-            out[name] = sha256_of_json({"reads": cell.reads, "needs": needed})
+            out[name] = sha256_of_json({"reads": cell.reads, "needs": needed(cell, out)})
         return out
+
+
+def needed(cell: Cell, stamps: Mapping[str, str]) -> dict[str, str]:
+    """The stamps that enter that of a cell."""
+    found = {each: stamps[each] for each in cell.needs}
+    return found | ({TILES: stamps[TILES]} if "data" in found else {})
+
+
+def why_not_longer(
+    cell: Cell, recorded: Mapping[str, Any], stamps: Mapping[str, str]
+) -> str | None:
+    """Why the training of a stale cell cannot go on with more steps: "" if it can, None if it
+    differs in more than in these.
+
+    Batches and noise are functions of (seed, step), so with a schedule that does not depend on the
+    length the result is that of a training planned so long. Only the scores at the former end are
+    additional: a best checkpoint may be that one.
+
+    Args:
+      cell: as it should be.
+      recorded: its cell.json.
+      stamps: that the cells should have.
+    """
+    before, now = recorded["reads"], cell.reads
+    key = next((key for key in now if key.endswith(STEPS) and before.get(key) != now[key]), "")
+    old = before.get(key, 0)
+    if not key or not 0 < old < now[key]:
+        return None
+    reads = {**now, key: old}
+    if sha256_of_json({"reads": reads, "needs": needed(cell, stamps)}) != recorded["stamp"]:
+        return None
+    optimizer = key.removesuffix("steps") + "optimizer."
+    if cell.stage == "ssl":
+        return "the schedules of its teacher span all steps"
+    if now[f"{optimizer}schedule"] != "constant" or now[f"{optimizer}weight_decay_end"]:
+        return f"config.{optimizer}schedule and weight_decay_end span all steps"
+    return "its then_real counts from the end" if now.get("then_real") else ""
 
 
 def _on_grid(settings: Settings) -> Iterator[Cell]:

@@ -21,7 +21,7 @@ from typing import Any
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.files import is_partial, read_json, write_json
 from stedm_jax.common.locks import Busy, locked
-from stedm_jax.experiment.cells import TILES, Cell, Graph
+from stedm_jax.experiment.cells import TILES, Cell, Graph, why_not_longer
 
 FORMAT = 2
 """Of the layout of a workdir; 1 (without a mark) was that of version 0.1."""
@@ -247,11 +247,13 @@ class Workdir:
             for name in (*again, *self.stale(graph, stamps, wanted, remade=True)):
                 if name != "data":
                     self._refuse_link(self.path / name)  # before anything is deleted
-            lines = [f"{name}: {self.why_stale(graph[name])}" for name in stale]
+            lines = [f"{name}: {self._in_words(graph[name], stamps)}" for name in stale]
             for name in stale:
                 self._hold(stack, self._lock_file(name), f"is making {name}", PATIENCE)
                 if on_change == "keep":
                     self._keep(graph[name], stamps)
+                elif self._why_not_longer(graph[name], stamps) == "":
+                    self._lengthen(graph[name], stamps)
                 else:
                     self.forget(graph[name])
             write_json(self.path / "config.json", {"format": FORMAT} | dict(saved), sync=True)
@@ -267,7 +269,7 @@ class Workdir:
         stale = self.stale(graph, stamps, wanted)
         changed = [name for name in stale if self.differences(graph[name])]
         rest = [name for name in stale if name not in changed]
-        lines = [f"{name} ({self.why_stale(graph[name])})" for name in changed]
+        lines = [f"{name} ({self._in_words(graph[name], stamps)})" for name in changed]
         if rest:
             lines.append(f"{', '.join(rest)} ({self.why_stale(graph[rest[0]])})")
         if stale:
@@ -306,6 +308,24 @@ class Workdir:
 
     def _lock_file(self, name: str) -> Path:
         return self.path / ".locks" / f"{name.replace('/', '@')}.lock"
+
+    def _in_words(self, cell: Cell, stamps: Mapping[str, str]) -> str:
+        """As `why_stale`, and whether a training with more steps goes on."""
+        why = self._why_not_longer(cell, stamps)
+        if why is None:
+            return self.why_stale(cell)
+        how = f"begins anew, because {why}" if why else "goes on from its last checkpoint"
+        return f"{self.why_stale(cell)}; redo {how}"
+
+    def _why_not_longer(self, cell: Cell, stamps: Mapping[str, str]) -> str | None:
+        recorded = self._read(cell.name, "cell.json")
+        return why_not_longer(cell, recorded, stamps) if recorded else None
+
+    def _lengthen(self, cell: Cell, stamps: Mapping[str, str]) -> None:
+        """Lets a finished training go on from its checkpoints; what it scored is forgotten."""
+        for name in ("done.json", "scores.json"):
+            (self.path / cell.name / name).unlink(missing_ok=True)
+        self.begin(cell, stamps[cell.name])
 
     def _keep(self, cell: Cell, stamps: Mapping[str, str]) -> None:
         """Takes what a cell left as if it had been made with the present settings and tiles."""

@@ -185,6 +185,48 @@ def test_what_a_link_in_a_folder_leads_to_is_work_that_was_left(tmp_path):
     assert not (tmp_path / "run/judge").exists() and (tmp_path / "disk/7").exists()
 
 
+def test_a_training_with_more_steps_goes_on_and_what_follows_is_made_again(used):
+    longer = base(segmentation__train__steps=10**6, synthesis__count=7)
+    folder = used.path / "segmentation/labelled/0"
+    for name in ("scores.json", "checkpoints"):
+        (folder / name).touch()
+    with pytest.raises(UserError, match=r"steps: \d+ -> 1000000; redo goes on from its last"):
+        adopt(used, longer)
+    adopt(used, longer, "redo")
+    found = states(used, longer)
+    assert found["segmentation/labelled/0"] == found["judge"] == BEGUN
+    assert (folder / "checkpoints").exists() and not (folder / "scores.json").exists()
+    # Whose synthetic tiles are others begins anew.
+    assert found["segmentation/labelled+synthetic/0"] == ABSENT
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"segmentation__train__steps": 1},
+        {"segmentation__train__steps": 10**6, "segmentation__ce_weight": 0.5},
+    ],
+)
+def test_a_training_that_is_shorter_or_another_one_begins_anew(used, changes):
+    adopt(used, base(**changes), "redo")
+    assert states(used, base(**changes))["segmentation/labelled/0"] == ABSENT
+
+
+def test_a_schedule_over_all_steps_says_why_it_begins_anew(tmp_path):
+    cosine = {"diffusion__train__optimizer__schedule": "cosine"}
+    workdir, settings = Workdir(tmp_path), base(**cosine)
+    adopt(workdir, settings)
+    graph = Graph(settings)
+    workdir.begin(graph["generator/stedm"], graph.stamps("t")["generator/stedm"])
+    with workdir.timed("generator/stedm"):
+        pass
+    longer = base(**cosine, diffusion__train__steps=10**7)
+    with pytest.raises(UserError, match="redo begins anew, because .*schedule"):
+        adopt(workdir, longer)
+    adopt(workdir, longer, "redo")
+    assert states(workdir, longer)["generator/stedm"] == ABSENT
+
+
 def test_before_the_tiles_are_known_settings_alone_are_compared(used):
     shutil.rmtree(used.path / "data")
     found = states(used, base(), tiles="")

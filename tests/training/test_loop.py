@@ -313,3 +313,11 @@ def test_weights_to_start_from_are_taken_where_no_sound_checkpoint_is_left(tmp_p
     assert toy.same(kept.state.params, params)
     again = toy.run(tmp_path, config=config, init_params=lambda: pytest.fail("asked"), batches=no)
     assert toy.same(again.state.params, params)
+
+
+def test_more_steps_than_planned_end_as_if_so_many_had_been_planned(tmp_path) -> None:
+    toy.run(tmp_path / "a", config=toy.settings(steps=4))
+    longer = toy.settings(steps=10)
+    assert toy.same(
+        toy.run(tmp_path / "a", config=longer).state, toy.run(tmp_path / "b", config=longer).state
+    )
