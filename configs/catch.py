@@ -8,7 +8,8 @@ Command: python -m stedm_jax.main --config=configs/catch.py --workdir=runs/catch
 Arms: multipatch (default), nearby, augmented, semantic (no style: the paper's diffusion baseline),
 for example --config=configs/catch.py:nearby; experiment: multipatch, and all the arms that it has
 to beat (configs/base.py, rivals); published: multipatch with a checkpoint of the released code,
-from which it makes the set and trains the segmenters, and nothing else is trained:
+from which it makes the set as that code does (as_published_code) and trains the segmenters;
+nothing else is trained:
 python -m stedm_jax.convert stedm FILE --out=weights/stedm
 python -m stedm_jax.main --config=configs/catch.py:published
 with what the conversion says of the style, as --config.diffusion.style.aggregation=max.
@@ -78,6 +79,9 @@ def get_config(arm: str = "multipatch"):
         config.autoencoder.init_from = ("stedm/autoencoder",)
         config.diffusion.update({"init_from": ("stedm/generator",), "init_partial": False})
         config.diffusion.train.steps = 0
+        config.diffusion.style.as_published_code = True
+        config.synthesis.update({"as_published_code": True, "augment_layouts": 0.5})
+        config.synthesis.shares = config.data.shares
     if arm == "experiment":
         rivals(config, real=0.2)
     return config
