@@ -51,6 +51,7 @@ def examine(settings: Settings | None, path: Path, json_file: str = "") -> int:
         "in use": lambda: storage.in_use(path),
     }
     if settings:
+        steps["made before"] = lambda: inputs.made_before(settings, Workdir(path))
         steps["cells"] = lambda: inputs.cells(settings, Workdir(path))
         steps["data"] = lambda: inputs.data(settings, Workdir(path))
         divide_cpu(settings.mesh.cpu_devices)  # as a run does, before jax finds its devices

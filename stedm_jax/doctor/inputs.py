@@ -14,9 +14,15 @@ from stedm_jax.data.schema import check_disjoint
 from stedm_jax.doctor.findings import Finding, fail, ok, warn
 from stedm_jax.experiment.cells import Graph
 from stedm_jax.experiment.check import check_cells, check_weights
-from stedm_jax.experiment.context import Context, check_classes, check_tiles, known_tiles
+from stedm_jax.experiment.context import (
+    Context,
+    check_classes,
+    check_tiles,
+    known_tiles,
+    tiles_now,
+)
 from stedm_jax.experiment.devices import mesh_of
-from stedm_jax.experiment.workdir import Workdir
+from stedm_jax.experiment.workdir import DONE, Workdir
 from stedm_jax.settings.root import Settings
 
 
@@ -76,6 +82,16 @@ def cells(settings: Settings, workdir: Workdir) -> Iterator[Finding]:
         mesh = context.mesh.shape
         on = f"mesh data {mesh['data']} x fsdp {mesh['fsdp']}"
         yield ok(f"{len(names)} can be made, on {on}: networks, batches and weights go together")
+
+
+def made_before(settings: Settings, workdir: Workdir) -> Finding:
+    """The workdir: no folder of something else, and nothing that this configuration invalidates."""
+    workdir.check_place()
+    graph = Graph(settings)
+    stamps = graph.stamps(tiles_now(settings, workdir))
+    workdir.refuse_stale(graph, stamps, graph.goals)
+    done = sum(workdir.state(graph[name], stamps) == DONE for name in graph.goals)
+    return ok(f"{done} of {len(graph.goals)} cells are done in {workdir.path}, none is invalid")
 
 
 def processes(env: Mapping[str, str] = os.environ) -> Iterator[Finding]:

@@ -14,7 +14,7 @@ from stedm_jax.data.augment import check_around
 from stedm_jax.data.class_shares import warning
 from stedm_jax.data.classes import class_map
 from stedm_jax.data.remote import is_remote
-from stedm_jax.data.styles import pool_of
+from stedm_jax.data.styles import StylePool, pool_of
 from stedm_jax.data.whole import WholeSet
 from stedm_jax.diffusion.samplers import check_end, check_start, timesteps
 from stedm_jax.experiment import guided_cache
@@ -63,11 +63,11 @@ def check_cells(context: Context, names: Sequence[str]) -> None:
         seen.add(once)
         check = checks.setdefault(draw, _Check(context.at(Point(draw))))
         if stage == "autoencoder":
-            check.training(check.first, settings.autoencoder)
+            check.learner(check.first, settings.autoencoder)
         elif stage == "ssl":
-            check.training(build_ssl(settings, context.dtype), settings.ssl)
+            check.learner(build_ssl(settings, context.dtype), settings.ssl)
         elif stage == "guided":
-            check.training(check.below, settings.guided)
+            check.learner(check.below, settings.guided)
         elif stage == "generator":
             check.generator(variant)
         elif stage == "synthesis":
@@ -140,11 +140,21 @@ class _Check:
     def training(self, task: Any, section: Any) -> None:
         check_training(task, section.train, self.context.mesh)
 
+    def learner(self, task: Any, section: Any) -> None:
+        self.training(task, section)
+        if self.tiles_are_there:
+            self.context.sources(section.splits)  # refuses splits that the tiles lack
+
     def generator(self, name: str) -> None:
         section, task = self.settings.generator(name), self.denoiser(name)
         self.training(task, section)
         if self.tiles_are_there:
-            self.context.sources(section.splits, section.style)  # refuses too small style pools
+            context, style = self.context, section.style
+            context.sources(section.splits, style)  # refuses too small style pools
+            if section.train.eval_every:
+                StylePool(context.rows("val"), style.source, style.scope, style.tiles)
+            if section.train.visual_every:
+                Orders(context, self.settings.synthesis, style)
             if section.train.eval_every:
                 pool_of(self.context.rows("val"), section.style, self.context.tiles)
         if section.train.visual_every:

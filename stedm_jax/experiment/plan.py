@@ -1,8 +1,9 @@
 """Stage plan: the graph of cells, with what is done, what would run and what it costs; runs
 nothing."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.common.text import flops
 from stedm_jax.data.schema import SPLITS, SYNTHETIC
 from stedm_jax.experiment.cells import Graph
@@ -49,6 +50,7 @@ def print_plan(settings: Settings, workdir: Workdir) -> None:
     records = tiles.manifest["records"] if tiles else {}
     costs = Costs(settings, check_classes(tiles, settings), records)
     stamps = graph.stamps(tiles_now(settings, workdir))
+    _check_stages(graph, workdir, stamps)
     print(f"{settings.name}: plan for the workdir {workdir.path}")
     states = {name: workdir.state(graph[name], stamps) for name in graph.goals}
     if on_grid(settings):
@@ -71,6 +73,17 @@ def print_plan(settings: Settings, workdir: Workdir) -> None:
     for what, number in (("in all", total), ("left", total - done)):
         hours = [f"{number / speed / 3600:,.2g} h at {speed / 1e12:g} TFLOP/s" for speed in SPEEDS]
         print(f"{what:<36} {flops(number)}: {', '.join(hours)} kept up")
+
+
+def _check_stages(graph: Graph, workdir: Workdir, stamps: Mapping[str, str]) -> None:
+    """Refuses cells that need others which config.stages leaves out and which are not done."""
+    needed = {need for name in graph.goals for need in graph.before(name)} - set(graph.goals)
+    lost = [n for n in graph if n in needed and workdir.state(graph[n], stamps) != DONE]
+    if lost:
+        raise UserError(
+            f"The cells of this configuration need {', '.join(lost)}, which config.stages leaves "
+            f"out and which have not finished in {workdir.path}; add these stages."
+        )
 
 
 def _data(settings: Settings, workdir: Workdir, records: dict[str, int]) -> Iterator[str]:

@@ -19,6 +19,10 @@ WIDEST = 12**-0.5
 """Relative width of the plain mean of all steps; no average of a power function is wider."""
 
 
+SPLITS = ("train", "val", "test", "style")
+"""Of a tile set."""
+
+
 def track_name(width: float) -> str:
     """What the average of a relative width is called in the state and on disk."""
     return f"{width:.6g}"
@@ -169,6 +173,8 @@ class Learned(Start):
                 f"{where}.splits trains on {' and '.join(held_out)}, whose patients are only for "
                 "judging; train on 'train' and 'style'."
             )
+        if unknown := [split for split in self.splits if split not in SPLITS]:
+            yield f"{where}.splits names {', '.join(unknown)}; splits are {', '.join(SPLITS)}."
         if not any(self.splits.values()):
             yield f"{where}.splits gives no split a share above 0."
         if self.learns and not self.train.steps and not self.init_from:

@@ -16,6 +16,7 @@ from stedm_jax.experiment.workdir import Workdir
 from stedm_jax.settings.flat import flatten
 from stedm_jax.settings.load import load_config, read_settings
 from stedm_jax.training.sharding import make_mesh
+from tests.conftest import make_tile, written
 from tests.experiment.settings import tiny
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -170,6 +171,32 @@ def test_too_few_style_tiles_are_noticed_before_anything_is_trained_or_deleted(t
     context = Context(settings, Workdir(tmp_path / "run"), make_mesh())
     with pytest.raises(UserError, match="no split 'nowhere'"):
         check_all(context, "synthesis")
+
+
+def test_splits_that_the_tiles_lack_are_refused_before_the_autoencoder(tmp_path):
+    tiles = written(
+        tmp_path / "tiles", [make_tile(s, s, n) for s in ("train", "val", "test") for n in (1, 2)]
+    )
+    settings = tiny(tiles.path, autoencoder__splits={"train": 1.0, "style": 1.0})
+    context = Context(settings, Workdir(tmp_path / "run"), make_mesh())
+    with pytest.raises(UserError, match="no split 'style'"):
+        check_all(context, "autoencoder")
+    with pytest.raises(UserError, match="autoencoder.splits names trian; splits are train"):
+        tiny(tiles.path, autoencoder__splits={"trian": 1.0})
+
+
+def test_a_plan_refuses_stages_that_are_needed_and_left_out(tile_set, tmp_path):
+    stages = ("data", "autoencoder", "latents", "generator", "segmentation", "report")
+    settings = tiny(tile_set.path, data__shares=(), synthesis__shares=(), stages=stages)
+    with pytest.raises(UserError, match="need synthesis/synthetic, which config.stages leaves out"):
+        print_plan(settings, Workdir(tmp_path / "run"))
+
+
+def test_a_plan_refuses_weights_that_are_not_there(tmp_path):
+    changes = {"autoencoder.init_from": ("nowhere",)}
+    context = make(tmp_path, "demo.py:tiny", changes)
+    with pytest.raises(UserError, match="init_from names 'nowhere'"):
+        print_plan(context.settings, context.workdir)
 
 
 @pytest.mark.slow
