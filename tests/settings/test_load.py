@@ -299,3 +299,27 @@ def test_a_config_file_of_0_1_is_read(tmp_path):
     assert settings.diffusion.train.ema.decay == 0.9
     assert settings.segmentation.train.optimizer.warmup == 5
     assert settings.autoencoder.halvings == 2
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("seed", -1),
+        ("segmentation.seeds", (0, -1)),
+        ("grid.generator_seeds", (-2,)),
+        ("data.shares", (("glass", -1.0),)),
+        ("synthesis.shares", (("glass", -1.0),)),
+        ("autoencoder.splits", {"train": -1.0}),
+        ("diffusion.train.batch", "8"),
+    ],
+)
+def test_negative_numbers_and_values_of_another_type_are_refused_at_once(key, value):
+    config = get_base()
+    section, _, leaf = f"base.{key}".rpartition(".")
+    node = config
+    for part in section.split(".")[1:]:
+        node = node[part]
+    with node.ignore_type():
+        node[leaf] = value
+    with pytest.raises(UserError, match=rf"config\.{key}"):
+        read_settings(config)
