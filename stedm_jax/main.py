@@ -31,7 +31,8 @@ def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         default="",
         help=(
             f"stages ({','.join(STAGES)}) or single cells (synthesis/NAME, segmentation/ARM/SEED); "
-            "or plan, which prints all cells with their state and cost and runs nothing"
+            "or plan, which prints all cells with their state and cost and runs nothing; or "
+            "preview, which reports on the cells that are done, in WORKDIR/preview"
         ),
     )
     add(
@@ -80,10 +81,11 @@ def main(argv: list[str]) -> None:
     from stedm_jax.training import distributed
 
     workdir = Workdir(path)
-    if "plan" in wanted:
+    alone = {"plan": plan.print_plan, "preview": runner.preview}
+    if named := alone.keys() & {*wanted}:
         if len(wanted) > 1:
-            raise UserError("--stage=plan prints what would run and runs nothing; name it alone.")
-        plan.print_plan(settings, workdir)
+            raise UserError(f"--stage={named.pop()} makes no cells; name it alone.")
+        alone[named.pop()](settings, workdir)
         return
     share = runner.Share.parse(arguments.cells)
     with distributed.joined(arguments.coordinator, arguments.processes, arguments.process_id):

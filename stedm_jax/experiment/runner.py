@@ -96,6 +96,18 @@ def run_cells(
         runner.run(on_change)
 
 
+def preview(settings: Settings, workdir: Workdir) -> None:
+    """Reports on the cells that are done, in the folder `preview` of the workdir; makes none.
+
+    Raises:
+      UserError: no tiles are there yet.
+    """
+    divide_cpu(settings.mesh.cpu_devices)
+    with Signals(workdir.path) as signals:
+        context = Context(settings, workdir, mesh_of(settings), signals)
+        importlib.import_module("stedm_jax.stages.report").preview(context)
+
+
 class _Runner:
     def __init__(
         self,

@@ -1,12 +1,14 @@
 """Stage report: one page with what was learned, from what the other cells left."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from stedm_jax.common.errors import UserError
 from stedm_jax.common.files import read_json
 from stedm_jax.data.class_shares import warning
 from stedm_jax.data.draws import splits_of
@@ -39,6 +41,7 @@ DRAWN = {
 }
 """Stage -> what its samples show."""
 WHOSE = "samples.json"
+PREVIEW = "preview"
 PICTURE = 1024
 """Most pixels of a side of a picture that was drawn during a training."""
 
@@ -51,6 +54,26 @@ def run(context: Context, cell: Cell, learned: Learned) -> None:
         peers.on_first(lambda: write_report(folder, _content(context)))
         if context.settings.report.whole:
             score_whole(context, folder, baseline_of(context))
+
+
+def preview(context: Context) -> None:
+    """Writes a report on the cells that are done into the folder PREVIEW of the workdir.
+
+    Raises:
+      UserError: no tiles are there yet.
+    """
+    workdir, goals = context.workdir, Graph(context.settings).goals
+    if workdir.result("data") is None:
+        raise UserError(f"There is nothing to show in {workdir.path} yet; run the command first.")
+    content, folder = _content(context), workdir.path / PREVIEW
+    count = sum(workdir.result(cell) is not None for cell in goals)
+    warned = (
+        f"A preview: {count} of {len(goals)} cells are done. Arms may have been run with other "
+        "draws and seeds, and then their means cannot be compared."
+    )
+    folder.mkdir(exist_ok=True)
+    write_report(folder, replace(content, intro=f"{warned} {content.intro}"))
+    print(f"{folder / 'index.html'}: {count} of {len(goals)} cells", flush=True)
 
 
 def _content(context: Context) -> ReportContent:
