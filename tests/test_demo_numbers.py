@@ -15,6 +15,7 @@ WANTED = {
     "jitter-strong": {"patient_iou_mean": 0.705, "patient_iou_min": 0.636},
     "reinhard": {"patient_iou_mean": 0.707, "patient_iou_min": 0.674},
     "labelled+synthetic": {"patient_iou_mean": 0.732, "patient_iou_min": 0.659},
+    "labelled-normalized": {"patient_iou_mean": 0.800, "patient_iou_min": 0.631},
 }
 
 

@@ -5,14 +5,16 @@ tissue, and matching it would give stroma the colors of glands.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from copy import copy
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
 from stedm_jax.data.index import IndexRow
 from stedm_jax.data.pipeline import TileReader
-from stedm_jax.data.stain import Colors, Stains, Unfit, find
+from stedm_jax.data.stain import Unfit, find
 
 Sample = UInt8[np.ndarray, "a b 3"]
 """Pixels that a stain is measured by."""
@@ -32,20 +34,20 @@ def normalized(
     Raises:
       Unfit: the target shows no stain.
     """
-    return _Normalized(reader, samples, find(kind, target))
+    own: dict[str, Any] = {}
+    for patient, sample in samples.items():
+        with suppress(Unfit):
+            own[patient] = find(kind, sample)
+    return _Normalized(reader, own, find(kind, target))
 
 
 class _Normalized(TileReader):
-    def __init__(self, reader: TileReader, samples: Mapping[str, Sample], target: Stains | Colors):
+    def __init__(self, reader: TileReader, own: Mapping[str, Any], target: Any):
         self.__dict__.update(copy(reader).__dict__)
-        self._reader, self._samples, self._target = reader, samples, target
+        self._reader, self._own, self._target = reader, own, target
 
     def _arrays(self, row: IndexRow, names: tuple[str, ...]) -> dict[str, np.ndarray]:
         arrays = self._reader._arrays(row, names)
-        if "image" not in arrays:
+        if "image" not in arrays or row.patient not in self._own:
             return arrays
-        try:
-            image = self._target.give(arrays["image"], self._samples[row.patient])
-        except Unfit:
-            return arrays
-        return arrays | {"image": image}
+        return arrays | {"image": self._target.instead(arrays["image"], self._own[row.patient])}

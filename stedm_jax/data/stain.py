@@ -82,7 +82,10 @@ class Stains:
         Raises:
           Unfit: that shows no stain.
         """
-        own = find_stains(measured)
+        return self.instead(image, find_stains(measured))
+
+    def instead(self, image: Image, own: "Stains") -> Image:
+        """An image with these stains instead of its `own`."""
         amounts = _amounts(_DENSITY[image].reshape(-1, 3), own.vectors)
         scaled = (self.vectors * (self.amounts / own.amounts)[:, None]).astype(np.float32)
         return _bytes(LIGHT * np.exp(-amounts @ scaled) - 1.0).reshape(image.shape)
@@ -97,13 +100,16 @@ class Colors:
     std: Float[np.ndarray, "3"]
 
     def give(self, image: Image, measured: UInt8[np.ndarray, "a b 3"]) -> Image:
-        """An image with these colors instead of those of `measured`. Glass fades into the
-        unchanged image, to stay clear.
+        """An image with these colors instead of those of `measured`.
 
         Raises:
           Unfit: that has hardly any tissue.
         """
-        own = find_colors(measured)
+        return self.instead(image, find_colors(measured))
+
+    def instead(self, image: Image, own: "Colors") -> Image:
+        """An image with these colors instead of its `own`. Glass fades into the unchanged image, to
+        stay clear."""
         scale = self.std / own.std
         shift = self.mean - own.mean * scale
         lab = to_lab(image) * scale.astype(np.float32) + shift.astype(np.float32)
