@@ -7,12 +7,19 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.annotations import find_annotations, load_annotation, origin_of, shared_annotations
+from data_prep.annotations import (
+    find_annotations,
+    load_annotation,
+    misfits,
+    origin_of,
+    shared_annotations,
+)
 from data_prep.class_plan import RGB, ClassPlan
 from data_prep.cohort_table import Row
 from data_prep.command import Progress
 from data_prep.engine.executors import WorkerDied, run_tasks
 from data_prep.engine.job import Job, PolygonFiles, absolute
+from data_prep.on_disk import on_disk
 from stedm_jax.common.errors import UserError
 from stedm_jax.imaging.open_slide import open_slide
 
@@ -21,7 +28,7 @@ FEW = 16
 """Slides up to which processes take longer to start than to read the annotations."""
 
 
-def _files_of(row: Row, folder: Path) -> PolygonFiles | None:
+def _files_of(row: Row, folder: Path, slide: Path) -> PolygonFiles | None:
     """The annotation files of a slide: those of the table, else those found by its name; None where
     there are none, which only the split style may do.
 
@@ -29,13 +36,14 @@ def _files_of(row: Row, folder: Path) -> PolygonFiles | None:
       UserError: there are none, the table names one that is not there, or several were found that
         contradict each other.
     """
-    named = [folder / name.strip() for name in row.extra["annotation"].split(";") if name.strip()]
+    names = [name.strip() for name in row.extra["annotation"].split(";") if name.strip()]
+    named = [on_disk(folder, name, ()) for name in names]
     missing = [path for path in named if not path.is_file()]
-    paths = tuple(named) or find_annotations(folder, row.file)
+    paths = tuple(named) or find_annotations(folder, row.file, slide)
     if missing or not paths:
         if row.split == "style":
             return None
-        what = f"has no annotation in {folder}"
+        what = f"has no annotation in {folder} ({misfits(folder, row.file, slide)})"
         if missing:
             what = f"has no annotation {missing[0]}"
         raise UserError(
@@ -58,17 +66,18 @@ def slide_jobs(
     """
     jobs, errors = [], {}
     for number, row in enumerate(rows):
-        labels, mpp = None, None
+        labels, mpp, path = None, None, slides / row.file
         try:
             mpp = row.mpp(table)
         except UserError as error:
             errors[number] = str(error)
         try:
-            labels = _files_of(row, annotations)
+            path = on_disk(slides, row.file)
+            labels = _files_of(row, annotations, path)
         except UserError as error:
             if row.split != "style":
                 errors[number] = str(error)
-        jobs.append(Job(row.file, row, slides / row.file, labels, mpp, slide_mpp, number))
+        jobs.append(Job(row.file, row, path, labels, mpp, slide_mpp, number))
     users = {
         job.number: (job.labels.paths, job.row.file)
         for job in jobs

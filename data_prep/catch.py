@@ -39,9 +39,10 @@ from pathlib import Path
 
 from data_prep.annotated_slides import Box, Seen, check_names, survey
 from data_prep.class_plan import fixed_plan, hex_colors
-from data_prep.cohort_table import Row, assign, check_cohort, parse_splits, read_cells
+from data_prep.cohort_table import Row, assign, check_cohort, parse_splits
 from data_prep.cohorts import release
 from data_prep.command import run_command
+from data_prep.csv_file import read_cells
 from data_prep.engine.destination import local_out
 from data_prep.engine.job import Job, PolygonFiles
 from data_prep.engine.options import add_options, rules_from

@@ -2,10 +2,11 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from data_prep.names import listed, one_blank, split_outside_quotes, unquoted, without_case
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.labels import VOID
 from stedm_jax.data.schema import ClassSpec
@@ -70,9 +71,17 @@ class ClassRule:
     color: RGB | None = None
 
 
+def spelled_alike(names: Iterable[str]) -> str:
+    """The first names that differ in case or blanks only, for a message; "" if there are none."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(without_case(name), []).append(f"'{name}'")
+    return next((" and ".join(group) for group in groups.values() if len(group) > 1), "")
+
+
 def read_classes(text: str) -> dict[str, ClassRule]:
     """Reads "stroma,tumour:#c80000=Tumor|tumor", or FILE.json of {"tumour": {"from": ["Tumor"],
-    "color": "#c80000"}}.
+    "color": "#c80000"}}. A name with a comma stands in double quotes.
 
     Returns:
       class -> rule, by id. In JSON a list stands for "from", and null for the class's own name.
@@ -82,6 +91,8 @@ def read_classes(text: str) -> dict[str, ClassRule]:
     """
     where = f"--classes={text}"
     classes = _read_json(Path(text), where) if text.endswith(".json") else _read_text(text, where)
+    if alike := spelled_alike(classes):
+        raise UserError(f"{where}: {alike} differ in case or blanks only; give each class once.")
     owner: dict[str, str] = {}
     for name, rule in classes.items():
         for alias in rule.names:
@@ -95,14 +106,17 @@ def read_classes(text: str) -> dict[str, ClassRule]:
 
 def _read_text(text: str, where: str) -> dict[str, ClassRule]:
     classes: dict[str, ClassRule] = {}
-    for part in text.split(","):
-        name, _, names = (piece.strip() for piece in part.partition("="))
+    for part in split_outside_quotes(text, ","):
+        name, *more = split_outside_quotes(part, "=")
+        names = "=".join(more)
         color = None
         if (head := name.rpartition(":"))[2].startswith("#"):
             name, color = head[0].strip(), parse_color(head[2], where)
+        name = unquoted(name)
         if not name or name in classes:
             raise UserError(f"{where}: '{name}' is empty or named twice; give each class once.")
-        aliases = tuple(other.strip() for other in names.split("|")) if names else (name,)
+        others = tuple(map(unquoted, split_outside_quotes(names, "|")))
+        aliases = others if names else (name,)
         classes[name] = ClassRule(aliases, color)
     return classes
 
@@ -115,8 +129,8 @@ def _read_json(path: Path, where: str) -> dict[str, ClassRule]:
                 entry if isinstance(entry, dict) else {"from": [name] if entry is None else entry}
             )
             color = about.get("color")
-            classes[name] = ClassRule(
-                tuple(map(str, about.get("from", [name]))),
+            classes[one_blank(name)] = ClassRule(
+                tuple(one_blank(str(alias)) for alias in about.get("from", [name])),
                 parse_color(color, where) if color else None,
             )
     except FileNotFoundError as error:
@@ -199,7 +213,7 @@ def plan_classes(
     Raises:
       UserError: a name in the annotations is not accounted for, no classes or too many.
     """
-    every = ", ".join(sorted(found)) or "none"
+    every = listed(sorted(found)) or "none"
     for option, names in (("void or --ignore", (*void, *ignore)), ("rois", rois)):
         if stray := [name for name in names if name not in found]:
             raise UserError(
@@ -207,14 +221,21 @@ def plan_classes(
                 "Correct the name, or leave it out."
             )
     named = [name for name in sorted(found) if name not in (*void, *ignore, *rois)]
+    listed_once = dict.fromkeys([*named, *([background] if background else [])])
+    if not wanted and (alike := spelled_alike(listed_once)):
+        raise UserError(
+            f"The annotations name {alike}, which differ in case only. Say with --classes whether "
+            f"they are one class, as in tumour=Tumor|tumor, or two. Found in all: {every}."
+        )
     rules = read_classes(wanted) if wanted else {name: ClassRule((name,)) for name in named}
     if background is not None and background not in rules:
         rules = {background: ClassRule((background,)), **rules}
     known = {alias for rule in rules.values() for alias in rule.names}
     if unknown := [name for name in named if name not in known]:
         raise UserError(
-            f"The annotations hold classes that --classes does not name: {', '.join(unknown)}. "
-            f"Found in all: {every}. Name them (a class of other spellings: tumour=Tumor|tumor), "
+            f"The annotations hold classes that --classes does not name: {listed(unknown)}. "
+            f"Found in all: {every}. Name them (a class of other spellings: tumour=Tumor|tumor; a "
+            "name with a comma in double quotes), "
             "or list them in --void (unlabeled there) or --ignore (not drawn)."
         )
     if len(rules) >= VOID:

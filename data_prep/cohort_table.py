@@ -1,14 +1,14 @@
 """The cohort table: which slide or image belongs to which patient and split."""
 
-import csv
-import difflib
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
+from data_prep.csv_file import read_cells, write_csv
+from data_prep.names import as_number, is_missing, nfc, split_outside_quotes, unquoted
+from data_prep.on_disk import alike, on_disk
 from stedm_jax.common.errors import UserError
-from stedm_jax.common.files import atomic_file
 from stedm_jax.data.schema import SPLITS, check_disjoint
 
 FILES = ("mask", "annotation")
@@ -67,7 +67,7 @@ def parse_splits(text: str) -> dict[str, str]:
                 f"{', '.join(SPLITS)}."
             )
         patients = groups.setdefault(split.strip(), [])
-        patients += filter(None, map(str.strip, names.split(",")))
+        patients += filter(None, map(unquoted, split_outside_quotes(names, ",")))
     check_disjoint(groups, "--splits")
     return {name: split for split, names in groups.items() for name in names}
 
@@ -144,74 +144,15 @@ def read_table(
     rows = assign(rows, splits or {}, "table_split")
     for row in rows:
         _check_row(row, path, key)
+    _check_known(rows, path)
     check_cohort(rows, f"the table {path}")
     _check_names(rows, path, key)
     return rows
 
 
-def read_cells(
-    path: Path, must: Sequence[str], optional: Sequence[str] = (), published: bool = False
-) -> Iterator[tuple[int, dict[str, str]]]:
-    """Line number and stripped cells of each row that is not empty; the separator is a comma,
-    semicolon or tab.
-
-    Args:
-      path: a CSV file.
-      must: columns that must be there, in upper or lower case.
-      optional: further columns that are known.
-      published: a table that the user did not write, in which rows may be ragged.
-
-    Raises:
-      UserError: it is no such table, lacks a column, or has ragged rows.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            first = file.readline()
-            file.seek(0)
-            separator = next((mark for mark in ",;\t" if mark in first), ",")
-            reader = csv.DictReader(file, delimiter=separator)
-            header = [name.strip() for name in reader.fieldnames or []]
-            header = reader.fieldnames = _known_names(header, {*must, *optional}, path)
-            missing = [column for column in must if column not in header]
-            if missing:
-                raise UserError(
-                    f"The table {path} has no column {', '.join(missing)}; it has "
-                    f"{', '.join(header) or 'nothing'}. It needs {', '.join(must)}."
-                )
-            for entry in reader:
-                surplus, short = entry.pop(None, []), list(entry.values()).count(None)
-                if (surplus or short) and not published:
-                    raise UserError(
-                        f"{path} line {reader.line_num} has {len(header) + len(surplus) - short} "
-                        f"cells and the header {len(header)}; add or remove separators."
-                    )
-                cells = {name: (text or "").strip() for name, text in entry.items()}
-                if any(cells.values()):
-                    yield reader.line_num, cells
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(
-            f"The table {path} is no CSV in UTF-8 ({error}); save it again as such."
-        ) from error
-
-
-def _known_names(header: Sequence[str], known: set[str], path: Path) -> list[str]:
-    """The header with known columns spelled in lower case; warns of tags that look like a known
-    column."""
-    lower = {name.casefold(): name for name in known}
-    spelled = [name if name in known else lower.get(name.casefold(), name) for name in header]
-    for name in spelled:
-        meant = difflib.get_close_matches(name.casefold(), sorted(known - set(spelled)), 1, 0.8)
-        if name not in known and meant:
-            print(
-                f"warning: the column '{name}' of {path} becomes a tag; is '{meant[0]}' meant?",
-                file=sys.stderr,
-            )
-    return spelled
-
-
 def _check_row(row: Row, path: Path, key: str) -> None:
     where = f"{path} line {row.line}"
-    for column, text in ((key, row.file), ("patient", row.patient), ("split", row.split)):
+    for column, text in ((key, row.file), ("split", row.split)):
         if not text:
             raise UserError(f"{where}: the column {column} is empty; fill it in.")
     files = [(name, part) for name in FILES for part in row.extra.get(name, "").split(";")]
@@ -243,11 +184,22 @@ def check_cohort(rows: Sequence[Row], where: str) -> None:
     check_disjoint(patients, where)
 
 
+def _check_known(rows: Sequence[Row], path: Path) -> None:
+    """Refuses patients who are a missing value."""
+    if absent := [row for row in rows if is_missing(row.patient)]:
+        some = ", ".join(f"{row.line} ('{row.patient}')" for row in absent[:20])
+        raise UserError(
+            f"{path}: no patient is known in the lines {some}{' and more' * (len(absent) > 20)}. "
+            "Files of unknown patients would count as one patient; fill the column patient in, "
+            "with a name of its own where each is another patient."
+        )
+
+
 def _check_names(rows: Sequence[Row], path: Path, key: str) -> None:
-    """Refuses a file that is named twice, and patients of different splits whose names differ in
-    case or spaces only."""
+    """Refuses a file that is named twice, and patients of different splits who are likely to be
+    one; warns of such patients within a split."""
     files: dict[str, int] = {}
-    patients: dict[str, Row] = {}
+    patients: dict[str, dict[str, Row]] = {}
     for row in rows:
         before = files.setdefault(PurePath(row.file).as_posix(), row.line)
         if before != row.line:
@@ -255,47 +207,69 @@ def _check_names(rows: Sequence[Row], path: Path, key: str) -> None:
                 f"{path} line {row.line}: {key} '{row.file}' stands in line {before} already; "
                 "remove one."
             )
-        other = patients.setdefault("".join(row.patient.split()).casefold(), row)
-        if other.patient != row.patient and other.split != row.split:
+        patients.setdefault(as_number(row.patient), {}).setdefault(row.patient, row)
+    for one, *others in ([*group.values()] for group in patients.values()):
+        if not others:
+            continue
+        whose = " and ".join(f"'{row.patient}' (line {row.line})" for row in (one, *others))
+        if other := next((row for row in others if row.split != one.split), None):
             raise UserError(
-                f"The table {path} has patient '{other.patient}' in {other.split} and "
-                f"'{row.patient}' in {row.split}, which differ in case or spaces only. If they are "
-                "one patient, spell them alike; if not, rename one of them."
+                f"The table {path} has patient '{one.patient}' in {one.split} and "
+                f"'{other.patient}' in {other.split}, which differ in case, spaces or zeros only "
+                f"({whose}). If they are one patient, spell them alike; if not, rename one of them."
             )
+        print(
+            f"warning: the patients {whose} of {path} differ in case, spaces or zeros only and "
+            "count as different ones; if they are one patient, spell them alike",
+            file=sys.stderr,
+        )
 
 
-def check_files(rows: Sequence[Row], folder: Path, option: str) -> dict[int, str]:
-    """By number of the row, which files are not there.
+def check_files(rows: Sequence[Row], folder: Path, option: str) -> tuple[list[Row], dict[int, str]]:
+    """Finds the files of a table.
+
+    Returns:
+      The rows, with the endings of files where the table leaves them out; and by number of the row,
+      which files are not there.
 
     Raises:
-      UserError: none of them is there, or the table names one twice by links.
+      UserError: none of them is there, or the table names one twice.
     """
-    missing = {
-        number: f"{row.file} is not in {option}={folder}; put it there, or correct line {row.line} "
-        "of the table."
-        for number, row in enumerate(rows)
-        if not (folder / row.file).exists()
-    }
-    if len(missing) == len(rows):
-        raise UserError(f"None of the files of the table is there. {missing[0]}")
-    seen: dict[Path, Row] = {}
-    for row in rows:
-        other = seen.setdefault((folder / row.file).resolve(), row)
+    found, missing, seen = [], {}, {}
+    for number, row in enumerate(rows):
+        try:
+            path = on_disk(folder, row.file)
+        except UserError as error:
+            path, missing[number] = folder / row.file, str(error)
+        file = PurePath(row.file)
+        row = replace(row, file=str(file.with_name(nfc(path.name))) if path.exists() else row.file)
+        found.append(row)
+        if number not in missing and not path.exists():
+            close = ", ".join(alike(folder, row.file))
+            hint = f" (there is {close})" if close else ""
+            missing[number] = (
+                f"{row.file} is not in {option}={folder}; put it there, or correct line {row.line} "
+                f"of the table{hint}."
+            )
+        other = seen.setdefault(path.resolve(), row)
         if other is not row:
             raise UserError(
                 f"'{row.file}' in line {row.line} of the table is the same file as '{other.file}' "
                 f"in line {other.line}; remove one."
             )
-    return missing
+    if len(missing) == len(rows):
+        raise UserError(f"None of the files of the table is there. {missing[0]}")
+    return found, missing
 
 
-def write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
-    """Writes a CSV file in UTF-8, completely or not at all."""
-    with (
-        atomic_file(path) as partial,
-        partial.open("w", newline="", encoding="utf-8") as file,
-    ):
-        csv.writer(file).writerows(rows)
+def note_unused(rows: Sequence[Row], what: str) -> None:
+    """Says which rows of the split style have labels, which are not used."""
+    if rows:
+        some = ", ".join(row.file for row in rows[:5]) + (" and more" if len(rows) > 5 else "")
+        print(
+            f"note: {len(rows)} rows of the split style have a {what} that is not used, since "
+            f"style is never annotated: {some}. Give them another split if it is to count."
+        )
 
 
 def write_cohort(path: Path, key: str, rows: Sequence[Row]) -> None:

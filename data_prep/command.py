@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from data_prep.engine.executors import leave_with
+from data_prep.names import split_outside_quotes, unquoted
 from stedm_jax.common import commands
 from stedm_jax.common.errors import PARENT, UserError, explain
 from stedm_jax.common.text import duration
@@ -114,8 +115,8 @@ class Progress:
 
 
 def names_list(text: str) -> list[str]:
-    """The names in "a, b"; none in ""."""
-    return [name.strip() for name in text.split(",") if name.strip()]
+    """The names in 'a, b'; none in ''. One with a comma stands in double quotes."""
+    return [name for part in split_outside_quotes(text, ",") if (name := unquoted(part))]
 
 
 def identifier(name: str) -> str:

@@ -42,9 +42,10 @@ from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 
 from data_prep.class_plan import fixed_plan, hex_colors
-from data_prep.cohort_table import Row, assign, parse_splits, read_cells
+from data_prep.cohort_table import Row, assign, parse_splits
 from data_prep.cohorts import divide, draw
 from data_prep.command import names_list, run_command
+from data_prep.csv_file import read_cells
 from data_prep.engine.job import Job, MaskFile
 from data_prep.engine.options import add_options, rules_from
 from data_prep.flowers_fetch import LABELS, download, from_tfds

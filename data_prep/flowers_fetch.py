@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from data_prep.cohort_table import write_csv
 from data_prep.command import Progress
+from data_prep.csv_file import write_csv
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.fetch import fetch
 

@@ -5,8 +5,10 @@
 
 The table has the columns image, mask (empty where there is none), patient, split (train, val, test,
 or style: never annotated), and may have mpp (microns per pixel of the image; takes precedence over
---source_mpp). Any other column becomes a tag of every tile. Masks hold class ids by the order of
---classes, and 255 where unlabeled.
+--source_mpp). Images that are tiles of slides have the columns slide, x and y (of their upper left
+corner in the slide, in pixels of the image); otherwise every image counts as a slide. Any other
+column becomes a tag of every tile. Masks hold class ids by the order of --classes, and 255 where
+unlabeled.
 
 The last row and column of tiles are shifted inwards. In val and test, the pixels that an earlier
 tile has are unlabeled there, so that no pixel counts twice; --stride holds for train and style
@@ -23,11 +25,13 @@ from functools import partial
 from pathlib import Path
 
 from data_prep.class_plan import fixed_plan, read_classes
-from data_prep.cohort_table import Row, check_files, parse_splits, read_table
+from data_prep.cohort_table import Row, check_files, note_unused, parse_splits, read_table
 from data_prep.command import folder, make_parser, run_command
 from data_prep.engine.job import Job, MaskFile
 from data_prep.engine.options import add_options, rules_from
 from data_prep.engine.pack import prepare
+from data_prep.on_disk import on_disk
+from data_prep.precut import COLUMNS, EVERY_IMAGE, check_places, place_jobs
 from data_prep.published import picture_jobs
 from stedm_jax.common.errors import UserError
 from stedm_jax.imaging.microns import LEAST_MPP, MOST_MPP
@@ -41,7 +45,12 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     add("masks", None, "folder that the column mask is relative to", type=folder, required=True)
     add("table", None, "CSV with image, mask, patient, split", type=Path, required=True)
     add("classes", None, "class names by id: background,gland:#c80000", required=True)
-    add("source_mpp", None, "microns per pixel of the images (as --mpp)", type=float)
+    add(
+        "source_mpp",
+        None,
+        "microns per pixel of the images; without it and a column mpp, that of the tiles",
+        type=float,
+    )
     add("fit", False, "scale each image so that its shorter side is --tile")
     add("values", None, "values in the masks by class id, e.g. 0,255 (0,1,2,...)")
     add_options(parser, tile=256, mpp=None)
@@ -122,8 +131,8 @@ def _with_mask(
         own = mpp
     if row.split == "style":
         return replace(job, mpp=own)
-    mask = args.masks / row.extra["mask"]
-    if not mask.is_file():
+    mask = on_disk(args.masks, row.extra["mask"])
+    if not row.extra["mask"] or not mask.is_file():
         raise UserError(
             f"Image {row.file} of the split {row.split} has no mask in --masks={args.masks}. Fill "
             "the column mask in, or give it the split 'style'."
@@ -137,9 +146,11 @@ def main(argv: Sequence[str]) -> int:
     classes = read_classes(args.classes)
     values = None if args.values is None else parse_values(args.values, len(classes))
     splits = parse_splits(args.splits)
-    rows = read_table(args.table, "image", needed=("mask",), optional=("mpp",), splits=splits)
+    optional = ("mpp", *COLUMNS)
+    rows = read_table(args.table, "image", needed=("mask",), optional=optional, splits=splits)
     rows = rows[: args.limit or None]
-    missing = check_files(rows, args.images, "--images")
+    placed = check_places(rows, args.table)
+    rows, missing = check_files(rows, args.images, "--images")
     mpp = first_mpp(rows, args)
     said = args.source_mpp is not None or args.fit or any(row.extra["mpp"] for row in rows)
     if args.mpp is not None and not said:
@@ -150,6 +161,11 @@ def main(argv: Sequence[str]) -> int:
     jobs, errors = picture_jobs(
         rows, args.images, partial(_with_mask, args=args, values=values, mpp=mpp)
     )
+    if placed:
+        jobs = place_jobs(jobs, errors | missing)
+    else:
+        print(EVERY_IMAGE)
+    note_unused([row for row in rows if row.split == "style" and row.extra["mask"]], "mask")
     rules = rules_from(args, mpp=mpp, cover=True, fit=args.fit)
     colors = {name: rule.color for name, rule in classes.items() if rule.color}
     plan = fixed_plan({name: (name,) for name in classes}, colors)

@@ -37,9 +37,10 @@ from functools import partial
 from pathlib import Path
 
 from data_prep.class_plan import fixed_plan, hex_colors
-from data_prep.cohort_table import Row, assign, parse_splits, read_cells
+from data_prep.cohort_table import Row, assign, parse_splits
 from data_prep.cohorts import divide
 from data_prep.command import run_command
+from data_prep.csv_file import read_cells
 from data_prep.engine.job import Job, MaskFile
 from data_prep.engine.options import add_options, rules_from
 from data_prep.published import Source, check_mpp, check_there, pack, picture_jobs, source_parser

@@ -110,7 +110,7 @@ def main(argv: Sequence[str]) -> int:
     table, slides, annotations = find_source(args)
     optional = ("mpp", "annotation", COLUMN)
     rows = read_table(table, "slide", optional=optional, splits=parse_splits(args.splits))
-    missing = check_files(rows, slides, "--slides")
+    rows, missing = check_files(rows, slides, "--slides")
     rows = release(rows, "score", args.labelled, args.seed)
     jobs, errors = slide_jobs(rows, slides, annotations, table, args.slide_mpp)
     jobs = [replace(job, labels=None) if job.row.split == "style" else job for job in jobs]

@@ -23,8 +23,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from data_prep.cohort_table import write_csv
 from data_prep.command import Progress, make_parser, run_command
+from data_prep.csv_file import write_csv
 from data_prep.engine.executors import run_all
 from data_prep.phantom_annotation import write_annotation
 from data_prep.phantom_draw import Painter

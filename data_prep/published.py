@@ -3,7 +3,7 @@ of the command."""
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data_prep.class_plan import ClassPlan
@@ -13,6 +13,7 @@ from data_prep.command import Parser, make_parser
 from data_prep.engine.destination import report_folder
 from data_prep.engine.job import CutRules, Job
 from data_prep.engine.pack import prepare
+from data_prep.on_disk import on_disk
 from data_prep.whole_images import write_whole
 from stedm_jax.common.errors import UserError
 from stedm_jax.imaging.microns import LEAST_MPP, MOST_MPP
@@ -103,7 +104,7 @@ def picture_jobs(
     for number, row in enumerate(rows):
         job = Job(row.file, row, folder / row.file, None, number=number, picture=True)
         try:
-            job = make(job)
+            job = make(replace(job, path=on_disk(folder, row.file)))
         except UserError as error:
             errors[number] = str(error)
         jobs.append(job)

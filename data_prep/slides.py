@@ -28,7 +28,7 @@ from pathlib import Path
 from data_prep.annotated_slides import names_in, slide_jobs, survey
 from data_prep.annotations.origin import COLUMN
 from data_prep.class_plan import RGB, ClassPlan, plan_classes, unseen_classes
-from data_prep.cohort_table import check_files, parse_splits, read_table
+from data_prep.cohort_table import check_files, note_unused, parse_splits, read_table
 from data_prep.command import folder, make_parser, names_list, run_command
 from data_prep.engine.options import add_options, parse_shares, rules_from
 from data_prep.engine.pack import prepare
@@ -94,9 +94,11 @@ def main(argv: Sequence[str]) -> int:
     rules = rules_from(args)
     optional = ("mpp", "annotation", COLUMN)
     rows = read_table(args.table, "slide", optional=optional, splits=parse_splits(args.splits))
-    missing = check_files(rows, args.slides, "--slides")
+    rows, missing = check_files(rows, args.slides, "--slides")
     jobs, errors = slide_jobs(rows, args.slides, args.annotations, args.table, args.slide_mpp)
     errors |= missing
+    unused = [job.row for job in jobs if job.labels is not None and job.row.split == "style"]
+    note_unused(unused, "annotation")
     found = names_in(survey(jobs, errors, args.workers, args.scheduler))
     # If nothing is known of the classes, only what is never annotated can be packed.
     hopeless = errors and not found and not args.classes

@@ -12,7 +12,7 @@ else of the annotation.
 from xml.etree.ElementTree import Element
 
 from data_prep.annotations.content import Content, Format, Size
-from data_prep.annotations.polygon import Draft, to_ring
+from data_prep.annotations.polygon import NO_CLASS, Draft, to_ring
 from data_prep.annotations.values import Points, color_of, number, rectangle
 
 _ROOT = "ASAP_Annotations"
@@ -27,13 +27,15 @@ def _read(content: Content, position: int, size: Size | None) -> Draft:
     for annotation in root.iter("Annotation"):
         kind = annotation.get("Type", "").strip().lower()
         group = annotation.get("PartOfGroup", "None").strip()
-        points = _points(annotation, kind)
         if kind not in _AREAS or group in ("", "None"):
-            draft.passed_over += 1
-        elif group.lower() in _EXCLUDED:
-            holes.append(to_ring(points))
-        else:
-            draft.add(group, [points], colors.get(group) or color_of(annotation.get("Color")))
+            draft.pass_over(NO_CLASS if kind in _AREAS else kind or "of no type")
+            continue
+        with draft.each(group):
+            points = _points(annotation, kind)
+            if group.lower() in _EXCLUDED:
+                holes.append(to_ring(points))
+            else:
+                draft.add(group, [points], colors.get(group) or color_of(annotation.get("Color")))
     draft.cut_holes(holes, 0, "polygon of an exclusion group")
     return draft
 

@@ -8,7 +8,8 @@ becomes polygons with holes. Annotations with only a box are passed over. Catego
 coordinates are scaled.
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,9 @@ def _listed(content: Content) -> list[str]:
 def _read(content: Content, position: int, size: Size | None) -> Draft:
     data = content.json
     image = data["images"][position]
-    named = {entry["id"]: entry for entry in data.get("categories") or [] if entry.get("name")}
+    _check_ids(data["images"], "file_name")
+    _check_ids(data.get("categories") or [], "name")
+    named = {_id(entry["id"]): entry for entry in data.get("categories") or [] if entry.get("name")}
     colors = {number: color_of(entry.get("color")) for number, entry in named.items()}
     draft, scale = Draft(), _scale(image, size)
     if scale != (1.0, 1.0):
@@ -45,16 +48,31 @@ def _read(content: Content, position: int, size: Size | None) -> Draft:
             f"coordinates were scaled by {scale[0]:g}, as the file lists another size of the slide"
         )
     for annotation in data["annotations"]:
-        if annotation.get("image_id") != image["id"]:
+        if _id(annotation.get("image_id")) != _id(image["id"]):
             continue
-        segmentation, category = annotation.get("segmentation"), annotation.get("category_id")
+        segmentation, category = annotation.get("segmentation"), _id(annotation.get("category_id"))
         if not segmentation or category not in named:
-            draft.passed_over += 1
+            draft.pass_over("of a category that is not listed" if segmentation else "box only")
             continue
-        for rings in _parts(segmentation):
-            name = str(named[category]["name"])
-            draft.add(name, [ring * scale for ring in rings], colors[category])
+        name = str(named[category]["name"])
+        with draft.each(name):
+            for rings in _parts(segmentation):
+                draft.add(name, [ring * scale for ring in rings], colors[category])
     return draft
+
+
+def _id(value: Any) -> str:
+    """What is equal for an id that is written as a number, and as a text."""
+    whole = isinstance(value, float) and value.is_integer()
+    return str(int(value) if whole else value).strip()
+
+
+def _check_ids(entries: Sequence[Mapping[str, Any]], key: str) -> None:
+    """Refuses ids that stand for several images or categories, as in files that were merged."""
+    names = {(_id(entry["id"]), entry.get(key)) for entry in entries}
+    twice = [number for number, count in Counter(each for each, _ in names).items() if count > 1]
+    if twice:
+        raise ValueError(f"the id {', '.join(twice[:5])} stands for more than one {key}")
 
 
 def _scale(image: Mapping[str, Any], size: Size | None) -> tuple[float, float]:

@@ -10,15 +10,15 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from xml.etree import ElementTree
 from xml.parsers import expat
 
 from data_prep.annotations.polygon import Draft
+from data_prep.remember import until_it_changes
 
-Result = TypeVar("Result")
 MOST_BYTES = 2**31
 """Larger texts are refused; for compressed ones, the size after unpacking counts."""
 HEAD_BYTES = 2**16
@@ -118,24 +118,6 @@ class Content:
         if len(data) > MOST_BYTES:
             raise ValueError(f"it holds more than {MOST_BYTES >> 30} GiB")
         return data
-
-
-def until_it_changes(most: int) -> Callable[[Callable[[Path], Result]], Callable[[Path], Result]]:
-    """Remembers what a function of a path returns, for so many paths, until the time or the size of
-    what lies there changes."""
-
-    def remembering(function: Callable[[Path], Result]) -> Callable[[Path], Result]:
-        @lru_cache(maxsize=most)
-        def remembered(path: Path, changed: int, size: int) -> Result:
-            return function(path)
-
-        def current(path: Path) -> Result:
-            stat = path.stat()
-            return remembered(path, stat.st_mtime_ns, stat.st_size)
-
-        return current
-
-    return remembering
 
 
 content_of = until_it_changes(2)(Content)

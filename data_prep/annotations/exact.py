@@ -26,7 +26,7 @@ from functools import lru_cache
 from typing import Any
 
 from data_prep.annotations.content import Content, Format, Size
-from data_prep.annotations.polygon import Draft
+from data_prep.annotations.polygon import NO_CLASS, Draft
 from data_prep.annotations.values import Points, color_of
 
 _IMAGE = ("image", "imagename", "image_name", "filename", "file_name", "slide")
@@ -114,11 +114,16 @@ def _read(content: Content, position: int, size: Size | None) -> Draft:
     for name, kind, vector, color in _entries(content):
         if name != image:
             continue
-        if not vector or len(vector) < 6 or not kind:
-            draft.passed_over += 1
-            continue
-        draft.add(kind, [_points(vector)], color_of(color))
+        with draft.each(kind):
+            if not vector or len(vector) < 6 or not kind:
+                draft.pass_over(_kind_of(vector) if kind else NO_CLASS)
+                continue
+            draft.add(kind, [_points(vector)], color_of(color))
     return draft
+
+
+def _kind_of(vector: Any) -> str:
+    return "of one or two points" if vector else "deleted, open or not in the image"
 
 
 def _points(vector: Mapping[str, Any]) -> Points:

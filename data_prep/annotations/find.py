@@ -7,31 +7,34 @@ whole cohort (COCO, SlideRunner, EXACT) in the folder count if they list the sli
 """
 
 import re
-import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from data_prep.annotations.content import Format, content_of, until_it_changes
+from data_prep.annotations.content import Format, content_of
 from data_prep.annotations.formats import FORMATS, format_of
-from data_prep.annotations.slide_names import base_stem, same_slide, stem
+from data_prep.annotations.label_mask import SUFFIXES as MASKS
+from data_prep.annotations.slide_names import same_slide
+from data_prep.names import base_stem, nfc, spellings, stem
+from data_prep.remember import until_a_file_comes, until_it_changes
 from stedm_jax.common.errors import UserError
+from stedm_jax.imaging.find_images import is_result
 
 _SUFFIXES = "|".join(re.escape(suffix) for each in FORMATS for suffix in each.suffixes)
 _NAMED = re.compile(rf"(.+?)({_SUFFIXES})(\.gz)?", re.IGNORECASE | re.DOTALL)
 _COHORTS = {suffix for each in FORMATS if each.listed for suffix in each.suffixes}
+MANY = 6
+"""Most files that a message lists."""
 _PIECE = re.compile(r"[-_. ]*(annotations?|layers?)[-_. ]*\w*", re.IGNORECASE)
-SETTLED_NS = 2 * 10**9
-"""A folder that changed within the last two seconds is listed anew each time: two changes may have
-the same time."""
 
 
-def find_annotations(folder: Path, slide: str) -> tuple[Path, ...]:
+def find_annotations(folder: Path, slide: str, own: Path | None = None) -> tuple[Path, ...]:
     """The files that annotate a slide.
 
     Args:
       folder: where annotations lie.
       slide: the slide as a table names it; a folder in the name is searched as well.
+      own: the file of the slide, which is no mask of it; None: any file of that name.
 
     Returns:
       The files; none if there is no annotation.
@@ -39,12 +42,12 @@ def find_annotations(folder: Path, slide: str) -> tuple[Path, ...]:
     Raises:
       UserError: there are several that do not belong together.
     """
-    slide = slide.replace("\\", "/")
+    slide = nfc(slide.replace("\\", "/"))
     name = slide.rsplit("/", 1)[-1]
-    folders = dict.fromkeys([folder, (folder / slide).parent])
-    places = [_listing(place) for place in folders if place.is_dir()]
-    whole = [file for place in places for file in _annotating(place.whole, name)]
-    pieces = [file for place in places for file in _annotating(place.pieces, name)]
+    places = _places(folder, slide)
+    own = own or folder / slide
+    whole = _of_inference([file for place in places for file in _named(place.whole, name, own)])
+    pieces = [file for place in places for file in _named(place.pieces, name, own)]
     cohort = [
         file
         for place in places
@@ -61,6 +64,57 @@ def find_annotations(folder: Path, slide: str) -> tuple[Path, ...]:
         f"{', '.join(str(file.relative_to(folder)) for file in found)}. Name those that count in "
         "the column annotation of the table (several separated by ;), or move the others away."
     )
+
+
+def _places(folder: Path, slide: str) -> list["_Listing"]:
+    folders = dict.fromkeys([folder, (folder / slide).parent])
+    return [_listing(place) for place in folders if place.is_dir()]
+
+
+def _of_inference(files: list[Path]) -> list[Path]:
+    """Of a mask and outlines that inference wrote together, the outlines; all other files."""
+    outlines = [file for file in files if _suffix(file) not in MASKS and is_result(file)]
+    return outlines if len(outlines) == 1 and all(map(is_result, files)) else files
+
+
+def misfits(folder: Path, slide: str, own: Path) -> str:
+    """What lies in a folder that may be meant as the annotation of a slide, and why it is not
+    taken; else some of what lies there.
+
+    Args:
+      folder, slide, own: as find_annotations takes them.
+    """
+    slide = nfc(slide.replace("\\", "/"))
+    near = stem(slide.rsplit("/", 1)[-1])
+    files = [file for place in _places(folder, slide) for file in place.files if file != own]
+    said = [
+        f"{file.name}: {_unfit(file, near)}"
+        for file in files
+        if file.is_file() and nfc(file.name).casefold().startswith(near.casefold())
+    ]
+    names = said or [file.name for file in files if not file.name.startswith(".")]
+    if not names:
+        return "nothing lies there"
+    more = f" and {len(names) - MANY} more" if len(names) > MANY else ""
+    return f"there lie {'; '.join(names[:MANY])}{more}"
+
+
+def _unfit(file: Path, near: str) -> str:
+    """Why a file whose name begins like a slide's is not its annotation."""
+    suffix = _suffix(file)
+    if not suffix:
+        return f"its ending is none of {_SUFFIXES}".replace("\\", "").replace("|", ", ")
+    try:
+        found = _format(file)
+    except (ValueError, RecursionError, OSError) as error:
+        return f"damaged, {error}"
+    if found is None:
+        return "it has none of the formats that are read"
+    if suffix not in found.suffixes:
+        return f"it is {found.name}, which ends in {' or '.join(found.suffixes)}"
+    if not found.meant(content_of(file)):
+        return "a picture in colors, and no label mask"
+    return f"its name is not {near}{suffix}"
 
 
 def shared_annotations(asked: Mapping[int, tuple[Sequence[Path], str]]) -> dict[int, str]:
@@ -95,10 +149,10 @@ class _Listing:
     """
 
     def __init__(self, folder: Path):
-        self._files = sorted(folder.iterdir())
+        self.files = sorted(folder.iterdir())
         self.whole: dict[str, list[Path]] = {}
         self.pieces: dict[str, list[Path]] = {}
-        for file in self._files:
+        for file in self.files:
             base, _ = _parts(file)
             self.whole.setdefault(base, []).append(file)
             if _PIECE.search(base):
@@ -110,7 +164,7 @@ class _Listing:
     def cohort(self) -> dict[str, list[Path]]:
         """Name of a slide without its suffix -> files that list such a one."""
         found: dict[str, list[Path]] = {}
-        for file in self._files:
+        for file in self.files:
             if _suffix(file) in _COHORTS and file.is_file():
                 for name in _listed(file):
                     found.setdefault(name, []).append(file)
@@ -119,7 +173,7 @@ class _Listing:
 
 def _parts(file: Path) -> tuple[str, str]:
     """A file's name without the suffix of an annotation, and that suffix; both "" without one."""
-    match = _NAMED.fullmatch(file.name)
+    match = _NAMED.fullmatch(nfc(file.name))
     return (match[1], match[2].lower()) if match else ("", "")
 
 
@@ -127,27 +181,23 @@ def _suffix(file: Path) -> str:
     return _parts(file)[1]
 
 
-def _annotating(named: Mapping[str, Sequence[Path]], slide: str) -> list[Path]:
+def _named(named: Mapping[str, Sequence[Path]], slide: str, own: Path) -> list[Path]:
     """Those of the files named after a slide that are annotations of it, in the order of their
     names."""
-    files = {file for key in (slide, stem(slide)) for file in named.get(key, ())}
-    return [file for file in sorted(files) if _is_annotation(file, slide)]
+    files = {file for key in spellings(slide) for file in named.get(key, ())}
+    return [file for file in sorted(files) if _is_annotation(file, own)]
 
 
-def _listing(folder: Path) -> _Listing:
-    """Lists a folder once for all slides; anew if it changed, or is so new that a change may not
-    show in its time."""
-    settled = time.time_ns() - folder.stat().st_mtime_ns >= SETTLED_NS
-    return _kept_listing(folder) if settled else _Listing(folder)
+_listing = until_a_file_comes(64)(_Listing)
+"""Lists a folder once for all slides."""
 
 
-_kept_listing = until_it_changes(64)(_Listing)
-
-
-def _is_annotation(file: Path, slide: str) -> bool:
+def _is_annotation(file: Path, own: Path) -> bool:
     """Whether a file of the slide's name is an annotation, and not the slide, a picture of it or
     something else."""
-    if not file.is_file() or file.name == slide or file.name.lower().endswith(".classes.json"):
+    if not file.is_file() or file.name.lower().endswith(".classes.json"):
+        return False
+    if file == own or (own.exists() and file.samefile(own)):
         return False
     try:
         found = _format(file)

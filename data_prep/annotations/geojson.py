@@ -1,27 +1,49 @@
 """GeoJSON (RFC 7946) with level-0 pixels for coordinates, as QuPath exports it, or plain.
 
-A file is a FeatureCollection, a list of features, one feature or one geometry. The class is, in
-this order: QuPath's classification (an object with `name`, or with `names` from nested classes,
-joined as QuPath writes them; or, in 0.2, a string); in features that are not QuPath's the property
-`name`; the name of the collection. What QuPath exports of kinds other than annotations (detections,
-cells, tiles, TMA cores), features without a class, points and lines are passed over and counted.
-Ellipses are polygons in QuPath's GeoJSON.
+A file is a FeatureCollection, a list of features, one feature or one geometry. The class is
+QuPath's classification (an object with `name`, or with `names` from nested classes, joined as
+QuPath writes them; or, in 0.2, a string). In features that are not QuPath's it is the first of the
+properties CLASSES that any of them has, and a note says which; the name of the collection is no
+class. What QuPath exports of kinds other than annotations (detections, cells, tiles, TMA cores),
+features without a class, points and lines are passed over and counted by kind. Ellipses are
+polygons in QuPath's GeoJSON.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from data_prep.annotations.content import Content, Format, Size
-from data_prep.annotations.polygon import Color, Draft
+from data_prep.annotations.polygon import NO_CLASS, Color, Draft
 from data_prep.annotations.values import color_of, packed_color
+from stedm_jax.imaging.find_images import RESULT
 
+CLASSES = (
+    "classification",
+    "class",
+    "class_name",
+    "classname",
+    "class_label",
+    "label",
+    "label_name",
+    "category",
+    "category_name",
+    "tissue",
+    "tissue_type",
+    "annotation",
+    "annotation_type",
+    "name",
+    "type",
+)
+"""Properties that may be the class, in upper or lower case; an earlier one wins."""
+MANY = 4
+"""Values of a property that a note shows."""
 _OLD_KINDS = {
-    "PathDetectionObject",
-    "PathCellObject",
-    "PathTileObject",
-    "PathRootObject",
-    "TMACoreObject",
+    "PathDetectionObject": "detection",
+    "PathCellObject": "cell",
+    "PathTileObject": "tile",
+    "PathRootObject": "root",
+    "TMACoreObject": "tma_core",
 }
 """Before 0.3 QuPath wrote the kind of an object as the feature's id."""
 _COLLECTION = re.compile(rb'"type"\s*:\s*"(Feature|FeatureCollection|GeometryCollection)"')
@@ -40,40 +62,93 @@ def _is_geojson(data: Any) -> bool:
 
 
 def _read(content: Content, position: int, size: Size | None) -> Draft:
-    features, layer = _features(content.json)
-    draft = Draft()
+    features, draft = _features(content.json), Draft()
+    plain = [
+        properties
+        for feature in features
+        if (properties := feature.get("properties") or {})
+        and not _is_qupath(feature, properties)
+        and not _text(properties.get("classification"))
+    ]
+    column = _class_property(plain)
     for feature in features:
-        if "geometry" not in feature and feature.get("type") != "Feature":
-            feature = {"geometry": feature}
         properties, geometry = feature.get("properties") or {}, feature.get("geometry") or {}
         if _is_qupath(feature, properties) or "classification" in properties:
             draft.begins = "bounds"
-        name, color = _class_of(feature, properties, layer), _color_of(properties)
+        name = _class_of(feature, properties, column)
         kind = properties.get("objectType", properties.get("object_type", "annotation"))
-        if not name or kind != "annotation" or str(feature.get("id")) in _OLD_KINDS:
-            draft.passed_over += 1
+        kind = _OLD_KINDS.get(str(feature.get("id")), str(kind))
+        if not name or kind != "annotation":
+            draft.pass_over(NO_CLASS if kind == "annotation" else kind)
             continue
-        for rings in _areas(geometry):
-            if rings is None:
-                draft.passed_over += 1
-                continue
-            draft.add(name, rings, color)
-            if any(len(ring) > 2 and list(ring[0]) != list(ring[-1]) for ring in rings):
-                polygon = f"polygon {len(draft.polygons)} ({draft.polygons[-1]})"
-                draft.notes.append(
-                    f"{polygon} was not closed; its last point was joined to the first"
-                )
+        with draft.each(name):
+            _add_areas(draft, name, geometry, _color_of(properties))
+    draft.notes += _seen_properties(plain, column)
+    if isinstance(content.json, dict) and content.json.get("written_by") == RESULT.decode():
+        draft.notes.append("inference wrote it: these are predictions, drawn by no person")
     return draft
 
 
-def _features(data: Any) -> tuple[list[Any], str | None]:
-    """The features of a file, and the name of their collection."""
+def _add_areas(draft: Draft, name: str, geometry: Mapping[str, Any], color: Color | None) -> None:
+    for rings in _areas(geometry):
+        if rings is None:
+            draft.pass_over(str(geometry.get("type") or "no geometry"))
+            continue
+        draft.add(name, rings, color)
+        if draft.polygons[-1].flaw:
+            continue
+        if any(len(ring) > 2 and list(ring[0]) != list(ring[-1]) for ring in rings):
+            polygon = f"polygon {len(draft.polygons)} ({draft.polygons[-1]})"
+            draft.notes.append(f"{polygon} was not closed; its last point was joined to the first")
+
+
+def _features(data: Any) -> list[dict[str, Any]]:
+    """The features of a file."""
+    features = [data]
     if isinstance(data, list):
-        return data, None
-    if data.get("type") == "FeatureCollection":
-        name = data.get("name") or (data.get("properties") or {}).get("name")
-        return list(data["features"]), str(name) if name else None
-    return [data], None
+        features = data
+    elif data.get("type") == "FeatureCollection":
+        features = list(data["features"])
+    bare = [each for each in features if "geometry" not in each and each.get("type") != "Feature"]
+    return [{"geometry": each} if each in bare else each for each in features] if bare else features
+
+
+def _class_property(plain: Sequence[Mapping[str, Any]]) -> str | None:
+    """The property that is the class of features that are not QuPath's; numbers of objects, which
+    are different in all features, are none."""
+    spelled = {str(key).strip().casefold(): key for properties in plain for key in properties}
+    for key in (spelled[name] for name in CLASSES if name in spelled):
+        values = [text for properties in plain if (text := _text(properties.get(key)))]
+        numbered = len(values) > 2 and all(map(str.isdigit, values))
+        if values and not (numbered and len(set(values)) == len(values)):
+            return key
+    return None
+
+
+def _seen_properties(plain: Sequence[Mapping[str, Any]], column: str | None) -> list[str]:
+    """What is said of the properties: which one is the class, and which are there."""
+    seen = []
+    for key in dict.fromkeys(key for properties in plain for key in properties):
+        values = list(dict.fromkeys(_text(each.get(key)) for each in plain if key in each))
+        seen.append(f"{key} ({', '.join(values[:MANY])}{', ...' * (len(values) > MANY)})")
+    if not seen or (column == "name" and len(seen) == 1):
+        return []
+    if column is None:
+        return [
+            f"no property is known to be a class; seen are {'; '.join(seen)}. Rename the one that "
+            "is to classification"
+        ]
+    return [f"the class is the property {column}; seen are {'; '.join(seen)}"]
+
+
+def _text(value: Any) -> str:
+    """The value of a property as a class; "" where it cannot be one."""
+    if isinstance(value, dict):
+        nested = ": ".join(map(str, value.get("names") or []))
+        return str(value.get("name") or nested or value.get("value") or "").strip()
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return ""
+    return value.strip() if isinstance(value, str) else f"{value:.12g}"
 
 
 def _is_qupath(feature: Mapping[str, Any], properties: Mapping[str, Any]) -> bool:
@@ -82,18 +157,11 @@ def _is_qupath(feature: Mapping[str, Any], properties: Mapping[str, Any]) -> boo
     return bool(marked) or str(feature.get("id", "")).startswith("Path")
 
 
-def _class_of(
-    feature: Mapping[str, Any], properties: Mapping[str, Any], layer: str | None
-) -> str | None:
-    kind = properties.get("classification")
-    if isinstance(kind, dict):
-        return str(kind.get("name") or ": ".join(map(str, kind.get("names") or []))) or None
-    if isinstance(kind, str) and kind:
-        return kind
-    if _is_qupath(feature, properties):
-        return None  # unclassified: its name is the object's own, not a class
-    name = properties.get("name") or layer
-    return str(name) if name else None
+def _class_of(feature: Mapping[str, Any], properties: Mapping[str, Any], column: str | None) -> str:
+    own = _text(properties.get("classification"))
+    if own or column is None or _is_qupath(feature, properties):
+        return own  # in QuPath, the name of an unclassified object is its own, not a class
+    return _text(properties.get(column))
 
 
 def _color_of(properties: Mapping[str, Any]) -> Color | None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from data_prep.annotations.content import Content, Format, Size
-from data_prep.annotations.polygon import Draft
+from data_prep.annotations.polygon import NO_CLASS, Draft
 from data_prep.annotations.values import color_of, ellipse, turned_around
 
 
@@ -34,12 +34,13 @@ def _read(content: Content, position: int, size: Size | None) -> Draft:
         for element in annotation.get("elements") or []:
             label = element.get("label") or {}
             name = element.get("group") or label.get("value") or annotation.get("name")
-            rings = list(_rings(element))
-            if not rings or not name:
-                draft.passed_over += 1
-                continue
-            color = color_of(element.get("lineColor")) or color_of(element.get("fillColor"))
-            draft.add(str(name), rings, color)
+            with draft.each(str(name)):
+                rings = list(_rings(element))
+                if not rings or not name:
+                    draft.pass_over(NO_CLASS if rings else str(element.get("type")))
+                    continue
+                color = color_of(element.get("lineColor")) or color_of(element.get("fillColor"))
+                draft.add(str(name), rings, color)
     return draft
 
 

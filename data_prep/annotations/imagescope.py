@@ -16,6 +16,7 @@ from data_prep.annotations.polygon import Color, Draft, to_ring
 from data_prep.annotations.values import Points, ellipse_within, number, packed_color, rectangle
 
 _AREAS = {"0", "1", "2", "", "Polygon", "Rectangle", "Ellipse"}
+_NO_AREAS = {"3": "arrow", "4": "ruler", "5": "counter"}
 
 
 def _read(content: Content, position: int, size: Size | None) -> Draft:
@@ -26,13 +27,16 @@ def _read(content: Content, position: int, size: Size | None) -> Draft:
     for layer in root.iter("Annotation"):
         first, holes = len(draft.polygons), []
         for region in layer.iter("Region"):
-            points = _points(region)
-            if points is None:
-                draft.passed_over += 1
-            elif region.get("NegativeROA", "0").strip() in ("1", "True", "true"):
-                holes.append(to_ring(points))
-            else:
-                draft.add(_class_of(layer, region), [points], _layer_color(layer))
+            name, kind = _class_of(layer, region), region.get("Type", "0").strip()
+            if kind not in _AREAS:
+                draft.pass_over(_NO_AREAS.get(kind, kind))
+                continue
+            with draft.each(name):
+                points = _points(region, kind)
+                if region.get("NegativeROA", "0").strip() in ("1", "True", "true"):
+                    holes.append(to_ring(points))
+                else:
+                    draft.add(name, [points], _layer_color(layer))
         draft.cut_holes(holes, first, "negative region")
     return draft
 
@@ -55,13 +59,10 @@ def _layer_color(layer: Element) -> Color | None:
     return red, green, blue
 
 
-def _points(region: Element) -> Points | None:
-    """The outline of a region; None where it is no area."""
-    kind = region.get("Type", "0").strip()
+def _points(region: Element, kind: str) -> Points:
+    """The outline of a region."""
     vertices = [*region.iter("Vertex"), *region.iter("V")]
     points = [(number(vertex.get("X")), number(vertex.get("Y"))) for vertex in vertices]
-    if kind not in _AREAS:
-        return None
     if kind in ("2", "Ellipse") and len(points) in (2, 4):
         return ellipse_within(points)
     if kind in ("1", "Rectangle") and len(points) == 2:

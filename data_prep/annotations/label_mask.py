@@ -25,14 +25,21 @@ from stedm_jax.imaging.label_file import read_stored, whole_numbers
 
 MOST_PIXELS = 2**28
 """Most pixels of a mask; outlines take up to 16 bytes for each."""
+MOST_VALUES = 64
+"""Most ids of a mask of several channels; gray photographs have more."""
+SUFFIXES = (".png", ".tif", ".tiff")
 _STARTS = (b"\x89PNG", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 def _is_mask(content: Content) -> bool:
-    """Whether an image has one channel, as masks do and photographs do not."""
+    """Whether an image has one channel, as masks do and photographs do not; or several that are
+    alike, of few values."""
     try:
         with opened(content.path) as image:
-            return image.mode in ("1", "L", "P", "I", "I;16", "I;16B", "F")
+            if image.mode in ("1", "L", "P", "I", "I;16", "I;16B", "F"):
+                return True
+        values = whole_numbers(content.path, read_stored(content.path, MOST_PIXELS).values)
+        return len(np.unique(values)) <= MOST_VALUES
     except UserError:
         return False
 
@@ -113,7 +120,7 @@ def _scale(shape: tuple[int, ...], size: Size) -> float:
 
 FORMAT = Format(
     "label mask (PNG, TIFF)",
-    (".png", ".tif", ".tiff"),
+    SUFFIXES,
     lambda content: content.head.startswith(_STARTS),
     _read,
     meant=_is_mask,

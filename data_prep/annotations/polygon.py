@@ -1,6 +1,8 @@
 """Polygons with holes, and what a file says before it is repaired."""
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -8,10 +10,14 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from data_prep.names import one_blank
+
 MOST_COORDINATE = 1e7
 """No slide has that many pixels along a side; a larger coordinate is an error."""
 MOST_AREAS = 2**19
 """Most areas that are outlined in a mask; noise has more."""
+NO_CLASS = "without a class"
+NOWHERE = np.zeros((0, 2))
 Color = tuple[int, int, int]
 Ring = Float64[np.ndarray, "n 2"]
 Begins = Literal["slide", "bounds", "always slide"]
@@ -27,12 +33,14 @@ class Polygon:
         last point is joined to the first and need not repeat it.
       area: of the outer ring less the holes, in level-0 pixels squared.
       color: RGB, where the file gives one.
+      flaw: what is wrong with it, so that it has no points; "" if nothing is.
     """
 
     name: str
     rings: tuple[np.ndarray, ...]
     area: float
     color: Color | None = None
+    flaw: str = ""
 
     @cached_property
     def box(self) -> tuple[float, float, float, float]:
@@ -73,13 +81,18 @@ class Annotation:
       polygons: the largest first.
       left_out: a sentence for each polygon that was repaired or left out: which, where and why.
       mpp: microns per pixel of level 0, where the file supplies it.
-      passed_over: how many other things (points, lines, detections, without a class) there are.
+      passed: how many other things there are, by kind: points, lines, detections, without a class.
     """
 
     polygons: tuple[Polygon, ...]
     left_out: tuple[str, ...] = ()
     mpp: float | None = None
-    passed_over: int = 0
+    passed: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def passed_over(self) -> int:
+        """How many other things there are."""
+        return sum(self.passed.values())
 
 
 def signed_area(ring: Ring) -> float:
@@ -136,7 +149,7 @@ class Draft:
     Attributes:
       polygons: in the order of the file.
       notes: a sentence each.
-      mpp, passed_over: as in Annotation.
+      mpp, passed: as in Annotation.
       begins: where coordinates begin, unless the table says otherwise: at the corner of the slide,
         at that of the scanned part ("bounds"), or at that of the slide whatever the table says.
     """
@@ -144,21 +157,29 @@ class Draft:
     polygons: list[Polygon] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     mpp: float | None = None
-    passed_over: int = 0
+    passed: Counter[str] = field(default_factory=Counter)
     begins: Begins = "slide"
 
     def add(self, name: str, rings: Iterable[Iterable[Any]], color: Color | None = None) -> None:
-        """Adds a polygon of an outer ring and holes.
-
-        Raises:
-          ValueError: as to_ring does.
-        """
-        try:
+        """Adds a polygon of an outer ring and holes; see `each`."""
+        with self.each(name):
             arrays = [to_ring(ring) for ring in rings]
-        except (ValueError, TypeError, OverflowError) as error:
-            number = len(self.polygons) + 1
-            raise ValueError(f"polygon {number} ({name}): {error}") from error
-        self.polygons.append(make_polygon(name, arrays or [np.zeros((0, 2))], color))
+            self.polygons.append(make_polygon(one_blank(name), arrays or [NOWHERE], color))
+
+    def pass_over(self, kind: str) -> None:
+        """Counts something that is no polygon of a class."""
+        self.passed[kind] += 1
+
+    @contextmanager
+    def each(self, name: str) -> Iterator[None]:
+        """Where one object of a file is read: if it is damaged, it is listed as a polygon that is
+        left out, and the others count."""
+        try:
+            yield
+        except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
+            named = isinstance(error, KeyError | AttributeError)
+            what = f"{type(error).__name__} {error}" if named else str(error)
+            self.polygons.append(Polygon(one_blank(name), (NOWHERE,), 0.0, flaw=what))
 
     def shift(self, x: int, y: int) -> None:
         """Moves all polygons."""

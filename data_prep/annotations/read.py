@@ -1,5 +1,6 @@
 """Reads what files say of a slide, repairs it and merges it."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,10 +38,13 @@ def read_annotation(
         )
     with _explained(path, form.name):
         draft = _draft(form, path, slide, size, origin or Origin())
+        flawed = [polygon for polygon in draft.polygons if polygon.flaw]
+        if flawed and len(flawed) == len(draft.polygons):
+            raise ValueError(f"polygon 1 ({flawed[0]}): {flawed[0].flaw}")
         polygons, notes = repair(draft, size)
     polygons.sort(key=lambda polygon: -polygon.area)
     named = tuple(f"{path.name}: {note}" for note in notes)
-    return Annotation(tuple(polygons), named, draft.mpp, draft.passed_over)
+    return Annotation(tuple(polygons), named, draft.mpp, draft.passed)
 
 
 def load_annotation(
@@ -62,8 +66,8 @@ def load_annotation(
             "value in the column mpp."
         )
     notes = tuple(note for part in parts for note in part.left_out)
-    passed_over = sum(part.passed_over for part in parts)
-    return Annotation(tuple(polygons), notes, min(said, default=None), passed_over)
+    passed = sum((Counter(part.passed) for part in parts), Counter())
+    return Annotation(tuple(polygons), notes, min(said, default=None), passed)
 
 
 def _draft(form: Format, path: Path, slide: str, size: Size | None, origin: Origin) -> Draft:

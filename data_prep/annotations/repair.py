@@ -66,6 +66,9 @@ def _without_repeats(polygon: Polygon) -> Polygon:
 def _repaired(polygon: Polygon, size: Size | None, said: list[str]) -> Iterator[Polygon]:
     """The parts that remain."""
     outer, *inner = polygon.rings
+    if polygon.flaw:
+        said.append(f"is damaged ({polygon.flaw}) and was left out")
+        return
     if len(outer) < 3:
         said.append(f"has {len(outer)} points and was left out")
         return

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from data_prep.names import base_stem, nfc, stem
 from stedm_jax.common.errors import UserError
 
 
@@ -12,7 +13,7 @@ def same_slide(listed: str, slide: str) -> int:
     Where both have folders, the last folders must be equal, as many as the name with fewer has.
     """
     (*above, listed), (*folders, slide) = (
-        text.replace("\\", "/").split("/") for text in (listed, slide)
+        nfc(text).replace("\\", "/").split("/") for text in (listed, slide)
     )
     common = min(len(above), len(folders))
     if common and above[-common:] != folders[-common:]:
@@ -20,18 +21,6 @@ def same_slide(listed: str, slide: str) -> int:
     if listed == slide:
         return 2
     return int(bool(listed) and stem(listed) == stem(slide))
-
-
-def base_stem(name: str) -> str:
-    """The file name of a path, without its last suffix."""
-    return stem(name.replace("\\", "/").rsplit("/", 1)[-1])
-
-
-def stem(name: str) -> str:
-    """A file name without its last suffix, if what follows the last point looks like one."""
-    base, _, suffix = name.rpartition(".")
-    is_suffix = len(suffix) <= 8 and suffix.isalnum() and not suffix.isdigit()
-    return base if base and is_suffix else name
 
 
 def pick_slide(listed: list[str], slide: str, path: Path) -> int:

@@ -17,7 +17,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from data_prep.annotations.content import Content, Format, Size
-from data_prep.annotations.polygon import Draft
+from data_prep.annotations.polygon import NO_CLASS, Draft
 from data_prep.annotations.values import Points, color_of, ellipse_within, rectangle
 from stedm_jax.common.errors import UserError
 
@@ -29,6 +29,7 @@ _NEEDED = {
     "Classes": {"uid", "name"},
 }
 _RECTANGLE, _POLYGON, _CIRCLE = 2, 3, 5
+_KINDS = {1: "spot", 4: "spot", 6: "of the whole image"}
 _LABELS = """
 SELECT l.annoId, l.class FROM Annotations_label AS l JOIN Annotations AS a ON a.uid = l.annoId
 WHERE a.slide = ?
@@ -100,7 +101,7 @@ def _read(content: Content, position: int, size: Size | None) -> Draft:
             chosen = number if number in classes else _winner(labels[uid])
             outline = _outline(kind, points[uid])
             if outline is None or chosen not in classes:
-                draft.passed_over += 1
+                draft.pass_over(_KINDS.get(kind, f"type {kind}") if outline is None else NO_CLASS)
             else:
                 name, shown = classes[chosen]
                 draft.add(name, [outline], shown)

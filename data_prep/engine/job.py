@@ -63,6 +63,8 @@ class Job:
       roi: region of interest that the tiles are said to be from.
       offset: x, y of the image's corner in its slide, in level-0 pixels.
       picture: read it as a whole although it has no MaskFile.
+      earlier: x, y of two corners of each part of the image that another job has and that is
+        therefore unlabeled here.
     """
 
     key: str
@@ -76,6 +78,7 @@ class Job:
     roi: str = ""
     offset: tuple[int, int] = (0, 0)
     picture: bool = False
+    earlier: tuple[tuple[int, int, int, int], ...] = ()
 
     @property
     def slide_name(self) -> str:
@@ -201,8 +204,8 @@ class SlideReport:
         packed.
       missing: tiles fewer than --per_slide or --glass ask for, as the slide has no more.
       kinds: tiles by kind, where they were sampled or are glass.
-      polygons, passed_over, left_out: polygons read, features that are no polygons of a class, and
-        a sentence for each that was left out or repaired.
+      polygons, passed_over, left_out: polygons read; how many others there are by kind (detections,
+        points, without a class); and a sentence for each that was left out or repaired.
       warnings: a sentence for each thing to look at, such as an annotation that lies on glass.
       labelled_pixels, void_pixels: of the packed tiles without margin.
       bytes: of the records; in a dry run estimated.
@@ -228,7 +231,7 @@ class SlideReport:
     tiles: int = 0
     kinds: dict[str, int] = field(default_factory=dict)
     polygons: int = 0
-    passed_over: int = 0
+    passed_over: dict[str, int] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
     labelled_pixels: dict[str, int] = field(default_factory=dict)
     void_pixels: int = 0

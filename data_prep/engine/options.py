@@ -44,7 +44,7 @@ def add_options(parser: Parser, *, tile: int, mpp: float | None, tissue: bool = 
     """
 
     add = parser.option
-    meant = "those of the images" if mpp is None else f"{mpp:g}"
+    meant = "not given: no image is scaled" if mpp is None else f"{mpp:g}"
     add("out", None, "folder of the tile set, or gs://... or s3://...", required=True)
     add("mpp", mpp, f"microns per pixel of the tiles ({meant})", type=float)
     add("tile", tile, "side of the tiles in pixels (%(default)s)")

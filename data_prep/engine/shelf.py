@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.annotations.content import until_it_changes
 from data_prep.annotations.label_mask import sidecar
 from data_prep.class_plan import ClassPlan
 from data_prep.engine.job import CutRules, Job, MaskFile, PolygonFiles, SlideReport, Task
+from data_prep.remember import until_it_changes
 from stedm_jax.common.files import is_partial, sha256_of
 from stedm_jax.data.schema import SCHEMA_VERSION
 from stedm_jax.data.tile_parts import KeptParts, Part, open_part
@@ -75,7 +75,7 @@ def fingerprint(job: Job, plan: ClassPlan, rules: CutRules) -> str:
     made_from = [
         [SCHEMA_VERSION, CUT_VERSION, asdict(rules) | {"stain_target": target}, *measured],
         [names, plan.ids, plan.outside, plan.background],
-        [job.key, job.slide_name, job.roi, job.offset, job.mpp, job.is_picture],
+        [job.key, job.slide_name, job.roi, job.offset, job.mpp, job.is_picture, *job.earlier],
         [row.file, row.patient, row.split, row.tags],
         [_stamp(job.path), _labels(job)],
     ]
@@ -148,7 +148,10 @@ class Shelf:
 def report_in(part: Part) -> SlideReport | None:
     """What its maker reported of a part; None if that was another version."""
     try:
-        return SlideReport(**{**part.about, "size": tuple(part.about["size"])})
+        about = {**part.about, "size": tuple(part.about["size"])}
+        if isinstance(passed := about["passed_over"], int):  # before they were counted by kind
+            about["passed_over"] = {"others": passed} if passed else {}
+        return SlideReport(**about)
     except (TypeError, KeyError):
         return None
 

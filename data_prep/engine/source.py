@@ -23,6 +23,8 @@ from stedm_jax.imaging.slide import Slide, mirrored
 Image = UInt8[np.ndarray, "h w 3"]
 Mask = UInt8[np.ndarray, "h w"]
 Flags = Bool[np.ndarray, "h w"]
+ALIKE = 0.02
+"""By how much two sources of microns may differ that say the same."""
 SOURCE_BLOCK, BLOCK = 2048, 1024
 """Most source pixels, and most pixels of tiles, along a side that are held at once, unless a tile
 needs more."""
@@ -100,6 +102,7 @@ class SlideSource(Source):
             self._find_polygons(annotation, report)
             if not rules.fit:
                 _note_microns(report, job, annotation.mpp, reader.mpp)
+                _check_microns(job, annotation.mpp, reader.mpp)
         except BaseException:
             self._slide.close()
             raise
@@ -129,11 +132,12 @@ class SlideSource(Source):
         job, rules = self._task.job, self._task.rules
         if self._task.labeled:
             self.polygons = annotation.polygons
-        report.polygons, report.passed_over = len(self.polygons), annotation.passed_over
+        report.polygons, report.passed_over = len(self.polygons), dict(annotation.passed)
         report.left_out = [note for note in annotation.left_out if OUTSIDE not in note]
         report.warnings = [note for note in annotation.left_out if OUTSIDE in note]
         if self._task.labeled and isinstance(job.labels, PolygonFiles) and not self.polygons:
-            notes = "; ".join(annotation.left_out[:3])
+            passed = [f"{count} {kind}" for kind, count in annotation.passed.items()]
+            notes = "; ".join([*passed, *annotation.left_out[:3]])
             raise UserError(
                 f"The annotation {', '.join(path.name for path in job.labels.paths)} of slide "
                 f"{job.row.file} holds no polygon with a class; annotate the slide, or give it the "
@@ -203,6 +207,18 @@ def _note_microns(
         )
 
 
+def _check_microns(job: Job, annotation: float | None, slide: float | None) -> None:
+    """Refuses an annotation that is of another resolution than its slide, unless the table says
+    which it is."""
+    other, mpp = ("--slide_mpp", job.fallback_mpp) if slide is None else ("the slide", slide)
+    if job.mpp is None and annotation and mpp and abs(annotation / mpp - 1) > ALIKE:
+        raise UserError(
+            f"The annotation of slide {job.row.file} says {annotation:g} um a pixel, and {other} "
+            f"says {mpp:g}: it may be the annotation of another slide. Look at both, and give the "
+            "right value in the column mpp of the table."
+        )
+
+
 def _name_regions(polygons: Sequence[Polygon]) -> tuple[tuple[str, Polygon], ...]:
     """Regions with names of their own, from top to bottom: ROI, or ROI-1 and ROI-2."""
     ordered = sorted(polygons, key=lambda polygon: (polygon.name, polygon.box[1], polygon.box[0]))
@@ -224,6 +240,8 @@ class PictureSource(Source):
         self.size = report.size = (pixels.shape[1], pixels.shape[0])
         if isinstance(job.labels, MaskFile) and task.labeled:
             mask = read_labels(job.labels, len(task.plan.classes), pixels.shape[:2])
+            for left, top, right, bottom in job.earlier:
+                mask[top:bottom, left:right] = VOID
         else:
             mask = np.full(pixels.shape[:2], VOID, np.uint8)
         picture = Picture(pixels, mask)

@@ -115,6 +115,7 @@ class Outcome:
         if missing := [report.missing for report in self.packed if report.missing]:
             tiles = sum(missing)
             _note(f"warning: {tiles} tiles fewer than asked for, on {len(missing)} slides")
+        self._print_passed_over()
         if self._notes:
             count = len(self._notes)
             _note(f"{count} notes (polygons repaired or left out, and the like) are in {summary}")
@@ -124,6 +125,16 @@ class Outcome:
                 f"{len(self._failures)} of {len(self.reports)} slides failed; see "
                 f"{folder / 'report.jsonl'}. {others}; fix these and run the same command again: "
                 "it packs only what is missing."
+            )
+
+    def _print_passed_over(self) -> None:
+        passed = sum((Counter(report.passed_over) for report in self.reports), Counter())
+        if passed:
+            slides = sum(bool(report.passed_over) for report in self.reports)
+            kinds = ", ".join(f"{count:,} {kind}" for kind, count in passed.most_common())
+            _note(
+                f"note: passed over in the annotations of {slides} slides: {kinds}; only areas "
+                "with a class are drawn, and of QuPath only annotations"
             )
 
     def print_dry(self) -> None:

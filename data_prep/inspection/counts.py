@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.cohort_table import write_csv
+from data_prep.csv_file import write_csv
 from stedm_jax.data.index import IndexRow
 from stedm_jax.data.records import TileSet
 

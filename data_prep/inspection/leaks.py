@@ -9,6 +9,7 @@ from scipy.spatial import KDTree
 
 from data_prep.inspection.counts import all_rows
 from data_prep.inspection.look import PERSON, Look, same_picture
+from data_prep.names import as_number, is_missing
 from stedm_jax.common.labels import VOID
 from stedm_jax.data.index import IndexRow
 from stedm_jax.data.records import TileSet
@@ -62,10 +63,13 @@ def people_in_two_splits(looks: Sequence[Look]) -> list[Finding]:
 
 
 def names_alike(patients: Sequence[str]) -> list[Finding]:
-    """Patients whose names differ in case or spaces only, and so may be one."""
-    alike = _several(("".join(name.split()).casefold(), name) for name in patients)
+    """Patients whose names may be of one, and names that stand for a missing value."""
+    alike = _several((as_number(name), name) for name in patients)
     texts = [" and ".join(f"'{name}'" for name in sorted(names)) for names in alike.values()]
-    return _finding("patients whose names differ in case or spaces only", texts)
+    missing = [f"'{name}'" for name in dict.fromkeys(patients) if is_missing(name)]
+    return _finding("patients whose names differ in case, spaces or zeros only", texts) + _finding(
+        "patients who look like a missing value", missing
+    )
 
 
 def shared_slides(rows: Sequence[IndexRow]) -> list[Finding]:

@@ -1,15 +1,18 @@
 import pytest
 
-from data_prep.class_plan import PALETTE, plan_classes, unseen_classes
+from data_prep.class_plan import PALETTE, plan_classes, read_classes, unseen_classes
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.labels import VOID
 
 FOUND = {"Tumor": (1, 2, 3), "tumor": None, "stroma": None}
 
 
+ONCE = {"Tumor": (1, 2, 3), "stroma": None}
+
+
 def test_all_found_names_sorted():
-    plan = plan_classes(FOUND, None)
-    assert [spec.name for spec in plan.classes] == ["Tumor", "stroma", "tumor"]
+    plan = plan_classes(ONCE, None)
+    assert [spec.name for spec in plan.classes] == ["Tumor", "stroma"]
     assert plan.classes[0].color == (1, 2, 3) and plan.outside == VOID
 
 
@@ -25,6 +28,28 @@ def test_void_ignore_and_background():
     )
     assert [spec.name for spec in plan.classes] == ["background", "tumour"]
     assert plan.outside == 0 and plan.ids["pen"] == VOID and "stroma" not in plan.ids
+
+
+def test_classes_that_differ_in_case_only_are_a_question(tmp_path):
+    with pytest.raises(UserError, match="'Tumor' and 'tumor', which differ in case only.*Tumor|t"):
+        plan_classes(FOUND, None)
+    with pytest.raises(UserError, match="'Background' and 'background'"):
+        plan_classes({"Background": None}, None, background="background")
+    assert len(plan_classes(FOUND, None, ignore=("tumor",)).classes) == 2
+    (tmp_path / "c.json").write_text('{"Gland": null, "gland ": null}')
+    for wanted in ("a,b,B", "one x,onex", str(tmp_path / "c.json")):
+        with pytest.raises(UserError, match="differ in case or blanks"):
+            read_classes(wanted)
+
+
+def test_a_class_with_a_comma_stands_in_quotes():
+    found = {"Tumor, invasive": None, "Tumor, in situ": None, "fat": None}
+    with pytest.raises(UserError, match='name: "Tumor, in situ", "Tumor, invasive"'):
+        plan_classes(found, "fat")
+    plan = plan_classes(found, 'fat,"Tumor, all":#c80000="Tumor, in situ"|"Tumor, invasive"')
+    assert [spec.name for spec in plan.classes] == ["fat", "Tumor, all"]
+    assert plan.classes[1].color == (200, 0, 0)
+    assert plan.ids == {"fat": 0, "Tumor, in situ": 1, "Tumor, invasive": 1}
 
 
 def test_a_class_may_be_absent():
@@ -61,7 +86,7 @@ def test_colors_and_files(tmp_path):
 
 def test_a_background_that_polygons_do_not_leave():
     plan = plan_classes(
-        FOUND | {"ROI": None}, None, background="glass", complete=False, rois=["ROI"]
+        ONCE | {"ROI": None}, None, background="glass", complete=False, rois=["ROI"]
     )
     assert (
         plan.outside == VOID

@@ -47,4 +47,5 @@ def test_an_error_of_the_disk_is_one_paragraph(capsys):
 
 def test_names():
     assert names_list(" a, b,,") == ["a", "b"]
+    assert names_list('"a, b" , c  d,"e"') == ["a, b", "c d", "e"]
     assert identifier("glas-128") == "glas_128" and identifier("1x").isidentifier()

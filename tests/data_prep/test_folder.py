@@ -11,6 +11,7 @@ from stedm_jax.common.errors import UserError
 from stedm_jax.common.labels import VOID
 from stedm_jax.data.records import TileSet
 from stedm_jax.data.schema import core
+from stedm_jax.data.styles import StylePool
 from stedm_jax.imaging.label_file import read_mask
 from tests.data_prep.conftest import call
 
@@ -284,3 +285,85 @@ def test_glas(real_data, tmp_path):
     _, reports = run(tmp_path, **changes)
     tile = TileSet.open(tmp_path / "out").read("train", 0)
     assert counts(reports)["train"] > 40 and tile.tags["grade_glas"] in ("benign", "malignant")
+
+
+def cut_tiles(folder, places, split="val", **columns):
+    """Images of 48x48 cut from one made-up slide at places x, y, and a table that says so."""
+    rng = np.random.default_rng(7)
+    slide = rng.integers(0, 256, (200, 200, 3)).astype(np.uint8)
+    labels = rng.integers(0, 2, (200, 200)).astype(np.uint8)
+    lines = ["image,mask,patient,split,slide,x,y"]
+    for number, (x, y) in enumerate(places):
+        box = np.s_[y : y + 48, x : x + 48]
+        cv2.imwrite(str(folder / "images" / f"t{number}.png"), slide[box][..., ::-1])
+        cv2.imwrite(str(folder / "masks" / f"t{number}.png"), labels[box])
+        lines.append(f"t{number}.png,t{number}.png,P1,{split},S1,{x},{y}")
+    (folder / "t.csv").write_text("\n".join(lines))
+    return slide, labels
+
+
+@pytest.mark.parametrize("split", ["val", "train"])
+def test_tiles_that_were_cut_before_are_one_slide_and_count_once(folder, split, capsys):
+    places = [(40, 0), (0, 0), (20, 20), (100, 100), (100, 100), (0, 40)]
+    slide, labels = cut_tiles(folder, places, split)
+    status, reports = run(folder, tile=48)
+    tiles = TileSet.open(folder / "out")
+    assert status == 0 and {report["slide"] for report in reports} == {"S1"}
+    counted = np.zeros(labels.shape, int)
+    for row in tiles.index(split):
+        tile = tiles.read(split, row.record)
+        assert (tile.slide, row.extent) == ("S1", 48)
+        box = np.s_[row.y : row.y + 48, row.x : row.x + 48]
+        np.testing.assert_array_equal(tile.image, slide[box])
+        known = tile.mask != VOID
+        np.testing.assert_array_equal(tile.mask[known], labels[box][known])
+        counted[box] += known
+    covered = np.zeros(labels.shape, bool)
+    for x, y in places:
+        covered[y : y + 48, x : x + 48] = True
+    np.testing.assert_array_equal(counted > 0, covered)
+    printed = capsys.readouterr().out
+    if split == "val":
+        assert counted.max() == 1 and len(tiles.index(split)) == 5
+        assert "3 images of val and test overlap" in printed and "wholly" in printed
+    else:
+        assert counted.max() > 1 and len(tiles.index(split)) == 6 and "overlap" not in printed
+    assert "every image counts as a slide" not in printed
+    pool = StylePool(tiles.index(split), "nearby", "slide", 1)
+    positions = {(row.x, row.y): i for i, row in enumerate(tiles.index(split))}
+    chosen = pool.choose(positions[0, 0], np.random.default_rng(0))
+    assert chosen[0] in {positions[place] for place in ((40, 0), (20, 20), (0, 40))}
+
+
+def test_tiles_that_are_scaled_keep_their_places(folder):
+    cut_tiles(folder, [(0, 0), (24, 0)])
+    run(folder, tile=24, source_mpp=0.5, mpp=1.0)
+    tiles = TileSet.open(folder / "out")
+    assert [(row.x, row.y, row.extent) for row in tiles.index("val")] == [(0, 0, 48), (24, 0, 48)]
+    assert [row.labelled for row in tiles.index("val")] == [24 * 24, 12 * 24]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("S1,40,0", "S1,40,", "belong together.* lines 3"),
+        ("S1,40,0", ",40,0", "belong together.* lines 3"),
+        ("S1,40,0", "S1,4.5,0", "whole numbers; not so in lines 3"),
+        ("P1,val,S1,40,0", "P2,test,S1,40,0", "'P1' in line 2 and of 'P2' in line 3"),
+    ],
+)
+def test_wrong_places_are_refused(folder, old, new, says):
+    cut_tiles(folder, [(0, 0), (40, 0)])
+    edit(folder, old, new)
+    with pytest.raises(UserError, match=says):
+        run(folder, tile=48)
+
+
+def test_what_is_not_used_or_assumed_is_said(folder, capsys):
+    edit(folder, "3.png,,", "3.png,3.png,")
+    run(folder)
+    printed = capsys.readouterr().out
+    assert "every image counts as a slide" in printed
+    assert (
+        "1 rows of the split style have a mask that is not used" in printed and "3.png" in printed
+    )

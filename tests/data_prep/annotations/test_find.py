@@ -6,10 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
-from data_prep.annotations import find_annotations, load_annotation, shared_annotations
+from data_prep.annotations import (
+    find_annotations,
+    load_annotation,
+    misfits,
+    shared_annotations,
+)
 from data_prep.annotations.polygon import make_polygon
 from stedm_jax.common.errors import UserError
+from stedm_jax.imaging.find_images import RESULT
 from tests.data_prep.annotations import writers
 from tests.data_prep.annotations.shapes import ring, square
 
@@ -59,6 +66,79 @@ def test_masks_but_no_photographs_and_not_the_slide_itself(tmp_path):
         and found(tmp_path, "s3.tif") == []
         and found(tmp_path, "s1.tif") == []
     )
+
+
+def test_masks_of_the_slides_very_name_and_masks_in_three_equal_channels(tmp_path):
+    (tmp_path / "slides").mkdir()
+    (tmp_path / "masks").mkdir()
+    slide = tmp_path / "slides" / "s1.png"
+    mask = np.kron(np.eye(4, dtype=np.uint8), np.ones((2, 2), np.uint8))
+    rgb = np.random.default_rng(0).integers(0, 255, (8, 8, 3), np.uint8)
+    Image.fromarray(rgb).save(slide)
+    for pixels in (mask, np.stack([mask] * 3, -1)):
+        Image.fromarray(pixels).save(tmp_path / "masks" / "s1.png")
+        (file,) = find_annotations(tmp_path / "masks", "s1.png", slide)
+        assert file == tmp_path / "masks" / "s1.png"
+        assert len(load_annotation([file], "s1.png", (8, 8)).polygons) == 4
+    assert find_annotations(tmp_path / "slides", "s1.png", slide) == ()
+    Image.fromarray(rgb).save(tmp_path / "masks" / "s1.png")
+    assert find_annotations(tmp_path / "masks", "s1.png", slide) == ()
+    assert "s1.png: a picture in colors" in misfits(tmp_path / "masks", "s1.png", slide)
+
+
+@pytest.mark.parametrize(
+    ("file", "slide"),
+    [
+        ("X.geojson", "X.ome.tif"),
+        ("X.ome.geojson", "X.ome.tif"),
+        ("X.ome.tif.geojson", "X.ome.tif"),
+        ("X.geojson", "X.OME.TIFF"),
+        ("e\u0301.geojson", "é.svs"),
+        ("é.geojson", "e\u0301.svs"),
+    ],
+)
+def test_names_of_ome_tiffs_and_accents(tmp_path, file, slide):
+    writers.write_geojson(tmp_path / file, [SHAPE])
+    assert found(tmp_path, slide) == [file]
+    (tmp_path / file).unlink()
+    (tmp_path / "all.json").write_text(json.dumps(writers.coco({slide: ([SHAPE], (20, 20))})))
+    assert found(tmp_path, slide) == found(tmp_path, slide.partition(".")[0] + ".svs")
+
+
+def test_what_does_not_fit_is_listed_with_the_reason(tmp_path):
+    own = tmp_path / "s1.svs"
+    assert misfits(tmp_path, "s1.svs", own) == "nothing lies there"
+    writers.write_geojson(tmp_path / "other.geojson", [SHAPE])
+    assert misfits(tmp_path, "s1.svs", own) == "there lie other.geojson"
+    writers.write_geojson(tmp_path / "s1_mine.geojson", [SHAPE])
+    writers.write_geojson(tmp_path / "S1.json", [SHAPE])
+    (tmp_path / "s1.xml").write_text("<Shapes/>")
+    (tmp_path / "s1.npy").write_text("x")
+    writers.write_geojson(tmp_path / "s1.txt", [SHAPE])
+    assert found(tmp_path) == []
+    text = misfits(tmp_path, "s1.svs", own)
+    for part in (
+        "s1_mine.geojson: its name is not s1.geojson",
+        "S1.json: its name is not s1.json",
+        "s1.xml: it has none of the formats",
+        "s1.npy: its ending is none of .geojson, .json",
+        "s1.txt: it is QuPath or plain GeoJSON, which ends in .geojson or .json",
+    ):
+        assert part in text
+
+
+def test_of_what_inference_wrote_the_outlines_are_taken(tmp_path):
+    about = PngInfo()
+    about.add_text("Software", RESULT.decode())
+    Image.fromarray(np.ones((20, 20), np.uint8)).save(tmp_path / "s1.png", pnginfo=about)
+    path = writers.write_geojson(tmp_path / "s1.geojson", [SHAPE])
+    with pytest.raises(UserError, match="in several files"):
+        found(tmp_path)
+    data = {"type": "FeatureCollection", "written_by": RESULT.decode()}
+    path.write_text(json.dumps(data | {"features": json.loads(path.read_text())["features"]}))
+    assert found(tmp_path) == ["s1.geojson"]
+    (note,) = load_annotation([path], "s1.svs").left_out
+    assert "inference wrote it" in note
 
 
 def test_pieces_only_where_their_names_say_so(tmp_path):

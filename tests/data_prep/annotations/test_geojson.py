@@ -96,17 +96,75 @@ def test_multipolygons_and_points_and_unclassified(tmp_path):
     assert len(annotation.polygons) == 2 and annotation.passed_over == 3
 
 
-def test_layers_without_qupath_properties_take_the_collections_name(tmp_path):
-    bare = {
-        "type": "Feature",
-        "properties": {},
-        "geometry": {
-            "type": "Polygon",
-            "coordinates": [[[0, 0, 0], [9, 0, 0], [9, 9, 0], [0, 0, 0]]],
-        },
-    }
-    annotation = read_whole(write(tmp_path / "a.geojson", bare, properties={"name": "Layer1"}))
-    assert [polygon.name for polygon in annotation.polygons] == ["Layer1"]
+def test_the_name_of_a_layer_is_no_class(tmp_path):
+    bare = {"type": "Feature", "properties": {"fid": 3}, "geometry": area(square(0, 0, 9, 9))}
+    for more in ({"name": "Layer1"}, {"properties": {"name": "Layer1"}}):
+        annotation = read_whole(write(tmp_path / "a.geojson", bare, **more))
+        assert annotation.polygons == () and annotation.passed == {"without a class": 1}
+        assert "seen are fid (3)" in annotation.left_out[0]
+
+
+def area(*rings):
+    return {"type": "Polygon", "coordinates": list(rings)}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "names"),
+    [
+        ({"label": "tumour"}, {"label": "stroma"}, "tumour stroma"),
+        ({"fid": 1, "Class": "tumour"}, {"fid": 2, "Class": "stroma"}, "tumour stroma"),
+        ({"name": "one", "label": "tumour"}, {"name": "two", "label": "x"}, "tumour x"),
+        ({"CATEGORY": {"name": "tumour"}}, {"CATEGORY": {"name": "x"}}, "tumour x"),
+        ({"label": 1}, {"label": 2.0}, "1 2"),
+        ({"label": "a"}, {"label": None}, "a"),
+        ({"classification": {"name": "q"}, "name": "n"}, {"tissue": " t "}, "q t"),
+        ({"Gewebe": "Tumor"}, {"Gewebe": "Stroma"}, ""),
+    ],
+)
+def test_the_class_is_looked_for_among_the_properties(tmp_path, first, second, names):
+    features = [
+        {"type": "Feature", "properties": properties, "geometry": area(square(0, 0, side, side))}
+        for side, properties in ((9, first), (5, second))
+    ]
+    annotation = read_whole(write(tmp_path / "a.geojson", *features, name="A"))
+    assert [polygon.name for polygon in annotation.polygons] == names.split()
+    assert annotation.passed_over == 2 - len(names.split())
+    note = annotation.left_out[0]
+    assert "seen are" in note and ("Gewebe (Tumor, Stroma)" in note) == (not names)
+
+
+def test_numbers_of_objects_are_no_classes(tmp_path):
+    features = [
+        {"type": "Feature", "properties": properties, "geometry": area(square(i, 0, i + 1, 1))}
+        for i, properties in enumerate({"label": i, "type": "nucleus"} for i in range(3))
+    ]
+    names = {p.name for p in read_whole(write(tmp_path / "a.geojson", *features)).polygons}
+    assert names == {"nucleus"}
+
+
+def test_what_is_passed_over_is_counted_by_kind(tmp_path):
+    cell = feature("a", square(0, 0, 5, 5), objectType="cell")
+    detection = feature("a", square(0, 0, 5, 5), objectType="detection")
+    point = feature("a") | {"geometry": {"type": "Point", "coordinates": [1, 2]}}
+    plain = feature("a", square(0, 0, 9, 9)), feature("", square(0, 0, 9, 9))
+    annotation = read_whole(write(tmp_path / "a.geojson", *plain, point, detection, cell, cell))
+    assert annotation.passed == {"cell": 2, "detection": 1, "Point": 1, "without a class": 1}
+
+
+@pytest.mark.parametrize(
+    "ring", [[[0, 0], [float("nan"), 1], [1, 1]], [["x"]], [[0, 0], [None, 1]], None, [[1e300, 0]]]
+)
+def test_a_damaged_polygon_is_left_out_and_the_others_count(tmp_path, ring):
+    path = write(tmp_path / "a.geojson", feature("a", square(0, 0, 9, 9)), feature("b", ring))
+    annotation = read_whole(path)
+    assert [polygon.name for polygon in annotation.polygons] == ["a"]
+    assert annotation.left_out[0].startswith("a.geojson: polygon 2 (b) is damaged")
+
+
+def test_names_are_one_in_every_spelling_of_blanks_and_accents(tmp_path):
+    names = ("Tumor\u00e9", " Tumore\u0301 ", "two  words", "two words")
+    path = write(tmp_path / "a.geojson", *(feature(name, square(0, 0, 9, 9)) for name in names))
+    assert {p.name for p in read_whole(path).polygons} == {"Tumoré", "two words"}
 
 
 def test_colors_new_and_old(tmp_path):

@@ -213,6 +213,43 @@ def test_coco_of_a_smaller_copy_is_scaled_and_reported(tmp_path):
 VECTOR = {"x1": 0, "y1": 0, "x2": 10, "y2": 0, "x3": 10, "y3": 10, "x4": 0, "y4": 10}
 
 
+@pytest.mark.parametrize("image", [3, "3", 3.0, " 3"])
+def test_coco_ids_are_one_as_numbers_and_as_texts(tmp_path, image):
+    data = {
+        "images": [{"id": "3", "file_name": "s.svs"}, {"id": 4, "file_name": "t.svs"}],
+        "categories": [{"id": "1", "name": "a"}, {"id": 2, "name": "b"}],
+        "annotations": [
+            {"image_id": image, "category_id": number, "segmentation": [[0, 0, 9, 0, 9, 9]]}
+            for number in (1, "2", 2.0, 5)
+        ],
+    }
+    annotation = read(tmp_path, data)
+    assert [p.name for p in annotation.polygons] == ["a", "b", "b"]
+    assert annotation.passed == {"of a category that is not listed": 1}
+    data["images"][1]["id"] = 3
+    with pytest.raises(UserError, match="the id 3 stands for more than one file_name"):
+        read(tmp_path, data)
+
+
+def test_a_damaged_part_of_each_format_is_left_out(tmp_path):
+    good, bad = [0, 0, 9, 0, 9, 9], [0, 0, 9, 0, 9]
+    data = {
+        "images": [{"id": 1, "file_name": "s.svs"}],
+        "categories": [{"id": 1, "name": "a"}],
+        "annotations": [
+            {"image_id": 1, "category_id": 1, "segmentation": part}
+            for part in ([good], [bad], {"size": [2, 2], "counts": [3]}, [[*good[:5], None]])
+        ],
+    }
+    annotation = read(tmp_path, data)
+    assert len(annotation.polygons) == 1 and len(annotation.left_out) == 3
+    element = {"type": "polyline", "closed": True, "group": "a"}
+    points = [[0, 0, 0], [9, 0, 0], [9, 9, 0]]
+    elements = [element | {"points": points}, element | {"points": [[0, 0, 0], [None, 1, 0], [9]]}]
+    annotation = read(tmp_path, {"name": "all", "elements": elements})
+    assert len(annotation.polygons) == len(annotation.left_out) == 1
+
+
 def test_exact_in_lines(tmp_path):
     path = tmp_path / "export.txt"
     path.write_text(

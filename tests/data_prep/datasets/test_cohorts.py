@@ -2,15 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.cohort_table import (
-    Row,
-    assign,
-    check_cohort,
-    read_cells,
-    read_table,
-    write_cohort,
-)
+from data_prep.cohort_table import Row, assign, check_cohort, read_table, write_cohort
 from data_prep.cohorts import describe, divide, draw, release
+from data_prep.csv_file import read_cells
 from data_prep.published import Source
 from stedm_jax.common.errors import UserError
 
