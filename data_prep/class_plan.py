@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from data_prep.names import listed, one_blank, split_outside_quotes, unquoted, without_case
+from data_prep.spelling import listed, one_blank, split_outside_quotes, unquoted, without_case
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.labels import VOID
 from stedm_jax.data.schema import ClassSpec
@@ -214,14 +214,10 @@ def plan_classes(
       UserError: a name in the annotations is not accounted for, no classes or too many.
     """
     every = listed(sorted(found)) or "none"
-    for option, names in (("void or --ignore", (*void, *ignore)), ("rois", rois)):
-        if stray := [name for name in names if name not in found]:
-            raise UserError(
-                f"--{option} names {', '.join(stray)}, which no annotation has; found are {every}. "
-                "Correct the name, or leave it out."
-            )
+    _check_named({"void or --ignore": (*void, *ignore), "rois": rois}, found)
     named = [name for name in sorted(found) if name not in (*void, *ignore, *rois)]
-    listed_once = dict.fromkeys([*named, *([background] if background else [])])
+    given: list[str] = [*named, background] if background else named
+    listed_once = list(dict.fromkeys(given))
     if not wanted and (alike := spelled_alike(listed_once)):
         raise UserError(
             f"The annotations name {alike}, which differ in case only. Say with --classes whether "
@@ -235,8 +231,8 @@ def plan_classes(
         raise UserError(
             f"The annotations hold classes that --classes does not name: {listed(unknown)}. "
             f"Found in all: {every}. Name them (a class of other spellings: tumour=Tumor|tumor; a "
-            "name with a comma in double quotes), "
-            "or list them in --void (unlabeled there) or --ignore (not drawn)."
+            "name with a comma in double quotes), or list them in --void (unlabeled there) or "
+            "--ignore (not drawn)."
         )
     if len(rules) >= VOID:
         raise UserError(f"{len(rules)} classes are too many; a mask holds {VOID} at most.")
@@ -250,6 +246,16 @@ def plan_classes(
     plan = fixed_plan(groups, _colors(rules, found), background, void)
     fills = complete and plan.background is not None
     return replace(plan, outside=plan.background) if fills else plan
+
+
+def _check_named(options: Mapping[str, Sequence[str]], found: Mapping[str, object]) -> None:
+    """Refuses options that name what no annotation has."""
+    for option, names in options.items():
+        if stray := [name for name in names if name not in found]:
+            raise UserError(
+                f"--{option} names {', '.join(stray)}, which no annotation has; found are "
+                f"{listed(sorted(found)) or 'none'}. Correct the name, or leave it out."
+            )
 
 
 def _colors(

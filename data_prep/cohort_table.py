@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
 from data_prep.csv_file import read_cells, write_csv
-from data_prep.names import as_number, is_missing, nfc, split_outside_quotes, unquoted
 from data_prep.on_disk import alike, on_disk
+from data_prep.spelling import as_number, is_missing, nfc, split_outside_quotes, unquoted
 from stedm_jax.common.errors import UserError
 from stedm_jax.data.schema import SPLITS, check_disjoint
 

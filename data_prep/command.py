@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from data_prep.engine.executors import leave_with
-from data_prep.names import split_outside_quotes, unquoted
+from data_prep.spelling import split_outside_quotes, unquoted
 from stedm_jax.common import commands
 from stedm_jax.common.errors import PARENT, UserError, explain
 from stedm_jax.common.text import duration

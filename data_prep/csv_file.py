@@ -8,8 +8,9 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from data_prep.names import nfc
+from data_prep.spelling import nfc
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.files import atomic_file
 
@@ -58,8 +59,8 @@ def read_cells(
         ) from error
 
 
-def _reader(path: Path, strict: bool) -> tuple[int, "csv._reader"]:
-    """A reader of the rows, and the lines before them."""
+def _reader(path: Path, strict: bool) -> tuple[int, Any]:
+    """A csv.reader of the rows, behind the number of lines before them."""
     data = path.read_bytes()
     lines = list(io.StringIO(data.decode(_UTF16.get(data[:2], "utf-8-sig")), newline=""))
     said = _SAID.fullmatch(lines[0]) if lines else None

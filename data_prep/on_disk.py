@@ -5,8 +5,8 @@ import difflib
 from collections import defaultdict
 from pathlib import Path, PurePath
 
-from data_prep.names import nfc, stem
 from data_prep.remember import until_a_file_comes
+from data_prep.spelling import nfc, stem
 from stedm_jax.common.errors import UserError
 from stedm_jax.imaging.find_images import KNOWN
 

@@ -15,8 +15,8 @@ from data_prep.annotations.content import Format, content_of
 from data_prep.annotations.formats import FORMATS, format_of
 from data_prep.annotations.label_mask import SUFFIXES as MASKS
 from data_prep.annotations.slide_names import same_slide
-from data_prep.names import base_stem, nfc, spellings, stem
 from data_prep.remember import until_a_file_comes, until_it_changes
+from data_prep.spelling import base_stem, nfc, spellings, stem
 from stedm_jax.common.errors import UserError
 from stedm_jax.imaging.find_images import is_result
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from data_prep.names import one_blank
+from data_prep.spelling import one_blank
 
 MOST_COORDINATE = 1e7
 """No slide has that many pixels along a side; a larger coordinate is an error."""

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from data_prep.names import base_stem, nfc, stem
+from data_prep.spelling import base_stem, nfc, stem
 from stedm_jax.common.errors import UserError
 
 

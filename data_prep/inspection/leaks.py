@@ -9,7 +9,7 @@ from scipy.spatial import KDTree
 
 from data_prep.inspection.counts import all_rows
 from data_prep.inspection.look import PERSON, Look, same_picture
-from data_prep.names import as_number, is_missing
+from data_prep.spelling import as_number, is_missing
 from stedm_jax.common.labels import VOID
 from stedm_jax.data.index import IndexRow
 from stedm_jax.data.records import TileSet

@@ -329,7 +329,7 @@ def test_tiles_that_were_cut_before_are_one_slide_and_count_once(folder, split, 
     else:
         assert counted.max() > 1 and len(tiles.index(split)) == 6 and "overlap" not in printed
     assert "every image counts as a slide" not in printed
-    pool = StylePool(tiles.index(split), "nearby", "slide", 1)
+    pool = StylePool(tiles.index(split), "nearby_grid", "slide", 1)
     positions = {(row.x, row.y): i for i, row in enumerate(tiles.index(split))}
     chosen = pool.choose(positions[0, 0], np.random.default_rng(0))
     assert chosen[0] in {positions[place] for place in ((40, 0), (20, 20), (0, 40))}
