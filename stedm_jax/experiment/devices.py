@@ -26,14 +26,14 @@ def divide_cpu(count: int) -> None:
     jax.config.update("jax_num_cpu_devices", count or min(8, 2 ** (cores().bit_length() - 1)))
 
 
-def devices() -> list[jax.Device]:
-    """All devices.
+def _check_platform() -> None:
+    """Refuses to go on without devices.
 
     Raises:
       UserError: JAX finds none of the platforms that JAX_PLATFORMS names.
     """
     try:
-        return jax.devices()
+        jax.devices()
     except (AssertionError, RuntimeError) as error:
         named = os.environ.get("JAX_PLATFORMS", "")
         raise UserError(
@@ -45,6 +45,10 @@ def devices() -> list[jax.Device]:
 
 
 def mesh_of(settings: Settings) -> jax.sharding.Mesh:
-    """The mesh that the settings describe, over all devices; errors as `devices`."""
-    devices()
+    """The mesh that the settings describe, over all devices.
+
+    Raises:
+      UserError: JAX finds none of the platforms that JAX_PLATFORMS names.
+    """
+    _check_platform()
     return make_mesh(settings.mesh.data, settings.mesh.fsdp)
