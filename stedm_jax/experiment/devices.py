@@ -1,6 +1,7 @@
 """The devices of a run."""
 
 import os
+from typing import Any
 
 import jax
 
@@ -26,14 +27,14 @@ def divide_cpu(count: int) -> None:
     jax.config.update("jax_num_cpu_devices", count or min(8, 2 ** (cores().bit_length() - 1)))
 
 
-def _check_platform() -> None:
-    """Refuses to go on without devices.
+def devices() -> list[Any]:
+    """All devices.
 
     Raises:
       UserError: JAX finds none of the platforms that JAX_PLATFORMS names.
     """
     try:
-        jax.devices()
+        return jax.devices()
     except (AssertionError, RuntimeError) as error:
         named = os.environ.get("JAX_PLATFORMS", "")
         raise UserError(
@@ -45,10 +46,6 @@ def _check_platform() -> None:
 
 
 def mesh_of(settings: Settings) -> jax.sharding.Mesh:
-    """The mesh that the settings describe, over all devices.
-
-    Raises:
-      UserError: JAX finds none of the platforms that JAX_PLATFORMS names.
-    """
-    _check_platform()
+    """The mesh that the settings describe, over all devices; errors as `devices`."""
+    devices()
     return make_mesh(settings.mesh.data, settings.mesh.fsdp)
