@@ -86,8 +86,10 @@ class Signals:
             os.set_blocking(self._pipe[1], False)
             self._wakeup = signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
             threading.Thread(target=self._listen, name="signals", daemon=True).start()
-            # nohup ignores SIGHUP, for good
-            heard = [each for each in SIGNALS if signal.getsignal(each) != signal.SIG_IGN]
+            # nohup ignores SIGHUP for good. A shell that starts a run in the background ignores
+            # SIGINT too, but whoever sends it means it.
+            ignored = [each for each in WARNED if signal.getsignal(each) == signal.SIG_IGN]
+            heard = [each for each in SIGNALS if each not in ignored]
             self._before = {number: signal.signal(number, self._note) for number in heard}
         return self
 

@@ -150,9 +150,17 @@ def test_the_same_command_does_what_is_not_done(use, folder, capsys):
     assert sorted(lines(folder)) == ["a", "b", "c"]  # what was not asked for stays
 
 
+@pytest.fixture
+def heard():
+    """Ctrl-C, which Python ignores where tests run in the background of a shell."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_when_it_is_stopped_what_is_done_is_kept_and_what_is_missing_is_said(
-    use, folder, number, capsys
+    use, folder, number, capsys, heard
 ):
     def stop():
         os.kill(os.getpid(), number)
