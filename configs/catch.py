@@ -81,7 +81,6 @@ def get_config(arm: str = "multipatch"):
         config.diffusion.train.steps = 0
         config.diffusion.style.as_published_code = True
         config.synthesis.update({"as_published_code": True, "augment_layouts": 0.5})
-        config.synthesis.shares = config.data.shares
     if arm == "experiment":
         rivals(config, real=0.2)
     return config

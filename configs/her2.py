@@ -34,4 +34,5 @@ def get_config(arm: str = "multipatch"):
     config.data.groups = GROUPS
     config.data.shares = (("tumour", 0.5), ("rest", 0.5))
     config.data.uniform = "slide"
+    config.synthesis.augment_layouts = 0.0  # as published it is known of CATCH alone
     return config
