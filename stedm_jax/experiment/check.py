@@ -21,7 +21,7 @@ from stedm_jax.experiment import guided_cache
 from stedm_jax.experiment.arm_tiles import check_labelled
 from stedm_jax.experiment.cells import Cell, Graph
 from stedm_jax.experiment.context import Context, check_classes, known_tiles
-from stedm_jax.experiment.init_weights import check_sources, source_folder
+from stedm_jax.experiment.init_weights import check_shapes, check_sources, source_folder
 from stedm_jax.experiment.learned import GUIDE_WEIGHTS, STYLE_WEIGHTS
 from stedm_jax.experiment.orders import Orders, StyleOrders, orders_of, real_shares
 from stedm_jax.settings.arm_networks import JUDGE
@@ -139,6 +139,8 @@ class _Check:
 
     def training(self, task: Any, section: Any) -> None:
         check_training(task, section.train, self.context.mesh)
+        if self.classes_are_known:
+            check_shapes(task, section.init_from, section.init_partial)
 
     def learner(self, task: Any, section: Any) -> None:
         self.training(task, section)
@@ -211,6 +213,10 @@ class _Check:
         place = self.context.workdir.fill(self.settings.data.tiles)
         return not is_remote(place) and known_tiles(self.settings, self.context.workdir) is not None
 
+    @property
+    def classes_are_known(self) -> bool:
+        return bool(self.settings.data.groups or self.context.workdir.result("data"))
+
     @cached_property
     def shown(self) -> Shown:
         """The classes, if they are known before the tiles are."""
@@ -220,7 +226,7 @@ class _Check:
         elif self.settings.data.groups:
             classes = check_classes(None, self.settings)
         else:
-            return Shown(side=side)
+            return Shown(side=side)  # of two classes, which may not be those of the tiles
         return Shown(classes.colors, classes.foreground, side)
 
     @cached_property

@@ -27,7 +27,7 @@ from stedm_jax.experiment.counted import best_of_cell
 from stedm_jax.training.checkpoints import finished
 from stedm_jax.training.program import Program
 from stedm_jax.training.rng import stream_key
-from stedm_jax.training.weights_folder import INFO, is_converted, load_folder
+from stedm_jax.training.weights_folder import INFO, is_converted, load_folder, read_shapes
 
 WEIGHTS = "STEDM_WEIGHTS"
 Leaves = Mapping[str, Any]
@@ -51,16 +51,9 @@ def initial_params(program: Program, entries: Sequence[str], partial: bool, seed
     abstract = flatten_dict(program.state.all_params, sep="/")
     found: dict[str, Any] = {}
     for entry in entries:
-        part, source = split_entry(entry, abstract)
-        wanted = _below(abstract, part)
-        if not wanted:
-            tops = ", ".join(sorted(_tops(abstract)))
-            raise UserError(
-                f"init_from names the part '{part}', which {task.name} does not have; its parts are"
-                f" {tops}, or a path below one of them."
-            )
+        part, source, wanted = _wanted(task, abstract, entry)
         given, origin = _read(source, part, "init_from")
-        optional = () if part else getattr(task, "optional", ())
+        optional = () if part else _optional(task)
         chosen = _fit(wanted, given, f"init_from='{entry}'", partial, optional)
         found |= {f"{part}/{path}" if part else path: array for path, array in chosen.items()}
         rest = _listed("start fresh", [path for path in wanted if path not in chosen])
@@ -71,6 +64,42 @@ def initial_params(program: Program, entries: Sequence[str], partial: bool, seed
         fresh = flatten_dict(jax.jit(task.init)(stream_key(seed, "init")), sep="/")
         found = {path: found.get(path, leaf) for path, leaf in fresh.items()}
     return _tree(found, abstract)
+
+
+def _wanted(task: Any, abstract: Leaves, entry: str) -> tuple[str, str, Leaves]:
+    """Part and source of an entry, and the parameters that it is for."""
+    part, source = split_entry(entry, abstract)
+    if wanted := _below(abstract, part):
+        return part, source, wanted
+    raise UserError(
+        f"init_from names the part '{part}', which {task.name} does not have; its parts are"
+        f" {', '.join(sorted(_tops(abstract)))}, or a path below one of them."
+    )
+
+
+def check_shapes(task: Any, entries: Sequence[str], partial: bool) -> None:
+    """Refuses, before anything runs, folders of weights that do not fit; their values are not read.
+    Trained cells are compared when they are loaded.
+
+    Raises:
+      UserError: as `initial_params`.
+    """
+    if not entries:
+        return
+    abstract = flatten_dict(jax.eval_shape(task.init, jax.random.key(0)), sep="/")
+    for entry in entries:
+        part, source, wanted = _wanted(task, abstract, entry)
+        folder = source_folder(source)
+        if not is_converted(folder):
+            continue
+        shapes = read_shapes(folder).items()
+        leaves = {path: np.broadcast_to(np.float32(0), shape) for path, shape in shapes}
+        given, optional = _below(leaves, part) or leaves, () if part else _optional(task)
+        _fit(wanted, given, f"init_from='{entry}'", partial, optional)
+
+
+def _optional(task: Any) -> Sequence[str]:
+    return getattr(task, "optional", ())
 
 
 def load_weights(abstract: Any, source: str, key: str) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 
 import ml_dtypes  # noqa: F401  declares bfloat16 to numpy, which safetensors asks for
 import numpy as np
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from stedm_jax.common.errors import UserError
@@ -70,6 +70,20 @@ def write_params(folder: Path, params: dict[str, Any], info: Mapping[str, Any]) 
     """Puts parameters and what is to be known about them into a folder."""
     digest = write_tensors(folder / PARAMS, named(params))
     (folder / INFO).write_text(json.dumps({**info, "sha256": digest}, indent=1) + "\n")
+
+
+def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of the parameters of a folder of weights, by path; no values are read.
+
+    Raises:
+      UserError: the file cannot be read.
+    """
+    try:
+        with safe_open(path / PARAMS, "np") as file:
+            names = file.keys()  # it is no mapping, and cannot be iterated
+            return {name: tuple(file.get_slice(name).get_shape()) for name in names}
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} cannot be read ({error}); convert the weights again.") from error
 
 
 def load_folder(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from stedm_jax.common.errors import UserError
@@ -18,8 +19,10 @@ from stedm_jax.settings.load import load_config, read_settings
 from stedm_jax.training.sharding import make_mesh
 from tests.conftest import make_tile, written
 from tests.experiment.settings import tiny
+from tests.weights import save_folder
 
 CONFIGS = Path(__file__).parents[2] / "configs"
+NO_GROUPS = {"data.groups": (), "data.foreground": (), "data.shares": (), "synthesis.shares": ()}
 HEAD = {"real": 1.0, "stain_jitter": 0.0, "network": "ldm"}
 
 
@@ -144,6 +147,15 @@ def test_weights_that_are_not_there_are_refused_before_training(tmp_path, cell, 
     settings = make(tmp_path, "demo.py:tiny", {key: ("unet=nowhere",)}).settings
     with pytest.raises(UserError, match="init_from names 'nowhere'"):
         check_weights(settings, [Graph(settings)[cell]])
+
+
+def test_weights_of_another_network_are_refused_before_training(tmp_path):
+    save_folder(tmp_path / "w", {"encoder": {"kernel": np.ones(3, np.float32)}}, {"name": "made"})
+    changes = {"segmentation.init_from": (str(tmp_path / "w"),)}
+    with pytest.raises(UserError, match=r"w' do not fit this network"):
+        check_all(make(tmp_path, "demo.py:tiny", changes), "segmentation")
+    # How many classes there are is not known before the tiles are.
+    check_all(make(tmp_path, "demo.py:tiny", changes | NO_GROUPS), "segmentation")
 
 
 def test_whole_images_of_other_classes_are_refused(tile_set, tmp_path, monkeypatch):

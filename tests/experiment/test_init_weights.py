@@ -5,7 +5,12 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from stedm_jax.common.errors import UserError
-from stedm_jax.experiment.init_weights import check_sources, initial_params, split_entry
+from stedm_jax.experiment.init_weights import (
+    check_shapes,
+    check_sources,
+    initial_params,
+    split_entry,
+)
 from stedm_jax.training.program import Program
 from stedm_jax.training.sharding import make_mesh
 from tests.training import toy
@@ -100,6 +105,24 @@ def test_sources_and_parts_that_are_not_there(program, tmp_path) -> None:
         check_sources((f"hidden={tmp_path}",))
     with pytest.raises(UserError, match="the part 'unet', which toy does not have; its parts are"):
         initial_params(program, ("unet=taef2",), False, 0)
+
+
+def test_shapes_are_compared_without_values(program, trained, tmp_path) -> None:
+    given = jax.tree.map(np.asarray, program.init(1).params)
+    folder, entry = tmp_path / "w", (str(tmp_path / "w"),)
+    save_folder(folder, given, INFO)
+    check_shapes(program.task, (*entry, f"hidden={folder}", str(trained[0])), False)
+    save_folder(folder, {"hidden": given["hidden"]}, INFO)
+    check_shapes(program.task, (f"hidden={folder}",), False)
+    check_shapes(program.task, entry, True)
+    with pytest.raises(UserError, match="missing"):
+        check_shapes(program.task, entry, False)
+    save_folder(folder, jax.tree.map(lambda x: np.stack([x, x]), given), INFO)
+    with pytest.raises(UserError, match="of another shape: .*needed"):
+        check_shapes(program.task, entry, True)
+    (folder / "params.safetensors").write_bytes(b"cut")
+    with pytest.raises(UserError, match="cannot be read"):
+        check_shapes(program.task, entry, False)
 
 
 def test_a_workdir_may_have_an_equals_sign_in_its_path(
