@@ -20,7 +20,7 @@ from pathlib import Path
 from stedm_jax.common.commands import run_command
 from stedm_jax.common.errors import UserError
 from stedm_jax.convert.published_averages import CHOICES
-from stedm_jax.convert.registry import ENTRIES, entry
+from stedm_jax.convert.registry import ENTRIES, SMP_UNET, entry
 
 
 def _parser(prog: str, what: str | None) -> argparse.ArgumentParser:
@@ -101,6 +101,7 @@ def convert(argv: list[str]) -> None:
     # These bring NumPy and JAX.
     from stedm_jax.convert.from_published import convert as read
     from stedm_jax.convert.from_published import unknown_files
+    from stedm_jax.convert.smp_unet import advice as segmenter_advice
     from stedm_jax.convert.stedm_checkpoint import NAME, advice
     from stedm_jax.convert.stedm_checkpoint import convert as convert_checkpoint
     from stedm_jax.training.weights_folder import new_folder, write_params
@@ -141,6 +142,8 @@ def convert(argv: list[str]) -> None:
     print(f"license: {chosen.license}")
     if chosen.name == NAME:
         print(advice(arguments.out, info))
+    elif chosen.network == SMP_UNET and not lost:
+        print(segmenter_advice(info["network"], info))
 
 
 def _download(argv: list[str]) -> None:

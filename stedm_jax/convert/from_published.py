@@ -54,7 +54,7 @@ def convert(
     _not_whole(everything, entry, path)
     tensors = everything.renamed(str(path), entry.under, entry.strip)
     chosen = tuple(load_only) or entry.load_only
-    network, abstract = _network(entry, tensors, str(path))
+    network, shape, abstract = _network(entry, tensors, str(path))
     wanted = named(abstract)
     table, *others = tables(network)
     if others:  # that by which most names of the file are names of the network
@@ -74,6 +74,7 @@ def convert(
     left = [*tensors.left_out, *(tensors.keys() - _known(tensors, table, loaded))]
     return params, _about(entry) | {
         "network": network,
+        **shape,
         "files": {file.name: sha256_of(file) for file in tensors.files},
         "load_only": list(chosen),
         "loaded": len(loaded),
@@ -85,12 +86,14 @@ def convert(
     }
 
 
-def _network(entry: Entry, tensors: Tensors, where: str) -> tuple[str, dict[str, Any]]:
-    """The name of the network, and the shapes of its parameters."""
+def _network(
+    entry: Entry, tensors: Tensors, where: str
+) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """The name of the network, what was recognized of it, and the shapes of its parameters."""
     if entry.network != SMP_UNET:
-        return entry.network, build_published(entry.network).abstract
+        return entry.network, {}, build_published(entry.network).abstract
     network, shape = recognized(tensors, where)
-    return network, build_published(network, **shape).abstract
+    return network, shape, build_published(network, **shape).abstract
 
 
 def _not_whole(tensors: Tensors, entry: Entry, path: Path) -> None:

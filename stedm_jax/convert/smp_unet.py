@@ -9,7 +9,7 @@ import numpy as np
 from stedm_jax.common.errors import UserError
 from stedm_jax.convert.published_tables import tables
 from stedm_jax.convert.torch_names import torch_name, torch_shape
-from stedm_jax.models.named_networks import find
+from stedm_jax.models.named_networks import SEGMENTER_ENCODERS, find
 from stedm_jax.models.published_sizes import build_published, unet_name
 from stedm_jax.training.param_paths import named
 
@@ -51,6 +51,26 @@ def recognized(tensors: Mapping[str, np.ndarray], where: str) -> tuple[str, dict
     raise UserError(
         f"The encoder in {where} is of the kind {kind}, but none of {', '.join(known)}."
     )
+
+
+def advice(network: str, info: Mapping[str, Any]) -> str:
+    """What a configuration has to say of a recognized network.
+
+    Args:
+      network: its name.
+      info: what convert.json says; `classes` and `decoder` among it.
+    """
+    (encoder,) = (each for each in SEGMENTER_ENCODERS if unet_name(each) == network)
+    text = (
+        f"config.segmentation.model: encoder='{encoder}', decoder={tuple(info['decoder'])}, "
+        f"norm='batch'; config.data.groups: {info['classes']} classes, in the file's order"
+    )
+    if info["classes"] == 1:
+        text += (
+            "\nnote: this is a network of one class with a sigmoid; segmenters here have an output "
+            "for each class, and a softmax, so that segmentation.init_from refuses it"
+        )
+    return text
 
 
 def _is_of(tensors: Mapping[str, np.ndarray], network: str, first: str) -> bool:

@@ -49,6 +49,10 @@ GENERATOR, AUTOENCODER, OTHER = "generator", "autoencoder", "other.safetensors"
 DENOISER = Diffusion()
 """With the published sizes."""
 FIRST_STAGE = "vq-f4"
+_SIZES = (
+    "Only networks of the published sizes are taken: a UNet of LDM with base 128 and multipliers "
+    "(1, 4, 8), Swin-V2-T, a style vector of 512, and VQ-f4."
+)
 LATENT = 3
 """Channels of VQ-f4."""
 _TABLES = (r"relative_(position_index|coords_table)$",)
@@ -71,9 +75,9 @@ def convert(
       key, weights: as for `from_published.convert`.
 
     Returns:
-      What convert.json says: as for other entries; `style`, keys of config.diffusion.style that
-      follow from the file; `usual_schedule`, whether its noise schedule is the default one;
-      `names`, all tensors of the file.
+      What convert.json says: as for other entries; `layout_classes`, how many classes a layout
+      has; `style`, keys of config.diffusion.style that follow from the file; `usual_schedule`,
+      whether its noise schedule is the default one; `names`, all tensors of the file.
 
     Raises:
       UserError: the file cannot be read or is another one, its copies of a tensor differ, or names
@@ -99,14 +103,16 @@ def convert(
     count = _sizes(generator)
     del generator  # a gigabyte
     abstract = build_published(FIRST_STAGE).abstract
-    first = from_torch(_below(tensors, FIRST), abstract, ldm_autoencoder.TABLE, where=where)
+    table = ldm_autoencoder.TABLE
+    first = from_torch(_below(tensors, FIRST), abstract, table, where=where, advice=_SIZES)
     info = about | {"name": f"{NAME}, autoencoder", "network": FIRST_STAGE}
     _write(folder / AUTOENCODER, first, info)
     loaded, parameters = (a + b for a, b in zip(count, _sizes(first), strict=True))
     info = {"name": NAME, "network": NAME, "what": entry.what, **about, "averages": averages}
     info |= {"loaded": loaded, "parameters": parameters, "not_loaded": []}
     info |= {"left_out": dict(sorted(Counter(tensors.left_out).items()))}
-    info |= {"style": style, "usual_schedule": _usual_schedule(other), "names": list(everything)}
+    info |= {"layout_classes": tensors[LAYOUT].shape[1], "style": style}
+    info |= {"usual_schedule": _usual_schedule(other), "names": list(everything)}
     write_json(folder / INFO, info)
     return info
 
@@ -123,6 +129,7 @@ def advice(out: Path, info: Mapping[str, Any]) -> str:
         keys.append(
             "the noise schedule of the file is not the default: set config.diffusion.schedule"
         )
+    keys.append(f"config.data.groups: {info['layout_classes']} classes, in the file's order")
     return (
         f"{'; '.join(keys)}\nnext: --config.diffusion.init_from={out / GENERATOR} "
         f"--config.autoencoder.init_from={out / AUTOENCODER}, both with train.steps=0; "
@@ -190,12 +197,13 @@ def _generator(
     prefix = f"{AVERAGES}{UNET[:-1]}"
     unet, averages = averaged(_below(tensors, UNET), tensors, theirs, prefix, weights, where)
     layout = LAYOUTS["conv1x1"][0](tensors[LAYOUT])
-    out = {"unet": from_torch(unet, abstract, table, where=what)}
+    out = {"unet": from_torch(unet, abstract, table, where=what, advice=_SIZES)}
     out["layout"] = {"kernel": np.array(layout, np.float32)}
     if names.kind != "none":
         extractor = build_style(replace(DENOISER.style, **style), jnp.float32)
         own = {ours: tensors[name] for name in tensors if (ours := names.ours(name))}
-        out["style"] = from_torch(own, extractor.abstract, ignore=_TABLES, where=what)
+        shapes = extractor.abstract
+        out["style"] = from_torch(own, shapes, ignore=_TABLES, where=what, advice=_SIZES)
     return out, averages
 
 

@@ -123,6 +123,7 @@ def from_torch(
     load_only: Sequence[str] = (),
     leave_unknown: bool = False,
     where: str = "the weights",
+    advice: str = "Check that name and file belong together, or load a part with --load_only.",
 ) -> dict[str, Any]:
     """Parameters of ours from the tensors of a state dict.
 
@@ -135,6 +136,7 @@ def from_torch(
         result. Empty: all.
       leave_unknown: names that the network does not have are left alone, rather than refused.
       where: what the weights are called in an error.
+      advice: what to do, in an error.
 
     Raises:
       UserError: lists every name that is missing, unexpected or of another shape.
@@ -166,7 +168,8 @@ def from_torch(
     lost = (
         torch_name(path, len(wanted[path].shape), table)[0] for path in wanted if path not in out
     )
-    _refuse(where, [name for name in lost if name not in shapes], unexpected, shapes, not out)
+    missing = [name for name in lost if name not in shapes]
+    _refuse(where, missing, unexpected, shapes, not out, advice)
     return nested(out)
 
 
@@ -196,6 +199,7 @@ def _refuse(
     unexpected: Sequence[str],
     shapes: Mapping[str, str],
     nothing: bool,
+    advice: str,
 ) -> None:
     of_shape = [f"{name} {shape}" for name, shape in shapes.items()]
     kinds = {"missing": missing, "unexpected": unexpected, "of another shape": of_shape}
@@ -204,10 +208,7 @@ def _refuse(
         return
     strange = nothing and unexpected and not shapes
     at_all = " at all: none of their names is one of its" if strange else ""
-    raise UserError(
-        f"{where} do not fit this network{at_all}. Check that name and file belong together, or "
-        f"load a part with --load_only. {'; '.join(found)}."
-    )
+    raise UserError(f"{where} do not fit this network{at_all}. {advice} {'; '.join(found)}.")
 
 
 def to_torch(params: dict[str, Any], table: Table = ()) -> dict[str, np.ndarray]:

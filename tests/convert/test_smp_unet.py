@@ -6,7 +6,7 @@ import pytest
 from stedm_jax.common.errors import UserError
 from stedm_jax.convert import __main__ as command
 from stedm_jax.convert.published_tables import tables
-from stedm_jax.convert.smp_unet import recognized
+from stedm_jax.convert.smp_unet import advice, recognized
 from stedm_jax.convert.torch_names import to_torch, torch_name, torch_shape
 from stedm_jax.convert.weight_files import read_tensors
 from stedm_jax.models import mit
@@ -51,6 +51,12 @@ def test_what_is_no_unet_of_ours_is_refused():
         recognized(tensors, "a.ckpt")
 
 
+def test_a_network_with_a_sigmoid_is_pointed_out():
+    info = {"classes": 1, "decoder": [8, 4]}
+    assert "one class with a sigmoid" in advice("unet-resnet18", info)
+    assert "note" not in advice("unet-resnet18", info | {"classes": 2})
+
+
 @pytest.fixture
 def tiny(monkeypatch):
     """MiT-B0 of smaller sizes."""
@@ -58,7 +64,7 @@ def tiny(monkeypatch):
     monkeypatch.setitem(mit.SIZES, "mit_b0", sizes)
 
 
-def test_a_lightning_checkpoint_goes_in_and_out(tmp_path, tiny):
+def test_a_lightning_checkpoint_goes_in_and_out(tmp_path, tiny, capsys):
     network = build_published("unet-mit-b0", classes=3, decoder=(8, 4, 4))
     rng = np.random.default_rng(0)
     leaves = named(network.abstract).items()
@@ -76,6 +82,8 @@ def test_a_lightning_checkpoint_goes_in_and_out(tmp_path, tiny):
     command.main(["stedm-segmenter", str(file), f"--out={out}"])
     found, info = load_folder(out)
     assert info["network"] == "unet-mit-b0" and not info["not_loaded"]
+    says = "encoder='mit_b0', decoder=(8, 4, 4), norm='batch'; config.data.groups: 3 classes"
+    assert says in capsys.readouterr().out
     assert all(np.array_equal(named(found)[path], leaf) for path, leaf in named(params).items())
     command.main(["export", str(out), f"--out={tmp_path / 'e'}", "--format=published"])
     back = read_tensors(tmp_path / "e")

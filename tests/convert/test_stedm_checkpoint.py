@@ -113,6 +113,7 @@ def test_parameters_are_where_a_run_looks_for_them(convert, first, capsys):
     np.testing.assert_array_equal(book, first["quantize.embedding.weight"])
     text = capsys.readouterr().out
     assert "aggregation='linear', tiles=3" in text and "--config.autoencoder.init_from=" in text
+    assert "config.data.groups: 2 classes" in text
     assert "set config.diffusion.schedule" in text  # its tables are random
     usual = schedule_tables(Diffusion())["alphas_cumprod"]
     convert(file | {f"{top}.alphas_cumprod": usual for top in ("_model", "model")})
@@ -133,7 +134,7 @@ def test_what_the_network_does_not_have_is_refused(convert, first):
         with pytest.raises(UserError, match=f"does not have: {name}"):
             convert(file | {f"model.{name}": np.ones(3)})
     for name in ("model.diffusion_model.more.weight", "model_ema.diffusion_modelmoreweight"):
-        with pytest.raises(UserError, match="1 unexpected: "):
+        with pytest.raises(UserError, match="published sizes are taken.*1 unexpected: "):
             convert(file | {f"model.{name}": np.ones(3)})
     del file["model.cond_stage_model.channel_mapper.weight"]
     del file["_model.cond_stage_model.channel_mapper.weight"]
