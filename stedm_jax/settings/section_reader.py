@@ -15,6 +15,7 @@ from stedm_jax.settings.key import Key, known
 
 T = TypeVar("T")
 type_hints = functools.cache(get_type_hints)
+START = "start from configs.base.get_base()"
 
 
 class Reader:
@@ -28,8 +29,9 @@ class Reader:
         self.lenient = lenient
         self.problems: dict[str, str] = {}
 
-    def section(self, base: T, given: Any, where: str) -> T:
-        """A section of the class of `base`, which has the defaults; `where` is its full key."""
+    def section(self, base: T, given: Any, where: str, entry: bool = False) -> T:
+        """A section of the class of `base`, which has the defaults; `where` is its full key, and
+        `entry` says that the user names it, so that no default configuration has it."""
         if is_dataclass(given):
             given = to_dict(given)
         if not isinstance(given, Mapping | ConfigDict):
@@ -47,7 +49,8 @@ class Reader:
             if name not in given and known(field).terse:
                 values[name] = field.default
             elif name not in given and not self.lenient:
-                self.problems[at] = f"{at} is missing; start from configs.base.get_base()."
+                advice = f"give it, such as {name}={getattr(base, name)!r}" if entry else START
+                self.problems[at] = f"{at} is missing; {advice}."
         return replace(base, **values)  # pyright: ignore
 
     def _field(self, field: Field[Any], base: Any, given: Any, at: str) -> Any:
@@ -62,13 +65,15 @@ class Reader:
         kind = get_args(kind)[1]
         like = next(iter(defaults.values()), None) or kind()
         return {
-            name: self._value(kind, about, like, each, f"{at}.{name}")
+            name: self._value(kind, about, like, each, f"{at}.{name}", entry=True)
             for name, each in sorted(given.items())
         }
 
-    def _value(self, kind: Any, about: Key, default: Any, given: Any, at: str) -> Any:
+    def _value(
+        self, kind: Any, about: Key, default: Any, given: Any, at: str, entry: bool = False
+    ) -> Any:
         if is_dataclass(kind):
-            return self.section(default, given, at)
+            return self.section(default, given, at, entry)
         try:
             made = convert(kind, given)
         except TypeError:

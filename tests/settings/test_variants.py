@@ -115,7 +115,7 @@ def test_names_are_in_the_order_of_the_alphabet_however_they_were_given():
 
 
 def test_a_missing_key_of_an_arm_is_named():
-    with pytest.raises(UserError, match="segmentation.arms.a.stain_jitter is missing"):
+    with pytest.raises(UserError, match="arms.a.stain_jitter is missing; give it, such as"):
         settings_of(get_base(), a={"real": 1.0})
 
 
