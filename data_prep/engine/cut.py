@@ -93,7 +93,7 @@ def _cut(task: Task, source: Source, report: SlideReport) -> None:
         with PartWriter(task.part, spec_of(task.plan, task.rules, "part", {})) as writer:
             taken = Cutter(task, source, report).write(positions, glass, writer)
             report.tiles, report.bytes = len(taken), writer.payload
-            if task.thumbnail is not None:
+            if task.thumbnail is not None and (task.pictured or report.warnings or not taken):
                 task.thumbnail.parent.mkdir(parents=True, exist_ok=True)
                 picture = draw_thumbnail(task, source, view, taken)
                 write_bytes(task.thumbnail, encode_png(picture))
@@ -152,13 +152,19 @@ def _decide(
             clear = mean_in_boxes(blank_glass(view.tissue), boxes, 1 / view.step)
             glass = [found[i] for i in np.flatnonzero(clear == 1)]
     report.on_tissue = len(kept)
+    pixels: dict[Position, np.ndarray] = {}
     if task.labeled and (rules.max_tiles or task.part is None):
         # Tiles without a label are left out now rather than while writing.
-        kept = sorted(Cutter(task, source, report).labeled(kept))
+        pixels = Cutter(task, source, report).labeled(kept)
+        kept = sorted(pixels)
     if rules.max_tiles and len(kept) > rules.max_tiles:
         picked = generator(rules.seed, task.job.key, "choose").permutation(len(kept))
         report.not_chosen = len(kept) - rules.max_tiles
         kept = [kept[i] for i in np.sort(picked[: rules.max_tiles])]
+    if task.part is None and pixels:
+        totals = np.sum([pixels[place] for place in kept], axis=0).tolist()
+        names = [spec.name for spec in task.plan.classes]
+        report.labelled_pixels = dict(zip(names, totals, strict=True))
     return dict.fromkeys(kept, ""), glass
 
 

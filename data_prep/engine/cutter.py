@@ -82,10 +82,14 @@ class Cutter:
             )
         return taken
 
-    def labeled(self, places: Sequence[Position]) -> Iterator[Position]:
-        """Those of the places at which something is labeled."""
-        for masks in self._masks(dict.fromkeys(places, "")):
-            yield from masks
+    def labeled(self, places: Sequence[Position]) -> dict[Position, np.ndarray]:
+        """Those of the places at which something is labeled, with the pixels of each class."""
+        count, margin = len(self._task.plan.classes), self._task.rules.margin
+        return {
+            place: np.bincount(core(mask, margin).ravel(), minlength=VOID + 1)[:count]
+            for masks in self._masks(dict.fromkeys(places, ""))
+            for place, mask in masks.items()
+        }
 
     def tiles(self, positions: Mapping[Position, str]) -> Iterator[tuple[Position, Tile]]:
         """Tiles at the positions, block by block; those without a label are counted and left

@@ -14,6 +14,8 @@ from stedm_jax.data.remote import MANIFEST
 from stedm_jax.data.schema import SCHEMA_VERSION
 
 INPUTS = ("slides", "annotations", "table", "images", "masks", "source", "stain_target")
+LITTER = (".DS_Store", "Thumbs.db", "desktop.ini")
+"""What file managers leave in a folder that is otherwise empty."""
 RULES = "rules.json"
 """In OUT.parts: the schema and the source that the manifest of the set is to have."""
 
@@ -49,7 +51,8 @@ def check_out(
     Raises:
       UserError: names what differs.
     """
-    if out.is_symlink() or out.is_file() or (out.is_dir() and any(out.iterdir())):
+    filled = out.is_dir() and any(path.name not in LITTER for path in out.iterdir())
+    if out.is_symlink() or out.is_file() or filled:
         manifest = _json_of(out / MANIFEST)
         members = [manifest.get(name) for name in ("shards", "source", "records")]
         if not all(isinstance(each, dict) for each in members) or not manifest.get("schema"):

@@ -160,6 +160,7 @@ class Task:
         needed.
       part: folder of the part; None in a dry run, which only looks.
       thumbnail: file of the thumbnail, if one is wanted.
+      pictured: draw it in any case; else only where there is a warning, or no tile.
     """
 
     job: Job
@@ -168,6 +169,7 @@ class Task:
     fingerprint: str = ""
     part: Path | None = None
     thumbnail: Path | None = None
+    pictured: bool = True
 
     @property
     def labeled(self) -> bool:

@@ -23,6 +23,7 @@ LIMITS = {
     "per_slide": (0, 1e6),
     "workers": (1, 1024),
     "limit": (0, 1e9),
+    "thumbnails": (0, 1e9),
     "seed": (0, 2**63),
     "labelled": (0, 1e9),
     "val": (0, 0.99),
@@ -68,6 +69,8 @@ def add_options(parser: Parser, *, tile: int, mpp: float | None, tissue: bool = 
     add("workers", os.cpu_count() or 1, "processes; 1: none but this (number of cores)")
     add("scheduler", "", "tcp://HOST:PORT of a dask scheduler, in place of --workers")
     add("limit", 0, "only the first so many rows of the table (0: all)")
+    about = "draw pictures of at most so many slides, and of those with a warning (%(default)s)"
+    add("thumbnails", 200, about)
     add("dry_run", False, "look at everything, write nothing")
     add("overwrite", False, "replace a tile set that stands at OUT, and take nothing over")
     about = "folder to pack in before a remote OUT is written (beside the report)"

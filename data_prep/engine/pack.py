@@ -31,6 +31,7 @@ from data_prep.engine.job import CutRules, Job, SlideReport, Task, absolute, rep
 from data_prep.engine.sample import check_kinds
 from data_prep.engine.shelf import Shelf, fingerprint, part_name, report_in, same_parts
 from data_prep.engine.summary import Outcome, ReportFile, keys_in
+from data_prep.engine.thumbnail import thumbnail_files
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.files import sha256_of, write_json
 from stedm_jax.common.locks import Busy, locked
@@ -41,7 +42,10 @@ from stedm_jax.data.schema import SCHEMA_VERSION
 from stedm_jax.data.stain import KEY, stain_info
 from stedm_jax.data.tile_parts import KeptParts, Part, assemble
 
-RUN_ONLY = ("out", "name", "workers", "scheduler", "dry_run", "limit", "overwrite", "spool")
+RUN_ONLY = (
+    *("out", "name", "workers", "scheduler", "dry_run", "limit", "overwrite", "spool"),
+    "thumbnails",
+)
 """Options that change nothing in the records."""
 
 
@@ -129,7 +133,7 @@ class Packing:
         self._report_errors()
         self._work("looking", [Task(job, self.plan, self.rules) for job in todo])
         outcome = Outcome(self._ordered())
-        outcome.print_dry()
+        outcome.print_dry([spec.name for spec in self.plan.classes])
         return outcome.status
 
     def _report_errors(self) -> None:
@@ -262,7 +266,9 @@ class Packing:
         thumbnails, rules, tasks = self._thumbnails(self._keys()), self.rules, []
         if rules.stain_target:
             rules = replace(rules, stain_target=str(Path(rules.stain_target).absolute()))
-        for job in self.jobs:
+        most, count = self.args.thumbnails, len(self.jobs)
+        pictured = set(range(0, count, -(-count // most))) if most else set()
+        for place, job in enumerate(self.jobs):
             if job.number in self.errors:
                 continue
             job = absolute(job)
@@ -272,22 +278,15 @@ class Packing:
                 self.errors[job.number] = f"{error.filename} cannot be read: {error.strerror}."
                 continue
             part = self.parts / part_name(job.key)
-            tasks.append(Task(job, self.plan, rules, checksum, part, thumbnails[job.key]))
+            picture = thumbnails[job.key], place in pictured
+            tasks.append(Task(job, self.plan, rules, checksum, part, *picture))
         return tasks
 
     def _keys(self) -> list[str]:
         return [job.key for job in self.jobs]
 
     def _thumbnails(self, keys: Sequence[str]) -> dict[str, Path]:
-        """Key -> its thumbnail; keys that differ only in the suffix keep it."""
-        names = {key: Path(key).with_suffix(".png").as_posix().replace("/", "_") for key in keys}
-        taken = list(names.values())
-        return {
-            key: self.folder
-            / "thumbnails"
-            / (name if taken.count(name) == 1 else f"{part_name(key)}.png")
-            for key, name in names.items()
-        }
+        return thumbnail_files(self.folder / "thumbnails", keys)
 
     def _shelf(self) -> Shelf:
         overwrite = self.args.overwrite

@@ -16,7 +16,7 @@ from data_prep.tile_grid import Box
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.labels import VOID
 from stedm_jax.imaging.label_file import read_mask
-from stedm_jax.imaging.open_slide import open_slide, read_image
+from stedm_jax.imaging.open_slide import open_slide, read_whole
 from stedm_jax.imaging.reader import SlideReader
 from stedm_jax.imaging.slide import Slide, mirrored
 
@@ -99,6 +99,7 @@ class SlideSource(Source):
         self._slide = Slide(job.path, job.mpp, annotation.mpp, job.fallback_mpp, fit, reader)
         try:
             self._measure(report)
+            _note_others(report, reader)
             self._find_polygons(annotation, report)
             if not rules.fit:
                 _note_microns(report, job, annotation.mpp, reader.mpp)
@@ -191,6 +192,16 @@ class SlideSource(Source):
         self._slide.close()
 
 
+def _note_others(report: SlideReport, reader: SlideReader) -> None:
+    """Notes pictures of a file that are not read, such as a second page."""
+    if reader.beside:
+        sizes = ", ".join(f"{width}x{height}" for width, height in reader.beside)
+        report.left_out.append(
+            f"Pages: the file holds {len(reader.beside)} other pictures ({sizes} pixels), which "
+            "are not read; save one that is meant as a file of its own."
+        )
+
+
 def _note_microns(
     report: SlideReport, job: Job, annotation: float | None, slide: float | None
 ) -> None:
@@ -236,7 +247,12 @@ class PictureSource(Source):
 
     def __init__(self, task: Task, report: SlideReport):
         job, rules = task.job, task.rules
-        pixels = read_image(job.path)
+        reader = open_slide(job.path)
+        try:
+            pixels = read_whole(reader)
+            _note_others(report, reader)
+        finally:
+            reader.close()
         self.size = report.size = (pixels.shape[1], pixels.shape[0])
         if isinstance(job.labels, MaskFile) and task.labeled:
             mask = read_labels(job.labels, len(task.plan.classes), pixels.shape[:2])

@@ -12,13 +12,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from data_prep.engine.job import SlideReport
 from stedm_jax.common.files import write_text
-from stedm_jax.common.text import table
+from stedm_jax.common.text import percent, table
 from stedm_jax.data.schema import SPLITS
 
 SHOWN = 10
 """Most warnings on the screen; summary.md has more."""
 LISTED = 200
 """Most lines of a list in summary.md; report.jsonl has all."""
+FEW = 20
+"""Slides up to which a dry run lists each."""
 
 
 class ReportFile:
@@ -65,6 +67,11 @@ class _Split:
         for report in self.packed:
             self.pixels.update(report.labelled_pixels)
             self.kinds.update(report.kinds)
+
+    def share(self, name: str) -> str:
+        """The share of a class in what is labeled."""
+        total = self.pixels.total()
+        return percent(self.pixels[name] / total) if total else "-"
 
 
 class Outcome:
@@ -137,8 +144,47 @@ class Outcome:
                 "with a class are drawn, and of QuPath only annotations"
             )
 
-    def print_dry(self) -> None:
-        """Prints a table of what would be packed."""
+    def print_dry(self, classes: Sequence[str]) -> None:
+        """Prints what would be packed: totals by split and class, and of few slides each.
+
+        Args:
+          classes: names by id.
+        """
+        if len(self.reports) <= FEW:
+            print(f"{self._each()}\n")
+        print(self._totals(classes))
+        said = [f"{count} of {mpp} ({source})" for (source, mpp), count in self._microns()]
+        if said:
+            more = f" and {len(said) - SHOWN} more values" if len(said) > SHOWN else ""
+            print(f"slides by microns per pixel: {', '.join(said[:SHOWN])}{more}")
+        self._print_passed_over()
+        for what, lines, most in (
+            ("note", self._notes, SHOWN),
+            ("warning", self._warnings, SHOWN),
+            ("would fail", self._failures, LISTED),
+        ):
+            for line in lines[:most]:
+                _note(f"{what}: {line}")
+            if len(lines) > most:
+                _note(f"{what}: and {len(lines) - most} more like these")
+        tiles = sum(report.tiles for report in self.reports)
+        size = sum(report.bytes for report in self.reports) / 1e6
+        print(f"dry run: {tiles} tiles, about {size:.0f} MB; nothing was written")
+
+    def _totals(self, classes: Sequence[str]) -> str:
+        head = ["split", "patients", "slides", "failed", "tiles", "MB", *classes]
+        rows: list[Sequence[object]] = [head]
+        for split in (_Split(name, self.reports) for name in SPLITS):
+            if not split.packed and not split.failed:
+                continue
+            tiles = sum(report.tiles for report in split.packed)
+            size = f"{sum(report.bytes for report in split.packed) / 1e6:.1f}"
+            shares = [split.share(name) for name in classes]
+            counts = [split.patients, len(split.packed), split.failed, f"{tiles:,}", size]
+            rows.append([split.name, *counts, *shares])
+        return table(rows)
+
+    def _each(self) -> str:
         columns = "split size mpp from level grid tissue tiles polygons MB slide"
         rows: list[Sequence[object]] = [columns.split()]
         for report in self.reports:
@@ -155,14 +201,12 @@ class Outcome:
             ]
             cells = ["-"] * len(cells) if report.error else cells
             rows.append([report.split, *cells, report.key])
-        print("\n".join([table(rows), *self._notes]))
-        for line in self._warnings:
-            _note(f"warning: {line}")
-        for line in self._failures:
-            _note(f"would fail: {line}")
-        tiles = sum(report.tiles for report in self.reports)
-        size = sum(report.bytes for report in self.reports) / 1e6
-        print(f"dry run: {tiles} tiles, about {size:.0f} MB; nothing was written")
+        return table(rows)
+
+    def _microns(self) -> list[tuple[tuple[str, str], int]]:
+        """Who says how many microns a pixel has, and of how many slides."""
+        said = [(each.mpp_from, f"{each.mpp:.4g}") for each in self.packed if each.mpp_from]
+        return sorted(Counter(said).items())
 
     def write(
         self, path: Path, command: str, classes: Sequence[str], seconds: float, out: str
@@ -181,7 +225,6 @@ class Outcome:
             name: {report.patient for report in self.packed if report.labelled_pixels.get(name)}
             for name in classes
         }
-        sources = [(each.mpp_from, f"{each.mpp:.4g}") for each in self.packed if each.mpp_from]
         environment = Environment(
             loader=PackageLoader("data_prep.engine"),
             trim_blocks=True,
@@ -195,7 +238,7 @@ class Outcome:
             splits=[split for split in splits if split.packed or split.failed],
             classes={name: len(patients) for name, patients in seen.items()},
             kinds=sorted({kind for split in splits for kind in split.kinds}),
-            microns=sorted(Counter(sources).items()),
+            microns=self._microns(),
             failures=self._failures,
             warnings=self._warnings,
             notes=self._notes,

@@ -1,6 +1,8 @@
 """The picture of a packed slide: tissue, annotation and which tiles were taken, with a legend."""
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -9,6 +11,7 @@ from data_prep.class_plan import RGB, ClassPlan, palette
 from data_prep.engine import sample
 from data_prep.engine.job import Task
 from data_prep.engine.overview import View
+from data_prep.engine.shelf import part_name
 from data_prep.engine.source import Image, Mask, Source
 from data_prep.tile_grid import Position
 from stedm_jax.common.labels import VOID
@@ -18,6 +21,20 @@ MOST, LEAST = 2048, 1024
 """Longer side of the picture."""
 TINT, FADED, GRAY = 0.35, 0.6, 150
 FONT = cv2.FONT_HERSHEY_SIMPLEX, 0.45
+LONGEST = 200
+"""Most bytes of a file's name; file systems take 255."""
+
+
+def thumbnail_files(folder: Path, keys: Sequence[str]) -> dict[str, Path]:
+    """Key of a job -> its thumbnail in a folder; keys that differ only in the suffix keep it, and
+    long ones are cut."""
+    names = {key: Path(key).with_suffix(".png").as_posix().replace("/", "_") for key in keys}
+    counts = Counter(names.values())
+    return {
+        key: folder
+        / (name if counts[name] == 1 and len(name.encode()) <= LONGEST else f"{part_name(key)}.png")
+        for key, name in names.items()
+    }
 
 
 def draw_thumbnail(task: Task, source: Source, view: View, taken: Mapping[Position, str]) -> Image:

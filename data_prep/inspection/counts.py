@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.csv_file import write_csv
+from stedm_jax.common.text import percent
 from stedm_jax.data.index import IndexRow
 from stedm_jax.data.records import TileSet
 
@@ -33,8 +34,8 @@ class Count:
         """As text, the labeled share of the pixels of tiles of an area, and the share of each class
         in what is labeled."""
         labeled = self.labeled
-        parts = [f"{pixels / labeled:.1%}" if labeled else "-" for pixels in self.pixels]
-        return [f"{labeled / (self.tiles * area):.1%}", *parts]
+        parts = [percent(pixels / labeled) if labeled else "-" for pixels in self.pixels]
+        return [percent(labeled / (self.tiles * area)), *parts]
 
 
 def all_rows(tiles: TileSet) -> list[IndexRow]:

@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 from PIL import ImageDraw, ImageFont
 
 from stedm_jax.common.labels import VOID
+from stedm_jax.common.text import percent
 from stedm_jax.data.index import IndexRow
 from stedm_jax.data.records import TileSet
 from stedm_jax.data.schema import core
@@ -22,6 +23,10 @@ CELL, GAP, LEFT, CAPTION, HEAD = 144, 6, 190, 16, 44
 MOST_ROWS = 60
 LEAST_SHOWN = 0.15
 """Share of its class in a tile that is preferred because it was not shown yet."""
+TRIED = 4
+"""Tiles that are looked at for each that is shown, so that few show glass."""
+BRIGHT = 215
+"""A pixel with no channel below is taken for glass."""
 INK, FAINT, PAPER = (20, 20, 20), (110, 110, 110), (255, 255, 255)
 
 
@@ -48,7 +53,8 @@ def lines(tiles: TileSet, columns: int) -> Iterator[Line]:
             if rows:
                 even = [rows[i] for i in np.random.default_rng(0).permutation(len(rows))]
                 note = f"{len(rows):,} tiles"
-                yield Line(split, what, note, -1, _of_all_patients(even, columns))
+                shown = _with_tissue(tiles, even, columns)
+                yield Line(split, what, note, -1, shown)
 
 
 def _class_lines(tiles: TileSet, split: str, columns: int) -> Iterator[Line]:
@@ -63,9 +69,9 @@ def _class_lines(tiles: TileSet, split: str, columns: int) -> Iterator[Line]:
         best = sorted(having, key=lambda row: abs(row.pixels[number] / area - 0.5))
         # Those come first that were not shown yet and hold enough of the class.
         best.sort(key=lambda row: row.record in shown or row.pixels[number] < LEAST_SHOWN * area)
-        chosen = _of_all_patients(best, columns)
+        chosen = _with_tissue(tiles, best, columns)
         shown |= {row.record for row in chosen}
-        yield Line(split, spec.name, f"{len(having):,} tiles, {share:.1%}", number, chosen)
+        yield Line(split, spec.name, f"{len(having):,} tiles, {percent(share)}", number, chosen)
 
 
 def _of_all_patients(rows: Sequence[IndexRow], count: int) -> tuple[IndexRow, ...]:
@@ -74,6 +80,20 @@ def _of_all_patients(rows: Sequence[IndexRow], count: int) -> tuple[IndexRow, ..
     by_slide = _in_turns(rows, lambda row: (row.patient, row.slide))
     ranked = _in_turns(by_slide, lambda row: (row.patient,))
     return tuple(sorted(ranked[:count], key=lambda row: row.patient))
+
+
+def _with_tissue(tiles: TileSet, rows: Sequence[IndexRow], count: int) -> tuple[IndexRow, ...]:
+    """As _of_all_patients, but tiles that are mostly glass come last of the first few."""
+    tried = _of_all_patients(rows, TRIED * count)
+    glass = {row.record: _is_glass(tiles, row) for row in tried}
+    return _of_all_patients(sorted(tried, key=lambda row: glass[row.record]), count)
+
+
+def _is_glass(tiles: TileSet, row: IndexRow) -> bool:
+    if row.kind == "glass":
+        return True
+    image = core(tiles.read(row.split, row.record).image, tiles.margin)
+    return float(np.mean(image.min(axis=-1) >= BRIGHT)) > 0.5
 
 
 def _in_turns(
@@ -92,7 +112,7 @@ def _in_turns(
 def outlined(
     image: Image, mask: UInt8[np.ndarray, "h w"], colors: Sequence[tuple[int, int, int]], side: int
 ) -> UInt8[np.ndarray, "n n 3"]:
-    """A tile at a size, with a line along the inside of each class; unlabeled parts are hatched
+    """A tile at a size, with thin lines along the inside of classes; unlabeled parts are hatched
     where others are not."""
     how = cv2.INTER_AREA if image.shape[0] > side else cv2.INTER_LINEAR
     out = cv2.resize(image, (side, side), interpolation=how)
@@ -104,9 +124,7 @@ def outlined(
     for number, color in enumerate(colors):
         region = (small == number).astype(np.uint8)
         if region.any():
-            thick, thin = (cv2.erode(region, np.ones((n, n), np.uint8)) for n in (9, 3))
-            out[region > thick] = color
-            out[region > thin] = [part // 3 for part in color]
+            out[region > cv2.erode(region, np.ones((3, 3), np.uint8))] = color
     return out
 
 

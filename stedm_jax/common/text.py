@@ -31,6 +31,11 @@ def table(rows: Sequence[Sequence[object]], words: int = 1, ruled: bool = False)
     return "\n".join(lines)
 
 
+def percent(share: float) -> str:
+    """A share of 1 with one digit; one that is not zero never looks like zero."""
+    return "<0.1%" if 0 < share < 0.001 else f"{share:.1%}"
+
+
 def flops(number: float | int) -> str:
     """A number of floating-point operations with three digits and its unit, a multiply-add being
     two."""

@@ -235,6 +235,17 @@ def test_a_bad_row_stops_no_other(folder, new, says):
     assert [bool(line["error"]) for line in reports] == [False, True, False, False]
 
 
+def test_a_second_page_is_noted(folder):
+    pages = [cv2.imread(str(folder / "images" / "0.png"))[..., ::-1], np.zeros((20, 30, 3), "u1")]
+    with tifffile.TiffWriter(folder / "images" / "0.tif") as file:
+        for page in pages:
+            file.write(page, photometric="rgb", metadata=None)
+    edit(folder, "0.png,0.png", "0.tif,0.png")
+    status, reports = run(folder)
+    assert status == 0 and "1 other pictures (30x20 pixels)" in reports[0]["left_out"][0]
+    assert all(not report["left_out"] for report in reports[1:])
+
+
 def test_an_unreadable_image(folder):
     (folder / "images" / "2.png").write_bytes(b"\x89PNG nothing")
     status, reports = run(folder)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from data_prep.inspect import describe, inspect, parse_args, spread_rows
-from data_prep.inspection.counts import all_rows
+from data_prep.inspection.counts import Count, all_rows
 from data_prep.inspection.leaks import (
     counted_twice,
     lacking,
@@ -206,14 +206,40 @@ def test_the_sheet_has_a_row_for_each_class_and_a_tile_of_each_patient(tmp_path)
     assert sheet.shape[0] > 8 * 144 and (sheet == CLASSES[1].color).all(-1).any()
 
 
+def test_the_sheet_shows_tissue_before_glass(tmp_path):
+    half = np.repeat(np.array([0, 1], np.uint8), 16)[None].repeat(32, 0)
+    corner = np.zeros((32, 32), np.uint8)
+    corner[:8, :8] = 1
+    glass = np.full((32, 32, 3), 240, np.uint8)
+    tiles = [make_tile("train", "a", n, image=glass, mask=half) for n in range(3)]
+    tiles.append(make_tile("train", "a", 3, image=picture(1), mask=corner))
+    tiles += [make_tile("style", "b", n, image=glass) for n in range(2)]
+    tiles.append(make_tile("style", "b", 2, image=picture(2)))
+    made = written(tmp_path / "set", tiles)
+    shown = {(line.split, line.what): line.rows for line in lines(made, 1)}
+    assert [row.record for row in shown["train", "tumour"]] == [3]
+    assert [row.record for row in shown["style", "no label"]] == [2]
+    only = written(tmp_path / "only", tiles[:3])
+    assert len(next(lines(only, 2)).rows) == 2
+
+
+def test_a_small_share_is_not_shown_as_none():
+    count = Count(tiles=1, patients=1, slides=1, pixels=(100_000, 1, 0, 200))
+    assert count.shares(10**6) == ["10.0%", "99.8%", "<0.1%", "0.0%", "0.2%"]
+
+
 def test_outlines_run_along_the_inside_of_each_class():
     mask = np.zeros((64, 64), np.uint8)
     mask[20:44, 20:44] = 1
     mask[:8] = VOID
     colors = [(0, 0, 255), (255, 0, 0)]
     drawn = outlined(np.full((64, 64, 3), 200, np.uint8), mask, colors, 64)
-    assert tuple(drawn[32, 22]) == (255, 0, 0) and tuple(drawn[32, 32]) == (200, 200, 200)
-    assert tuple(drawn[32, 17]) == (0, 0, 255) and tuple(drawn[60, 63]) == (200, 200, 200)
+    assert tuple(drawn[32, 20]) == (255, 0, 0) and (drawn[22:42, 22:42] == 200).all()
+    assert (
+        tuple(drawn[32, 19]) == (0, 0, 255)
+        and tuple(drawn[32, 17]) == (200, 200, 200)
+        and tuple(drawn[60, 63]) == (200, 200, 200)
+    )
     assert (drawn[:8] == 150).all(-1).any() and not (drawn[46:] == 150).any()
 
 

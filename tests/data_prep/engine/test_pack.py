@@ -15,6 +15,7 @@ import pytest
 
 import data_prep.engine.pack as pack_module
 from data_prep.annotations.repair import OUTSIDE
+from data_prep.engine.thumbnail import thumbnail_files
 from data_prep.slides import main
 from data_prep.tiff import write_pyramid
 from stedm_jax.common.errors import UserError
@@ -141,6 +142,65 @@ def test_dry_run_writes_nothing(options, tmp_path, capsys):
     shown = capsys.readouterr().out
     assert status == 0 and list(tmp_path.iterdir()) == []
     assert "640x640" in shown and "a.tif" in shown and "nothing was written" in shown
+
+
+def test_a_dry_run_of_many_slides_gives_the_totals_of_the_real_one(
+    options, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("data_prep.engine.summary.FEW", 4)
+    call(main, tmp_path / "out", options | {"dry_run": True})
+    shown = capsys.readouterr().out
+    assert "a.tif" not in shown and "slides by microns per pixel: 5 of 0.5 (slide)" in shown
+    found = {line.split()[0]: line.split() for line in shown.splitlines() if line}
+    assert " ".join(found["split"]) == "split patients slides failed tiles MB stroma tumour"
+    call(main, tmp_path / "out", options)
+    tiles = TileSet.open(tmp_path / "out")
+    for split in tiles.splits:
+        rows = tiles.index(split)
+        stroma, tumour = np.sum([row.pixels for row in rows], axis=0)
+        assert found[split][1:5] == [*("220" if split == "train" else "110"), str(len(rows))]
+        total = stroma + tumour
+        shares = [f"{part / total:.1%}" if total else "-" for part in (stroma, tumour)]
+        assert found[split][6:] == shares
+
+
+def test_thumbnails_are_as_many_as_asked_for(options, tmp_path):
+    folder = tmp_path / "out-report" / "thumbnails"
+    call(main, tmp_path / "out", options | {"thumbnails": 2})
+    assert [path.name for path in sorted(folder.iterdir())] == ["a.png", "d.png"]
+    status, reports = call(main, tmp_path / "out", options | {"thumbnails": 0})
+    assert status == 0 and all(line["taken_over"] for line in reports)
+    call(main, tmp_path / "none", options | {"thumbnails": 0})
+    assert list((tmp_path / "none-report" / "thumbnails").iterdir()) == []
+
+
+def test_names_of_thumbnails_are_never_too_long(tmp_path):
+    keys = ["a.svs", "b/c.svs", "b/c.ndpi", "/".join(["ä" * 60] * 4) + ".svs"]
+    files = thumbnail_files(tmp_path, [*keys, keys[-1].replace(".svs", "2.svs")])
+    assert len(set(files.values())) == 5 and files["a.svs"] == tmp_path / "a.png"
+    assert max(len(path.name.encode()) for path in files.values()) <= 200
+
+
+def test_a_folder_with_litter_of_a_file_manager_is_empty(options, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".DS_Store").write_text("")
+    assert call(main, tmp_path / "out", options)[0] == 0
+    assert len(TileSet.open(tmp_path / "out").splits) == 4
+
+
+def test_microns_of_an_annotation_that_contradict_the_slide_are_refused(made, options, tmp_path):
+    options = copied(made, options, tmp_path)
+    (options["annotations"] / "a.geojson").unlink()
+    points = "".join(f'<Vertex X="{x}" Y="{y}"/>' for x, y in ((9, 9), (400, 9), (400, 400)))
+    layer = f"<Region><Vertices>{points}</Vertices></Region>"
+    xml = '<Annotations MicronsPerPixel="{}"><Annotation Name="Tumor"><Regions>{}</Regions>'
+    file = options["annotations"] / "a.xml"
+    file.write_text(f"{xml.format(0.25, layer)}</Annotation></Annotations>")
+    _, reports = call(main, tmp_path / "out", options)
+    assert "says 0.25 um a pixel, and the slide says 0.5" in reports[0]["error"]
+    file.write_text(f"{xml.format(0.5, layer)}</Annotation></Annotations>")
+    status, reports = call(main, tmp_path / "out", options)
+    assert status == 0 and reports[0]["tiles"] and reports[0]["mpp_from"] == "slide"
 
 
 def test_limit(options, tmp_path):
