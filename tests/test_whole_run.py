@@ -215,6 +215,7 @@ def check_synthetic(made: TileSet, real: TileSet) -> None:
         (["--config=configs/demo.py", "--stage=training"], "--stage names training"),
         (["--config=configs/demo.py:big"], "no arm 'big'"),
         (["--config=configs/catch.py", "--workdir=WORKDIR"], "Cancer Imaging Archive"),
+        (["--config=configs/demo.py", "--workdir=pyproject.toml"], "is a file, not a folder"),
     ],
 )
 def test_mistakes_end_in_one_paragraph(arguments, says, tmp_path):

@@ -76,6 +76,24 @@ def check_cells(context: Context, names: Sequence[str]) -> None:
             check.segmenter(arm)
 
 
+def check_data(context: Context) -> None:
+    """Refuses a run without tiles, and without commands that make them.
+
+    Raises:
+      UserError: names the folder, and where its tiles come from.
+    """
+    data = context.settings.data
+    advice = data.missing or (
+        "Prepare one with data_prep.slides or data_prep.folder (data_prep/README.md)."
+    )
+    if not data.tiles:
+        raise UserError(f"config.data.tiles is empty; name the folder of a tile set. {advice}")
+    place = context.workdir.fill(data.tiles)
+    if data.prepare or is_remote(place) or (Path(place) / "manifest.json").exists():
+        return
+    raise UserError(f"There is no tile set in {place}. {advice}")
+
+
 def check_whole(context: Context) -> None:
     """Refuses a set of whole images (report.whole) that the report could not score; the tiles have
     to be there.

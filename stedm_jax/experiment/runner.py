@@ -13,7 +13,7 @@ import jax
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.locks import Busy
 from stedm_jax.experiment.cells import Cell, Graph
-from stedm_jax.experiment.check import check_cells, check_weights, check_whole
+from stedm_jax.experiment.check import check_cells, check_data, check_weights, check_whole
 from stedm_jax.experiment.context import Context, tiles_now
 from stedm_jax.experiment.devices import divide_cpu, mesh_of
 from stedm_jax.experiment.learned import Learned
@@ -135,6 +135,8 @@ class _Runner:
         if on_change == "refuse":
             peers.on_first(lambda: self.workdir.refuse_stale(self.graph, stamps, cells))
         self._check_needs(left)
+        if "data" in left:
+            peers.on_first(lambda: check_data(self.context))
         check_cells(self.context, left)
         if "data" not in left and {REPORT} & {*left, *self.wanted}:
             peers.on_first(lambda: check_whole(self.context))

@@ -60,6 +60,8 @@ class Workdir:
     """
 
     def __init__(self, path: Path):
+        if path.is_file():
+            raise UserError(f"{path} is a file, not a folder. Give another --workdir.")
         self.path = path
         self.held: tuple[int, ...] = ()
         self.writes = True

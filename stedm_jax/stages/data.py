@@ -10,6 +10,7 @@ from typing import Any
 
 from stedm_jax.common.errors import ORPHANED, PARENT, UserError
 from stedm_jax.experiment.cells import Cell
+from stedm_jax.experiment.check import check_data
 from stedm_jax.experiment.context import Context
 from stedm_jax.training import peers
 
@@ -21,11 +22,7 @@ def run(context: Context, cell: Cell, learned: Any) -> None:
       UserError: there are no tiles and nothing to make them from, a command failed, or the tiles
         are damaged.
     """
-    data = context.settings.data
-    if not data.tiles:
-        raise UserError(
-            data.missing or "config.data.tiles is empty; name the folder of a prepared tile set."
-        )
+    peers.on_first(lambda: check_data(context))
     with context.workdir.timed(cell.name) as result:
         peers.on_first(lambda: _make(context))
         tiles, classes = context.tiles, context.classes.names
@@ -40,12 +37,6 @@ def run(context: Context, cell: Cell, learned: Any) -> None:
 def _make(context: Context) -> None:
     data = context.settings.data
     if not (context.tiles_path / "manifest.json").exists():
-        if not data.prepare:
-            advice = (
-                data.missing
-                or "Prepare one with data_prep.slides or data_prep.folder (data_prep/README.md)."
-            )
-            raise UserError(f"There is no tile set in {context.tiles_path}. {advice}")
         for command in data.prepare:
             _prepare(context, command)
     context.tiles.verify()

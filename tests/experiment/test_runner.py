@@ -221,9 +221,8 @@ def test_what_a_cell_needs_must_hold_and_not_only_be_there(tile_set, settings, w
         run_cells(changed, workdir, ["report"], "refuse")
 
 
-def test_data_that_was_deleted_is_made_again_and_nothing_else(
-    tile_set, settings, workdir, made, monkeypatch
-):
+def test_data_that_was_deleted_is_made_again_and_nothing_else(tile_set, workdir, made, monkeypatch):
+    settings = tiny(tile_set.path, data__prepare=("data_prep.phantom --out=any",))
     run_cells(settings, workdir, [], "refuse")
     made.clear()
     shutil.rmtree(workdir.path / "data")
