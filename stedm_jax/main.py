@@ -6,6 +6,7 @@ there.
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from stedm_jax import __version__
@@ -49,6 +50,11 @@ def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         default="refuse",
         help="what to do with finished cells that a changed configuration invalidates",
     )
+    add(
+        "--measure",
+        action="store_true",
+        help="with --stage=plan: train for some seconds, and give the hours of this machine",
+    )
     add("--verbose", action="store_true", help="print all settings that differ from the defaults")
     several = parser.add_argument_group(
         "several processes, where no scheduler announces them (launch/README.md)"
@@ -81,7 +87,12 @@ def main(argv: list[str]) -> None:
     from stedm_jax.training import distributed
 
     workdir = Workdir(path)
-    alone = {"plan": plan.print_plan, "preview": runner.preview}
+    alone = {
+        "plan": partial(plan.print_plan, measure=arguments.measure),
+        "preview": runner.preview,
+    }
+    if arguments.measure and wanted != ["plan"]:
+        raise UserError("--measure measures for a plan; give it with --stage=plan.")
     if named := alone.keys() & {*wanted}:
         if len(wanted) > 1:
             raise UserError(f"--stage={named.pop()} makes no cells; name it alone.")

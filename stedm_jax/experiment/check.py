@@ -40,6 +40,7 @@ from stedm_jax.tasks.build import (
 )
 from stedm_jax.tasks.diffusion import DiffusionTask
 from stedm_jax.tasks.guided import GuidedTask
+from stedm_jax.tasks.segmentation import SegmentationTask
 from stedm_jax.training import peers
 from stedm_jax.training.program import check_training
 from stedm_jax.training.sharding import check_batch
@@ -53,7 +54,7 @@ def check_cells(context: Context, names: Sequence[str]) -> None:
       UserError: as the tasks, and the settings of their trainings.
     """
     settings, graph, seen = context.settings, Graph(context.settings), set()
-    checks: dict[str, _Check] = {}
+    checks: dict[str, CellCheck] = {}
     for cell in (graph[name] for name in names):
         stage, variant, draw = cell.stage, cell.variant, cell.point.draw
         arm = variant.rpartition("/")[0] or JUDGE
@@ -61,7 +62,7 @@ def check_cells(context: Context, names: Sequence[str]) -> None:
         if once in seen:
             continue
         seen.add(once)
-        check = checks.setdefault(draw, _Check(context.at(Point(draw))))
+        check = checks.setdefault(draw, CellCheck(context.at(Point(draw))))
         if stage == "autoencoder":
             check.learner(check.first, settings.autoencoder)
         elif stage == "ssl":
@@ -151,7 +152,9 @@ def _check_source(source: str, key: str) -> None:
         source_folder(source, key)
 
 
-class _Check:
+class CellCheck:
+    """Builds the tasks of cells, and refuses what these refuse."""
+
     def __init__(self, context: Context):
         self.context, self.settings = context, context.settings
 
@@ -212,10 +215,13 @@ class _Check:
             return
         if self.tiles_are_there:
             check_labelled(self.context, arm)
-        task = build_segmenter(
+        self.training(self.segmentation(arm), self.settings.arm(arm))
+
+    def segmentation(self, arm: str) -> SegmentationTask:
+        """Of one patient."""
+        return build_segmenter(
             self.settings, arm, self.shown, 1, self.context.dtype, self.guide(arm)
         )
-        self.training(task, self.settings.arm(arm))
 
     def guide(self, arm: str) -> GuidedTask | None:
         return self.below if self.settings.arm_entry(arm).is_head else None

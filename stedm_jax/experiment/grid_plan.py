@@ -30,13 +30,22 @@ class Row:
     cells: int
     stale: int
 
-    def each(self, speed: float) -> float:
-        """Hours of one: as measured, else from its FLOPs."""
-        measured = sum(self.seconds) / len(self.seconds) if self.seconds else self.flops / speed
-        return measured / 3600
+    def each(self, speed: float, speeds: Mapping[str, float]) -> float:
+        """Hours of one: from its FLOPs at the speed of its stage, else as those that are done took,
+        else from its FLOPs at `speed`."""
+        stage = self.name.partition("/")[0]
+        if not self.seconds or (self.flops and stage in speeds):
+            return self.flops / speeds.get(stage, speed) / 3600
+        return sum(self.seconds) / len(self.seconds) / 3600
 
 
-def print_grid(workdir: Workdir, graph: Graph, costs: Costs, states: Mapping[str, str]) -> None:
+def print_grid(
+    workdir: Workdir,
+    graph: Graph,
+    costs: Costs,
+    states: Mapping[str, str],
+    speeds: Mapping[str, float],
+) -> None:
     """Prints a row for each name of a cell, and the sum of their hours.
 
     Args:
@@ -44,24 +53,29 @@ def print_grid(workdir: Workdir, graph: Graph, costs: Costs, states: Mapping[str
       graph: of the experiment.
       costs: of its cells.
       states: of the goals, by name.
+      speeds: FLOP/s by stage, where they were measured on this machine just now.
     """
     groups: dict[str, list[str]] = {}
     for name in states:
         groups.setdefault(graph[name].row, []).append(name)
     rows = [_row(workdir, graph, costs, states, *group) for group in groups.items()]
-    speed = measured_speed(rows)
+    speed = min(speeds.values()) if speeds else measured_speed(rows)
     lines = []
     for row in rows:
         done = len(row.seconds)
-        hours = [_hours(row.each(speed) * count) for count in (row.cells, row.cells - done)]
+        hours = [_hours(row.each(speed, speeds) * count) for count in (row.cells, row.cells - done)]
         lines.append([row.name, done, row.cells, row.stale or "", *hours])
-    total = sum(row.each(speed) * row.cells for row in rows)
-    left = sum(row.each(speed) * (row.cells - len(row.seconds)) for row in rows)
+    total = sum(row.each(speed, speeds) * row.cells for row in rows)
+    left = sum(row.each(speed, speeds) * (row.cells - len(row.seconds)) for row in rows)
     cells, done = sum(row.cells for row in rows), sum(len(row.seconds) for row in rows)
     lines.append(["in all", done, cells, "", _hours(total), _hours(left)])
     print(table([HEADER, *lines], ruled=True))
     timed = any(row.seconds and row.flops for row in rows)
     how = "as those that are done" if timed else "as a small CPU"
+    if speeds:
+        how = "the slowest of the measured stages"
+        rates = ", ".join(f"{stage} {rate / 1e9:,.3g}" for stage, rate in speeds.items())
+        print(f"measured here in train steps, GFLOP/s: {rates}")
     print(f"hours as measured; where no such cell is done, at {speed / 1e9:.3g} GFLOP/s, {how}")
 
 

@@ -1,13 +1,16 @@
 """What the plan says of guided denoisers and of the heads on their features."""
 
+import re
+
 import numpy as np
 import pytest
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.data.classes import ClassMap
 from stedm_jax.experiment import cost as costs
-from stedm_jax.experiment import guided_cache
+from stedm_jax.experiment import guided_cache, measured
 from stedm_jax.experiment.cells import Graph
+from stedm_jax.experiment.context import check_classes
 from stedm_jax.experiment.cost import Costs, say
 from stedm_jax.experiment.plan import print_plan
 from stedm_jax.experiment.workdir import Workdir
@@ -84,3 +87,35 @@ def test_the_plan_says_what_is_done_and_what_other_settings_invalidate(tile_set,
     assert "autoencoder                          is invalid (needs --on_change)" in out
     assert "autoencoder.kl_weight: 1e-06 -> 0.5" in out
     assert "data                                 done" in out
+
+
+def test_a_measured_plan_gives_the_hours_of_this_machine(tile_set, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(measured, "SECONDS", 0.0)
+    settings = tiny(tile_set.path, stages=("data", "autoencoder"))
+    workdir, graph = Workdir(tmp_path / "run"), Graph(settings)
+    print_plan(settings, workdir, measure=True)
+    out = capsys.readouterr().out
+    speed = float(re.findall(r"GFLOP/s: autoencoder ([\d.]+)", out)[0]) * 1e9
+    total = Costs(settings, check_classes(tile_set, settings), RECORDS).of(graph["autoencoder"])
+    hours = [float(each) for each in re.findall(r"FLOP: (\S+) h here", out)]
+    assert hours == [pytest.approx(total.total / speed / 3600, rel=0.1)] * 2
+    assert not workdir.path.exists()
+
+
+def test_stages_that_were_not_measured_run_at_the_slowest_of_the_others(tile_set):
+    settings = tiny(tile_set.path)
+    costs, graph = Costs(settings, check_classes(tile_set, settings), RECORDS), Graph(settings)
+    cell = graph["generator/stedm"]
+    known = measured.hours({"generator": 2e9, "segmentation": 1e9}, cell, costs)
+    unknown = measured.hours({"autoencoder": 2e9, "segmentation": 1e9}, cell, costs)
+    assert unknown == 2 * known == costs.of(cell).total / 1e9 / 3600 > 0
+
+
+def test_the_plan_warns_of_a_batch_that_the_devices_of_this_machine_do_not_divide(
+    tile_set, tmp_path, capsys
+):
+    settings = tiny(tile_set.path, diffusion__train__batch=7)
+    print_plan(settings, Workdir(tmp_path / "run"))
+    assert "would end with: The global batch of 7 does not divide" in capsys.readouterr().out
+    with pytest.raises(UserError, match="--measure would train on the devices"):
+        print_plan(settings, Workdir(tmp_path / "run"), measure=True)
