@@ -46,9 +46,9 @@ def fix_numbers() -> None:
 
 
 def expand_home(word: str) -> str:
-    """An argument with the home folder in place of "~" at the start of its path, also where a shell
-    leaves it alone, as in --workdir=~/runs."""
-    option = found.group() if (found := re.match(r"--[\w.-]+=", word)) else ""
+    """A word with the home folder in place of "~" at the start of its path, also where a shell
+    leaves it alone, as in --workdir=~/runs and in the values of a configuration."""
+    option = found.group() if (found := re.match(r"[\w./-]+=", word)) else ""
     path = word.removeprefix(option)
     return option + os.path.expanduser(path) if path == "~" or path.startswith("~/") else word
 

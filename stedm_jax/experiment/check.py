@@ -21,7 +21,12 @@ from stedm_jax.experiment import guided_cache
 from stedm_jax.experiment.arm_tiles import check_labelled
 from stedm_jax.experiment.cells import Cell, Graph
 from stedm_jax.experiment.context import Context, check_classes, known_tiles
-from stedm_jax.experiment.init_weights import check_shapes, check_sources, source_folder
+from stedm_jax.experiment.init_weights import (
+    check_folder,
+    check_shapes,
+    check_sources,
+    source_folder,
+)
 from stedm_jax.experiment.learned import GUIDE_WEIGHTS, STYLE_WEIGHTS
 from stedm_jax.experiment.orders import Orders, StyleOrders, orders_of, real_shares
 from stedm_jax.settings.arm_networks import JUDGE
@@ -209,6 +214,8 @@ class CellCheck:
             train = task.config.train
             width = float(section.weights.removeprefix("ema:"))
             check_width(width, train.ema.tracks, train.ema.snapshot_every, train.steps)
+        elif section.weights not in ("ema", "params"):
+            check_folder(task, section.weights, "synthesis.weights")
 
     def segmenter(self, arm: str) -> None:
         if self.settings.arm_entry(arm).choose:

@@ -92,10 +92,27 @@ def check_shapes(task: Any, entries: Sequence[str], partial: bool) -> None:
         folder = source_folder(source)
         if not is_converted(folder):
             continue
-        shapes = read_shapes(folder).items()
-        leaves = {path: np.broadcast_to(np.float32(0), shape) for path, shape in shapes}
+        leaves = _shapes(folder)
         given, optional = _below(leaves, part) or leaves, () if part else _optional(task)
         _fit(wanted, given, f"init_from='{entry}'", partial, optional)
+
+
+def check_folder(task: Any, source: str, key: str) -> None:
+    """Refuses, before anything runs, a folder whose weights are not those of a whole task.
+
+    Raises:
+      UserError: as `load_weights`.
+    """
+    folder = source_folder(source, key)
+    if is_converted(folder):
+        wanted = flatten_dict(jax.eval_shape(task.init, jax.random.key(0)), sep="/")
+        _fit(wanted, _shapes(folder), f"config.{key}={source}", False)
+
+
+def _shapes(folder: Path) -> Leaves:
+    """Arrays of the shapes of a folder of weights, whose values are not read."""
+    shapes = read_shapes(folder).items()
+    return {path: np.broadcast_to(np.float32(0), shape) for path, shape in shapes}
 
 
 def _optional(task: Any) -> Sequence[str]:

@@ -46,7 +46,7 @@ def load_config(spec: str) -> tuple[Any, str, str]:
     Raises:
       UserError: there is no such file, it has no get_config, or it refuses the arm.
     """
-    path, _, arm = spec.partition(":")
+    path, arm = _parts(spec)
     file = Path(path)
     if not file.is_file():
         known = sorted(str(each) for each in Path("configs").glob("[!_]*.py"))
@@ -79,6 +79,14 @@ def load_config(spec: str) -> tuple[Any, str, str]:
             f"The config file {path} sets a key that does not exist, or a value of another type: "
             f"{error}. docs/configuration.md lists the keys."
         ) from error
+
+
+def _parts(spec: str) -> tuple[str, str]:
+    """Path and arm; a path may have colons of its own."""
+    path, colon, arm = spec.rpartition(":")
+    if not colon or Path(spec).is_file() or "/" in arm or arm.endswith(".py"):
+        return spec, ""
+    return path, arm
 
 
 def _called(get_config: Any, arm: str, path: str) -> Any:

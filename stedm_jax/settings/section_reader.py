@@ -9,6 +9,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from ml_collections import ConfigDict
 
+from stedm_jax.common.commands import expand_home
 from stedm_jax.common.errors import UserError
 from stedm_jax.settings.flat import to_dict
 from stedm_jax.settings.key import Key, known
@@ -88,7 +89,8 @@ class Reader:
 
 
 def convert(kind: Any, value: Any) -> Any:
-    """A value as its type, where it fits: a tuple from a list, a float from an int.
+    """A value as its type, where it fits: a tuple from a list, a float from an int, a path in the
+    home folder from "~/path".
 
     Raises:
       TypeError: it does not fit.
@@ -106,7 +108,7 @@ def convert(kind: Any, value: Any) -> Any:
         return _number(kind, value)
     if not isinstance(value, kind):
         raise TypeError
-    return value
+    return expand_home(value) if kind is str else value
 
 
 def _number(kind: Any, value: Any) -> Any:

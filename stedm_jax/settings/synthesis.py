@@ -16,7 +16,7 @@ from stedm_jax.settings.key import (
     section,
 )
 from stedm_jax.settings.methods import DENOISER, METHODS
-from stedm_jax.settings.training import WIDEST, share_problems
+from stedm_jax.settings.training import SPLITS, WIDEST, share_problems
 
 
 @section
@@ -72,8 +72,8 @@ class Synthesis:
 
     count: int = positive(20_000, "tiles")
     batch: int = positive(64, "tiles sampled at once, over all devices")
-    styles: str = key("style", "split whose patients lend their style")
-    layouts: str = key("train", "split whose masks are the layouts")
+    styles: str = key("style", "split whose patients lend their style", choices=SPLITS)
+    layouts: str = key("train", "split whose masks are the layouts", choices=SPLITS)
     shares: Pairs = key((), "of layouts, as data.shares; (): those of data.shares")
     augment_layouts: float = fraction(
         0.0,

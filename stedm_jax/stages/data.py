@@ -8,6 +8,7 @@ import subprocess
 import sys
 from typing import Any
 
+from stedm_jax.common.commands import expand_home
 from stedm_jax.common.errors import ORPHANED, PARENT, UserError
 from stedm_jax.experiment.cells import Cell
 from stedm_jax.experiment.check import check_data
@@ -44,7 +45,7 @@ def _make(context: Context) -> None:
 
 def _prepare(context: Context, template: str) -> None:
     workdir = context.workdir
-    module, *arguments = [workdir.fill(word) for word in shlex.split(template)]
+    module, *arguments = [expand_home(workdir.fill(word)) for word in shlex.split(template)]
     command = f"python -m {shlex.join([module, *arguments])}"
     if not module.startswith("data_prep."):
         raise UserError(

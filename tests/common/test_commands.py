@@ -96,7 +96,7 @@ def test_the_home_folder_is_found_where_the_shell_leaves_it(monkeypatch):
         ("--out=a~/b", "--out=a~/b"),
         ("--out=~none", "--out=~none"),
         ("--flag", "--flag"),
-        ("a=~/b", "a=~/b"),
+        ("unet/middle=~/b", "unet/middle=/home/me/b"),
     ):
         assert expand_home(word) == expected
     monkeypatch.setattr("sys.argv", ["x", "--a=~/b"])

@@ -179,10 +179,12 @@ def test_too_few_style_tiles_are_noticed_before_anything_is_trained_or_deleted(t
     context = Context(settings, Workdir(tmp_path / "run"), make_mesh())
     with pytest.raises(UserError, match="style pool is too small"):
         check_all(context, "generator")
-    settings = tiny(tile_set.path, synthesis__styles="nowhere")
-    context = Context(settings, Workdir(tmp_path / "run"), make_mesh())
-    with pytest.raises(UserError, match="no split 'nowhere'"):
-        check_all(context, "synthesis")
+
+
+@pytest.mark.parametrize("key", ["styles", "layouts"])
+def test_a_misspelled_split_is_refused_without_tiles(tmp_path, key):
+    with pytest.raises(UserError, match=f"synthesis.{key} is 'stlye'; valid are train, val"):
+        tiny(tmp_path, **{f"synthesis__{key}": "stlye"})
 
 
 def test_splits_that_the_tiles_lack_are_refused_before_the_autoencoder(tmp_path):

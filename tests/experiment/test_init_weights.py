@@ -6,6 +6,7 @@ from flax.traverse_util import flatten_dict
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.experiment.init_weights import (
+    check_folder,
     check_shapes,
     check_sources,
     initial_params,
@@ -75,6 +76,15 @@ def test_a_folder_of_several_networks(program, tmp_path, monkeypatch) -> None:
     assert toy.same(found, jax.tree.map(jnp.asarray, given))
     with pytest.raises(UserError, match="several networks; name one of them: .*/autoencoder, "):
         initial_params(program, ("stedm",), False, 0)
+
+
+def test_a_folder_for_a_whole_network_is_refused_by_its_names_alone(program, tmp_path) -> None:
+    given = jax.tree.map(np.asarray, program.init(1).params)
+    save_folder(tmp_path / "whole", given, INFO)
+    check_folder(program.task, str(tmp_path / "whole"), "synthesis.weights")
+    save_folder(tmp_path / "part", {"hidden": given["hidden"]}, INFO)
+    with pytest.raises(UserError, match=r"config\.synthesis\.weights=.*part"):
+        check_folder(program.task, str(tmp_path / "part"), "synthesis.weights")
 
 
 def test_what_does_not_fit_is_listed_and_a_part_has_to_be_asked_for(

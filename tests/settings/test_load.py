@@ -1,4 +1,5 @@
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -29,6 +30,26 @@ def test_arms_differ_from_the_default(spec):
     plain, _, _ = load_config(str(ROOT / "configs" / spec.split(":")[0]))
     assert name and flatten(arm) != flatten(plain)
     read_settings(arm)
+
+
+@pytest.mark.parametrize("arm", ["", ":tiny"])
+def test_a_config_file_may_lie_below_a_folder_with_a_colon(tmp_path, arm):
+    folder = tmp_path / "scans:2026" / "configs"
+    shutil.copytree(ROOT / "configs", folder)
+    config, name, found = load_config(f"{folder / 'demo.py'}{arm}")
+    assert name == "demo" and found == arm.removeprefix(":") and read_settings(config)
+    with pytest.raises(UserError, match="no config file .*scans:2026/configs/nowhere.py"):
+        load_config(str(folder / "nowhere.py"))
+
+
+def test_a_configuration_may_name_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    config = get_base()
+    config.data.tiles = "~/tiles"
+    config.diffusion.init_from = ("unet=~/weights", "~/others")
+    settings = read_settings(config)
+    assert settings.data.tiles == "/home/me/tiles"
+    assert settings.diffusion.init_from == ("unet=/home/me/weights", "/home/me/others")
 
 
 def test_every_key_is_read_somewhere():
