@@ -4,11 +4,11 @@ can repair is one paragraph and an exit status, not a traceback."""
 import argparse
 import io
 import os
-import re
 import sys
 from collections.abc import Callable
 
 from stedm_jax.common.errors import explain
+from stedm_jax.common.files import expand_home
 
 NUMBERS = {
     "jax_enable_x64": False,
@@ -43,14 +43,6 @@ def fix_numbers() -> None:
             print(text, file=sys.stderr, flush=True)
         if jax := sys.modules.get("jax"):
             jax.config.update(name, value)
-
-
-def expand_home(word: str) -> str:
-    """A word with the home folder in place of "~" at the start of its path, also where a shell
-    leaves it alone, as in --workdir=~/runs and in the values of a configuration."""
-    option = found.group() if (found := re.match(r"[\w./-]+=", word)) else ""
-    path = word.removeprefix(option)
-    return option + os.path.expanduser(path) if path == "~" or path.startswith("~/") else word
 
 
 def _print_anything() -> None:

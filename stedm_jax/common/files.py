@@ -8,6 +8,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 from collections.abc import Iterator
@@ -174,3 +175,11 @@ def sha256_of(path: Path) -> str:
 def sha256_of_json(value: Any) -> str:
     """SHA-256 of a value's JSON with sorted keys, as hexadecimal text."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def expand_home(word: str) -> str:
+    """A word with the home folder in place of "~" at the start of its path, also where a shell
+    leaves it alone, as in --workdir=~/runs and in the values of a configuration."""
+    option = found.group() if (found := re.match(r"[\w./-]+=", word)) else ""
+    path = word.removeprefix(option)
+    return option + os.path.expanduser(path) if path == "~" or path.startswith("~/") else word

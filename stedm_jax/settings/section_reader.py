@@ -9,8 +9,8 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from ml_collections import ConfigDict
 
-from stedm_jax.common.commands import expand_home
 from stedm_jax.common.errors import UserError
+from stedm_jax.common.files import expand_home
 from stedm_jax.settings.flat import to_dict
 from stedm_jax.settings.key import Key, known
 

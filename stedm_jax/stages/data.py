@@ -8,8 +8,8 @@ import subprocess
 import sys
 from typing import Any
 
-from stedm_jax.common.commands import expand_home
 from stedm_jax.common.errors import ORPHANED, PARENT, UserError
+from stedm_jax.common.files import expand_home
 from stedm_jax.experiment.cells import Cell
 from stedm_jax.experiment.check import check_data
 from stedm_jax.experiment.context import Context

@@ -10,8 +10,9 @@ import jax
 import numpy as np
 import pytest
 
-from stedm_jax.common.commands import expand_home, parse_with_keys, run_command
+from stedm_jax.common.commands import parse_with_keys, run_command
 from stedm_jax.common.errors import UserError, explain
+from stedm_jax.common.files import expand_home
 
 
 class Stop(SystemExit):
