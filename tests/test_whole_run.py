@@ -213,6 +213,7 @@ def check_synthetic(made: TileSet, real: TileSet) -> None:
             "Did you mean 'diffusion.train.steps'",
         ),
         (["--config=configs/demo.py", "--stage=training"], "--stage names training"),
+        (["--config=configs/demo.py", "--stage=judje"], "Did you mean 'judge'"),
         (["--config=configs/demo.py:big"], "no arm 'big'"),
         (["--config=configs/catch.py", "--workdir=WORKDIR"], "Cancer Imaging Archive"),
         (["--config=configs/demo.py", "--workdir=pyproject.toml"], "is a file, not a folder"),

@@ -1,6 +1,7 @@
 """Text tables and numbers, as commands print them."""
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 
 FLOP_UNITS = (("EFLOP", 1e18), ("PFLOP", 1e15), ("TFLOP", 1e12), ("GFLOP", 1e9), ("MFLOP", 1e6))
 BYTE_UNITS = (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
@@ -58,3 +59,9 @@ def duration(seconds: float | int) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def nearest(key: str, known: Iterable[str]) -> str:
+    """A hint at the known key that is most like another one, if any is."""
+    near = difflib.get_close_matches(key, list(known), n=1)
+    return f" Did you mean '{near[0]}'?" if near else ""

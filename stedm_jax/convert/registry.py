@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from stedm_jax.common.errors import UserError
+from stedm_jax.common.text import nearest
 
 SMP_UNET = "smp-unet"
 
@@ -66,6 +67,6 @@ def entry(name: str) -> Entry:
     if name not in ENTRIES:
         raise UserError(
             f"There is no entry '{name}'; there are {', '.join(ENTRIES)}. See python -m "
-            "stedm_jax.convert list."
+            f"stedm_jax.convert list.{nearest(name, ENTRIES)}"
         )
     return ENTRIES[name]

@@ -63,7 +63,7 @@ def advice(network: str, info: Mapping[str, Any]) -> str:
     (encoder,) = (each for each in SEGMENTER_ENCODERS if unet_name(each) == network)
     text = (
         f"config.segmentation.model: encoder='{encoder}', decoder={tuple(info['decoder'])}, "
-        f"norm='batch'; config.data.groups: {info['classes']} classes, in the file's order"
+        f"norm='batch'; config.data.groups: {info['classes']}, in the file's order"
     )
     if info["classes"] == 1:
         text += (

@@ -129,7 +129,7 @@ def advice(out: Path, info: Mapping[str, Any]) -> str:
         keys.append(
             "the noise schedule of the file is not the default: set config.diffusion.schedule"
         )
-    keys.append(f"config.data.groups: {info['layout_classes']} classes, in the file's order")
+    keys.append(f"config.data.groups: {info['layout_classes']}, in the file's order")
     return (
         f"{'; '.join(keys)}\nnext: --config.diffusion.init_from={out / GENERATOR} "
         f"--config.autoencoder.init_from={out / AUTOENCODER}, both with train.steps=0; "

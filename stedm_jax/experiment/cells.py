@@ -12,6 +12,7 @@ from typing import Any
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.files import sha256_of_json
+from stedm_jax.common.text import nearest
 from stedm_jax.evaluation.synthesis_quality.versions import METRICS
 from stedm_jax.experiment.points import cell_name, name_at, point_of
 from stedm_jax.settings.arm import Arm
@@ -131,6 +132,7 @@ class Graph:
             raise UserError(
                 f"--stage names {', '.join(unknown)}{hint}; valid are plan, the stages"
                 f" {', '.join(STAGES)}, and the cells {', '.join(cells)}{more if points else ''}."
+                f"{nearest(unknown[0], [*STAGES, *cells])}"
             )
         return [name for name, known in words.items() if known & set(wanted)]
 

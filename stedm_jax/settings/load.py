@@ -13,12 +13,12 @@ from typing import Any, get_args, get_origin
 from ml_collections import ConfigDict
 
 from stedm_jax.common.errors import UserError
+from stedm_jax.common.text import nearest
 from stedm_jax.settings.flat import flatten, nested, to_dict
 from stedm_jax.settings.root import Settings
 from stedm_jax.settings.section_reader import (
     Reader,
     convert,
-    nearest,
     refuse,
     type_hints,
     type_name,

@@ -1,6 +1,5 @@
 """Sections from nested mappings, key by key; what is wrong is collected, not raised at once."""
 
-import difflib
 import functools
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,6 +10,7 @@ from ml_collections import ConfigDict
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.files import expand_home
+from stedm_jax.common.text import nearest
 from stedm_jax.settings.flat import to_dict
 from stedm_jax.settings.key import Key, known
 
@@ -200,9 +200,3 @@ def refuse(problems: Iterable[str]) -> None:
     if found:
         lines = "".join(f"\n  {text}" for text in found)
         raise UserError(f"The configuration has {len(found)} mistakes:{lines}")
-
-
-def nearest(key: str, known: Iterable[str]) -> str:
-    """A hint at the known key that is most like another one, if any is."""
-    near = difflib.get_close_matches(key, list(known), n=1)
-    return f" Did you mean '{near[0]}'?" if near else ""

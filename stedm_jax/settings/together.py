@@ -4,11 +4,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from stedm_jax.common.errors import UserError
+from stedm_jax.common.text import nearest
 from stedm_jax.settings.arm_networks import JUDGE
 from stedm_jax.settings.flat import flatten
 from stedm_jax.settings.methods import ADAIN, ADAIN_KEY, DENOISER, ignored
 from stedm_jax.settings.root import Settings
-from stedm_jax.settings.section_reader import check, nearest
+from stedm_jax.settings.section_reader import check
 
 SMALLEST_FOR_LPIPS = 31
 
@@ -131,13 +132,16 @@ def _report(settings: Settings) -> Iterator[str]:
     if baseline and baseline not in settings.arms:
         yield (
             f"config.report.baseline is '{baseline}', which is no arm; there are "
-            f"{', '.join(settings.arms)}."
+            f"{', '.join(settings.arms)}.{nearest(baseline, settings.arms)}"
         )
     for key in ("ours", "rivals"):
         for arm in getattr(settings.report, key):
             if arm not in settings.arms:
                 there = ", ".join(settings.arms)
-                yield f"config.report.{key} names '{arm}', which is no arm; there are {there}."
+                yield (
+                    f"config.report.{key} names '{arm}', which is no arm; there are {there}."
+                    f"{nearest(arm, settings.arms)}"
+                )
     known = flatten(settings.segmentation)
     if ablation and ablation not in known:
         yield (

@@ -106,6 +106,7 @@ def test_all_mistakes_are_listed_at_once():
         ("diffusion.unet.multipliers", (), r"multipliers is \(\); give at least one, 1 or more"),
         ("autoencoder.tiling", 8, "of 16 or more"),
         ("report.baseline", "none", "which is no arm"),
+        ("report.baseline", "labeled", "Did you mean 'labelled'"),
     ],
 )
 def test_a_value_that_cannot_be_is_refused(key, value, says):
