@@ -133,7 +133,7 @@ def sampler_step(case: Case, params: Params) -> Ready:
             case.diffusion.prediction,
             guidance=guidance,
             denoise_both=both,
-            key=key,
+            keys=jax.random.split(key, noise.shape[0]),
         )
 
     inputs, divided = to_global(case.inputs(case.batch), case.mesh), batch_sharding(case.mesh)

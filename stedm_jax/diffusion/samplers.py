@@ -1,12 +1,13 @@
 """Samplers: from noise to the clean image in few evaluations of the network.
 
-From level t to the next lower level s, every sampler here is one linear step in the state x, the
+From level t to the next lower level s, the samplers here are one linear step in the state x, the
 clean image D_t predicted at t, the one predicted a step before, D_p, and fresh noise z:
 
     x_s = a x_t + b D_t + c D_p + d z                                             (1)
 
 so a sampler is a table of (a, b, c, d), made in float64 on the host, and one scan runs them all.
-Adding one is a function and a line in SAMPLERS.
+`solvers` has those that look back further, correct themselves or evaluate twice, as tables of more
+columns for the same scan. Adding one is a function and a line in SAMPLERS.
 
 DDIM (Song et al. 2021, eq. 12 and 16), eta in [0, 1]; eta = 1 is ancestral sampling:
 
@@ -27,16 +28,18 @@ noise left: sigma is 0.0387 there.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float64, Int, Int32, PRNGKeyArray
+from jaxtyping import Array, Float, Float64, Int, Int32, Key
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.diffusion.guidance import Guidance
 from stedm_jax.diffusion.parameterization import to_x0
 from stedm_jax.diffusion.schedule import Schedule
+from stedm_jax.diffusion.solvers import Levels, Plan, dpmpp_3m, heun, unipc
 
 NO_SIGNAL = -5.0  # lambda of alpha = 0.0067
 NOISY_END = 0.1
@@ -47,6 +50,7 @@ Coefficients = Float64[np.ndarray, "4 n"]
 """a, b, c, d of equation 1, each for every step."""
 Denoise = Callable[[Array, Array], Array]
 DenoiseBoth = Callable[[Array, Array], tuple[Array, ...]]
+Past = tuple[Array, ...]
 
 
 def ddim(
@@ -72,7 +76,37 @@ def dpmpp_2m(
     return np.stack([a, (1.0 + k) * b, -k * b, np.zeros_like(a)])
 
 
-SAMPLERS = {"ddim": ddim, "dpmpp_2m": dpmpp_2m}
+def _of_table(table: Callable[..., Coefficients]) -> Callable[..., Plan]:
+    """A sampler of equation 1."""
+
+    def plan(
+        schedule: Schedule, timesteps: Int32[np.ndarray, " n"], eta: float, end: float
+    ) -> Plan:
+        return Plan(timesteps, table(schedule, timesteps, eta, end).T)
+
+    return plan
+
+
+def _solver(solve: Callable[..., Plan], *order: int) -> Callable[..., Plan]:
+    """One of `solvers`."""
+
+    def plan(
+        schedule: Schedule, timesteps: Int32[np.ndarray, " n"], eta: float, end: float
+    ) -> Plan:
+        alpha_bar = np.append(schedule.alpha_bar[timesteps], end)
+        return solve(Levels(np.sqrt(alpha_bar), np.sqrt(1.0 - alpha_bar)), timesteps, *order)
+
+    return plan
+
+
+SAMPLERS = {
+    "ddim": _of_table(ddim),
+    "dpmpp_2m": _of_table(dpmpp_2m),
+    "dpmpp_3m": _solver(dpmpp_3m),
+    "unipc_2": _solver(unipc, 2),
+    "unipc_3": _solver(unipc, 3),
+    "heun": _solver(heun),
+}
 
 
 @dataclass(frozen=True)
@@ -84,12 +118,10 @@ class Sampler:
     eta: float = 0.0
     to_level_0: bool = False
 
-    def table(
-        self, schedule: Schedule, timesteps: Int32[np.ndarray, " n"]
-    ) -> Float64[np.ndarray, "n 4"]:
-        """a, b, c, d of equation 1 for each step; timesteps strictly decreasing."""
+    def plan(self, schedule: Schedule, timesteps: Int32[np.ndarray, " n"]) -> Plan:
+        """What is evaluated at which level, and the steps; timesteps strictly decreasing."""
         end = float(schedule.alpha_bar[0]) if self.to_level_0 else 1.0
-        return SAMPLERS[self.name](schedule, timesteps, self.eta, end).T
+        return SAMPLERS[self.name](schedule, timesteps, self.eta, end)
 
 
 def _levels(
@@ -182,7 +214,7 @@ def sample(
     *,
     guidance: Guidance = UNGUIDED,
     denoise_both: DenoiseBoth | None = None,
-    key: PRNGKeyArray | None = None,
+    keys: Key[Array, " b"] | None = None,
 ) -> Float[Array, "b *shape"]:
     """The clean image, float32, of the noise x_T; traceable, so put it inside jax.jit.
 
@@ -190,31 +222,51 @@ def sample(
     and t (b,) int32. `denoise_both(x, t)` returns what `Guidance.combine` takes: (given the
     condition, without it, ...). It is best one evaluation of a larger batch; it runs only at the
     steps where guidance is active, and each of the two is compiled once whatever the number of
-    steps. `key` is needed for eta > 0.
+    steps. `keys`, one for each image, are needed for eta > 0.
     Raises UserError where eps-prediction should start from a level without signal.
     """
-    assert np.all(np.diff(timesteps) < 0) and (key is not None or not sampler.eta)
+    assert np.all(np.diff(timesteps) < 0) and (keys is not None or not sampler.eta)
     check_start(kind, schedule, timesteps)
-    predict, active = _guided(denoise, denoise_both, guidance, timesteps, schedule.steps)
-    table = sampler.table(schedule, timesteps).astype(np.float32)
+    plan = sampler.plan(schedule, timesteps)
+    predict, active = _guided(denoise, denoise_both, guidance, plan.timesteps, schedule.steps)
 
-    def step(
-        carry: tuple[Array, Array], xs: tuple[Array, Array, Array, Array]
-    ) -> tuple[tuple[Array, Array], None]:
-        x, before = carry
-        t, on, coefficients, index = xs
-        a, b, c, d = coefficients
+    def step(carry: tuple[Array, Array, Past], xs: tuple[Array, ...]) -> tuple[Any, None]:
+        x, begun, past = carry
+        t, on, row, fix, index = xs
         levels: Int[Array, " b"] = jnp.full((x.shape[0],), t, jnp.int32)
         clean = to_x0(schedule, kind, predict(x, levels, on), x, levels)
-        x = a * x + b * clean + c * before
-        if sampler.eta and key is not None:
-            x = x + d * jax.random.normal(jax.random.fold_in(key, index), x.shape, jnp.float32)
-        return (x, clean), None
+        if plan.corrections is not None:
+            x = _weighted(fix[0] * x + fix[1] * begun, fix[2:], (clean, *past))
+            begun = x
+        x = _weighted(row[0] * x, row[1:], (clean, *past))
+        if sampler.eta and keys is not None:
+            x = x + row[-1] * _noise(keys, index, x.shape[1:])
+        return (x, begun, (clean, *past)[: plan.history]), None
 
-    xs = (timesteps, active, table, np.arange(len(timesteps), dtype=np.int32))
+    rows = plan.steps.astype(np.float32)
+    fixes = rows if plan.corrections is None else plan.corrections.astype(np.float32)
+    index = np.arange(len(rows), dtype=np.int32)
+    xs = jax.tree.map(jnp.asarray, (plan.timesteps, active, rows, fixes, index))
     x_T = x_T.astype(jnp.float32)
-    (x, _), _ = jax.lax.scan(step, (x_T, jnp.zeros_like(x_T)), jax.tree.map(jnp.asarray, xs))
+    nothing = jnp.zeros_like(x_T)
+    begun = nothing if plan.corrections is None else x_T
+    (x, *_), _ = jax.lax.scan(step, (x_T, begun, (nothing,) * plan.history), xs)
     return x
+
+
+def _weighted(x: Array, weights: Array, images: Past) -> Array:
+    for index, image in enumerate(images):
+        x = x + weights[index] * image
+    return x
+
+
+def _noise(keys: Key[Array, " b"], index: Array, shape: tuple[int, ...]) -> Array:
+    """That of a step, a function of each image's key alone."""
+
+    def draw(key: Array) -> Array:
+        return jax.random.normal(jax.random.fold_in(key, index), shape, jnp.float32)
+
+    return jax.vmap(draw)(keys)
 
 
 def _guided(

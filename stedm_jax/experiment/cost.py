@@ -170,8 +170,8 @@ class Costs:
             return Cost(what, (), section.count * self._made_by(cell.variant, entry.method))
         task = self.denoiser(entry.generator)
         forward, styling = self._evaluation(entry.generator)
-        steps = task.levels(section)
-        runs = task.guidance(section).evaluations(steps, task.config.schedule.steps)
+        steps, seen = task.levels(section), task.evaluated(section)
+        runs = task.guidance(section).evaluations(seen, task.config.schedule.steps)
         each = 2 * styling + self.decoder
         if section.reads_tile:
             bag = task.config.style.tiles if section.match == "latent" else 0

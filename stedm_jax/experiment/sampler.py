@@ -26,7 +26,7 @@ class SamplingTask(Protocol):
         styles: jax.Array,
         noise: jax.Array,
         synthesis: Any,
-        key: jax.Array,
+        keys: jax.Array | None,
         tile: jax.Array | None = None,
         own: jax.Array | None = None,
         /,
@@ -54,7 +54,7 @@ def make_sampler(task: SamplingTask, synthesis: Synthesis, seed: int, mesh: Mesh
         side = batch["mask"].shape[1] // task.factor
         shape = (side, side, task.channels)
         noise = jax.vmap(lambda each: jax.random.normal(each, shape, jnp.float32))(keys)
-        fresh = jax.random.fold_in(key, batch["index"][0])
+        fresh = jax.vmap(lambda each: jax.random.fold_in(each, 0xE7A))(keys)
         given = params, frozen, batch["mask"], batch["styles"], noise, synthesis, fresh
         pixels = task.sample_pixels(*given, batch.get("tile"), batch.get("own"))
         finite = jnp.isfinite(pixels).all(axis=(1, 2, 3))

@@ -85,7 +85,11 @@ class Synthesis:
     weights: str = key(
         "ema", "ema, params, ema:WIDTH (combined from the snapshots of train.ema), or a folder"
     )
-    sampler: str = key("ddim", "sampler", choices=("ddim", "dpmpp_2m"))
+    sampler: str = key(
+        "ddim",
+        "sampler; heun evaluates the network twice a step, all others once",
+        choices=("ddim", "dpmpp_2m", "dpmpp_3m", "unipc_2", "unipc_3", "heun"),
+    )
     steps: int = positive(128, "steps of the sampler")
     spacing: str = key(
         "uniform_stride",

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int32, PRNGKeyArray, PyTree, UInt8
+from jaxtyping import Array, Float, Int32, Key, PRNGKeyArray, PyTree, UInt8
 
 from stedm_jax.common.labels import VOID
 from stedm_jax.diffusion.guidance import Guidance
@@ -258,7 +258,7 @@ class DiffusionTask(LatentDiffusion):
         styles: UInt8[Array, "b k h w 3"],
         noise: Float[Array, "b hs ws c"],
         synthesis: Synthesis,
-        key: PRNGKeyArray,
+        keys: Key[Array, " b"] | None = None,
         tile: UInt8[Array, "b h w 3"] | None = None,
         own: UInt8[Array, "b k h w 3"] | None = None,
     ) -> Float[Array, "b h w 3"]:
@@ -271,7 +271,7 @@ class DiffusionTask(LatentDiffusion):
           styles: style tiles of each image.
           noise: standard normal.
           synthesis: how to sample.
-          key: for samplers that add noise.
+          keys: of the images, for samplers that add noise.
           tile: where sampling starts from tiles, those of the layouts.
           own: where these are inverted, style tiles of their own patients.
         """
@@ -296,11 +296,11 @@ class DiffusionTask(LatentDiffusion):
             self.schedule,
             start,
             levels,
-            Sampler(synthesis.sampler, synthesis.eta, to_level_0=synthesis.as_published_code),
+            self._sampler(synthesis),
             self.config.prediction,
             guidance=guidance,
             denoise_both=self._branches(params, guidance, given, none),
-            key=key,
+            keys=keys,
         )
         if synthesis.keep_detail and tile is not None and clean is not None:
             return self.with_detail(frozen, tile, clean, z)
@@ -308,6 +308,14 @@ class DiffusionTask(LatentDiffusion):
 
     def _denoise(self, params: PyTree, given: Condition) -> Denoise:
         return lambda x, t: self._predict(params, x, t, given)[0]
+
+    def _sampler(self, synthesis: Synthesis) -> Sampler:
+        to_level_0 = synthesis.as_published_code
+        return Sampler(synthesis.sampler, synthesis.eta, to_level_0=to_level_0)
+
+    def evaluated(self, synthesis: Synthesis) -> Int32[np.ndarray, " n"]:
+        """Noise levels that the network is evaluated at; some samplers see a level twice."""
+        return self._sampler(synthesis).plan(self.schedule, self.levels(synthesis)).timesteps
 
     def levels(self, synthesis: Synthesis) -> Int32[np.ndarray, " n"]:
         """Noise levels that a set is sampled at, falling."""
@@ -347,7 +355,7 @@ class DiffusionTask(LatentDiffusion):
             steps=watch.steps,
             sampler="dpmpp_2m",
         )
-        images = self.sample(params, frozen, mask, styles, noise, synthesis, key)
+        images = self.sample(params, frozen, mask, styles, noise, synthesis)
         shown = (colorize(mask, self.colors), styles[:, 0], images)
         grid = [x.reshape(rows, columns, *x.shape[1:]) for x in shown]
         out = {"samples": layout_style_grid(*grid)}

@@ -154,7 +154,7 @@ class TorchPeer:
         synthesis, schedule, torch = self.case.synthesis, self.case.task.schedule, self.torch
         level = int(LEVEL * schedule.steps)
         sampler = Sampler(synthesis.sampler, synthesis.eta)
-        a, b = sampler.table(schedule, np.array([level], np.int32))[0, :2].tolist()
+        a, b = sampler.plan(schedule, np.array([level], np.int32)).steps[0, :2].tolist()
         alpha, sigma = float(schedule.alpha[level]), float(schedule.sigma[level])
         prediction, guidance = self.case.diffusion.prediction, synthesis.guidance
         scale, rescale = guidance.scale, guidance.rescale

@@ -55,7 +55,7 @@ def drift(guidance, layouts=0.0, bare=0.1):
     present = (1 - bare) / ((1 - bare) + (1 - bare) * layouts)
     absent = bare / (bare + 1 - layouts * (1 - bare))
     x, t = NOISE, timesteps("trailing", 40, SCHEDULE, (10,))
-    for level, (a, b, _, _) in zip(t, Sampler("ddim").table(SCHEDULE, t), strict=True):
+    for level, (a, b, _, _) in zip(t, Sampler("ddim").plan(SCHEDULE, t).steps, strict=True):
         cond = denoise(x, level, present, STYLES)
         styled = denoise(x, level, absent, STYLES) if guidance.on == "separate" else None
         uncond = denoise(x, level, present if guidance.on == "style" else absent, None)

@@ -96,14 +96,14 @@ def test_style_tiles_in_turn_on_several_devices_give_the_same_gradient(made):
 def test_style_and_layout_reach_the_image(made):
     settings, task, params, frozen, batch = made
     guidance = replace(settings.synthesis.guidance, scale=2.0)
-    synthesis, key = replace(settings.synthesis, guidance=guidance), jax.random.key(3)
+    synthesis = replace(settings.synthesis, guidance=guidance)
     noise = jax.random.normal(jax.random.key(2), (4, 4, 4, 4))
 
     # Parameters are arguments: as constants they would be folded, which takes the compiler longer
     # than the rest.
     @jax.jit
     def compiled(params, frozen, mask, styles):
-        return task.sample(params, frozen, mask, styles, noise, synthesis, key)
+        return task.sample(params, frozen, mask, styles, noise, synthesis)
 
     def sample(mask, styles):
         return compiled(params, frozen, mask, styles)
@@ -209,7 +209,7 @@ def test_with_scale_0_only_the_unconditional_branch_is_left(made, on, source, in
 
     @jax.jit
     def sample(params, frozen, mask, styles):
-        return task.sample(params, frozen, mask, styles, noise, synthesis, jax.random.key(3))
+        return task.sample(params, frozen, mask, styles, noise, synthesis)
 
     mask, styles = batch["mask"], batch["styles"]
     image = sample(params, frozen, mask, styles)

@@ -57,7 +57,7 @@ def learned_by_heart(task: DiffusionTask) -> np.ndarray:
         params = jax.lax.scan(step, (params, optimizer.init(params)), keys)[0][0]
         noise = jax.random.normal(jax.random.key(3), (2, 2, 2, task.channels))
         how = Synthesis(spacing="trailing", steps=10, sampler="dpmpp_2m")
-        return task.sample(params, frozen, mask, styles, noise, how, jax.random.key(4))
+        return task.sample(params, frozen, mask, styles, noise, how)
 
     made = np.asarray(run(), np.float64)
     return np.abs(made[:, None] - image[None]).mean((2, 3, 4))
