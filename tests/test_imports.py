@@ -51,6 +51,10 @@ RULES = {
     "inference": (
         *GROUND, "tasks", "training", "data", "evaluation", "experiment", "imaging", "models",
     ),
+    "studio": (
+        *GROUND, "tasks", "training", "data", "evaluation", "experiment", "imaging", "inference",
+        "diffusion",
+    ),
     "doctor": (*GROUND, "models", "diffusion", "tasks", "training", "data", "experiment", "bench"),
     "bench": (*GROUND, "models", "diffusion", "tasks", "training", "data", "experiment"),
     "convert": (*GROUND, "models", "diffusion", "tasks", "training", "data", "experiment"),

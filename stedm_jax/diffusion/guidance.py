@@ -57,7 +57,7 @@ class Guidance:
       blend_given: eq. 4 blends with c in place of g.
     """
 
-    scale: float = 1.0
+    scale: float | Float[Array, ""] = 1.0
     rescale: float = 0.0
     interval: tuple[float, ...] = (0.0, 1.0)
     layout_interval: tuple[float, ...] = (0.0, 1.0)

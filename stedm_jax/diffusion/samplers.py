@@ -28,7 +28,6 @@ noise left: sigma is 0.0387 there.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -51,6 +50,8 @@ Coefficients = Float64[np.ndarray, "4 n"]
 Denoise = Callable[[Array, Array], Array]
 DenoiseBoth = Callable[[Array, Array], tuple[Array, ...]]
 Past = tuple[Array, ...]
+Carry = tuple[Array, Array, Past]
+"""Of a step: the noisy image, as it was begun with, and clean images that were seen before."""
 
 
 def ddim(
@@ -230,28 +231,43 @@ def sample(
     plan = sampler.plan(schedule, timesteps)
     predict, active = _guided(denoise, denoise_both, guidance, plan.timesteps, schedule.steps)
 
-    def step(carry: tuple[Array, Array, Past], xs: tuple[Array, ...]) -> tuple[Any, None]:
-        x, begun, past = carry
-        t, on, row, fix, index = xs
+    def step(carry: Carry, xs: tuple[Array, ...]) -> tuple[Carry, None]:
+        x, (t, on, row, fix, index) = carry[0], xs
         levels: Int[Array, " b"] = jnp.full((x.shape[0],), t, jnp.int32)
         clean = to_x0(schedule, kind, predict(x, levels, on), x, levels)
-        if plan.corrections is not None:
-            x = _weighted(fix[0] * x + fix[1] * begun, fix[2:], (clean, *past))
-            begun = x
-        x = _weighted(row[0] * x, row[1:], (clean, *past))
+        x, *others = moved(carry, clean, row, None if plan.corrections is None else fix)
         if sampler.eta and keys is not None:
             x = x + row[-1] * _noise(keys, index, x.shape[1:])
-        return (x, begun, (clean, *past)[: plan.history]), None
+        return (x, *others), None
 
     rows = plan.steps.astype(np.float32)
     fixes = rows if plan.corrections is None else plan.corrections.astype(np.float32)
     index = np.arange(len(rows), dtype=np.int32)
     xs = jax.tree.map(jnp.asarray, (plan.timesteps, active, rows, fixes, index))
-    x_T = x_T.astype(jnp.float32)
-    nothing = jnp.zeros_like(x_T)
-    begun = nothing if plan.corrections is None else x_T
-    (x, *_), _ = jax.lax.scan(step, (x_T, begun, (nothing,) * plan.history), xs)
+    (x, *_), _ = jax.lax.scan(step, begin(plan, x_T.astype(jnp.float32)), xs)
     return x
+
+
+def begin(plan: Plan, x_T: Float[Array, "b *shape"]) -> Carry:
+    """What the first step of a plan starts from."""
+    nothing = jnp.zeros_like(x_T)
+    return x_T, nothing if plan.corrections is None else x_T, (nothing,) * plan.history
+
+
+def moved(carry: Carry, clean: Array, row: Array, fix: Array | None) -> Carry:
+    """Equations 1 and 2 of solvers.py, without fresh noise.
+
+    Args:
+      carry: where the step starts.
+      clean: the image that the network sees there.
+      row, fix: of the steps and corrections of the plan; None: it has none.
+    """
+    x, begun, past = carry
+    if fix is not None:
+        x = _weighted(fix[0] * x + fix[1] * begun, fix[2:], (clean, *past))
+        begun = x
+    x = _weighted(row[0] * x, row[1:], (clean, *past))
+    return x, begun, (clean, *past)[: len(past)]
 
 
 def _weighted(x: Array, weights: Array, images: Past) -> Array:

@@ -207,7 +207,7 @@ class DiffusionTask(LatentDiffusion):
             return replace(wanted, on="both", scale=wanted.layout_scale)
         return wanted if wanted.on == "both" else Guidance()
 
-    def _branches(
+    def branches(
         self, params: PyTree, guidance: Guidance, given: Condition, none: Condition
     ) -> DenoiseBoth:
         """What guidance combines, at a noisy latent and its level: `Guidance.combine`.
@@ -287,35 +287,35 @@ class DiffusionTask(LatentDiffusion):
             clean = self.encode(frozen, tile, None)
             if own is not None and synthesis.inverts:
                 style = self.style_vector(params, frozen, to_network(own))
-                mine = self._denoise(params, Condition(layout, style))
+                mine = self.denoise(params, Condition(layout, style))
                 start = invert(mine, self.schedule, clean, levels, self.config.prediction)
             elif synthesis.strength < 1:
                 start = self._noised(frozen, clean, styles, noise, synthesis)
         z = sample(
-            self._denoise(params, given),
+            self.denoise(params, given),
             self.schedule,
             start,
             levels,
-            self._sampler(synthesis),
+            self.sampler(synthesis),
             self.config.prediction,
             guidance=guidance,
-            denoise_both=self._branches(params, guidance, given, none),
+            denoise_both=self.branches(params, guidance, given, none),
             keys=keys,
         )
         if synthesis.keep_detail and tile is not None and clean is not None:
             return self.with_detail(frozen, tile, clean, z)
         return self.pixels(frozen, z)
 
-    def _denoise(self, params: PyTree, given: Condition) -> Denoise:
+    def denoise(self, params: PyTree, given: Condition) -> Denoise:
         return lambda x, t: self._predict(params, x, t, given)[0]
 
-    def _sampler(self, synthesis: Synthesis) -> Sampler:
+    def sampler(self, synthesis: Synthesis) -> Sampler:
         to_level_0 = synthesis.as_published_code
         return Sampler(synthesis.sampler, synthesis.eta, to_level_0=to_level_0)
 
     def evaluated(self, synthesis: Synthesis) -> Int32[np.ndarray, " n"]:
         """Noise levels that the network is evaluated at; some samplers see a level twice."""
-        return self._sampler(synthesis).plan(self.schedule, self.levels(synthesis)).timesteps
+        return self.sampler(synthesis).plan(self.schedule, self.levels(synthesis)).timesteps
 
     def levels(self, synthesis: Synthesis) -> Int32[np.ndarray, " n"]:
         """Noise levels that a set is sampled at, falling."""

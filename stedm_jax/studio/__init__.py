@@ -1,0 +1,1 @@
+"""A page to paint layouts on, with a trained run."""
