@@ -27,11 +27,17 @@ CSS = """
 .column {min-width: min(300px, 100%) !important}
 .grid-container {grid-template-columns: repeat(var(--grid-cols), minmax(0, 1fr)) !important;
   grid-template-rows: none !important; grid-auto-rows: auto !important}
+.grid-wrap {height: auto !important; min-height: 60px !important}
+.caption-label {max-width: 100% !important}
+#files .label-clear-button {display: none}
 .legend {display: flex; flex-wrap: wrap; gap: 4px 14px; font-size: 14px}
 .legend i {display: inline-block; width: 14px; height: 14px; border-radius: 4px; margin-right: 6px;
   border: 1px solid #0003; vertical-align: -2px}
 footer {display: none !important}
-@media (max-width: 700px) {.gradio-container main {padding: 8px !important}}
+@media (max-width: 700px) {
+  .gradio-container main {padding: 8px !important}
+  #editor {height: 400px !important}
+}
 """
 
 
@@ -98,7 +104,7 @@ def _shown(session: Session, pictures: Captioned) -> list[tuple[str, str]]:
     again and again, also while the browser is reading them."""
     found = []
     for picture, caption in pictures:
-        path = session.folder / f"{hashlib.sha256(picture).hexdigest()[:32]}.png"
+        path = session.folder / f"{hashlib.sha256(picture.tobytes()).hexdigest()[:32]}.png"
         if not path.exists():
             write_image(path, picture)
         found.append((str(path), caption))
@@ -216,10 +222,10 @@ def _one_style(easel: Easel, state: gr.State, side: int) -> gr.Gallery:
         elem_id=f"style{side}",
     )
     drop = gr.File(
-        label=f"Or images of your own, at the run's {easel.context.tiles.mpp:g} \N{MICRO SIGN}m/px",
+        label=f"Or your own images, {easel.context.tiles.mpp:g} \N{MICRO SIGN}m/px",
         file_count="multiple",
         file_types=IMAGES,
-        height=140,
+        height=150,
     )
 
     def toggle(session: Session, event: gr.SelectData) -> Any:
