@@ -235,10 +235,11 @@ def sample(
         x, (t, on, row, fix, index) = carry[0], xs
         levels: Int[Array, " b"] = jnp.full((x.shape[0],), t, jnp.int32)
         clean = to_x0(schedule, kind, predict(x, levels, on), x, levels)
-        x, *others = moved(carry, clean, row, None if plan.corrections is None else fix)
+        fix = None if plan.corrections is None else fix
+        x, begun, past = moved(carry, clean, row, fix)
         if sampler.eta and keys is not None:
             x = x + row[-1] * _noise(keys, index, x.shape[1:])
-        return (x, *others), None
+        return (x, begun, past), None
 
     rows = plan.steps.astype(np.float32)
     fixes = rows if plan.corrections is None else plan.corrections.astype(np.float32)

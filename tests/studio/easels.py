@@ -18,7 +18,7 @@ from stedm_jax.training.sharding import make_mesh
 from tests.conftest import make_tile, written
 from tests.experiment.settings import tiny
 
-SAMPLING = {"sampler": "dpmpp_2m", "spacing": "linspace"}
+SAMPLING = {"sampler": "unipc_2", "spacing": "linspace"}
 
 
 def red(images: np.ndarray) -> np.ndarray:

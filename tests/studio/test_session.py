@@ -62,7 +62,7 @@ def test_images_are_those_of_synthesis(easel):
         strength=0.5,
         guidance=replace(section.guidance, scale=2.5),
     )
-    sample = jax.jit(lambda p, f, m, s, n, t: sampler.task.sample(p, f, m, s, n, section, key, t))
+    sample = jax.jit(lambda p, f, m, s, n, t: sampler.task.sample(p, f, m, s, n, section, None, t))
     wanted = sample(sampler.params, sampler.frozen, *copies[:2], noise, copies[2])
     assert far(images, np.asarray(wanted)) <= 1
     assert images.std() > 5
