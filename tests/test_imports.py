@@ -55,6 +55,7 @@ RULES = {
         *GROUND, "tasks", "training", "data", "evaluation", "experiment", "imaging", "inference",
         "diffusion",
     ),
+    "synthesize": (*GROUND, "tasks", "training", "data", "experiment", "imaging"),
     "doctor": (*GROUND, "models", "diffusion", "tasks", "training", "data", "experiment", "bench"),
     "bench": (*GROUND, "models", "diffusion", "tasks", "training", "data", "experiment"),
     "convert": (*GROUND, "models", "diffusion", "tasks", "training", "data", "experiment"),
