@@ -41,7 +41,8 @@ def flow_error(name, steps):
     alpha_bar = 1 / (1 + np.exp(-2 * lam))
     alpha, sigma = np.sqrt(alpha_bar), np.sqrt(1 - alpha_bar)
     schedule = Schedule(alpha_bar)  # level 0 is where the flow ends
-    plan = SAMPLERS[name](schedule, np.arange(steps, 0, -1, dtype=np.int32), 0.0, float(alpha_bar[0]))
+    falling = np.arange(steps, 0, -1, dtype=np.int32)
+    plan = SAMPLERS[name](schedule, falling, 0.0, float(alpha_bar[0]))
     exact = np.hypot(alpha[0] * SPREAD, sigma[0]) / np.hypot(alpha[-1] * SPREAD, sigma[-1])
     return abs(run(plan, alpha, sigma, 1.0) / exact - 1)
 
