@@ -25,7 +25,6 @@ from data_prep.engine.sample import (
 from data_prep.engine.source import Source, open_source
 from data_prep.engine.thumbnail import draw_thumbnail
 from data_prep.tile_grid import Position, grid
-from data_prep.tissue import mean_in_boxes
 from stedm_jax.common.errors import NO_ROOM, UserError
 from stedm_jax.common.files import write_bytes
 from stedm_jax.data.codecs import encode_png
@@ -33,6 +32,7 @@ from stedm_jax.data.record_file import NoRoom
 from stedm_jax.data.records import SetSpec
 from stedm_jax.data.schema import encode_tile
 from stedm_jax.data.tile_parts import PartWriter
+from stedm_jax.imaging.tissue import mean_in_boxes
 
 TRIED = 4
 """Tiles that a dry run encodes to estimate how large the records will be."""

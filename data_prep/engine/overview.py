@@ -6,8 +6,8 @@ import numpy as np
 
 from data_prep.engine.job import SlideReport, Task
 from data_prep.engine.source import Image, Source
-from data_prep.tissue import Tissue, find_tissue
 from stedm_jax.common.labels import VOID
+from stedm_jax.imaging.tissue import Tissue, find_tissue, overview_step
 
 PICTURE_OVERVIEW = 1024
 """Longest side of the overview of a picture."""
@@ -28,15 +28,12 @@ class View:
 
 
 def look(task: Task, source: Source) -> View:
-    """Reads the overview and finds tissue on it where the rules need it.
-
-    A slide has 32 pixels a tile, but at least 1024 and at most 4096 along its longer side.
-    """
+    """Reads the overview and finds tissue on it where the rules need it."""
     rules, longer = task.rules, max(source.shape)
     if task.job.is_picture:
         step = float(max(1, -(-longer // PICTURE_OVERVIEW)))
         return View(source.overview(step), step, None)
-    step = max(1.0, min(rules.tile / 32, longer / 1024), longer / 4096)
+    step = overview_step(longer, rules.tile)
     image = source.overview(step)
     wanted = rules.min_tissue > 0 or rules.glass > 0 or bool(rules.shares)
     return View(image, step, find_tissue(image, rules.mpp * step) if wanted else None)

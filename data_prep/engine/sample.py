@@ -22,9 +22,9 @@ from data_prep.engine.job import CutRules, Task
 from data_prep.engine.overview import View
 from data_prep.engine.source import Flags, Mask, Source
 from data_prep.tile_grid import Position
-from data_prep.tissue import Tissue, mean_in_boxes
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.labels import VOID
+from stedm_jax.imaging.tissue import Tissue, mean_in_boxes
 
 TISSUE, GLASS, BACKGROUND = "tissue", "glass", "background"
 PICTURE_FIELD = 2048

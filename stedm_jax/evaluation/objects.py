@@ -54,6 +54,7 @@ def classes_in_objects(
     objects: Integer[np.ndarray, "h w"],
     foreground: Sequence[int],
     rest: int | UInt8[np.ndarray, "h w"],
+    usual: UInt8[np.ndarray, " n"] | None = None,
 ) -> UInt8[np.ndarray, "h w"]:
     """Class ids that agree with the objects: foreground inside of them, and nowhere else.
 
@@ -63,8 +64,10 @@ def classes_in_objects(
         most frequent foreground class.
       foreground: classes of objects.
       rest: what a foreground pixel outside of all objects becomes, everywhere or by pixel.
+      usual: the objects' most frequent classes, where these are parts of larger arrays.
     """
-    front, usual = np.isin(classes, foreground), usual_classes(classes, objects, foreground)
+    front = np.isin(classes, foreground)
+    usual = usual_classes(classes, objects, foreground) if usual is None else usual
     inside = np.where(front, classes, usual[objects])
     return np.where(objects > 0, inside, np.where(front, np.asarray(rest, np.uint8), classes))
 

@@ -96,6 +96,7 @@ class OpenSlideFile(SlideReader):
         """
         try:
             self._tiff = tifffile.TiffFile(file)
+            self._tiff.filehandle.set_lock(True)
             pages = [page.aspage() for page in self._tiff.pages]
         except Exception:  # whatever is wrong with it, OpenSlide reads it
             return

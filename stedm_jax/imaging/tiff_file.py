@@ -25,6 +25,7 @@ class TiffFile(SlideReader):
     def __init__(self, path: Path):
         with reading(path, "is no TIFF that can be read"):
             self._file = tifffile.TiffFile(path)
+            self._file.filehandle.set_lock(True)
         try:
             with reading(path, "is a damaged TIFF"):
                 self._open(path)

@@ -135,8 +135,10 @@ class TiledLevel:
             white = 0 if self._page.photometric == WHITE_IS_ZERO else 255
             shape = (*self._tile[::-1], 1 if len(self._planes) > 1 else self._page.samplesperpixel)
             return np.full(shape, white, np.uint8)
-        page.parent.filehandle.seek(offset)
-        data = page.parent.filehandle.read(length)
+        file = page.parent.filehandle
+        with file.lock:  # threads read ahead
+            file.seek(offset)
+            data = file.read(length)
         if len(data) < length:
             raise ValueError("the file is cut short")
         pixels, _, _ = self._page.decode(data, index + first, jpegtables=self._tables[plane])

@@ -36,21 +36,36 @@ if TYPE_CHECKING:  # these import jax, which --help and a misspelled option need
     from stedm_jax.inference.image_results import Results
     from stedm_jax.inference.items import Item
     from stedm_jax.inference.report_lines import Line, Report
+    from stedm_jax.inference.view import View
 
 
 def process(
     results: "Results", items: Sequence["Item"], report: "Report"
 ) -> Iterator[tuple["Item", "Line", bool]]:
     """Every image with the line that the report has of it, and whether it was done before. What
-    fails on an image is reported and stops no other."""
-    for item in items:
+    fails on an image is reported and stops no other. The next image is opened on a thread."""
+    from stedm_jax.inference.read_ahead import read_ahead
+
+    def prepare(item: "Item") -> tuple["Line | None", str, "View | Exception | None"]:
         try:
             made_with = results.made_with(item)
             line = report.done(item.name, made_with)
             if line and results.are_there(item):
-                yield item, line, True
-                continue
-            line = results.run(item) | {"made_with": made_with}
+                return line, made_with, None
+            return None, made_with, results.open(item)
+        except Exception as error:
+            return None, "", error
+
+    prepared = read_ahead(prepare, items, ahead=1, threads=1)
+    for item, (line, made_with, view) in zip(items, prepared, strict=True):
+        if line is not None:
+            yield item, line, True
+            continue
+        try:
+            if isinstance(view, Exception):
+                raise view
+            assert view is not None
+            line = results.run(item, view) | {"made_with": made_with}
         except UserError as error:
             line = {"image": item.name, "error": str(error)}
         except Exception as error:
@@ -92,6 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(__doc__ or "", argv)
 
     from stedm_jax.inference import trained_segmenter
+    from stedm_jax.inference.combine import combined
     from stedm_jax.inference.image_results import Results
     from stedm_jax.inference.items import inputs_of, list_items
     from stedm_jax.inference.outputs import REPORT, check_outputs
@@ -100,8 +116,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     items, whole = list_items(args)
     names = [item.name for item in items]
-    check_outputs(args.out, names, args.objects, inputs_of(items, whole))
-    segmenter = trained_segmenter.load_segmenter(args.workdir, args.arm, args.seed)
+    check_outputs(args.out, names, args.write, inputs_of(items, whole))
+    if args.ensemble:
+        members = trained_segmenter.load_members(args.workdir, args.arm)
+        print(f"the mean of {len(members)} seeds of {args.arm}", flush=True)
+    else:
+        members = [trained_segmenter.load_segmenter(args.workdir, args.arm, args.seed)]
+    segmenter = combined(members, args.tta)
     results = Results(args, items, whole, segmenter)
     args.out.mkdir(parents=True, exist_ok=True)
     report = Report(args.out / REPORT, names)

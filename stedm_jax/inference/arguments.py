@@ -3,6 +3,7 @@
 import argparse
 import math
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from stedm_jax.common.errors import UserError
@@ -38,10 +39,13 @@ def parse_args(about: str, argv: Sequence[str] | None) -> argparse.Namespace:
     add("--overlap", type=float, default=0.25, help="of patches, as a share of their side (0.25)")
     margin = "outermost part of a patch that does not count (0.0625)"
     add("--margin", type=float, default=0.0625, help=margin)
+    add("--everywhere", action="store_true", help="segment the glass of slides too")
+    _add_outputs(parser)
     _add_objects(parser)
     _add_scores(parser)
     args = parser.parse_args(argv)
     _check(args)
+    args.write = _kinds(args)
     args.region = _region(args.region)
     return args
 
@@ -59,6 +63,41 @@ def _add_objects(parser: argparse.ArgumentParser) -> None:
     kind = "what QuPath makes of outlines (annotation); detection for thousands of objects"
     add("--qupath", choices=KINDS, default=KINDS[0], help=kind)
     add("--objects", action="store_true", help="write the numbers of objects too")
+
+
+def _add_outputs(parser: argparse.ArgumentParser) -> None:
+    from stedm_jax.inference.combine import VIEWS
+    from stedm_jax.inference.outputs import KINDS, OF_ALL, USUAL
+
+    add = parser.add_argument
+    write = f"what to write, of {', '.join([*KINDS, *OF_ALL])}, or all but zarr: all"
+    add("--write", default=",".join(USUAL), help=f"{write} ({','.join(USUAL)})")
+    views = "test-time augmentation: mean over these views of each patch (none)"
+    add("--tta", choices=VIEWS, default="none", help=views)
+    ensemble = "mean over all seeds of the arm that were trained"
+    add("--ensemble", action="store_true", help=ensemble)
+
+
+def _kinds(args: argparse.Namespace) -> tuple[str, ...]:
+    """What is written.
+
+    Raises:
+      UserError: an unknown kind, or one that lacks its package.
+    """
+    from stedm_jax.inference.outputs import KINDS, OF_ALL
+
+    known, asked = (*KINDS, *OF_ALL), args.write.split(",")
+    if args.write == "all":
+        asked = [kind for kind in known if kind != "zarr"]
+    if wrong := [kind for kind in asked if kind not in known]:
+        raise UserError(f"--write={args.write} names {wrong[0]}; choose of {', '.join(known)}.")
+    if "zarr" in asked and find_spec("ome_zarr") is None:
+        raise UserError("--write=zarr needs ome-zarr; install it: pip install 'stedm_jax[zarr]'.")
+    if args.objects:
+        asked.append("objects")
+    if "page" in asked:
+        asked.append("overlay")
+    return tuple(kind for kind in known if kind in asked)
 
 
 def _add_scores(parser: argparse.ArgumentParser) -> None:
@@ -86,6 +125,8 @@ def _check(args: argparse.Namespace) -> None:
         if value is not None and not (0 <= value < math.inf):
             kind = "a length in microns" if name == "simplify" else "an area in square microns"
             raise UserError(f"--{name}={value:g} is {kind}; give 0 or more.")
+    if args.ensemble and args.seed is not None:
+        raise UserError(f"--ensemble takes all seeds, --seed={args.seed} one; leave one out.")
     if args.table and not args.truth:
         raise UserError("--table says whose images are scored; give --truth too.")
 

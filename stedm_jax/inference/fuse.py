@@ -13,15 +13,15 @@ pixel, in both axes, and (2) needs no division. Where a network
 looks no farther than m, (2) is its result for the image continued by reflection.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Bool, Float, Float32, UInt8
 
 from stedm_jax.imaging.slide import mirrored
+from stedm_jax.inference.read_ahead import Clock, read_ahead
 from stedm_jax.models.tiling import crossover
 
 Predict = Callable[[UInt8[np.ndarray, "b t t 3"]], Any]
@@ -85,21 +85,46 @@ class Patches:
         others end after."""
         return range(-self.overlap, size, self.stride)
 
+    def places(
+        self, shape: tuple[int, int], cells: Bool[np.ndarray, "rows columns"] | None = None
+    ) -> list[tuple[int, int]]:
+        """Top and left of the patches of an image; of those that `cells` (see fuse_bands) need. A
+        patch covers the cell of its number and an overlap of the one before it, in both axes."""
+        rows, columns = (self.starts(size) for size in shape)
+        needed = np.ones((len(rows), len(columns)), bool)
+        if cells is not None:
+            below = np.pad(cells, 1)[:, : len(columns) + 1]
+            needed = (below[:-1] | below[1:])[: len(rows)]
+            needed = needed[:, :-1] | needed[:, 1:]
+        return [(rows[i], columns[j]) for i, j in np.argwhere(needed)]
+
 
 def fuse_bands(
-    predict: Predict, picture: Picture, patches: Patches
+    predict: Predict,
+    picture: Picture,
+    patches: Patches,
+    cells: Bool[np.ndarray, "rows columns"] | None = None,
+    clock: Clock | None = None,
 ) -> Iterator[tuple[int, Float32[np.ndarray, "rows w k"]]]:
     """Equation (2) band by band: the first row of each, and its maps.
 
-    Of the image no more than a row of patches is held as numbers, however high it is.
+    Of the image no more than a row of patches is held as numbers, however high it is. Patches are
+    read by threads while the network works.
+
+    Args:
+      predict, picture, patches: network, image, and how this is cut.
+      cells: which squares of a stride by a stride are wanted, the first at the image's corner;
+        None: all. In them, maps are what they would be if all were wanted. Elsewhere they are
+        incomplete, and rows that nothing wanted touches are left out.
+      clock: told the time spent waiting for pixels, and each batch.
     """
     height, width = picture.shape
     profile = patches.window()
     weight = (profile[:, None] * profile[None, :]).astype(np.float32)[..., None]
-    rows, columns = patches.starts(height), patches.starts(width)
+    places = patches.places(picture.shape, cells)
     held: np.ndarray | None = None  # sums of the rows from `top` on, a tile high
-    top = rows[0]
-    for (row, column), maps in _predicted(predict, picture, patches, list(product(rows, columns))):
+    top = places[0][0] if places else 0
+    for (row, column), maps in _predicted(predict, picture, patches, places, clock or Clock()):
         if held is None:
             held = np.zeros((patches.tile, width, maps.shape[-1]), np.float32)
         while row > top:
@@ -121,15 +146,23 @@ def _inside(top: int, rows: np.ndarray, height: int) -> Iterator[tuple[int, np.n
 
 
 def _predicted(
-    predict: Predict, picture: Picture, patches: Patches, places: list[tuple[int, int]]
+    predict: Predict,
+    picture: Picture,
+    patches: Patches,
+    places: Sequence[tuple[int, int]],
+    clock: Clock,
 ) -> Iterator[tuple[tuple[int, int], np.ndarray]]:
     """Each place with the maps of its patch; a batch is asked for before the one before it is
     waited for."""
-    waiting: tuple[list[tuple[int, int]], object] | None = None
-    for start in range(0, len(places), patches.batch):
-        some = places[start : start + patches.batch]
+    batches = [places[i : i + patches.batch] for i in range(0, len(places), patches.batch)]
+
+    def read(some: Sequence[tuple[int, int]]) -> np.ndarray:
         inputs = np.stack([_patch(picture, *place, patches.tile) for place in some])
-        inputs = np.concatenate([inputs, np.repeat(inputs[:1], patches.batch - len(some), axis=0)])
+        return np.concatenate([inputs, np.repeat(inputs[:1], patches.batch - len(some), axis=0)])
+
+    waiting: tuple[Sequence[tuple[int, int]], object] | None = None
+    pixels = clock.waits(read_ahead(read, batches), len(batches))
+    for some, inputs in zip(batches, pixels, strict=True):
         asked = some, predict(inputs)
         if waiting is not None:
             yield from zip(waiting[0], np.asarray(waiting[1], np.float32), strict=False)

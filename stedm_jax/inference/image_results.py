@@ -2,14 +2,14 @@
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import asdict, astuple
+from dataclasses import asdict, astuple, replace
 from typing import Any
 
 import numpy as np
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.files import sha256_of_json, write_json, write_text
-from stedm_jax.common.text import table
+from stedm_jax.common.text import percent, table
 from stedm_jax.data.whole import WholeSet
 from stedm_jax.evaluation import whole_scores as scores
 from stedm_jax.evaluation.csv_text import to_csv
@@ -18,14 +18,18 @@ from stedm_jax.evaluation.objects import to_objects
 from stedm_jax.experiment.held_out import check_held_out, names_of, seen
 from stedm_jax.imaging.label_file import read_mask
 from stedm_jax.inference import outputs
+from stedm_jax.inference.image_files import MapKeeper, check_size, write_files
 from stedm_jax.inference.items import Item
-from stedm_jax.inference.outlines import features
+from stedm_jax.inference.make_objects import Amount, Segmented
+from stedm_jax.inference.planes import room_for
+from stedm_jax.inference.read_ahead import Clock
 from stedm_jax.inference.report_lines import Line
-from stedm_jax.inference.segment import Amount, Rules, Segmented, Truth, part_of, segment
+from stedm_jax.inference.segment import Rules, Truth, part_of, segment
+from stedm_jax.inference.slides_page import areas, page
 from stedm_jax.inference.trained_segmenter import Segmenter
 from stedm_jax.inference.view import View, view_image, view_slide
 
-VERSION = 1
+VERSION = 2
 """Of what is made of an image; another one makes the images of earlier reports anew."""
 
 
@@ -44,7 +48,10 @@ class Results:
         segmenter: Segmenter,
     ):
         self.args, self.whole, self.segmenter = args, whole, segmenter
-        self.rules = Rules(args.overlap, args.margin, args.batch, args.least, args.hole)
+        self.kinds = tuple(kind for kind in args.write if kind in outputs.KINDS)
+        self.rules = Rules(
+            args.overlap, args.margin, args.batch, args.least, args.hole, not args.everywhere
+        )
         self.rules.patches(segmenter)  # refuses what does not fit before anything runs
         if args.least and len(segmenter.foreground) == len(segmenter.names):
             raise UserError(
@@ -54,6 +61,7 @@ class Results:
         self.truth = Truth(whole, segmenter) if whole else None
         self._check_seen(items)
         self.scores: list[scores.ImageScores] = []
+        self.lines: list[Mapping[str, Any]] = []
         self.kept: dict[str, Amount] = {}
         self.dropped: dict[str, Amount] = {}
 
@@ -96,13 +104,26 @@ class Results:
         Raises:
           OSError: a file is gone.
         """
-        chosen = ("region", "overlap", "margin", "least", "hole", "simplify", "qupath", "objects")
+        chosen = (
+            "region",
+            "overlap",
+            "margin",
+            "least",
+            "hole",
+            "simplify",
+            "qupath",
+            "everywhere",
+        )
         stats = [path.stat() for path in (item.path, item.truth) if path]
         about = {
             "version": VERSION,
             "segmenter": self.segmenter.identity,
             "mpp": item.mpp,
-            "options": [getattr(self.args, name) for name in chosen],
+            "options": [
+                *(getattr(self.args, name) for name in chosen),
+                self.args.everywhere,
+                self.kinds,
+            ],
             "files": [(each.st_size, each.st_mtime_ns) for each in stats],
             "row": [*item.row.checksums, *sorted(item.row.tags.items())] if item.row else None,
             "names": [item.patient, item.part, self.args.part],
@@ -111,40 +132,75 @@ class Results:
 
     def are_there(self, item: Item) -> bool:
         """Whether the files of an image are."""
-        paths = outputs.outputs_of(self.args.out, item.name, self.args.objects)
-        return all(outputs.is_result(path) for path in paths)
+        paths = outputs.outputs_of(self.args.out, item.name, self.kinds)
+        return all(outputs.is_ours(path) for path in paths.values())
 
-    def run(self, item: Item) -> Line:
-        """Segments, writes, scores; what is reported of it.
+    def open(self, item: Item) -> View:
+        """Opens an image and, of a slide, finds its tissue; on a thread, ahead of the network.
+
+        Raises:
+          UserError: it is unusable, or too large.
+        """
+        outputs.check_length(self.args.out, item.name, self.kinds)
+        view = self._view(item)
+        try:
+            check_size(self.args, view)
+            if view.tissue and not self.args.everywhere:
+                found = view.tissue(self.segmenter.tile)
+                view = replace(view, tissue=lambda tile: found)
+        except BaseException:
+            view.close()
+            raise
+        return view
+
+    def run(self, item: Item, view: View) -> Line:
+        """Segments, writes, scores; what is reported of it. Closes the view.
 
         Raises:
           UserError: the image or its truth are unusable.
         """
-        outputs.check_length(self.args.out, item.name)
-        view = self._view(item)
-        try:
-            found = segment(self.segmenter, view, self.rules)
-        finally:
-            view.close()
-        self._write(item.name, view, found)
-        height, width = found.mask.shape
+        one, size = self.segmenter, view.size
+        clock = Clock(item.name if item.is_slide else "", self.rules.batch)
+        folder = self.args.out / item.name
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with room_for(folder, size[0] * size[1]) as allocate:
+            try:
+                maps = MapKeeper(one, self.kinds, size, allocate)
+                found = segment(one, view, self.rules, maps.take, allocate, clock)
+                seconds = clock.seconds
+                paths = outputs.outputs_of(self.args.out, item.name, self.kinds)
+                write_files(paths, self.args, one, view, found, maps, allocate)
+            finally:
+                view.close()
+            line = self._line(item, view, found)
+            if item.row or item.truth:
+                score = self._score(item, found)
+                sums = [np.asarray(each).item() for each in astuple(score.objects)]
+                line |= score.objects.scores()
+                line["counts"] = {"confusion": score.confusion.tolist(), "objects": sums}
+        times = {"network": seconds - clock.waited, "waited": clock.waited}
+        times["written"] = clock.seconds - seconds
+        return line | {"seconds": {name: round(each, 2) for name, each in times.items()}}
+
+    def _line(self, item: Item, view: View, found: Segmented) -> Line:
+        """What is reported of an image beside its scores."""
+        height, width = view.size
         names = self.segmenter.names
         line: Line = {
             "image": item.name,
-            "objects": int(found.objects.max()),
+            "objects": len(found.boxes),
             "size": [width, height],
             "mpp": view.mpp,
             "kept": {names[k]: asdict(each) for k, each in found.kept.items()},
             "dropped": {names[k]: asdict(each) for k, each in found.dropped.items()},
             "filled_um2": found.filled,
+            "warnings": [],
+            "mm2": {name: um2 / 1e6 for name, um2 in zip(names, found.um2, strict=True)},
         }
+        if found.tissue:
+            line |= {"pen": found.tissue.pen, "blur": found.tissue.blur}
         if view.beside:
             line["other_pictures"] = [list(size) for size in view.beside]
-        if item.row or item.truth:
-            score = self._score(item, found)
-            sums = [np.asarray(each).item() for each in astuple(score.objects)]
-            line |= score.objects.scores()
-            line["counts"] = {"confusion": score.confusion.tolist(), "objects": sums}
         return line
 
     def _view(self, item: Item) -> View:
@@ -159,36 +215,23 @@ class Results:
             return self.truth.score(item.row, found, self.args.part)
         assert item.truth is not None
         known, foreground = len(self.segmenter.names), self.segmenter.foreground
-        mask = read_mask(item.truth, range(known))
-        if mask.shape != found.mask.shape:
-            truth, own = ("{} x {}".format(*each.shape[::-1]) for each in (mask, found.mask))
+        mask, own_mask = read_mask(item.truth, range(known)), found.mask[:]
+        if mask.shape != own_mask.shape:
+            truth, own = ("{} x {}".format(*each.shape[::-1]) for each in (mask, own_mask))
             raise UserError(f"The mask {item.truth} is {truth} pixels, what was segmented {own}.")
         return scores.score_image(
             (item.name, item.patient, item.part),
             mask,
-            found.mask,
-            found.objects,
+            own_mask,
+            found.objects[:],
             classes=known,
             foreground=foreground,
             true_objects=to_objects(np.isin(mask, foreground)),
         )
 
-    def _write(self, name: str, view: View, found: Segmented) -> None:
-        one, most = self.segmenter, found.objects.max()
-        if self.args.objects and most > outputs.MOST_OBJECTS:
-            raise UserError(f"{most} objects are too many for --objects; raise --least.")
-        mask, outlines, *numbers = outputs.outputs_of(self.args.out, name, self.args.objects)
-        mask.parent.mkdir(parents=True, exist_ok=True)
-        outputs.write_mask(mask, found.mask, one.colors)
-        for path in numbers:
-            outputs.write_numbers(path, found.objects)
-        tolerance = 1.0 if self.args.simplify is None else self.args.simplify / view.mpp
-        kinds = (one.names, one.colors, one.foreground)
-        places = (view.scale, view.corner, tolerance, self.args.qupath)
-        outputs.write_outlines(outlines, features(found.mask, found.objects, *kinds, *places))
-
     def take(self, item: Item, line: Mapping[str, Any]) -> None:
         """Counts what the line of an image says into the scores and amounts of all."""
+        self.lines.append(line)
         for totals, own in ((self.kept, line["kept"]), (self.dropped, line["dropped"])):
             for name, amount in own.items():
                 totals[name] = totals.get(name, Amount()) + Amount(**amount)
@@ -206,13 +249,18 @@ class Results:
             lost = self.dropped.get(name, Amount())
             share = lost.um2 / (kept.um2 + lost.um2) if lost.objects else 0.0
             numbers = [f"{kept.objects:,}", f"{kept.um2:,.0f}", f"{lost.objects:,}"]
-            rows.append([name, *numbers, f"{lost.um2:,.0f}", f"{share:.1%}"])
+            rows.append([name, *numbers, f"{lost.um2:,.0f}", percent(share)])
         dropped = sum(each.objects for each in self.dropped.values())
         said = f"{dropped:,} objects were dropped, {least}" if dropped else "no object was dropped"
         return f"{table(rows)}\n{said}"
 
     def finish(self) -> str:
-        """Writes the scores; a table of them, "" where there are none."""
+        """Writes what is about all images; a table of the scores, "" where there are none."""
+        colors = dict(zip(self.segmenter.names, self.segmenter.colors, strict=True))
+        if "csv" in self.args.write:
+            write_text(self.args.out / outputs.AREAS, to_csv(areas(self.lines)))
+        if "page" in self.args.write:
+            write_text(self.args.out / outputs.PAGE, page(self.lines, colors))
         if not self.scores:
             return ""
         names = self.segmenter.names

@@ -65,11 +65,26 @@ def list_items(args: argparse.Namespace) -> tuple[list[Item], WholeSet | None]:
         truth = args.truth / f"{name}.png" if args.truth else None
         whose = patients.get(file, (name, "all"))
         items.append(Item(name, path, args.mpp, path in slides, None, truth, *whose))
-    if args.truth and not any(item.truth and item.truth.is_file() for item in items):
-        raise UserError(
-            f"--truth={args.truth} has no mask of these images; one is {items[0].truth}, say."
-        )
+    _check_truth(items, args.truth)
     return items, None
+
+
+def _check_truth(items: Sequence[Item], folder: Path | None) -> None:
+    """Refuses images without truth before any is segmented.
+
+    Raises:
+      UserError: how many there are, and some of their masks.
+    """
+    missing = [str(item.truth) for item in items if item.truth and not item.truth.is_file()]
+    if not missing:
+        return
+    if len(missing) == len(items):
+        raise UserError(f"--truth={folder} has no mask of these images; one is {missing[0]}, say.")
+    raise UserError(
+        f"--truth={folder} lacks the masks of {len(missing)} of {len(items)} images: "
+        f"{', '.join(missing[:5])}{' and others' if missing[5:] else ''}. Add them, or take these "
+        "images out of the folder."
+    )
 
 
 def _of_set(whole: WholeSet, args: argparse.Namespace) -> list[Item]:

@@ -2,15 +2,16 @@
 its pixels or simplified."""
 
 from collections.abc import Iterator, Sequence
-from itertools import groupby
+from itertools import groupby, product
 from typing import Any, Literal
 
 import numpy as np
 import shapely
-from jaxtyping import Integer, UInt8
+from jaxtyping import Int64, Integer, UInt8
 
 from stedm_jax.evaluation.objects import classes_in_objects
 from stedm_jax.imaging.contours import outlines
+from stedm_jax.inference.planes import Plane
 
 KINDS = ("annotation", "detection")
 """What QuPath makes of features. It lists annotations one by one; of detections it shows ten
@@ -20,6 +21,8 @@ MOST_CHANGE = 0.05
 SMALLER = 0.75
 """A tolerance, as a share of the one that was asked for, that is tried where that changes an object
 too much. Small objects, whose sides are all about a pixel long, need it."""
+PIECE = 4096
+"""Side in pixels of what is outlined at once."""
 DECIMALS = 3
 """Of coordinates, in pixels of the file."""
 
@@ -61,15 +64,66 @@ def features(
     for label, parts in groupby(areas, lambda area: area[0]):
         shape = shapely.MultiPolygon([(rings[0], rings[1:]) for _, rings in parts])
         number, own = divmod(int(there[label - 1]), width)
-        yield {
-            "type": "Feature",
-            "geometry": _geometry(simplified(shape, tolerance), scale, corner),
-            "properties": {
-                "objectType": kind,
-                "classification": {"name": names[own], "color": list(colors[own])},
-                "name": f"object {number}",
-            },
-        }
+        place = _geometry(simplified(shape, tolerance), scale, corner)
+        yield _feature(place, kind, names[own], colors[own], number)
+
+
+def features_by_box(
+    mask: Plane,
+    objects: Plane,
+    boxes: Int64[np.ndarray, "n 4"],
+    names: Sequence[str],
+    colors: Sequence[tuple[int, int, int]],
+    foreground: Sequence[int],
+    scale: float = 1.0,
+    corner: tuple[float, float] = (0.0, 0.0),
+    tolerance: float = 0.0,
+    kind: Kind = "annotation",
+) -> Iterator[dict[str, Any]]:
+    """As `features`, of planes of any size: each object is read by itself, and one that is larger
+    than PIECE by PIECE pixels in such pieces.
+
+    Args:
+      boxes: of the objects, from 1 on: first row, first column, and those after the last.
+    """
+    for number, (top, left, bottom, right) in enumerate(boxes.tolist(), start=1):
+        own: dict[int, list[shapely.Polygon]] = {}
+        for y, x in product(range(top, bottom, PIECE), range(left, right, PIECE)):
+            box = slice(y, min(y + PIECE, bottom)), slice(x, min(x + PIECE, right))
+            inside, classes = objects[box] == number, mask[box]
+            for each in foreground:
+                areas = outlines((inside & (classes == each)).astype(np.int32))
+                parts = [
+                    (rings[0] + (x, y), [hole + (x, y) for hole in rings[1:]]) for _, rings in areas
+                ]
+                own.setdefault(each, []).extend(shapely.Polygon(*part) for part in parts)
+        for each, parts in own.items():
+            if parts:
+                shape = _joined(parts, whole=max(bottom - top, right - left) <= PIECE)
+                place = _geometry(simplified(shape, tolerance), scale, corner)
+                yield _feature(place, kind, names[each], colors[each], number)
+
+
+def _joined(parts: list[shapely.Polygon], whole: bool) -> shapely.MultiPolygon:
+    """Polygons as one shape, without the seams of pieces."""
+    if whole:
+        return shapely.MultiPolygon(parts)
+    found = shapely.union_all(parts, grid_size=1).simplify(0)
+    return shapely.MultiPolygon(getattr(found, "geoms", [found]))
+
+
+def _feature(
+    geometry: dict[str, Any], kind: Kind, name: str, color: Sequence[int], number: int
+) -> dict[str, Any]:
+    return {
+        "type": "Feature",
+        "geometry": geometry,
+        "properties": {
+            "objectType": kind,
+            "classification": {"name": name, "color": list(color)},
+            "name": f"object {number}",
+        },
+    }
 
 
 def simplified(shape: shapely.MultiPolygon, tolerance: float) -> shapely.MultiPolygon:

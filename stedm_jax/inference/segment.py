@@ -1,23 +1,21 @@
 """From an opened image to its mask and objects, and from a set of whole images to scores."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float32, Int32, Integer, UInt8
+from jaxtyping import Bool, Float32, UInt8
 
 from stedm_jax.common.errors import UserError
+from stedm_jax.common.labels import VOID
 from stedm_jax.data.classes import class_map
 from stedm_jax.data.whole import WholeImage, WholeSet
-from stedm_jax.evaluation.objects import (
-    at_least,
-    classes_in_objects,
-    fill_holes,
-    to_objects,
-    usual_classes,
-)
 from stedm_jax.evaluation.whole_scores import ImageScores, score_image
 from stedm_jax.inference.fuse import Patches, fuse_bands, resize_bands
+from stedm_jax.inference.make_objects import Decided, Segmented, make_objects
+from stedm_jax.inference.planes import Allocate, in_memory
+from stedm_jax.inference.read_ahead import Clock
+from stedm_jax.inference.tissue_map import TissueMap
 from stedm_jax.inference.trained_segmenter import Segmenter
 from stedm_jax.inference.view import View, view_image
 
@@ -36,6 +34,7 @@ class Rules:
       batch: patches at once, rounded up to a multiple of the devices.
       least, hole: area in square microns of the smallest object that is kept, and of the largest
         hole that is filled; 0: all objects are kept, no hole is filled.
+      tissue_only: leave out the glass of slides.
     """
 
     overlap: float = 0.25
@@ -43,6 +42,7 @@ class Rules:
     batch: int = 16
     least: float = 0.0
     hole: float = 0.0
+    tissue_only: bool = False
 
     def patches(self, segmenter: Segmenter) -> Patches:
         """In pixels of a segmenter.
@@ -62,71 +62,76 @@ class Rules:
             ) from error
 
 
-@dataclass(frozen=True)
-class Amount:
-    """Objects, and their area in square microns."""
-
-    objects: int = 0
-    um2: float = 0.0
-
-    def __add__(self, other: "Amount") -> "Amount":
-        return Amount(self.objects + other.objects, self.um2 + other.um2)
-
-
-@dataclass(frozen=True)
-class Segmented:
-    """A mask, and the objects of its foreground, which is there and nowhere else.
-
-    Attributes:
-      mask: class ids.
-      objects: numbers, 0 for none.
-      kept, dropped: of each class of the foreground, the objects that are there, and those that
-        were smaller than `Rules.least`. An object counts for its most frequent class, its pixels
-        each for their own.
-      filled: square microns of the holes that were filled.
-    """
-
-    mask: UInt8[np.ndarray, "h w"]
-    objects: Int32[np.ndarray, "h w"]
-    kept: dict[int, Amount] = field(default_factory=dict)
-    dropped: dict[int, Amount] = field(default_factory=dict)
-    filled: float = 0.0
-
-
-def segment(segmenter: Segmenter, view: View, rules: Rules) -> Segmented:
+def segment(
+    segmenter: Segmenter,
+    view: View,
+    rules: Rules,
+    take: Callable[[int, np.ndarray], object] = lambda top, maps: None,
+    allocate: Allocate = in_memory,
+    clock: Clock | None = None,
+) -> Segmented:
     """Fuses patches, brings the maps to the size of the mask, decides, and makes objects of the
     foreground. A pixel of the foreground that belongs to no object gets its most probable other
-    class.
+    class. Of a slide only the tissue is segmented, if the rules say so.
+
+    Args:
+      take: called with the first row and the maps (rows, w, m) of each band; these are 0 where
+        nothing was segmented.
+      allocate: makes the planes that are as large as the mask.
+      clock: told how the time is spent.
 
     Raises:
-      UserError: more than MOST_PIXELS.
+      UserError: more than MOST_PIXELS in memory, or a damaged slide.
     """
     height, width = view.size
-    if height * width > MOST_PIXELS:
+    if height * width > MOST_PIXELS and allocate is in_memory:
         raise UserError(
             f"Its mask would have {width} x {height} pixels, and {MOST_PIXELS:,} is the most at "
             "once; give a --region."
         )
-    classes, rest = (np.empty((height, width), np.uint8) for _ in range(2))
-    core = np.empty((height, width), np.bool_)
-    bands = fuse_bands(segmenter.predict, view.picture, rules.patches(segmenter))
+    look = rules.tissue_only and view.tissue is not None
+    tissue = view.tissue(segmenter.tile) if look and view.tissue else None
+    decided = _decide(segmenter, view, rules, tissue, take, allocate, clock)
+    area = view.mpp**2
+    hole, least = (round(each / area) for each in (rules.hole, rules.least))
+    grow = round(segmenter.task.grow * segmenter.mpp / view.mpp)
+    return make_objects(decided, segmenter.foreground, allocate, area, hole, least, grow, tissue)
+
+
+def _decide(
+    segmenter: Segmenter,
+    view: View,
+    rules: Rules,
+    tissue: TissueMap | None,
+    take: Callable[[int, np.ndarray], object],
+    allocate: Allocate,
+    clock: Clock | None,
+) -> Decided:
+    """What the network says of each pixel, in planes."""
+    patches = rules.patches(segmenter)
+    cells = tissue.cells(patches.stride) if tissue else None
+    decided = Decided.empty(view.size, len(segmenter.names), allocate)
+    bands = fuse_bands(segmenter.predict, view.picture, patches, cells, clock)
     for top, maps in resize_bands(bands, view.picture.shape, view.size):
         rows = slice(top, top + len(maps))
-        classes[rows], core[rows] = segmenter.task.decide(maps)
-        rest[rows] = _not_foreground(maps, segmenter)
-    area, front = view.mpp**2, segmenter.foreground
-    grow = round(segmenter.task.grow * segmenter.mpp / view.mpp)
-    closed = fill_holes(core, round(rules.hole / area))
-    found = to_objects(closed, grow=grow)
-    objects = at_least(found, round(rules.least / area))
-    lost = np.where(objects == 0, found, 0)
-    return Segmented(
-        classes_in_objects(classes, objects, front, rest),
-        objects,
-        _amounts(classes, objects, front, area),
-        _amounts(classes, lost, front, area),
-        float(np.count_nonzero(closed) - np.count_nonzero(core)) * area,
-    )
+        inside = within(cells, patches.stride, rows, view.size[1])
+        maps = maps * inside[..., None] if cells is not None else maps
+        take(top, maps)
+        maps = maps[..., :-1] if segmenter.combined else maps
+        classes, core = segmenter.task.decide(maps)
+        decided.classes[rows] = np.where(inside, classes, VOID)
+        decided.core[rows] = core & inside
+        decided.rest[rows] = _not_foreground(maps, segmenter)
+    return decided
+
+
+def within(
+    cells: Bool[np.ndarray, "r c"] | None, side: int, rows: slice, width: int
+) -> Bool[np.ndarray, "rows w"]:
+    """Which pixels of some rows lie in wanted cells; in all, if there are none."""
+    if cells is None:
+        return np.ones((rows.stop - rows.start, width), bool)
+    return cells[np.ix_(np.arange(rows.start, rows.stop) // side, np.arange(width) // side)]
 
 
 def _not_foreground(
@@ -136,21 +141,6 @@ def _not_foreground(
     classes = range(len(segmenter.names))
     others = [number for number in classes if number not in segmenter.foreground] or list(classes)
     return np.array(others, np.uint8)[np.argmax(maps[..., others], axis=-1)]
-
-
-def _amounts(
-    classes: UInt8[np.ndarray, "h w"],
-    objects: Integer[np.ndarray, "h w"],
-    foreground: tuple[int, ...],
-    area: float,
-) -> dict[int, Amount]:
-    """Objects of each class, and their area; `area` is that of a pixel."""
-    usual = usual_classes(classes, objects, foreground)
-    there = np.bincount(objects.ravel(), minlength=len(usual)) > 0
-    inside = classes_in_objects(classes, objects, foreground, 0)[objects > 0]
-    pixels = np.bincount(inside, minlength=256)
-    counts = np.bincount(usual[1:][there[1:]], minlength=256)
-    return {each: Amount(int(counts[each]), float(pixels[each]) * area) for each in foreground}
 
 
 def part_of(row: WholeImage, tag: str) -> str:
@@ -186,8 +176,8 @@ class Truth:
         return score_image(
             (row.name, row.patient, part_of(row, tag)),
             mask,
-            found.mask,
-            found.objects,
+            found.mask[:],
+            found.objects[:],
             classes=len(self.segmenter.names),
             foreground=foreground,
             true_objects=numbers,

@@ -44,6 +44,7 @@ class Segmenter:
       devices: what a batch is divided by.
       learnt: stage -> patients that it learned from, as far as is known.
       identity: a checksum of its weights, and of what it knows about the tiles.
+      combined: whether the last map is the mean entropy of several predictions (combine.py).
     """
 
     task: SegmentationTask
@@ -57,6 +58,7 @@ class Segmenter:
     devices: int
     learnt: Mapping[str, Sequence[str]] = field(default_factory=dict)
     identity: str = ""
+    combined: bool = False
 
 
 def load_segmenter(folder: Path, arm: str, seed: int | None = None) -> Segmenter:
@@ -70,6 +72,15 @@ def load_segmenter(folder: Path, arm: str, seed: int | None = None) -> Segmenter
       UserError: no workdir, or as `segmenter_of`.
     """
     return segmenter_of(open_run(folder), arm, seed)
+
+
+def load_members(folder: Path, arm: str) -> list[Segmenter]:
+    """What all trained seeds of an arm of a workdir learned, of a grid those of its first point;
+    errors as `load_segmenter`."""
+    context = open_run(folder)
+    first = _wanted(context, arm, None)
+    seeds = [one.seed for one in trained(folder) if one.name == first.name]
+    return [segmenter_of(context, first.name, seed) for seed in seeds]
 
 
 def segmenter_of(context: Context, arm: str, seed: int | None = None) -> Segmenter:

@@ -18,7 +18,9 @@ from stedm_jax.common.errors import UserError
 from stedm_jax.imaging.microns import trusted
 from stedm_jax.imaging.open_slide import open_slide, read_whole
 from stedm_jax.imaging.slide import Slide
+from stedm_jax.imaging.tissue import overview_step
 from stedm_jax.inference.fuse import Picture, held
+from stedm_jax.inference.tissue_map import TissueMap, map_tissue
 
 Region = tuple[int, int, int, int]
 MOST_PIXELS = 2**30
@@ -37,6 +39,10 @@ class View:
       scale: pixels of the file (of level 0) for each pixel of the mask.
       corner: x, y of the mask's corner, as QuPath counts: from the part that was scanned.
       beside: width and height of pictures in the file that are left out.
+      tissue: finds the tissue of a slide, given the side of the network's tiles; None: the whole
+        image is of interest.
+      shrunk: the picture with one pixel for so many along each side.
+      own_mpp: microns per pixel of a slide's level 0; 0 of an ordinary image.
       close: closes the file.
     """
 
@@ -46,6 +52,9 @@ class View:
     scale: float = 1.0
     corner: tuple[float, float] = (0.0, 0.0)
     beside: tuple[tuple[int, int], ...] = ()
+    tissue: Callable[[int], TissueMap] | None = None
+    shrunk: Callable[[float], UInt8[np.ndarray, "h w 3"]] | None = None
+    own_mpp: float = 0.0
     close: Callable[[], None] = lambda: None
 
 
@@ -62,12 +71,13 @@ def view_image(path: Path, mpp: float, wanted: float) -> View:
         reader.close()
     size = (image.shape[0], image.shape[1])
     ratio = mpp / wanted
+    shrunk = partial(_shrunk, image, size)
     if abs(ratio - 1) < 0.01:
-        return View(held(image), size, mpp, beside=beside)
+        return View(held(image), size, mpp, beside=beside, shrunk=shrunk)
     height, width = (max(1, round(side * ratio)) for side in size)
     if ratio < 1:
         image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-        return View(held(image), size, mpp, beside=beside)
+        return View(held(image), size, mpp, beside=beside, shrunk=shrunk)
     if height * width > MOST_PIXELS:
         raise UserError(
             f"{path} would have {width} x {height} pixels at the {wanted:g} um of the network, and "
@@ -75,7 +85,15 @@ def view_image(path: Path, mpp: float, wanted: float) -> View:
         )
     steps = (size[0] / height, size[1] / width)
     picture = Picture((height, width), partial(_enlarged, held(image), steps))
-    return View(picture, size, mpp, beside=beside)
+    return View(picture, size, mpp, beside=beside, shrunk=shrunk)
+
+
+def _shrunk(
+    image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int], step: float
+) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """An image with one pixel for `step` pixels of `size` along each side."""
+    height, width = (max(round(side / step), 1) for side in size)
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
 
 
 def _enlarged(
@@ -139,4 +157,22 @@ def view_slide(path: Path, mpp: float | None, wanted: float, region: Region | No
     )
     corner = (left * scale - reader.origin[0], top * scale - reader.origin[1])
     picture = Picture(size, lambda y, x, *box: _of_slide(slide, wanted, top + y, left + x, *box))
-    return View(picture, size, wanted, scale, corner, reader.beside, slide.close)
+    longer = max(most_high, most_wide)
+
+    def whole(coarse: float) -> UInt8[np.ndarray, "h w 3"]:
+        sides = (max(int(side * slide.mpp / coarse + 1e-6), 1) for side in (height, width))
+        return _of_slide(slide, coarse, 0, 0, *sides)
+
+    def tissue(tile: int) -> TissueMap:
+        return map_tissue(whole, wanted, overview_step(longer, tile), (top, left), size)
+
+    def shrunk(step: float) -> UInt8[np.ndarray, "h w 3"]:
+        coarse = whole(wanted * step)
+        down, across = (
+            slice(int(first / step), max(int((first + side) / step), int(first / step) + 1))
+            for first, side in zip((top, left), size, strict=True)
+        )
+        return coarse[down, across]
+
+    place = (wanted, scale, corner, reader.beside)
+    return View(picture, size, *place, tissue, shrunk, slide.mpp, slide.close)

@@ -4,9 +4,9 @@ import openslide
 import pytest
 
 from data_prep.annotations import draw_mask, read_annotation
-from data_prep.tissue import find_blur, find_pen, find_tissue, mean_in_boxes
 from stedm_jax.common.labels import VOID
 from stedm_jax.imaging.slide import Slide
+from stedm_jax.imaging.tissue import find_blur, find_pen, find_tissue, mean_in_boxes
 
 INK = {"blue": (30, 60, 180), "green": (20, 140, 70), "red": (200, 25, 40), "black": (30, 30, 35)}
 

@@ -15,7 +15,7 @@ import cv2
 from pathlib import Path
 from stedm_jax.imaging.slide import Slide
 from data_prep.tile_grid import blocks, grid
-from data_prep.tissue import find_tissue
+from stedm_jax.imaging.tissue import find_tissue
 cv2.setNumThreads(0)
 
 

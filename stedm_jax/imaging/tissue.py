@@ -207,6 +207,16 @@ def find_tissue(image: Overview, mpp: float) -> Tissue:
     return Tissue(found & ~blur, pen, blur)
 
 
+def overview_step(longer: int, tile: int) -> float:
+    """Pixels of a slide for each of the overview on which tissue is found: 32 of the latter a tile,
+    but at least 1024 and at most 4096 along the longer side.
+
+    Args:
+      longer, tile: longer side of the slide, and side of the tiles, in pixels of the slide.
+    """
+    return max(1.0, min(tile / 32, longer / 1024), longer / 4096)
+
+
 def mean_in_boxes(mask: Mask, boxes: np.ndarray, scale: float) -> np.ndarray:
     """Share of True in boxes.
 
