@@ -19,6 +19,7 @@ from stedm_jax.inference.pyramids import levels_of, write_ome_tiff
 from stedm_jax.inference.segment import MOST_PIXELS
 from stedm_jax.inference.trained_segmenter import Segmenter
 from stedm_jax.inference.view import View
+from stedm_jax.inference.zarr_pyramid import write_ome_zarr
 
 SIDE = 1536
 """Longer side of an overlay."""
@@ -115,6 +116,8 @@ def write_files(
         if "classes" in paths:
             colors = segmenter.colors
             write_ome_tiff(paths["classes"], levels, ["class"], view.mpp, about, colors)
+        if "zarr" in paths:
+            write_ome_zarr(paths["zarr"], levels, view.mpp, about)
     if "overlay" in paths:
         outputs.write_picture(paths["overlay"], overlay(view, found.mask, segmenter.colors))
 

@@ -239,3 +239,19 @@ def test_a_pyramid_halves_classes_by_pixel_and_probabilities_by_mean(tmp_path, m
         half = file.series[0].levels[1].asarray()
         mean = image[:700].reshape(350, 2, 515, 2).mean((1, 3))
         assert np.abs(half[0] - mean).max() <= 0.5 and half.shape == (2, 350, 515)
+
+
+def test_ome_zarr_has_the_same_classes(use, tmp_path):
+    zarr = pytest.importorskip("zarr")
+    pytest.importorskip("ome_zarr")
+    draw(tmp_path / "s.tif")
+    for _ in range(2):  # it is known as a result
+        assert command(tmp_path, tmp_path / "s.tif", "--write=png,zarr") == 0
+        (tmp_path / "out/s.png").touch()
+        (tmp_path / "out/report.jsonl").write_text("")
+    group = zarr.open_group(tmp_path / "out/s_classes.ome.zarr", mode="r")
+    np.testing.assert_array_equal(group["0"][:], np.asarray(Image.open(tmp_path / "out/s.png")))
+    about = group.attrs["ome"]["multiscales"][0]
+    assert [axis["unit"] for axis in about["axes"]] == ["micrometer"] * 2
+    scales = [each["coordinateTransformations"][0]["scale"] for each in about["datasets"]]
+    assert scales[0] == [2.0, 2.0] and group.attrs["classes"]["1"] == "gland"
