@@ -41,7 +41,7 @@ RULES = {
     "tasks": (*GROUND, "models", "diffusion", "evaluation", "training.task"),
     "experiment": (
         *GROUND, "models", "diffusion", "tasks", "training", "data",
-        "evaluation.synthesis_quality.versions",
+        "evaluation.synthesis_quality",
     ),
     "methods": (*GROUND, "models", "diffusion", "tasks", "training", "data", "experiment"),
     "stages": (
@@ -59,7 +59,7 @@ RULES = {
     "doctor": (*GROUND, "models", "diffusion", "tasks", "training", "data", "experiment", "bench"),
     "bench": (*GROUND, "models", "diffusion", "tasks", "training", "data", "experiment"),
     "convert": (*GROUND, "models", "diffusion", "tasks", "training", "data", "experiment"),
-    "evaluate": (*GROUND, "evaluation"),
+    "evaluate": (*GROUND, "tasks", "training", "data", "evaluation", "experiment"),
     "main.py": (*GROUND, "experiment", "training"),
     "__main__.py": ("main",),
     "ema.py": (*GROUND, "training"),

@@ -2,6 +2,7 @@
 
     python -m stedm_jax.evaluate --compare A.csv B.csv
     python -m stedm_jax.evaluate --compare report/per_patient.csv --arms restyled labelled
+    python -m stedm_jax.evaluate --synthesis=DIR --real=DIR    (another command: --synthesis --help)
 
 A table has the columns `patient` and a score (--metric), and perhaps `arm`, `split`, `draw`,
 `generator_seed` and `seed`, which tell its runs apart. The first arm is compared with the second,
@@ -31,6 +32,11 @@ def main(argv: list[str]) -> None:
     Raises:
       UserError: for anything that the user can repair.
     """
+    if any(word.partition("=")[0] == "--synthesis" for word in argv):
+        # What it needs takes seconds to import, and a comparison of tables does without.
+        from stedm_jax.evaluate.sets import main as of_sets
+
+        return of_sets(argv)
     arguments = _parse(argv)
     files = [read_scores(path, arguments.metric, arguments.split) for path in arguments.compare]
     if len(files) == 1 and not arguments.arms:

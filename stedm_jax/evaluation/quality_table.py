@@ -1,5 +1,6 @@
 """All sets of synthetic images side by side, each number beside what real tiles have."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,3 +26,62 @@ def quality_rows(sets: Mapping[str, Mapping[str, Any]]) -> list[list[Any]]:
     """
     keys = [key for pair in COLUMNS.values() for key in pair if key]
     return [[name, *(found.get(key, float("nan")) for key in keys)] for name, found in sets.items()]
+
+
+COMPARED = {
+    "Frechet distance": "frechet",
+    "kernel distance (KID)": "kid",
+    "precision": "precision",
+    "recall": "recall",
+    "density": "density",
+    "coverage": "coverage",
+    "nearest patient is the style": "style_retrieval",
+    "nearer to a seen patient": "nearest_is_seen",
+    "ratio of distances to both": "nearest_ratio",
+    "stain error": "style_error",
+    "layout IoU": "layout_iou",
+    "fine detail": "kept_detail",
+    "energy of fine detail": "kept_energy",
+    "features of one layout apart": "layout_diversity",
+    "LPIPS of one layout": "layout_lpips",
+}
+"""Words -> number; that of real tiles in its place ends in _real."""
+OTHER = {"layout_diversity": "layout_diversity_other", "layout_lpips": "layout_lpips_other"}
+"""Number -> what it is compared with, if not with real tiles: images of different layouts."""
+NOTE = (
+    "Every number is against held-out patients where it compares with others. In brackets: real "
+    "tiles of seen patients in place of images; of one layout: images of different layouts."
+)
+
+
+def compared_rows(sets: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    """A header and a line for each number of sets whose features were compared, [] where none was;
+    in brackets what real tiles have."""
+    sets = {name: found for name, found in sets.items() if "frechet" in found}
+    if not sets:
+        return []
+    rows = [["against held-out patients", *sets]]
+    rows.append(["images", *(str(found["n_images"]) for found in sets.values())])
+    for words, key in COMPARED.items():
+        beside = OTHER.get(key, f"{key}_real")
+        rows.append([words, *(_cell(found, key, beside) for found in sets.values())])
+    chance = [_text(found["style_retrieval_chance"]) for found in sets.values()]
+    interval = [_limits(found["kid_interval"]) for found in sets.values()]
+    rows.insert(4, ["  its 95 % interval", *interval])
+    rows.insert(10, ["  by chance", *chance])
+    return rows
+
+
+def _cell(found: Mapping[str, Any], key: str, beside: str) -> str:
+    text = _text(found.get(key))
+    return f"{text} ({_text(found[beside])})" if beside in found else text
+
+
+def _limits(pair: list[float]) -> str:
+    return " to ".join(_text(each) for each in pair)
+
+
+def _text(value: float | None) -> str:
+    if value is None or math.isnan(value):
+        return "-"
+    return f"{value:.3f}" if abs(value) < 100 else f"{value:.1f}"

@@ -23,7 +23,7 @@ from stedm_jax.evaluation.confusion import AS_PUBLISHED, FLOOR, foreground_score
 from stedm_jax.evaluation.csv_text import to_csv
 from stedm_jax.evaluation.figures import png
 from stedm_jax.evaluation.quality_table import HEADER as quality_header
-from stedm_jax.evaluation.quality_table import quality_rows
+from stedm_jax.evaluation.quality_table import NOTE, compared_rows, quality_rows
 from stedm_jax.evaluation.report_content import ReportContent
 from stedm_jax.evaluation.report_numbers import ReportNumbers, check_results
 from stedm_jax.evaluation.report_page import page
@@ -127,6 +127,8 @@ def results_table(numbers: ReportNumbers) -> str:
         rows = quality_rows({name: made.quality.numbers for name, made in sets.items()})
         lines = [[_number(x) if isinstance(x, float) else x for x in row] for row in rows]
         parts += ["", table([quality_header, *lines], ruled=True)]
+        found = compared_rows({name: made.quality.numbers for name, made in sets.items()})
+        parts += ["", table(found, ruled=True), NOTE] if found else []
     for words, header, lines in class_tables(arms):
         rows = [[_number(x) if isinstance(x, float) else x for x in line] for line in lines]
         parts += ["", table([header, *rows], words, ruled=True)]

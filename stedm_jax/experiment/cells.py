@@ -13,7 +13,7 @@ from typing import Any
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.files import sha256_of_json
 from stedm_jax.common.text import nearest
-from stedm_jax.evaluation.synthesis_quality.versions import METRICS
+from stedm_jax.evaluation.synthesis_quality.versions import METRICS, OF_FEATURES
 from stedm_jax.experiment.points import cell_name, name_at, point_of
 from stedm_jax.settings.arm import Arm
 from stedm_jax.settings.arm_networks import JUDGE
@@ -254,12 +254,21 @@ def _cells(settings: Settings) -> Iterator[Cell]:
         yield _synthesis(settings, name, base)
     for name in settings.synthesis.sets:
         needs = ("data", f"synthesis/{name}", "judge")
-        yield Cell("quality", name, {"metrics": METRICS}, needs)
+        yield Cell("quality", name, {"metrics": METRICS} | _compared(settings), needs)
     arms, seeds = settings.segmentation.arms, settings.segmentation.seeds
     for seed in seeds:
         yield from (_arm(settings, name, seed, base) for name in arms if not arms[name].choose)
     for seed in seeds:
         yield from (_choice(settings, name, seed) for name in arms if arms[name].choose)
+
+
+def _compared(settings: Settings) -> dict[str, Any]:
+    """What features of synthesis sets depend on; nothing where none are compared."""
+    report = settings.report
+    if not report.features:
+        return {}
+    keys = {"report.features": report.features, "report.lpips": report.lpips}
+    return {"comparisons": OF_FEATURES} | keys
 
 
 def _latents(settings: Settings) -> dict[str, Any]:

@@ -142,6 +142,10 @@ def check_weights(settings: Settings, cells: Iterable[Cell]) -> None:
             _check_source(section.style.weights, STYLE_WEIGHTS)
         elif cell.stage == "synthesis":
             _check_set(settings, cell.variant)
+        elif cell.stage == "quality":
+            _check_source(settings.report.lpips, "report.lpips")
+            if settings.report.features != JUDGE:
+                _check_source(settings.report.features, "report.features")
         elif cell.stage in (JUDGE, "segmentation"):
             arm = cell.variant.rpartition("/")[0] or JUDGE
             check_sources(settings.arm(arm).init_from)

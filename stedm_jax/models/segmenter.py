@@ -131,3 +131,8 @@ class Segmenter(nnx.Module):
         """
         features = self.encoder(to_imagenet(x) if self.imagenet_input else x, train, key)
         return self.segmentation_head[0](self.decoder(features, train)).astype(jnp.float32)
+
+    def embed(self, x: Float[Array, "b h w 3"]) -> Float[Array, "b d"]:
+        """Means over positions of all maps of the encoder, float32: features that compare tiles."""
+        maps = self.encoder(to_imagenet(x) if self.imagenet_input else x, False, None)
+        return jnp.concatenate([each.astype(jnp.float32).mean((1, 2)) for each in maps], axis=-1)

@@ -36,8 +36,23 @@ class Report:
         0.0, "square microns of the largest hole in them that is filled", later=True
     )
 
+    features: str = key(
+        "",
+        "encoder by whose features synthesis sets are compared with held-out patients: judge, a "
+        "converted folder or a registry name (inception-fid); empty: no such scores",
+        later=True,
+    )
+    lpips: str = key(
+        "",
+        "with report.features: a converted folder, or lpips-alex, for the diversity of the images "
+        "of a layout; empty: of features only",
+        later=True,
+    )
+
     def problems(self, where: str) -> Iterator[str]:
         """Keys that do not go together."""
+        if self.lpips and not self.features:
+            yield f"{where}.lpips is named without {where}.features; name an encoder there too."
         both = [arm for arm in self.ours if arm in self.rivals]
         if both:
             yield f"{where}.ours and {where}.rivals both name {', '.join(both)}; leave it in one."

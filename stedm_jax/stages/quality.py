@@ -1,42 +1,76 @@
 """Stage quality: how good the images of a synthesis set are, in one pass over them."""
 
-from collections.abc import Hashable, Iterator, Sequence
-from typing import Any, cast
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from stedm_jax.common.files import read_json
 from stedm_jax.data.index import IndexRow
 from stedm_jax.data.records import TileSet
-from stedm_jax.data.sampling import GLASS
 from stedm_jax.data.schema import SYNTHETIC
 from stedm_jax.evaluation.synthesis_quality.measure import measure, save_quality
 from stedm_jax.evaluation.synthesis_quality.metric import (
     LAYOUTS,
-    Example,
     Judgment,
+    Quality,
     RealTile,
 )
 from stedm_jax.experiment.arm_tiles import Rows, synthetic_rows
-from stedm_jax.experiment.cells import Cell
+from stedm_jax.experiment.cells import Cell, Graph
 from stedm_jax.experiment.context import Context
+from stedm_jax.experiment.encoders import Encoder, cell_encoder, lpips, open_encoder
 from stedm_jax.experiment.learned import Learned
+from stedm_jax.experiment.measured_set import Computed, Read, examples, features, style_tiles
 from stedm_jax.experiment.orders import Orders
 from stedm_jax.experiment.segmenters import SCORES, confusion_of, learner_of
 from stedm_jax.settings.arm_networks import JUDGE
 from stedm_jax.training import peers
-
-REAL, LEAST = 4096, 32
-"""Real tiles that a set is measured by, and at least of each patient, where there are as many."""
 
 
 def run(context: Context, cell: Cell, learned: Learned) -> None:
     """Lets the judge segment the set, and stores the numbers of every metric."""
     folder = context.workdir.folder(cell.name)
     with context.workdir.timed(cell.name):
-        judgment = _judgment(context, cell, learned)
-        examples, real = _examples(context, cell.variant), _real(context, cell.variant)
-        peers.on_first(lambda: save_quality(folder, measure(examples, judgment, real)))
+        judgment, encoder = _judgment(context, cell, learned), _encoder(context, learned)
+        peers.on_first(lambda: save_quality(folder, _measured(context, cell, judgment, encoder)))
+
+
+def _measured(context: Context, cell: Cell, judgment: Judgment, encoder: Encoder | None) -> Quality:
+    """All numbers of the set, on one process."""
+    settings = context.settings
+    made = TileSet.open(context.workdir.path / context.cell(f"synthesis/{cell.variant}") / "tiles")
+    if encoder:
+        computed = Computed(encoder, context.workdir.path / "features")
+        weights = settings.report.lpips
+        distance = lpips(weights, "report.lpips") if weights else None
+        tiles, read = context.tiles, _reading(context)
+        found = features(made, tiles, read, computed, encoder.name, distance=distance)
+        judgment = replace(judgment, features=found)
+    images = examples(made, context.packed_tiles, _reading(context))
+    return measure(images, judgment, _real(context, cell.variant))
+
+
+def _reading(context: Context) -> Read:
+    return lambda row: context.reader.read(row)[0]
+
+
+def _encoder(context: Context, learned: Learned) -> Encoder | None:
+    """The encoder that report.features names."""
+    source = context.settings.report.features
+    if source != JUDGE:
+        return open_encoder(source, "config.report.features") if source else None
+    learned.need(JUDGE)
+    cell = Graph(context.settings)[context.cell(JUDGE)]
+    return cell_encoder(context, cell, "config.report.features")
+
+
+def _real(context: Context, name: str) -> Iterator[RealTile]:
+    """Real tiles of the patients who lent their styles to a set."""
+    rows = context.rows(context.settings.synthesis_set(name).styles)
+    made = synthetic_rows(context, name).rows
+    return style_tiles(made, rows, _reading(context), context.settings.seed)
 
 
 def _judgment(context: Context, cell: Cell, learned: Learned) -> Judgment:
@@ -72,33 +106,3 @@ def _layouts(context: Context, name: str, made: Sequence[IndexRow]) -> list[Inde
     layouts = [orders[number].layout for number in range(len(made))]
     same = all(own.patient == row.patient for own, row in zip(layouts, made, strict=True))
     return layouts if same else []
-
-
-def _real(context: Context, name: str) -> Iterator[RealTile]:
-    """Real tiles of the patients who lent their styles to a set, at most REAL in all and as many of
-    each patient."""
-    wanted = {row.style_patient for row in synthetic_rows(context, name).rows}
-    rng = np.random.default_rng(context.settings.seed)
-    rows = context.rows(context.settings.synthesis_set(name).styles)
-    for patient in sorted(wanted):
-        mine = [row for row in rows if row.patient == patient and row.kind != GLASS]
-        count = min(len(mine), max(REAL // len(wanted), LEAST))
-        for i in rng.choice(len(mine), count, replace=False):
-            key = mine[i].split, mine[i].record
-            yield RealTile(key, patient, context.reader.read(mine[i])[0])
-
-
-def _examples(context: Context, name: str) -> Iterator[Example]:
-    """The images of a set with their style tiles."""
-    made = TileSet.open(context.workdir.path / context.cell(f"synthesis/{name}") / "tiles")
-
-    def read_style(key: Hashable) -> np.ndarray:
-        split, record = cast(tuple[str, int], key)
-        return context.reader.read(context.packed_tiles.index(split)[record])[0]
-
-    for number in range(len(made.index(SYNTHETIC))):
-        tile = made.read(SYNTHETIC, number)
-        split = tile.provenance["style_split"]
-        styles = [(split, int(record)) for record in tile.provenance["style_records"].split()]
-        patient = tile.provenance["style_patient"]
-        yield Example(tile.image, tile.mask, styles, read_style, patient)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Hashable
 from dataclasses import replace
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -13,6 +14,7 @@ from stedm_jax.data.schema import SYNTHETIC
 from stedm_jax.evaluation.synthesis_quality.metric import LAYOUTS
 from stedm_jax.experiment.cells import Graph
 from stedm_jax.experiment.context import Context
+from stedm_jax.experiment.encoders import Encoder
 from stedm_jax.experiment.learned import Learned
 from stedm_jax.experiment.workdir import Workdir
 from stedm_jax.stages import quality, synthesis
@@ -73,6 +75,25 @@ def test_masks_of_another_origin_have_no_tiles_of_layouts(run):
     assert len(quality._layouts(context, "s", rows)) == len(rows)
     pseudo = [replace(row, patient=row.style_patient) for row in rows]
     assert quality._layouts(context, "s", pseudo) == []
+
+
+def test_features_are_compared_where_the_report_names_an_encoder(run, monkeypatch):
+    """With patients of val and test, and their files are kept for other sets of the run."""
+    context, cell = run
+    mean = Encoder("mean", "1", {}, lambda _, x: x.astype(jnp.float32).mean((1, 2)))
+    monkeypatch.setattr(quality, "_encoder", lambda *_: mean)
+    quality.run(context, cell, Learned(context))
+    numbers = json.loads((context.workdir.path / cell.name / "quality.json").read_text())
+    rows = [row for split in ("val", "test") for row in context.rows(split)]
+    assert numbers["held_out_tiles"] == len(rows) and numbers["frechet"] >= 0
+    assert len(list((context.workdir.path / "features").iterdir())) == 3
+
+
+def test_only_named_features_enter_the_stamp():
+    plain = Graph(tiny("t"))["quality/synthetic"]
+    named = Graph(tiny("t", report__features="judge"))["quality/synthetic"]
+    assert set(plain.reads) == {"metrics"}
+    assert set(named.reads) > {"metrics", "comparisons", "report.features"}
 
 
 def test_every_number_of_a_set_is_written(run):

@@ -9,10 +9,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
-from stedm_jax.common.files import atomic_file, read_json, write_json
+from stedm_jax.common.files import atomic_file, read_json, write_bytes, write_json
 from stedm_jax.evaluation.synthesis_quality.metric import (
+    CLOSEST,
     Example,
     Judgment,
     Metric,
@@ -20,6 +22,7 @@ from stedm_jax.evaluation.synthesis_quality.metric import (
     RealTile,
 )
 from stedm_jax.evaluation.synthesis_quality.versions import METRICS as VERSIONS
+from stedm_jax.evaluation.synthesis_quality.versions import OF_FEATURES
 
 
 def _metric(name: str) -> type[Metric]:
@@ -28,12 +31,13 @@ def _metric(name: str) -> type[Metric]:
 
 
 METRICS: tuple[type[Metric], ...] = tuple(map(_metric, VERSIONS))
+COMPARISONS: tuple[type[Metric], ...] = tuple(map(_metric, OF_FEATURES))
 LABELS: dict[str, str] = {"n_images": "synthetic images"}
 """Name of a number -> how the report labels it, in the order of the report."""
-for each in METRICS:
+for each in (*METRICS, *COMPARISONS):
     LABELS |= each.labels
 
-NUMBERS, ARRAYS = "quality.json", "quality.npz"
+NUMBERS, ARRAYS, SHEET = "quality.json", "quality.npz", f"{CLOSEST}.png"
 
 
 def measure(
@@ -46,7 +50,8 @@ def measure(
       judgment: how the judge segments this set and real tiles.
       real: tiles of the patients whose styles the images have; they are read once.
     """
-    metrics = [metric() for metric in METRICS]
+    kinds = METRICS if judgment.features is None else (*METRICS, *COMPARISONS)
+    metrics = [metric() for metric in kinds]
     count = 0
     for example in examples:
         count += 1
@@ -64,9 +69,14 @@ def measure(
 
 
 def save_quality(folder: Path, quality: Quality) -> None:
-    """Writes quality.json and quality.npz into an existing folder."""
+    """Writes quality.json and quality.npz into an existing folder, and the closest pairs as a
+    picture, where they were sought."""
+    arrays = dict(quality.arrays)
+    sheet = arrays.pop(CLOSEST, None)
     with atomic_file(folder / ARRAYS) as partial, partial.open("wb") as file:
-        np.savez(file, allow_pickle=False, **quality.arrays)
+        np.savez(file, allow_pickle=False, **arrays)
+    if sheet is not None:
+        write_bytes(folder / SHEET, cv2.imencode(".png", sheet[..., ::-1])[1].tobytes())
     write_json(folder / NUMBERS, dict(quality.numbers))
 
 

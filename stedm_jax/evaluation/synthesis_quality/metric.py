@@ -7,7 +7,11 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Integer, UInt8
 
+from stedm_jax.evaluation.synthesis_quality.features import Features
+
 LAYOUTS = "layouts"
+CLOSEST = "closest_pairs"
+"""The array of a metric that is kept as a picture."""
 
 
 @dataclass(frozen=True)
@@ -46,17 +50,26 @@ class RealTile:
 
 @dataclass(frozen=True)
 class Judgment:
-    """How a segmenter that was trained on real tiles only segments real and synthetic tiles.
+    """How networks see a set: a segmenter that was trained on real tiles only, and an encoder.
 
     Attributes:
       confusion: split ("val", "test", "synthetic") -> patient -> confusion matrix, truth by
         prediction. Under LAYOUTS those of the real tiles whose masks are the layouts, each as often
         as it was drawn. Empty if there is no such segmenter.
       foreground: ids of the foreground classes.
+      features: of the set and of real tiles; None where no encoder is named, and then the metrics
+        in versions.OF_FEATURES are not measured.
     """
 
     confusion: Mapping[str, Mapping[str, Integer[np.ndarray, "c c"]]] = field(default_factory=dict)
     foreground: Sequence[int] = ()
+    features: Features | None = None
+
+    @property
+    def compared(self) -> Features:
+        """The features, for metrics that are measured only where there are some."""
+        assert self.features is not None
+        return self.features
 
 
 @dataclass(frozen=True)
