@@ -15,7 +15,7 @@ from stedm_jax.data.classes import class_map
 from stedm_jax.data.records import TileSet
 from stedm_jax.data.schema import SYNTHETIC, Tile
 from stedm_jax.evaluation.confusion import confusion_matrix
-from stedm_jax.evaluation.synthesis_quality.features import Features
+from stedm_jax.evaluation.synthesis_quality.compared import Features
 from stedm_jax.evaluation.synthesis_quality.metric import LAYOUTS, Judgment
 from stedm_jax.experiment.cells import Graph
 from stedm_jax.experiment.encoders import open_cell, run_above, segmenter

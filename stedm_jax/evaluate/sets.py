@@ -24,7 +24,7 @@ from stedm_jax.data.records import TileSet
 from stedm_jax.data.schema import SPLITS, SYNTHETIC
 from stedm_jax.evaluate.set_judge import judge_above, judged, judging
 from stedm_jax.evaluation.quality_table import NOTE, compared_rows
-from stedm_jax.evaluation.synthesis_quality.features import Distance
+from stedm_jax.evaluation.synthesis_quality.compared import Distance
 from stedm_jax.evaluation.synthesis_quality.measure import SHEET, measure, save_quality
 from stedm_jax.evaluation.synthesis_quality.metric import Quality
 from stedm_jax.experiment.encoders import INCEPTION, LPIPS, lpips, open_encoder

@@ -20,7 +20,7 @@ from stedm_jax.data.index import IndexRow
 from stedm_jax.data.records import TileSet
 from stedm_jax.data.sampling import GLASS
 from stedm_jax.data.schema import SYNTHETIC
-from stedm_jax.evaluation.synthesis_quality.features import MOST, Distance, Features, Tiles
+from stedm_jax.evaluation.synthesis_quality.compared import MOST, Distance, Features, Tiles
 from stedm_jax.evaluation.synthesis_quality.metric import Example, RealTile
 from stedm_jax.experiment.encoders import Encoder, encode
 

@@ -1,6 +1,7 @@
 """python -m stedm_jax.evaluate --synthesis, and the same numbers in a run."""
 
 import json
+from dataclasses import replace
 
 import jax.numpy as jnp
 import numpy as np
@@ -50,7 +51,7 @@ def folders(tmp_path_factory):
 def values(tmp_path):
     """A file of features for both."""
     found = {s: RNG.normal(size=(n, 3)) for s, n in (COUNTS | {"synthetic": 15}).items()}
-    np.savez(tmp_path / "f.npz", **found)
+    np.savez(tmp_path / "f.npz", allow_pickle=False, **found)
     return found
 
 
@@ -113,9 +114,8 @@ def test_sets_of_other_tiles_end_in_one_paragraph(folders, tmp_path, values):
     assert "was made from other tiles" in wrong(folders, tmp_path, real=moved)
     short = packed(tmp_path / "short", [tile("val", "v", 0)])
     assert "name no style tiles" in wrong(folders, tmp_path, real=short)
-    large = Tile(
-        *(np.zeros((32, 32, *c), np.uint8) for c in ((3,), ())), "p", "s", "train", 0, 0, 0, 1.0
-    )
+    large = replace(tile("train", "p", 0), image=np.zeros((32, 32, 3), np.uint8))
+    large = replace(large, mask=large.image[..., 0])
     assert "differ in side: 16 and 32" in wrong(
         folders, tmp_path, real=packed(tmp_path / "large", [large], 32)
     )

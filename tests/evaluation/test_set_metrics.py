@@ -7,7 +7,7 @@ import pytest
 from scipy import linalg
 
 from stedm_jax.evaluation.quality_table import compared_rows
-from stedm_jax.evaluation.synthesis_quality.features import Features, Tiles, nearest
+from stedm_jax.evaluation.synthesis_quality.compared import Features, Tiles, nearest
 from stedm_jax.evaluation.synthesis_quality.frechet_distance import frechet
 from stedm_jax.evaluation.synthesis_quality.kept_energy import high_energy
 from stedm_jax.evaluation.synthesis_quality.kernel_distance import kid
@@ -20,6 +20,10 @@ from stedm_jax.evaluation.synthesis_quality.style_retrieval import StyleRetrieva
 
 RNG = np.random.default_rng(3)
 IMAGES = RNG.integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
+
+
+def read_tile(key):
+    return IMAGES[key]
 
 
 def normal(n, d=4, seed=0):
@@ -69,8 +73,8 @@ def test_kernel_distance_is_the_sum_over_all_pairs():
 
     found, (low, high) = kid(x, y, patients)
     assert found == pytest.approx(direct(y))
-    without = [direct(np.delete(y, [i for i in range(7) if patients[i] == p], 0)) for p in "abc"]
-    half = 4.302652729911275 * np.sqrt(2 / 3 * np.square(without - np.mean(without)).sum())
+    without = np.array([direct(y[[name != p for name in patients]]) for p in "abc"])
+    half = 4.302652729911275 * np.sqrt(2 / 3 * np.square(without - without.mean()).sum())
     np.testing.assert_allclose([low, high], [found - half, found + half])
     assert np.isnan(kid(x, y, ["a"] * 7)[1]).all()
 
@@ -152,7 +156,7 @@ def test_diversity_compares_images_of_one_layout_turned_alike():
     metric, first = LayoutDiversity(), IMAGES[0]
     images = [turned(first, number) for number in range(8)] + list(IMAGES[:2])
     for image, mask in zip(images, layouts(8), strict=True):
-        metric.update(Example(image, mask, [], IMAGES.__getitem__))
+        metric.update(Example(image, mask, [], read_tile))
     values = normal(10)
     made = Tiles(values, ["p"] * 10, ["p"] * 10, images.__getitem__)
 
@@ -181,8 +185,7 @@ def test_one_pass_measures_all_and_keeps_the_closest_pairs(tmp_path):
     made, seen = tiles(normal(12), patients), tiles(normal(12, seed=1), patients, patients)
     judgment = compared(made, tiles(normal(12, seed=2), list("xyz") * 4), seen)
     examples = [
-        Example(IMAGES[i], layouts(8)[i % 8], [i], IMAGES.__getitem__, patients[i])
-        for i in range(12)
+        Example(IMAGES[i], layouts(8)[i % 8], [i], read_tile, patients[i]) for i in range(12)
     ]
     real = [RealTile(i, patients[i], IMAGES[i]) for i in range(12)]
     found = measure(examples, judgment, real)

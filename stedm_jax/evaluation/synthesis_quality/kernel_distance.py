@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import special
 
-from stedm_jax.evaluation.synthesis_quality.features import chunks
+from stedm_jax.evaluation.synthesis_quality.compared import chunks
 from stedm_jax.evaluation.synthesis_quality.metric import Judgment, Metric, Quality
 
 

@@ -6,7 +6,7 @@ from collections import defaultdict
 import numpy as np
 from jaxtyping import UInt8
 
-from stedm_jax.evaluation.synthesis_quality.features import Features
+from stedm_jax.evaluation.synthesis_quality.compared import Features
 from stedm_jax.evaluation.synthesis_quality.metric import Example, Judgment, Metric, Quality
 
 PAIRS, BATCH = 256, 32

@@ -3,7 +3,7 @@
 import numpy as np
 
 from stedm_jax.evaluation.panels import fit
-from stedm_jax.evaluation.synthesis_quality.features import Features, nearest
+from stedm_jax.evaluation.synthesis_quality.compared import Features, nearest
 from stedm_jax.evaluation.synthesis_quality.metric import CLOSEST, Judgment, Metric, Quality
 
 PAIRS, SIDE = 16, 256

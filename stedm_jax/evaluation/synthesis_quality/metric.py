@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Integer, UInt8
 
-from stedm_jax.evaluation.synthesis_quality.features import Features
+from stedm_jax.evaluation.synthesis_quality.compared import Features
 
 LAYOUTS = "layouts"
 CLOSEST = "closest_pairs"

@@ -15,7 +15,7 @@ small. The same numbers of real tiles of seen patients say what can be had.
 import numpy as np
 from jaxtyping import Float
 
-from stedm_jax.evaluation.synthesis_quality.features import chunks, squared_distances
+from stedm_jax.evaluation.synthesis_quality.compared import chunks, squared_distances
 from stedm_jax.evaluation.synthesis_quality.metric import Judgment, Metric, Quality
 
 NEIGHBORS = 5

@@ -5,7 +5,7 @@ from collections import defaultdict
 import numpy as np
 
 from stedm_jax.evaluation.statistics import mean_of_defined
-from stedm_jax.evaluation.synthesis_quality.features import Tiles, squared_distances
+from stedm_jax.evaluation.synthesis_quality.compared import Tiles, squared_distances
 from stedm_jax.evaluation.synthesis_quality.metric import Judgment, Metric, Quality
 
 
