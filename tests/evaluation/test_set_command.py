@@ -114,8 +114,8 @@ def test_sets_of_other_tiles_end_in_one_paragraph(folders, tmp_path, values):
     assert "was made from other tiles" in wrong(folders, tmp_path, real=moved)
     short = packed(tmp_path / "short", [tile("val", "v", 0)])
     assert "name no style tiles" in wrong(folders, tmp_path, real=short)
-    large = replace(tile("train", "p", 0), image=np.zeros((32, 32, 3), np.uint8))
-    large = replace(large, mask=large.image[..., 0])
+    pixels = np.zeros((32, 32, 3), np.uint8)
+    large = replace(tile("train", "p", 0), image=pixels, mask=pixels[..., 0])
     assert "differ in side: 16 and 32" in wrong(
         folders, tmp_path, real=packed(tmp_path / "large", [large], 32)
     )
