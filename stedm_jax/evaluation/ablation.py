@@ -27,6 +27,11 @@ class Ablation:
     key: str
     values: Mapping[str, Any]
 
+    @property
+    def words(self) -> str:
+        """The key as a page calls it: "timesteps of features"."""
+        return " of ".join(reversed(self.key.split("."))).replace("_", " ")
+
 
 @dataclass(frozen=True)
 class Point:

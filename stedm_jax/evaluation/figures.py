@@ -1,9 +1,9 @@
 """Charts on a transparent ground, for a light or a dark page.
 
 A chart is a function that returns a figure; `png` draws it in a theme, a set of parameters of
-matplotlib. The colors C0, C1, ... of a theme are those of Okabe and Ito, which people with any
-color vision can tell apart; arms and channels also differ in position, so color never says anything
-alone.
+matplotlib. The first colors C0, C1, ... of a theme are those of Okabe and Ito, which people with
+any color vision can tell apart. An arm has one color and marker in all charts and tables, by its
+place among the arms; arms also differ in position, so color never says anything alone.
 """
 
 import io
@@ -19,12 +19,22 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.rcsetup import cycler
 
-LIGHT_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-DARK_COLORS = ("#56B4E9", "#E69F00", "#2DBE96", "#E3A0C6", "#F0E442", "#7FA8FF")
+LIGHT_COLORS = (
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
+    *("#882255", "#8A8A2A", "#332288", "#666666", "#8C5A2B", "#AA4499"),
+)
+DARK_COLORS = (
+    *("#56B4E9", "#E69F00", "#2DBE96", "#E3A0C6", "#F0E442", "#7FA8FF"),
+    *("#D46A9A", "#C5C56A", "#A99BF0", "#BBBBBB", "#D9A06B", "#D88BE0"),
+)
+MARKERS = ("o", "s", "^")
+"""Of the arms that have one color, in turn."""
 CHANNELS = (("red", "C1"), ("green", "C2"), ("blue", "C0"))
 """Name and color of each channel."""
 SAMPLES = "samples/"
 """Before the names of what was measured on samples during a training."""
+LEGEND = 6
+"""Most lines that a legend inside of a chart has."""
 Rows = Sequence[Mapping[str, Any]]
 Theme = dict[Any, Any]
 
@@ -71,11 +81,22 @@ def faint() -> str:
     return rcParams["grid.color"]
 
 
-def loss_curves(curves: Mapping[str, Rows]) -> Figure:
+def arm_style(number: int) -> dict[str, Any]:
+    """Color and marker of the arm with this number."""
+    return {"color": f"C{number % len(LIGHT_COLORS)}", "marker": arm_marker(number)}
+
+
+def arm_marker(number: int) -> str:
+    """The marker of the arm with this number."""
+    return MARKERS[number // len(LIGHT_COLORS) % len(MARKERS)]
+
+
+def loss_curves(curves: Mapping[str, Rows], arms: Sequence[str] = ()) -> Figure:
     """Loss over steps, a panel for each stage.
 
     `curves` maps a run's folder to its rows (`step`, `loss`, perhaps `eval/loss`). The part before
-    the first slash is the panel; runs that differ in a last `-<seed>` only share a color.
+    the first slash is the panel; runs that differ in seed only share a color, which for one of the
+    `arms` is that of the arm. More than LEGEND of them have no legend in the panel.
     """
     panels: dict[str, dict[str, Rows]] = {}
     for name, rows in curves.items():
@@ -86,19 +107,21 @@ def loss_curves(curves: Mapping[str, Rows]) -> Figure:
     figure = Figure(figsize=(3.7 * columns, 2.7 * lines), layout="constrained")
     for i, (stage, runs) in enumerate(panels.items()):
         axes = figure.add_subplot(lines, columns, i + 1)
-        _draw_losses(axes, runs)
+        _draw_losses(axes, runs, arms)
         axes.set_title(stage)
         axes.set_xlabel("step", fontsize=8)
     return figure
 
 
-def _draw_losses(axes: Axes, runs: Mapping[str, Rows]) -> None:
-    families = {run: re.sub(r"-\d+$", "", run) for run in runs}
-    order = list(dict.fromkeys(families.values()))
+def _draw_losses(axes: Axes, runs: Mapping[str, Rows], arms: Sequence[str]) -> None:
+    families = {run: re.sub(r"(@[^/]*)?([-/]\d+)?$", "", run) for run in runs}
+    order = list(dict.fromkeys([*arms, *families.values()]))
+    if not set(arms) & set(families.values()):
+        order = list(dict.fromkeys(families.values()))
     labeled: set[str] = set()
     for run, rows in runs.items():
         family = families[run]
-        color = f"C{order.index(family)}"
+        color = arm_style(order.index(family))["color"]
         label = None if family in labeled else family or "training"
         labeled.add(family)
         step, loss = _series(rows, "loss")
@@ -113,7 +136,7 @@ def _draw_losses(axes: Axes, runs: Mapping[str, Rows]) -> None:
             axes.plot(step, loss, "o", color=rcParams["text.color"], markersize=3.5, label=name)
     if _wide_range(axes):
         axes.set_yscale("log")
-    if axes.get_legend_handles_labels()[1]:
+    if 0 < len(axes.get_legend_handles_labels()[1]) <= LEGEND:
         axes.legend()
 
 
@@ -134,7 +157,8 @@ def sample_curves(curves: Mapping[str, Rows]) -> Figure:
             step, value = _series(rows, SAMPLES + name)
             if len(step):
                 axes.plot(step, value, "o-", markersize=3.5, label=run)
-        axes.legend()
+        if len(axes.get_legend_handles_labels()[1]) <= LEGEND:
+            axes.legend()
         axes.set_title(name.replace("_", " "))
         axes.set_xlabel("step", fontsize=8)
     return figure
@@ -153,7 +177,8 @@ def patient_violins(arms: Mapping[str, Float64[np.ndarray, " p"]]) -> Figure:
         x, pair = np.stack(places[left : left + 2]), np.stack(values[left : left + 2])
         axes.plot(x, pair, color=faint(), linewidth=0.8, alpha=0.7, zorder=1)
     for i, (place, value) in enumerate(zip(places, values, strict=True)):
-        axes.plot(place, value, "o", color=f"C{i}", markersize=5, markeredgewidth=0, zorder=3)
+        style = {**arm_style(i), "linestyle": "none", "markeredgewidth": 0}
+        axes.plot(place, value, markersize=5, zorder=3, **style)
         _draw_violin(axes, i, value[~np.isnan(value)])
     names = [f"{name}\n{(~np.isnan(value)).sum()} patients" for name, value in arms.items()]
     axes.set_xticks(range(len(names)), names)
@@ -189,12 +214,14 @@ def patient_rows(arms: Mapping[str, Float64[np.ndarray, " p"]], floor: float) ->
     axes = figure.add_subplot()
     axes.axvline(floor, color=faint(), linestyle="--", linewidth=1, zorder=0)
     for place, name in enumerate(order):
-        color = f"C{[*arms].index(name)}"
+        style = arm_style([*arms].index(name))
+        color = style["color"]
         scores, mean = known[name], means[name]
         axes.plot(
             [scores.min(), scores.max()], [place, place], color=faint(), linewidth=1, zorder=1
         )
-        axes.plot(scores, np.full(scores.size, place), "o", color=color, markersize=4, alpha=0.6)
+        dots = {**style, "linestyle": "none", "markersize": 4, "alpha": 0.6}
+        axes.plot(scores, np.full(scores.size, place), **dots)
         axes.vlines(mean, place - 0.3, place + 0.3, color=color, linewidth=2.5, zorder=3)
     axes.set_yticks(range(len(order)), [f"{name}   {means[name]:.3f}" for name in order])
     axes.set_ylim(-0.6, len(order) - 0.4)

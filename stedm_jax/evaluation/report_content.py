@@ -38,6 +38,23 @@ class Strip:
 
 
 @dataclass(frozen=True, eq=False)
+class Predicted:
+    """A test tile as every arm sees it.
+
+    Attributes:
+      place: of its patient among all, by the mean IoU over arms: best, median or worst.
+      image: the tile. truth: with its labels as a tint.
+      arms: name -> the tile with what the arm found.
+    """
+
+    patient: str
+    place: str
+    image: UInt8[np.ndarray, "h w 3"]
+    truth: UInt8[np.ndarray, "h w 3"]
+    arms: Mapping[str, UInt8[np.ndarray, "h w 3"]]
+
+
+@dataclass(frozen=True, eq=False)
 class ArmRun:
     """One trained segmenter: the seed of an arm.
 
@@ -106,6 +123,8 @@ class ReportContent:
       baseline: the arm that others are compared with, by default the first one in the results.
       ours, rivals: arms; the best of ours is compared with the best rival (compared_arms.py).
       draws: of annotated patients -> their names; empty without a grid.
+      tags: of test patients: what the cohort table says of them, such as center or scanner.
+      predictions: of the best, the median and the worst test patient.
       synthesis: name of a set of synthetic images -> what is known of it.
       ablation: a setting that arms vary.
       reconstruction: patient -> score -> value, of the autoencoder.
@@ -128,6 +147,8 @@ class ReportContent:
     ours: Sequence[str] = ()
     rivals: Sequence[str] = ()
     draws: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    tags: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    predictions: Sequence[Predicted] = ()
     synthesis: Mapping[str, SyntheticSet] = field(default_factory=dict)
     ablation: Ablation | None = None
     reconstruction: Mapping[str, Mapping[str, float]] = field(default_factory=dict)

@@ -1,9 +1,9 @@
 """The files of a report.
 
 `index.html` and `table.txt` are for people; `summary.json`, `per_patient.csv` and `per_class.csv`
-are for programs; an ablation adds `ablation.csv` and `ablation.png`, and a second checkpoint that
-was scored `per_patient_last.csv`. All are functions of a
-ReportContent only (report_content.py), so that the same content gives the same files.
+are for programs, `configuration.json` has all settings; an ablation adds `ablation.csv` and
+`ablation.png`, and a second checkpoint that was scored `per_patient_last.csv`. All are functions of
+a ReportContent only (report_content.py), so that the same content gives the same files.
 """
 
 import json
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from stedm_jax.common.files import write_bytes, write_text
+from stedm_jax.common.files import write_bytes, write_json, write_text
 from stedm_jax.common.text import table
 from stedm_jax.evaluation.ablation import ablation_chart, ablation_csv
 from stedm_jax.evaluation.checkpoint_scores import HEADER, at_checkpoints, checkpoint_rows
@@ -26,7 +26,7 @@ from stedm_jax.evaluation.quality_table import HEADER as quality_header
 from stedm_jax.evaluation.quality_table import NOTE, compared_rows, quality_rows
 from stedm_jax.evaluation.report_content import ReportContent
 from stedm_jax.evaluation.report_numbers import ReportNumbers, check_results
-from stedm_jax.evaluation.report_page import page
+from stedm_jax.evaluation.report_page import CONFIGURATION, page
 from stedm_jax.evaluation.score_files import BETWEEN
 from stedm_jax.evaluation.words import COLUMNS, line, verdict
 
@@ -53,9 +53,11 @@ def write_report(out: Path, content: ReportContent) -> None:
     write_text(out / "table.txt", results_table(numbers))
     points = numbers.ablation_points
     if content.ablation and points:
-        key = content.ablation.key
+        key = content.ablation.words
         write_text(out / "ablation.csv", ablation_csv(points))
         write_bytes(out / "ablation.png", png(lambda: ablation_chart(key, points)))
+    if content.config:
+        write_json(out / CONFIGURATION, content.config)
     write_text(out / "index.html", page(numbers))
 
 
@@ -120,8 +122,8 @@ def results_table(numbers: ReportNumbers) -> str:
         which = f" of {name}" if len(sets) > 1 else ""
         parts.append(
             f"synthetic images{which}: style correlation {_number(found['style_correlation'])}, "
-            f"layout IoU {_number(found['layout_iou'])} (the same segmenter on real validation "
-            f"tiles: {_number(found['real_val_iou'])})"
+            f"layout IoU {_number(found['layout_iou'])} (the same segmenter on the real tiles of "
+            f"these layouts: {_number(found.get('layout_iou_real', math.nan))})"
         )
     if sets:
         rows = quality_rows({name: made.quality.numbers for name, made in sets.items()})

@@ -31,7 +31,7 @@ from stedm_jax.evaluation.confusion import METRICS, all_foreground, foreground_s
 from stedm_jax.evaluation.labeled_counts import by_labeled
 from stedm_jax.evaluation.report_content import HEADLINE, ReportContent
 from stedm_jax.evaluation.score_table import Run, ScoreTable, score_table
-from stedm_jax.evaluation.statistics import Summary, summarize
+from stedm_jax.evaluation.statistics import Summary, patient_means, summarize
 
 CHOSEN_ON = "val"
 """The split whose patients say which arm is the best of several."""
@@ -265,6 +265,21 @@ def _comparison_summary(c: Comparison) -> dict[str, Any]:
         "variance_p": v.p,
         "variance_p_holm": c.variance_p_holm,
     }
+
+
+def extreme_patients(numbers: ReportNumbers) -> dict[str, str]:
+    """The best, the median and the worst test patient, by the mean IoU over all arms; fewer
+    patients fill the first places."""
+    tables = np.stack([numbers.table(arm).means for arm in numbers.arms] or [np.zeros(0)])
+    means = patient_means(tables)
+    order = [i for i in np.argsort(-means, kind="stable").tolist() if not np.isnan(means[i])]
+    places = {"best": 0, "worst": len(order) - 1, "median": len(order) // 2}
+    chosen = {place: order[places[place]] for place in ("best", "worst", "median") if order}
+    patients, found = numbers.patients(), dict[str, str]()
+    for place, i in chosen.items():
+        if patients[i] not in found.values():
+            found[place] = patients[i]
+    return {place: found[place] for place in ("best", "median", "worst") if place in found}
 
 
 def check_results(content: ReportContent) -> None:

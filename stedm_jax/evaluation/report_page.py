@@ -6,7 +6,6 @@ are the charts, each drawn for light and for dark screens, and how numbers are w
 
 import base64
 import io
-import json
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -29,6 +28,7 @@ from stedm_jax.evaluation.figures import (
     DARK_COLORS,
     LIGHT,
     LIGHT_COLORS,
+    MARKERS,
     loss_curves,
     patient_rows,
     patient_violins,
@@ -37,15 +37,24 @@ from stedm_jax.evaluation.figures import (
     sampled_names,
     style_scatter,
 )
+from stedm_jax.evaluation.html_csv import csv_url
+from stedm_jax.evaluation.layout_classes import layout_classes
+from stedm_jax.evaluation.mean_interval import mean_interval
 from stedm_jax.evaluation.panels import VOID_COLOR, fit
 from stedm_jax.evaluation.report_numbers import ReportNumbers
 from stedm_jax.evaluation.synthesis_quality.measure import LABELS
 from stedm_jax.evaluation.synthesis_quality.metric import Quality
+from stedm_jax.evaluation.tag_scores import tag_tables
+from stedm_jax.evaluation.what_was_found import findings, never_found
 from stedm_jax.evaluation.words import verdict
 
 DASH = "\N{EN DASH}"
-THUMBNAIL = 90
+THUMBNAIL = 180
 """Pixels of a side of an example tile."""
+COLUMNS = 5
+"""Most arms beside each other in a table of patients."""
+CONFIGURATION = "configuration.json"
+"""Beside the page: all settings."""
 MANY = 6
 """From more arms on, they are drawn in rows, and cards show the chosen ones only."""
 
@@ -61,24 +70,33 @@ def page(numbers: ReportNumbers) -> str:
     )
     environment.tests["nan"] = math.isnan
     environment.globals |= {"zip": zip, "n_colors": len(LIGHT_COLORS), "void_color": VOID_COLOR}
-    environment.globals["as_published"] = AS_PUBLISHED
+    environment.globals |= {"as_published": AS_PUBLISHED, "n_markers": len(MARKERS)}
     environment.filters |= {
         "number": _number,
         "signed": _signed,
         "picture": _picture,
-        "thumbnail": lambda image: _picture(fit(image, THUMBNAIL)),
+        "thumbnail": lambda image: _picture(fit(image, THUMBNAIL), "JPEG"),
+        "csv_url": csv_url,
     }
     content = numbers.content
-    iou = {arm: numbers.table(arm).means for arm in numbers.arms}
+    tables = {arm: numbers.table(arm) for arm in numbers.arms}
+    iou = {arm: table.means for arm, table in tables.items()}
     floor = {name: scores["iou"] for name, scores in numbers.floor().items()}
     return environment.get_template("report.html").render(
         content=content,
+        found=findings(numbers),
+        never_found=never_found(numbers),
+        intervals={arm: mean_interval(table) for arm, table in tables.items()},
+        tags=tag_tables(numbers),
+        columns=COLUMNS,
+        layout_classes={name: layout_classes(content, name) for name in content.synthesis},
         numbers=numbers.summary,
         tests=[(each, verdict(each)) for each in numbers.comparisons],
         groups={label: each.family for label, each in numbers.groups.items()},
         labeled=_by_labeled(numbers),
         arms=numbers.arms,
         cards=_shown_first(numbers),
+        normalized=any(arm.endswith("-normalized") for arm in numbers.arms),
         many=len(numbers.arms) > MANY,
         floor=FLOOR,
         patients=numbers.patients(),
@@ -95,20 +113,34 @@ def page(numbers: ReportNumbers) -> str:
             ),
         ),
         sampled=sampled_names(content.curves),
-        configuration=json.dumps(content.config, indent=2, default=str, ensure_ascii=False),
+        stages=_by_stage(content.stages),
+        settings_file=CONFIGURATION if content.config else "",
         colors=(LIGHT_COLORS, DARK_COLORS),
     )
 
 
 def _by_labeled(numbers: ReportNumbers) -> tuple[list[str], dict[str, list[str]]]:
     """Header and rows: mean and variance of each arm, by how many patients were labeled."""
-    shown = (("mean", "patient_iou_mean", 3), ("variance", "patient_iou_var", 5))
-    header = [f"{label}: {name}" for name, _, _ in shown for label in numbers.groups]
-    rows = {}
-    for arm in numbers.arms:
-        scores = [each.scores(arm) for each in numbers.groups.values()]
-        rows[arm] = [_number(one[key], digits) for _, key, digits in shown for one in scores]
+    shown = ("mean", "95 % interval", "variance")
+    header = [f"{label}: {name}" for label in numbers.groups for name in shown]
+    rows: dict[str, list[str]] = {arm: [] for arm in numbers.arms}
+    for arm, cells in rows.items():
+        for each in numbers.groups.values():
+            found = mean_interval(each.table(arm))
+            limits = f"{_number(found.low)} to {_number(found.high)}"
+            variance = _number(each.scores(arm)["patient_iou_var"], 5)
+            known = DASH if math.isnan(found.low) else limits
+            cells += [_number(found.estimate), known, variance]
     return header, rows
+
+
+def _by_stage(seconds: Mapping[str, float]) -> dict[str, float]:
+    """Seconds of the cells of each stage together."""
+    found: dict[str, float] = {}
+    for cell, spent in seconds.items():
+        stage = cell.split("/")[0]
+        found[stage] = found.get(stage, 0.0) + spent
+    return found
 
 
 def _shown_first(numbers: ReportNumbers) -> list[str]:
@@ -124,13 +156,13 @@ def _charts(
     """The charts by name, None for one that has nothing to show."""
     content, points = numbers.content, numbers.ablation_points
     curves = {name: rows for name, rows in content.curves.items() if rows}
-    key = content.ablation.key if content.ablation else ""
+    key = content.ablation.words if content.ablation else ""
     trivial = float(np.mean([*floor.values()])) if floor else math.nan
     of_patients = patient_violins if len(iou) <= MANY else partial(patient_rows, floor=trivial)
     return {
         "patients": _chart(lambda: of_patients(iou)) if iou else None,
         "ablation": _chart(lambda: ablation_chart(key, points)) if points else None,
-        "losses": _chart(lambda: loss_curves(curves)) if curves else None,
+        "losses": _chart(lambda: loss_curves(curves, numbers.arms)) if curves else None,
         "samples": _chart(lambda: sample_curves(curves)) if sampled_names(curves) else None,
         "stains": {name: _stains(each.quality) for name, each in content.synthesis.items()},
     }
@@ -153,15 +185,15 @@ def _chart(draw: Callable[[], Figure]) -> dict[str, Any]:
     return {"light": _data_url(light), "dark": _data_url(dark), "width": width}
 
 
-def _picture(image: UInt8[np.ndarray, "h w 3"]) -> str:
-    """An image as a data URL."""
+def _picture(image: UInt8[np.ndarray, "h w 3"], kind: str = "PNG") -> str:
+    """An image as a data URL, "PNG" or "JPEG"."""
     out = io.BytesIO()
-    Image.fromarray(image).save(out, format="PNG")
-    return _data_url(out.getvalue())
+    Image.fromarray(image).save(out, format=kind, quality=88)
+    return _data_url(out.getvalue(), kind)
 
 
-def _data_url(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()
+def _data_url(image: bytes, kind: str = "PNG") -> str:
+    return f"data:image/{kind.lower()};base64," + base64.b64encode(image).decode()
 
 
 def _number(value: Any, digits: int = 3) -> Any:

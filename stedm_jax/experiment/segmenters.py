@@ -6,6 +6,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
+from jaxtyping import UInt8
+
 from stedm_jax.common.files import read_json, write_json
 from stedm_jax.data.arrays import ArrayStore
 from stedm_jax.data.draws import splits_of_all
@@ -139,6 +143,18 @@ def confusion_of(
     assert sums is not None  # nothing can stop it
     counts = sums["confusion"]
     return {patient: counts[number].tolist() for number, patient in enumerate(rows.patients)}
+
+
+def predictions_of(
+    context: Context, learner: Learner, name: str, params: Any, rows: Rows
+) -> list[UInt8[np.ndarray, "h w"]]:
+    """The most probable class of each pixel of every tile, in the order of the rows."""
+    predict = jax.jit(learner.program.task.predict)
+    found = [
+        np.asarray(predict(params, learner.frozen, batch), np.uint8)
+        for batch in _judged(context, learner, _store(context, learner, name), rows)()
+    ]
+    return [*np.concatenate(found)[: len(rows.rows)]]
 
 
 def learner_of(context: Context, learned: Learned, name: str) -> Learner:

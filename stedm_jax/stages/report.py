@@ -16,20 +16,25 @@ from stedm_jax.data.records import TileSet
 from stedm_jax.evaluation.ablation import Ablation
 from stedm_jax.evaluation.panels import overlay, style_grid
 from stedm_jax.evaluation.report_content import (
+    HEADLINE,
     ArmRun,
     CohortRow,
+    Predicted,
     ReportContent,
     Strip,
     SyntheticSet,
 )
 from stedm_jax.evaluation.report_files import write_report
+from stedm_jax.evaluation.report_numbers import ReportNumbers, extreme_patients
 from stedm_jax.evaluation.synthesis_quality.measure import load_quality, mean_quality
+from stedm_jax.evaluation.tag_scores import patient_tags
 from stedm_jax.experiment.cells import Cell, Graph
 from stedm_jax.experiment.context import Context, spread
 from stedm_jax.experiment.learned import Learned
 from stedm_jax.experiment.orders import orders_of
 from stedm_jax.experiment.points import without_point
-from stedm_jax.experiment.segmenters import trained
+from stedm_jax.experiment.segmenters import Scored, trained
+from stedm_jax.experiment.shown_predictions import shown_predictions, typical_tile
 from stedm_jax.inference.score_whole import score_whole
 from stedm_jax.settings.flat import flatten
 from stedm_jax.training import peers
@@ -86,7 +91,7 @@ def _content(context: Context) -> ReportContent:
     cells = [graph[cell] for cell in done]
     found = {name: _set(context, cells, name) for name in settings.synthesis.sets}
     sets = {name: each for name, each in found.items() if each}
-    return ReportContent(
+    content = ReportContent(
         title=settings.title or settings.name,
         intro=settings.report.intro,
         cohort=list(_cohort(context)),
@@ -109,7 +114,32 @@ def _content(context: Context) -> ReportContent:
         config=flatten(settings),
         versions=read_json(path / "versions.json"),
         provenance={"tiles": str(context.tiles_path)} | _provenance(first, sets),
+        tags=patient_tags(_tags(context)),
     )
+    return replace(content, predictions=list(_predictions(context, content)))
+
+
+def _tags(context: Context) -> Iterator[tuple[str, Mapping[str, str]]]:
+    """Patient and tags of the first tile of every slide of the test patients."""
+    tiles = context.packed_tiles
+    first = {row.slide: row for row in reversed(context.tiles.index(HEADLINE))}
+    for row in first.values():
+        yield row.patient, tiles.read(row.split, row.record).tags
+
+
+def _predictions(context: Context, content: ReportContent) -> Iterator[Predicted]:
+    """A tile of the best, the median and the worst test patient, as every arm sees it."""
+    classes, known = context.classes, context.tiles.index(HEADLINE)
+    chosen = extreme_patients(ReportNumbers(content))
+    rows = [
+        typical_tile([row for row in known if row.patient == patient], classes.foreground)
+        for patient in chosen.values()
+    ]
+    found = dict(shown_predictions(context, list(_scored(context)), rows))
+    for number, (place, row) in enumerate(zip(chosen, rows, strict=True)):
+        image, truth = context.reader.read(row)
+        seen = {arm: overlay(image, masks[number], classes.colors) for arm, masks in found.items()}
+        yield Predicted(row.patient, place, image, overlay(image, truth, classes.colors), seen)
 
 
 def _seconds(done: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
@@ -218,7 +248,8 @@ def drawn(path: Path, cells: Iterable[str]) -> Iterator[tuple[str, np.ndarray]]:
             step, picture = int(files[-1].stem.rpartition("-")[2]), Image.open(files[-1])
             picture = picture.convert("RGB")
             picture.thumbnail((PICTURE, PICTURE))
-            yield f"{cell}, step {step:,}: {caption}{_whose(folder)}", np.asarray(picture)
+            name = without_point(cell).replace("/", " ")
+            yield f"{name}, step {step:,}: {caption}{_whose(folder)}", np.asarray(picture)
 
 
 def _whose(folder: Path) -> str:
@@ -230,14 +261,19 @@ def _whose(folder: Path) -> str:
     return f"; layouts of {', '.join(names['layouts'])}, styles of {', '.join(names['styles'])}"
 
 
-def _results(context: Context) -> Iterator[ArmRun]:
+def _scored(context: Context) -> list[Scored]:
     """The segmenters of this configuration, by seed and in the order of the arms."""
     arms = list(context.settings.arms)
     graph = Graph(context.settings)
     known = [
         one for one in trained(context.workdir.path) if one.arm in arms and one.cell in graph.cells
     ]
-    for one in sorted(known, key=lambda each: (each.seed, arms.index(each.arm))):
+    return sorted(known, key=lambda each: (each.seed, arms.index(each.arm)))
+
+
+def _results(context: Context) -> Iterator[ArmRun]:
+    """What they scored."""
+    for one in _scored(context):
         others = {which: _matrices(confusion) for which, confusion in one.others.items()}
         found = one.arm, one.seed, _matrices(one.confusion), one.checkpoint, others
         at = one.point.draw, one.point.generator_seed

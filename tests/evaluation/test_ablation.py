@@ -53,10 +53,10 @@ def test_the_arms_that_vary_the_key_are_drawn_and_listed(tmp_path, values, setti
     assert light[:4] == dark[:4] == b"\x89PNG" and light != dark
     write_report(tmp_path, made)
     assert (tmp_path / "ablation.png").read_bytes() == png(
-        lambda: ablation_chart("features.timesteps", points)
+        lambda: ablation_chart("timesteps of features", points)
     )
     assert (tmp_path / "ablation.csv").read_text() == ablation_csv(points)
-    assert "IoU by features.timesteps" in (tmp_path / "index.html").read_text()
+    assert "IoU by timesteps of features" in (tmp_path / "index.html").read_text()
 
 
 def test_undefined_scores_do_not_spoil_the_figure():

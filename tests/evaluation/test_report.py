@@ -4,25 +4,35 @@ import csv
 import dataclasses
 import json
 import re
+from html import escape as html_escape
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.evaluation.confusion import FLOOR
+from stedm_jax.evaluation.figures import LIGHT_COLORS, MARKERS, arm_style
+from stedm_jax.evaluation.html_csv import csv_of
+from stedm_jax.evaluation.layout_classes import layout_classes
 from stedm_jax.evaluation.panels import style_grid
 from stedm_jax.evaluation.report_content import (
     ArmRun,
     CohortRow,
+    Predicted,
     ReportContent,
     Strip,
     SyntheticSet,
 )
 from stedm_jax.evaluation.report_files import per_patient_csv, results_table, write_report
-from stedm_jax.evaluation.report_numbers import ReportNumbers
+from stedm_jax.evaluation.report_numbers import ReportNumbers, extreme_patients
+from stedm_jax.evaluation.report_page import page as page_of
 from stedm_jax.evaluation.synthesis_quality.metric import Quality
+from stedm_jax.evaluation.tag_scores import patient_tags, tag_tables
+from stedm_jax.evaluation.what_was_found import findings, never_found
 
 ARMS, SEEDS, TEST = ("labelled", "labelled+synthetic"), (0, 1, 2), 6
+SHAPE = {"classes": ("rest", "tumour"), "foreground": (1,)}
 COLORS = ((236, 236, 236), (204, 60, 60))
 
 
@@ -126,6 +136,7 @@ def report(tmp_path_factory):
 
 def test_files(report):
     assert sorted(p.name for p in report.iterdir()) == [
+        "configuration.json",
         "index.html",
         "per_class.csv",
         "per_patient.csv",
@@ -137,7 +148,10 @@ def test_files(report):
 def test_html_is_self_contained_and_escaped(report):
     html = (report / "index.html").read_text()
     linked = re.findall(r"""(?:src|srcset|href)=["']([^"']*)""", html)
-    assert linked and all(link.startswith(("data:image/png", "#")) for link in linked)
+    outside = [
+        link for link in linked if not link.startswith(("data:image/", "data:text/csv", "#"))
+    ]
+    assert outside == ["configuration.json"] and (report / outside[0]).is_file()
     assert "url(" not in html and "@import" not in html
     assert "<script" not in html
     assert "Phantom cohort &lt;demo&gt;" in html and "<demo>" not in html
@@ -279,3 +293,141 @@ def test_results_table():
     text = results_table(ReportNumbers(content()))
     assert "labelled+synthetic" in text and "style correlation 0.9" in text
     assert "layout IoU 0.710" in text
+
+
+def parts(html):
+    """Link text -> rows of the CSV behind it."""
+    found = re.findall(r'download="([^"]*)" href="data:text/csv;charset=utf-8,([^"]*)"', html)
+    return {name: list(csv.reader(unquote(text).splitlines())) for name, text in found}
+
+
+def test_every_table_can_be_downloaded(report):
+    html = (report / "index.html").read_text()
+    found = parts(html)
+    assert html.count("<table>") == html.count('class="csv"') == len(found)
+    header, *rows = found["arms.csv"]
+    assert header[:5] == ["arm", "runs", "patients", "mean IoU", "95 % interval"]
+    numbers = json.loads((report / "summary.json").read_text())["arms"]
+    assert [row[0] for row in rows] == [*ARMS, FLOOR]
+    for row in rows[:2]:
+        assert float(row[3]) == pytest.approx(numbers[row[0]]["patient_iou_mean"], abs=5e-4)
+    assert csv_of("<tr><td>a, <b>b</b></td><td>\u22121</td><td>\u2013</td></tr>") == '"a, b",-1,\n'
+
+
+def test_what_was_found_stands_first_with_its_interval():
+    made = ReportNumbers(dataclasses.replace(content(), curves={}, synthesis={}))
+    first, second = findings(made)
+    (comparison,) = made.comparisons
+    d, v = comparison.difference, comparison.variance
+    assert "On 6 test patients" in first and "1 do better" in first
+    assert f"95 % interval {d.low:+.3f} to {d.high:+.3f}" in first
+    assert f"95 % interval {v.low:.2f} to {v.high:.2f}" in second
+    page = page_of(made)
+    assert page.index(html_escape(first)) < page.index('class="cards"')
+
+
+def test_no_claim_without_something_to_compare():
+    assert findings(ReportNumbers(ReportContent("t"))) == []
+    alone = ReportContent("t", results=[ArmRun("a", 0, {"test": {"p": matrix(0.5)}})], **SHAPE)
+    (said,) = findings(ReportNumbers(alone))
+    assert "1 test patient that" in said and "nothing can be compared" in said
+
+
+def test_equal_arms_show_no_difference():
+    rng = np.random.default_rng(3)
+    scores = {f"p{i}": rng.uniform(0.4, 0.6) for i in range(6)}
+    noise = {name: matrix(iou + (-1) ** i * 0.01) for i, (name, iou) in enumerate(scores.items())}
+    runs = [
+        ArmRun("a", 0, {"test": {name: matrix(iou) for name, iou in scores.items()}}),
+        ArmRun("b", 0, {"test": noise}),
+    ]
+    first, _ = findings(ReportNumbers(ReportContent("t", results=runs, **SHAPE)))
+    assert "no clear difference" in first and "95 % interval -" in first
+
+
+def test_a_class_that_no_run_found_is_named():
+    blind, seeing = np.array([[90, 0], [10, 0]]), np.array([[90, 0], [9, 1]])
+    runs = [ArmRun("blind", seed, {"test": {"p": blind}}) for seed in (0, 1)]
+    runs += [
+        ArmRun("lucky", 0, {"test": {"p": blind}}),
+        ArmRun("lucky", 1, {"test": {"p": seeing}}),
+    ]
+    made = ReportNumbers(ReportContent("t", results=runs, **SHAPE))
+    assert never_found(made) == ["blind found no pixel of tumour in any patient (2 runs)."]
+    assert "blind found no pixel of tumour" in page_of(made)
+
+
+def test_scores_by_the_tags_of_patients():
+    tags = patient_tags(
+        [
+            ("p0", {"scanner": "A", "id": "0"}),
+            ("p0", {"scanner": "A"}),
+            ("p1", {"scanner": "A"}),
+            ("p2", {"scanner": "B"}),
+            ("p3", {"scanner": "A"}),
+            ("p3", {"scanner": "B"}),
+        ]
+    )
+    ious = {"p0": 0.4, "p1": 0.6, "p2": 0.3, "p3": 0.9}
+    run = ArmRun("a", 0, {"test": {name: matrix(iou) for name, iou in ious.items()}})
+    made = ReportNumbers(ReportContent("t", results=[run], tags=tags, **SHAPE))
+    found = [
+        (value, n, round(each.estimate, 6)) for value, _, n, each in tag_tables(made)["scanner"]
+    ]
+    assert found == [("A", 2, 0.5), ("B", 1, 0.3), ("several", 1, 0.9)]
+    assert "iou-by-scanner.csv" in parts(page_of(made))
+
+
+def test_predictions_of_the_best_median_and_worst_patient_for_every_arm():
+    small = ReportContent("t", results=list(results()), **SHAPE)
+    numbers = ReportNumbers(small)
+    chosen = extreme_patients(numbers)
+    means = np.mean([numbers.table(arm).means for arm in ARMS], axis=0)
+    order = [numbers.patients()[i] for i in np.argsort(-means)]
+    assert chosen == {"best": order[0], "median": order[3], "worst": order[-1]}
+    tile = np.zeros((8, 8, 3), np.uint8)
+    shown = [
+        Predicted(p, place, tile, tile, dict.fromkeys(ARMS, tile)) for place, p in chosen.items()
+    ]
+    page = page_of(ReportNumbers(dataclasses.replace(small, predictions=shown)))
+    for arm in ARMS:
+        assert page.count(f'alt="what {arm} found') == 3
+    one = ReportContent("t", results=[ArmRun("a", 0, {"test": {"p": matrix(0.5)}})], **SHAPE)
+    assert extreme_patients(ReportNumbers(one)) == {"best": "p"}
+    assert extreme_patients(ReportNumbers(ReportContent("t"))) == {}
+
+
+def test_layout_iou_is_beside_that_of_real_tiles_by_class():
+    nan = float("nan")
+    numbers = {
+        "n_images": 4,
+        "style_correlation": 0.9,
+        "style_correlation_min": 0.8,
+        "layout_iou": 0.3,
+        "layout_iou_real": 0.7,
+        "layout_iou_by_class": [0.9, 0.2, 0.4, 0.0],
+        "layout_iou_real_by_class": [0.95, 0.6, 0.8, nan],
+    }
+    made = ReportContent(
+        "t",
+        classes=("rest", "a", "b", "c"),
+        foreground=(1, 2, 3),
+        synthesis={"s": SyntheticSet(Quality(numbers))},
+    )
+    *_, mean = layout_classes(made, "s")
+    assert mean == ["mean over foreground classes", pytest.approx(0.3), pytest.approx(0.7)]
+    page = page_of(ReportNumbers(made))
+    assert parts(page)["s-layout-iou.csv"][4] == ["c", "0.000", ""]
+    assert "on the real tiles of these layouts 0.700" in page
+
+
+def test_arms_of_a_large_grid_differ_in_color_or_marker_and_stay_the_same():
+    styles = {tuple(arm_style(i).values()) for i in range(len(LIGHT_COLORS) * len(MARKERS))}
+    assert len(styles) == len(LIGHT_COLORS) * len(MARKERS) >= 36
+    runs = [ArmRun(f"arm-{i}", 0, {"test": {"p": matrix(0.5)}}) for i in range(14)]
+    runs.append(ArmRun("arm-3-normalized", 0, {"test": {"p": matrix(0.5)}}))
+    page = page_of(ReportNumbers(ReportContent("t", results=runs, **SHAPE)))
+    for i in range(14):
+        marks = set(re.findall(rf'<span class="dot ([^"]*)"></span>arm-{i}<', page))
+        assert marks == {f"arm{i % len(LIGHT_COLORS)} mark{i // len(LIGHT_COLORS)}"}
+    assert "not trained again, on test tiles" in page

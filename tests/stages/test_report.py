@@ -25,7 +25,7 @@ def test_the_last_picture_of_a_denoiser_at_most_so_large(tmp_path):
             folder / f"samples-{step:08d}.png"
         )
     ((caption, picture),) = drawn(tmp_path, cells)
-    assert caption.startswith("generator/stedm, step 10: layouts")
+    assert caption.startswith("generator stedm, step 10: layouts")
     assert "patient" not in caption
     (folder / WHOSE).write_text(
         json.dumps({"layouts": ["patient a", "patient b"], "styles": ["patient c"]})

@@ -1,0 +1,54 @@
+"""A table of the page as CSV, so that what can be read can be downloaded."""
+
+import csv
+import io
+from html.parser import HTMLParser
+from urllib.parse import quote
+
+PLAIN = {"\N{MINUS SIGN}": "-", "\N{EN DASH}": ""}
+"""How the page writes numbers -> how programs read them."""
+
+
+class _Cells(HTMLParser):
+    """The texts of the cells, row by row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[list[str]] = []
+        self.inside = False
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.rows[-1].append("")
+            self.inside = True
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("td", "th"):
+            self.inside = False
+
+    def handle_data(self, data: str) -> None:
+        if self.inside:
+            self.rows[-1][-1] += data
+
+
+def csv_of(rows: str) -> str:
+    """The rows of an HTML table as CSV; a dash for an undefined number is an empty field."""
+    cells = _Cells()
+    cells.feed(rows)
+    text = io.StringIO()
+    out = csv.writer(text, lineterminator="\n")
+    out.writerows([_plain(cell) for cell in row] for row in cells.rows)
+    return text.getvalue()
+
+
+def csv_url(rows: str) -> str:
+    """The same as a data URL."""
+    return "data:text/csv;charset=utf-8," + quote(csv_of(rows))
+
+
+def _plain(cell: str) -> str:
+    for shown, meant in PLAIN.items():
+        cell = cell.replace(shown, meant)
+    return cell.strip()
