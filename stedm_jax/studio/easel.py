@@ -76,17 +76,16 @@ class Easel:
 
     Args:
       context: of the run, at one point of its grid.
-      name: of the synthesis set, whose generator and sampler are used.
+      name: of a synthesis set that a denoiser makes, whose generator and sampler are used.
       arm: whose segmenter looks at the images; "": the first of the run, if there is one.
       learned: what the run has learned; None: it is read.
 
     Raises:
-      UserError: no such set, or something that has not finished.
+      UserError: something has not finished.
     """
 
-    def __init__(self, context: Context, name: str = "", arm: str = "", learned: Any = None):
-        self.settings, self.name = context.settings, name or _first_set(context)
-        _check_set(context, self.name)
+    def __init__(self, context: Context, name: str, arm: str = "", learned: Any = None):
+        self.settings, self.name = context.settings, name
         devices = list(context.mesh.devices.flat)
         few = make_mesh(devices=devices[: gcd(SEEDS, len(devices))])
         self.context = replace(context, mesh=few)
@@ -117,11 +116,12 @@ class Easel:
     @cached_property
     def segmenter(self) -> Segmenter | None:
         """The segmenter, or None where the run has none."""
-        known = [one for one in trained(self.context.workdir.path) if not one.taken]
-        if not (self._arm or known):
-            return None
-        arm = self._arm or known[0].arm
-        return segmenter_of(self.context, arm)
+        if self._arm:
+            return segmenter_of(self.context, self._arm)
+        known = trained(self.context.workdir.path)
+        draw = self.context.point.draw
+        fitting = [one for one in known if not one.taken and one.point.draw == draw]
+        return segmenter_of(self.context, fitting[0].name, fitting[0].seed) if fitting else None
 
     def layouts(self, number: int) -> list[Layout]:
         """SHOWN layouts of the run, those of many classes first; other ones for another number."""
@@ -244,28 +244,31 @@ def agreement(
 
 
 def open_easel(folder: Path, name: str = "", arm: str = "") -> Easel:
-    """The easel of a workdir; errors as of Easel and `open_run`."""
+    """The easel of a workdir, at the first point of its grid where a generator is trained.
+
+    Args:
+      folder: the workdir.
+      name: of the synthesis set; "": the first whose generator is trained, and takes a style if
+        any does.
+      arm: as Easel takes it.
+
+    Raises:
+      UserError: as of Easel and `open_run`, or no set that a denoiser makes.
+    """
     context = open_run(folder)
-    return Easel(context.at(context.settings.grid.points[0]), name, arm)
-
-
-def _denoised(context: Context) -> list[str]:
-    sets = context.settings.synthesis.sets
-    return [name for name, each in sets.items() if each.method == DENOISER]
-
-
-def _first_set(context: Context) -> str:
-    if names := _denoised(context):
-        return names[0]
-    raise UserError(
-        f"The run in {context.workdir.path} has no set whose tiles a denoiser makes "
-        "(config.synthesis.sets), and so nothing to paint with."
-    )
-
-
-def _check_set(context: Context, name: str) -> None:
-    names = _denoised(context)
-    if name not in names:
+    settings, sets = context.settings, context.settings.synthesis.sets
+    denoised = [each for each in sets if sets[each].method == DENOISER]
+    denoised.sort(key=lambda each: not settings.style_of(each).used)
+    if not denoised or (name and name not in denoised):
         raise UserError(
-            f"--set={name} is no set that a denoiser makes; this run has {', '.join(names)}."
+            f"The run in {folder} has no set {f'{name!r} ' if name else ''}whose tiles a denoiser "
+            f"makes (config.synthesis.sets); it has {', '.join(denoised) or 'none'}."
         )
+    there = [context.at(point) for point in settings.grid.points]
+    pairs = [(each, one) for each in there for one in ([name] if name else denoised)]
+    done = [
+        (each, one)
+        for each, one in pairs
+        if context.workdir.result(each.cell(f"generator/{sets[one].generator}")) is not None
+    ]
+    return Easel(*(done or pairs)[0], arm)

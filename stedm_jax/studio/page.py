@@ -1,5 +1,7 @@
 """The page: what is shown, and which method of the session each control calls."""
 
+# pyright: reportMissingImports=false
+
 import hashlib
 import html
 import tempfile
@@ -196,6 +198,8 @@ def _layout_part(easel: Easel, state: gr.State) -> tuple[gr.ImageEditor, gr.Gall
 
 def _style_part(easel: Easel, state: gr.State) -> tuple[list[gr.Gallery], gr.Slider]:
     gr.Markdown("### 2. Style")
+    if not easel.style.used:
+        gr.Markdown("The generator of this set takes no style; what is chosen here has no effect.")
     galleries = []
     for side, name in enumerate("AB"):
         with gr.Tab(f"Style {name}"):

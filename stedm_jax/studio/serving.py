@@ -1,5 +1,7 @@
 """Serves the page, and keeps the browser from asking anyone else."""
 
+# pyright: reportMissingImports=false
+
 import os
 import tempfile
 

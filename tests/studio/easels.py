@@ -45,7 +45,7 @@ def easel_of(folder: Path, **sampling: Any) -> Easel:
     params = jax.tree.map(lambda x: x + 0.05, jax.jit(task.init)(keys[0]))
     below = Below(task, {"first": jax.jit(first.network.init)(keys[1])}, {})
     learned = SimpleNamespace(generator=lambda name, section: (below, params, {"step": 7}))
-    easel = Easel(context, learned=learned)
+    easel = Easel(context, "synthetic", learned=learned)
     seer = SimpleNamespace(predict=red, task=SimpleNamespace(decide=_most))
     easel.__dict__["segmenter"] = seer
     return easel
