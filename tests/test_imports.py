@@ -53,7 +53,7 @@ RULES = {
     ),
     "studio": (
         *GROUND, "tasks", "training", "data", "evaluation", "experiment", "imaging", "inference",
-        "diffusion",
+        "diffusion", "synthesize",
     ),
     "synthesize": (*GROUND, "tasks", "training", "data", "experiment", "imaging"),
     "doctor": (*GROUND, "models", "diffusion", "tasks", "training", "data", "experiment", "bench"),

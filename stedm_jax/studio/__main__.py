@@ -1,6 +1,6 @@
 """A page in the browser on which layouts are painted and become tiles.
 
-    python -m stedm_jax.studio --workdir=RUN [--set=NAME] [--arm=ARM] [--port=7860]
+    python -m stedm_jax.studio --workdir=RUN [--generator=NAME] [--arm=ARM] [--port=7860]
 
 It needs what the extra installs: pip install -e '.[studio]'. It is served to this machine only, at
 http://127.0.0.1:PORT, and asks nothing of the internet. Ctrl-C ends it. docs/studio.md describes
@@ -37,7 +37,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--workdir", type=Path, required=True, help="of a run with a trained generator")
-    add("--set", default="", help="synthesis set whose generator and sampler to use (the first)")
+    add("--generator", default="", help="of the run (the first that takes a style)")
     add("--arm", default="", help="whose segmenter looks at the tiles (the first that is trained)")
     add("--port", type=int, default=7860, help="of the page (7860)")
     return parser.parse_args(argv)
@@ -80,7 +80,7 @@ def main(argv: list[str]) -> None:
     from stedm_jax.studio.serving import serve
 
     check_port(args.port)
-    easel = open_easel(args.workdir, args.set, args.arm)
+    easel = open_easel(args.workdir, args.generator, args.arm)
     print("Compiling, once; the next start with this workdir is faster.", flush=True)
     began = time.monotonic()
     easel.warm_up()

@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from math import gcd
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, UInt8
@@ -17,16 +16,15 @@ from stedm_jax.common.labels import VOID
 from stedm_jax.data.index import IndexRow
 from stedm_jax.data.sampling import GLASS
 from stedm_jax.evaluation.panels import color_mask, overlay
-from stedm_jax.experiment.context import Context, spread
-from stedm_jax.experiment.learned import Learned
+from stedm_jax.experiment.context import spread
 from stedm_jax.experiment.orders import Orders
 from stedm_jax.experiment.saved import open_run
 from stedm_jax.experiment.segmenters import trained
 from stedm_jax.inference.trained_segmenter import Segmenter, segmenter_of
-from stedm_jax.settings.methods import DENOISER
-from stedm_jax.settings.synthesis import Synthesis
+from stedm_jax.settings.diffusion import Style
 from stedm_jax.studio.live_sampler import Frame, LiveSampler, Wish
 from stedm_jax.studio.painting import brush_colors
+from stedm_jax.synthesize.trained_generator import Generator, generators_of, load_generator
 from stedm_jax.training.sharding import make_mesh
 
 SEEDS = 4
@@ -75,34 +73,28 @@ class Easel:
     """What a run can do on demand.
 
     Args:
-      context: of the run, at one point of its grid.
-      name: of a synthesis set that a denoiser makes, whose generator and sampler are used.
+      generator: that makes the images, at its point of the run's grid.
       arm: whose segmenter looks at the images; "": the first of the run, if there is one.
-      learned: what the run has learned; None: it is read.
 
     Raises:
-      UserError: something has not finished.
+      UserError: the tiles of the run are not there, or lend no style.
     """
 
-    def __init__(self, context: Context, name: str, arm: str = "", learned: Any = None):
-        self.settings, self.name = context.settings, name
+    def __init__(self, generator: Generator, arm: str = ""):
+        context, self.generator, self._arm = generator.context, generator, arm
         devices = list(context.mesh.devices.flat)
         few = make_mesh(devices=devices[: gcd(SEEDS, len(devices))])
-        self.context = replace(context, mesh=few)
-        self.section: Synthesis = self.settings.synthesis_set(self.name)
-        self.generator = self.settings.synthesis.sets[self.name].generator
-        self.style = self.settings.style_of(self.name)
+        self.context, self.settings = replace(context, mesh=few), context.settings
+        below, self.section = generator.below, generator.section
+        self.style: Style = below.task.config.style
         self.orders = Orders(self.context, self.section, self.style)
-        learned = learned or Learned(self.context)
-        below, params, self.checkpoint = learned.generator(self.generator, self.section)
         self.sampler = LiveSampler(
-            below.task, params, below.frozen, self.section, context.seed, few, SEEDS
+            below.task, generator.params, below.frozen, self.section, context.seed, few, SEEDS
         )
         self.names = self.context.classes.names
         self.colors = self.context.classes.colors
         self.brushes = brush_colors(self.colors)
         self.side = self.context.tiles.tile
-        self._arm = arm
 
     @property
     def defaults(self) -> Wish:
@@ -211,8 +203,7 @@ class Easel:
         numbers = ("mix", "steps", "guidance", "strength")
         about = {
             "method": "studio",
-            "set": self.name,
-            "generator": self.generator,
+            "generator": self.generator.name,
             "sampler": self.section.sampler,
             "spacing": self.section.spacing,
             "guidance_on": self.section.guidance.on,
@@ -226,7 +217,7 @@ class Easel:
             end = "_mixed_in" if number else ""
             about |= {f"style_patient{end}": bag.patient, f"style_split{end}": bag.split}
             about[f"style_records{end}"] = bag.records
-        return about | {key: str(value) for key, value in self.checkpoint.items()}
+        return about | {key: str(value) for key, value in self.generator.provenance.items()}
 
 
 def agreement(
@@ -244,31 +235,18 @@ def agreement(
 
 
 def open_easel(folder: Path, name: str = "", arm: str = "") -> Easel:
-    """The easel of a workdir, at the first point of its grid where a generator is trained.
+    """The easel of a workdir.
 
     Args:
       folder: the workdir.
-      name: of the synthesis set; "": the first whose generator is trained, and takes a style if
-        any does.
+      name: of the generator, as `load_generator` takes it; "": the first, and one that takes a
+        style if any does.
       arm: as Easel takes it.
 
     Raises:
-      UserError: as of Easel and `open_run`, or no set that a denoiser makes.
+      UserError: as of Easel, `open_run` and `load_generator`.
     """
     context = open_run(folder)
-    settings, sets = context.settings, context.settings.synthesis.sets
-    denoised = [each for each in sets if sets[each].method == DENOISER]
-    denoised.sort(key=lambda each: not settings.style_of(each).used)
-    if not denoised or (name and name not in denoised):
-        raise UserError(
-            f"The run in {folder} has no set {f'{name!r} ' if name else ''}whose tiles a denoiser "
-            f"makes (config.synthesis.sets); it has {', '.join(denoised) or 'none'}."
-        )
-    there = [context.at(point) for point in settings.grid.points]
-    pairs = [(each, one) for each in there for one in ([name] if name else denoised)]
-    done = [
-        (each, one)
-        for each, one in pairs
-        if context.workdir.result(each.cell(f"generator/{sets[one].generator}")) is not None
-    ]
-    return Easel(*(done or pairs)[0], arm)
+    there = generators_of(context)
+    styled = [each for each in there if context.settings.generator(there[each].variant).style.used]
+    return Easel(load_generator(context, name or (styled or [""])[0]), arm)

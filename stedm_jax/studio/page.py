@@ -199,7 +199,7 @@ def _layout_part(easel: Easel, state: gr.State) -> tuple[gr.ImageEditor, gr.Gall
 def _style_part(easel: Easel, state: gr.State) -> tuple[list[gr.Gallery], gr.Slider]:
     gr.Markdown("### 2. Style")
     if not easel.style.used:
-        gr.Markdown("The generator of this set takes no style; what is chosen here has no effect.")
+        gr.Markdown("This generator takes no style; what is chosen here has no effect.")
     galleries = []
     for side, name in enumerate("AB"):
         with gr.Tab(f"Style {name}"):

@@ -12,6 +12,7 @@ from stedm_jax.experiment.context import Context
 from stedm_jax.experiment.learned import Below
 from stedm_jax.experiment.workdir import Workdir
 from stedm_jax.studio.easel import Easel
+from stedm_jax.synthesize.trained_generator import Generator
 from stedm_jax.tasks.build import build_autoencoder, build_generator
 from stedm_jax.tasks.latent_diffusion import LatentScale
 from stedm_jax.training.sharding import make_mesh
@@ -44,8 +45,8 @@ def easel_of(folder: Path, **sampling: Any) -> Easel:
     keys = jax.random.split(jax.random.key(0))
     params = jax.tree.map(lambda x: x + 0.05, jax.jit(task.init)(keys[0]))
     below = Below(task, {"first": jax.jit(first.network.init)(keys[1])}, {})
-    learned = SimpleNamespace(generator=lambda name, section: (below, params, {"step": 7}))
-    easel = Easel(context, "synthetic", learned=learned)
+    section = settings.synthesis_set("synthetic")
+    easel = Easel(Generator(context, "stedm", below, params, section, {"step": "7"}))
     seer = SimpleNamespace(predict=red, task=SimpleNamespace(decide=_most))
     easel.__dict__["segmenter"] = seer
     return easel

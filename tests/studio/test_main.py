@@ -7,6 +7,7 @@ import pytest
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.files import write_json
+from stedm_jax.experiment.workdir import FORMAT
 from stedm_jax.settings.flat import flatten
 from stedm_jax.studio import __main__ as command
 from stedm_jax.studio.easel import open_easel
@@ -19,16 +20,14 @@ def test_without_the_extra_it_says_how_to_install(monkeypatch, tmp_path):
         command.main([f"--workdir={tmp_path}"])
 
 
-def test_a_run_without_a_denoised_set_is_refused(tmp_path):
-    """And a set that there is not."""
-    sets = {"colors": {"method": "reinhard"}}
+def test_a_run_without_a_generator_is_refused(tmp_path):
     with pytest.raises(UserError, match="no workdir of a run"):
         open_easel(tmp_path)
-    write_json(tmp_path / "config.json", flatten(tiny(tmp_path / "tiles", synthesis__sets=sets)))
-    with pytest.raises(UserError, match="has no set whose tiles a denoiser makes .* has none"):
+    saved = flatten(tiny(tmp_path / "tiles")) | {"format": FORMAT}
+    write_json(tmp_path / "config.json", saved)
+    with pytest.raises(UserError, match="has no trained generator"):
         open_easel(tmp_path)
-    write_json(tmp_path / "config.json", flatten(tiny(tmp_path / "tiles")))
-    with pytest.raises(UserError, match="has no set 'other' .* has synthetic"):
+    with pytest.raises(UserError, match="has no trained generator 'other'"):
         open_easel(tmp_path, "other")
 
 
