@@ -96,15 +96,6 @@ class Easel:
         self.brushes = brush_colors(self.colors)
         self.side = self.context.tiles.tile
 
-    @property
-    def defaults(self) -> Wish:
-        """Steps, guidance and strength of the set, around nothing."""
-        section, blank = self.section, np.zeros((0, 0), np.uint8)
-        none = np.zeros((0, 0, 0, 3), np.uint8)
-        return Wish(
-            blank, none, none, steps=min(section.steps, MOST_STEPS), guidance=section.guidance.scale
-        )
-
     @cached_property
     def segmenter(self) -> Segmenter | None:
         """The segmenter, or None where the run has none."""

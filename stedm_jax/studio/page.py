@@ -249,15 +249,15 @@ def _one_style(easel: Easel, state: gr.State, side: int) -> gr.Gallery:
 
 
 def _numbers_part(easel: Easel) -> list[Any]:
-    usual = easel.defaults
+    steps, scale = min(easel.section.steps, MOST_STEPS), easel.section.guidance.scale
     with gr.Row():
         seed = gr.Number(
             0, label="First seed", precision=0, minimum=0, maximum=LARGEST_SEED, min_width=120
         )
-        steps = gr.Slider(1, MOST_STEPS, usual.steps, step=1, label="Steps", min_width=160)
+        steps = gr.Slider(1, MOST_STEPS, steps, step=1, label="Steps", min_width=160)
     with gr.Row():
         guidance = gr.Slider(
-            0, 10, usual.guidance, step=0.1, label="Guidance", info="1: none", min_width=160
+            0, 10, scale, step=0.1, label="Guidance", info="1: none", min_width=160
         )
         strength = gr.Slider(
             0.05,
