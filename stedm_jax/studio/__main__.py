@@ -68,7 +68,7 @@ def main(argv: list[str]) -> None:
     args = _arguments(argv)
     os.environ.update(SILENT)
     try:
-        import gradio  # noqa: F401  # pyright: ignore
+        import gradio  # noqa: F401
     except ImportError as error:
         raise UserError(
             "The studio needs gradio, which is not installed; run pip install 'stedm_jax[studio]', "

@@ -1,7 +1,5 @@
 """The page: what is shown, and which method of the session each control calls."""
 
-# pyright: reportMissingImports=false
-
 import hashlib
 import html
 import tempfile

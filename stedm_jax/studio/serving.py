@@ -1,7 +1,5 @@
 """Serves the page, and keeps the browser from asking anyone else."""
 
-# pyright: reportMissingImports=false
-
 import os
 import tempfile
 
