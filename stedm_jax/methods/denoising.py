@@ -8,7 +8,7 @@ from stedm_jax.common.errors import UserError
 from stedm_jax.experiment.context import Context
 from stedm_jax.experiment.orders import Order, Orders, load
 from stedm_jax.experiment.sampler import make_sampler
-from stedm_jax.methods.method import Prepared, in_batches
+from stedm_jax.methods.method import InBatches, Prepared
 from stedm_jax.settings.synthesis import Synthesis
 
 
@@ -34,7 +34,7 @@ def prepare(context: Context, name: str, orders: Orders, learned: Any) -> Prepar
             )
         return made
 
-    make = in_batches(context, section.batch, images, load_batch)
+    make = InBatches(context, section.batch, images, load_batch)
     provenance = checkpoint | _provenance(section, generator)
     provenance["drop_layout"] = str(settings.generator(generator).drop_layout)
     if section.as_published_code:

@@ -4,6 +4,7 @@ A method is a file of this room with `prepare(context, name, orders, learned)`, 
 of the set, and a line in METHODS of settings/methods.py.
 """
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -36,6 +37,11 @@ class Prepared:
     make: Make
     provenance: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def network_seconds(self) -> float:
+        """How long its network has computed, compiling too; 0 of a method without one."""
+        return self.make.seconds if isinstance(self.make, InBatches) else 0.0
+
 
 def prepare(context: Context, name: str, orders: Orders | StyleOrders, learned: Any) -> Prepared:
     """Prepares the method of a set.
@@ -56,9 +62,7 @@ def on_host(image: Callable[[Order], UInt8[np.ndarray, "h w c"]]) -> Make:
     return lambda orders: np.stack(in_threads(image, orders))
 
 
-def in_batches(
-    context: Context, size: int, run: Callable[[Any], Any], load: Callable[[list[Order]], Any]
-) -> Make:
+class InBatches:
     """Makes images in batches of one size, each loaded by the host and divided by the devices.
 
     Args:
@@ -66,19 +70,32 @@ def in_batches(
       size: of a batch.
       run: images of a batch.
       load: the arrays of some orders.
+
+    Attributes:
+      seconds: how long `run` has taken.
     """
-    rows = own_rows(size, context.mesh)
 
-    def make(wanted: Sequence[Order]) -> np.ndarray:
+    def __init__(
+        self,
+        context: Context,
+        size: int,
+        run: Callable[[Any], Any],
+        load: Callable[[list[Order]], Any],
+    ):
+        self._mesh, self._size, self._run, self._load = context.mesh, size, run, load
+        self._rows = own_rows(size, context.mesh)
+        self.seconds = 0.0
+
+    def __call__(self, wanted: Sequence[Order]) -> UInt8[np.ndarray, "b h w c"]:
         images = []
-        for start in range(0, len(wanted), size):
-            part = list(wanted[start : start + size])
-            filled = part + part[:1] * (size - len(part))
-            batch = to_global(load([filled[row] for row in rows]), context.mesh)
-            images.append(np.asarray(run(batch))[: len(part)])
+        for start in range(0, len(wanted), self._size):
+            part = list(wanted[start : start + self._size])
+            filled = part + part[:1] * (self._size - len(part))
+            batch = to_global(self._load([filled[row] for row in self._rows]), self._mesh)
+            began = time.perf_counter()
+            images.append(np.asarray(self._run(batch))[: len(part)])
+            self.seconds += time.perf_counter() - began
         return np.concatenate(images)
-
-    return make
 
 
 def on_devices(
@@ -87,9 +104,9 @@ def on_devices(
     images: Callable[[Any, Any], jax.Array],
     params: Any,
     load: Callable[[list[Order]], Any],
-) -> Make:
-    """As `in_batches`, of a function of parameters and a batch, which is compiled."""
+) -> InBatches:
+    """As `InBatches`, of a function of parameters and a batch, which is compiled."""
     out = replicated(context.mesh) if peers.several() else None
     divided = batch_sharding(context.mesh)
     compiled = jax.jit(images, in_shardings=(None, divided), out_shardings=out)
-    return in_batches(context, size, lambda batch: compiled(params, batch), load)
+    return InBatches(context, size, lambda batch: compiled(params, batch), load)

@@ -2,12 +2,15 @@
 annotated, made by the method of the set.
 
 Image number n (layout, symmetry, style patient, style tiles, noise) is a pure function of (seed,
-n). Finished batches are kept as parts, so that an interrupted run goes on; in the end they become a
-tile set like any other.
+n). Each batch becomes a part on the disk while the next one is made; several hosts write them in
+turn. An interrupted run goes on behind the parts that there are. In the end the parts become the
+shards of a tile set like any other.
 """
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +18,10 @@ import numpy as np
 
 from stedm_jax.common.files import atomic_file
 from stedm_jax.common.processors import in_threads
+from stedm_jax.common.text import duration
 from stedm_jax.data.class_shares import shares_of, warning
-from stedm_jax.data.records import SetSpec, write_tiles
+from stedm_jax.data.numbered_parts import NumberedParts
+from stedm_jax.data.records import SetSpec, TileSet
 from stedm_jax.data.schema import SYNTHETIC, ClassSpec, Tile
 from stedm_jax.data.stain import match
 from stedm_jax.evaluation.panels import overlay
@@ -24,8 +29,6 @@ from stedm_jax.experiment.cells import Cell
 from stedm_jax.experiment.context import Context
 from stedm_jax.experiment.orders import (
     Order,
-    Orders,
-    StyleOrders,
     bag_of,
     orders_of,
     real_shares,
@@ -50,13 +53,25 @@ def run(context: Context, cell: Cell, learned: Any) -> None:
     with context.workdir.timed(cell.name) as result:
         method = prepare(context, name, orders, learned)
         make = _recolored(context, section, method.make)
-        _make_parts(context, cell, section, orders, make)
+        provenance = {"method": entry.method, "recolor": section.recolor, **method.provenance}
+        provenance["seed"] = str(context.seed)
+        spec = _spec(context, cell, section, provenance)
+        parts = NumberedParts(folder / "parts", spec, section.count)
+
+        def images(numbers: range) -> np.ndarray:
+            return make([orders[n] for n in numbers])
+
+        def tiles(numbers: range, images: np.ndarray) -> Iterator[Tile]:
+            for n, image in zip(numbers, images, strict=True):
+                yield _tile(context, orders[n], image, provenance)
+
+        began = time.perf_counter()
+        if _make_parts(context, cell, parts, images, tiles, section.batch):
+            _say_share(cell, method.network_seconds, time.perf_counter() - began)
         grid = orders.grid(settings.report.layouts, settings.report.styles)
         shown = make([order for row in grid for order in row])
         peers.on_first(lambda: _save(folder / "grid.npy", _picture(context, shown)))
-        provenance = {"method": entry.method, "recolor": section.recolor, **method.provenance}
-        provenance["seed"] = str(context.seed)
-        packed = peers.on_first(lambda: _pack(context, cell, section, orders, provenance))
+        packed = peers.on_first(lambda: _pack(context, folder / "tiles", parts))
         made, result["tiles"] = packed
         result["style_patients"] = orders.patients
         result["class_shares"] = {"real": real_shares(context), "synthetic": made}
@@ -88,26 +103,49 @@ def _recolored(context: Context, section: Synthesis, make: Make) -> Make:
 
 
 def _make_parts(
-    context: Context, cell: Cell, section: Synthesis, orders: Orders | StyleOrders, make: Make
-) -> None:
-    """Makes the images that are in no part yet; each batch becomes a part, a file of its own."""
-    parts = context.workdir.folder(f"{cell.name}/parts")
-    there = peers.on_first(lambda: [[part.start, part.stop] for _, part in _parts(parts)])
+    context: Context,
+    cell: Cell,
+    parts: NumberedParts,
+    images: Callable[[range], np.ndarray],
+    tiles: Callable[[range, np.ndarray], Iterator[Tile]],
+    batch: int,
+) -> int:
+    """Makes the images that are in no part yet; each batch becomes a part, which is written while
+    the next batch is made. Returns how many batches there were."""
+    there = peers.on_first(lambda: [[numbers.start, numbers.stop] for numbers in parts.sweep()])
     known = {n for start, stop in there for n in range(start, stop)}
-    batches = list(_batches([n for n in range(section.count) if n not in known], section.batch))
-    before = max(0, -(-section.count // section.batch) - len(batches))
-    progress = Progress(cell.name, before + len(batches), section.batch)
-    for number, numbers in enumerate(batches, start=before + 1):
-        with context.signals.politely():
-            images = make([orders[n] for n in numbers])
-            if peers.first():
-                _save(parts / f"{numbers[0]:08d}-{numbers[-1] + 1:08d}.npy", images)
-            if context.signals.due(context.mesh):
-                done = section.count - sum(map(len, batches[number - before :]))
-                context.signals.end(
-                    f"after {done} of {section.count} synthetic tiles, which are saved"
-                )
-        progress.advance(number)
+    batches = list(_batches([n for n in range(parts.count) if n not in known], batch))
+    before = max(0, -(-parts.count // batch) - len(batches))
+    progress = Progress(cell.name, before + len(batches), batch)
+    with ThreadPoolExecutor(1) as writer:
+        written: Future[None] | None = None
+        for number, numbers in enumerate(batches, start=before + 1):
+            with context.signals.politely():
+                made = images(numbers)
+                if written:
+                    written.result()  # at most one batch waits in memory
+                    written = None
+                if peers.mine(numbers.start // batch):
+                    written = writer.submit(parts.write, numbers, tiles(numbers, made))
+                if context.signals.due(context.mesh):
+                    if written:
+                        written.result()
+                    done = parts.count - sum(map(len, batches[number - before :]))
+                    context.signals.end(
+                        f"after {done} of {parts.count} synthetic tiles, which are saved"
+                    )
+            progress.advance(number)
+        if written:
+            written.result()
+    peers.wait_for_all()
+    return len(batches)
+
+
+def _say_share(cell: Cell, network: float, seconds: float) -> None:
+    """Whether reading and writing limit."""
+    if network and peers.first():
+        share = network / max(seconds, 1e-9)
+        print(f"[{cell.name}] the network took {share:.0%} of {duration(seconds)}", flush=True)
 
 
 def _batches(numbers: Sequence[int], most: int) -> Iterator[range]:
@@ -120,29 +158,17 @@ def _batches(numbers: Sequence[int], most: int) -> Iterator[range]:
             start = end
 
 
-def _parts(folder: Path) -> list[tuple[Path, range]]:
-    """The parts there, with the numbers of their images, which are their names."""
-    files = sorted(folder.glob("*-*.npy"))
-    return [(file, range(*map(int, file.stem.split("-")))) for file in files]
-
-
 def _save(file: Path, images: np.ndarray) -> None:
     with atomic_file(file) as partial, partial.open("wb") as handle:
         np.save(handle, images)
 
 
-def _pack(
-    context: Context,
-    cell: Cell,
-    section: Synthesis,
-    orders: Orders | StyleOrders,
-    provenance: Mapping[str, str],
-) -> tuple[dict[str, float], int]:
-    """Makes a tile set of the parts: the share of each class of its pixels, and its tiles."""
+def _spec(
+    context: Context, cell: Cell, section: Synthesis, provenance: Mapping[str, str]
+) -> SetSpec:
     classes, tiles = context.classes, context.tiles
-    folder = context.workdir.path / cell.name
     made_by = {"made_by": "stedm_jax synthesis", "from": str(context.tiles_path)}
-    spec = SetSpec(
+    return SetSpec(
         name=f"{context.settings.name}_{cell.variant}",
         classes=tuple(ClassSpec(*pair) for pair in zip(classes.names, classes.colors, strict=True)),
         mpp=tiles.mpp,
@@ -151,20 +177,14 @@ def _pack(
         source=made_by | dict(provenance),
     )
 
-    def made() -> Iterator[Tile]:
-        for file, numbers in _parts(folder / "parts"):
-            images = np.load(file, allow_pickle=False)
-            for number, image in zip(numbers, images, strict=True):
-                if number in done or number >= section.count:
-                    continue  # parts of a run with another batch or count
-                done.add(number)
-                tile = _tile(context, orders[number], image, provenance)
-                pixels[:] += np.bincount(tile.mask.ravel(), minlength=256)
-                yield tile
 
-    pixels, done = np.zeros(256), set[int]()
-    write_tiles(folder / "tiles", spec, made(), overwrite=True)
-    return shares_of(pixels[: len(classes.names)], classes.names), len(done)
+def _pack(context: Context, out: Path, parts: NumberedParts) -> tuple[dict[str, float], int]:
+    """Makes a tile set of the parts: the share of each class of its pixels, and its tiles."""
+    parts.assemble(out)
+    rows, names = TileSet.open(out).index(SYNTHETIC), context.classes.names
+    return shares_of(np.sum([row.pixels for row in rows], axis=0, dtype=np.float64), names), len(
+        rows
+    )
 
 
 def _tile(context: Context, order: Order, image: np.ndarray, provenance: Mapping[str, str]) -> Tile:

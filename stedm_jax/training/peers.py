@@ -33,6 +33,7 @@ LOST_TEXT = (
 )
 _END = "stedm/end"
 _PATIENCE = 12.0  # seconds in which a process that ends by an error says so to the others
+_WAIT_MS = 3_600_000
 _calls = itertools.count()
 _ending = threading.Event()
 
@@ -51,6 +52,20 @@ def several() -> bool:
 def first() -> bool:
     """Whether this is the process that writes: number 0, or the only one."""
     return not several() or distributed.global_state.process_id == 0
+
+
+def mine(number: int) -> bool:
+    """Whether a numbered piece of work is this process's; they take turns."""
+    state = distributed.global_state
+    return not several() or number % state.num_processes == state.process_id
+
+
+def wait_for_all() -> None:
+    """Waits until all processes are here."""
+    if several():
+        client = distributed.global_state.client
+        assert client is not None
+        client.wait_at_barrier(f"stedm/wait/{next(_calls)}", _WAIT_MS)
 
 
 def on_first(function: Callable[[], T]) -> T:

@@ -8,6 +8,7 @@ import pytest
 
 from stedm_jax.common.labels import VOID
 from stedm_jax.data.augment import dihedral
+from stedm_jax.data.numbered_parts import NumberedParts
 from stedm_jax.data.records import TileSet
 from stedm_jax.data.schema import SYNTHETIC
 from stedm_jax.data.stain import find_colors, match
@@ -82,16 +83,16 @@ def test_images_of_a_killed_run_come_once_though_batch_and_count_changed(
 ):
     """Parts are known by the numbers that they hold; what was packed is what is reported."""
     context, cell = make("reinhard", synthesis__batch=4, synthesis__count=12)
-    save, saved = synthesis._save, []
+    write, written = NumberedParts.write, []
 
-    def killed(file, images):
-        saved.append(file)
-        if len(saved) == 3:
+    def killed(parts, numbers, tiles):
+        written.append(numbers)
+        if len(written) == 3:
             raise KeyboardInterrupt
-        save(file, images)
+        write(parts, numbers, tiles)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(synthesis, "_save", killed)
+        patch.setattr(NumberedParts, "write", killed)
         synthesis.run(context, cell, None)
     later, cell = make("reinhard", synthesis__batch=batch, synthesis__count=count)
     synthesis.run(later, cell, None)
@@ -99,6 +100,35 @@ def test_images_of_a_killed_run_come_once_though_batch_and_count_changed(
     numbers = [made.read(SYNTHETIC, n).provenance["index"] for n in range(count)]
     assert len(made.index(SYNTHETIC)) == count == later.workdir.result(cell.name)["tiles"]
     assert numbers == [str(number) for number in range(count)]
+
+
+def test_a_killed_run_ends_with_the_same_files(make, monkeypatch):
+    """In any order of the parts; the third is written by half when it is killed."""
+    context, cell = make("reinhard", synthesis__batch=4, synthesis__count=18)
+    folder = context.workdir.path / cell.name / "tiles"
+    synthesis.run(context, cell, None)
+    whole = {file.name: file.read_bytes() for file in folder.iterdir()}
+    write, asked = NumberedParts.write, []
+
+    def killed(parts, numbers, tiles):
+        asked.append(numbers)
+        if len(asked) == 1:
+            return  # the first is lost
+        if len(asked) == 4:
+            next(tiles)
+            (parts.folder / "00000012-00000016.partial").mkdir()
+            raise KeyboardInterrupt
+        write(parts, numbers, tiles)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(NumberedParts, "write", killed)
+        synthesis.run(context, cell, None)
+    made = []
+    monkeypatch.setattr(NumberedParts, "write", lambda *args: made.append(args[1]) or write(*args))
+    synthesis.run(context, cell, None)
+    assert made == [range(0, 4), range(12, 16), range(16, 18)]
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == whole
+    assert not (folder.parent / "parts").exists()
 
 
 def test_tiles_to_start_from_are_turned_and_matched_as_their_mask(make):
