@@ -3,6 +3,8 @@
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from stedm_jax.evaluation.compared_arms import Comparison
 from stedm_jax.evaluation.report_content import HEADLINE
 from stedm_jax.evaluation.report_numbers import ReportNumbers
@@ -80,11 +82,12 @@ def never_found(numbers: ReportNumbers) -> list[str]:
     said = []
     for arm in numbers.arms:
         runs = numbers.runs(arm, HEADLINE).values()
-        total = sum(matrix for patients in runs for matrix in patients.values())
+        matrices = [matrix for patients in runs for matrix in patients.values()]
+        total = np.sum(matrices, axis=0)
         missed = [
             name
             for k, name in enumerate(numbers.content.classes)
-            if runs and total[k].sum() and not total[k, k]
+            if matrices and total[k].sum() and not total[k, k]
         ]
         if missed:
             count = f"{len(runs)} run{'' if len(runs) == 1 else 's'}"
