@@ -31,23 +31,31 @@ def quality_rows(sets: Mapping[str, Mapping[str, Any]]) -> list[list[Any]]:
 COMPARED = {
     "Frechet distance": "frechet",
     "kernel distance (KID)": "kid",
+    "  its 95 % interval": "kid_interval",
     "precision": "precision",
     "recall": "recall",
     "density": "density",
     "coverage": "coverage",
     "nearest patient is the style": "style_retrieval",
+    "  by chance": "style_retrieval_chance",
     "nearer to a seen patient": "nearest_is_seen",
     "ratio of distances to both": "nearest_ratio",
     "stain error": "style_error",
     "layout IoU": "layout_iou",
+    "  by class": "layout_iou_by_class",
     "fine detail": "kept_detail",
     "energy of fine detail": "kept_energy",
     "features of one layout apart": "layout_diversity",
     "LPIPS of one layout": "layout_lpips",
 }
 """Words -> number; that of real tiles in its place ends in _real."""
-OTHER = {"layout_diversity": "layout_diversity_other", "layout_lpips": "layout_lpips_other"}
-"""Number -> what it is compared with, if not with real tiles: images of different layouts."""
+BESIDE = {
+    "layout_diversity": "layout_diversity_other",
+    "layout_lpips": "layout_lpips_other",
+    "layout_iou_by_class": "layout_iou_real_by_class",
+    "kid_interval": "kid_real_interval",
+}
+"""Number -> what stands in its brackets where that is not called like it."""
 NOTE = (
     "Every number is against held-out patients where it compares with others. In brackets: real "
     "tiles of seen patients in place of images; of one layout: images of different layouts."
@@ -63,12 +71,8 @@ def compared_rows(sets: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
     rows = [["against held-out patients", *sets]]
     rows.append(["images", *(str(found["n_images"]) for found in sets.values())])
     for words, key in COMPARED.items():
-        beside = OTHER.get(key, f"{key}_real")
+        beside = BESIDE.get(key, f"{key}_real")
         rows.append([words, *(_cell(found, key, beside) for found in sets.values())])
-    chance = [_text(found["style_retrieval_chance"]) for found in sets.values()]
-    interval = [_limits(found["kid_interval"]) for found in sets.values()]
-    rows.insert(4, ["  its 95 % interval", *interval])
-    rows.insert(10, ["  by chance", *chance])
     return rows
 
 
@@ -77,11 +81,9 @@ def _cell(found: Mapping[str, Any], key: str, beside: str) -> str:
     return f"{text} ({_text(found[beside])})" if beside in found else text
 
 
-def _limits(pair: list[float]) -> str:
-    return " to ".join(_text(each) for each in pair)
-
-
-def _text(value: float | None) -> str:
+def _text(value: float | list[float] | None) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_text, value))
     if value is None or math.isnan(value):
         return "-"
     return f"{value:.3f}" if abs(value) < 100 else f"{value:.1f}"

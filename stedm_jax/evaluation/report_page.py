@@ -112,6 +112,12 @@ def page(numbers: ReportNumbers) -> str:
                 {name: each.quality.numbers for name, each in content.synthesis.items()}
             ),
         ),
+        compared=(
+            quality_table.compared_rows(
+                {name: each.quality.numbers for name, each in content.synthesis.items()}
+            ),
+            quality_table.NOTE,
+        ),
         sampled=sampled_names(content.curves),
         stages=_by_stage(content.stages),
         settings_file=CONFIGURATION if content.config else "",

@@ -216,6 +216,20 @@ def test_several_sets_stand_side_by_side_by_name(tmp_path):
     assert lines[1].startswith("synthetic images of <restyled>: style correlation 0.930, layout")
 
 
+def test_sets_compared_with_held_out_patients_have_a_table(tmp_path):
+    one = content().synthesis["synthetic"]
+    found = {"frechet": 4.515, "frechet_real": 2.256, "kid_interval": [-0.011, 0.122]}
+    compared = SyntheticSet(Quality(dict(one.quality.numbers) | found))
+    sets = ReportContent("t", synthesis={"plain": one, "compared": compared})
+    write_report(tmp_path, sets)
+    html = (tmp_path / "index.html").read_text()
+    for text in (html, results_table(ReportNumbers(sets))):
+        assert "against held-out patients" in text and "4.515 (2.256)" in text
+        assert "-0.011, 0.122" in text
+    write_report(tmp_path, ReportContent("t", synthesis={"plain": one}))
+    assert "against held-out patients" not in (tmp_path / "index.html").read_text()
+
+
 def test_what_the_first_stage_keeps_is_shown_by_patient(tmp_path):
     kept = {"p<1>": {"psnr": 23.456, "energy": 0.217}}
     write_report(tmp_path, ReportContent("t", reconstruction=kept))
