@@ -79,6 +79,7 @@ def page(numbers: ReportNumbers) -> str:
         "csv_url": csv_url,
     }
     content = numbers.content
+    sets = {name: each.quality.numbers for name, each in content.synthesis.items()}
     tables = {arm: numbers.table(arm) for arm in numbers.arms}
     iou = {arm: table.means for arm, table in tables.items()}
     floor = {name: scores["iou"] for name, scores in numbers.floor().items()}
@@ -106,18 +107,8 @@ def page(numbers: ReportNumbers) -> str:
         rejected=rejected_table(numbers.summary["rejected"]),
         checkpoints=(HEADER, checkpoint_rows(numbers.summary)),
         labels=LABELS,
-        qualities=(
-            quality_table.HEADER,
-            quality_table.quality_rows(
-                {name: each.quality.numbers for name, each in content.synthesis.items()}
-            ),
-        ),
-        compared=(
-            quality_table.compared_rows(
-                {name: each.quality.numbers for name, each in content.synthesis.items()}
-            ),
-            quality_table.NOTE,
-        ),
+        qualities=(quality_table.HEADER, quality_table.quality_rows(sets)),
+        compared=(quality_table.compared_rows(sets), quality_table.NOTE),
         sampled=sampled_names(content.curves),
         stages=_by_stage(content.stages),
         settings_file=CONFIGURATION if content.config else "",
