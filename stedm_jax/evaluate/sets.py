@@ -53,10 +53,11 @@ def main(argv: list[str]) -> None:
     sets = {name: TileSet.open(path) for name, path in _names(arguments.synthesis).items()}
     for made in sets.values():
         _check(made, real)
+    distance = _distance(arguments.lpips)
     found, encoders = {}, {}
     for name, made in sets.items():
         folder = arguments.out / name if len(sets) > 1 else arguments.out
-        quality, encoders[name] = _measure(arguments, made, real)
+        quality, encoders[name] = _measure(arguments, made, real, distance)
         folder.mkdir(parents=True, exist_ok=True)
         save_quality(folder, quality)
         found[name] = quality.numbers
@@ -130,7 +131,9 @@ def _check(made: TileSet, real: TileSet) -> None:
         )
 
 
-def _measure(arguments: argparse.Namespace, made: TileSet, real: TileSet) -> tuple[Quality, str]:
+def _measure(
+    arguments: argparse.Namespace, made: TileSet, real: TileSet, distance: Distance | None
+) -> tuple[Quality, str]:
     """All numbers of a set, and whose features they are of."""
     judge = judging(arguments.judge or judge_above(made.path), made, real)
     values, name = _values(arguments, made)
@@ -138,7 +141,6 @@ def _measure(arguments: argparse.Namespace, made: TileSet, real: TileSet) -> tup
     def read(row: IndexRow) -> np.ndarray:
         return real.read(row.split, row.record).image
 
-    distance = _distance(arguments.lpips)
     compared = features(
         made, real, read, values, name, held_out=arguments.held_out, distance=distance
     )

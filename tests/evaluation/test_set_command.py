@@ -47,6 +47,12 @@ def folders(tmp_path_factory):
     return packed(path / "real", real), packed(path / "made", map(synthetic, range(15)))
 
 
+@pytest.fixture(autouse=True)
+def no_weights(tmp_path, monkeypatch):
+    """Weights that were converted here would be taken."""
+    monkeypatch.setenv("STEDM_WEIGHTS", str(tmp_path))
+
+
 @pytest.fixture
 def values(tmp_path):
     """A file of features for both."""
