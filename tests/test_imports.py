@@ -55,6 +55,7 @@ RULES = {
         *GROUND, "tasks", "training", "data", "evaluation", "experiment", "imaging", "inference",
         "diffusion", "synthesize",
     ),
+    "curve": (*GROUND, "diffusion", "training", "data", "evaluation", "experiment"),
     "synthesize": (*GROUND, "tasks", "training", "data", "experiment", "imaging"),
     "doctor": (*GROUND, "models", "diffusion", "tasks", "training", "data", "experiment", "bench"),
     "bench": (*GROUND, "models", "diffusion", "tasks", "training", "data", "experiment"),
