@@ -33,7 +33,7 @@ class Judge:
 
     def eval_step(self, params, frozen, batch, key):
         seen = (batch["image"][0, ..., 0] > 127).astype(jnp.int32)
-        pairs = jax.nn.one_hot(2 * batch["mask"][0] + seen, 4).sum((0, 1))
+        pairs = jax.nn.one_hot(2 * batch["mask"][0].astype(jnp.int32) + seen, 4).sum((0, 1))
         return {"confusion": pairs.reshape(1, 2, 2)}
 
 
