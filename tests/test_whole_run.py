@@ -237,6 +237,7 @@ def test_mistakes_end_in_one_paragraph(arguments, says, tmp_path):
     [
         "stedm_jax.main",
         "stedm_jax.evaluate",
+        "stedm_jax.export",
         *(
             f"data_prep.{name}"
             for name in [

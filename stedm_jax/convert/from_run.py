@@ -1,6 +1,5 @@
 """What a run learned, or a converted folder holds, as weights to export with their model card."""
 
-import json
 from collections.abc import Mapping
 from numbers import Number
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from stedm_jax.common.errors import UserError
 from stedm_jax.convert.export_weights import Trained
 from stedm_jax.convert.published_tables import FORMS, tables
+from stedm_jax.convert.run_card import data_of_run, read_if_there
 from stedm_jax.convert.stedm_checkpoint import GENERATOR, NAME
 from stedm_jax.convert.stedm_export import FILE, exportable, of_run, read_checkpoint
 from stedm_jax.convert.tables import (
@@ -26,7 +26,6 @@ from stedm_jax.convert.torch_names import Table
 from stedm_jax.experiment.counted import best_of
 from stedm_jax.experiment.points import without_point
 from stedm_jax.experiment.saved import check_made_with, saved_settings
-from stedm_jax.experiment.segmenters import ABOUT
 from stedm_jax.experiment.workdir import Workdir
 from stedm_jax.models.mit import SIZES
 from stedm_jax.models.published_sizes import PUBLISHED
@@ -44,7 +43,7 @@ from stedm_jax.training.weights_folder import INFO, is_converted, load_folder
 def read(folder: Path) -> Trained:
     """What a converted folder or the folder of a trained cell holds; errors as below."""
     place = folder.parent if folder.name == GENERATOR else folder
-    info = _json(place / INFO)
+    info = read_if_there(place / INFO)
     if info.get("network") == NAME:  # a whole checkpoint, in several folders
         return read_checkpoint(place, _published_card(info), info["names"])
     return read_converted(folder) if is_converted(folder) else read_run(folder)
@@ -230,37 +229,21 @@ def _diffusers(model: AutoencoderModel) -> tuple[Table, dict[str, Any]] | None:
 
 
 def _card(workdir: Path, cell: str, settings: Settings, section: Any) -> dict[str, Any]:
-    tiles = Path(settings.data.tiles.replace("{workdir}", str(workdir)))
-    manifest = _json(tiles / "manifest.json")
-    noted = _json(workdir / ABOUT).get("stain") or {}  # the tiles may be elsewhere by now
     stage, _, variant = without_point(cell).partition("/")
     if stage == "segmentation":
-        arms = _json(workdir / "report" / "summary.json").get("arms", {})
+        arms = read_if_there(workdir / "report" / "summary.json").get("arms", {})
         metrics = arms.get(variant.split("/")[0], {})
         metrics_of = "the arm: test patients, over all its seeds"
     else:
-        metrics, metrics_of = _json(workdir / cell / "done.json").get("metrics", {}), "the stage"
-    return {
+        metrics, metrics_of = (
+            read_if_there(workdir / cell / "done.json").get("metrics", {}),
+            "the stage",
+        )
+    return data_of_run(workdir, settings) | {
         "title": f"{settings.title or settings.name}: {cell}",
         "stage": stage,
-        "data": f"{settings.name}, tile set {manifest.get('name', tiles.name)}",
-        "mpp": manifest.get("mpp"),
-        "tile": manifest.get("tile"),
-        "stain_norm": noted.get("kind") or manifest.get("source", {}).get("stain_norm") or None,
-        "classes": [name for name, _ in settings.data.groups]
-        or [each["name"] for each in manifest.get("classes", [])],
-        "patients": {split: len(names) for split, names in manifest.get("patients", {}).items()},
-        "tiles": manifest.get("records", {}),
         "metrics": {name: value for name, value in metrics.items() if isinstance(value, Number)},
         "metrics_of": metrics_of,
         "steps": section.train.steps,
         "init_from": list(section.init_from),
-        "versions": _json(workdir / "versions.json"),
     }
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}

@@ -6,7 +6,17 @@ from typing import Any
 from jinja2 import Environment, PackageLoader
 
 PLACED = (
-    *("title", "stain_norm", "licence", "intended_use", "limits", "data", "patients", "tiles"),
+    *(
+        "title",
+        "use",
+        "stain_norm",
+        "licence",
+        "intended_use",
+        "limits",
+        "data",
+        "patients",
+        "tiles",
+    ),
     *("classes", "metrics", "metrics_of", "versions"),
 )
 """Keys of a card that templates/model_card.md places; others are listed under Training."""

@@ -51,6 +51,8 @@ class Context:
       programs: what cells at all points share, such as compiled programs, likewise.
       point: of the grid, whose splits and seeds hold.
       packed: the same run with the splits as packed; None: this is it.
+      kept: what reads its weights (experiment/kept.py); None: they are in checkpoints.
+      noted: the classes as they were noted, of a run whose tiles are not there.
     """
 
     settings: Settings
@@ -62,6 +64,8 @@ class Context:
     programs: dict[Any, Any] = field(default_factory=dict)
     point: Point = Point()
     packed: "Context | None" = None
+    kept: Any = None
+    noted: ClassMap | None = None
 
     def at(self, point: Point) -> "Context":
         """The run at a point of the grid."""
@@ -125,7 +129,7 @@ class Context:
         Raises:
           UserError: impossible ones, or shares of others.
         """
-        return check_classes(self.tiles, self.settings)
+        return self.noted or check_classes(self.tiles, self.settings)
 
     @cached_property
     def reader(self) -> TileReader:

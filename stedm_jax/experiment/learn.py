@@ -4,20 +4,16 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import grain
-import jax
 import numpy as np
 
 from stedm_jax.data.pipeline import training_batches
 from stedm_jax.experiment.context import Batches, Context
-from stedm_jax.experiment.init_weights import initial_params, load_weights
-from stedm_jax.experiment.pinned import Weights, identify
+from stedm_jax.experiment.init_weights import initial_params
+from stedm_jax.experiment.kept import Best, Kept
+from stedm_jax.experiment.pinned import Weights
 from stedm_jax.training.captions import Captions
-from stedm_jax.training.checkpoints import finished
 from stedm_jax.training.loop import Loop, TrainResult
 from stedm_jax.training.program import Program
-from stedm_jax.training.sharding import place
-from stedm_jax.training.snapshots import combine
-from stedm_jax.training.state import check_params, with_shardings
 from stedm_jax.training.task import Task
 
 
@@ -81,7 +77,7 @@ def restore(
     cell: str,
     *,
     which: str = "ema",
-    best: tuple[str, str] | None = None,
+    best: Best = None,
 ) -> tuple[Any, dict[str, str]]:
     """Parameters that a finished training left, and the step and checksum of what they come from.
 
@@ -90,23 +86,8 @@ def restore(
         (combined from snapshots of the training) or a folder of weights.
       best: (metric, "max" or "min"): those of the best checkpoint rather than the last.
     """
-    folder = context.workdir.path / cell
-    abstract = with_shardings(jax.eval_shape(task.init, jax.random.key(0)), context.mesh)
-    if which in ("ema", "params"):
-        with finished(folder, best) as (store, number):
-            params = store.restore_params(abstract, number, which=which)
-            step, digest = str(number), store.fingerprint(number)
-    else:
-        if which.startswith("ema:"):
-            made = combine(folder, float(which.removeprefix("ema:")))
-            check_params(made.params, abstract)
-            params, step, digest = made.params, str(made.step), made.sha256
-        else:
-            key = "synthesis.weights"
-            params, step = load_weights(abstract, which, key), ""
-            digest = identify(which, key).sha256
-        params = place(params, jax.tree.map(lambda leaf: leaf.sharding, abstract))
-    return params, {"checkpoint_step": step, "checkpoint_sha256": digest, "weights": which}
+    kept = context.kept or Kept()
+    return kept.of_cell(context.workdir.path, cell, task, context.mesh, which, best)
 
 
 def weights_of(context: Context, cell: str, origin: Mapping[str, str]) -> Weights:

@@ -9,9 +9,9 @@ import jax
 from stedm_jax.common.errors import UserError
 from stedm_jax.experiment.context import Context
 from stedm_jax.experiment.counted import best_of
-from stedm_jax.experiment.init_weights import load_weights
+from stedm_jax.experiment.kept import Kept
 from stedm_jax.experiment.learn import restore, weights_of
-from stedm_jax.experiment.pinned import Weights, identify, pin
+from stedm_jax.experiment.pinned import Weights, pin
 from stedm_jax.settings.arm_networks import JUDGE
 from stedm_jax.settings.synthesis import Synthesis
 from stedm_jax.tasks.autoencoder import AutoencoderTask, own
@@ -98,8 +98,9 @@ class Learned:
         task = build_generator(self.settings, name, first, colors, dtype, self.scale, judge)
         if task.guide is not None:
             source = self.settings.generator(name).style.weights
-            frozen["guide"] = load_weights(task.guide.abstract, source, STYLE_WEIGHTS)
-            used["guide"] = identify(source, STYLE_WEIGHTS)
+            kept = self.context.kept or Kept()
+            read = kept.of_source(task.guide.abstract, source, STYLE_WEIGHTS)
+            frozen["guide"], used["guide"] = read
         return Below(task, frozen, used)
 
     def generator(self, name: str, synthesis: Synthesis) -> tuple[Below[DiffusionTask], Any, Any]:
@@ -172,5 +173,5 @@ class Learned:
             return params[BACKBONE], weights_of(self.context, cell, origin)
         encoder = build_guide(self.settings, self.context.dtype)
         assert encoder is not None  # there is a guide
-        params = load_weights(encoder.network.abstract, guide.weights, GUIDE_WEIGHTS)
-        return params, identify(guide.weights, GUIDE_WEIGHTS)
+        kept = self.context.kept or Kept()
+        return kept.of_source(encoder.network.abstract, guide.weights, GUIDE_WEIGHTS)

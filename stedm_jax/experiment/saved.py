@@ -1,13 +1,21 @@
 """A run that was made before, opened for reading."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.files import read_json
+from stedm_jax.common.labels import VOID
+from stedm_jax.data.classes import ClassMap
+from stedm_jax.data.remote import MANIFEST, is_remote
 from stedm_jax.experiment.cells import Graph
 from stedm_jax.experiment.context import Context
 from stedm_jax.experiment.devices import devices, divide_cpu
+from stedm_jax.experiment.exported import Exported, is_export
+from stedm_jax.experiment.segmenters import ABOUT
 from stedm_jax.experiment.workdir import Workdir
 from stedm_jax.settings.load import from_flat
 from stedm_jax.settings.root import Settings
@@ -32,17 +40,31 @@ def saved_settings(folder: Path) -> Settings:
 
 
 def open_run(folder: Path) -> Context:
-    """A run on all devices of this process; uses its compile cache if it can be written.
+    """A run, or an exported one, on all devices of this process; uses its compile cache if it can
+    be written. Its tiles need not be there.
 
     Raises:
-      UserError: as `saved_settings`.
+      UserError: as `saved_settings`, or a damaged export.
     """
+    kept = Exported.open(folder) if is_export(folder) else None
     settings = saved_settings(folder)
     divide_cpu(settings.mesh.cpu_devices)
     cache = folder / ".compile_cache"
     if settings.compile_cache and os.access(cache, os.W_OK):
         enable_compile_cache(cache)
-    return Context(settings, Workdir(folder), make_mesh(devices=devices()))
+    context = Context(settings, Workdir(folder), make_mesh(devices=devices()), kept=kept)
+    return replace(context, noted=_noted(context))
+
+
+def _noted(context: Context) -> ClassMap | None:
+    """The classes as segmenters learned them; None where the tiles are there to give them."""
+    tiles, file = context.workdir.fill(context.settings.data.tiles), context.workdir.path / ABOUT
+    if is_remote(tiles) or Path(tiles, MANIFEST).is_file() or not file.is_file():
+        return None
+    about = read_json(file)
+    colors = tuple((int(r), int(g), int(b)) for r, g, b in about["colors"])
+    unknown = np.full(256, VOID, np.uint8)
+    return ClassMap(tuple(about["classes"]), colors, unknown, tuple(about["foreground"]))
 
 
 def check_made_with(workdir: Workdir, settings: Settings, name: str) -> None:

@@ -69,6 +69,17 @@ def view_image(path: Path, mpp: float, wanted: float) -> View:
         image, beside = read_whole(reader), reader.beside
     finally:
         reader.close()
+    return view_array(image, mpp, wanted, str(path), beside)
+
+
+def view_array(
+    image: UInt8[np.ndarray, "h w 3"],
+    mpp: float,
+    wanted: float,
+    name: str = "the image",
+    beside: tuple[tuple[int, int], ...] = (),
+) -> View:
+    """As `view_image`, of pixels in memory; `name` is what errors call them."""
     size = (image.shape[0], image.shape[1])
     ratio = mpp / wanted
     shrunk = partial(_shrunk, image, size)
@@ -80,7 +91,7 @@ def view_image(path: Path, mpp: float, wanted: float) -> View:
         return View(held(image), size, mpp, beside=beside, shrunk=shrunk)
     if height * width > MOST_PIXELS:
         raise UserError(
-            f"{path} would have {width} x {height} pixels at the {wanted:g} um of the network, and "
+            f"{name} would have {width} x {height} pixels at the {wanted:g} um of the network, and "
             f"{MOST_PIXELS:,} is the most. If its pixels have {mpp:g} um, cut it into several."
         )
     steps = (size[0] / height, size[1] / width)

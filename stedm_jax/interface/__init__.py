@@ -1,0 +1,1 @@
+"""A trained run for programs in Python: numpy in, numpy out."""

@@ -1,0 +1,80 @@
+"""What arrays of users have to be. Each check raises a UserError that says what was given."""
+
+from typing import Any
+
+import numpy as np
+
+from stedm_jax.common.errors import UserError
+from stedm_jax.common.labels import VOID
+from stedm_jax.imaging.microns import LEAST_MPP, MOST_MPP, believable
+
+
+def check_images(given: Any, name: str, dimensions: str) -> np.ndarray:
+    """RGB images, uint8; `dimensions` names those that they have, as "n h w 3"."""
+    array = _array(given, name, np.uint8, dimensions, "RGB values from 0 to 255")
+    if array.shape[-1] != 3:
+        raise UserError(
+            f"{name} has the shape {array.shape}; it is ({dimensions}), with red, green and blue "
+            "last."
+        )
+    return array
+
+
+def check_masks(given: Any, name: str, classes: tuple[str, ...]) -> np.ndarray:
+    """Class numbers of tiles, uint8 (n, h, w); VOID is unlabeled."""
+    masks = _array(given, name, np.uint8, "n h w", "class numbers")
+    present = np.flatnonzero(np.bincount(masks.ravel(), minlength=256))
+    if wrong := [int(number) for number in present if len(classes) <= number != VOID]:
+        listed = ", ".join(f"{number} {each}" for number, each in enumerate(classes))
+        raise UserError(
+            f"{name} holds the class numbers {', '.join(map(str, wrong[:5]))}; the classes of this "
+            f"run are {listed}, and {VOID} is unlabeled."
+        )
+    return masks
+
+
+def check_latents(given: Any, channels: int) -> np.ndarray:
+    """Latents, float32 (n, h, w, channels)."""
+    array = _array(given, "latents", np.float32, "n h w c", "what encode gives")
+    if array.shape[-1] != channels:
+        raise UserError(
+            f"latents has the shape {array.shape}; the latents of this run have {channels} channels"
+            ", which come last."
+        )
+    return array
+
+
+def check_mpp(mpp: Any) -> float:
+    """Microns per pixel that a microscope can have."""
+    if not isinstance(mpp, int | float | np.number) or not believable(float(mpp)):
+        raise UserError(
+            f"mpp={mpp!r} is no microscope's; give microns per pixel from {LEAST_MPP} to "
+            f"{MOST_MPP:g}, such as 0.5."
+        )
+    return float(mpp)
+
+
+def check_seed(seed: Any) -> int:
+    """A seed of random numbers."""
+    if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
+        raise UserError(f"seed={seed!r} is no whole number from 0 to 4294967295.")
+    return int(seed)
+
+
+def check_sides(array: np.ndarray, name: str, factor: int) -> None:
+    """Sides (dimensions 1 and 2) that the first stage can halve."""
+    if array.shape[1] % factor or array.shape[2] % factor:
+        raise UserError(
+            f"{name} are {array.shape[1]} x {array.shape[2]} pixels; both have to be multiples of "
+            f"{factor}, the factor of the first stage. Cut or pad them."
+        )
+
+
+def _array(given: Any, name: str, dtype: type, dimensions: str, what: str) -> np.ndarray:
+    wanted = f"a numpy array of {np.dtype(dtype)} ({dimensions}) with {what}"
+    if not isinstance(given, np.ndarray):
+        raise UserError(f"{name} is a {type(given).__name__}; give {wanted}.")
+    count = len(dimensions.split())
+    if given.dtype != dtype or given.ndim != count or not given.size:
+        raise UserError(f"{name} is {given.dtype} {given.shape}; give {wanted}.")
+    return given

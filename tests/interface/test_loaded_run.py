@@ -1,0 +1,96 @@
+"""A run as an object gives what the commands give."""
+
+import doctest
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stedm_jax.common.errors import UserError
+from stedm_jax.common.labels import VOID
+from stedm_jax.data.records import TileSet
+from stedm_jax.inference.__main__ import main as inference
+from stedm_jax.interface import loaded_run
+from stedm_jax.interface.checked import check_images
+from stedm_jax.interface.loaded_run import load_run
+from tests.conftest import CLASSES
+
+
+def test_what_a_run_says_of_itself(run):
+    assert run.classes == ("background", "tumour") and run.colors[1] == CLASSES[1].color
+    assert (run.mpp, run.tile, run.arms) == (2.0, 32, ("labelled", "labelled+synthetic"))
+    assert "labelled+synthetic" in repr(run)
+
+
+def test_the_examples_of_the_docstrings(run, image, place, monkeypatch):
+    monkeypatch.chdir(place)
+    names = {"run": run, "image": image, "load_run": load_run}
+    found = [
+        test for test in doctest.DocTestFinder().find(loaded_run, globs=names) if test.examples
+    ]
+    assert len(found) >= 4
+    runner = doctest.DocTestRunner()
+    for test in found:
+        assert runner.run(test).failed == 0, test.name
+
+
+@pytest.mark.parametrize("mpp", [2.0, 1.0])
+def test_segment_gives_the_mask_of_the_command(run, image, place, tmp_path, mpp):
+    Image.fromarray(image).save(tmp_path / "a.png")
+    options = [f"--images={tmp_path / 'a.png'}", f"--out={tmp_path / 'out'}", f"--mpp={mpp}"]
+    assert inference([f"--workdir={place / 'runs/demo'}", *options]) == 0
+    mask, probabilities = run.segment(image, mpp=mpp)
+    np.testing.assert_array_equal(mask, np.asarray(Image.open(tmp_path / "out/a.png")))
+    assert len(np.unique(mask)) == 2
+    np.testing.assert_allclose(probabilities.sum(-1), 1, atol=1e-5)
+    np.testing.assert_array_equal(mask, probabilities.argmax(-1))
+    other, _ = run.segment(image, mpp, arm="labelled+synthetic")
+    assert (other != mask).any()
+
+
+def test_encode_and_decode(run):
+    images = np.random.default_rng(1).integers(0, 256, (9, 32, 48, 3), dtype=np.uint8)
+    latents = run.encode(images)
+    assert latents.shape == (9, 8, 12, 4) and latents.dtype == np.float32
+    np.testing.assert_allclose(run.encode(images[8:]), latents[8:], atol=1e-5)
+    decoded = run.decode(latents)
+    assert decoded.shape == images.shape and decoded.dtype == np.uint8
+    assert decoded[0].std() > 0
+
+
+def test_tiles_are_those_of_the_set(run, place):
+    tiles, packed = run.tiles("val"), TileSet.open(place / "tiles")
+    assert len(tiles) == 6 and [tile.patient for tile in tiles[:2]] == ["val0", "val1"]
+    np.testing.assert_array_equal(tiles[3].image, packed.read("val", 3).image)
+    np.testing.assert_array_equal(tiles[3].mask, packed.read("val", 3).mask)
+    assert (run.tiles("style")[0].mask == VOID).all()
+    with pytest.raises(IndexError):
+        tiles[6]
+
+
+def test_what_is_refused(run, image, tmp_path):
+    floats, images = image.astype(np.float32), np.zeros((1, 30, 32, 3), np.uint8)
+    for call, text in (
+        (lambda: run.segment(floats, 2.0), r"image is float32 \(50, 45, 3\); give .*uint8"),
+        (lambda: run.segment(image[..., 0], 2.0), r"image is uint8 \(50, 45\); give .*\(h w 3\)"),
+        (lambda: check_images([1], "image", "h w 3"), "image is a list; give a numpy array"),
+        (lambda: run.segment(image[..., [0, 0, 0, 0]], 2.0), "red, green and blue last"),
+        (lambda: run.segment(image, 0.0), "mpp=0.0 is no microscope's"),
+        (lambda: run.segment(image, 2.0, arm="none"), "no trained arm 'none'"),
+        (lambda: run.segment(image, 2.0, seed=7), "with seed 7; trained are: labelled with seed 0"),
+        (lambda: run.encode(images), "30 x 32 pixels; both have to be multiples of 4"),
+        (lambda: run.decode(np.zeros((1, 8, 8, 3), np.float32)), "have 4 channels"),
+        (lambda: run.tiles("nothing"), "no split 'nothing'"),
+        (lambda: load_run(tmp_path), "is no workdir of a run"),
+    ):
+        with pytest.raises(UserError, match=text):
+            call()
+
+
+def test_importing_the_package_is_cheap():
+    code = "import sys, stedm_jax; assert not {'jax', 'numpy'} & set(sys.modules); "
+    code += "assert 'load_run' in stedm_jax.__all__; print(stedm_jax.load_run.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "load_run\n", done.stderr
