@@ -1,5 +1,5 @@
 """Where a run keeps its weights: in checkpoints of its cells, and in folders that its configuration
-names. An exported run keeps them elsewhere (exported.py)."""
+names. An exported run keeps them elsewhere (exported_run.py)."""
 
 from pathlib import Path
 from typing import Any

@@ -14,7 +14,7 @@ from stedm_jax.data.remote import MANIFEST, is_remote
 from stedm_jax.experiment.cells import Graph
 from stedm_jax.experiment.context import Context
 from stedm_jax.experiment.devices import devices, divide_cpu
-from stedm_jax.experiment.exported import Exported, is_export
+from stedm_jax.experiment.exported_run import Exported, is_export
 from stedm_jax.experiment.segmenters import ABOUT
 from stedm_jax.experiment.workdir import Workdir
 from stedm_jax.settings.load import from_flat

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from stedm_jax.experiment.exported import (
+from stedm_jax.experiment.exported_run import (
     cell_entry,
     source_entry,
     tensors_of,

@@ -1,4 +1,4 @@
-"""Writes a run as one folder (experiment/exported.py says what is in it)."""
+"""Writes a run as one folder (experiment/exported_run.py says what is in it)."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +10,7 @@ from stedm_jax.common.errors import UserError
 from stedm_jax.common.files import atomic_folder, read_json, sha256_of, write_json, write_text
 from stedm_jax.experiment.cells import Cell, Graph
 from stedm_jax.experiment.context import Context
-from stedm_jax.experiment.exported import FORMAT, RECORD, WEIGHTS, is_export
+from stedm_jax.experiment.exported_run import FORMAT, RECORD, WEIGHTS, is_export
 from stedm_jax.experiment.kept import Kept
 from stedm_jax.experiment.learned import Learned
 from stedm_jax.experiment.pinned import NAME as PINNED

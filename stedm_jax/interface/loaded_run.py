@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax.core import FrozenDict
 from jaxtyping import Float32, UInt8
 
 from stedm_jax.common.commands import fix_numbers
@@ -22,11 +23,14 @@ from stedm_jax.inference.view import view_array
 from stedm_jax.interface.checked import (
     check_images,
     check_latents,
+    check_masks,
     check_mpp,
+    check_seed,
     check_sides,
 )
 from stedm_jax.interface.tile_list import TileList
 from stedm_jax.settings.root import Settings
+from stedm_jax.synthesize.trained_generator import generators_of, load_generator
 from stedm_jax.tasks.images import to_bytes, to_network
 from stedm_jax.training.sharding import batch_sharding
 
@@ -58,10 +62,11 @@ class Run:
         self._context = open_run(path)
         self.path = path
         self._segmenter = cache(lambda arm, seed: segmenter_of(self._context, arm, seed))
+        self._generator = cache(partial(load_generator, self._context))
 
     def __repr__(self) -> str:
-        arms, sets = ", ".join(self.arms) or "none", ", ".join(self.sets) or "none"
-        return f"Run({str(self.path)!r}, arms: {arms}; sets: {sets})"
+        arms, generators = ", ".join(self.arms) or "none", ", ".join(self.generators) or "none"
+        return f"Run({str(self.path)!r}, arms: {arms}; generators: {generators})"
 
     @property
     def settings(self) -> Settings:
@@ -98,9 +103,9 @@ class Run:
         return tuple(dict.fromkeys(one.name for one in trained(self.path)))
 
     @cached_property
-    def sets(self) -> tuple[str, ...]:
-        """Synthesis sets that say how to make images of masks and style tiles alone."""
-        return ()
+    def generators(self) -> tuple[str, ...]:
+        """Trained generators."""
+        return tuple(generators_of(self._context))
 
     def segment(
         self, image: np.ndarray, mpp: float, arm: str = "", seed: int | None = None
@@ -138,6 +143,46 @@ class Run:
         if not self.arms:
             raise UserError(f"{self.path} has no trained segmenter.")
         return self._segmenter(arm or self.arms[0], seed)
+
+    def synthesize(
+        self,
+        masks: np.ndarray,
+        styles: np.ndarray,
+        seed: int = 0,
+        generator: str = "",
+        first: int = 0,
+        **changes: Any,
+    ) -> UInt8[np.ndarray, "n h w 3"]:
+        """Makes images of layouts in the style of some tiles.
+
+        >>> made = run.synthesize(masks, styles, steps=2)
+        >>> made.shape == (*masks.shape, 3)
+        True
+
+        Image n depends on the seed, on n, on its mask and on its style tiles alone.
+
+        Args:
+          masks: layouts, uint8 (n, h, w), square: class numbers, 255 where it may be anything.
+          styles: uint8 (k, h, w, 3), tiles of one patient for all masks, or (n, k, h, w, 3), those
+            of each. As many as the generator looks at are drawn, with repetition of too few.
+          seed: of the noise and of the drawing; each seed is compiled when it is first used.
+          generator: of `generators`; "": the first.
+          first: number of the first image; 8 gives the images that follow on 8 others.
+          changes: of keys of config.synthesis, as steps=32 or guidance=2.0, which is its scale.
+            Without them as in the first set of the generator.
+
+        Raises:
+          UserError: arrays of another kind, an unknown class or key, or no such generator.
+        """
+        masks = check_masks(masks)
+        given = "k h w 3" if np.ndim(styles) == 4 else "n k h w 3"
+        styles = check_images(styles, "styles", given)
+        each = [styles] * len(masks) if styles.ndim == 4 else list(styles)
+        if "guidance" in changes:
+            changes["guidance.scale"] = changes.pop("guidance")
+        made = self._generator(generator, FrozenDict(changes))
+        images = made.images(masks, each, seed=check_seed(seed), first=first)
+        return np.stack(list(images))
 
     def encode(self, images: np.ndarray) -> Float32[np.ndarray, "n hs ws c"]:
         """Latents of images by the first stage; those of the kind vq before they are quantized.

@@ -4,7 +4,7 @@ Image number n is a pure function of the seed, n, its layout and its style tiles
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any
@@ -40,6 +40,7 @@ class Generator:
       below, params: its task with what lies frozen below, and its parameters.
       section: how its images are sampled.
       provenance: which parameters these are.
+      samplers: seed -> what was compiled for it.
     """
 
     context: Context
@@ -48,6 +49,7 @@ class Generator:
     params: Any
     section: Synthesis
     provenance: Mapping[str, str]
+    samplers: dict[int, Any] = field(default_factory=dict, repr=False)
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
@@ -84,7 +86,10 @@ class Generator:
         self._check(masks, styles)
         size = min(self.section.batch, len(masks))
         size += -size % self.context.mesh.size
-        sampler = make_sampler(self.below.task, self.section, seed, self.context.mesh)
+        if seed not in self.samplers:
+            made = make_sampler(self.below.task, self.section, seed, self.context.mesh)
+            self.samplers[seed] = made
+        sampler = self.samplers[seed]
         for start in range(0, len(masks), size):
             numbers = np.minimum(np.arange(start, start + size), len(masks) - 1)
             numbers = numbers[own_rows(size, self.context.mesh)]

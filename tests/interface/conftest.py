@@ -102,6 +102,13 @@ def run(place: Path) -> Run:
     return load_run(place / "runs/demo")
 
 
+def layouts_and_styles() -> tuple[np.ndarray, np.ndarray]:
+    """Two masks, and style tiles of a patient."""
+    tiles = [make_tile("style", "style0", n) for n in range(4)]
+    masks = np.stack([make_tile(x=n).mask for n in (1, 3)])
+    return masks, np.stack([tile.image for tile in tiles])
+
+
 @pytest.fixture(scope="session")
 def image() -> np.ndarray:
     """Larger than a tile, and no multiple of anything."""

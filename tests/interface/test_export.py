@@ -10,6 +10,7 @@ from stedm_jax.common.errors import UserError
 from stedm_jax.export.__main__ import main as export
 from stedm_jax.inference.__main__ import main as inference
 from stedm_jax.interface.loaded_run import load_run
+from tests.interface.conftest import layouts_and_styles
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,9 @@ def results(run, image):
 def all_of(run, image):
     latents = run.encode(image[None, :48, :44])
     arms = [each for arm in run.arms for each in run.segment(image, 2.0, arm)]
-    return [*arms, latents, run.decode(latents)]
+    masks, styles = layouts_and_styles()
+    made = run.synthesize(masks, styles, steps=2)
+    return [*arms, latents, run.decode(latents), made]
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +78,7 @@ def test_parts_and_what_is_refused(exported, place, tmp_path, capsys):
     export([run, f"--out={out}", "--parts=segmentation/labelled"])
     assert "out: segmentation/labelled/0, " in capsys.readouterr().out
     some = load_run(out)
-    assert some.arms == ("labelled",) and some.sets == ()
+    assert some.arms == ("labelled",) and some.generators == ()
     with pytest.raises(UserError, match="needs autoencoder"):
         some.encode(np.zeros((1, 32, 32, 3), np.uint8))
     for options, text in (

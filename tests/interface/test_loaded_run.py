@@ -16,6 +16,7 @@ from stedm_jax.interface import loaded_run
 from stedm_jax.interface.checked import check_images
 from stedm_jax.interface.loaded_run import load_run
 from tests.conftest import CLASSES
+from tests.interface.conftest import layouts_and_styles
 
 
 def test_what_a_run_says_of_itself(run):
@@ -26,7 +27,8 @@ def test_what_a_run_says_of_itself(run):
 
 def test_the_examples_of_the_docstrings(run, image, place, monkeypatch):
     monkeypatch.chdir(place)
-    names = {"run": run, "image": image, "load_run": load_run}
+    masks, styles = layouts_and_styles()
+    names = {"run": run, "image": image, "masks": masks, "styles": styles, "load_run": load_run}
     found = [
         test for test in doctest.DocTestFinder().find(loaded_run, globs=names) if test.examples
     ]
@@ -60,6 +62,20 @@ def test_encode_and_decode(run):
     assert decoded[0].std() > 0
 
 
+def test_synthesize_is_a_function_of_seed_and_number(run):
+    masks, styles = layouts_and_styles()
+    made = run.synthesize(masks, styles, steps=2)
+    assert made.shape == (2, 32, 32, 3) and made.dtype == np.uint8 and (made[0] != made[1]).any()
+    np.testing.assert_array_equal(run.synthesize(masks[:1], styles, steps=2), made[:1])
+    next_one = run.synthesize(masks[1:], styles, first=1, steps=2)
+    np.testing.assert_array_equal(next_one, made[1:])
+    assert (run.synthesize(masks, styles, seed=1, steps=2) != made).any()
+    each = np.stack([styles, 255 - styles])
+    other = run.synthesize(masks, each, steps=2)
+    np.testing.assert_array_equal(other[0], made[0])
+    assert (other[1] != made[1]).any()
+
+
 def test_tiles_are_those_of_the_set(run, place):
     tiles, packed = run.tiles("val"), TileSet.open(place / "tiles")
     assert len(tiles) == 6 and [tile.patient for tile in tiles[:2]] == ["val0", "val1"]
@@ -71,6 +87,7 @@ def test_tiles_are_those_of_the_set(run, place):
 
 
 def test_what_is_refused(run, image, tmp_path):
+    masks, styles = layouts_and_styles()
     floats, images = image.astype(np.float32), np.zeros((1, 30, 32, 3), np.uint8)
     for call, text in (
         (lambda: run.segment(floats, 2.0), r"image is float32 \(50, 45, 3\); give .*uint8"),
@@ -82,6 +99,17 @@ def test_what_is_refused(run, image, tmp_path):
         (lambda: run.segment(image, 2.0, seed=7), "with seed 7; trained are: labelled with seed 0"),
         (lambda: run.encode(images), "30 x 32 pixels; both have to be multiples of 4"),
         (lambda: run.decode(np.zeros((1, 8, 8, 3), np.float32)), "have 4 channels"),
+        (
+            lambda: run.synthesize(masks + 5, styles),
+            "class numbers .5, 6.; those of",
+        ),
+        (lambda: run.synthesize(masks[0], styles), r"masks is uint8 \(32, 32\); give .*\(n h w\)"),
+        (lambda: run.synthesize(masks, styles[0]), r"styles is uint8 .*\(n k h w 3\)"),
+        (lambda: run.synthesize(masks, styles[None]), "2 layouts, and styles for 1"),
+        (lambda: run.synthesize(masks[:, :30, :30], styles), "multiple of 4"),
+        (lambda: run.synthesize(masks, styles, seed=-1), "seed=-1 is no whole number"),
+        (lambda: run.synthesize(masks, styles, step=3), "step"),
+        (lambda: run.synthesize(masks, styles, generator="x"), "no trained generator 'x'"),
         (lambda: run.tiles("nothing"), "no split 'nothing'"),
         (lambda: load_run(tmp_path), "is no workdir of a run"),
     ):
