@@ -60,8 +60,8 @@ RULES = {
     "doctor": (*GROUND, "models", "diffusion", "tasks", "training", "data", "experiment", "bench"),
     "bench": (*GROUND, "models", "diffusion", "tasks", "training", "data", "experiment"),
     "convert": (*GROUND, "models", "diffusion", "tasks", "training", "data", "experiment"),
-    "interface": (*GROUND, "tasks", "training", "data", "experiment", "inference", "imaging",
-        "synthesize",
+    "interface": (
+        *GROUND, "tasks", "training", "data", "experiment", "inference", "imaging", "synthesize",
     ),
     "export": (*GROUND, "training", "experiment", "inference", "convert"),
     "evaluate": (*GROUND, "tasks", "training", "data", "evaluation", "experiment"),
