@@ -65,15 +65,17 @@ def map_tiles(
     overlap: int,
     margin: int = 0,
     scale: Fraction = Fraction(1),
+    at_once: int = 1,
 ) -> Float[Array, "b h2 w2 d"]:
-    """Equation (2), float32, one tile after another; images that one tile holds are passed whole.
+    """Equation (2), float32, a few tiles after others; images that one tile holds are passed whole.
 
     Args:
-      apply: tiles (b, tile, tile, c) to (b, scale * tile, .., d); a side shorter than a tile stays
-        shorter.
+      apply: tiles (n b, tile, tile, c) to (n b, scale * tile, .., d), where n is `at_once`, and the
+        images of a tile follow each other; a side shorter than a tile stays shorter.
       x: height and width are multiples of the denominator of `scale`.
       tile, overlap, margin: as for Tiles, in positions of `x`.
       scale: change of size by `apply`.
+      at_once: tiles of each image that `apply` gets together; the last ones are filled up.
     """
     b, *whole, channels = x.shape
     sides = [min(tile, size) for size in whole]
@@ -84,27 +86,43 @@ def map_tiles(
         profiles.append(_profiles(*sizes, count=len(starts[-1])))
     rows, columns = (index.ravel() for index in np.indices([len(axis) for axis in starts]))
     places = np.stack([np.asarray(starts[0])[rows], np.asarray(starts[1])[columns]], axis=1)
-    part = jax.eval_shape(apply, jax.ShapeDtypeStruct((b, *sides, channels), x.dtype))
+    inputs = (at_once * b, *sides, channels)
+    part = jax.eval_shape(apply, jax.ShapeDtypeStruct(inputs, x.dtype))
     total = jnp.zeros((b, *(int(size * scale) for size in whole), part.shape[-1]), jnp.float32)
 
     def add(
-        sums: tuple[Array, Array], one: tuple[Array, Array, Array]
+        sums: tuple[Array, Array], some: tuple[Array, Array, Array]
     ) -> tuple[tuple[Array, Array], None]:
-        place, down, across = one
-        piece = lax.dynamic_slice(x, (0, place[0], place[1], 0), (b, *sides, channels))
-        counted = down[:, None] * across[None, :]
-        value = apply(piece).astype(jnp.float32) * counted[None, :, :, None]
-        to = place * scale.numerator // scale.denominator
-        total = _add(sums[0], value, (0, to[0], to[1], 0))
-        return (total, _add(sums[1], counted, (to[0], to[1]))), None
+        total, weight = sums
+        pieces = [
+            lax.dynamic_slice(x, (0, place[0], place[1], 0), (b, *sides, channels))
+            for place in some[0]
+        ]
+        values = apply(jnp.concatenate(pieces)).astype(jnp.float32)
+        for value, place, down, across in zip(jnp.split(values, at_once), *some, strict=True):
+            counted = down[:, None] * across[None, :]
+            to = place * scale.numerator // scale.denominator
+            total = _add(total, value * counted[None, :, :, None], (0, to[0], to[1], 0))
+            weight = _add(weight, counted, (to[0], to[1]))
+        return (total, weight), None
 
-    # (tiles, rows, columns) would be large; the two profiles of each tile are not.
+    # (tiles, rows, columns) would be large; the two profiles of each tile are not. Tiles that fill
+    # the last ones up count nothing.
+    filled = -len(rows) % at_once
+    index = np.pad(np.arange(len(rows)), (0, filled))
+    down, across = profiles[0][rows[index]], profiles[1][columns[index]]
+    down[len(rows) :] = 0.0
+
+    def grouped(values: np.ndarray) -> Array:
+        return jnp.asarray(values.reshape(-1, at_once, values.shape[-1]))
+
     each = (
-        jnp.asarray(places.astype(np.int32)),
-        jnp.asarray(profiles[0][rows].astype(np.float32)),
-        jnp.asarray(profiles[1][columns].astype(np.float32)),
+        grouped(places[index].astype(np.int32)),
+        grouped(down.astype(np.float32)),
+        grouped(across.astype(np.float32)),
     )
-    (total, weight), _ = lax.scan(add, (total, jnp.zeros(total.shape[1:3], jnp.float32)), each)
+    sums = total, jnp.zeros(total.shape[1:3], jnp.float32)
+    (total, weight), _ = lax.scan(add, sums, each)
     return total / weight[None, :, :, None]
 
 

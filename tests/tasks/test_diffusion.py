@@ -9,10 +9,11 @@ from configs.demo import get_config
 from stedm_jax.common.labels import VOID
 from stedm_jax.models.vit import VIT_SIZES, ViTSize
 from stedm_jax.settings.diffusion import Judged, Places
-from stedm_jax.settings.synthesis import Guidance
+from stedm_jax.settings.synthesis import Guidance, Synthesis
 from stedm_jax.tasks.diffusion import DiffusionTask, LatentScale
 from stedm_jax.tasks.first_stage import FirstStage
 from stedm_jax.tasks.segmentation import SegmentationTask, Shown
+from stedm_jax.tasks.windows import Windows, over_windows
 from tests.sections import settings_of
 
 
@@ -279,3 +280,22 @@ def test_a_grid_of_layouts_and_styles_is_drawn_and_scored(made):
     np.testing.assert_array_equal(drawn["samples"], again["samples"])
     other = draw(params, frozen, grid | {"styles": 255 - grid["styles"]}, jax.random.key(0))
     assert (drawn["samples"][16:, 16:] != other["samples"][16:, 16:]).any()
+
+
+def test_a_canvas_of_one_window_is_a_tile_and_larger_ones_come_out(made):
+    _, task, params, frozen, batch = made
+    large = over_windows(task, Windows(16, 8, task.factor), at_once=3)
+    section = Synthesis(steps=2, sampler="dpmpp_2m", guidance=Guidance(scale=2.0, rescale=0.0))
+    noise = jax.random.normal(jax.random.key(2), (1, 8, 8, 4))
+    styles = batch["styles"][:1]
+
+    def sampled(own, side):
+        mask = jnp.tile(batch["mask"][:1], (1, side // 16, side // 16))
+        own_noise = noise[:, : side // task.factor, : side // task.factor]
+        return jax.jit(
+            lambda: own.sample_pixels(params, frozen, mask, styles, own_noise, section)
+        )()
+
+    np.testing.assert_allclose(sampled(large, 16), sampled(task, 16), atol=1e-5)
+    canvas = sampled(large, 32)
+    assert canvas.shape == (1, 32, 32, 3) and jnp.isfinite(canvas).all()

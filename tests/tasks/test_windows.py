@@ -1,0 +1,50 @@
+"""A denoiser over windows of a canvas."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from stedm_jax.models.functional import Functional
+from stedm_jax.tasks.windows import InWindows
+
+
+class Network(nnx.Module):
+    """A prediction that shows where a window was, of which level and of which style."""
+
+    def __call__(self, x, t, style):
+        known = 2 * x[..., :1] + t.astype(jnp.float32)[:, None, None, None]
+        return known + (0 if style is None else style[:, None, None, :1])
+
+
+class Mean(nnx.Module):
+    """Predicts the mean of a window everywhere in it."""
+
+    seen = []
+
+    def __call__(self, x, t, style):
+        self.seen.append(x.shape)
+        return jnp.broadcast_to(x.mean((1, 2, 3), keepdims=True), (*x.shape[:3], 1))
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 16])
+@pytest.mark.parametrize("style", [None, jnp.array([[0.1], [0.2]])])
+def test_a_network_that_looks_at_one_place_gives_what_it_gives_for_the_whole(at_once, style):
+    x = jax.random.normal(jax.random.key(0), (2, 20, 12, 3))
+    t = jnp.array([3, 5])
+    network = Functional(lambda maker: Network())
+    found = InWindows(network, 8, 4, at_once).apply({}, x, t, style)
+    np.testing.assert_allclose(found, network.apply({}, x, t, style), atol=1e-5)
+
+
+def test_windows_are_weighted_and_no_larger_than_they_should_be():
+    """Windows that predict their own mean cross over linearly between their middles."""
+    x = jnp.broadcast_to(jnp.arange(24.0)[None, None, :, None], (1, 8, 24, 1))
+    out = InWindows(Functional(lambda maker: Mean()), 8, 4, 2).apply({}, x, jnp.array([0]), None)[
+        0, 0, :, 0
+    ]
+    assert set(Mean.seen) == {(2, 8, 8, 1)}
+    np.testing.assert_allclose(out[:4], 3.5)
+    np.testing.assert_allclose(np.diff(out[3:21]).mean(), 1.0, rtol=0.2)
+    assert (np.diff(out) >= 0).all()
