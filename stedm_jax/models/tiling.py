@@ -21,9 +21,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Float32, Int32
 
 Apply = Callable[[Array], Array]
+Axis = tuple[Int32[Array, " _"], Float32[Array, "_ _"]]
+"""Where tiles start along an axis, and the weights of each there."""
 
 
 @dataclass(frozen=True)
@@ -77,16 +79,35 @@ def map_tiles(
       scale: change of size by `apply`.
       at_once: tiles of each image that `apply` gets together; the last ones are filled up.
     """
-    b, *whole, channels = x.shape
-    sides = [min(tile, size) for size in whole]
-    starts, profiles = [], []
-    for size, side in zip(whole, sides, strict=True):
-        starts.append(tile_starts(size, side, overlap, scale.denominator))
+    whole = x.shape[1:3]
+    axes: list[Axis] = []
+    height, width = (min(tile, size) for size in whole)
+    for size, side in zip(whole, (height, width), strict=True):
+        starts = np.array(tile_starts(size, side, overlap, scale.denominator), np.int32)
         sizes = [int(each * scale) for each in (side, overlap, margin)]
-        profiles.append(_profiles(*sizes, count=len(starts[-1])))
-    rows, columns = (index.ravel() for index in np.indices([len(axis) for axis in starts]))
-    places = np.stack([np.asarray(starts[0])[rows], np.asarray(starts[1])[columns]], axis=1)
-    inputs = (at_once * b, *sides, channels)
+        profiles = _profiles(*sizes, count=len(starts)).astype(np.float32)
+        axes.append((jnp.asarray(starts), jnp.asarray(profiles)))
+    return blend_tiles(apply, x, height, width, axes[0], axes[1], scale, at_once)
+
+
+def blend_tiles(
+    apply: Apply,
+    x: Float[Array, "b h w c"],
+    height: int,
+    width: int,
+    rows: Axis,
+    columns: Axis,
+    scale: Fraction = Fraction(1),
+    at_once: int = 1,
+) -> Float[Array, "b h2 w2 d"]:
+    """Equation (2), as `map_tiles`, of tiles that lie anywhere.
+
+    Args:
+      height, width: of a tile.
+      rows, columns: where tiles lie.
+    """
+    b, *whole, channels = x.shape
+    inputs = (at_once * b, height, width, channels)
     part = jax.eval_shape(apply, jax.ShapeDtypeStruct(inputs, x.dtype))
     total = jnp.zeros((b, *(int(size * scale) for size in whole), part.shape[-1]), jnp.float32)
 
@@ -95,7 +116,7 @@ def map_tiles(
     ) -> tuple[tuple[Array, Array], None]:
         total, weight = sums
         pieces = [
-            lax.dynamic_slice(x, (0, place[0], place[1], 0), (b, *sides, channels))
+            lax.dynamic_slice(x, (0, place[0], place[1], 0), (b, height, width, channels))
             for place in some[0]
         ]
         values = apply(jnp.concatenate(pieces)).astype(jnp.float32)
@@ -108,18 +129,18 @@ def map_tiles(
 
     # (tiles, rows, columns) would be large; the two profiles of each tile are not. Tiles that fill
     # the last ones up count nothing.
-    filled = -len(rows) % at_once
-    index = np.pad(np.arange(len(rows)), (0, filled))
-    down, across = profiles[0][rows[index]], profiles[1][columns[index]]
-    down[len(rows) :] = 0.0
+    count = len(rows[0]) * len(columns[0])
+    index = np.pad(np.arange(count), (0, -count % at_once))
+    row, column = index // len(columns[0]), index % len(columns[0])
+    counts = jnp.asarray((np.arange(len(index)) < count).astype(np.float32))
 
-    def grouped(values: np.ndarray) -> Array:
-        return jnp.asarray(values.reshape(-1, at_once, values.shape[-1]))
+    def grouped(values: Array) -> Array:
+        return values.reshape(-1, at_once, values.shape[-1])
 
     each = (
-        grouped(places[index].astype(np.int32)),
-        grouped(down.astype(np.float32)),
-        grouped(across.astype(np.float32)),
+        grouped(jnp.stack([rows[0][row], columns[0][column]], axis=1)),
+        grouped(rows[1][row] * counts[:, None]),
+        grouped(columns[1][column]),
     )
     sums = total, jnp.zeros(total.shape[1:3], jnp.float32)
     (total, weight), _ = lax.scan(add, sums, each)

@@ -40,10 +40,10 @@ def for_canvases(
 
 
 def seam_ratio(
-    image: UInt8[np.ndarray, "h w 3"] | Float[np.ndarray, "h w 3"], windows: Windows
+    image: UInt8[np.ndarray, "h w 3"] | Float[np.ndarray, "h w 3"], windows: Windows, level: int
 ) -> float:
-    """Mean absolute difference of neighboring pixels across the lines at which windows begin or
-    end, over that across other lines; 1 where nothing is to be seen of the windows.
+    """Mean absolute difference of neighboring pixels across the lines at which the windows of a
+    noise level begin or end, over that across other lines; 1 where nothing of them is to be seen.
 
     Only lines between latents are compared, at multiples of the first stage's factor: its decoder
     may draw those otherwise than lines within a latent, canvas or not. NaN without seams.
@@ -53,7 +53,7 @@ def seam_ratio(
     for axis in (0, 1):
         steps = np.abs(np.diff(image.astype(np.float32), axis=axis))
         lines = steps.mean(axis=tuple(other for other in range(3) if other != axis))
-        seams = set(windows.seams(image.shape[axis]))
+        seams = set(windows.seams(image.shape[axis], level))
         for place in range(windows.factor, image.shape[axis], windows.factor):
             (across if place in seams else elsewhere).append(float(lines[place - 1]))
     return _mean(across) / _mean(elsewhere)

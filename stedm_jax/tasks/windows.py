@@ -9,7 +9,8 @@ of its training and with its part of the layout, and its predictions are average
 with the weights w of models/tiling.py. All of x_t takes the step together, so that neighbors agree
 on what lies between them. At a level the clean image is linear in the prediction, pixel by pixel,
 whichever of eps, v and x_0 that is: (1) averages clean images too, and any sampler and any guidance
-follow. Rescaling of guidance sees the canvas as one image.
+follow. Windows lie elsewhere at each level: where they overlap, averages are smoother than single
+predictions, which would add up to a pattern. Rescaling of guidance sees the canvas as one image.
 """
 
 from copy import copy
@@ -18,13 +19,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int32
+import numpy as np
+from jaxtyping import Array, Float, Int32, Integer
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.models.blocks import Tokens
 from stedm_jax.models.functional import Functional, Params
-from stedm_jax.models.tiling import Tiles, map_tiles, tile_starts
+from stedm_jax.models.tiling import Axis, Tiles, blend_tiles, crossover
 from stedm_jax.tasks.diffusion import DiffusionTask
+
+SHIFTS = 8
+"""How many places the windows of a canvas may lie at."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +59,38 @@ class Windows:
             )
         return cls(side, overlap, factor)
 
-    def seams(self, size: int) -> list[int]:
-        """Where windows begin or end along an axis of a canvas of that size, inside of it."""
-        latent = size // self.factor, self.side // self.factor, self.overlap // self.factor
-        starts = tile_starts(*latent)
-        ends = [start + latent[1] for start in starts[:-1]]
-        return sorted({each * self.factor for each in (*starts[1:], *ends)})
+    def grid(self, level: Integer[Array, " "] | int) -> Integer[Array, " "]:
+        """By which of SHIFTS windows lie farther to the start at a noise level (Knuth's
+        multiplicative hash of it, so that the levels of no sampler fall together)."""
+        return jnp.asarray(level).astype(jnp.uint32) * jnp.uint32(2654435769) >> jnp.uint32(29)
+
+    def starts(self, size: int) -> Int32[np.ndarray, "shifts n"]:
+        """Where windows start along an axis of a canvas of that size, in latents, for each shift; a
+        window that would begin outside lies at the edge."""
+        size, side = size // self.factor, self.side // self.factor
+        stride = side - self.overlap // self.factor
+        last = max(size - side, 0)
+        count = -(-last // stride) + 2 if last else 1
+        shifts = np.arange(SHIFTS) * stride // SHIFTS
+        starts = np.arange(count)[None, :] * stride - shifts[:, None]
+        return np.clip(starts, 0, last).astype(np.int32)
+
+    def axis(self, size: int, grid: Integer[Array, " "]) -> Axis:
+        """Windows and their weights along an axis: those of equation (1) of models/tiling.py, but
+        for windows at an edge, which count fully there."""
+        starts, side = self.starts(size), self.side // self.factor
+        side = min(side, size // self.factor)
+        rise = crossover(side, self.overlap // self.factor, 0)
+        first, last = starts[..., None] == 0, starts[..., None] == starts.max()
+        weights = np.minimum(np.where(first, 1.0, rise), np.where(last, 1.0, rise[::-1]))
+        return jnp.asarray(starts)[grid], jnp.asarray(weights.astype(np.float32))[grid]
+
+    def seams(self, size: int, level: int) -> list[int]:
+        """Where windows begin or end along an axis of a canvas of that size, inside of it, in
+        pixels, at a noise level."""
+        starts = self.starts(size)[int(self.grid(level))] * self.factor
+        places = {int(each) for start in starts for each in (start, start + self.side)}
+        return sorted(places - {0, size})
 
 
 @dataclass(frozen=True)
@@ -68,13 +99,12 @@ class InWindows:
 
     Attributes:
       network: f.
-      side, overlap: of windows, in positions of the latents.
+      windows: where they lie.
       at_once: windows that the network sees together.
     """
 
     network: Functional
-    side: int
-    overlap: int
+    windows: Windows
     at_once: int
 
     def apply(
@@ -82,7 +112,7 @@ class InWindows:
         params: Params,
         x: Float[Array, "b h w c"],
         t: Int32[Array, " b"],
-        style: Float[Array, "b d"] | Tokens | None,
+        style: Float[Array, "b s"] | Tokens | None,
         **given: Any,
     ) -> Float[Array, "b h w d"]:
         """As the network's; float32."""
@@ -92,7 +122,11 @@ class InWindows:
             levels, styles = jax.tree.map(lambda each: jnp.concatenate([each] * count), (t, style))
             return self.network.apply(params, pieces, levels, styles, **given)
 
-        return map_tiles(apply, x, self.side, self.overlap, at_once=self.at_once)
+        factor, grid = self.windows.factor, self.windows.grid(t[0])
+        height, width = (size * factor for size in x.shape[1:3])
+        rows, columns = (self.windows.axis(size, grid) for size in (height, width))
+        high, wide = rows[1].shape[1], columns[1].shape[1]
+        return blend_tiles(apply, x, high, wide, rows, columns, at_once=self.at_once)
 
 
 def over_windows(task: DiffusionTask, windows: Windows, at_once: int) -> DiffusionTask:
@@ -103,8 +137,7 @@ def over_windows(task: DiffusionTask, windows: Windows, at_once: int) -> Diffusi
       at_once: how many the denoiser sees together. The first stage decodes one at a time.
     """
     factor, large = task.factor, copy(task)
-    side, overlap = windows.side // factor, windows.overlap // factor
-    network: Any = InWindows(task.unet, side, overlap, at_once)
+    network: Any = InWindows(task.unet, windows, at_once)
     large.unet, large.autoencoder = network, copy(task.autoencoder)
     large.autoencoder.tiles = Tiles(windows.side, windows.overlap, 0, factor)
     return large

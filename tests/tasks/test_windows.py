@@ -7,7 +7,9 @@ import pytest
 from flax import nnx
 
 from stedm_jax.models.functional import Functional
-from stedm_jax.tasks.windows import InWindows
+from stedm_jax.tasks.windows import SHIFTS, InWindows, Windows
+
+WINDOWS = Windows(16, 8, 2)
 
 
 class Network(nnx.Module):
@@ -34,17 +36,33 @@ def test_a_network_that_looks_at_one_place_gives_what_it_gives_for_the_whole(at_
     x = jax.random.normal(jax.random.key(0), (2, 20, 12, 3))
     t = jnp.array([3, 5])
     network = Functional(lambda maker: Network())
-    found = InWindows(network, 8, 4, at_once).apply({}, x, t, style)
+    found = InWindows(network, WINDOWS, at_once).apply({}, x, t, style)
     np.testing.assert_allclose(found, network.apply({}, x, t, style), atol=1e-5)
 
 
 def test_windows_are_weighted_and_no_larger_than_they_should_be():
     """Windows that predict their own mean cross over linearly between their middles."""
     x = jnp.broadcast_to(jnp.arange(24.0)[None, None, :, None], (1, 8, 24, 1))
-    out = InWindows(Functional(lambda maker: Mean()), 8, 4, 2).apply({}, x, jnp.array([0]), None)[
-        0, 0, :, 0
-    ]
+    out = InWindows(Functional(lambda maker: Mean()), WINDOWS, 2).apply(
+        {}, x, jnp.array([0]), None
+    )[0, 0, :, 0]
     assert set(Mean.seen) == {(2, 8, 8, 1)}
     np.testing.assert_allclose(out[:4], 3.5)
     np.testing.assert_allclose(np.diff(out[3:21]).mean(), 1.0, rtol=0.2)
-    assert (np.diff(out) >= 0).all()
+    assert (np.diff(out) >= -1e-5).all()
+
+
+@pytest.mark.parametrize("size", [16, 20, 22, 64])
+def test_windows_of_every_shift_cover_the_canvas(size):
+    levels = {int(WINDOWS.grid(level)): level for level in range(100)}
+    assert sorted(levels) == list(range(SHIFTS))
+    seams = set()
+    for grid, level in levels.items():
+        starts, weights = WINDOWS.axis(size, jnp.asarray(grid))
+        total = np.zeros(size // 2)
+        for start, weight in zip(np.asarray(starts), np.asarray(weights), strict=True):
+            assert 0 <= start <= size // 2 - 8
+            total[start : start + 8] += weight
+        assert total.min() > 0.1
+        seams.add(tuple(WINDOWS.seams(size, level)))
+    assert len(seams) == {16: 1, 64: 4}.get(size, len(seams))  # a stride is 4 latents
