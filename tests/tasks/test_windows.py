@@ -41,7 +41,7 @@ def test_a_network_that_looks_at_one_place_gives_what_it_gives_for_the_whole(at_
 
 
 def test_windows_are_weighted_and_no_larger_than_they_should_be():
-    """Windows that predict their own mean cross over linearly between their middles."""
+    """Windows that predict their own mean cross over between their middles."""
     x = jnp.broadcast_to(jnp.arange(24.0)[None, None, :, None], (1, 8, 24, 1))
     out = InWindows(Functional(lambda maker: Mean()), WINDOWS, 2).apply(
         {}, x, jnp.array([0]), None
@@ -66,3 +66,15 @@ def test_windows_of_every_shift_cover_the_canvas(size):
         assert total.min() > 0.1
         seams.add(tuple(WINDOWS.seams(size, level)))
     assert len(seams) == {16: 1, 64: 4}.get(size, len(seams))  # a stride is 4 latents
+
+
+def test_three_quarters_of_overlap_average_evenly():
+    """Sums of weights and of their squares are the same everywhere but at the edges."""
+    windows = Windows(64, 48, 4)
+    starts, weights = windows.axis(256, jnp.asarray(0))
+    sums = np.zeros((2, 64))
+    for start, weight in zip(np.asarray(starts), np.asarray(weights), strict=True):
+        sums[:, start : start + 16] += weight, weight**2
+    inside = sums[:, 16:-16]
+    np.testing.assert_allclose(inside[0], 2.0, rtol=1e-5)
+    np.testing.assert_allclose(inside[1], 1.5, rtol=1e-5)
