@@ -8,9 +8,11 @@ Writes for each image NAME of DIR (or below it) into OUT
     NAME.geojson   outlines of the objects in pixels of the file (of level 0) for QuPath, which
                    counts from the corner of what was scanned
     NAME_objects.png   with --objects: their numbers, 16 bits
+what else --write names (OME-TIFF or OME-Zarr pyramids, overlays; areas.csv and slides.html of all)
 and report.jsonl, a line an image. Hidden files and results of this command are no images, and
 nothing is written over a file that is read, or that this command did not write. The same command
-again does what is not done yet; an image whose file or settings have changed is made anew.
+again does what is not done yet; an image whose file or settings have changed is made anew. Of
+slides only the tissue is segmented, unless --everywhere is given; elsewhere masks are 255.
 
 DIR may be one file, or what --whole of data_prep makes: then the images of --splits are taken, and
 images.csv, patients.csv and summary.json hold accuracy, IoU and Dice of classes and the GlaS
@@ -24,12 +26,14 @@ are done; 2 nothing was done; 130 Ctrl-C.
 """
 
 import sys
+import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from stedm_jax.common.commands import run_command
 from stedm_jax.common.errors import UserError, explain
+from stedm_jax.common.text import duration, percent
 from stedm_jax.inference.arguments import parse_args
 
 if TYPE_CHECKING:  # these import jax, which --help and a misspelled option need not wait for
@@ -80,7 +84,7 @@ def process(
 
 def segment_all(results: "Results", items: Sequence["Item"], report: "Report") -> int:
     """Segments all images; how many of them failed."""
-    failed = 0
+    failed, made, began = 0, 0, time.perf_counter()
     for number, (item, line, before) in enumerate(process(results, items, report), start=1):
         report.add(line, before)
         place = f"[{number}/{len(items)}] {item.name}"
@@ -93,9 +97,22 @@ def segment_all(results: "Results", items: Sequence["Item"], report: "Report") -
         said = [f"{line['objects']} objects", *([f"{dropped} dropped"] if dropped else [])]
         others = ["{} x {}".format(*size) for size in line.get("other_pictures", ())]
         said += [f"other pictures in the file are left out: {', '.join(others)}"] if others else []
-        said += ["done before"] if before else []
+        said += ["done before"] if before else [_times(line["seconds"])]
         print(f"{place}: {', '.join(said)}", flush=True)
+        for text in line["warnings"]:
+            print(f"{place}: note that {text}", file=sys.stderr, flush=True)
+        made += 0 if before else 1
+        if made and not before and number < len(items):
+            left = (time.perf_counter() - began) / made * (len(items) - number)
+            print(f"{len(items) - number} images to go, about {duration(left)}", flush=True)
     return failed
+
+
+def _times(seconds: Mapping[str, float]) -> str:
+    """How long an image took, and for which share of that the network waited for pixels."""
+    whole = sum(seconds.values())
+    waited = percent(seconds["waited"] / max(whole - seconds["written"], 1e-9))
+    return f"{duration(whole)}, {waited} of the network's time waiting for pixels"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

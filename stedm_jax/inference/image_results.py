@@ -24,6 +24,7 @@ from stedm_jax.inference.make_objects import Amount, Segmented
 from stedm_jax.inference.planes import room_for
 from stedm_jax.inference.read_ahead import Clock
 from stedm_jax.inference.report_lines import Line
+from stedm_jax.inference.seen_stain import colors_of, warnings_of
 from stedm_jax.inference.segment import Rules, Truth, part_of, segment
 from stedm_jax.inference.slides_page import areas, page
 from stedm_jax.inference.trained_segmenter import Segmenter
@@ -59,6 +60,9 @@ class Results:
                 "nothing says what their pixels would be. Leave it out."
             )
         self.truth = Truth(whole, segmenter) if whole else None
+        self.seen = segmenter.seen()
+        if self.seen is None:
+            print("How far stains are from those of the training tiles is not known.", flush=True)
         self._check_seen(items)
         self.scores: list[scores.ImageScores] = []
         self.lines: list[Mapping[str, Any]] = []
@@ -145,13 +149,31 @@ class Results:
         view = self._view(item)
         try:
             check_size(self.args, view)
-            if view.tissue and not self.args.everywhere:
-                found = view.tissue(self.segmenter.tile)
-                view = replace(view, tissue=lambda tile: found)
+            found = view.tissue(self.segmenter.tile) if view.tissue else None
+            view = replace(view, tissue=(lambda tile: found) if found else None)
         except BaseException:
             view.close()
             raise
         return view
+
+    def distances(self, view: View) -> dict[str, Any]:
+        """How far an image is from what the segmenter has seen.
+
+        Raises:
+          UserError: a damaged slide.
+        """
+        one, side = self.segmenter, self.segmenter.tile
+        tissue = view.tissue(side) if view.tissue else None
+        grid = [-(-each // side) for each in view.picture.shape]
+        cells = tissue.cells(side) if tissue else np.ones(grid, bool)
+        colors = colors_of(view.picture, cells, side) if self.seen else None
+        distance = None if colors is None or not self.seen else self.seen.distance(colors)
+        enlarged = max((view.own_mpp or view.mpp) / one.mpp, 1.0)
+        return {
+            "stain_distance": distance,
+            "enlarged": enlarged,
+            "warnings": warnings_of(distance, enlarged),
+        }
 
     def run(self, item: Item, view: View) -> Line:
         """Segments, writes, scores; what is reported of it. Closes the view.
@@ -165,6 +187,7 @@ class Results:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with room_for(folder, size[0] * size[1]) as allocate:
             try:
+                far = self.distances(view)
                 maps = MapKeeper(one, self.kinds, size, allocate)
                 found = segment(one, view, self.rules, maps.take, allocate, clock)
                 seconds = clock.seconds
@@ -172,7 +195,7 @@ class Results:
                 write_files(paths, self.args, one, view, found, maps, allocate)
             finally:
                 view.close()
-            line = self._line(item, view, found)
+            line = self._line(item, view, found) | far
             if item.row or item.truth:
                 score = self._score(item, found)
                 sums = [np.asarray(each).item() for each in astuple(score.objects)]
@@ -194,7 +217,6 @@ class Results:
             "kept": {names[k]: asdict(each) for k, each in found.kept.items()},
             "dropped": {names[k]: asdict(each) for k, each in found.dropped.items()},
             "filled_um2": found.filled,
-            "warnings": [],
             "mm2": {name: um2 / 1e6 for name, um2 in zip(names, found.um2, strict=True)},
         }
         if found.tissue:

@@ -21,6 +21,7 @@ from stedm_jax.experiment.learn import restore
 from stedm_jax.experiment.learned import Learned
 from stedm_jax.experiment.saved import check_made_with, open_run
 from stedm_jax.experiment.segmenters import Scored, about_tiles, trained
+from stedm_jax.inference.seen_stain import SeenColors, seen_colors
 from stedm_jax.settings.arm_networks import JUDGE
 from stedm_jax.settings.root import Settings
 from stedm_jax.tasks.build import Shown, build_segmenter
@@ -44,6 +45,8 @@ class Segmenter:
       devices: what a batch is divided by.
       learnt: stage -> patients that it learned from, as far as is known.
       identity: a checksum of its weights, and of what it knows about the tiles.
+      seen: measures the colors of the tiles it learned from, where they are there; None: they are
+        not, or images are brought to one stain.
       combined: whether the last map is the mean entropy of several predictions (combine.py).
     """
 
@@ -59,6 +62,7 @@ class Segmenter:
     learnt: Mapping[str, Sequence[str]] = field(default_factory=dict)
     identity: str = ""
     combined: bool = False
+    seen: Callable[[], SeenColors | None] = lambda: None
 
 
 def load_segmenter(folder: Path, arm: str, seed: int | None = None) -> Segmenter:
@@ -132,6 +136,7 @@ def segmenter_of(context: Context, arm: str, seed: int | None = None) -> Segment
         context.mesh.size,
         about["learnt"],
         _identity((params, frozen), {**about, "learnt": None, "arm": arm}),
+        seen=lambda: None if about["stain"] else seen_colors(context),
     )
 
 

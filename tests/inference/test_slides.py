@@ -21,6 +21,7 @@ from stedm_jax.inference.make_objects import Decided, make_objects
 from stedm_jax.inference.outlines import features, features_by_box
 from stedm_jax.inference.planes import in_memory, on_disk
 from stedm_jax.inference.pyramids import levels_of, write_ome_tiff
+from stedm_jax.inference.seen_stain import SeenColors
 from tests.inference.fakes import COLORS, segmenter
 
 GLASS, PINK, PURPLE = (243, 243, 243), (235, 150, 190), (170, 60, 140)
@@ -255,3 +256,18 @@ def test_ome_zarr_has_the_same_classes(use, tmp_path):
     assert [axis["unit"] for axis in about["axes"]] == ["micrometer"] * 2
     scales = [each["coordinateTransformations"][0]["scale"] for each in about["datasets"]]
     assert scales[0] == [2.0, 2.0] and group.attrs["classes"]["1"] == "gland"
+
+
+def test_a_slide_far_from_what_was_seen_is_named(monkeypatch, tmp_path, capsys):
+    draw(tmp_path / "s.tif")
+    own = np.array([8.0, -0.1, 0.1])
+    seen = SeenColors(own, np.full(3, 0.05))
+    assert seen.distance(own + [0.15, -0.15, 0.15]) == pytest.approx(3.0)
+    for mpp, colors, count in ((2.0, seen, 1), (0.5, None, 1)):
+        one = segmenter(mpp=mpp, predict=purple)
+        one = replace(one, seen=lambda colors=colors: colors)
+        monkeypatch.setattr(trained_segmenter, "load_segmenter", lambda *_, one=one: one)
+        assert command(tmp_path, tmp_path / "s.tif", "--region=200,200,300,300") == 0
+        line = json.loads((tmp_path / "out/report.jsonl").read_text())
+        assert len(line["warnings"]) == count and "note that it" in capsys.readouterr().err
+        assert (line["stain_distance"] or 0) > 3 or "enlarged 2.00 times" in line["warnings"][0]
