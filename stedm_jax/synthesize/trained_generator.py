@@ -4,6 +4,7 @@ Image number n is a pure function of the seed, n, its layout and its style tiles
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
@@ -40,7 +41,7 @@ class Generator:
       below, params: its task with what lies frozen below, and its parameters.
       section: how its images are sampled.
       provenance: which parameters these are.
-      samplers: seed -> what was compiled for it.
+      samplers: compiled, by seed and `mix`.
     """
 
     context: Context
@@ -49,7 +50,7 @@ class Generator:
     params: Any
     section: Synthesis
     provenance: Mapping[str, str]
-    samplers: dict[int, Any] = field(default_factory=dict, repr=False)
+    samplers: dict[tuple[int, float], Any] = field(default_factory=dict, repr=False)
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
@@ -69,6 +70,8 @@ class Generator:
         seed: int = 0,
         first: int = 0,
         tiles: Images | None = None,
+        second: Sequence[Bag] | None = None,
+        mix: float = 0.0,
     ) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
         """Images of layouts, one by one, in batches of `section.batch`.
 
@@ -79,6 +82,8 @@ class Generator:
           seed: of all that is random.
           first: number of the first image; image n is the same in any division into calls.
           tiles: images of the layouts to start from, where section.start is "tile".
+          second: style tiles of a second patient for each layout, whose style vector counts by
+            `mix`: v = (1 - mix) v_1 + mix v_2.
 
         Raises:
           UserError: arrays of other sizes, an unknown class, or images that are not finite.
@@ -86,10 +91,7 @@ class Generator:
         self._check(masks, styles)
         size = min(self.section.batch, len(masks))
         size += -size % self.context.mesh.size
-        if seed not in self.samplers:
-            made = make_sampler(self.below.task, self.section, seed, self.context.mesh)
-            self.samplers[seed] = made
-        sampler = self.samplers[seed]
+        sampler = self._sampler(seed, mix if second else 0.0)
         for start in range(0, len(masks), size):
             numbers = np.minimum(np.arange(start, start + size), len(masks) - 1)
             numbers = numbers[own_rows(size, self.context.mesh)]
@@ -98,6 +100,9 @@ class Generator:
                 "styles": np.stack([self._bag(styles[n], seed, first + int(n)) for n in numbers]),
                 "index": (first + numbers).astype(np.uint32),
             }
+            if second:
+                bags = [self._bag(second[n], seed, first + int(n)) for n in numbers]
+                batch["styles"] = np.concatenate([batch["styles"], np.stack(bags)], axis=1)
             if tiles is not None:
                 batch["tile"] = tiles[numbers]
             made, finite = sampler(
@@ -109,6 +114,23 @@ class Generator:
                     f"guidance.scale overflows (it is {self.section.guidance.scale:g})."
                 )
             yield from np.asarray(made)[: len(masks) - start]
+
+    def _sampler(self, seed: int, mix: float) -> Any:
+        """The compiled sampler of a seed; with `mix`, bags hold the tiles of both patients."""
+        if (seed, mix) not in self.samplers:
+            task = self.below.task
+            if mix:
+                count, whole = self.styles, task.style_vector
+                task = copy(task)
+
+                def mixed(params: Any, frozen: Any, bags: Any) -> Any:
+                    one = whole(params, frozen, bags[:, :count])
+                    return (1 - mix) * one + mix * whole(params, frozen, bags[:, count:])
+
+                task.style_vector = mixed
+            sampler = make_sampler(task, self.section, seed, self.context.mesh)
+            self.samplers[seed, mix] = sampler
+        return self.samplers[seed, mix]
 
     def _bag(self, tiles: Bag, seed: int, number: int) -> Bag:
         """The style tiles that image `number` looks at."""
