@@ -36,7 +36,7 @@ from stedm_jax.experiment.context import Context
 from stedm_jax.settings.root import Settings
 from stedm_jax.training import peers
 from stedm_jax.training.progress import Progress
-from stedm_jax.training.sharding import batch_sharding, make_mesh, replicated, to_global
+from stedm_jax.training.sharding import batch_sharding, make_mesh, replicated, to_global, to_host
 
 
 @dataclass(frozen=True)
@@ -138,8 +138,7 @@ class _Encoder:
         ]
         mesh = make_mesh(devices=mine)
         self.size = encoding.batch * len(mine)
-        whole = jax.jit(lambda tree: tree, out_shardings=replicated(context.mesh))(encoding.params)
-        local = jax.tree.map(lambda leaf: np.asarray(leaf.addressable_data(0)), whole)
+        local = to_host(encoding.params, context.mesh)
         self.params = jax.device_put(local, replicated(mesh))
         self.cut = batch_sharding(mesh)
         self.network = jax.jit(encoding.network, out_shardings=self.cut)

@@ -32,7 +32,7 @@ from stedm_jax.models.published_sizes import PUBLISHED, build_published
 from stedm_jax.settings.arm_networks import JUDGE
 from stedm_jax.tasks.build import Shown, build_segmenter
 from stedm_jax.tasks.images import to_network
-from stedm_jax.training.sharding import batch_sharding, make_mesh, replicated
+from stedm_jax.training.sharding import batch_sharding, make_mesh, replicated, to_host
 from stedm_jax.training.weights_folder import INFO, is_converted, load_folder
 
 INCEPTION, LPIPS = "inception-fid", "lpips-alex"
@@ -46,7 +46,7 @@ class Encoder:
     Attributes:
       name: for tables.
       identity: checksum of its weights.
-      params: on the host, or on the devices of this process.
+      params: in the memory of the host, or on its devices.
       embed: (params, images) to features (b, d), float32; traceable.
     """
 
@@ -102,7 +102,8 @@ def cell_encoder(context: Context, cell: Cell, key: str) -> Encoder:
         if not task.styled:
             raise UserError(f"{key} names {cell.name}, a generator without a style encoder.")
         frozen = {"guide": below.frozen["guide"]} if "guide" in below.frozen else {}
-        params = {"own": {"style": params["style"]}, "frozen": frozen}
+        both = {"own": {"style": params["style"]}, "frozen": frozen}
+        params = to_host(both, context.mesh)
         return Encoder(
             f"style encoder of {cell.name}", _digest(params), params, partial(_style, task)
         )
@@ -111,6 +112,7 @@ def cell_encoder(context: Context, cell: Cell, key: str) -> Encoder:
             f"{key} names {cell.name}; features come from a judge, a segmenter or a generator."
         )
     task, params = segmenter(context, cell, key)
+    params = to_host(params, context.mesh)
     return Encoder(f"encoder of {cell.name}", _digest(params), params, partial(_maps, task))
 
 
