@@ -3,7 +3,7 @@ its pixels or simplified."""
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby, product
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import shapely
@@ -11,6 +11,7 @@ from jaxtyping import Int64, Integer, UInt8
 
 from stedm_jax.evaluation.objects import classes_in_objects
 from stedm_jax.imaging.contours import outlines
+from stedm_jax.imaging.qupath import Kind, feature, geometry
 from stedm_jax.inference.planes import Plane
 
 KINDS = ("annotation", "detection")
@@ -23,10 +24,6 @@ SMALLER = 0.75
 too much. Small objects, whose sides are all about a pixel long, need it."""
 PIECE = 4096
 """Side in pixels of what is outlined at once."""
-DECIMALS = 3
-"""Of coordinates, in pixels of the file."""
-
-Kind = Literal["annotation", "detection"]
 
 
 def features(
@@ -64,8 +61,8 @@ def features(
     for label, parts in groupby(areas, lambda area: area[0]):
         shape = shapely.MultiPolygon([(rings[0], rings[1:]) for _, rings in parts])
         number, own = divmod(int(there[label - 1]), width)
-        place = _geometry(simplified(shape, tolerance), scale, corner)
-        yield _feature(place, kind, names[own], colors[own], number)
+        place = geometry(simplified(shape, tolerance), scale, corner)
+        yield feature(place, kind, names[own], colors[own], number)
 
 
 def features_by_box(
@@ -100,8 +97,8 @@ def features_by_box(
         for each, parts in own.items():
             if parts:
                 shape = _joined(parts, whole=max(bottom - top, right - left) <= PIECE)
-                place = _geometry(simplified(shape, tolerance), scale, corner)
-                yield _feature(place, kind, names[each], colors[each], number)
+                place = geometry(simplified(shape, tolerance), scale, corner)
+                yield feature(place, kind, names[each], colors[each], number)
 
 
 def _joined(parts: list[shapely.Polygon], whole: bool) -> shapely.MultiPolygon:
@@ -110,20 +107,6 @@ def _joined(parts: list[shapely.Polygon], whole: bool) -> shapely.MultiPolygon:
         return shapely.MultiPolygon(parts)
     found = shapely.union_all(parts, grid_size=1).simplify(0)
     return shapely.MultiPolygon(getattr(found, "geoms", [found]))
-
-
-def _feature(
-    geometry: dict[str, Any], kind: Kind, name: str, color: Sequence[int], number: int
-) -> dict[str, Any]:
-    return {
-        "type": "Feature",
-        "geometry": geometry,
-        "properties": {
-            "objectType": kind,
-            "classification": {"name": name, "color": list(color)},
-            "name": f"object {number}",
-        },
-    }
 
 
 def simplified(shape: shapely.MultiPolygon, tolerance: float) -> shapely.MultiPolygon:
@@ -145,18 +128,3 @@ def simplified(shape: shapely.MultiPolygon, tolerance: float) -> shapely.MultiPo
 def _holes(shape: shapely.MultiPolygon) -> list[int]:
     """How many there are in each part."""
     return [len(part.interiors) for part in shape.geoms]
-
-
-def _geometry(
-    shape: shapely.MultiPolygon, scale: float, corner: tuple[float, float]
-) -> dict[str, Any]:
-    polygons = [
-        [
-            np.round(np.asarray(ring.coords) * scale + corner, DECIMALS).tolist()
-            for ring in (part.exterior, *part.interiors)
-        ]
-        for part in shape.geoms
-    ]
-    if len(polygons) > 1:
-        return {"type": "MultiPolygon", "coordinates": polygons}
-    return {"type": "Polygon", "coordinates": polygons[0]}
