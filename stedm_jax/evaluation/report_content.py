@@ -126,6 +126,7 @@ class ReportContent:
       tags: of test patients: what the cohort table says of them, such as center or scanner.
       predictions: of the best, the median and the worst test patient.
       synthesis: name of a set of synthetic images -> what is known of it.
+      first_set: the one whose picture comes first; empty: the first one.
       ablation: a setting that arms vary.
       reconstruction: patient -> score -> value, of the autoencoder.
       stages: seconds by stage.
@@ -150,6 +151,7 @@ class ReportContent:
     tags: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     predictions: Sequence[Predicted] = ()
     synthesis: Mapping[str, SyntheticSet] = field(default_factory=dict)
+    first_set: str = ""
     ablation: Ablation | None = None
     reconstruction: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     stages: Mapping[str, float] = field(default_factory=dict)

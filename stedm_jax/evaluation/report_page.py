@@ -85,6 +85,7 @@ def page(numbers: ReportNumbers) -> str:
     floor = {name: scores["iou"] for name, scores in numbers.floor().items()}
     return environment.get_template("report.html").render(
         content=content,
+        first_set=content.first_set or next(iter(content.synthesis), ""),
         found=findings(numbers),
         never_found=never_found(numbers),
         intervals={arm: mean_interval(table) for arm, table in tables.items()},

@@ -1,6 +1,7 @@
 """Scores by what the cohort table says of the patients, such as center or scanner."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from stedm_jax.evaluation.mean_interval import mean_interval
 from stedm_jax.evaluation.report_numbers import ReportNumbers
@@ -9,8 +10,19 @@ from stedm_jax.evaluation.statistics import Interval
 MOST = 12
 """Most values of a tag that are shown; a tag with more tells patients or slides apart."""
 SEVERAL = "several"
-TagTable = list[tuple[str, str, int, Interval]]
-"""Value, arm, patients, mean IoU over them with its interval."""
+
+
+@dataclass(frozen=True)
+class TagTable:
+    """Scores by the values of one tag.
+
+    Attributes:
+      groups: value -> patients.
+      scores: arm -> mean IoU of each group with its interval.
+    """
+
+    groups: Mapping[str, Sequence[str]]
+    scores: Mapping[str, Sequence[Interval]]
 
 
 def patient_tags(tags: Iterable[tuple[str, Mapping[str, str]]]) -> dict[str, dict[str, str]]:
@@ -38,14 +50,16 @@ def tag_tables(numbers: ReportNumbers) -> dict[str, TagTable]:
             value = tags.get(patient, {}).get(name, "") or "not given"
             groups.setdefault(value, []).append(patient)
         if 1 < len(groups) <= MOST:
-            found[name] = _by_value(numbers, dict(sorted(groups.items())))
+            found[name] = _table(numbers, dict(sorted(groups.items())))
     return found
 
 
-def _by_value(numbers: ReportNumbers, groups: Mapping[str, Sequence[str]]) -> TagTable:
+def _table(numbers: ReportNumbers, groups: Mapping[str, Sequence[str]]) -> TagTable:
     tables = {arm: numbers.table(arm) for arm in numbers.arms}
-    return [
-        (value, arm, len(patients), mean_interval(table.of_patients(patients)))
-        for value, patients in groups.items()
-        for arm, table in tables.items()
-    ]
+    return TagTable(
+        groups,
+        {
+            arm: [mean_interval(table.of_patients(patients)) for patients in groups.values()]
+            for arm, table in tables.items()
+        },
+    )

@@ -40,9 +40,10 @@ def _means(numbers: ReportNumbers, known: Sequence[Comparison]) -> str:
     where = f"On {_test(numbers)}"
     if not any(kinds.values()):
         top = max(known, key=lambda c: abs(c.difference.estimate))
+        holm = " after Holm's correction" if top.in_family else ""
         return (
             f"{where}, {total} show{'s' if len(known) == 1 else ''} no clear difference in mean "
-            f"IoU; the largest is {top.shown} against {top.shown_baseline}, {_gain(top)}."
+            f"IoU{holm}; the largest is {top.shown} against {top.shown_baseline}, {_gain(top)}."
         )
     parts = []
     for kind, verb in (("good", "better"), ("bad", "worse")):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ from stedm_jax.experiment.segmenters import Scored, trained
 from stedm_jax.experiment.shown_predictions import shown_predictions, typical_tile
 from stedm_jax.inference.score_whole import score_whole
 from stedm_jax.settings.flat import flatten
+from stedm_jax.settings.methods import DENOISER
+from stedm_jax.settings.root import Settings
 from stedm_jax.training import peers
 from stedm_jax.training.logging import read_rows
 
@@ -107,6 +110,7 @@ def _content(context: Context) -> ReportContent:
         ours=settings.report.ours,
         rivals=settings.report.rivals,
         synthesis=sets,
+        first_set=next(filter(partial(_by_denoiser, settings), sets), ""),
         ablation=_ablation(context),
         draws=_draws(context),
         reconstruction=done.get(first.cell("autoencoder"), {}).get("patients", {}),
@@ -140,6 +144,10 @@ def _predictions(context: Context, content: ReportContent) -> Iterator[Predicted
         image, truth = context.reader.read(row)
         seen = {arm: overlay(image, masks[number], classes.colors) for arm, masks in found.items()}
         yield Predicted(row.patient, place, image, overlay(image, truth, classes.colors), seen)
+
+
+def _by_denoiser(settings: Settings, name: str) -> bool:
+    return settings.synthesis.sets[name].method == DENOISER
 
 
 def _seconds(done: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:

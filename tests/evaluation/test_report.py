@@ -212,6 +212,7 @@ def test_several_sets_stand_side_by_side_by_name(tmp_path):
     html = (tmp_path / "index.html").read_text()
     assert "<h3>synthetic</h3>" in html and "<h3>&lt;restyled&gt;</h3>" in html
     assert "Layout IoU, &lt;restyled&gt;" in html
+    assert "Synthetic tiles of the set synthetic:" in html
     lines = results_table(ReportNumbers(sets)).splitlines()
     assert lines[1].startswith("synthetic images of <restyled>: style correlation 0.930, layout")
 
@@ -385,11 +386,11 @@ def test_scores_by_the_tags_of_patients():
     ious = {"p0": 0.4, "p1": 0.6, "p2": 0.3, "p3": 0.9}
     run = ArmRun("a", 0, {"test": {name: matrix(iou) for name, iou in ious.items()}})
     made = ReportNumbers(ReportContent("t", results=[run], tags=tags, **SHAPE))
-    found = [
-        (value, n, round(each.estimate, 6)) for value, _, n, each in tag_tables(made)["scanner"]
-    ]
-    assert found == [("A", 2, 0.5), ("B", 1, 0.3), ("several", 1, 0.9)]
-    assert "iou-by-scanner.csv" in parts(page_of(made))
+    found = tag_tables(made)["scanner"]
+    assert found.groups == {"A": ["p0", "p1"], "B": ["p2"], "several": ["p3"]}
+    assert [each.estimate for each in found.scores["a"]] == pytest.approx([0.5, 0.3, 0.9])
+    header, row = parts(page_of(made))["iou-by-scanner.csv"]
+    assert header[1] == "A (2 patients)" and row[3:] == ["0.300", "", "0.900", ""]
 
 
 def test_predictions_of_the_best_median_and_worst_patient_for_every_arm():
