@@ -29,14 +29,19 @@ def main(argv: Sequence[str]) -> None:
 
     # These import jax, which --help and a misspelled option need not wait for.
     from stedm_jax.experiment.saved import open_run
+    from stedm_jax.synthesize.canvas import for_canvases
     from stedm_jax.synthesize.given_files import Layouts, Styles
     from stedm_jax.synthesize.made_set import Asked, make_set
     from stedm_jax.synthesize.trained_generator import load_generator
 
     generator = load_generator(open_run(args.workdir), args.generator, _changes(args))
-    side = generator.context.settings.data.tile
+    tile = generator.context.settings.data.tile
+    side = args.canvas or tile
+    if args.canvas:
+        generator, windows = for_canvases(generator)
+        windows.check_canvas(side)
     layouts = Layouts.find(args.layouts, generator.classes, args.classes, side, args.fit)
-    styles = Styles.find(args.styles, side)
+    styles = Styles.find(args.styles, tile)
     count = args.count or len(layouts.files)
     make_set(generator, layouts, styles, Asked(args.out, count, args.seed, args.mix, args.previews))
     print(f"{count} tiles are in {args.out}", flush=True)
@@ -57,6 +62,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--generator", default="", help="which of the run (the first that is trained)")
     add("--classes", default="", help="class names of the masks by number (as the run has them)")
     add("--fit", choices=("refuse", "crop", "pad"), default="refuse", help="other sizes (refuse)")
+    canvas = "side in pixels of images larger than tiles, made in overlapping windows (0: tiles)"
+    add("--canvas", type=int, default=0, metavar="SIDE", help=canvas)
     add("--count", type=int, default=0, help="how many tiles (one a layout)")
     add("--seed", type=int, default=0, help="of all that is random (0)")
     add("--guidance", type=float, help="strength of guidance (as the run)")

@@ -28,7 +28,7 @@ def for_canvases(
       UserError: an overlap that cannot be.
     """
     task = generator.below.task
-    windows = Windows.sharing(overlap, generator.context.tiles.tile, task.factor)
+    windows = Windows.sharing(overlap, generator.context.settings.data.tile, task.factor)
     task = over_windows(task, windows, at_once)
     noted = {"canvas_window": str(windows.side), "canvas_overlap": str(windows.overlap)}
     large = replace(

@@ -65,6 +65,14 @@ class Windows:
             )
         return cls(side, overlap, factor)
 
+    def check_canvas(self, side: int) -> None:
+        """Raises UserError where a canvas cannot have that side, in pixels."""
+        if side < self.side or side % self.factor:
+            raise UserError(
+                f"A canvas of {side} px is smaller than a tile, or no multiple of {self.factor}; "
+                f"give a multiple of {self.factor} from {self.side} on."
+            )
+
     def grid(self, level: Integer[Array, " "] | int) -> Integer[Array, " "]:
         """By which of SHIFTS windows lie farther to the start at a noise level (Knuth's
         multiplicative hash of it, so that the levels of no sampler fall together)."""

@@ -42,3 +42,10 @@ def test_an_overlap_that_cannot_be_is_refused(overlap):
 def test_overlaps_are_whole_latents():
     assert Windows.sharing(0.5, 64, 4) == Windows(64, 32, 4)
     assert Windows.sharing(0.3, 64, 4) == Windows(64, 16, 4)
+
+
+@pytest.mark.parametrize("side", [-4, 32, 130])
+def test_a_canvas_that_cannot_be_is_refused(side):
+    Windows(64, 48, 4).check_canvas(128)
+    with pytest.raises(UserError, match="a multiple of 4 from 64 on"):
+        Windows(64, 48, 4).check_canvas(side)
