@@ -34,6 +34,8 @@ from stedm_jax.synthesize.trained_generator import generators_of, load_generator
 from stedm_jax.tasks.images import to_bytes, to_network
 from stedm_jax.training.sharding import batch_sharding
 
+LABELLED = "labelled"
+"""The arm that comes first."""
 BATCH = 8
 """Images at once; results do not depend on it."""
 
@@ -99,8 +101,13 @@ class Run:
 
     @cached_property
     def arms(self) -> tuple[str, ...]:
-        """Trained segmenters, by arm; the one that judges synthetic images is "judge"."""
-        return tuple(dict.fromkeys(one.name for one in trained(self.path)))
+        """Trained segmenters of images, by arm: first the labelled baseline that commands take
+        without --arm; the one that judges synthetic images is "judge"."""
+        known = trained(self.path)
+        # Patients in a normalized stain are scored by the segmenter of another arm.
+        known = [one for one in known if one.chosen or not one.taken]
+        known.sort(key=lambda one: one.arm != LABELLED)
+        return tuple(dict.fromkeys(one.name for one in known))
 
     @cached_property
     def generators(self) -> tuple[str, ...]:

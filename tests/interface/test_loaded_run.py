@@ -1,6 +1,8 @@
 """A run as an object gives what the commands give."""
 
 import doctest
+import json
+import shutil
 import subprocess
 import sys
 
@@ -23,6 +25,16 @@ def test_what_a_run_says_of_itself(run):
     assert run.classes == ("background", "tumour") and run.colors[1] == CLASSES[1].color
     assert (run.mpp, run.tile, run.arms) == (2.0, 32, ("labelled", "labelled+synthetic"))
     assert "labelled+synthetic" in repr(run)
+
+
+def test_arms_that_only_score_are_not_among_the_arms(run, tmp_path, place):
+    folder = shutil.copytree(place / "runs/demo", tmp_path / "run")
+    for arm, more in (("a-normalized", {}), ("a-chosen", {"chosen": "labelled"})):
+        cell = folder / f"segmentation/{arm}/0"
+        cell.mkdir()
+        scores = {"arm": arm, "seed": 0, "confusion": {}, "taken": "segmentation/labelled/0"}
+        (cell / "scores.json").write_text(json.dumps(scores | more))
+    assert load_run(folder).arms == ("labelled", "a-chosen", "labelled+synthetic")
 
 
 def test_the_examples_of_the_docstrings(run, image, place, monkeypatch):
