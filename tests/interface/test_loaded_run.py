@@ -31,7 +31,7 @@ def test_arms_that_only_score_are_not_among_the_arms(run, tmp_path, place):
     folder = shutil.copytree(place / "runs/demo", tmp_path / "run")
     for arm, more in (("a-normalized", {}), ("a-chosen", {"chosen": "labelled"})):
         cell = folder / f"segmentation/{arm}/0"
-        cell.mkdir()
+        cell.mkdir(parents=True)
         scores = {"arm": arm, "seed": 0, "confusion": {}, "taken": "segmentation/labelled/0"}
         (cell / "scores.json").write_text(json.dumps(scores | more))
     assert load_run(folder).arms == ("labelled", "a-chosen", "labelled+synthetic")
