@@ -6,6 +6,7 @@
 Any process may write any part, in any order. The set is the same as long as the ranges are.
 """
 
+import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -64,5 +65,7 @@ def _name(numbers: range) -> str:
     return f"{numbers.start:08d}-{numbers.stop:08d}"
 
 
-def _numbers(folder: Path) -> range:
-    return range(*map(int, folder.name.split("-")))
+def _numbers(folder: Path) -> range | None:
+    """The numbers of a part by its name; None of a folder that a kill kept from its name."""
+    found = re.fullmatch(r"(\d{8,})-(\d{8,})", folder.name)
+    return range(int(found[1]), int(found[2])) if found else None

@@ -1,5 +1,6 @@
 """Methods of synthesis sets that need no network, through the stage."""
 
+import shutil
 from types import SimpleNamespace
 
 import jax.numpy as jnp
@@ -116,7 +117,8 @@ def test_a_killed_run_ends_with_the_same_files(make, monkeypatch):
             return  # the first is lost
         if len(asked) == 4:
             next(tiles)
-            (parts.folder / "00000012-00000016.partial").mkdir()
+            finished = parts.folder / "00000004-00000008"  # as if killed before it had its name
+            shutil.copytree(finished, parts.folder / ".00000012-00000016.partial")
             raise KeyboardInterrupt
         write(parts, numbers, tiles)
 
