@@ -255,12 +255,12 @@ class DiffusionTask(LatentDiffusion):
         params: PyTree,
         frozen: PyTree,
         mask: UInt8[Array, "b h w"],
-        styles: UInt8[Array, "b k h w 3"],
+        styles: UInt8[Array, "b k th tw 3"],
         noise: Float[Array, "b hs ws c"],
         synthesis: Synthesis,
         keys: Key[Array, " b"] | None = None,
         tile: UInt8[Array, "b h w 3"] | None = None,
-        own: UInt8[Array, "b k h w 3"] | None = None,
+        own: UInt8[Array, "b k th tw 3"] | None = None,
     ) -> Float[Array, "b h w 3"]:
         """Pixels in [-1, 1] with the given layouts and styles.
 
