@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import PIL.ImageFile
+import tifffile
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
+from PIL.TiffImagePlugin import TiffImageFile
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.imaging.as_shown import on_white
@@ -17,6 +19,9 @@ from stedm_jax.imaging.reader import SlideReader, check_size, reading
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".ppm")
 MODES = ("RGB", "L", "P", "CMYK", "YCbCr", "1")
+COMPRESSION, PHOTOMETRIC = 259, 262
+"""Tags of TIFF."""
+YCBCR, JPEGS = 6, (6, 7)
 CLEAR_MODES = ("RGBA", "LA", "PA", "La", "RGBa")
 
 
@@ -80,10 +85,26 @@ def read_image_file(path: Path) -> UInt8[np.ndarray, "h w 3"]:
                 f"{path} is of mode {picture.mode} ({raw_mode(picture)}); save it as RGB with 8 "
                 "bits a channel."
             )
-        shown = ImageOps.exif_transpose(picture)
+        shown = ImageOps.exif_transpose(_decoded(path, picture))
         if shown.mode in CLEAR_MODES or "transparency" in picture.info:
             return on_white(np.array(shown.convert("RGBA")))
         return np.array(shown.convert("RGB"))
+
+
+def _decoded(path: Path, picture: PIL.ImageFile.ImageFile) -> Image.Image:
+    """An image whose pixels are right: Pillow before 13 takes YCbCr of a TIFF for RGB unless JPEG
+    compresses it."""
+    if picture.format != "TIFF" or not isinstance(picture, TiffImageFile):
+        return picture
+    tags = picture.tag_v2
+    if tags.get(PHOTOMETRIC) != YCBCR or tags.get(COMPRESSION) in JPEGS:
+        return picture
+    with tifffile.TiffFile(path) as file:
+        pixels = file.pages[0].asarray()
+    decoded = Image.fromarray(np.ascontiguousarray(pixels), "YCbCr").convert("RGB")
+    decoded.info, exif = dict(picture.info), picture.getexif()
+    decoded.getexif().update(exif)
+    return decoded
 
 
 class ImageFile(SlideReader):
