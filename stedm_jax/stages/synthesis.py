@@ -182,9 +182,8 @@ def _pack(context: Context, out: Path, parts: NumberedParts) -> tuple[dict[str, 
     """Makes a tile set of the parts: the share of each class of its pixels, and its tiles."""
     parts.assemble(out)
     rows, names = TileSet.open(out).index(SYNTHETIC), context.classes.names
-    return shares_of(np.sum([row.pixels for row in rows], axis=0, dtype=np.float64), names), len(
-        rows
-    )
+    pixels = np.array([row.pixels for row in rows], np.float64).sum(axis=0)
+    return shares_of(pixels, names), len(rows)
 
 
 def _tile(context: Context, order: Order, image: np.ndarray, provenance: Mapping[str, str]) -> Tile:
