@@ -9,8 +9,11 @@ from stedm_jax.settings.key import Texts, key, nonnegative, positive, section
 class Report:
     """The report."""
 
-    layouts: int = positive(6, "layouts of the grid of synthetic tiles")
-    styles: int = positive(5, "styles of the grid")
+    layouts: int = positive(
+        6,
+        "layouts of the grid of synthetic tiles; sampled with each set, which is made again if it changes",
+    )
+    styles: int = positive(5, "styles of the grid; likewise")
     intro: str = key("", "first paragraph")
     baseline: str = key("", "arm that the others are compared with; empty: labelled, or the first")
     ours: Texts = key(
