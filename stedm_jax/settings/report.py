@@ -11,7 +11,7 @@ class Report:
 
     layouts: int = positive(
         6,
-        "layouts of the grid of synthetic tiles; sampled with each set, which is made again if it changes",
+        "layouts of the grid of synthetic tiles; the sets, which sample it, are made again",
     )
     styles: int = positive(5, "styles of the grid; likewise")
     intro: str = key("", "first paragraph")
