@@ -82,7 +82,7 @@ def test_a_lightning_checkpoint_goes_in_and_out(tmp_path, tiny, capsys):
     command.main(["stedm-segmenter", str(file), f"--out={out}"])
     found, info = load_folder(out)
     assert info["network"] == "unet-mit-b0" and not info["not_loaded"]
-    says = "encoder='mit_b0', decoder=(8, 4, 4), norm='batch'; config.data.groups: 3 classes"
+    says = "decoder=(8, 4, 4), norm='batch'; config.data.groups: 3, in the file's order"
     assert says in capsys.readouterr().out
     assert all(np.array_equal(named(found)[path], leaf) for path, leaf in named(params).items())
     command.main(["export", str(out), f"--out={tmp_path / 'e'}", "--format=published"])

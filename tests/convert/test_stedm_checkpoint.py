@@ -113,7 +113,7 @@ def test_parameters_are_where_a_run_looks_for_them(convert, first, capsys):
     np.testing.assert_array_equal(book, first["quantize.embedding.weight"])
     text = capsys.readouterr().out
     assert "aggregation='linear', tiles=3" in text and "--config.autoencoder.init_from=" in text
-    assert "config.data.groups: 2 classes" in text
+    assert "config.data.groups: 2, in the file's order" in text
     assert "set config.diffusion.schedule" in text  # its tables are random
     usual = schedule_tables(Diffusion())["alphas_cumprod"]
     convert(file | {f"{top}.alphas_cumprod": usual for top in ("_model", "model")})

@@ -96,7 +96,9 @@ def test_files_of_a_report(tmp_path):
     assert arm["pooled_accuracy"] == pytest.approx(23 / 32)
     html = (tmp_path / "index.html").read_text()
     table = html[html.index("Scores by class") :]
-    assert table.count("<td>necrosis</td>") == 1 and table.count("</span>concat</td>") == 1 + 3
+    assert (
+        table.count("<td>necrosis</td>") == 1 and table.count("</span>concat</span></td>") == 1 + 3
+    )
     assert f'<td class="n">{23 / 32:.3f}</td>' in table
     printed = results_table(ReportNumbers(content(arms=("ldm", "vit"))))
     lines = [" ".join(line.split()) for line in printed.splitlines()]

@@ -140,7 +140,7 @@ def test_the_tiles_say_which_guide_they_were_made_with(context, monkeypatch):
     monkeypatch.setattr(
         synthesis,
         "_pack",
-        lambda context, *_: packed.update(_[-1]) or (real_shares(context), 8),
+        lambda context, *_: packed.update(_[-1].spec.source) or (real_shares(context), 8),
     )
     monkeypatch.setattr(denoising, "make_sampler", lambda *_: sampler_of(finite=True))
     (context.workdir.folder("generator/stedm") / "done.json").write_text("{}")
