@@ -88,7 +88,7 @@ def features(
         the set has do not count as held out.
 
     Raises:
-      UserError: there is nobody left on a side.
+      UserError: no patient is left on a side.
     """
     rows = made.index(SYNTHETIC)
     used = {row.patient for row in rows} | {row.style_patient for row in rows}
