@@ -2,10 +2,11 @@
 
 from typing import TYPE_CHECKING, Any
 
+from stedm_jax.common.version import __version__
+
 if TYPE_CHECKING:
     from stedm_jax.interface.loaded_run import load_run
 
-__version__ = "0.2.0.dev0"
 __all__ = ["__version__", "load_run"]
 
 

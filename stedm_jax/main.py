@@ -9,9 +9,9 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from stedm_jax import __version__
 from stedm_jax.common.commands import parse_with_keys, run_command
 from stedm_jax.common.errors import UserError
+from stedm_jax.common.version import __version__
 from stedm_jax.settings.load import load_config, override, read_settings
 from stedm_jax.settings.root import STAGES
 

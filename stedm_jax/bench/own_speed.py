@@ -10,13 +10,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from stedm_jax import __version__
 from stedm_jax.bench import memory, ours
 from stedm_jax.bench.case import Case, random_params
 from stedm_jax.bench.ceiling import CPU_SIDE, OTHER_SIDE, ceiling, our_product
 from stedm_jax.bench.results import OURS, Part, row_of
 from stedm_jax.bench.timing import alternate
 from stedm_jax.common.processors import cores
+from stedm_jax.common.version import __version__
 from stedm_jax.models.functional import Params
 
 TITLES = {

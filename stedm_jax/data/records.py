@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stedm_jax import __version__
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.files import (
     atomic_folder,
@@ -26,6 +25,7 @@ from stedm_jax.common.files import (
     sweep,
     write_json,
 )
+from stedm_jax.common.version import __version__
 from stedm_jax.data.index import IndexRow, index_row, read_index, write_index
 from stedm_jax.data.record_file import RecordFile, Shard
 from stedm_jax.data.remote import MANIFEST, fetch, is_remote, parse_manifest

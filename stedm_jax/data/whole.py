@@ -23,9 +23,9 @@ import cv2
 import numpy as np
 from jaxtyping import Integer, UInt8
 
-from stedm_jax import __version__
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.files import partial_path, replace_folder, sha256_of, write_json
+from stedm_jax.common.version import __version__
 from stedm_jax.data.codecs import decode_mask, encode_mask
 from stedm_jax.data.schema import ClassSpec
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from stedm_jax import __version__
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.files import atomic_folder, read_json, sha256_of, write_json, write_text
+from stedm_jax.common.version import __version__
 from stedm_jax.experiment.cells import Cell, Graph
 from stedm_jax.experiment.context import Context
 from stedm_jax.experiment.exported_run import FORMAT, RECORD, WEIGHTS, is_export

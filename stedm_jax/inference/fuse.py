@@ -116,7 +116,7 @@ def fuse_bands(
       cells: which squares of a stride by a stride are wanted, the first at the image's corner;
         None: all. In them, maps are what they would be if all were wanted. Elsewhere they are
         incomplete, and rows that nothing wanted touches are left out.
-      clock: told the time spent waiting for pixels, and each batch.
+      clock: counts the time spent waiting for pixels, and the batches.
     """
     height, width = picture.shape
     profile = patches.window()

@@ -78,7 +78,7 @@ def segment(
       take: called with the first row and the maps (rows, w, m) of each band; these are 0 where
         nothing was segmented.
       allocate: makes the planes that are as large as the mask.
-      clock: told how the time is spent.
+      clock: counts how the time is spent.
 
     Raises:
       UserError: more than MOST_PIXELS in memory, or a damaged slide.
