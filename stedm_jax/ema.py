@@ -8,10 +8,9 @@ writes a folder that `init_from` and `synthesis.weights` of a configuration take
 = "ema:0.07"` does the same on the fly.
 """
 
-import argparse
 from pathlib import Path
 
-from stedm_jax.common.commands import run_command
+from stedm_jax.common.commands import command_parser, run_command
 from stedm_jax.common.errors import UserError
 
 EXAMPLE = "runs/catch/generator/stedm"
@@ -23,12 +22,7 @@ def main(argv: list[str]) -> None:
     Raises:
       UserError: for anything that the user can repair.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m stedm_jax.ema",
-        description=__doc__,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("stedm_jax.ema", __doc__)
     add = parser.add_argument
     add("trained", metavar="FOLDER", type=Path, help=f"of a training: {EXAMPLE}")
     add("--sigma_rel", type=float, required=True, help="relative width, between 0 and 0.2887")

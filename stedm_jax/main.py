@@ -9,7 +9,7 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from stedm_jax.common.commands import parse_with_keys, run_command
+from stedm_jax.common.commands import command_parser, parse_with_keys, run_command
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.version import __version__
 from stedm_jax.settings.load import load_config, override, read_settings
@@ -17,12 +17,10 @@ from stedm_jax.settings.root import STAGES
 
 
 def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    parser = argparse.ArgumentParser(
-        prog="python -m stedm_jax.main",
-        description=__doc__,
-        epilog="Any key of the configuration can be changed: --config.diffusion.train.steps=1000",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    parser = command_parser(
+        "stedm_jax.main",
+        __doc__,
+        "Any key of the configuration can be changed: --config.diffusion.train.steps=1000",
     )
     add = parser.add_argument
     add("--config", required=True, help="a file of configs/, with an arm: configs/glas.py:small")

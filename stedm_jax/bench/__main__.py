@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stedm_jax.common.commands import parse_with_keys, run_command
+from stedm_jax.common.commands import command_parser, parse_with_keys, run_command
 from stedm_jax.common.errors import UserError
 from stedm_jax.settings.load import load_config, override, read_settings
 
@@ -53,13 +53,11 @@ TINY = (
 
 def make_parser(prog: str, about: str | None) -> argparse.ArgumentParser:
     """The options of a bench."""
-    parser = argparse.ArgumentParser(
-        prog=f"python -m {prog}",
-        description=about,
-        epilog="Any key of the configuration can be changed: --config.diffusion.unet.remat=True; "
+    parser = command_parser(
+        prog,
+        about,
+        "Any key of the configuration can be changed: --config.diffusion.unet.remat=True; "
         "--config.mesh.cpu_devices=2 --batch=2 makes a CPU two devices.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("--config", default="configs/catch.py", help="a file of configs/ [%(default)s]")

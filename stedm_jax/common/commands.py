@@ -20,6 +20,25 @@ NUMBERS = {
 here."""
 
 
+def command_parser(
+    module: str, about: str | None, epilog: str | None = None
+) -> argparse.ArgumentParser:
+    """A parser of the arguments of `python -m MODULE`, which shows texts as they are written and
+    takes no option by its first letters.
+
+    Args:
+      module: its name, and what else stands before the arguments.
+      about: what is shown before the options. epilog: what is shown after them.
+    """
+    return argparse.ArgumentParser(
+        prog=f"python -m {module}",
+        description=about,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
 def parse_with_keys(
     parser: argparse.ArgumentParser, argv: list[str]
 ) -> tuple[argparse.Namespace, list[str]]:

@@ -17,19 +17,14 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from stedm_jax.common.commands import run_command
+from stedm_jax.common.commands import command_parser, run_command
 from stedm_jax.common.errors import UserError
 from stedm_jax.convert.published_averages import CHOICES
 from stedm_jax.convert.registry import ENTRIES, SMP_UNET, entry
 
 
 def _parser(prog: str, what: str | None) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=f"python -m stedm_jax.convert{prog}",
-        description=what,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser(f"stedm_jax.convert{prog}", what)
     parser.add_argument(
         "--out",
         required=True,

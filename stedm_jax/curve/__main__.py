@@ -11,7 +11,7 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from stedm_jax.common.commands import run_command
+from stedm_jax.common.commands import command_parser, run_command
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.files import write_bytes, write_text
 from stedm_jax.diffusion.samplers import SAMPLERS
@@ -46,14 +46,7 @@ def main(argv: list[str]) -> None:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    description, epilog = (__doc__ or "").split("\n\n", 1)
-    parser = argparse.ArgumentParser(
-        prog="python -m stedm_jax.curve",
-        description=description,
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = command_parser("stedm_jax.curve", *(__doc__ or "").split("\n\n", 1))
     add = parser.add_argument
     add("--workdir", type=Path, required=True, help="of a run with a generator and a judge")
     add("--out", type=Path, required=True, help="folder of the table and the figure")

@@ -15,7 +15,7 @@ something does.
 import argparse
 from pathlib import Path
 
-from stedm_jax.common.commands import parse_with_keys, run_command
+from stedm_jax.common.commands import command_parser, parse_with_keys, run_command
 from stedm_jax.common.errors import UserError
 from stedm_jax.doctor.chips import check_compiler, parse_topology, prepare_environment
 from stedm_jax.settings.load import load_config, override, read_settings
@@ -26,12 +26,10 @@ CACHE = "runs/.doctor"
 
 
 def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    parser = argparse.ArgumentParser(
-        prog="python -m stedm_jax.doctor",
-        description=__doc__,
-        epilog="Any key of the configuration can be changed: --config.mesh.fsdp=4",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    parser = command_parser(
+        "stedm_jax.doctor",
+        __doc__,
+        "Any key of the configuration can be changed: --config.mesh.fsdp=4",
     )
     add = parser.add_argument
     add("--config", default="", help="a file of configs/, with an arm: configs/catch.py:nearby")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stedm_jax.common.commands import run_command
+from stedm_jax.common.commands import command_parser, run_command
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.text import table
 from stedm_jax.evaluation.compared_arms import Comparison, compare
@@ -59,12 +59,7 @@ def main(argv: list[str]) -> None:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m stedm_jax.evaluate",
-        description=__doc__,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("stedm_jax.evaluate", __doc__)
     add = parser.add_argument
     add("--compare", nargs="+", type=Path, required=True, metavar="FILE", help="one or two tables")
     add("--arms", nargs=2, metavar=("X", "Y"), help="X of the first table, Y of the last")

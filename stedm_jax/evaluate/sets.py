@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from stedm_jax.common.commands import command_parser
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.files import write_text
 from stedm_jax.common.text import table
@@ -68,12 +69,7 @@ def main(argv: list[str]) -> None:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m stedm_jax.evaluate",
-        description=__doc__,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("stedm_jax.evaluate", __doc__)
     add = parser.add_argument
     add("--synthesis", nargs="+", type=Path, required=True, metavar="DIR", help="sets to measure")
     add("--real", type=Path, required=True, metavar="DIR", help="the tiles they were made from")

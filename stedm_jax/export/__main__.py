@@ -8,10 +8,9 @@ card; `load_run` of Python and the --workdir of stedm_jax.inference take it. Wit
 begins with the metadata that a model hub reads, and no patient is named; nothing is uploaded.
 """
 
-import argparse
 from pathlib import Path
 
-from stedm_jax.common.commands import run_command
+from stedm_jax.common.commands import command_parser, run_command
 
 
 def main(argv: list[str]) -> None:
@@ -20,12 +19,7 @@ def main(argv: list[str]) -> None:
     Raises:
       UserError: there is nothing to export, or DIR is taken.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m stedm_jax.export",
-        description=__doc__,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("stedm_jax.export", __doc__)
     add = parser.add_argument
     add("run", metavar="RUN", type=Path, help="the workdir of a run, or an exported one")
     add("--out", metavar="DIR", type=Path, required=True, help="where to write")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from stedm_jax.common.commands import command_parser
 from stedm_jax.common.errors import UserError
 
 PART = "official_split"
@@ -18,14 +19,7 @@ def parse_args(about: str, argv: Sequence[str] | None) -> argparse.Namespace:
     Raises:
       UserError: a value that cannot be.
     """
-    description, epilog = about.split("\n\n", 1)
-    parser = argparse.ArgumentParser(
-        prog="python -m stedm_jax.inference",
-        description=description,
-        epilog=epilog,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("stedm_jax.inference", *about.split("\n\n", 1))
     add = parser.add_argument
     add("--workdir", type=Path, required=True, help="of the run that trained the segmenter")
     add("--images", type=Path, required=True, help="a folder, a file, or whole images with truth")

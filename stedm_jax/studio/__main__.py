@@ -13,7 +13,7 @@ import socket
 import time
 from pathlib import Path
 
-from stedm_jax.common.commands import run_command
+from stedm_jax.common.commands import command_parser, run_command
 from stedm_jax.common.errors import UserError
 
 HOST = "127.0.0.1"
@@ -27,14 +27,7 @@ SILENT = {
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
-    description, epilog = (__doc__ or "").split("\n\n", 1)
-    parser = argparse.ArgumentParser(
-        prog="python -m stedm_jax.studio",
-        description=description,
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = command_parser("stedm_jax.studio", *(__doc__ or "").split("\n\n", 1))
     add = parser.add_argument
     add("--workdir", type=Path, required=True, help="of a run with a trained generator")
     add("--generator", default="", help="of the run (the first that takes a style)")

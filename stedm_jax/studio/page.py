@@ -135,6 +135,21 @@ def _fill(number: int, session: Session) -> np.ndarray:
     return session.canvas
 
 
+def _choices(columns: int, name: str) -> gr.Gallery:
+    """Pictures of which a click takes one."""
+    return gr.Gallery(
+        show_label=False,
+        columns=columns,
+        height="auto",
+        allow_preview=False,
+        object_fit="contain",
+        format="png",
+        interactive=False,
+        buttons=[],
+        elem_id=name,
+    )
+
+
 def _layout_part(easel: Easel, state: gr.State) -> tuple[gr.ImageEditor, gr.Gallery]:
     gr.Markdown("### 1. Layout")
     gr.HTML(_legend(easel))
@@ -165,17 +180,7 @@ def _layout_part(easel: Easel, state: gr.State) -> tuple[gr.ImageEditor, gr.Gall
 
             _listen(button.click, partial(_fill, number), [state], [editor])
     gr.Markdown("Layouts of the run, which bring their tile; click one:")
-    loads = gr.Gallery(
-        show_label=False,
-        columns=6,
-        height="auto",
-        allow_preview=False,
-        object_fit="contain",
-        format="png",
-        interactive=False,
-        buttons=[],
-        elem_id="layouts",
-    )
+    loads = _choices(6, "layouts")
     with gr.Row():
         other = gr.Button("Other layouts", size="sm")
         upload = gr.UploadButton("Layout of a file", size="sm", file_types=IMAGES)
@@ -212,17 +217,7 @@ def _one_style(easel: Easel, state: gr.State, side: int) -> gr.Gallery:
     who = gr.Dropdown(patients, value=patients[-side], label="Patient of the run")
     count = max(easel.style.tiles, 1)
     gr.Markdown(f"Tiles, of which the style takes {count}; click to choose others:")
-    gallery = gr.Gallery(
-        show_label=False,
-        columns=4,
-        height="auto",
-        allow_preview=False,
-        object_fit="contain",
-        format="png",
-        interactive=False,
-        buttons=[],
-        elem_id=f"style{side}",
-    )
+    gallery = _choices(4, f"style{side}")
     drop = gr.File(
         label=f"Or your own images, {easel.context.tiles.mpp:g} \N{MICRO SIGN}m/px",
         file_count="multiple",

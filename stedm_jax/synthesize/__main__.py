@@ -13,7 +13,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from stedm_jax.common.commands import parse_with_keys, run_command
+from stedm_jax.common.commands import command_parser, parse_with_keys, run_command
 from stedm_jax.common.errors import UserError
 
 
@@ -48,12 +48,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m stedm_jax.synthesize",
-        description=__doc__,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("stedm_jax.synthesize", __doc__)
     add = parser.add_argument
     add("--workdir", type=Path, required=True, help="of the run that trained the generator")
     add("--layouts", type=Path, required=True, help="folder of masks of class numbers")
