@@ -20,6 +20,7 @@ from stedm_jax.common.labels import VOID
 from stedm_jax.diffusion.parameterization import to_x0
 from stedm_jax.diffusion.samplers import Carry, begin, check_start, moved
 from stedm_jax.settings.synthesis import Synthesis
+from stedm_jax.synthesize.trained_generator import mixed
 from stedm_jax.tasks.diffusion import DROPPED, Condition, DiffusionTask
 from stedm_jax.tasks.images import to_network
 from stedm_jax.training.sharding import batch_sharding
@@ -213,12 +214,3 @@ class LiveSampler:
         pixels = self.task.pixels(frozen, z)
         finite = jnp.isfinite(pixels).all(axis=(1, 2, 3))
         return self.task.to_images(pixels, self.synthesis), finite
-
-
-def mixed(one: Any, other: Any, share: Array) -> Any:
-    """A style between two, vectors or tokens: `share` of the other one."""
-
-    def between(a: Array, b: Array) -> Array:
-        return a if a.dtype == bool else a + share.astype(a.dtype) * (b - a)
-
-    return jax.tree.map(between, one, other)

@@ -10,8 +10,9 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
+import jax
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Array, UInt8
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.labels import VOID
@@ -123,11 +124,11 @@ class Generator:
                 count, whole = self.styles, task.style_vector
                 task = copy(task)
 
-                def mixed(params: Any, frozen: Any, bags: Any) -> Any:
+                def of_both(params: Any, frozen: Any, bags: Any) -> Any:
                     one = whole(params, frozen, bags[:, :count])
-                    return (1 - mix) * one + mix * whole(params, frozen, bags[:, count:])
+                    return mixed(one, whole(params, frozen, bags[:, count:]), mix)
 
-                task.style_vector = mixed
+                task.style_vector = of_both
             sampler = make_sampler(task, self.section, seed, self.context.mesh)
             self.samplers[seed, mix] = sampler
         return self.samplers[seed, mix]
@@ -245,3 +246,12 @@ def _section_of(context: Context, generator: str) -> Synthesis:
     sets = [n for n, entry in settings.synthesis.sets.items() if entry.generator == generator]
     section = settings.synthesis_set(sets[0]) if sets else settings.synthesis
     return replace(section, start="noise", strength=1.0, keep_detail=False, match="none")
+
+
+def mixed(one: Any, other: Any, share: float | Array) -> Any:
+    """A style between two, vectors or tokens: `share` of the other one."""
+
+    def between(a: Array, b: Array) -> Array:
+        return a if a.dtype == bool else ((1 - share) * a + share * b).astype(a.dtype)
+
+    return jax.tree.map(between, one, other)

@@ -14,8 +14,9 @@ from stedm_jax.common.errors import UserError
 from stedm_jax.common.labels import VOID
 from stedm_jax.data.records import TileSet
 from stedm_jax.studio.easel import SEEDS, SHOWN, Easel, agreement
-from stedm_jax.studio.live_sampler import STREAM, Wish, mixed
+from stedm_jax.studio.live_sampler import STREAM, Wish
 from stedm_jax.studio.session import CHOSEN, Numbers, Session
+from stedm_jax.synthesize.trained_generator import mixed
 from tests.studio.easels import easel_of
 
 NUMBERS = Numbers(seed=3, steps=4, guidance=1.5, strength=1.0, mix=0.0)
