@@ -220,15 +220,18 @@ def test_several_sets_stand_side_by_side_by_name(tmp_path):
 def test_sets_compared_with_held_out_patients_have_a_table(tmp_path):
     one = content().synthesis["synthetic"]
     found = {"frechet": 4.515, "frechet_real": 2.256, "kid_interval": [-0.011, 0.122]}
-    compared = SyntheticSet(Quality(dict(one.quality.numbers) | found))
+    sheet = {"closest_pairs": np.full((6, 9, 3), 200, np.uint8)}
+    compared = SyntheticSet(Quality(dict(one.quality.numbers) | found, sheet))
     sets = ReportContent("t", synthesis={"plain": one, "compared": compared})
     write_report(tmp_path, sets)
     html = (tmp_path / "index.html").read_text()
     for text in (html, results_table(ReportNumbers(sets))):
         assert "against held-out patients" in text and "4.515 (2.256)" in text
         assert "-0.011, 0.122" in text
+    assert "nearest to a tile of the training" in html
     write_report(tmp_path, ReportContent("t", synthesis={"plain": one}))
-    assert "against held-out patients" not in (tmp_path / "index.html").read_text()
+    html = (tmp_path / "index.html").read_text()
+    assert "against held-out patients" not in html and "tile of the training" not in html
 
 
 def test_what_the_first_stage_keeps_is_shown_by_patient(tmp_path):

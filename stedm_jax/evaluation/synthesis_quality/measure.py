@@ -11,6 +11,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from stedm_jax.common.files import atomic_file, read_json, write_bytes, write_json
 from stedm_jax.evaluation.synthesis_quality.metric import (
@@ -82,8 +83,11 @@ def save_quality(folder: Path, quality: Quality) -> None:
 
 def load_quality(folder: Path) -> Quality:
     """What `save_quality` wrote."""
-    with np.load(folder / ARRAYS) as arrays:
-        return Quality(read_json(folder / NUMBERS), dict(arrays))
+    with np.load(folder / ARRAYS) as file:
+        arrays = dict(file)
+    if (folder / SHEET).is_file():
+        arrays[CLOSEST] = np.asarray(Image.open(folder / SHEET).convert("RGB"))
+    return Quality(read_json(folder / NUMBERS), arrays)
 
 
 def mean_quality(found: Sequence[Quality]) -> Quality:
