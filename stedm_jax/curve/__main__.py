@@ -31,8 +31,8 @@ def main(argv: list[str]) -> None:
     from stedm_jax.evaluation.figures import png
     from stedm_jax.experiment.saved import open_run
 
-    context, out = open_run(arguments.workdir), arguments.out
-    name = chosen_set(context, arguments.set)
+    context, name = chosen_set(open_run(arguments.workdir), arguments.set)
+    out = arguments.out
     out.mkdir(parents=True, exist_ok=True)
     given = arguments.samplers, arguments.evaluations, arguments.images, arguments.features
     rows = []
@@ -50,7 +50,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("--workdir", type=Path, required=True, help="of a run with a generator and a judge")
     add("--out", type=Path, required=True, help="folder of the table and the figure")
-    add("--set", default="", help="synthesis set whose generator and guidance to use (the first)")
+    add("--set", default="", help="synthesis set whose generator to use, or SET@POINT (the first)")
     add("--images", type=int, default=64, help="of each row (64)")
     add("--evaluations", type=int, nargs="+", default=[6, 12, 24, 48], metavar="N")
     add("--samplers", nargs="+", default=list(SAMPLERS), choices=list(SAMPLERS), metavar="NAME")

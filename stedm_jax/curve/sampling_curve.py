@@ -17,7 +17,7 @@ import numpy as np
 from stedm_jax.common.errors import UserError
 from stedm_jax.curve.scored_images import Images, Scorer
 from stedm_jax.diffusion.samplers import SAMPLERS
-from stedm_jax.experiment.cells import Graph
+from stedm_jax.experiment.cells import Cell, Graph
 from stedm_jax.experiment.context import Context
 from stedm_jax.experiment.encoders import cell_encoder, open_encoder
 from stedm_jax.experiment.learned import Learned
@@ -59,19 +59,36 @@ class Row:
     kid_high: float
 
 
-def chosen_set(context: Context, name: str) -> str:
-    """A set that a generator makes: the named one, or the first.
+def chosen_set(context: Context, name: str) -> tuple[Context, str]:
+    """A set that a generator makes, and the run at its point of the grid.
+
+    Args:
+      context: of the run.
+      name: of the set, or of one at a point of the grid (as "recolored@four-a.0"); "": any.
+        Where several have the name, the first whose generator is trained.
 
     Raises:
       UserError: there is none of that name.
     """
-    sets = [key for key, each in context.settings.synthesis.sets.items() if each.generator]
-    if not sets or name not in ("", *sets):
+    settings = context.settings
+    sets = {
+        f"{cell.variant}{cell.point}": cell
+        for cell in Graph(settings).cells.values()
+        if cell.stage == "synthesis" and settings.synthesis.sets[cell.variant].generator
+    }
+    named = [cell for each, cell in sets.items() if name in ("", each, cell.variant)]
+    if not named:
         raise UserError(
             f"--set={name}: {context.workdir.path} has no such set that a generator makes, but "
             f"{', '.join(sets) or 'none'}."
         )
-    return name or sets[0]
+
+    def untrained(cell: Cell) -> bool:
+        generator = f"generator/{settings.synthesis.sets[cell.variant].generator}"
+        return context.workdir.result(context.at(cell.point).cell(generator)) is None
+
+    chosen = min(named, key=untrained)
+    return context.at(chosen.point), chosen.variant
 
 
 def variants(section: Synthesis, samplers: Sequence[str], counts: Sequence[int]) -> list[Synthesis]:

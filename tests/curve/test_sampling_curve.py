@@ -151,9 +151,22 @@ def test_table_and_figure_show_every_row(rows):
 
 
 def test_a_set_without_a_generator_is_refused(context):
-    assert chosen_set(context, "") == "synthetic"
+    found, name = chosen_set(context, "")
+    assert (found.cell("judge"), name) == ("judge", "synthetic")
     with pytest.raises(UserError, match="--set=nothing.*synthetic"):
         chosen_set(context, "nothing")
+
+
+def test_on_a_grid_a_set_is_that_of_a_point(context, tmp_path):
+    draws = {"a": {"train": ("train0",), "val": ("val0",)}, "b": {"train": ("train1",)}}
+    settings = tiny(context.settings.data.tiles, grid__draws=draws)
+    grid = Context(settings, Workdir(tmp_path), context.mesh)
+    at, name = chosen_set(grid, "synthetic@b.0")
+    assert (at.point.draw, name) == ("b", "synthetic")
+    assert chosen_set(grid, "synthetic")[0].point.draw == "a"
+    (tmp_path / "generator/stedm@b.0").mkdir(parents=True)
+    (tmp_path / "generator/stedm@b.0/done.json").write_text('{"stamp": "", "result": {}}')
+    assert chosen_set(grid, "synthetic")[0].point.draw == "b"
 
 
 @pytest.mark.parametrize("wrong", ["--images=1", "--evaluations=0"])
