@@ -3,7 +3,6 @@
 import argparse
 import difflib
 import os
-import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -117,9 +116,3 @@ class Progress:
 def names_list(text: str) -> list[str]:
     """The names in 'a, b'; none in ''. One with a comma stands in double quotes."""
     return [name for part in split_outside_quotes(text, ",") if (name := unquoted(part))]
-
-
-def identifier(name: str) -> str:
-    """A data set's name made from a folder's: letters, digits and underscores only."""
-    clean = re.sub(r"\W", "_", name)
-    return clean if clean.isidentifier() else f"tiles_{clean}"

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.class_plan import ClassPlan
-from data_prep.command import Progress, identifier
+from data_prep.command import Progress
 from data_prep.engine.cut import cut, spec_of
 from data_prep.engine.cutter import stain_target
 from data_prep.engine.destination import local_out, report_folder
@@ -36,7 +36,7 @@ from stedm_jax.common.errors import UserError
 from stedm_jax.common.files import sha256_of, write_json
 from stedm_jax.common.locks import Busy, locked
 from stedm_jax.data.codecs import encode_image
-from stedm_jax.data.records import check_name
+from stedm_jax.data.records import check_name, identifier
 from stedm_jax.data.remote import MANIFEST, check_writable, is_remote, push
 from stedm_jax.data.schema import SCHEMA_VERSION
 from stedm_jax.data.stain import KEY, stain_info

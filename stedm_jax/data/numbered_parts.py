@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from stedm_jax.common.files import sha256_of_json
-from stedm_jax.data.records import SetSpec
+from stedm_jax.data.records import SetSpec, check_name
 from stedm_jax.data.schema import Tile
 from stedm_jax.data.tile_parts import PartWriter, assemble, open_part
 
@@ -27,6 +27,7 @@ class NumberedParts:
     """
 
     def __init__(self, folder: Path, spec: SetSpec, count: int):
+        check_name(spec.name)
         self.folder, self.spec, self.count = folder, spec, count
         classes = [(each.name, *each.color) for each in spec.classes]
         about = {**vars(spec), "classes": classes, "source": dict(spec.source)}

@@ -11,6 +11,7 @@ manifest.
 A tile set appears under its name when it is complete and not before.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -189,6 +190,12 @@ def check_name(name: str) -> None:
     """
     if not name.isidentifier():
         raise UserError(f"'{name}' is no name for a tile set; use letters, digits and underscores.")
+
+
+def identifier(name: str) -> str:
+    """A name for a data set made from another one: letters, digits and underscores only."""
+    clean = re.sub(r"\W", "_", name)
+    return clean if clean.isidentifier() else f"tiles_{clean}"
 
 
 class TileSet:

@@ -21,7 +21,7 @@ from stedm_jax.common.processors import in_threads
 from stedm_jax.common.text import duration
 from stedm_jax.data.class_shares import shares_of, warning
 from stedm_jax.data.numbered_parts import NumberedParts
-from stedm_jax.data.records import SetSpec, TileSet
+from stedm_jax.data.records import SetSpec, TileSet, identifier
 from stedm_jax.data.schema import SYNTHETIC, ClassSpec, Tile
 from stedm_jax.data.stain import match
 from stedm_jax.evaluation.panels import overlay
@@ -169,7 +169,7 @@ def _spec(
     classes, tiles = context.classes, context.tiles
     made_by = {"made_by": "stedm_jax synthesis", "from": str(context.tiles_path)}
     return SetSpec(
-        name=f"{context.settings.name}_{cell.variant}",
+        name=identifier(f"{context.settings.name}_{cell.variant}"),
         classes=tuple(ClassSpec(*pair) for pair in zip(classes.names, classes.colors, strict=True)),
         mpp=tiles.mpp,
         tile=tiles.tile,

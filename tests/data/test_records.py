@@ -5,7 +5,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from stedm_jax.common.errors import UserError
-from stedm_jax.data.records import TileSet
+from stedm_jax.data.records import TileSet, identifier
 from tests.conftest import make_tile, written
 
 
@@ -112,3 +112,7 @@ def test_rows_of_an_index_are_small(tmp_path):
         and first.slide is second.slide
         and first.patient is second.patient
     )
+
+
+def test_a_name_is_made_of_any_other():
+    assert identifier("glas-128") == "glas_128" and identifier("1x").isidentifier()

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from data_prep.command import identifier, names_list, run_command
+from data_prep.command import names_list, run_command
 from tests.data_prep.conftest import REPO
 
 
@@ -48,4 +48,3 @@ def test_an_error_of_the_disk_is_one_paragraph(capsys):
 def test_names():
     assert names_list(" a, b,,") == ["a", "b"]
     assert names_list('"a, b" , c  d,"e"') == ["a, b", "c d", "e"]
-    assert identifier("glas-128") == "glas_128" and identifier("1x").isidentifier()

@@ -30,11 +30,11 @@ from tests.tasks.test_tile_start import Averages
 def make(tile_set, tmp_path):
     """Makes a context whose set "s" has a method, and its cell."""
 
-    def made(method, changes=(), **others):
-        sets = {"s": {"method": method, "changes": changes}}
+    def made(method, changes=(), called="s", **others):
+        sets = {called: {"method": method, "changes": changes}}
         settings = tiny(tile_set.path, synthesis__sets=sets, **others)
         context = Context(settings, Workdir(tmp_path / "run"), make_mesh())
-        return context, Graph(settings)["synthesis/s"]
+        return context, Graph(settings)[f"synthesis/{called}"]
 
     return made
 
@@ -59,6 +59,13 @@ def test_reinhard_gives_the_colors_of_the_bag(make):
         off = find_colors(image).mean - find_colors(np.concatenate([*bag])).mean
         was = find_colors(tile).mean - find_colors(np.concatenate([*bag])).mean
         assert np.abs(off).max() < 0.1 or np.abs(off).max() < np.abs(was).max()
+
+
+def test_a_set_may_have_hyphens_in_its_name(make):
+    context, cell = make("reinhard", called="tile-30", synthesis__count=2)
+    synthesis.run(context, cell, None)
+    made = TileSet.open(context.workdir.path / cell.name / "tiles")
+    assert made.manifest["name"] == "demo_tile_30" and len(made.index(SYNTHETIC)) == 2
 
 
 def test_a_set_without_a_denoiser_is_made_of_the_data_alone(make):
