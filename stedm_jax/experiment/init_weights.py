@@ -79,7 +79,7 @@ def _wanted(task: Any, abstract: Leaves, entry: str) -> tuple[str, str, Leaves]:
 
 def check_shapes(task: Any, entries: Sequence[str], partial: bool) -> None:
     """Refuses, before anything runs, folders of weights that do not fit; their values are not read.
-    Trained cells are compared when they are loaded.
+    Trained cells are compared when they are loaded; `check_sources` refuses what is not there.
 
     Raises:
       UserError: as `initial_params`.
@@ -89,7 +89,10 @@ def check_shapes(task: Any, entries: Sequence[str], partial: bool) -> None:
     abstract = flatten_dict(jax.eval_shape(task.init, jax.random.key(0)), sep="/")
     for entry in entries:
         part, source, wanted = _wanted(task, abstract, entry)
-        folder = source_folder(source)
+        try:
+            folder = source_folder(source)
+        except UserError:
+            continue
         if not is_converted(folder):
             continue
         leaves = _shapes(folder)

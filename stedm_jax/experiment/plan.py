@@ -43,13 +43,13 @@ def print_plan(settings: Settings, workdir: Workdir, measure: bool = False) -> N
       measure: train for a few seconds, and give the hours of this machine.
 
     Raises:
-      UserError: what a run would refuse at once, except for what depends on the devices.
+      UserError: what a run would refuse at once, except for what depends on the devices; of
+        weights that are not there after the plan.
     """
     graph = Graph(settings)
     workdir.check_place()
     divide_cpu(settings.mesh.cpu_devices)
     here = _check(settings, workdir, graph.goals)
-    check_weights(settings, [graph[name] for name in graph.goals])
     tiles = known_tiles(settings, workdir)
     if tiles:
         check_tiles(tiles, settings)
@@ -71,6 +71,8 @@ def print_plan(settings: Settings, workdir: Workdir, measure: bool = False) -> N
         _print_hours(graph, costs, states, speeds)
     if here:
         print(f"warning  {here}")
+    # Last, because what a run costs is asked before weights are fetched.
+    check_weights(settings, [graph[name] for name in graph.goals])
 
 
 def _check(settings: Settings, workdir: Workdir, names: Sequence[str]) -> str:

@@ -1,5 +1,6 @@
 """What a cell would refuse after hours is refused before the first."""
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -206,16 +207,18 @@ def test_a_plan_refuses_stages_that_are_needed_and_left_out(tile_set, tmp_path):
         print_plan(settings, Workdir(tmp_path / "run"))
 
 
-def test_a_plan_refuses_weights_that_are_not_there(tmp_path):
-    changes = {"autoencoder.init_from": ("nowhere",)}
+def test_a_plan_prints_costs_and_then_refuses_weights_that_are_not_there(tmp_path, capsys):
+    changes = {"autoencoder.init_from": ("nowhere",), "stages": ("data", "autoencoder")}
     context = make(tmp_path, "demo.py:tiny", changes)
     with pytest.raises(UserError, match="init_from names 'nowhere'"):
         print_plan(context.settings, context.workdir)
+    assert "in all" in capsys.readouterr().out
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["catch.py", "bcss.py", "bcss.py:own", "glas.py:pathsegdiff"])
 def test_a_plan_needs_no_tiles(tmp_path, name, capsys):
     config, _, _ = load_config(str(CONFIGS / name))
-    print_plan(read_settings(config), Workdir(tmp_path / "run"))
+    with suppress(UserError):  # of weights that are not there, after the plan
+        print_plan(read_settings(config), Workdir(tmp_path / "run"))
     assert "segmentation/" in capsys.readouterr().out and not list(tmp_path.iterdir())
