@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
+from stedm_jax.common.errors import UserError
+from stedm_jax.data.remote import is_remote
 from stedm_jax.data.stain import Unfit, find_colors
 from stedm_jax.experiment.context import Context, known_tiles, spread
 from stedm_jax.inference.fuse import Picture
@@ -41,12 +43,19 @@ class SeenColors:
 
 
 def seen_colors(context: Context) -> SeenColors | None:
-    """Of the training tiles of a run; None where these are not there, or show no stain."""
-    if known_tiles(context.settings, context.workdir) is None:
+    """Of the training tiles of a run; None where these are not on this machine, or not whole any
+    more, or show no stain. Inference needs no tiles, so it fetches none."""
+    if is_remote(context.workdir.fill(context.settings.data.tiles)):
         return None
-    tiles = context.tiles
-    rows = spread(context.rows("train"), MEASURED)
-    found = _colors(tiles.read(row.split, row.record).image for row in rows)
+    try:
+        if known_tiles(context.settings, context.workdir) is None:
+            return None
+        tiles = context.tiles
+        rows = spread(context.rows("train"), MEASURED)
+        found = _colors(tiles.read(row.split, row.record).image for row in rows)
+    except UserError as error:
+        print(f"The training tiles cannot be read: {error}", flush=True)
+        return None
     if len(found) < 2:
         return None
     return SeenColors(found.mean(axis=0), np.maximum(found.std(axis=0), 1e-2))

@@ -1,5 +1,6 @@
 """Areas of all images, as rows of a table and as a page that shows their overlays."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
@@ -51,4 +52,4 @@ def page(lines: Lines, colors: Mapping[str, Sequence[int]]) -> str:
 
 def _overlay(name: str) -> str:
     """Where the overlay of an image is, from the page."""
-    return quote(str(PurePosixPath(f"{name}{KINDS['overlay']}")))
+    return quote(os.fsencode(PurePosixPath(f"{name}{KINDS['overlay']}")))

@@ -4,8 +4,10 @@ no training."""
 import csv
 import json
 import os
+import re
 import signal
 from dataclasses import replace
+from urllib.parse import unquote
 
 import cv2
 import numpy as np
@@ -19,6 +21,8 @@ from stedm_jax.inference.__main__ import main
 from stedm_jax.inference.report_lines import NOT_DONE
 from stedm_jax.training.signals import Stopped
 from tests.inference.fakes import discs, image_of, red, segmenter
+
+SOURCES = re.compile('src="([^"]*)"')
 
 
 class Counted:
@@ -286,3 +290,14 @@ def test_other_pictures_in_a_file_are_named(use, folder, capsys):
     said = capsys.readouterr().out
     assert "d: 2 objects, other pictures in the file are left out: 20 x 30" in said
     assert lines(folder)["d"]["other_pictures"] == [[20, 30]] and said.count("left out") == 1
+
+
+def test_a_page_of_images_whatever_their_names(use, folder):
+    for old, new in (("a", "a<b>&'"), ("b", "b#1?x=%41"), ("c", os.fsdecode(b"\xff"))):
+        (folder / f"{old}.png").rename(folder / f"{new}.png")
+    assert command(folder, "--write=page") == 0
+    text = (folder.parent / "out/slides.html").read_text()
+    assert "<h2>a&lt;b&gt;&amp;&#39;</h2>" in text and "of tissue" not in text
+    found = [os.fsencode(unquote(each, errors="surrogateescape")) for each in SOURCES.findall(text)]
+    there = {os.fsencode(path.name) for path in (folder.parent / "out").glob("*_overlay.png")}
+    assert len(found) == 3 and {*found} == there

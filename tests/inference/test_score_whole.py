@@ -4,7 +4,9 @@ import csv
 import json
 from contextlib import nullcontext
 from dataclasses import replace
+from unittest.mock import Mock
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -17,6 +19,7 @@ from stedm_jax.experiment.held_out import check_held_out, check_report, learned_
 from stedm_jax.experiment.segmenters import about
 from stedm_jax.experiment.workdir import Workdir
 from stedm_jax.inference import score_whole as whole_images
+from stedm_jax.inference import seen_stain
 from stedm_jax.training.sharding import make_mesh
 from tests.experiment.settings import base, unchecked
 from tests.inference.fakes import COLORS, discs, image_of, segmenter
@@ -142,3 +145,15 @@ def test_whom_a_run_learns_from_is_noted_by_stage(context, tile_set):
     source = {"stain_norm": "reinhard", "stain_target": "None"}
     context.tiles.manifest["source"] = source
     assert about(context)["stain"]["kind"] == "reinhard" and about(context)["learnt"] == wanted
+
+
+def test_stains_are_measured_where_the_tiles_are_whole(context, tile_set, monkeypatch, capsys):
+    monkeypatch.setattr(seen_stain, "find_colors", lambda image: Mock(mean=image.mean((0, 1))))
+    seen = seen_stain.seen_colors(on_tiles(context, tile_set))
+    images = [tile_set.read("train", row.record).image for row in tile_set.index("train")]
+    np.testing.assert_allclose(seen.mean, np.mean(images, axis=(0, 1, 2)))
+    next(tile_set.path.glob("*train*")).unlink()
+    assert seen_stain.seen_colors(on_tiles(context, tile_set)) is None
+    assert "is missing or cut short" in capsys.readouterr().out
+    away = unchecked(context.settings, "data.tiles", "memory://no/set")
+    assert seen_stain.seen_colors(replace(context, settings=away)) is None
