@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.rcsetup import cycler
+from matplotlib.ticker import NullFormatter
 
 LIGHT_COLORS = (
     *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
@@ -58,6 +59,7 @@ def _theme(ink: str, faint: str, colors: Sequence[str]) -> Theme:
         "axes.titlelocation": "left",
         "axes.titlesize": 10,
         "text.color": ink,
+        "text.parse_math": False,  # names of arms may have dollar signs
         "legend.fontsize": 8,
         "legend.frameon": False,
     }
@@ -136,6 +138,8 @@ def _draw_losses(axes: Axes, runs: Mapping[str, Rows], arms: Sequence[str]) -> N
             axes.plot(step, loss, "o", color=rcParams["text.color"], markersize=3.5, label=name)
     if _wide_range(axes):
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")  # the usual one writes mathematics
+        axes.yaxis.set_minor_formatter(NullFormatter())
     if 0 < len(axes.get_legend_handles_labels()[1]) <= LEGEND:
         axes.legend()
 

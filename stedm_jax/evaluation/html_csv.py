@@ -2,11 +2,14 @@
 
 import csv
 import io
+import re
 from html.parser import HTMLParser
 from urllib.parse import quote
 
-PLAIN = {"\N{MINUS SIGN}": "-", "\N{EN DASH}": ""}
-"""How the page writes numbers -> how programs read them."""
+DASH = "\N{EN DASH}"
+"""How the page writes an undefined number."""
+MINUS = re.compile("\N{MINUS SIGN}(?=\\d)")
+"""How it writes the sign of a negative one."""
 
 
 class _Cells(HTMLParser):
@@ -49,6 +52,6 @@ def csv_url(rows: str) -> str:
 
 
 def _plain(cell: str) -> str:
-    for shown, meant in PLAIN.items():
-        cell = cell.replace(shown, meant)
-    return cell.strip()
+    """What programs read; dashes within names stay."""
+    cell = cell.strip()
+    return "" if cell == DASH else MINUS.sub("-", cell)

@@ -11,6 +11,7 @@ from stedm_jax.evaluation.figures import (
     DARK,
     LIGHT,
     loss_curves,
+    patient_rows,
     patient_violins,
     png,
     sample_curves,
@@ -79,3 +80,16 @@ def test_style_scatter():
     od = np.random.default_rng(0).uniform(0.1, 0.5, (40, 3))
     drawn = pixels(lambda: style_scatter(od, od, (1.0, 1.0, float("nan"))))
     assert drawn[..., 3].max() == 255
+
+
+def test_dollar_signs_in_names_are_no_mathematics():
+    curves = {"segmentation/$x^$-0": [{"step": n, "loss": 100.0**-n} for n in range(3)]}
+    for draw in (
+        lambda: patient_violins({"$x^$": np.array([0.5])}),
+        lambda: patient_rows({"$x^$": np.array([0.5])}, 0.1),
+        lambda: loss_curves(curves, ["$x^$"]),
+    ):
+        assert pixels(draw)[..., 3].any()
+    (axes,) = loss_curves(curves).axes
+    labels = [axes.yaxis.get_major_formatter()(value) for value in (1.0, 0.01)]
+    assert labels == ["1", "0.01"]

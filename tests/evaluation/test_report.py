@@ -330,6 +330,7 @@ def test_every_table_can_be_downloaded(report):
     for row in rows[:2]:
         assert float(row[3]) == pytest.approx(numbers[row[0]]["patient_iou_mean"], abs=5e-4)
     assert csv_of("<tr><td>a, <b>b</b></td><td>\u22121</td><td>\u2013</td></tr>") == '"a, b",-1,\n'
+    assert csv_of("<tr><td>A\u2013B</td><td>\u22121 to \u22120</td></tr>") == "A\u2013B,-1 to -0\n"
 
 
 def test_what_was_found_stands_first_with_its_interval():
