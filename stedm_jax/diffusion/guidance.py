@@ -1,4 +1,5 @@
-"""Classifier-free guidance: on the style, on layout and style, or on each with its own strength.
+"""Classifier-free guidance: on the style, on layout and style, or on each with its own strength;
+and autoguidance.
 
 A denoiser that has learned with its layout l or its style s dropped knows four predictions: (l, s),
 (-, s), (l, -) and (-, -). With c = (l, s), u the one that `on` names, and m = (-, s):
@@ -29,6 +30,11 @@ each channel back to c:
 which is a strength of its own for the lowest frequency alone (Sadat et al. 2025,
 frequency-decoupled guidance). With 0, neither guidance nor rescaling moves the mean.
 
+Autoguidance (Karras et al. 2024) compares with a weaker model that is given the same layout and
+style, such as an earlier checkpoint: (1) with u its prediction. What both have in common stays, and
+what the weaker one does worse is corrected further; so the variety of a condition is kept, which
+(1) to (3) narrow.
+
 Guidance interval (Kynkaanniemi et al. 2024): guidance counts only at noise levels with
 
     lo < (t + 1) / T <= hi                                                        (6)
@@ -55,6 +61,7 @@ class Guidance:
       std_axes: of (batch, height, width, channels), over which eq. 4 takes std; (): all but the
         batch.
       blend_given: eq. 4 blends with c in place of g.
+      weights: of the weaker model, as settings.synthesis.Guidance; not read here.
     """
 
     scale: float | Float[Array, ""] = 1.0
@@ -66,6 +73,7 @@ class Guidance:
     color: float = 1.0
     std_axes: tuple[int, ...] = ()
     blend_given: bool = False
+    weights: str = ""
 
     @property
     def branches(self) -> int:
@@ -76,7 +84,7 @@ class Guidance:
         """At which of these timesteps the layout is guided too."""
         count = (t + 1).astype(jnp.float32)
         lo, hi = self.layout_interval
-        return (count > lo * steps) & (count <= hi * steps) & (self.on != "style")
+        return (count > lo * steps) & (count <= hi * steps) & (self.on in ("both", "separate"))
 
     def active(self, timesteps: Integer[np.ndarray, " n"], steps: int) -> Bool[np.ndarray, " n"]:
         """At which of these timesteps, of a schedule with `steps` levels, guidance counts."""

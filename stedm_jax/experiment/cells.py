@@ -320,6 +320,8 @@ def _synthesis(settings: Settings, name: str, base: Mapping[str, Any]) -> Cell:
         if style.as_published_code:
             reads["style"]["as_published_code"] = True
     needs = [f"{each}/{entry.generator}" if each == GENERATOR else each for each in stages]
+    if GENERATOR in stages and (weaker := settings.synthesis_set(name).guidance.weaker_generator):
+        needs.append(f"{GENERATOR}/{weaker}")
     return Cell("synthesis", name, reads, ("data", *needs))
 
 

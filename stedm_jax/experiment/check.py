@@ -27,13 +27,14 @@ from stedm_jax.experiment.init_weights import (
     check_sources,
     source_folder,
 )
+from stedm_jax.experiment.kept import STEP, check_kept
 from stedm_jax.experiment.learned import GUIDE_WEIGHTS, STYLE_WEIGHTS
 from stedm_jax.experiment.orders import Orders, StyleOrders, orders_of, real_shares
 from stedm_jax.settings.arm_networks import JUDGE
 from stedm_jax.settings.grid import Point
 from stedm_jax.settings.methods import ADAIN, ADAIN_KEY
 from stedm_jax.settings.root import Settings
-from stedm_jax.settings.synthesis import Synthesis
+from stedm_jax.settings.synthesis import WEAKER, Synthesis
 from stedm_jax.tasks.autoencoder import AutoencoderTask
 from stedm_jax.tasks.build import (
     Shown,
@@ -213,13 +214,21 @@ class CellCheck:
         levels = task.levels(section)
         check_start(task.config.prediction, task.schedule, levels)
         check_end(task.schedule, levels)
-        task.guidance(section)
-        if section.weights.startswith("ema:"):
-            train = task.config.train
-            width = float(section.weights.removeprefix("ema:"))
+        self.weights(task, section.weights, "synthesis.weights")
+        guidance = section.guidance
+        if guidance.on == WEAKER and not guidance.weaker_generator:
+            self.weights(task, guidance.weights, "synthesis.guidance.weights")
+
+    def weights(self, task: DiffusionTask, source: str, key: str) -> None:
+        """Refuses weights of a generator that its training will not leave."""
+        train = task.config.train
+        if source.startswith("ema:"):
+            width = float(source.removeprefix("ema:"))
             check_width(width, train.ema.tracks, train.ema.snapshot_every, train.steps)
-        elif section.weights not in ("ema", "params"):
-            check_folder(task, section.weights, "synthesis.weights")
+        elif source.startswith(STEP):
+            check_kept(train, source, key)
+        elif source not in ("ema", "params"):
+            check_folder(task, source, key)
 
     def segmenter(self, arm: str) -> None:
         if self.settings.arm_entry(arm).choose:

@@ -173,6 +173,9 @@ class Costs:
         steps, seen = task.levels(section), task.evaluated(section)
         runs = task.guidance(section).evaluations(seen, task.config.schedule.steps)
         each = 2 * styling + self.decoder
+        if other := section.guidance.weaker_generator:
+            weaker, seeing = self._evaluation(other)
+            each += seeing - styling + (runs - len(seen)) * (weaker - forward)
         if section.reads_tile:
             bag = task.config.style.tiles if section.match == "latent" else 0
             each += (1 + bag) * self.encoder + section.keep_detail * self.decoder

@@ -83,7 +83,8 @@ def restore(
 
     Args:
       which: "ema" (the moving average if one was kept, else the parameters), "params", "ema:WIDTH"
-        (combined from snapshots of the training) or a folder of weights.
+        (combined from snapshots of the training), "step:N" (the average of an earlier checkpoint),
+        or a folder of weights.
       best: (metric, "max" or "min"): those of the best checkpoint rather than the last.
     """
     kept = context.kept or Kept()

@@ -1,6 +1,7 @@
 """What earlier cells learned, as tasks with their parameters, for the cells that build on it."""
 
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Generic, TypeVar
 
@@ -13,7 +14,7 @@ from stedm_jax.experiment.kept import Kept
 from stedm_jax.experiment.learn import restore, weights_of
 from stedm_jax.experiment.pinned import Weights, pin
 from stedm_jax.settings.arm_networks import JUDGE
-from stedm_jax.settings.synthesis import Synthesis
+from stedm_jax.settings.synthesis import WEAKER, Guidance, Synthesis
 from stedm_jax.tasks.autoencoder import AutoencoderTask, own
 from stedm_jax.tasks.build import (
     Shown,
@@ -114,7 +115,31 @@ class Learned:
         which = synthesis.weights if averaged else "params"
         params, origin = restore(self.context, below.task, cell, which=which)
         origin |= {f"{part}_sha256": weights["sha256"] for part, weights in noted.items()}
+        if synthesis.guidance.on == WEAKER:
+            below, weaker, found = self._weaker(name, below, synthesis.guidance)
+            params = {**params, WEAKER: weaker}
+            origin["guidance_weights"] = synthesis.guidance.weights
+            origin["guidance_weights_sha256"] = found["checkpoint_sha256"]
         return below, params, origin
+
+    def _weaker(
+        self, name: str, below: Below[DiffusionTask], guidance: Guidance
+    ) -> tuple[Below[DiffusionTask], Any, Any]:
+        """What lies below a generator and the weaker model that guides it, the parameters of that
+        model, and their provenance."""
+        other, which = guidance.weaker_generator, guidance.weights
+        cell = self.context.cell(f"generator/{other or name}")
+        if not other:
+            return below, *restore(self.context, below.task, cell, which=which)
+        self.need(f"generator/{other}")
+        weaker = self.denoiser(other)
+        pin(self.context.workdir.folder(cell), weaker.used)
+        task = copy(below.task)
+        task.weaker = weaker.task
+        given = replace(below, task=task, frozen=below.frozen | {WEAKER: weaker.frozen})
+        averaged = self.settings.generator(other).train.ema.decay
+        which = "ema" if averaged else "params"
+        return given, *restore(self.context, weaker.task, cell, which=which)
 
     @property
     def judge(self) -> tuple[Any, Any]:

@@ -18,16 +18,27 @@ from stedm_jax.settings.key import (
 from stedm_jax.settings.methods import DENOISER, METHODS
 from stedm_jax.settings.training import SPLITS, WIDEST, share_problems
 
+WEAKER = "weaker"
+"""Autoguidance: the value of guidance.on, and what the weaker model is called among parameters."""
+GENERATOR_PREFIX = "generator:"
+
 
 @section
 class Guidance:
-    """Classifier-free guidance."""
+    """Classifier-free guidance, or autoguidance."""
 
     on: str = key(
         "style",
         "what is strengthened: the style (the paper), layout and style together, or each by its "
-        "own strength, which costs three evaluations",
-        choices=("style", "both", "separate"),
+        "own strength, which costs three evaluations; weaker: what a weaker model does worse, "
+        "given the same layout and style",
+        choices=("style", "both", "separate", WEAKER),
+    )
+    weights: str = key(
+        "",
+        "the weaker model: step:N (an earlier checkpoint of the generator), ema:WIDTH, params, "
+        "generator:NAME, or a folder",
+        later=True,
     )
     scale: float = nonnegative(1.5, "strength; 1: none")
     layout_scale: float = nonnegative(1.0, "strength of the layout, where `on` is separate")
@@ -42,8 +53,29 @@ class Guidance:
         length=2,
     )
 
+    @property
+    def weaker_generator(self) -> str:
+        """Of diffusion.generators, which is the weaker model; "": it is no other generator."""
+        if self.on != WEAKER or not self.weights.startswith(GENERATOR_PREFIX):
+            return ""
+        return self.weights.removeprefix(GENERATOR_PREFIX)
+
     def problems(self, where: str) -> Iterator[str]:
         """Keys that do not go together."""
+        known = r"step:\d+|ema:0?\.\d+|params|generator:.+"
+        if self.on != WEAKER and self.weights:
+            yield (
+                f"{where}.weights is '{self.weights}', which {where}.on='{self.on}' does not read; "
+                f"set on='{WEAKER}', or weights=''."
+            )
+        elif self.on == WEAKER and not (
+            re.fullmatch(known, self.weights) or (self.weights and Path(self.weights).is_dir())
+        ):
+            yield (
+                f"{where}.weights is '{self.weights}'; {where}.on='{WEAKER}' needs a weaker model: "
+                "step:N, as step:1000, for an earlier checkpoint of the generator, ema:WIDTH, "
+                "params, generator:NAME, or a folder of weights."
+            )
         if self.layout_scale != 1 and self.on != "separate":
             yield (
                 f"{where}.layout_scale is {self.layout_scale}, which {where}.on='{self.on}' does "

@@ -10,6 +10,7 @@ from stedm_jax.settings.flat import flatten
 from stedm_jax.settings.methods import ADAIN, ADAIN_KEY, DENOISER, ignored
 from stedm_jax.settings.root import Settings
 from stedm_jax.settings.section_reader import check
+from stedm_jax.settings.synthesis import Guidance
 
 SMALLEST_FOR_LPIPS = 31
 
@@ -92,7 +93,7 @@ def _sampling(settings: Settings) -> Iterator[str]:
     diffusion, synthesis = settings.diffusion, settings.synthesis
     guidance, averages = synthesis.guidance, diffusion.train.ema
     unlabelled = any(share for split, share in diffusion.splits.items() if split != "train")
-    if guidance.on != "style" and not (diffusion.drop_layout or unlabelled):
+    if guidance.on in ("both", "separate") and not (diffusion.drop_layout or unlabelled):
         yield (
             f"config.synthesis.guidance.on is '{guidance.on}', but the denoiser never learns "
             "without a layout: set diffusion.drop_layout above 0, or guidance.on='style'."
@@ -109,6 +110,28 @@ def _sampling(settings: Settings) -> Iterator[str]:
             "but the training keeps none: set diffusion.train.ema.tracks=(0.05, 0.10) and "
             "diffusion.train.ema.snapshot_every."
         )
+
+
+def _weaker(settings: Settings, generator: str, guidance: Guidance) -> Iterator[str]:
+    """The generator that a set of another one is guided by."""
+    other = guidance.weaker_generator
+    others = [name for name in settings.diffusion.generators if name != generator]
+    if not other:
+        return
+    if other not in others:
+        yield (
+            f"config.synthesis.guidance.weights is '{guidance.weights}'; the generators besides "
+            f"'{generator}' in config.diffusion.generators are: {', '.join(others) or 'none'}."
+        )
+        return
+    first, second = settings.generator(generator), settings.generator(other)
+    for key in ("prediction", "schedule"):
+        if getattr(first, key) != getattr(second, key):
+            yield (
+                f"config.synthesis.guidance.weights is '{guidance.weights}', but the generators "
+                f"'{generator}' and '{other}' differ in diffusion.{key}, and what they predict "
+                "cannot be compared; train them with the same."
+            )
 
 
 def _judged(settings: Settings) -> Iterator[str]:
@@ -288,5 +311,6 @@ def _set(settings: Settings, name: str) -> Iterator[str]:
         diffusion = settings.generator(entry.generator)
         yield from _all(replace(settings, diffusion=diffusion, synthesis=synthesis))
         yield from synthesis.start_problems("config.synthesis")
+        yield from _weaker(settings, entry.generator, synthesis.guidance)
     else:
         yield f"{at}.generator is '{entry.generator}'; there are {generators}."

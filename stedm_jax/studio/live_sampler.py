@@ -19,7 +19,7 @@ from stedm_jax.common.errors import UserError
 from stedm_jax.common.labels import VOID
 from stedm_jax.diffusion.parameterization import to_x0
 from stedm_jax.diffusion.samplers import Carry, begin, check_start, moved
-from stedm_jax.settings.synthesis import Synthesis
+from stedm_jax.settings.synthesis import WEAKER, Synthesis
 from stedm_jax.synthesize.trained_generator import mixed
 from stedm_jax.tasks.diffusion import DROPPED, Condition, DiffusionTask
 from stedm_jax.tasks.images import to_network
@@ -163,17 +163,18 @@ class LiveSampler:
     def _conditions(
         self, params: Any, frozen: Any, mask: Array, styles: Array, others: Array, mix: Array
     ) -> tuple[Condition, Condition]:
+        def mixture(task: DiffusionTask, params: Any, frozen: Any) -> Condition:
+            one, other = (
+                task.condition(params, frozen, mask, to_network(each)) for each in (styles, others)
+            )
+            return Condition(one.layout, mixed(one.style, other.style, mix))
+
         task = self.task
-        one, other = (
-            task.style_vector(params, frozen, to_network(each)) for each in (styles, others)
-        )
+        given = mixture(task, params, frozen)
+        if task.guidance(self.synthesis).on == WEAKER:
+            return given, mixture(*task.weak(params, frozen))
         dropped = jnp.full(styles.shape, DROPPED, jnp.float32)
-        given = Condition(task.layout(params, mask), mixed(one, other, mix))
-        none = Condition(
-            task.layout(params, jnp.full_like(mask, VOID)),
-            task.style_vector(params, frozen, dropped),
-        )
-        return given, none
+        return given, task.condition(params, frozen, jnp.full_like(mask, VOID), dropped)
 
     def _first(self, frozen: Any, tile: Array, seeds: Array, alpha: Array, sigma: Array) -> Array:
         clean = self.task.encode(frozen, tile, None)

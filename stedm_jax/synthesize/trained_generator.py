@@ -121,14 +121,7 @@ class Generator:
         if (seed, mix) not in self.samplers:
             task = self.below.task
             if mix:
-                count, whole = self.styles, task.style_vector
-                task = copy(task)
-
-                def of_both(params: Any, frozen: Any, bags: Any) -> Any:
-                    one = whole(params, frozen, bags[:, :count])
-                    return mixed(one, whole(params, frozen, bags[:, count:]), mix)
-
-                task.style_vector = of_both
+                task = _of_two(task, self.styles, mix)
             sampler = make_sampler(task, self.section, seed, self.context.mesh)
             self.samplers[seed, mix] = sampler
         return self.samplers[seed, mix]
@@ -158,6 +151,20 @@ class Generator:
                 f"There are {len(masks)} layouts, and styles for {sum(map(bool, map(len, styles)))}"
                 "; give one group of style tiles for each layout, with at least one tile."
             )
+
+
+def _of_two(task: Any, count: int, mix: float) -> Any:
+    """The same task for bags of `count` tiles each of two patients, whose styles are mixed."""
+    whole, task = task.style_vector, copy(task)
+
+    def of_both(params: Any, frozen: Any, bags: Any) -> Any:
+        one = whole(params, frozen, bags[:, :count])
+        return mixed(one, whole(params, frozen, bags[:, count:]), mix)
+
+    task.style_vector = of_both
+    if task.weaker is not None:
+        task.weaker = _of_two(task.weaker, count, mix)
+    return task
 
 
 def generators_of(context: Context) -> dict[str, Cell]:

@@ -30,8 +30,8 @@ from stedm_jax.models.functional import Params, on_each_device
 from stedm_jax.models.style import build_style, build_style_guide
 from stedm_jax.models.unet import build_unet
 from stedm_jax.settings.diffusion import Diffusion
+from stedm_jax.settings.synthesis import WEAKER, Synthesis
 from stedm_jax.settings.synthesis import Guidance as GuidanceSettings
-from stedm_jax.settings.synthesis import Synthesis
 from stedm_jax.tasks.channel_statistics import adain, over_bags
 from stedm_jax.tasks.fidelity import layout_iou, layout_style_grid, style_correlation
 from stedm_jax.tasks.first_stage import FirstStage
@@ -40,6 +40,9 @@ from stedm_jax.tasks.judged import Judge, See, layout_loss, with_seen
 from stedm_jax.tasks.latent_diffusion import LatentDiffusion, LatentScale
 from stedm_jax.tasks.layouts import depth, describe, place_weights
 
+Masks = UInt8[Array, "b h w"]
+Bags = Float[Array, "b k th tw 3"]
+"""Style tiles of each image, in [-1, 1]."""
 DROPPED = -2.0
 """Value of a style image that is not there (as published)."""
 
@@ -89,6 +92,7 @@ class DiffusionTask(LatentDiffusion):
             dtype=dtype,
         )
         self.style = build_style(config.style, dtype)
+        self.weaker: DiffusionTask | None = None
         # A pathology encoder that is not trained; its parameters are frozen["guide"].
         self.guide = build_style_guide(config.style, dtype) if self.styled else None
 
@@ -205,7 +209,28 @@ class DiffusionTask(LatentDiffusion):
             return wanted
         if wanted.on == "separate":
             return replace(wanted, on="both", scale=wanted.layout_scale)
-        return wanted if wanted.on == "both" else Guidance()
+        return wanted if wanted.on in ("both", WEAKER) else Guidance()
+
+    def weak(self, params: PyTree, frozen: PyTree) -> tuple["DiffusionTask", PyTree, PyTree]:
+        """The weaker model of autoguidance with its parameters and what is frozen below it: another
+        generator, or this task with other parameters."""
+        return self.weaker or self, params[WEAKER], frozen.get(WEAKER, frozen)
+
+    def condition(self, params: PyTree, frozen: PyTree, mask: Masks, styles: Bags) -> Condition:
+        """Layouts and style tiles as the denoiser takes them."""
+        return Condition(self.layout(params, mask), self.style_vector(params, frozen, styles))
+
+    def conditions(
+        self, params: PyTree, frozen: PyTree, guidance: Guidance, mask: Masks, styles: Bags
+    ) -> tuple[Condition, Condition]:
+        """What the denoiser is given, and what guidance compares that with: both dropped, or the
+        same as the weaker model sees it."""
+        given = self.condition(params, frozen, mask, styles)
+        if guidance.on == WEAKER:
+            weak, theirs, below = self.weak(params, frozen)
+            return given, weak.condition(theirs, below, mask, styles)
+        bare, absent = jnp.full_like(mask, VOID), jnp.full_like(styles, DROPPED)
+        return given, self.condition(params, frozen, bare, absent)
 
     def branches(
         self, params: PyTree, guidance: Guidance, given: Condition, none: Condition
@@ -216,8 +241,14 @@ class DiffusionTask(LatentDiffusion):
           params: of this task.
           guidance: which conditions it compares.
           given: layout and style of each image.
-          none: the same, dropped.
+          none: the same, dropped, or as the weaker model sees it (`conditions`).
         """
+        if guidance.on == WEAKER:
+            weak, theirs, _ = self.weak(params, {})
+            return lambda x, t: (
+                *self._predict(params, x, t, given),
+                *weak._predict(theirs, x, t, none),
+            )
 
         def branches(x: Array, t: Array) -> tuple[Array, ...]:
             layout = guidance.guides_layout(t, self.schedule.steps)
@@ -275,19 +306,14 @@ class DiffusionTask(LatentDiffusion):
           tile: where sampling starts from tiles, those of the layouts.
           own: where these are inverted, style tiles of their own patients.
         """
-        layout, images = self.layout(params, mask), to_network(styles)
-        given = Condition(layout, self.style_vector(params, frozen, images))
-        none = Condition(
-            self.layout(params, jnp.full_like(mask, VOID)),
-            self.style_vector(params, frozen, jnp.full_like(images, DROPPED)),
-        )
         guidance, levels = self.guidance(synthesis), self.levels(synthesis)
+        given, none = self.conditions(params, frozen, guidance, mask, to_network(styles))
         start, clean = noise, None
         if tile is not None and synthesis.reads_tile:
             clean = self.encode(frozen, tile, None)
             if own is not None and synthesis.inverts:
                 style = self.style_vector(params, frozen, to_network(own))
-                mine = self.denoise(params, Condition(layout, style))
+                mine = self.denoise(params, Condition(given.layout, style))
                 start = invert(mine, self.schedule, clean, levels, self.config.prediction)
             elif synthesis.strength < 1:
                 start = self._noised(frozen, clean, styles, noise, synthesis)

@@ -159,4 +159,6 @@ def over_windows(task: DiffusionTask, windows: Windows, at_once: int) -> Diffusi
     large.autoencoder.tiles = Tiles(
         windows.side, min(windows.overlap, windows.side // 2), 0, factor
     )
+    if task.weaker is not None:
+        large.weaker = over_windows(task.weaker, windows, at_once)
     return large

@@ -25,6 +25,14 @@ SEVERAL = {
 }
 
 
+def test_a_set_that_another_generator_guides_needs_it():
+    other = next(name for name in GENERATORS if name != SETS["one"]["generator"])
+    weaker = (("guidance.on", "weaker"), ("guidance.weights", f"generator:{other}"))
+    guided = SETS | {"one": SETS["one"] | {"changes": weaker}}
+    graph = Graph(base(**SEVERAL | {"synthesis__sets": guided}))
+    assert f"generator/{other}" in graph["synthesis/one"].needs
+
+
 def several(**changes):
     return base(**SEVERAL, **changes)
 

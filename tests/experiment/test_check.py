@@ -1,6 +1,6 @@
 """What a cell would refuse after hours is refused before the first."""
 
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,10 +13,12 @@ from stedm_jax.experiment import check, runner
 from stedm_jax.experiment.cells import Graph
 from stedm_jax.experiment.check import check_cells, check_weights, check_whole
 from stedm_jax.experiment.context import Context
+from stedm_jax.experiment.kept import check_kept
 from stedm_jax.experiment.plan import print_plan
 from stedm_jax.experiment.workdir import Workdir
 from stedm_jax.settings.flat import flatten
 from stedm_jax.settings.load import load_config, read_settings
+from stedm_jax.settings.training import training
 from stedm_jax.training.sharding import make_mesh
 from tests.conftest import make_tile, written
 from tests.experiment.settings import tiny
@@ -94,6 +96,13 @@ def test_widths_that_the_snapshots_to_come_will_not_reach(tmp_path):
     with pytest.raises(UserError, match=r"do not combine to .* of 0.28: .*can be had"):
         check_all(make(tmp_path, "demo.py:tiny", ema | {"synthesis.weights": "ema:0.28"}))
     check_all(make(tmp_path, "demo.py:tiny", ema | {"synthesis.weights": "ema:0.07"}), "synthesis")
+
+
+@pytest.mark.parametrize(("step", "kept"), [(2, True), (4, True), (6, False), (1, False)])
+def test_an_earlier_checkpoint_is_one_that_the_training_keeps(step, kept):
+    train = replace(training(6, 1, 1e-3), checkpoint_every=2, keep=3)
+    with nullcontext() if kept else pytest.raises(UserError, match="of the steps 2, 4, 6; name"):
+        check_kept(train, f"step:{step}", "synthesis.guidance.weights")
 
 
 @pytest.mark.parametrize("name", ["demo.py:tiny", "glas.py:pathsegdiff"])

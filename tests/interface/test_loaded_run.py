@@ -88,6 +88,16 @@ def test_synthesize_is_a_function_of_seed_and_number(run):
     assert (other[1] != made[1]).any()
 
 
+def test_a_generator_is_guided_by_other_weights_of_its_own(run):
+    masks, styles = layouts_and_styles()
+    alone = run.synthesize(masks, styles, steps=2, weights="params", guidance=1.0)
+    weaker = {"guidance.on": "weaker", "guidance.weights": "params", "guidance.scale": 0.0}
+    found = run.synthesize(masks, styles, steps=2, **weaker, **{"guidance.rescale": 0.0})
+    assert np.abs(found.astype(int) - alone).max() <= 1
+    with pytest.raises(UserError, match=r"no whole checkpoint of step 2 .*those there: \[3\]"):
+        run.synthesize(masks, styles, steps=2, **weaker | {"guidance.weights": "step:2"})
+
+
 def test_tiles_are_those_of_the_set(run, place):
     tiles, packed = run.tiles("val"), TileSet.open(place / "tiles")
     assert len(tiles) == 6 and [tile.patient for tile in tiles[:2]] == ["val0", "val1"]

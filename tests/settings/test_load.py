@@ -255,6 +255,8 @@ def test_a_mistake_in_a_config_file_is_one_paragraph(line, tmp_path):
         ("diffusion.drop_layout", 0.0, "never learns without a layout"),
         ("diffusion.drop_layout", 1.0, "no layout would be left"),
         ("synthesis.guidance.layout_scale", 2.0, "does not read"),
+        ("synthesis.guidance.weights", "step:10", "guidance.weights is 'step:10', which"),
+        ("synthesis.guidance.on", "weaker", "guidance.weights is ''.* needs a weaker model"),
     ],
 )
 def test_guidance_that_cannot_be_is_refused_before_hours_of_training(key, value, says):

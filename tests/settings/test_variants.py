@@ -210,6 +210,24 @@ def test_generators_and_sets_change_what_they_say():
     assert settings.synthesis.sets["plain"].generator == "plain"
 
 
+def test_a_weaker_generator_is_another_one_of_the_same_prediction():
+    config = several()
+    weaker = (("guidance.on", "weaker"), ("guidance.weights", "generator:plain"))
+    with config.synthesis.sets.unlocked():
+        config.synthesis.sets.strong.changes = weaker
+    assert read_settings(config).synthesis_set("strong").guidance.weaker_generator == "plain"
+    for other, changes, says in (
+        ("styled", (), "besides 'styled' .* are: plain"),
+        ("nothing", (), "besides 'styled' .* are: plain"),
+        ("plain", (("prediction", "v"),), "differ in diffusion.prediction"),
+    ):
+        config.diffusion.generators.plain.changes = changes
+        found = (weaker[0], ("guidance.weights", f"generator:{other}"))
+        config.synthesis.sets.strong.changes = found
+        with pytest.raises(UserError, match=says):
+            read_settings(config)
+
+
 def test_an_arm_of_0_1_learns_from_the_only_set():
     settings = read_settings(get_base())
     assert settings.sets_of("labelled+synthetic") == {"synthetic": 1.0}

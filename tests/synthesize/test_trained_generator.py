@@ -22,7 +22,7 @@ STYLE_TILES = 3
 class Task:
     """Images that show all that they are made of."""
 
-    factor, channels = 2, 3
+    factor, channels, weaker = 2, 3, None
     config = SimpleNamespace(style=SimpleNamespace(tiles=STYLE_TILES))
 
     def sample_pixels(self, params, frozen, mask, styles, noise, synthesis, key, tile, own):

@@ -1,3 +1,4 @@
+from copy import copy
 from dataclasses import replace
 
 import jax
@@ -216,6 +217,35 @@ def test_with_scale_0_only_the_unconditional_branch_is_left(made, on, source, in
     image = sample(params, frozen, mask, styles)
     others = sample(params, frozen, 1 - mask, styles), sample(params, frozen, mask, 255 - styles)
     assert tuple(bool((image != other).any()) for other in others) == matters
+
+
+@pytest.mark.parametrize("other", [False, True], ids=["earlier", "generator"])
+def test_autoguidance_goes_from_a_weaker_model_towards_the_stronger_one(made, other):
+    """With scale 0 only the weaker one is left; from itself a model is not guided away."""
+    settings, task, params, frozen, batch = made
+    weak, theirs = task, jax.tree.map(lambda x: x + 0.03, params)
+    if other:
+        weak = changed(made, 0.5, 0.5, "none")
+        theirs = jax.tree.map(lambda x: x + 0.05, jax.jit(weak.init)(jax.random.key(0)))
+        task = copy(task)
+        task.weaker = weak
+    noise = jax.random.normal(jax.random.key(2), (4, 4, 4, 4))
+
+    def pixels(task, params, frozen, **guidance):
+        section = replace(settings.synthesis, guidance=Guidance(rescale=0.0, **guidance))
+        given = frozen, batch["mask"], batch["styles"], noise
+        return jax.jit(lambda params, *rest: task.sample_pixels(params, *rest, section))(
+            params, *given
+        )
+
+    both = params | {"weaker": theirs}
+    alone = pixels(weak, theirs, frozen, scale=1.0)
+    found = pixels(task, both, frozen | {"weaker": frozen}, on="weaker", weights="x", scale=0.0)
+    np.testing.assert_allclose(found, alone, atol=1e-5)
+    if not other:
+        same = params | {"weaker": params}
+        found = pixels(task, same, frozen, on="weaker", weights="x", scale=3.0)
+        np.testing.assert_allclose(found, pixels(task, params, frozen, scale=1.0), atol=1e-5)
 
 
 def test_the_judge_teaches_where_the_configuration_says_so(made):
