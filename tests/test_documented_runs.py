@@ -23,6 +23,7 @@ RUN_HERE = {
     "docs/python.md": ("stedm_jax.export",),
     "docs/segmenting.md": ("stedm_jax.inference",),
     "docs/synthesis.md": ("stedm_jax.synthesize",),
+    "docs/troubleshooting.md": ("stedm_jax.doctor", "stedm_jax.main"),
 }  # fmt: skip
 """Page -> the modules whose commands in blocks this test runs."""
 SMALLER = {
@@ -55,8 +56,8 @@ def place(tmp_path_factory) -> Path:
     images, under the names that they have there."""
     folder = tmp_path_factory.mktemp("place")
     (folder / "configs").symlink_to(ROOT / "configs")
-    made = run(["stedm_jax.main", "--config=configs/demo.py:tiny", "--workdir=runs/demo"], folder)
-    assert made.returncode == 0, made.stderr
+    done = run(["stedm_jax.main", "--config=configs/demo.py:tiny", "--workdir=runs/demo"], folder)
+    assert done.returncode == 0, done.stderr
     cohort = folder / "runs/demo/data/cohort"
     for name in ("slides", "annotations"):
         shutil.copytree(cohort / name, folder / name.upper())
@@ -70,10 +71,11 @@ def place(tmp_path_factory) -> Path:
     (folder / "data/tiles").symlink_to(folder / "runs/demo/data/tiles")
     write_tables(folder)
     tiles = TileSet.open(folder / "runs/demo/data/tiles")
+    made = TileSet.open(folder / "runs/demo/synthesis/synthetic/tiles")
     for name, count in (("masks", 3), ("MASKS", 3), ("large", 1)):
         (folder / name).mkdir()
         for number in range(count):
-            mask = tiles.read("train", number).mask
+            mask = made.read("synthetic", number).mask  # of the classes of the run
             mask = np.kron(mask, np.ones((2, 2), np.uint8)) if name == "large" else mask
             cv2.imwrite(str(folder / name / f"{number}.png"), mask)
     for name in ("images", "IMAGES", "DIR"):
