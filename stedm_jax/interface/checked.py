@@ -1,5 +1,6 @@
 """What arrays of users have to be. Each check raises a UserError that says what was given."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,26 @@ def check_images(given: Any, name: str, dimensions: str) -> np.ndarray:
 def check_masks(given: Any) -> np.ndarray:
     """Class numbers of tiles, uint8 (n, h, w); a generator knows which there are."""
     return _array(given, "masks", np.uint8, "n h w", "class numbers")
+
+
+def check_styles(
+    given: Any, name: str, count: int, like: Sequence[np.ndarray] = ()
+) -> list[np.ndarray]:
+    """Style tiles of each of `count` layouts, uint8 (k, h, w, 3), from one group for all or one for
+    each, as large as the tiles of `like`."""
+    array = check_images(given, name, "k h w 3" if np.ndim(given) == 4 else "n k h w 3")
+    if array.ndim == 5 and len(array) != count:
+        raise UserError(
+            f"There are {count} layouts, and {name} for {len(array)}; give one group of style "
+            "tiles for all, or one for each layout."
+        )
+    groups = [array] * count if array.ndim == 4 else list(array)
+    if like and groups[0].shape[1:] != like[0].shape[1:]:
+        raise UserError(
+            f"{name} has the shape {array.shape}; its tiles have to be as large as those of "
+            f"styles, {like[0].shape[1]} x {like[0].shape[2]} pixels."
+        )
+    return groups
 
 
 def check_latents(given: Any, channels: int) -> np.ndarray:
@@ -50,6 +71,13 @@ def check_seed(seed: Any) -> int:
     if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
         raise UserError(f"seed={seed!r} is no whole number from 0 to 4294967295.")
     return int(seed)
+
+
+def check_weight(mix: Any) -> float:
+    """The weight of a second style."""
+    if not isinstance(mix, int | float | np.number) or not 0 <= mix <= 1:
+        raise UserError(f"mix={mix!r} is no weight of the second style; give 0 to 1.")
+    return float(mix)
 
 
 def check_sides(array: np.ndarray, name: str, factor: int) -> None:

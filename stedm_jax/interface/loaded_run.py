@@ -27,6 +27,8 @@ from stedm_jax.interface.checked import (
     check_mpp,
     check_seed,
     check_sides,
+    check_styles,
+    check_weight,
 )
 from stedm_jax.interface.tile_list import TileList
 from stedm_jax.settings.root import Settings
@@ -158,6 +160,8 @@ class Run:
         seed: int = 0,
         generator: str = "",
         first: int = 0,
+        second: np.ndarray | None = None,
+        mix: float = 0.5,
         **changes: Any,
     ) -> UInt8[np.ndarray, "n h w 3"]:
         """Makes images of layouts in the style of some tiles.
@@ -175,6 +179,8 @@ class Run:
           seed: of the noise and of the drawing; each seed is compiled when it is first used.
           generator: of `generators`; "": the first.
           first: number of the first image; 8 gives the images that follow on 8 others.
+          second: tiles of another patient, as `styles`, whose style is mixed in.
+          mix: weight of that style, 0 to 1; each weight is compiled when it is first used.
           changes: of keys of config.synthesis, as steps=32 or guidance=2.0, which is its scale.
             Without them as in the first set of the generator.
 
@@ -182,13 +188,16 @@ class Run:
           UserError: arrays of another kind, an unknown class or key, or no such generator.
         """
         masks = check_masks(masks)
-        given = "k h w 3" if np.ndim(styles) == 4 else "n k h w 3"
-        styles = check_images(styles, "styles", given)
-        each = [styles] * len(masks) if styles.ndim == 4 else list(styles)
+        groups = check_styles(styles, "styles", len(masks))
+        others = None
+        if second is not None and check_weight(mix) > 0:
+            others = check_styles(second, "second", len(masks), like=groups)
         if "guidance" in changes:
             changes["guidance.scale"] = changes.pop("guidance")
         made = self._generator(generator, FrozenDict(changes))
-        images = made.images(masks, each, seed=check_seed(seed), first=first)
+        images = made.images(
+            masks, groups, seed=check_seed(seed), first=first, second=others, mix=mix
+        )
         return np.stack(list(images))
 
     def encode(self, images: np.ndarray) -> Float32[np.ndarray, "n hs ws c"]:

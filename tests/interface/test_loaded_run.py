@@ -98,6 +98,20 @@ def test_a_generator_is_guided_by_other_weights_of_its_own(run):
         run.synthesize(masks, styles, steps=2, **weaker | {"guidance.weights": "step:2"})
 
 
+def test_synthesize_mixes_two_styles(run):
+    masks, styles = layouts_and_styles()
+    alone = run.synthesize(masks, styles, steps=2)
+    with_itself, with_other = (
+        run.synthesize(masks, styles, second=second, mix=0.5, steps=2)
+        for second in (styles, np.stack([styles, 255 - styles]))
+    )
+    np.testing.assert_allclose(with_itself, alone, atol=1)
+    np.testing.assert_array_equal(with_other[0], with_itself[0])
+    assert (with_other[1] != alone[1]).any()
+    none = run.synthesize(masks, styles, second=255 - styles, mix=0.0, steps=2)
+    np.testing.assert_array_equal(none, alone)
+
+
 def test_tiles_are_those_of_the_set(run, place):
     tiles, packed = run.tiles("val"), TileSet.open(place / "tiles")
     assert len(tiles) == 6 and [tile.patient for tile in tiles[:2]] == ["val0", "val1"]
@@ -128,6 +142,9 @@ def test_what_is_refused(run, image, tmp_path):
         (lambda: run.synthesize(masks[0], styles), r"masks is uint8 \(32, 32\); give .*\(n h w\)"),
         (lambda: run.synthesize(masks, styles[0]), r"styles is uint8 .*\(n k h w 3\)"),
         (lambda: run.synthesize(masks, styles[None]), "2 layouts, and styles for 1"),
+        (lambda: run.synthesize(masks, styles, second=styles[None]), "layouts, and second for 1"),
+        (lambda: run.synthesize(masks, styles, second=styles[:, 8:]), "as large as .* 32 x 32 pix"),
+        (lambda: run.synthesize(masks, styles, second=styles, mix=1.5), "mix=1.5 is no weight"),
         (lambda: run.synthesize(masks[:, :30, :30], styles), "multiple of 4"),
         (lambda: run.synthesize(masks, styles, seed=-1), "seed=-1 is no whole number"),
         (lambda: run.synthesize(masks, styles, step=3), "step"),
