@@ -24,6 +24,8 @@ SMALLER = 0.75
 too much. Small objects, whose sides are all about a pixel long, need it."""
 PIECE = 4096
 """Side in pixels of what is outlined at once."""
+ROWS_PIXELS = 2**22
+"""Of rows of a slide that are read at once."""
 
 
 def features(
@@ -83,11 +85,13 @@ def features_by_box(
     Args:
       boxes: of the objects, from 1 on: first row, first column, and those after the last.
     """
+    near = _Rows(objects, mask)
     for number, (top, left, bottom, right) in enumerate(boxes.tolist(), start=1):
         own: dict[int, list[shapely.Polygon]] = {}
         for y, x in product(range(top, bottom, PIECE), range(left, right, PIECE)):
             box = slice(y, min(y + PIECE, bottom)), slice(x, min(x + PIECE, right))
-            inside, classes = objects[box] == number, mask[box]
+            numbers, classes = near.read(*box)
+            inside = numbers == number
             for each in foreground:
                 areas = outlines((inside & (classes == each)).astype(np.int32))
                 parts = [
@@ -99,6 +103,26 @@ def features_by_box(
                 shape = _joined(parts, whole=max(bottom - top, right - left) <= PIECE)
                 place = geometry(simplified(shape, tolerance), scale, corner)
                 yield feature(place, kind, names[each], colors[each], number)
+
+
+class _Rows:
+    """Reads boxes of planes out of some rows that are kept: objects are numbered from top to
+    bottom, and opening a file for each of many small ones takes longer than tracing it."""
+
+    def __init__(self, *planes: Plane) -> None:
+        self.planes, self.kept, self.top, self.bottom = planes, list[np.ndarray](), 0, 0
+
+    def read(self, rows: slice, columns: slice) -> list[np.ndarray]:
+        """A box of each plane; one that is above the kept rows, or higher, is read by itself."""
+        height, width = self.planes[0].shape
+        most = max(ROWS_PIXELS // width, 1)
+        if rows.start < self.top or rows.stop - rows.start > most:
+            return [plane[rows, columns] for plane in self.planes]
+        if rows.stop > self.bottom:
+            self.top, self.bottom = rows.start, min(rows.start + most, height)
+            self.kept = [plane[self.top : self.bottom] for plane in self.planes]
+        own = slice(rows.start - self.top, rows.stop - self.top)
+        return [kept[own, columns] for kept in self.kept]
 
 
 def _joined(parts: list[shapely.Polygon], whole: bool) -> shapely.MultiPolygon:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from data_prep.annotations import load_annotation
 from data_prep.annotations.draw import draw_mask
 from stedm_jax.evaluation.objects import to_objects
+from stedm_jax.inference import outlines
 from stedm_jax.inference.outlines import features
 from stedm_jax.inference.outputs import write_outlines
 from tests.inference.fakes import COLORS, discs
@@ -114,3 +115,13 @@ def test_areas_are_counts_of_pixels(seed):
     shape = shapely.geometry.shape(one["geometry"])
     parts = getattr(shape, "geoms", [shape])
     assert shape.area == pytest.approx(pixels.sum()) and all(part.is_valid for part in parts)
+
+
+def test_rows_that_are_kept_give_the_boxes_of_the_planes(monkeypatch):
+    rng = np.random.default_rng(0)
+    planes = rng.integers(0, 9, (2, 60, 20))
+    monkeypatch.setattr(outlines, "ROWS_PIXELS", 8 * 20)
+    rows = outlines._Rows(*planes)
+    for top, bottom in ((0, 3), (2, 8), (7, 12), (6, 9), (10, 40), (50, 60), (1, 2), (55, 60)):
+        box = slice(top, bottom), slice(top % 7, 15)
+        np.testing.assert_array_equal(rows.read(*box), planes[(slice(None), *box)])
