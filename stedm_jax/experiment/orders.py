@@ -18,6 +18,7 @@ from stedm_jax.data.schema import check_disjoint
 from stedm_jax.data.stain import KINDS, match
 from stedm_jax.data.styles import StylePool
 from stedm_jax.experiment.context import Context, spread
+from stedm_jax.experiment.slide_tags import Partners
 from stedm_jax.settings.diffusion import Style
 from stedm_jax.settings.methods import PSEUDO_LABELS
 from stedm_jax.settings.synthesis import Synthesis
@@ -59,8 +60,8 @@ class Orders:
       style: settings of its generator's style.
 
     Raises:
-      UserError: no layout or style tile fits, or a patient of the validation or test split would be
-        used.
+      UserError: no layout or style tile fits, a layout has no partner (`pair_by`), or a patient of
+        the validation or test split would be used.
     """
 
     def __init__(self, context: Context, synthesis: Synthesis, style: Style):
@@ -78,6 +79,8 @@ class Orders:
         source = "none" if style.source == "none" else "multipatch"
         self.pool = StylePool(self.styles, source, style.scope, style.tiles)
         self.own = StylePool(rows, source, style.scope, style.tiles) if synthesis.inverts else None
+        given = context, synthesis.pair_by, self.layouts, self.styles, self.pool.patients
+        self.partners = Partners(*given) if synthesis.pair_by else None
         self.published, self.augment_layouts = style.as_published_code, synthesis.augment_layouts
         distorts = self.published and style.source == "augmented"
         self.augment_styles = PUBLISHED_SHARE if distorts else 0.0
@@ -103,7 +106,7 @@ class Orders:
         weights = np.array([part.weight for part in self.parts])
         part = self.parts[rng.choice(len(self.parts), p=weights / weights.sum())]
         layout = self.layouts[part.draw(rng)]
-        patients = self.pool.patients
+        patients = self.partners.of(layout) if self.partners else self.pool.patients
         patient = patients[index % len(patients)]
         chosen = self.pool.choose_for_patient(patient, rng)
         turn = int(rng.integers(8))
@@ -128,7 +131,7 @@ class Orders:
 
     def grid(self, rows: int, columns: int) -> list[list[Order]]:
         """Each of a few layouts with the style of each of a few patients, at the same noise along a
-        row."""
+        row; also pairs that `pair_by` leaves out."""
         mixed = sorted(self.layouts, key=lambda row: -sum(count > 0 for count in row.pixels))
         layouts = spread(mixed[: max(rows, len(mixed) // 4)], rows)
         bags = {}

@@ -31,7 +31,7 @@ class Method:
 
 _STEPS = ("sampler", "steps", "spacing", "tail", "eta")
 _SAMPLING = ("weights", *_STEPS, "guidance", "as_published_code")
-_LAYOUTS = ("augment_layouts",)
+_LAYOUTS = ("augment_layouts", "pair_by")
 _START = ("start", "strength", "match", "keep_detail")
 METHODS = {
     DENOISER: Method(

@@ -106,6 +106,12 @@ class Synthesis:
     batch: int = positive(64, "tiles sampled at once, over all devices")
     styles: str = key("style", "split whose patients lend their style", choices=SPLITS)
     layouts: str = key("train", "split whose masks are the layouts", choices=SPLITS)
+    pair_by: str = key(
+        "",
+        "tag of slides, as subtype, whose value a layout and its style patient have to share "
+        "('': none)",
+        later=True,
+    )
     shares: Pairs = key((), "of layouts, as data.shares; (): those of data.shares")
     augment_layouts: float = fraction(
         0.0,

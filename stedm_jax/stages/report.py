@@ -36,6 +36,7 @@ from stedm_jax.experiment.orders import orders_of
 from stedm_jax.experiment.points import without_point
 from stedm_jax.experiment.segmenters import Scored, trained
 from stedm_jax.experiment.shown_predictions import shown_predictions, typical_tile
+from stedm_jax.experiment.slide_tags import slide_tags
 from stedm_jax.inference.score_whole import score_whole
 from stedm_jax.settings.flat import flatten
 from stedm_jax.settings.methods import DENOISER
@@ -125,10 +126,8 @@ def _content(context: Context) -> ReportContent:
 
 def _tags(context: Context) -> Iterator[tuple[str, Mapping[str, str]]]:
     """Patient and tags of the first tile of every slide of the test patients."""
-    tiles = context.packed_tiles
-    first = {row.slide: row for row in reversed(context.tiles.index(HEADLINE))}
-    for row in first.values():
-        yield row.patient, tiles.read(row.split, row.record).tags
+    for (patient, _), tags in slide_tags(context, context.tiles.index(HEADLINE)).items():
+        yield patient, tags
 
 
 def _predictions(context: Context, content: ReportContent) -> Iterator[Predicted]:

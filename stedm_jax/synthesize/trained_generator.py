@@ -101,7 +101,7 @@ class Generator:
                 "styles": np.stack([self._bag(styles[n], seed, first + int(n)) for n in numbers]),
                 "index": (first + numbers).astype(np.uint32),
             }
-            if second:
+            if second and mix:
                 bags = [self._bag(second[n], seed, first + int(n)) for n in numbers]
                 batch["styles"] = np.concatenate([batch["styles"], np.stack(bags)], axis=1)
             if tiles is not None:

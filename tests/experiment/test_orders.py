@@ -16,6 +16,7 @@ from stedm_jax.experiment.segmenters import check_leaks
 from stedm_jax.experiment.workdir import Workdir
 from stedm_jax.stages import generator
 from stedm_jax.training.sharding import make_mesh
+from tests.conftest import make_tile, written
 from tests.experiment.settings import tiny
 
 
@@ -31,6 +32,39 @@ def make(tile_set, tmp_path):
 def orders(context):
     settings = context.settings
     return Orders(context, settings.synthesis, settings.diffusion.style)
+
+
+@pytest.fixture
+def graded(tmp_path):
+    """A context of patients with tags: train0 and style0 have one grade, the others another."""
+    tiles = [
+        make_tile(split, f"{split}{n % 2}", n, tags={"grade": "ab"[n % 2], "site": split})
+        for split in ("train", "val", "test", "style")
+        for n in range(6)
+    ]
+    place = written(tmp_path / "graded", tiles).path
+
+    def context(**changes):
+        return Context(tiny(place, **changes), Workdir(tmp_path / "run"), make_mesh())
+
+    return context
+
+
+def test_a_layout_and_its_style_patient_have_the_same_tag(graded):
+    def pairs(**changes):
+        some = orders(graded(**changes))
+        found = (some[number] for number in range(30))
+        return {(order.layout.patient, order.style_patient) for order in found}
+
+    assert pairs(synthesis__pair_by="grade") == {("train0", "style0"), ("train1", "style1")}
+    assert len(pairs()) == 4
+
+
+def test_pairs_that_cannot_be_are_refused(graded):
+    with pytest.raises(UserError, match="the tags are: grade, site. Did you mean 'grade'"):
+        orders(graded(synthesis__pair_by="grad"))
+    with pytest.raises(UserError, match="no style patient has its value 'train', which 6 of 6"):
+        orders(graded(synthesis__pair_by="site"))
 
 
 def test_training_on_held_out_patients_is_refused(make):
