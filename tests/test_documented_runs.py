@@ -32,10 +32,18 @@ SMALLER = {
     "--steps=32": "--steps=2",
     "--images=256": "--images=4",
     "--slides_size=2048": "--slides_size=1536",
+    "--config=configs/demo.py": "--config=configs/demo.py:tiny",
     "--mpp=1.0": "--mpp=2.0",
     "--tile=256": "--tile=64",
 }
 """What the pages ask for -> what shows as much in seconds."""
+
+
+NOT_HERE = {
+    "--features=inception-fid": "its weights are not there",
+    "--format=nnunet": "the classes of the run, which are grouped, are not those of its tiles",
+}
+"""Words of commands that cannot be run here -> why."""
 
 
 def environment() -> dict[str, str]:
@@ -111,7 +119,7 @@ def write_tables(folder: Path) -> None:
 @pytest.mark.parametrize("page", RUN_HERE)
 def test_commands_of_a_page_do_what_it_says(place, page):
     for block, words in python_commands(ROOT / page):
-        if words[0] not in RUN_HERE[page] or "--features=inception-fid" in words:
+        if words[0] not in RUN_HERE[page] or NOT_HERE.keys() & set(words):
             continue
         for word in words:  # what an earlier page has left there
             option, _, value = word.partition("=")
