@@ -76,7 +76,8 @@ def place(tmp_path_factory) -> Path:
     for name in ("NAME", "SET"):
         (folder / "runs/demo/synthesis" / name).symlink_to("synthetic")
     (folder / "data").mkdir()
-    (folder / "data/tiles").symlink_to(folder / "runs/demo/data/tiles")
+    for name in ("tiles", "mine"):
+        (folder / "data" / name).symlink_to(folder / "runs/demo/data/tiles")
     write_tables(folder)
     tiles = TileSet.open(folder / "runs/demo/data/tiles")
     made = TileSet.open(folder / "runs/demo/synthesis/synthetic/tiles")
@@ -114,6 +115,19 @@ def write_tables(folder: Path) -> None:
     table("theirs.csv", "labelled+synthetic", jitter="unet")
 
 
+def clear(folder: Path, words: list[str]) -> None:
+    """Takes away what an earlier command has left where this one writes."""
+    for word in words:
+        option, _, value = word.partition("=")
+        place = folder / value
+        if option != "--out" or "--dry_run" in words:
+            continue
+        if place.is_symlink():
+            place.unlink()
+        elif place.is_dir():
+            shutil.rmtree(place)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("page", RUN_HERE)
@@ -121,9 +135,6 @@ def test_commands_of_a_page_do_what_it_says(place, page):
     for block, words in python_commands(ROOT / page):
         if words[0] not in RUN_HERE[page] or NOT_HERE.keys() & set(words):
             continue
-        for word in words:  # what an earlier page has left there
-            option, _, value = word.partition("=")
-            if option == "--out" and (place / value).exists() and "--dry_run" not in words:
-                shutil.rmtree(place / value) if (place / value).is_dir() else None
+        clear(place, words)
         done = run(words, place)
         assert done.returncode == 0, f"{block}: {' '.join(words)}\n{done.stdout}\n{done.stderr}"
