@@ -75,12 +75,19 @@ class Exported(Kept):
           UserError: one is missing or was changed, or a later version wrote them.
         """
         record = read_json(folder / RECORD)
-        if record.get("format") != FORMAT:
+        if not isinstance(record, dict) or not {"format", "entries", "files"} <= set(record):
+            raise UserError(f"{folder / RECORD} is no record of an export; copy the folder again.")
+        if record["format"] != FORMAT:
             raise UserError(
-                f"{folder / RECORD} has the format {record.get('format')}, and this version of "
+                f"{folder / RECORD} has the format {record['format']}, and this version of "
                 f"stedm_jax reads {FORMAT}; use the version that made the folder."
             )
-        for name, digest in record["files"].items():
+        known = record["files"]
+        if lacking := [name for name in (WEIGHTS, "config.json") if name not in known]:
+            raise UserError(
+                f"{folder / RECORD} has no checksum of {', '.join(lacking)}; export the run again."
+            )
+        for name, digest in known.items():
             if not (folder / name).is_file():
                 raise UserError(f"{folder} is not complete: {name} is missing. Copy it again.")
             if sha256_of(folder / name) != digest:

@@ -41,16 +41,19 @@ def saved_settings(folder: Path) -> Settings:
 
 def open_run(folder: Path) -> Context:
     """A run, or an exported one, on all devices of this process; uses its compile cache if it can
-    be written. Its tiles need not be there.
+    be written. Its tiles need not be there; those that an exported run names are not looked for.
 
     Raises:
       UserError: as `saved_settings`, or a damaged export.
     """
     kept = Exported.open(folder) if is_export(folder) else None
     settings = saved_settings(folder)
+    if kept:
+        settings = replace(settings, data=replace(settings.data, tiles=""))
     divide_cpu(settings.mesh.cpu_devices)
     cache = folder / ".compile_cache"
-    if settings.compile_cache and os.access(cache, os.W_OK):
+    # What is in a cache is executed, and an exported run may be of anybody.
+    if kept is None and settings.compile_cache and os.access(cache, os.W_OK):
         enable_compile_cache(cache)
     context = Context(settings, Workdir(folder), make_mesh(devices=devices()), kept=kept)
     return replace(context, noted=_noted(context))

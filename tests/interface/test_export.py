@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from stedm_jax.common.errors import UserError
+from stedm_jax.common.files import sha256_of
+from stedm_jax.experiment import saved
 from stedm_jax.export.__main__ import main as export
 from stedm_jax.inference.__main__ import main as inference
 from stedm_jax.interface.loaded_run import load_run
@@ -71,6 +73,34 @@ def test_damage_is_found(exported, tmp_path):
         (copy / name).unlink()
         with pytest.raises(UserError, match="is missing"):
             load_run(copy)
+
+
+def test_a_record_that_checks_nothing_is_refused(exported, tmp_path):
+    record = json.loads((exported / "export.json").read_text())
+    known = record["files"]
+    for wrong, text in (
+        ([], "export.json is no record of an export"),
+        ({"format": 1, "entries": {}}, "export.json is no record of an export"),
+        (record | {"files": {}}, "no checksum of model.safetensors, config.json"),
+        (record | {"files": {**known, "x.json": ""}}, "x.json is missing"),
+    ):
+        copy = shutil.copytree(exported, tmp_path / "copy", dirs_exist_ok=True)
+        (copy / "export.json").write_text(json.dumps(wrong))
+        with pytest.raises(UserError, match=text):
+            load_run(copy)
+
+
+def test_of_a_stranger_nothing_is_executed_and_nothing_is_fetched(exported, tmp_path, monkeypatch):
+    monkeypatch.setattr(saved, "enable_compile_cache", lambda cache: pytest.fail("it is used"))
+    copy = shutil.copytree(exported, tmp_path / "copy")
+    (copy / ".compile_cache").mkdir()  # with machine code of whoever made the folder
+    config, record = copy / "config.json", copy / "export.json"
+    text = json.dumps(json.loads(config.read_text()) | {"data.tiles": "memory://of/a/stranger"})
+    config.write_text(text)
+    known = json.loads(record.read_text())
+    known["files"]["config.json"] = sha256_of(config)
+    record.write_text(json.dumps(known))
+    assert load_run(copy).settings.data.tiles == ""
 
 
 def test_parts_and_what_is_refused(exported, place, tmp_path, capsys):
