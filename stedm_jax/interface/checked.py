@@ -53,6 +53,8 @@ def check_latents(given: Any, channels: int) -> np.ndarray:
             f"latents has the shape {array.shape}; the latents of this run have {channels} channels"
             ", which come last."
         )
+    if not np.isfinite(array).all():
+        raise UserError("latents holds numbers that are not finite; give what encode gives.")
     return array
 
 
@@ -66,11 +68,11 @@ def check_mpp(mpp: Any) -> float:
     return float(mpp)
 
 
-def check_seed(seed: Any) -> int:
-    """A seed of random numbers."""
-    if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
-        raise UserError(f"seed={seed!r} is no whole number from 0 to 4294967295.")
-    return int(seed)
+def check_whole(given: Any, name: str) -> int:
+    """A seed of random numbers, or the number of an image."""
+    if not isinstance(given, int | np.integer) or not 0 <= given < 2**32:
+        raise UserError(f"{name}={given!r} is no whole number from 0 to 4294967295.")
+    return int(given)
 
 
 def check_weight(mix: Any) -> float:

@@ -1,7 +1,7 @@
 """A trained run as an object: numpy in, numpy out, by the code that the commands run."""
 
 from collections.abc import Mapping
-from functools import cache, cached_property, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,10 @@ from stedm_jax.interface.checked import (
     check_latents,
     check_masks,
     check_mpp,
-    check_seed,
     check_sides,
     check_styles,
     check_weight,
+    check_whole,
 )
 from stedm_jax.interface.tile_list import TileList
 from stedm_jax.settings.root import Settings
@@ -40,6 +40,8 @@ LABELLED = "labelled"
 """The arm that comes first."""
 BATCH = 8
 """Images at once; results do not depend on it."""
+KEPT = 4
+"""Segmenters, and ways to sample, whose weights stay on the devices: those that were used last."""
 
 
 def load_run(folder: str | Path) -> "Run":
@@ -65,8 +67,9 @@ class Run:
     def __init__(self, path: Path):
         self._context = open_run(path)
         self.path = path
-        self._segmenter = cache(lambda arm, seed: segmenter_of(self._context, arm, seed))
-        self._generator = cache(partial(load_generator, self._context))
+        kept = lru_cache(KEPT)
+        self._segmenter = kept(lambda arm, seed: segmenter_of(self._context, arm, seed))
+        self._generator = kept(partial(load_generator, self._context))
 
     def __repr__(self) -> str:
         arms, generators = ", ".join(self.arms) or "none", ", ".join(self.generators) or "none"
@@ -194,10 +197,10 @@ class Run:
             others = check_styles(second, "second", len(masks), like=groups)
         if "guidance" in changes:
             changes["guidance.scale"] = changes.pop("guidance")
-        made = self._generator(generator, FrozenDict(changes))
-        images = made.images(
-            masks, groups, seed=check_seed(seed), first=first, second=others, mix=mix
-        )
+        fixed = {key: _fixed(value) for key, value in changes.items()}
+        made = self._generator(generator, FrozenDict(fixed))
+        seed, first = check_whole(seed, "seed"), check_whole(first, "first")
+        images = made.images(masks, groups, seed=seed, first=first, second=others, mix=mix)
         return np.stack(list(images))
 
     def encode(self, images: np.ndarray) -> Float32[np.ndarray, "n hs ws c"]:
@@ -277,3 +280,10 @@ class Run:
         rows = context.rows(split)
         places = [(row.split, row.record) for row in rows]
         return TileList(context.packed_tiles, places, context.classes.table)
+
+
+def _fixed(value: Any) -> Any:
+    """A value that can be a key of a dictionary: tuples in place of lists and arrays."""
+    if isinstance(value, list | tuple | np.ndarray):
+        return tuple(_fixed(each) for each in value)
+    return value

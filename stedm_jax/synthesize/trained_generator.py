@@ -30,6 +30,11 @@ Masks = UInt8[np.ndarray, "n h w"]
 Images = UInt8[np.ndarray, "n h w 3"]
 Bag = UInt8[np.ndarray, "_ _ _ 3"]
 """Style tiles of one patient; how many is free, their size is that of all."""
+OF_SETS = (
+    *("count", "styles", "layouts", "shares", "augment_layouts", "min_labelled"),
+    *("recolor", "confidence", "adain", "codec"),
+)
+"""Keys of config.synthesis that say of what a set is made, and what becomes of its images."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,7 @@ class Generator:
           UserError: arrays of other sizes, an unknown class, or images that are not finite.
         """
         self._check(masks, styles)
+        self._check_start(tiles)
         size = min(self.section.batch, len(masks))
         size += -size % self.context.mesh.size
         sampler = self._sampler(seed, mix if second else 0.0)
@@ -152,6 +158,18 @@ class Generator:
                 "; give one group of style tiles for each layout, with at least one tile."
             )
 
+    def _check_start(self, tiles: np.ndarray | None) -> None:
+        if self.section.inverts:
+            raise UserError(
+                "config.synthesis.start is 'inversion', which reads style tiles of the patients "
+                "whom the layouts are of, and only the stage synthesis has them; choose 'noise'."
+            )
+        if self.section.reads_tile and tiles is None:
+            raise UserError(
+                f"config.synthesis.start is '{self.section.start}', and there are no tiles to "
+                "start from; choose 'noise', with strength=1."
+            )
+
 
 def _of_two(task: Any, count: int, mix: float) -> Any:
     """The same task for bags of `count` tiles each of two patients, whose styles are mixed."""
@@ -205,6 +223,10 @@ def load_generator(
     context = context.at(cell.point)
     section = _section_of(context, cell.variant)
     who = f"synthesis by '{named[0]}'"
+    if useless := [key for key in changes if key.split(".")[0] in OF_SETS]:
+        raise UserError(
+            f"The {who} changes '{useless[0]}', which only the sets of a run have; leave it out."
+        )
     section = changed(section, "synthesis", changes.items(), who, ("sets",))
     refuse(section.start_problems("config.synthesis"))
     below, params, origin = Learned(context).generator(cell.variant, section)

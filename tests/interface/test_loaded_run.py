@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from weakref import WeakSet
 
 import numpy as np
 import pytest
@@ -135,6 +136,7 @@ def test_what_is_refused(run, image, tmp_path):
         (lambda: run.segment(image, 2.0, seed=7), "with seed 7; trained are: labelled with seed 0"),
         (lambda: run.encode(images), "30 x 32 pixels; both have to be multiples of 4"),
         (lambda: run.decode(np.zeros((1, 8, 8, 3), np.float32)), "have 4 channels"),
+        (lambda: run.decode(np.full((1, 8, 8, 4), np.nan, np.float32)), "not finite"),
         (
             lambda: run.synthesize(masks + 5, styles),
             "class numbers .5, 6.; those of",
@@ -147,13 +149,40 @@ def test_what_is_refused(run, image, tmp_path):
         (lambda: run.synthesize(masks, styles, second=styles, mix=1.5), "mix=1.5 is no weight"),
         (lambda: run.synthesize(masks[:, :30, :30], styles), "multiple of 4"),
         (lambda: run.synthesize(masks, styles, seed=-1), "seed=-1 is no whole number"),
+        (lambda: run.synthesize(masks, styles, first=-1), "first=-1 is no whole number"),
+        (lambda: run.synthesize(masks, styles, first=2**32), "first=4294967296 is no whole"),
         (lambda: run.synthesize(masks, styles, step=3), "step"),
+        (lambda: run.synthesize(masks, styles, tail=["a"]), "synthesis.tail"),
+        (lambda: run.synthesize(masks, styles, recolor="macenko"), "changes 'recolor', which only"),
+        (
+            lambda: run.synthesize(masks, styles, start="tile", strength=0.5),
+            "start is 'tile', and there are no tiles to start from",
+        ),
+        (lambda: run.synthesize(masks, styles, start="inversion"), "start is 'inversion'"),
         (lambda: run.synthesize(masks, styles, generator="x"), "no trained generator 'x'"),
         (lambda: run.tiles("nothing"), "no split 'nothing'"),
         (lambda: load_run(tmp_path), "is no workdir of a run"),
     ):
         with pytest.raises(UserError, match=text):
             call()
+
+
+def test_a_sweep_does_not_keep_the_weights_of_all(place, monkeypatch):
+    class Made:
+        def images(self, masks, styles, seed, first):
+            return masks[..., None].repeat(3, axis=-1)
+
+    made = WeakSet()
+
+    def load(context, name, changes):
+        made.add(one := Made())
+        return one
+
+    monkeypatch.setattr(loaded_run, "load_generator", load)
+    run = load_run(place / "runs/demo")
+    for steps in [*range(1, 20), 19]:
+        run.synthesize(*layouts_and_styles(), steps=steps)
+    assert len(made) == loaded_run.KEPT
 
 
 def test_importing_the_package_is_cheap():
