@@ -169,7 +169,7 @@ def test_what_is_refused(run, image, tmp_path):
 
 def test_a_sweep_does_not_keep_the_weights_of_all(place, monkeypatch):
     class Made:
-        def images(self, masks, styles, seed, first):
+        def images(self, masks, styles, **others):
             return masks[..., None].repeat(3, axis=-1)
 
     made = WeakSet()
