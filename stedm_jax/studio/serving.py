@@ -1,40 +1,16 @@
-"""Serves the page, and keeps the browser from asking anyone else."""
+"""Serves the page."""
 
 import os
+import signal
 import tempfile
-
-from starlette.middleware import Middleware
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stedm_jax.studio.dropped_images import MOST_BYTES
 from stedm_jax.studio.easel import Easel
+from stedm_jax.studio.guards import guards
 from stedm_jax.studio.page import CSS, make_page, theme
 
 WAITING = 16
 """Computations that may wait in the queue."""
-POLICY = (
-    "default-src 'self' 'unsafe-inline' 'unsafe-eval' blob: data:; "
-    "frame-ancestors 'none'; form-action 'self'"
-)
-"""What the page may load: nothing that another server has."""
-
-
-class OwnOnly:
-    """Adds POLICY to every answer."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """As ASGI says."""
-
-        async def marked(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                named = (b"content-security-policy", POLICY.encode())
-                message["headers"] = [*message.get("headers", ()), named]
-            await send(message)
-
-        await self.app(scope, receive, marked)
 
 
 def serve(easel: Easel, host: str, port: int) -> None:
@@ -44,6 +20,8 @@ def serve(easel: Easel, host: str, port: int) -> None:
       easel: of the run.
       host, port: where.
     """
+    for ending in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C, so that the folder goes
+        signal.signal(ending, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="stedm_studio_") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
         page = make_page(easel, folder)
@@ -62,7 +40,7 @@ def serve(easel: Easel, host: str, port: int) -> None:
             pwa=False,
             mcp_server=False,
             footer_links=[],
-            app_kwargs={"middleware": [Middleware(OwnOnly)]},
+            app_kwargs={"middleware": guards(host)},
             theme=theme(),
             css=CSS,
         )

@@ -4,6 +4,10 @@ import socket
 import sys
 
 import pytest
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+from starlette.testclient import TestClient
 
 from stedm_jax.common.errors import UserError
 from stedm_jax.common.files import write_json
@@ -11,6 +15,7 @@ from stedm_jax.experiment.workdir import FORMAT
 from stedm_jax.settings.flat import flatten
 from stedm_jax.studio import __main__ as command
 from stedm_jax.studio.easel import open_easel
+from stedm_jax.studio.guards import POLICY, guards
 from tests.experiment.settings import tiny
 
 
@@ -40,3 +45,18 @@ def test_a_taken_port_is_refused():
     for port in (-1, 99999):
         with pytest.raises(UserError, match="give another --port"):
             command.check_port(port)
+
+
+def test_only_names_of_this_machine_are_answered():
+    def answer(request):
+        return PlainTextResponse("tiles")
+
+    app = Starlette(routes=[Route("/", answer)], middleware=guards("127.0.0.1"))
+    for name, status in (("127.0.0.1:7860", 200), ("localhost", 200), ("evil.example", 400)):
+        found = TestClient(app, base_url=f"http://{name}").get("/")
+        assert found.status_code == status
+        assert (found.text == "tiles") == (status == 200)
+    assert (
+        TestClient(app, base_url="http://localhost").get("/").headers["content-security-policy"]
+        == POLICY
+    )

@@ -219,7 +219,7 @@ def test_with_scale_0_only_the_unconditional_branch_is_left(made, on, source, in
     assert tuple(bool((image != other).any()) for other in others) == matters
 
 
-@pytest.mark.parametrize("other", [False, True], ids=["earlier", "generator"])
+@pytest.mark.parametrize("other", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_autoguidance_goes_from_a_weaker_model_towards_the_stronger_one(made, other):
     """With scale 0 only the weaker one is left; from itself a model is not guided away."""
     settings, task, params, frozen, batch = made
